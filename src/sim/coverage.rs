@@ -43,7 +43,8 @@ pub enum Situation {
     StreamOpened,
     /// A stream was reset, because its receiver had restarted or had closed it.
     StreamReset,
-    /// A message could not be sent because there was no stream to its receiver.
+    /// A message could not be sent because there was no stream to its receiver or its queue was
+    /// full.
     UnsentMessage,
     /// A message needed more than one datagram.
     SplitMessage,

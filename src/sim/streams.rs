@@ -1,9 +1,15 @@
 //! The server's transport in a simulated cluster: each replica has an *endpoint*, which sends the
 //! replica's messages over streams of datagrams and receives those of its peers. All of it is the
-//! server's code (`transport`, `wire::frame`) without sockets; a crash of the replica loses it.
+//! server's code (`transport`, `wire::frame`) without sockets, as with `--peer-transport udp`:
+//! without TCP, and without the change between TCP connections and streams. A crash of the replica
+//! loses it.
 //!
 //! Streams are checked by what they deliver: the messages of each connection in the order in which
 //! they were sent, without a gap and without a duplicate. A connection may end at any message.
+//! Messages are compared by their contents. If one of several equal messages in a row is lost, that
+//! is noticed at the next message that differs, or once all bytes of the connection have arrived; if
+//! one is duplicated, at the next message that differs, or once more messages were delivered than
+//! sent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -16,7 +22,7 @@ use crate::sim::violation::{Violation, ensure};
 use crate::transport::Outbox;
 use crate::transport::connection::NoTcp;
 use crate::transport::incoming::{ConnectionError, ConnectionSender, IncomingConnections};
-use crate::transport::outgoing::{Carrier, EstablishedLane, OutgoingLanes};
+use crate::transport::outgoing::{OutgoingLanes, OutgoingTransport};
 use crate::transport::sender::Sender;
 use crate::types::{Instant, NodeId};
 use crate::wire::datagram::{self, Datagram, PAYLOAD_BYTES_MAX};
@@ -34,16 +40,53 @@ pub struct StreamPlan {
     pub send_window: usize,
     /// Number of bytes that a peer may send ahead of what a replica has read.
     pub receive_window: usize,
-    /// Probability, in thousandths, that a replica does not read entries in a pass, because its
-    /// core has too much to do.
+    /// Probability, in permille, that a replica does not read entries in a pass, because its core
+    /// has too much to do.
     pub busy_permille: u32,
     /// The rule that the streams break on purpose (mutation testing); `None` for no rule.
     pub mutant: Option<Mutant>,
 }
 
-/// A connection: its sender and receiver, the sender's start, whether it is for bulk messages, and
-/// its number.
-type ConnectionKey = (NodeId, NodeId, u64, bool, u64);
+/// A connection between two replicas.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Connection {
+    to: NodeId,
+    /// The replica that made the connection, with its incarnation (number of starts and crashes),
+    /// and which of its connections this is.
+    sender: ConnectionSender,
+}
+
+impl Connection {
+    /// Returns whether nothing more may arrive on this connection once `to` has accepted the hello
+    /// of `newest`.
+    fn is_replaced(&self, to: NodeId, newest: ConnectionSender) -> bool {
+        let ConnectionSender { peer, opening, lane, number } = self.sender;
+        let is_earlier = opening != newest.opening || lane == newest.lane && number < newest.number;
+        self.to == to && peer == newest.peer && is_earlier
+    }
+}
+
+/// Why an endpoint refuses a connection.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error("a hello for replica {0} arrived")]
+    Addressee(NodeId),
+    #[error("a hello of replica {0} is from before the replica's last restart")]
+    OldIncarnation(NodeId),
+}
+
+impl Refusal {
+    /// Returns whether correct streams lead to this refusal. A hello may be delayed, or not arrive.
+    fn is_expected(&self) -> bool {
+        match self {
+            Refusal::Connection(ConnectionError::NoHello) | Refusal::OldIncarnation(_) => true,
+            Refusal::Connection(ConnectionError::Frame(_) | ConnectionError::Order)
+            | Refusal::Addressee(_) => false,
+        }
+    }
+}
 
 /// A message that has arrived.
 #[derive(Debug)]
@@ -61,7 +104,7 @@ pub(in crate::sim) struct Endpoint {
     /// The replica's hello. The recipient, the lane and the number are those of the latest one.
     hello: Hello,
     rng: Rng,
-    incoming: IncomingConnections<NoTcp, NodeId, ConnectionError>,
+    incoming: IncomingConnections<NoTcp, NodeId, Refusal>,
     outgoing: BTreeMap<NodeId, OutgoingLanes<NoTcp>>,
     /// The number of the latest connection to a peer for urgent (false) or bulk (true) messages.
     numbers: BTreeMap<(NodeId, bool), u64>,
@@ -139,9 +182,7 @@ impl Endpoint {
             Datagram::Cookie(id) => {
                 let established =
                     lanes.on_cookie(id, now, |lane| next_hello(hello, numbers, from, lane));
-                if let Some(EstablishedLane { .. }) = established {
-                    coverage.add(Situation::StreamOpened, 1);
-                }
+                coverage.add(Situation::StreamOpened, u64::from(established.is_some()));
             }
         }
         Ok(())
@@ -153,13 +194,13 @@ impl Endpoint {
         for (&peer, lanes) in outgoing {
             for (lane, outgoing) in lanes.iter_mut() {
                 if outgoing.has_timed_out(now) {
-                    close(outgoing.close(now));
+                    let None = outgoing.close(now);
                 }
                 if outgoing.is_attempt_due(now) {
                     let mut sender = Box::new(Sender::new(rng.next_u64(), plan.send_window, now));
                     sender.mutant = plan.mutant;
                     let hello = next_hello(hello, numbers, peer, lane);
-                    outgoing.attempt(Carrier::stream(sender), hello, now);
+                    outgoing.attempt(OutgoingTransport::stream(sender), hello, now);
                 }
             }
         }
@@ -172,7 +213,7 @@ impl Endpoint {
         for (&peer, lanes) in &mut self.outgoing {
             for (_, outgoing) in lanes.iter_mut() {
                 if !outgoing.flush(now, &mut out) {
-                    close(outgoing.close(now));
+                    let None = outgoing.close(now);
                 }
                 if !out.is_empty() {
                     send(peer, &out);
@@ -182,18 +223,17 @@ impl Endpoint {
         }
     }
 
+    /// Returns the latest connection to a peer for this kind of messages; `None` before the first.
+    fn latest(&self, to: NodeId, lane: Lane) -> Option<ConnectionSender> {
+        let &number = self.numbers.get(&(to, lane == Lane::Bulk))?;
+        let (peer, opening) = (self.hello.from, self.hello.incarnation);
+        Some(ConnectionSender { peer, opening, lane, number })
+    }
+
     fn next_due(&self) -> Instant {
         let outgoing = self.outgoing.values().map(OutgoingLanes::next_due);
         let incoming = self.incoming.next_acknowledgement().min(self.incoming.next_expiry());
         outgoing.min().unwrap_or(Instant::MAX).min(incoming)
-    }
-}
-
-/// Discards what remains of a closed connection: there is no TCP connection to close.
-fn close(tcp: Option<NoTcp>) {
-    match tcp {
-        None => {}
-        Some(never) => match never {},
     }
 }
 
@@ -216,8 +256,9 @@ pub(in crate::sim) struct Streams {
     members: Vec<NodeId>,
     rng: Rng,
     endpoints: BTreeMap<NodeId, Endpoint>,
-    /// The messages of each connection that were sent and have not arrived, oldest first.
-    unread: BTreeMap<ConnectionKey, VecDeque<PeerMsg>>,
+    /// The messages of each connection that were sent and have not arrived, oldest first. Without
+    /// connections on which nothing more may arrive.
+    unread: Vec<(Connection, VecDeque<PeerMsg>)>,
     /// For each stream, by its number, the end of the bytes that were sent on it at least once.
     sent: BTreeMap<u64, u64>,
     coverage: Coverage,
@@ -231,7 +272,7 @@ impl Streams {
             members: members.to_vec(),
             rng,
             endpoints: BTreeMap::new(),
-            unread: BTreeMap::new(),
+            unread: Vec::new(),
             sent: BTreeMap::new(),
             coverage: Coverage::default(),
         }
@@ -246,11 +287,14 @@ impl Streams {
     /// `incarnation` is the number of the replica's starts and crashes while it is running, and
     /// `None` while it is down.
     pub(in crate::sim) fn follow(&mut self, id: NodeId, incarnation: Option<u64>) {
-        let Some(incarnation) = incarnation else {
-            self.endpoints.remove(&id);
+        let known = self.endpoints.get(&id).map(|there| there.hello.incarnation);
+        if known == incarnation {
             return;
-        };
-        if self.endpoints.get(&id).is_none_or(|there| there.hello.incarnation != incarnation) {
+        }
+        if self.endpoints.remove(&id).is_some() {
+            self.unread.retain(|(connection, _)| connection.to != id);
+        }
+        if let Some(incarnation) = incarnation {
             let rng = self.rng.split();
             let endpoint = Endpoint::new(id, &self.members, incarnation, self.plan, rng);
             self.endpoints.insert(id, endpoint);
@@ -274,11 +318,13 @@ impl Streams {
         }
         let bytes: usize = frame.parts().map(bytes::Bytes::len).sum();
         self.coverage.add(Situation::SplitMessage, u64::from(bytes > PAYLOAD_BYTES_MAX));
-        let is_bulk = frame.lane() == Lane::Bulk;
-        let number = endpoint.numbers[&(to, is_bulk)];
-        let key = (from, to, endpoint.hello.incarnation, is_bulk, number);
+        let sender = endpoint.latest(to, frame.lane()).expect("the message was queued on it");
         let Frame::Peer(message) = frame else { unreachable!("it was made above") };
-        self.unread.entry(key).or_default().push_back(message);
+        let connection = Connection { to, sender };
+        match self.unread.iter_mut().find(|(it, _)| *it == connection) {
+            Some((_, unread)) => unread.push_back(message),
+            None => self.unread.push((connection, VecDeque::from([message]))),
+        }
         true
     }
 
@@ -302,9 +348,12 @@ impl Streams {
         let mut frames = Vec::new();
         let heard = &mut endpoint.heard;
         let accept = |hello: &Hello| {
+            if hello.to != id {
+                return Err(Refusal::Addressee(hello.to));
+            }
             let latest = heard.entry(hello.from).or_default();
-            if hello.to != id || hello.incarnation < *latest {
-                return Err(ConnectionError::Late(hello.from));
+            if hello.incarnation < *latest {
+                return Err(Refusal::OldIncarnation(hello.from));
             }
             *latest = hello.incarnation;
             Ok((hello.from, hello.incarnation))
@@ -313,9 +362,11 @@ impl Streams {
             frames.push((sender, frame));
         });
         for ended in endpoint.incoming.take_ended() {
-            let is_bad =
-                matches!(ended.error, Some(ConnectionError::Frame(_) | ConnectionError::Order));
-            ensure!(!is_bad, "streams: replica {id} refused a connection: {:?}", ended.error);
+            if let Some(error) = ended.error.filter(|error| !error.is_expected()) {
+                return Err(Violation(format!(
+                    "streams: replica {id} refused a connection: {error}"
+                )));
+            }
         }
         for (sender, frame) in frames {
             let ConnectionSender { peer, opening, .. } = sender;
@@ -323,6 +374,7 @@ impl Streams {
                 Frame::Hello(hello) => {
                     let lanes = endpoint.outgoing.get_mut(&peer).expect("all are peers");
                     lanes.on_hello(hello.incarnation, now);
+                    unread.retain(|(connection, _)| !connection.is_replaced(id, sender));
                 }
                 Frame::Peer(message) => {
                     check_order(unread, id, sender, &message)?;
@@ -342,21 +394,44 @@ impl Streams {
             }
         });
         let retry = endpoint.incoming.is_readable(true).then(|| now + BUSY_FOR);
-        Ok(endpoint.next_due().min(retry.unwrap_or(Instant::MAX)))
+        let due = endpoint.next_due().min(retry.unwrap_or(Instant::MAX));
+        self.check_completeness(id)?;
+        Ok(due)
+    }
+
+    /// Checks that each connection to replica `to` has delivered all its messages, if all its bytes
+    /// have arrived and were read.
+    fn check_completeness(&self, to: NodeId) -> Result<(), Violation> {
+        let unread = self.unread.iter().filter(|(connection, _)| connection.to == to);
+        for (Connection { sender, .. }, unread) in unread {
+            let Some(message) = unread.front() else { continue };
+            let is_complete = self.endpoints.get(&sender.peer).is_some_and(|endpoint| {
+                endpoint.latest(to, sender.lane) == Some(*sender)
+                    && endpoint.outgoing[&to].lane(sender.lane).is_complete()
+            });
+            ensure!(
+                !is_complete || !self.endpoints[&to].incoming.is_read(*sender),
+                "streams: connection {} of replica {} never delivered {message:?} to {to}, although \
+                 all its bytes have arrived",
+                sender.number,
+                sender.peer
+            );
+        }
+        Ok(())
     }
 }
 
 /// Checks that a message which has arrived at replica `to` is the oldest one of its connection that
 /// had not arrived.
 fn check_order(
-    unread: &mut BTreeMap<ConnectionKey, VecDeque<PeerMsg>>,
+    unread: &mut [(Connection, VecDeque<PeerMsg>)],
     to: NodeId,
     sender: ConnectionSender,
     message: &PeerMsg,
 ) -> Result<(), Violation> {
-    let ConnectionSender { peer, opening, lane, number } = sender;
-    let key = (peer, to, opening, lane == Lane::Bulk, number);
-    let next = unread.get_mut(&key).and_then(VecDeque::pop_front);
+    let ConnectionSender { peer, number, .. } = sender;
+    let connection = unread.iter_mut().find(|(it, _)| *it == Connection { to, sender });
+    let next = connection.and_then(|(_, unread)| unread.pop_front());
     ensure!(
         next.as_ref() == Some(message),
         "streams: connection {number} of replica {peer} delivered {message:?} to {to}, and the \
@@ -390,5 +465,90 @@ pub(in crate::sim) fn describe(bytes: &[u8]) -> String {
         ),
         Ok(Datagram::Reset(id)) => format!("reset {:x}", id.stream),
         Err(error) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::TimeoutNow;
+    use crate::types::{EntryId, Term};
+
+    const IDS: [NodeId; 2] = [NodeId(1), NodeId(2)];
+
+    /// Runs both replicas for a while, and returns the number of messages that have arrived.
+    fn run(streams: &mut Streams, from: Instant) -> Result<usize, Violation> {
+        let mut received = Vec::new();
+        for step in 0..20 {
+            let now = from + Duration::from_millis(10) * step;
+            for id in IDS {
+                let mut sent = Vec::new();
+                streams.run(id, now, &mut received, |to, bytes| sent.push((to, bytes.to_vec())))?;
+                for (to, bytes) in sent {
+                    streams.endpoints.get_mut(&to).unwrap().waiting.push_back((id, bytes));
+                }
+            }
+        }
+        Ok(received.len())
+    }
+
+    fn streams() -> Streams {
+        let plan = StreamPlan {
+            send_window: 1 << 20,
+            receive_window: 1 << 20,
+            busy_permille: 0,
+            mutant: None,
+        };
+        Streams::new(&IDS, plan, Rng::new(1))
+    }
+
+    /// Sends the same message three times, changes with `change` what should arrive, and returns
+    /// how many messages have arrived.
+    fn run_with(change: impl FnOnce(&mut VecDeque<PeerMsg>)) -> Result<usize, Violation> {
+        let [one, other] = IDS;
+        let mut streams = streams();
+        streams.follow(one, Some(1));
+        streams.follow(other, Some(1));
+        run(&mut streams, Instant(1_000_000_000))?;
+        for _ in 0..3 {
+            assert!(streams.send(
+                one,
+                other,
+                PeerMsg::TimeoutNow(TimeoutNow { term: Term(1), last: EntryId::ZERO })
+            ));
+        }
+        change(&mut streams.unread[0].1);
+        run(&mut streams, Instant(2_000_000_000))
+    }
+
+    #[test]
+    fn lost_or_duplicated_one_of_equal_messages_is_a_violation() {
+        assert_eq!(run_with(|_| ()).ok(), Some(3));
+        let lost = run_with(|unread| unread.push_back(unread[0].clone())).unwrap_err();
+        assert!(lost.0.contains("never delivered"), "{}", lost.0);
+        let duplicated = run_with(|unread| drop(unread.pop_back())).unwrap_err();
+        assert!(duplicated.0.contains("sent on it is None"), "{}", duplicated.0);
+    }
+
+    #[test]
+    fn messages_of_ended_connections_are_forgotten() {
+        let [one, other] = IDS;
+        let mut streams = streams();
+        for incarnation in 1..6 {
+            let now = Instant(incarnation * 10_000_000_000);
+            // One of the two restarts.
+            streams.follow(one, Some(incarnation / 2));
+            streams.follow(other, Some(incarnation.div_ceil(2)));
+            run(&mut streams, now).unwrap();
+            run(&mut streams, now + Duration::from_secs(2)).unwrap();
+            for (from, to) in [(one, other), (other, one)] {
+                let message = PeerMsg::TimeoutNow(TimeoutNow {
+                    term: Term(incarnation),
+                    last: EntryId::ZERO,
+                });
+                assert!(streams.send(from, to, message));
+            }
+            assert_eq!(streams.unread.len(), 2);
+        }
     }
 }

@@ -14,8 +14,8 @@ use crate::wire::datagram::StreamId;
 /// at the latest after twice this time. A stream that is already open stays open when its cookie
 /// expires.
 const VALID_FOR: Duration = Duration::from_secs(2);
-// A stream that was never opened is given up before its cookie expires twice over: its datagrams
-// cannot open it once a later stream has replaced it.
+// A cookie expires before its sender gives the stream up for silence, so no delayed datagram can
+// open the stream after a later one has replaced it.
 const _: () = assert!(VALID_FOR.as_nanos() * 2 < SILENCE_MAX.as_nanos());
 
 /// Issues and checks cookies: tokens that prove that the sender of a new stream can receive

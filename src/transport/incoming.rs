@@ -34,7 +34,12 @@ const CLOSED_MAX: usize = 1_024;
 /// again.
 const REPLIES_MAX: usize = 64;
 
-/// Why a connection is refused, whatever the driver makes of its hello.
+/// Minimum number of datagrams of a stream from which the loss on the path from a peer is measured.
+/// With fewer, a single lost datagram would be a high share: from this number on, two lost
+/// datagrams are less than 1 %.
+const LOSS_MEASURED_MIN: u64 = 256;
+
+/// Why this module refuses a connection. A driver has further reasons (its `accept`).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConnectionError {
     #[error(transparent)]
@@ -46,18 +51,12 @@ pub(crate) enum ConnectionError {
          --peer-listen"
     )]
     NoHello,
-    #[error(
-        "this connection of replica {} is outdated: a later connection of the replica arrived \
-         before it",
-        .0.0
-    )]
-    Late(NodeId),
 }
 
 /// What a connection from a peer is made of: a TCP connection, or a stream of datagrams from an
 /// address.
 #[derive(Debug)]
-pub(crate) enum Carrier<T, A> {
+pub(crate) enum IncomingTransport<T, A> {
     Tcp(T),
     Datagrams { receiver: Box<Receiver>, address: A },
 }
@@ -65,7 +64,7 @@ pub(crate) enum Carrier<T, A> {
 /// One connection from a peer, on which this replica only receives.
 #[derive(Debug)]
 struct Connection<T, A> {
-    carrier: Carrier<T, A>,
+    transport: IncomingTransport<T, A>,
     /// Number of bytes that were passed to the frame decoder as soon as their datagrams arrived,
     /// and whose frames this replica has not handled yet.
     fed: usize,
@@ -95,8 +94,9 @@ pub(crate) struct ConnectionSender {
 #[derive(Debug)]
 pub(crate) struct Ended<T, A, E> {
     /// The connection. The driver must close a TCP connection.
-    pub(crate) carrier: Carrier<T, A>,
-    /// Why it was refused; `None` if the peer has closed it, or a later one has replaced it.
+    pub(crate) transport: IncomingTransport<T, A>,
+    /// Why it was refused; `None` if the peer has closed it, or a later one has replaced it (also
+    /// before its hello arrived, which is normal on a network that loses packets).
     pub(crate) error: Option<E>,
 }
 
@@ -105,9 +105,9 @@ pub(crate) type Accepted<E> = Result<(NodeId, u64), E>;
 
 impl<T: TcpConnection, A: Copy> Connection<T, A> {
     fn is_readable(&self, with_bulk: bool) -> bool {
-        let has_bytes = match &self.carrier {
-            Carrier::Tcp(tcp) => tcp.is_readable(),
-            Carrier::Datagrams { receiver, .. } => receiver.is_readable(),
+        let has_bytes = match &self.transport {
+            IncomingTransport::Tcp(tcp) => tcp.is_readable(),
+            IncomingTransport::Datagrams { receiver, .. } => receiver.is_readable(),
         };
         (has_bytes || self.fed > 0) && (with_bulk || !self.is_bulk())
     }
@@ -115,18 +115,18 @@ impl<T: TcpConnection, A: Copy> Connection<T, A> {
     /// Reads once from the connection and passes the bytes to the decoder. `space` is the buffer
     /// for reads from a TCP socket.
     fn read(&mut self, space: &mut [u8]) -> ReadResult {
-        match &mut self.carrier {
-            Carrier::Tcp(tcp) => {
+        match &mut self.transport {
+            IncomingTransport::Tcp(tcp) => {
                 let result = tcp.read(space);
                 if let ReadResult::Bytes(count) = result {
                     self.decoder.feed(&space[..count]);
                 }
                 result
             }
-            Carrier::Datagrams { .. } if self.fed > 0 => {
+            IncomingTransport::Datagrams { .. } if self.fed > 0 => {
                 ReadResult::Bytes(std::mem::take(&mut self.fed))
             }
-            Carrier::Datagrams { receiver, .. } => {
+            IncomingTransport::Datagrams { receiver, .. } => {
                 let Some(bytes) = receiver.read() else { return ReadResult::WouldBlock };
                 self.decoder.feed(&bytes);
                 ReadResult::Bytes(bytes.len())
@@ -135,9 +135,9 @@ impl<T: TcpConnection, A: Copy> Connection<T, A> {
     }
 
     fn stream(&self) -> Option<StreamId> {
-        match &self.carrier {
-            Carrier::Tcp(_) => None,
-            Carrier::Datagrams { receiver, .. } => Some(receiver.id()),
+        match &self.transport {
+            IncomingTransport::Tcp(_) => None,
+            IncomingTransport::Datagrams { receiver, .. } => Some(receiver.id()),
         }
     }
 
@@ -202,9 +202,9 @@ where
 
     /// Returns the TCP connection at `index`; `None` if there is none.
     pub(crate) fn tcp_mut(&mut self, index: usize) -> Option<&mut T> {
-        match &mut self.connections.get_mut(&index)?.carrier {
-            Carrier::Tcp(tcp) => Some(tcp),
-            Carrier::Datagrams { .. } => None,
+        match &mut self.connections.get_mut(&index)?.transport {
+            IncomingTransport::Tcp(tcp) => Some(tcp),
+            IncomingTransport::Datagrams { .. } => None,
         }
     }
 
@@ -214,10 +214,10 @@ where
     }
 
     /// Adds a connection at [`IncomingConnections::next_index`], and returns the index.
-    pub(crate) fn insert(&mut self, carrier: Carrier<T, A>, now: Instant) -> usize {
+    pub(crate) fn insert(&mut self, transport: IncomingTransport<T, A>, now: Instant) -> usize {
         let index = self.next_index();
         let decoder = Decoder::for_unknown_peer();
-        let connection = Connection { carrier, fed: 0, decoder, sender: None, accepted_at: now };
+        let connection = Connection { transport, fed: 0, decoder, sender: None, accepted_at: now };
         self.connections.insert(index, connection);
         index
     }
@@ -262,7 +262,7 @@ where
                 self.evict_unidentified();
                 let mut receiver = Box::new(Receiver::new(id, self.window));
                 receiver.mutant = self.mutant;
-                self.insert(Carrier::Datagrams { receiver, address: from }, now)
+                self.insert(IncomingTransport::Datagrams { receiver, address: from }, now)
             }
             None => {
                 self.reply(from, Datagram::Reset(id));
@@ -271,7 +271,7 @@ where
         };
         let Some(connection) = self.connections.get_mut(&index) else { return };
         let feeds = with_bulk || !connection.is_bulk();
-        if let Carrier::Datagrams { receiver, address } = &mut connection.carrier {
+        if let IncomingTransport::Datagrams { receiver, address } = &mut connection.transport {
             // The cookie is for this address only. A peer with a new address must connect again.
             if *address != from {
                 self.reply(from, Datagram::Reset(id));
@@ -293,10 +293,14 @@ where
     }
 
     /// Returns the share of the latest datagrams from `peer` that were lost, in permille: the
-    /// higher value if the peer has two streams, 0 if the peer has no stream.
+    /// higher value if the peer has two streams, 0 if the peer has no stream with at least
+    /// [`LOSS_MEASURED_MIN`] datagrams.
     pub(crate) fn loss_from(&self, peer: NodeId) -> u32 {
-        let streams = self.connections.values().filter_map(|it| match &it.carrier {
-            Carrier::Datagrams { receiver, .. } if it.sender.is_some_and(|at| at.peer == peer) => {
+        let streams = self.connections.values().filter_map(|it| match &it.transport {
+            IncomingTransport::Datagrams { receiver, .. }
+                if it.sender.is_some_and(|at| at.peer == peer)
+                    && receiver.sent_before() >= LOSS_MEASURED_MIN =>
+            {
                 Some(receiver.loss_permille())
             }
             _ => None,
@@ -307,9 +311,9 @@ where
     /// Returns the earliest time at which [`IncomingConnections::acknowledge`] must send an
     /// acknowledgement; [`Instant::MAX`] if none is to be sent.
     pub(crate) fn next_acknowledgement(&self) -> Instant {
-        let due = self.connections.values().filter_map(|it| match &it.carrier {
-            Carrier::Datagrams { receiver, .. } => Some(receiver.next_timeout()),
-            Carrier::Tcp(_) => None,
+        let due = self.connections.values().filter_map(|it| match &it.transport {
+            IncomingTransport::Datagrams { receiver, .. } => Some(receiver.next_timeout()),
+            IncomingTransport::Tcp(_) => None,
         });
         due.min().unwrap_or(Instant::MAX)
     }
@@ -323,7 +327,7 @@ where
             self.out.clear();
         }
         for connection in self.connections.values_mut() {
-            if let Carrier::Datagrams { receiver, address } = &mut connection.carrier {
+            if let IncomingTransport::Datagrams { receiver, address } = &mut connection.transport {
                 receiver.acknowledge(now, &mut self.out);
                 if !self.out.is_empty() {
                     send(*address, &self.out);
@@ -331,6 +335,13 @@ where
                 }
             }
         }
+    }
+
+    /// Returns whether the connection of `sender` is open and everything that has arrived on it was
+    /// read.
+    pub(crate) fn is_read(&self, sender: ConnectionSender) -> bool {
+        let connection = self.connections.values().find(|it| it.sender == Some(sender));
+        connection.is_some_and(|it| !it.is_readable(true))
     }
 
     /// Returns whether any connection may be read. Connections for bulk messages are considered
@@ -419,8 +430,8 @@ where
     }
 
     fn close(&mut self, index: usize, error: Option<E>) {
-        let Some(Connection { carrier, .. }) = self.connections.remove(&index) else { return };
-        if let Carrier::Datagrams { receiver, address } = &carrier {
+        let Some(Connection { transport, .. }) = self.connections.remove(&index) else { return };
+        if let IncomingTransport::Datagrams { receiver, address } = &transport {
             if self.closed.len() == CLOSED_MAX {
                 self.closed.pop_front();
             }
@@ -428,13 +439,14 @@ where
             let (address, reset) = (*address, Datagram::Reset(receiver.id()));
             self.reply(address, reset);
         }
-        self.ended.push(Ended { carrier, error });
+        self.ended.push(Ended { transport, error });
     }
 }
 
 impl<T: TcpConnection, A: Copy> Connection<T, A> {
     /// Reads frames and passes them to `on_frame`. Returns false if the peer has closed the
-    /// connection, and an error if the connection must be refused.
+    /// connection or has replaced it before its hello arrived, and an error if the connection must
+    /// be refused.
     fn read_frames<E: From<ConnectionError>>(
         &mut self,
         latest: &mut Vec<ConnectionSender>,
@@ -458,7 +470,7 @@ impl<T: TcpConnection, A: Copy> Connection<T, A> {
                         let (lane, number) = (hello.lane, hello.connection);
                         let sender = ConnectionSender { peer, opening, lane, number };
                         if !note_latest(latest, sender) {
-                            return Err(ConnectionError::Late(peer).into());
+                            return Ok(false);
                         }
                         self.sender = Some(sender);
                         on_frame(sender, frame);
@@ -491,7 +503,138 @@ fn note_latest(latest: &mut Vec<ConnectionSender>, sender: ConnectionSender) -> 
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use super::*;
+    use crate::transport::connection::NoTcp;
+    use crate::wire::{datagram, frame};
+
+    const PEER: NodeId = NodeId(2);
+    const NOW: Instant = Instant(1_000_000_000);
+
+    type Connections = IncomingConnections<NoTcp, NodeId, ConnectionError>;
+
+    fn connections() -> Connections {
+        IncomingConnections::new([7; 32], 0)
+    }
+
+    /// Returns the datagrams that are sent to the peer.
+    fn sent(connections: &mut Connections) -> Vec<Vec<u8>> {
+        let mut sent = Vec::new();
+        connections.acknowledge(NOW + Duration::from_secs(1), |to, out| {
+            assert_eq!(to, PEER);
+            for (bytes, length) in out.runs(64) {
+                sent.extend(bytes.chunks(length).map(<[u8]>::to_vec));
+            }
+        });
+        sent
+    }
+
+    fn resets(connections: &mut Connections) -> Vec<StreamId> {
+        let resets = sent(connections).into_iter().filter_map(|it| match datagram::decode(&it) {
+            Ok(Datagram::Reset(id)) => Some(id),
+            _ => None,
+        });
+        resets.collect()
+    }
+
+    /// Asks for a cookie, and returns the id of the stream with it.
+    fn open(connections: &mut Connections, stream: u64) -> StreamId {
+        connections.on_open(PEER, StreamId { stream, cookie: 0 }, NOW);
+        match datagram::decode(&sent(connections)[0]) {
+            Ok(Datagram::Cookie(id)) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The connection with this number begins with its hello on the stream `id`.
+    fn begin(connections: &mut Connections, id: StreamId, connection: u64) {
+        let hello = Hello {
+            cluster: 1,
+            from: PEER,
+            to: NodeId(1),
+            incarnation: 1,
+            connection,
+            openings: vec![1],
+            members: vec![NodeId(1), PEER],
+            rejoining: false,
+            lane: Lane::Bulk,
+            client_address: String::new(),
+        };
+        let mut payload = BytesMut::new();
+        frame::encode_preamble(&mut payload);
+        frame::encode(&Frame::Hello(hello), &mut payload);
+        let data = Data { number: 0, offset: 0, payload: &payload };
+        connections.on_data(PEER, id, &data, true, NOW);
+        let accept = |hello: &Hello| Ok((hello.from, hello.incarnation));
+        connections.receive(true, &mut [], accept, |_, _| ());
+    }
+
+    /// Returns the streams of the connections.
+    fn streams(connections: &Connections) -> Vec<StreamId> {
+        connections.connections.values().filter_map(Connection::stream).collect()
+    }
+
+    /// Returns the streams that were closed, all of them without an error.
+    fn closed(connections: &mut Connections) -> Vec<StreamId> {
+        let ended = connections.take_ended().into_iter().map(|Ended { transport, error }| {
+            assert_eq!(error, None);
+            let IncomingTransport::Datagrams { receiver, .. } = transport;
+            receiver.id()
+        });
+        ended.collect()
+    }
+
+    #[test]
+    fn later_stream_of_a_peer_replaces_the_earlier_one() {
+        let mut connections = connections();
+        let [earlier, later] = [8, 9].map(|stream| open(&mut connections, stream));
+        begin(&mut connections, earlier, 1);
+        assert_eq!(streams(&connections), [earlier]);
+        begin(&mut connections, later, 2);
+        assert_eq!(streams(&connections), [later]);
+        assert_eq!(closed(&mut connections), [earlier]);
+        assert_eq!(resets(&mut connections), [earlier]);
+    }
+
+    #[test]
+    fn delayed_hello_of_a_replaced_stream_is_no_error() {
+        let mut connections = connections();
+        let [earlier, later] = [8, 9].map(|stream| open(&mut connections, stream));
+        begin(&mut connections, later, 2);
+        begin(&mut connections, earlier, 1);
+        assert_eq!(streams(&connections), [later]);
+        assert_eq!(closed(&mut connections), [earlier]);
+    }
+
+    #[test]
+    fn delayed_datagram_does_not_open_a_closed_stream_again() {
+        let mut connections = connections();
+        let [earlier, later] = [8, 9].map(|stream| open(&mut connections, stream));
+        begin(&mut connections, earlier, 1);
+        begin(&mut connections, later, 2);
+        assert_eq!(resets(&mut connections), [earlier]);
+        let data = Data { number: 0, offset: 0, payload: b"late" };
+        connections.on_data(PEER, earlier, &data, true, NOW);
+        assert_eq!(streams(&connections), [later]);
+        assert_eq!(resets(&mut connections), [earlier]);
+    }
+
+    #[test]
+    fn loss_from_a_peer_needs_many_datagrams() {
+        let mut connections = connections();
+        let id = open(&mut connections, 8);
+        begin(&mut connections, id, 1);
+        for number in (1..400).filter(|number| number % 50 != 7) {
+            let data = Data { number, offset: 0, payload: b"" };
+            connections.on_data(PEER, id, &data, true, NOW);
+            let loss = connections.loss_from(PEER);
+            match number {
+                0..256 => assert_eq!(loss, 0, "of {number} datagrams"),
+                _ => assert!((15..25).contains(&loss), "{loss} of {number} datagrams"),
+            }
+        }
+    }
 
     #[test]
     fn delayed_connection_is_not_read_after_a_later_one() {

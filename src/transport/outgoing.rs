@@ -28,7 +28,7 @@ pub(crate) const STABLE_AFTER: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time after which this replica tries again to open a stream of datagrams alongside a TCP
 /// connection, if the peer did not answer the last attempt or the last stream has failed. Datagrams
-/// may not get through to the peer.
+/// may not get through; a hello of the peer ends the wait (`retry_now`).
 const CANDIDATE_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum number of bytes queued on a peer's connection for urgent messages; [`BULK_BYTES_MAX`] is
 /// the maximum for bulk messages. While the queue is full, further frames are dropped.
@@ -40,15 +40,15 @@ const HEAD_BYTES: usize = 128;
 /// The transport of a connection to a peer: a TCP socket, or a stream of datagrams over UDP with
 /// the queue of bytes to be sent on it.
 #[derive(Debug)]
-pub(crate) enum Carrier<T> {
+pub(crate) enum OutgoingTransport<T> {
     Tcp(T),
     Datagrams { sender: Box<Sender>, outbound: OutboundQueue },
 }
 
-impl<T> Carrier<T> {
+impl<T> OutgoingTransport<T> {
     /// Returns a connection that is a stream of datagrams.
-    pub(crate) fn stream(sender: Box<Sender>) -> Carrier<T> {
-        Carrier::Datagrams { sender, outbound: OutboundQueue::default() }
+    pub(crate) fn stream(sender: Box<Sender>) -> OutgoingTransport<T> {
+        OutgoingTransport::Datagrams { sender, outbound: OutboundQueue::default() }
     }
 }
 
@@ -58,17 +58,17 @@ impl<T> Carrier<T> {
 pub(crate) struct Outgoing<T> {
     /// The transport that is established or being established; `None` between two attempts to
     /// connect.
-    carrier: Option<Carrier<T>>,
+    transport: Option<OutgoingTransport<T>>,
     connected: bool,
     /// When the last attempt to establish the connection began.
     attempted_at: Instant,
-    /// When the next attempt to connect is due. Used only while `carrier` is `None`.
+    /// When the next attempt to connect is due. Used only while `transport` is `None`.
     retry_at: Instant,
     backoff: Duration,
     /// Time of the first failed attempt to connect since the connection was last established;
     /// `None` if no attempt has failed since then.
     pub(crate) failing_since: Option<Instant>,
-    /// A stream of datagrams that is being opened, and that replaces `carrier` once the peer
+    /// A stream of datagrams that is being opened, and that replaces `transport` once the peer
     /// answers; `None` if there is none.
     candidate: Option<Box<Sender>>,
     /// When `candidate` was created or, if there is none, the earliest time at which the next
@@ -79,7 +79,7 @@ pub(crate) struct Outgoing<T> {
 impl<T: TcpConnection> Outgoing<T> {
     fn new() -> Outgoing<T> {
         Outgoing {
-            carrier: None,
+            transport: None,
             connected: false,
             attempted_at: Instant::ZERO,
             retry_at: Instant::ZERO,
@@ -102,20 +102,20 @@ impl<T: TcpConnection> Outgoing<T> {
 
     /// Returns whether the next attempt to connect is due.
     pub(crate) fn is_attempt_due(&self, now: Instant) -> bool {
-        self.carrier.is_none() && now >= self.retry_at
+        self.transport.is_none() && now >= self.retry_at
     }
 
     /// Returns whether the attempt to connect has exceeded [`CONNECT_TIMEOUT`], so that the
     /// connection must be closed.
     pub(crate) fn has_timed_out(&self, now: Instant) -> bool {
-        let is_attempt = self.carrier.is_some() && !self.connected;
+        let is_attempt = self.transport.is_some() && !self.connected;
         is_attempt && now >= self.attempted_at + CONNECT_TIMEOUT
     }
 
-    /// Begins an attempt to connect with `carrier`, whose first frame is `hello`.
-    pub(crate) fn attempt(&mut self, carrier: Carrier<T>, hello: Hello, now: Instant) {
+    /// Begins an attempt to connect with `transport`, whose first frame is `hello`.
+    pub(crate) fn attempt(&mut self, transport: OutgoingTransport<T>, hello: Hello, now: Instant) {
         self.attempted_at = now;
-        self.carrier = Some(carrier);
+        self.transport = Some(transport);
         self.queue_hello(hello);
     }
 
@@ -135,10 +135,10 @@ impl<T: TcpConnection> Outgoing<T> {
     /// if it was one, which the caller must close.
     #[must_use]
     pub(crate) fn close(&mut self, now: Instant) -> Option<T> {
-        let tcp = match self.carrier.take() {
-            Some(Carrier::Tcp(tcp)) => Some(tcp),
-            Some(Carrier::Datagrams { .. }) => {
-                // The next stream would fail as well, unless the peer connects first.
+        let tcp = match self.transport.take() {
+            Some(OutgoingTransport::Tcp(tcp)) => Some(tcp),
+            Some(OutgoingTransport::Datagrams { .. }) => {
+                // Datagrams may not get through; a hello of the peer ends the wait (`retry_now`).
                 self.candidate_at = now + CANDIDATE_INTERVAL;
                 None
             }
@@ -165,33 +165,35 @@ impl<T: TcpConnection> Outgoing<T> {
         self.retry_at = now;
     }
 
-    /// Returns the sender of the stream of datagrams; `None` if the connection is none.
+    /// Returns the sender of the stream of datagrams; `None` if the connection is not a stream.
     pub(crate) fn sender(&self) -> Option<&Sender> {
-        match &self.carrier {
-            Some(Carrier::Datagrams { sender, .. }) => Some(sender),
+        match &self.transport {
+            Some(OutgoingTransport::Datagrams { sender, .. }) => Some(sender),
             _ => None,
         }
     }
 
+    /// Returns the sender of the stream of datagrams, for changes; `None` if the connection is not a
+    /// stream.
     fn sender_mut(&mut self) -> Option<&mut Sender> {
-        match &mut self.carrier {
-            Some(Carrier::Datagrams { sender, .. }) => Some(sender),
+        match &mut self.transport {
+            Some(OutgoingTransport::Datagrams { sender, .. }) => Some(sender),
             _ => None,
         }
     }
 
-    /// Returns the TCP connection; `None` if the connection is none.
+    /// Returns the TCP connection; `None` if the connection is not a TCP connection.
     pub(crate) fn tcp(&mut self) -> Option<&mut T> {
-        match &mut self.carrier {
-            Some(Carrier::Tcp(tcp)) => Some(tcp),
+        match &mut self.transport {
+            Some(OutgoingTransport::Tcp(tcp)) => Some(tcp),
             _ => None,
         }
     }
 
     fn outbound(&mut self) -> Option<&mut OutboundQueue> {
-        match &mut self.carrier {
-            Some(Carrier::Tcp(tcp)) => Some(tcp.outbound()),
-            Some(Carrier::Datagrams { outbound, .. }) => Some(outbound),
+        match &mut self.transport {
+            Some(OutgoingTransport::Tcp(tcp)) => Some(tcp.outbound()),
+            Some(OutgoingTransport::Datagrams { outbound, .. }) => Some(outbound),
             None => None,
         }
     }
@@ -221,9 +223,11 @@ impl<T: TcpConnection> Outgoing<T> {
         {
             candidate.transmit(now, out);
         }
-        match &mut self.carrier {
-            Some(Carrier::Tcp(tcp)) => !self.connected || !tcp.can_flush() || tcp.flush().is_ok(),
-            Some(Carrier::Datagrams { sender, outbound }) => {
+        match &mut self.transport {
+            Some(OutgoingTransport::Tcp(tcp)) => {
+                !self.connected || !tcp.can_flush() || tcp.flush().is_ok()
+            }
+            Some(OutgoingTransport::Datagrams { sender, outbound }) => {
                 if !outbound.is_empty() && outbound.write_to(sender.as_mut()).is_err() {
                     return false;
                 }
@@ -238,7 +242,18 @@ impl<T: TcpConnection> Outgoing<T> {
 
     /// Returns whether the connection is an established stream of datagrams.
     pub(crate) fn is_stream(&self) -> bool {
-        self.connected && matches!(self.carrier, Some(Carrier::Datagrams { .. }))
+        self.connected && matches!(self.transport, Some(OutgoingTransport::Datagrams { .. }))
+    }
+
+    /// Returns whether the connection is an established stream of datagrams, and all bytes that were
+    /// queued on it have arrived.
+    pub(crate) fn is_complete(&self) -> bool {
+        match &self.transport {
+            Some(OutgoingTransport::Datagrams { sender, outbound }) => {
+                self.connected && outbound.is_empty() && sender.is_complete()
+            }
+            _ => false,
+        }
     }
 
     /// If `wanted` is true, begins to open a candidate: a stream of datagrams, created by `make`,
@@ -250,7 +265,7 @@ impl<T: TcpConnection> Outgoing<T> {
         now: Instant,
         make: impl FnOnce() -> Box<Sender>,
     ) {
-        if !wanted || matches!(self.carrier, Some(Carrier::Datagrams { .. })) {
+        if !wanted || matches!(self.transport, Some(OutgoingTransport::Datagrams { .. })) {
             self.candidate = None;
         } else if self.candidate.is_some() && now >= self.candidate_at + CONNECT_TIMEOUT {
             self.candidate = None;
@@ -264,7 +279,7 @@ impl<T: TcpConnection> Outgoing<T> {
     /// Makes the next attempt to connect due at once, because the peer has just connected, and
     /// resets the delay between attempts.
     fn retry_now(&mut self, now: Instant) {
-        if self.carrier.is_none() {
+        if self.transport.is_none() {
             self.retry_at = self.retry_at.min(now);
             self.backoff = BACKOFF_MIN;
         }
@@ -287,13 +302,13 @@ impl<T: TcpConnection> Outgoing<T> {
         };
         if let Some(mut candidate) = self.candidate.take_if(|candidate| is_for(candidate)) {
             candidate.on_cookie(id.cookie, now);
-            let replaced = self.carrier.replace(Carrier::stream(candidate));
+            let replaced = self.transport.replace(OutgoingTransport::stream(candidate));
             (self.connected, self.attempted_at) = (true, now);
             self.failing_since = None;
             self.queue_hello(hello());
             return Some(Established {
                 replaced: match replaced {
-                    Some(Carrier::Tcp(tcp)) => Some(tcp),
+                    Some(OutgoingTransport::Tcp(tcp)) => Some(tcp),
                     _ => None,
                 },
             });
@@ -310,10 +325,10 @@ impl<T: TcpConnection> Outgoing<T> {
         let candidate = self.candidate.as_ref().map_or(Instant::MAX, |candidate| {
             candidate.next_timeout().min(self.candidate_at + CONNECT_TIMEOUT)
         });
-        let datagrams = match &self.carrier {
+        let datagrams = match &self.transport {
             None => return self.retry_at.min(candidate),
-            Some(Carrier::Tcp(_)) => candidate,
-            Some(Carrier::Datagrams { sender, .. }) => sender.next_timeout(),
+            Some(OutgoingTransport::Tcp(_)) => candidate,
+            Some(OutgoingTransport::Datagrams { sender, .. }) => sender.next_timeout(),
         };
         let give_up = self.attempted_at + CONNECT_TIMEOUT;
         if self.connected { datagrams } else { datagrams.min(give_up) }
@@ -322,16 +337,7 @@ impl<T: TcpConnection> Outgoing<T> {
 
 /// A stream of datagrams has been established.
 #[derive(Debug)]
-struct Established<T> {
-    /// The TCP connection that it has replaced, which must be closed.
-    replaced: Option<T>,
-}
-
-/// A connection to a peer that has been established as a stream of datagrams.
-#[derive(Debug)]
-pub(crate) struct EstablishedLane<T> {
-    /// Which of the two connections it is.
-    pub(crate) lane: Lane,
+pub(crate) struct Established<T> {
     /// The TCP connection that the stream has replaced, which the caller must close.
     pub(crate) replaced: Option<T>,
 }
@@ -364,7 +370,7 @@ impl<T: TcpConnection> OutgoingLanes<T> {
         &self.lanes[lane as usize]
     }
 
-    /// Returns the connection for this kind of messages.
+    /// Returns the connection for this kind of messages, for changes.
     pub(crate) fn lane_mut(&mut self, lane: Lane) -> &mut Outgoing<T> {
         &mut self.lanes[lane as usize]
     }
@@ -374,7 +380,7 @@ impl<T: TcpConnection> OutgoingLanes<T> {
         self.lanes.iter()
     }
 
-    /// Returns both connections.
+    /// Returns both connections, for changes, each with the kind of its messages.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Lane, &mut Outgoing<T>)> {
         [Lane::Urgent, Lane::Bulk].into_iter().zip(&mut self.lanes)
     }
@@ -400,19 +406,19 @@ impl<T: TcpConnection> OutgoingLanes<T> {
     }
 
     /// Handles the cookie of a stream of datagrams, with which the stream is established. Returns
-    /// the connection; `None` if the stream is none of this peer's. `hello` returns the hello with
-    /// which a connection begins.
+    /// which of the two connections it is; `None` if the stream is none of this peer's. `hello`
+    /// returns the hello with which a connection begins.
     pub(crate) fn on_cookie(
         &mut self,
         id: StreamId,
         now: Instant,
         mut hello: impl FnMut(Lane) -> Hello,
-    ) -> Option<EstablishedLane<T>> {
-        let (lane, Established { replaced }) = self
+    ) -> Option<(Lane, Established<T>)> {
+        let established = self
             .iter_mut()
             .find_map(|(lane, it)| Some((lane, it.on_cookie(id, now, || hello(lane))?)))?;
         self.connection_count += 1;
-        Some(EstablishedLane { lane, replaced })
+        Some(established)
     }
 
     /// Handles a peer's acknowledgement of datagrams of the stream `id`.
@@ -457,5 +463,184 @@ impl<T: TcpConnection> OutgoingLanes<T> {
     pub(crate) fn next_due(&self) -> Instant {
         let [urgent, bulk] = &self.lanes;
         urgent.next_due().min(bulk.next_due())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::transport::connection::ReadResult;
+    use crate::types::NodeId;
+    use crate::wire::datagram::{self, Datagram};
+    use crate::wire::frame::Decoder;
+
+    const NOW: Instant = Instant(1_000_000_000);
+    const STREAM: u64 = 7;
+
+    /// A TCP connection to a peer that accepts everything.
+    #[derive(Debug, Default)]
+    struct FakeTcp {
+        outbound: OutboundQueue,
+    }
+
+    impl TcpConnection for FakeTcp {
+        fn is_readable(&self) -> bool {
+            false
+        }
+
+        fn read(&mut self, _: &mut [u8]) -> ReadResult {
+            ReadResult::WouldBlock
+        }
+
+        fn outbound(&mut self) -> &mut OutboundQueue {
+            &mut self.outbound
+        }
+
+        fn can_flush(&self) -> bool {
+            !self.outbound.is_empty()
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.outbound.write_to(&mut io::sink()).map(|_| ())
+        }
+    }
+
+    fn hello(connection: u64) -> Hello {
+        Hello {
+            cluster: 1,
+            from: NodeId(1),
+            to: NodeId(2),
+            incarnation: 1,
+            connection,
+            openings: vec![1],
+            members: vec![NodeId(1), NodeId(2)],
+            rejoining: false,
+            lane: Lane::Urgent,
+            client_address: String::new(),
+        }
+    }
+
+    fn stream() -> Box<Sender> {
+        Box::new(Sender::new(STREAM, 1 << 20, NOW))
+    }
+
+    /// Returns the connections to a peer, of which the urgent one is an established TCP connection
+    /// with the number 1.
+    fn tcp_lanes() -> OutgoingLanes<FakeTcp> {
+        let mut lanes = OutgoingLanes::new();
+        let urgent = lanes.lane_mut(Lane::Urgent);
+        urgent.attempt(OutgoingTransport::Tcp(FakeTcp::default()), hello(1), NOW);
+        urgent.on_tcp_connected();
+        lanes.count_connection();
+        lanes
+    }
+
+    /// Establishes a connection as a stream of datagrams with this number.
+    fn connect_stream(lanes: &mut OutgoingLanes<FakeTcp>, lane: Lane, number: u64, now: Instant) {
+        let sender = Box::new(Sender::new(number, 1 << 20, now));
+        lanes.lane_mut(lane).attempt(OutgoingTransport::stream(sender), hello(number), now);
+        let id = StreamId { stream: number, cookie: 1 };
+        assert!(lanes.on_cookie(id, now, |_| panic!("it has its hello")).is_some());
+    }
+
+    #[test]
+    fn candidate_replaces_tcp_with_a_new_hello() {
+        let mut lanes = tcp_lanes();
+        let urgent = lanes.lane_mut(Lane::Urgent);
+        urgent.prepare_stream(true, NOW, stream);
+        let mut out = Outbox::default();
+        assert!(urgent.flush(NOW, &mut out) && !urgent.is_stream());
+        let (request, _) = out.runs(1).next().expect("the candidate asks for its cookie");
+        let id = StreamId { stream: STREAM, cookie: 0 };
+        assert_eq!(datagram::decode(request), Ok(Datagram::Open(id)));
+        out.clear();
+        let mut number = 1;
+        let mut next_hello = |_| {
+            number += 1;
+            hello(number)
+        };
+        let other = StreamId { stream: STREAM + 1, cookie: 3 };
+        assert!(lanes.on_cookie(other, NOW, &mut next_hello).is_none());
+        let id = StreamId { stream: STREAM, cookie: 3 };
+        let (lane, Established { replaced }) =
+            lanes.on_cookie(id, NOW, &mut next_hello).expect("the candidate is established");
+        assert!(lane == Lane::Urgent && replaced.is_some());
+        assert_eq!(lanes.connection_count(), 2);
+        let urgent = lanes.lane_mut(Lane::Urgent);
+        assert!(urgent.is_stream() && urgent.flush(NOW, &mut out));
+        let (data, _) = out.runs(1).next().expect("the stream begins");
+        let Ok(Datagram::Data(_, data)) = datagram::decode(data) else { panic!("{data:?}") };
+        let mut decoder = Decoder::for_unknown_peer();
+        decoder.feed(data.payload);
+        assert_eq!(decoder.next_frame(), Ok(Some(Frame::Hello(hello(2)))));
+    }
+
+    #[test]
+    fn unanswered_candidate_is_dropped_and_retried_later() {
+        let mut lanes = tcp_lanes();
+        let mut made = 0;
+        let dropped_at = NOW + CONNECT_TIMEOUT;
+        let again_at = dropped_at + CANDIDATE_INTERVAL;
+        let just_before = |at: Instant| Instant(at.0 - 1);
+        let steps = [
+            (NOW, 1, true),
+            (just_before(dropped_at), 1, true),
+            (dropped_at, 1, false),
+            (just_before(again_at), 1, false),
+            (again_at, 2, true),
+        ];
+        for (now, count, is_open) in steps {
+            let urgent = lanes.lane_mut(Lane::Urgent);
+            urgent.prepare_stream(true, now, || {
+                made += 1;
+                stream()
+            });
+            assert_eq!((made, urgent.candidate.is_some()), (count, is_open), "at {now:?}");
+            assert!(urgent.is_connected() && !urgent.is_stream());
+        }
+        lanes.lane_mut(Lane::Urgent).prepare_stream(false, again_at, stream);
+        let id = StreamId { stream: STREAM, cookie: 3 };
+        assert!(lanes.on_cookie(id, again_at, |_| hello(2)).is_none(), "it is not wanted any more");
+    }
+
+    #[test]
+    fn hello_of_a_restarted_peer_closes_old_streams_only() {
+        let mut lanes = OutgoingLanes::new();
+        let later = NOW + STABLE_AFTER / 2;
+        connect_stream(&mut lanes, Lane::Urgent, 1, NOW);
+        connect_stream(&mut lanes, Lane::Bulk, 2, later);
+        let is_stream = |lanes: &OutgoingLanes<FakeTcp>| {
+            [Lane::Urgent, Lane::Bulk].map(|lane| lanes.lane(lane).is_stream())
+        };
+        let now = NOW + STABLE_AFTER;
+        lanes.on_hello(1, now);
+        lanes.on_hello(1, now);
+        assert_eq!(is_stream(&lanes), [true, true], "the peer has not restarted");
+        lanes.on_hello(2, now);
+        assert_eq!(is_stream(&lanes), [false, true], "the bulk stream may be to the new process");
+        assert!(lanes.lane(Lane::Urgent).is_attempt_due(now));
+        let mut lanes = tcp_lanes();
+        lanes.on_hello(1, now);
+        lanes.on_hello(2, now);
+        assert!(lanes.lane(Lane::Urgent).is_connected(), "a TCP connection notices by itself");
+    }
+
+    #[test]
+    fn failing_time_begins_with_the_first_failed_attempt() {
+        let mut outgoing = Outgoing::new();
+        let mut now = NOW;
+        for _ in 0..3 {
+            outgoing.attempt(OutgoingTransport::Tcp(FakeTcp::default()), hello(1), now);
+            assert!(outgoing.close(now).is_some());
+            assert_eq!(outgoing.failing_since, Some(NOW));
+            now = now + Duration::from_secs(1);
+        }
+        outgoing.attempt(OutgoingTransport::Tcp(FakeTcp::default()), hello(1), now);
+        outgoing.on_tcp_connected();
+        assert_eq!(outgoing.failing_since, None);
+        assert!(outgoing.close(now).is_some());
+        assert_eq!(outgoing.failing_since, None, "it was established");
     }
 }

@@ -227,6 +227,11 @@ impl Receiver {
         }
     }
 
+    /// Returns the number of datagrams that were sent before the newest one that has arrived.
+    pub fn sent_before(&self) -> u64 {
+        self.ack.largest
+    }
+
     /// Returns the share of the latest datagrams (at most 1,024) that have not arrived, in
     /// permille; 0 if fewer than 64 datagrams were sent.
     pub fn loss_permille(&self) -> u32 {

@@ -20,9 +20,10 @@ const OPEN_INTERVAL_MAX: Duration = Duration::from_millis(200);
 /// Time without an acknowledgement after which a stream has failed, if the sender is waiting for
 /// the receiver.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// Minimum number of calls of [`Sender::transmit`] that must have sent datagrams during
-/// [`SILENCE_MAX`] without an acknowledgement before the stream counts as failed. Fewer calls mean
-/// that this process itself was paused.
+/// Minimum number of calls of [`Sender::transmit`] that must have sent datagrams in the second half
+/// of [`SILENCE_MAX`], or later, before the stream counts as failed. Fewer calls mean that this
+/// process itself was paused. Calls in the first half do not count: a process under load makes many
+/// of them shortly before a pause.
 const SILENT_SENDS_MIN: u32 = 10;
 /// Minimum interval between probes (datagrams that ask for an acknowledgement) while the receive
 /// window is full and nothing is in flight. The receiver announces more space without being asked,
@@ -144,7 +145,8 @@ pub struct Sender {
     /// Number of probes (retransmissions after an overdue acknowledgement) since the last
     /// acknowledgement.
     probes: u32,
-    /// Number of calls of [`Sender::transmit`] that sent datagrams since the last acknowledgement.
+    /// Number of calls of [`Sender::transmit`] that sent datagrams when at least half of
+    /// [`SILENCE_MAX`] had passed since `heard_at`.
     unheard_sends: u32,
     round_trip: RoundTrips,
     loss: Loss,
@@ -219,6 +221,11 @@ impl Sender {
     /// Returns whether any bytes were sent and are not acknowledged yet.
     pub fn is_awaiting(&self) -> bool {
         self.in_transit().any(|(_, segment)| !segment.acknowledged)
+    }
+
+    /// Returns whether all bytes that were written have arrived, according to the receiver.
+    pub fn is_complete(&self) -> bool {
+        !self.has_unsent() && !self.is_awaiting()
     }
 
     /// Returns all segments in memory that were sent at least once, with their numbers. Some of
@@ -308,8 +315,8 @@ impl Sender {
                 segment.acknowledged |= arrived;
                 !segment.acknowledged && segment.in_flight == 0
             });
-            if is_lost == Some(true) && self.mutant != Some(Mutant::KeepLostBytes) {
-                self.lost.extend(segment);
+            if is_lost == Some(true) {
+                self.queue_lost(segment);
             }
         }
         while self.transmissions.pop_front_if(|transmission| transmission.decided).is_some() {
@@ -426,12 +433,13 @@ impl Sender {
             }
         }
         let has_sent = self.first_transmission + self.transmissions.len() as u64 > sent;
-        self.unheard_sends += u32::from(has_sent);
         let waits = self.is_awaiting() || self.is_blocked;
         if waits && !self.waits {
             self.heard_at = now;
         }
         self.waits = waits;
+        let is_late = now.since(self.heard_at) >= SILENCE_MAX / 2;
+        self.unheard_sends += u32::from(has_sent && is_late);
         self.check();
     }
 
@@ -449,14 +457,20 @@ impl Sender {
         // So that all probes of a receiver that is stopped fit into its system's buffer.
         let count = if self.probes <= FAST_PROBES { PROBE_SEGMENTS } else { 1 };
         let open = self.in_transit().filter(|(_, segment)| !segment.acknowledged);
-        let mut oldest: Vec<u64> = open.map(|(number, _)| number).take(count).collect();
-        if self.mutant == Some(Mutant::KeepLostBytes) {
-            oldest.clear();
-        }
-        if oldest.is_empty() {
+        let oldest: Vec<u64> = open.map(|(number, _)| number).take(count).collect();
+        if !self.queue_lost(oldest) {
             self.send(None, self.sent(), &Bytes::new(), now, out);
         }
-        self.lost.extend(oldest);
+    }
+
+    /// Queues segments for retransmission. Returns false if there are none.
+    fn queue_lost(&mut self, segments: impl IntoIterator<Item = u64>) -> bool {
+        if self.mutant == Some(Mutant::KeepLostBytes) {
+            return false;
+        }
+        let before = self.lost.len();
+        self.lost.extend(segments);
+        self.lost.len() > before
     }
 
     fn send_segment(&mut self, number: u64, again: bool, now: Instant, out: &mut Outbox) {

@@ -440,12 +440,53 @@ fn peer_silence_timeout_after_idle_time_starts_at_the_write() {
 fn paused_sender_does_not_time_out_its_receiver() {
     let mut run = Run::new(6, Quality::lossy(0));
     run.transfer(10, Duration::from_secs(1));
-    run.unwritten.extend([0; 5_000]);
-    run.flush();
+    // Under load, it sends many times before the first acknowledgement.
+    for _ in 0..20 {
+        run.unwritten.extend([0; 250]);
+        run.flush();
+    }
     run.now = run.now + Duration::from_mins(1);
     run.flush();
     assert_eq!(run.sender.state(), StreamState::Open);
     run.until(Duration::from_secs(1), |run| run.delivered.len() == 5_010);
+}
+
+/// Frequent writes put off every probe, and must not put off the failure of the stream.
+#[test]
+fn stream_that_is_written_to_fails_after_the_same_silence() {
+    let delay = Duration::from_millis(20);
+    let mut run = Run::new(6, Quality { delay, ..Quality::lossy(0) });
+    run.transfer(10, Duration::from_secs(1));
+    run.until(Duration::from_secs(1), |run| !run.sender.is_awaiting());
+    run.quality.loss = 100;
+    let began = run.now;
+    let mut written_at = began;
+    while run.sender.state() != StreamState::Failed {
+        assert!(run.now.since(began) < Duration::from_secs(10), "{:?}", run.sender.state());
+        run.unwritten.extend([7; 100]);
+        written_at = written_at + delay;
+        run.flush();
+        while run.now < written_at {
+            run.step(written_at);
+            run.flush();
+        }
+    }
+    let time = run.now.since(began);
+    assert!((5..6).contains(&time.as_secs()), "after {time:?}");
+}
+
+/// All probes of a receiver that is stopped must fit into its system's buffer.
+#[test]
+fn few_bytes_are_sent_to_a_silent_receiver() {
+    let mut run = Run::new(4, Quality::lossy(0));
+    run.transfer(10, Duration::from_secs(1));
+    run.until(Duration::from_secs(1), |run| !run.sender.is_awaiting());
+    let sent = run.sent;
+    run.quality.loss = 100;
+    run.unwritten.extend([7; 20 * datagram::PAYLOAD_BYTES_MAX]);
+    run.until(Duration::from_secs(20), |run| run.sender.state() == StreamState::Failed);
+    // The bytes once, three probes with 16 datagrams each, and then one datagram per probe.
+    assert!(run.sent - sent < 20 + 3 * 16 + 70, "{} datagrams", run.sent - sent);
 }
 
 /// A sender whose receive window is full sends probes at a low rate.

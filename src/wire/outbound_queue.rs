@@ -1,5 +1,6 @@
-//! Bytes waiting to be written to one socket. Small parts are copied into a shared buffer, large
-//! parts are queued without a copy, and all parts are written with vectored writes.
+//! Bytes waiting to be written to one connection (a socket or a stream of datagrams). Small parts
+//! are copied into a shared buffer, large parts are queued without a copy, and all parts are
+//! written with vectored writes.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Write};
@@ -14,7 +15,7 @@ const SLICES_MAX: usize = 64;
 /// Maximum capacity in bytes of an empty buffer that is kept for reuse. A larger buffer is freed.
 const KEPT_BYTES: usize = 1 << 10;
 
-/// Bytes waiting to be written to a socket, in order.
+/// Bytes waiting to be written to one connection (a socket or a stream of datagrams), in order.
 ///
 /// Invariant: `sealed_bytes` is the total length of the parts in `sealed`, none of which is empty.
 /// The bytes in `open` come after these parts.

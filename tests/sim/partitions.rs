@@ -13,7 +13,7 @@ use bowline::sim::cluster::{AnswerKind, ClientProtocol, Cluster};
 use bowline::sim::rng::Rng;
 use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey, Term};
 
-/// Most messages on a link in one election timeout.
+/// Maximum number of messages per link in one election timeout.
 const MESSAGES_PER_TIMEOUT: u64 = 10;
 
 /// The cut links: one bit for each ordered pair of replicas, in order.
@@ -92,7 +92,7 @@ impl Setup {
         self.statuses().map(|status| status.term).max().expect("all of them run")
     }
 
-    /// The replicas that take themselves for the leader.
+    /// The replicas in the role of leader.
     fn leaders(&self) -> Vec<NodeId> {
         let leaders = self.statuses().filter(|status| status.role == RoleName::Leader);
         leaders.map(|status| status.id).collect()
@@ -231,7 +231,7 @@ fn every_partition_of_four_replicas_has_a_stable_leader_or_none() {
 #[test]
 fn random_partitions_of_five_replicas_have_a_stable_leader_or_none() {
     let mut rng = Rng::new(1);
-    // Each link is cut in a quarter of them, or in a half.
+    // Each link is cut with probability 1/2 in every other graph (even numbers: 1/4).
     let cuts = |number| rng.next_u64() & if number % 2 == 0 { rng.next_u64() } else { u64::MAX };
     hold(5, (0..1_000).map(cuts).map(|cuts| cuts & ((1 << 20) - 1)));
 }

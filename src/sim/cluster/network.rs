@@ -11,8 +11,8 @@ use crate::types::{Instant, NodeId};
 pub struct LinkQuality {
     /// Probability that a message is lost, in permille.
     pub loss_permille: u32,
-    /// Probability, in thousandths, that a message is lost which follows a lost one on its link; 0
-    /// if losses do not depend on each other.
+    /// Probability, in permille, that a message is lost if the previous one on its link was lost; 0
+    /// if losses are independent.
     pub burst_permille: u32,
     /// Probability that a message is duplicated, in permille.
     pub duplicate_permille: u32,

@@ -12,15 +12,16 @@ use crate::types::{Instant, NodeId, Term};
 /// Maximum number of datagrams that wait at a paused replica, as in the receive buffer of its
 /// socket. Further ones are lost.
 const WAITING_MAX: usize = 200;
-/// Maximum number of times that the streams of a replica are run at the same virtual time. If it is
+/// Maximum number of runs of streams, of all replicas together, at the same virtual time. If it is
 /// exceeded, their timers trigger each other forever.
 const RUNS_AT_ONCE_MAX: u32 = 1_000;
 
-/// The streams of a run, with the time of the latest run of an endpoint and how many there were at
-/// this time.
+/// The streams of a run.
 #[derive(Debug)]
 pub(super) struct Datagrams {
     streams: Streams,
+    /// When the streams of a replica were last run, and how many such runs, of all replicas
+    /// together, there were before at this time.
     runs_at_once: (Instant, u32),
 }
 

@@ -14,7 +14,7 @@ use crate::runtime::server::peers::handshake::{PeerError, RefusalLog, check};
 use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
 use crate::runtime::server::sockets::socket::Socket;
 use crate::storage::{Identity, OPENINGS_KEPT, PeerOpening, PeerRecords, RealDisk};
-use crate::transport::incoming::{Accepted, Carrier, Ended, IncomingConnections};
+use crate::transport::incoming::{Accepted, Ended, IncomingConnections, IncomingTransport};
 use crate::types::{Instant, NodeId};
 use crate::wire::datagram::{Data, StreamId};
 use crate::wire::frame::{Frame, Hello};
@@ -66,7 +66,7 @@ impl IncomingPeers {
         self.close_ended(now, registry);
         let token = Token(self.first_token + self.connections.next_index());
         if let Ok(socket) = Socket::new(stream, registry, token, true) {
-            self.connections.insert(Carrier::Tcp(socket), now);
+            self.connections.insert(IncomingTransport::Tcp(socket), now);
         }
     }
 
@@ -160,13 +160,13 @@ impl IncomingPeers {
     /// Closes the sockets of the peer connections that have ended. Counts and logs those that this
     /// replica has refused, for example because of an invalid hello (first frame).
     fn close_ended(&mut self, now: Instant, registry: &Registry) {
-        for Ended { mut carrier, error } in self.connections.take_ended() {
+        for Ended { mut transport, error } in self.connections.take_ended() {
             if let Some(error) = error {
                 self.counters.peers_refused.add_one();
                 if let Some(suppressed) = self.refusals.count(&error, now) {
-                    let address = match &carrier {
-                        Carrier::Tcp(socket) => socket.address(),
-                        Carrier::Datagrams { address, .. } => Some(*address),
+                    let address = match &transport {
+                        IncomingTransport::Tcp(socket) => socket.address(),
+                        IncomingTransport::Datagrams { address, .. } => Some(*address),
                     };
                     let address = address.map_or_else(String::new, |address| address.to_string());
                     tracing::warn!(
@@ -177,7 +177,7 @@ impl IncomingPeers {
                     );
                 }
             }
-            if let Carrier::Tcp(socket) = &mut carrier {
+            if let IncomingTransport::Tcp(socket) = &mut transport {
                 socket.close(registry);
             }
         }

@@ -9,7 +9,8 @@
 //! | `handshake` | whether to accept the hello that begins a connection |
 //!
 //! What a connection does, whatever it is made of, is in `transport::outgoing` and
-//! `transport::incoming`, which the simulator runs too.
+//! `transport::incoming`. The simulator runs them too, as with `--peer-transport udp`: without TCP,
+//! and without the change between TCP connections and streams.
 
 mod handshake;
 pub(crate) mod incoming;

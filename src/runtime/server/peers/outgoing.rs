@@ -22,7 +22,7 @@ use crate::runtime::server::sockets::socket::Socket;
 use crate::runtime::stages::random_seed;
 use crate::transport::Outbox;
 use crate::transport::connection::ReadResult;
-use crate::transport::outgoing::{Carrier, EstablishedLane, Outgoing, OutgoingLanes};
+use crate::transport::outgoing::{Established, Outgoing, OutgoingLanes, OutgoingTransport};
 use crate::transport::sender::Sender;
 use crate::wire::datagram::{Ack, StreamId};
 
@@ -285,13 +285,13 @@ impl OutgoingPeers {
                 let made = match self.transport {
                     PeerTransport::Tcp | PeerTransport::Auto => TcpStream::connect(peer.address)
                         .and_then(|stream| Socket::new(stream, registry, token, false))
-                        .map(Carrier::Tcp),
-                    PeerTransport::Udp => Ok(Carrier::stream(stream())),
+                        .map(OutgoingTransport::Tcp),
+                    PeerTransport::Udp => Ok(OutgoingTransport::stream(stream())),
                 };
                 match made {
-                    Ok(carrier) => {
+                    Ok(transport) => {
                         let hello = next_hello(&mut self.hello, &self.rejoining, peer.id, lane);
-                        outgoing.attempt(carrier, hello, now);
+                        outgoing.attempt(transport, hello, now);
                     }
                     Err(_) => close(outgoing, now, registry),
                 }
@@ -346,7 +346,7 @@ impl OutgoingPeers {
         let (hello, rejoining) = (&mut self.hello, &self.rejoining);
         for Peer { id: peer, lanes, .. } in &mut self.peers {
             let hello = |lane| next_hello(hello, rejoining, *peer, lane);
-            if let Some(EstablishedLane { lane, replaced }) = lanes.on_cookie(id, now, hello) {
+            if let Some((lane, Established { replaced })) = lanes.on_cookie(id, now, hello) {
                 if let Some(mut socket) = replaced {
                     socket.close(registry);
                 }
