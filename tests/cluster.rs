@@ -368,16 +368,19 @@ fn long_operation_delays_others_only(threads: &'static str) {
     let mut union: Vec<&[u8]> = vec![b"ZUNIONSTORE", b"union", b"60"];
     union.extend([&b"set"[..]; 60]);
     let term = cluster.term();
-    let stop = AtomicBool::new(false);
+    let (sent, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    // Calls until the union has ended, and at least one pair of calls that began after the union
+    // was sent. None of them may fail.
     let others = |at: usize| {
-        let (cluster, stop) = (&cluster, &stop);
+        let (cluster, sent, stop) = (&cluster, &sent, &stop);
         move || {
             let mut other = Client::connect(cluster.address(at)).unwrap();
             let mut count = 0;
-            while !stop.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) || count == 0 {
+                let is_sent = sent.load(Ordering::Relaxed);
                 assert_eq!(other.call(&[b"SET", b"k", b"v"]).unwrap(), b"+OK\r\n");
                 assert_eq!(other.call(&[b"GET", b"k"]).unwrap(), b"$1\r\nv\r\n");
-                count += 1;
+                count += usize::from(is_sent);
             }
             count
         }
@@ -386,7 +389,9 @@ fn long_operation_delays_others_only(threads: &'static str) {
         let _stop = StopAtEnd(&stop);
         let others = [0, 1, 2].map(|at| scope.spawn(others(at)));
         let begin = Instant::now();
-        assert_eq!(client.call(&union).unwrap(), b":200000\r\n");
+        client.send(&command(&union)).unwrap();
+        sent.store(true, Ordering::Relaxed);
+        assert_eq!(client.reply().unwrap(), b":200000\r\n");
         eprintln!("{threads}: the union took {:?}", begin.elapsed());
         stop.store(true, Ordering::Relaxed);
         for other in others {

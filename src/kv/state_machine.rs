@@ -167,11 +167,16 @@ impl StateMachine {
         Some(stored.to_vec())
     }
 
-    /// Prepares for the operations of `group`: loads the keyspace entries that they will access
-    /// into the processor's cache, so that their cache misses overlap. Returns an estimate of the
-    /// time that the operations will take, in steps of about 50 ns. Does not change the state.
-    pub fn prepare(&self, group: &Group<'_>) -> u64 {
-        work::prepare(&self.keyspace, group)
+    /// Loads the keyspace entries that the operations of `group` will access into the processor's
+    /// cache, so that their cache misses overlap. Does not change the state.
+    pub fn prefetch(&self, group: &Group<'_>) {
+        work::prefetch(&self.keyspace, group);
+    }
+
+    /// Prefetches like [`StateMachine::prefetch`], and returns an estimate of the time that the
+    /// operations of `group` will take, in steps of about 50 ns. Does not change the state.
+    pub fn estimate(&self, group: &Group<'_>) -> u64 {
+        work::estimate(&self.keyspace, group)
     }
 
     /// Advances the applied index to `index` for a log entry that has no effect: a no-op, an

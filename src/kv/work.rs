@@ -1,25 +1,33 @@
-//! What operations will cost: prefetching, and an estimate of their running time before they run.
+//! Prepares operations before they run: prefetches their entries, and estimates their running time.
 
 use crate::kv::batch::{GROUP_MAX, Group};
-use crate::kv::commands::row::{ONE_KEY, Scale};
+use crate::kv::commands::items::Arguments;
+use crate::kv::commands::registry::CommandId;
+use crate::kv::commands::row::{ONE_KEY, Scale, TWO_KEYS};
+use crate::kv::commands::sets::REPEATED_MAX;
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::operation::Operation;
+use crate::kv::values::collection::Collection;
 use crate::kv::values::digest::key_hash;
+use crate::kv::values::number::parse_integer;
 
-/// Number of bytes of arguments that count as one step. An element of a collection is at least as
-/// long, with the length field that its encoding has.
+/// Number of bytes of arguments that count as one step: about the shortest element with its length
+/// field.
 const ARGUMENT_BYTES_PER_STEP: u64 = 16;
 /// Number of bytes of values that count as one step: about one element of a collection.
 const VALUE_BYTES_PER_STEP: u64 = 64;
 
+/// An entry of the keyspace, with the hash of its key.
+type Found<'k> = (u64, &'k KeyEntry);
+
 /// Loads the keyspace entries that the operations of `group` will access into the processor's
-/// cache, so that their cache misses overlap. Does not change the state.
-///
-/// Returns an estimate of the time that the operations will take, in steps of about 50 ns: one for
-/// each [`ARGUMENT_BYTES_PER_STEP`] of their arguments, one for each [`VALUE_BYTES_PER_STEP`] of
-/// the values that they go through or copy, and one for each key if they go through all keys.
-pub(super) fn prepare(keyspace: &Keyspace, group: &Group<'_>) -> u64 {
+/// cache, so that their cache misses overlap. Does not change the state. Returns the entry of each
+/// operation's first key, if it has one.
+pub(super) fn prefetch<'k>(
+    keyspace: &'k Keyspace,
+    group: &Group<'_>,
+) -> [Option<Found<'k>>; GROUP_MAX] {
     // Short loops, so that out-of-order execution overlaps several iterations.
     let mut hashes = [None; GROUP_MAX];
     for (hash, operation) in hashes.iter_mut().zip(group.operations()) {
@@ -30,7 +38,15 @@ pub(super) fn prepare(keyspace: &Keyspace, group: &Group<'_>) -> u64 {
         *entry = hash.and_then(|hash| find(keyspace, hash));
     }
     entries.iter().flatten().for_each(|(_, entry)| entry.fetch());
-    let operations = group.operations().iter().zip(entries);
+    entries
+}
+
+/// Prefetches like [`prefetch`]. Returns an estimate of the time that the operations will take, in
+/// steps of about 50 ns: one for each [`ARGUMENT_BYTES_PER_STEP`] of their arguments, one for each
+/// [`VALUE_BYTES_PER_STEP`] of the values that they go through, copy or free, and one for each key
+/// if they go through all keys.
+pub(super) fn estimate(keyspace: &Keyspace, group: &Group<'_>) -> u64 {
+    let operations = group.operations().iter().zip(prefetch(keyspace, group));
     let steps = operations.map(|(operation, first)| {
         operation.as_ref().map_or(0, |operation| steps(keyspace, operation, first))
     });
@@ -49,13 +65,13 @@ fn first_key_hash(operation: &Operation<'_>) -> Option<u64> {
 
 /// Returns the entry whose key has this hash, with the hash. With very high probability the first
 /// entry with this hash is the right one.
-fn find(keyspace: &Keyspace, hash: u64) -> Option<(u64, &KeyEntry)> {
+fn find(keyspace: &Keyspace, hash: u64) -> Option<Found<'_>> {
     Some((hash, keyspace.entry_with_hash(hash)?))
 }
 
-/// Returns the estimate of [`prepare`] for one operation. `first` is the hash and the entry of the
-/// command's first key, if it has one.
-fn steps(keyspace: &Keyspace, operation: &Operation<'_>, first: Option<(u64, &KeyEntry)>) -> u64 {
+/// Returns the estimate of [`estimate`] for one operation. `first` is the entry of the command's
+/// first key, if it has one.
+fn steps(keyspace: &Keyspace, operation: &Operation<'_>, first: Option<Found<'_>>) -> u64 {
     let nested = |bytes| {
         let Ok(operation) = Operation::decode_nested(bytes) else { return 0 };
         let first = first_key_hash(&operation).and_then(|hash| find(keyspace, hash));
@@ -71,24 +87,62 @@ fn steps(keyspace: &Keyspace, operation: &Operation<'_>, first: Option<(u64, &Ke
             return 0;
         }
     };
-    let bytes_of = |entry: Option<&KeyEntry>| entry.map_or(0, KeyEntry::value_bytes) as u64;
+    let of_value = |(_, entry): Found<'_>| steps_of(entry.value_bytes());
+    let of_copy = |(hash, entry): Found<'_>| {
+        let copies = !command.is_read() && keyspace.copies_collection(hash, entry);
+        if copies { steps_of(entry.value_bytes()) } else { 0 }
+    };
+    let of_freed =
+        |(_, entry): Found<'_>| steps_of(entry.collection().map_or(0, Collection::bytes));
+    let second = || find(keyspace, key_hash(args.iter().nth(1)?));
     let values = match command.scale() {
-        Scale::Arguments if command.is_read() => 0,
-        Scale::Arguments => {
-            let copied = first.filter(|(hash, entry)| keyspace.is_shared(*hash, entry));
-            bytes_of(copied.map(|(_, entry)| entry)) / VALUE_BYTES_PER_STEP
+        Scale::Arguments if command.keys() == TWO_KEYS => {
+            first.map_or(0, of_copy) + second().map_or(0, of_copy)
         }
-        Scale::Values if command.keys() == ONE_KEY => {
-            bytes_of(first.map(|(_, entry)| entry)) / VALUE_BYTES_PER_STEP
-        }
-        Scale::Values => {
-            let keys = command.keys_in(args).unwrap_or_default().into_iter();
-            let bytes = keys.map(|key| bytes_of(keyspace.entry_with_hash(key_hash(key))));
-            bytes.sum::<u64>() / VALUE_BYTES_PER_STEP
-        }
+        Scale::Arguments => first.map_or(0, of_copy),
+        Scale::Replaced if command.keys() == TWO_KEYS => second().map_or(0, of_freed),
+        Scale::Replaced => first.map_or(0, of_freed),
+        Scale::Count => sum_of_keys(keyspace, command, args, first, |found| {
+            of_copy(found).max(counted_steps(args, of_value(found)))
+        }),
+        Scale::Values => sum_of_keys(keyspace, command, args, first, of_value),
         Scale::Keyspace => keyspace.len() as u64,
     };
     values.saturating_add(args.encoded_len() as u64 / ARGUMENT_BYTES_PER_STEP)
+}
+
+fn steps_of(value_bytes: usize) -> u64 {
+    value_bytes as u64 / VALUE_BYTES_PER_STEP
+}
+
+/// Returns the sum of `steps` over the entries of a command's keys. `first` is the entry of the
+/// first key, if it exists. Allocates no memory if the command has only one key.
+fn sum_of_keys(
+    keyspace: &Keyspace,
+    command: CommandId,
+    args: Arguments<'_>,
+    first: Option<Found<'_>>,
+    steps: impl Fn(Found<'_>) -> u64,
+) -> u64 {
+    let is_single = command.keys().starts_at_first() && args.iter().nth(1).is_none();
+    if command.keys() == ONE_KEY || is_single {
+        return first.map_or(0, steps);
+    }
+    let keys = command.keys_in(args).unwrap_or_default().into_iter();
+    let entries = keys.filter_map(|key| find(keyspace, key_hash(key)));
+    entries.map(steps).fold(0, u64::saturating_add)
+}
+
+/// Returns the number of steps of a command that returns or removes a number of elements, from a
+/// value of `value_steps` steps. The number is the largest integer among the arguments after the
+/// first; 0 if there is none. A negative number allows repetitions, and is not limited by the value.
+fn counted_steps(args: Arguments<'_>, value_steps: u64) -> u64 {
+    let counts = args.iter().skip(1).filter_map(parse_integer);
+    let steps = counts.map(|count| match u64::try_from(count) {
+        Ok(count) => count.min(value_steps),
+        Err(_) => count.unsigned_abs().min(REPEATED_MAX as u64),
+    });
+    steps.max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -112,7 +166,7 @@ mod tests {
     fn estimate(state: &StateMachine, operation: &Operation<'_>) -> u64 {
         let bytes = Batch::one(RequestKey::default(), operation);
         let batch = Batch::decode(&bytes).unwrap();
-        batch.groups_after(0).map(|group| state.prepare(&group)).sum()
+        batch.groups_after(0).map(|group| state.estimate(&group)).sum()
     }
 
     /// A state with a set of 50,000 members, and the members.
@@ -162,7 +216,70 @@ mod tests {
         let view = state.view(EntryId { term: Term(1), index: Index(1) });
         assert!(estimate(&state, &add) > 10_000);
         assert!(estimate(&state, &call("sismember", &[b"set", b"7"])) < 10);
+        // Then a write to another key of the table copies the table, and shares the entries.
+        for number in 0..100_000_u32 {
+            apply(&mut state, &Operation::set(&number.to_be_bytes(), b"v"));
+        }
+        assert!(!state.keyspace.is_table_shared(b"set"), "the table was copied");
+        assert!(estimate(&state, &add) > 10_000, "but not the set");
+        let moved = call("smove", &[b"0", b"set", b"7"]);
+        assert!(estimate(&state, &moved) > 10_000, "the second key");
         drop(view);
         assert!(estimate(&state, &add) < 10);
+        apply(&mut state, &call("copy", &[b"set", b"other"]));
+        assert!(estimate(&state, &add) > 10_000, "a copy of the key shares the set");
+    }
+
+    #[test]
+    fn list_is_not_copied_as_a_whole() {
+        let mut state = StateMachine::default();
+        let elements: Vec<&[u8]> = std::iter::repeat_n(&[b'e'; 100][..], 20_000).collect();
+        apply(&mut state, &call("rpush", &[&[&b"list"[..]], &elements[..]].concat()));
+        assert!(estimate(&state, &call("lrange", &[b"list", b"0", b"-1"])) > 10_000);
+        let _view = state.view(EntryId { term: Term(1), index: Index(1) });
+        assert!(estimate(&state, &call("rpush", &[b"list", b"e"])) < 10);
+    }
+
+    #[test]
+    fn replacing_a_collection_counts_its_deletion() {
+        let mut state = large_set();
+        apply(&mut state, &Operation::set(b"k", &[b'a'; 1 << 20]));
+        for (long, short) in [
+            (call("set", &[b"set", b"v"]), call("set", &[b"k", b"v"])),
+            (call("setex", &[b"set", b"9", b"v"]), call("setex", &[b"k", b"9", b"v"])),
+            (call("psetex", &[b"set", b"9", b"v"]), call("psetex", &[b"none", b"9", b"v"])),
+            (call("rename", &[b"k", b"set"]), call("rename", &[b"set", b"k"])),
+            (call("copy", &[b"k", b"set", b"replace"]), call("copy", &[b"set", b"k", b"replace"])),
+        ] {
+            assert!(estimate(&state, &long) > 10_000, "{long:?}");
+            assert!(estimate(&state, &short) < 10, "{short:?}");
+        }
+    }
+
+    #[test]
+    fn commands_with_a_count_are_long_if_it_is_large() {
+        let state = large_set();
+        let steps = |name, args: &[&[u8]]| estimate(&state, &call(name, args));
+        let all = steps("smembers", &[b"set"]);
+        for name in ["spop", "srandmember", "zpopmin", "zpopmax", "lpop", "rpop", "hrandfield"] {
+            assert!(steps(name, &[b"set"]) < 10, "{name}");
+            assert!((1_000..1_010).contains(&steps(name, &[b"set", b"1000"])), "{name}");
+            assert!((all..all + 10).contains(&steps(name, &[b"set", b"9999999"])), "{name}");
+        }
+        for (name, end) in [("lmpop", b"LEFT"), ("zmpop", b"MIN_")] {
+            let args: &[&[u8]] = &[b"2", b"none", b"set", end, b"COUNT", b"9999999"];
+            assert!((all..all + 10).contains(&steps(name, args)), "{name}");
+            assert!(steps(name, &args[..4]) < 10, "{name}");
+        }
+        assert!(steps("srandmember", &[b"set", b"-1000000"]) >= 1_000_000, "with repetitions");
+        assert!(steps("zrandmember", &[b"none", b"-1000000"]) < 10);
+    }
+
+    #[test]
+    fn deleting_one_key_or_several_counts_their_values() {
+        let state = large_set();
+        let one = estimate(&state, &call("del", &[b"set"]));
+        assert!(one > 10_000);
+        assert_eq!(estimate(&state, &call("del", &[b"set", b"none"])), one);
     }
 }

@@ -77,7 +77,7 @@ impl<'a> Args<'a> {
     /// index `at`, which the server appends to the client's arguments. Without this argument,
     /// returns [`VALUE_BYTES_MAX`].
     pub(in crate::kv) fn value_bytes_max(&self, at: usize) -> usize {
-        self.all().get(at).and_then(|word| parse_limit(word)).unwrap_or(VALUE_BYTES_MAX)
+        split_limit(self.rest(at)).0
     }
 
     /// Returns the number of arguments, without the command's name.
@@ -86,17 +86,42 @@ impl<'a> Args<'a> {
     }
 }
 
-/// Parses the maximum length of a string in the form in which the server appends it: 8 bytes,
-/// little endian. `None` if it is anything else, such as the text of a number, which has no zero
-/// bytes.
-pub(in crate::kv) fn parse_limit(word: &[u8]) -> Option<usize> {
-    let limit = usize::try_from(u64::from_le_bytes(word.try_into().ok()?)).ok()?;
-    (limit <= VALUE_BYTES_MAX).then_some(limit)
+/// Splits off the last argument if it is the maximum length of a string in the form in which the
+/// server appends it: 8 bytes, little endian, of which the last is zero. Text has no zero bytes.
+/// Returns the maximum length, at most [`VALUE_BYTES_MAX`], and the other arguments. Without such
+/// an argument, returns [`VALUE_BYTES_MAX`] and all arguments.
+pub(in crate::kv) fn split_limit<'s, 'a>(args: &'s [&'a [u8]]) -> (usize, &'s [&'a [u8]]) {
+    if let Some((last, rest)) = args.split_last()
+        && let Ok(limit @ [.., 0]) = <[u8; 8]>::try_from(*last)
+    {
+        let limit = usize::try_from(u64::from_le_bytes(limit)).unwrap_or(VALUE_BYTES_MAX);
+        return (limit.min(VALUE_BYTES_MAX), rest);
+    }
+    (VALUE_BYTES_MAX, args)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn appended_limit_is_told_from_text_and_clamped() {
+        let limit = |limit: usize| (limit as u64).to_le_bytes();
+        for (last, expected) in [
+            (&limit(5)[..], Some(5)),
+            (&limit(VALUE_BYTES_MAX), Some(VALUE_BYTES_MAX)),
+            (&limit(VALUE_BYTES_MAX + 1), Some(VALUE_BYTES_MAX)),
+            (b"10000000", None),
+            (b"5", None),
+        ] {
+            let args = [b"u8", last];
+            let rest = if expected.is_some() { &args[..1] } else { &args[..] };
+            assert_eq!(split_limit(&args), (expected.unwrap_or(VALUE_BYTES_MAX), rest));
+            let args = Args::new((&args[..]).into(), 1);
+            assert_eq!(args.value_bytes_max(1), expected.unwrap_or(VALUE_BYTES_MAX));
+            assert_eq!(args.value_bytes_max(2), VALUE_BYTES_MAX);
+        }
+    }
 
     #[test]
     fn argument_lists_of_any_length_keep_their_order() {

@@ -1,6 +1,6 @@
 //! Commands on strings as arrays of integers of 1 to 64 bits: `BITFIELD`.
 
-use crate::kv::commands::args::{Args, VALUE_BYTES_MAX, parse_limit};
+use crate::kv::commands::args::{Args, split_limit};
 use crate::kv::commands::bitmaps::{bit_offset, not_an_offset};
 use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::commands::row::{Answer, ONE_KEY, Row, read, write};
@@ -140,8 +140,7 @@ fn number(number: i128) -> Outcome {
 /// applies. The server appends an argument with the maximum length of a string.
 fn parse(args: &[&[u8]]) -> Result<Vec<(Field, Action)>, Outcome> {
     let (mut actions, mut overflow) = (Vec::new(), Overflow::Wrap);
-    let limit = args.split_last().and_then(|(last, rest)| Some((parse_limit(last)?, rest)));
-    let (value_bytes_max, mut rest) = limit.unwrap_or((VALUE_BYTES_MAX, args));
+    let (value_bytes_max, mut rest) = split_limit(args);
     while let [action, behind @ ..] = rest {
         let is = |word: &str| action.eq_ignore_ascii_case(word.as_bytes());
         rest = match *behind {

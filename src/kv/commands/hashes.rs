@@ -28,7 +28,7 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(123, "hstrlen", ONE_KEY, hstrlen),
     write(124, "hincrby", ONE_KEY, hincrby),
     write(125, "hincrbyfloat", ONE_KEY, hincrbyfloat),
-    read(126, "hrandfield", ONE_KEY, hrandfield),
+    read(126, "hrandfield", ONE_KEY, hrandfield).per(Scale::Count),
     read(127, "hscan", ONE_KEY, hscan),
 ];
 

@@ -16,8 +16,8 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(153, "rpush", ONE_KEY, rpush),
     write(154, "lpushx", ONE_KEY, lpushx),
     write(155, "rpushx", ONE_KEY, rpushx),
-    write(156, "lpop", ONE_KEY, lpop),
-    write(157, "rpop", ONE_KEY, rpop),
+    write(156, "lpop", ONE_KEY, lpop).per(Scale::Count),
+    write(157, "rpop", ONE_KEY, rpop).per(Scale::Count),
     read(158, "llen", ONE_KEY, llen),
     read(159, "lrange", ONE_KEY, lrange).per(Scale::Values),
     read(160, "lindex", ONE_KEY, lindex),
@@ -28,7 +28,7 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(165, "rpoplpush", TWO_KEYS, rpoplpush),
     write(166, "lmove", TWO_KEYS, lmove),
     read(167, "lpos", ONE_KEY, lpos).per(Scale::Values),
-    write(168, "lmpop", NO_KEYS.and_counted_at(0), lmpop),
+    write(168, "lmpop", NO_KEYS.and_counted_at(0), lmpop).per(Scale::Count),
 ];
 
 impl End {

@@ -19,9 +19,9 @@ use crate::kv::values::string::StringRef;
 /// The string commands of the state machine: number, name, key positions and function of each.
 /// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
-    write(48, "set", ONE_KEY, set_with_options),
-    write(49, "setex", ONE_KEY, setex),
-    write(50, "psetex", ONE_KEY, psetex),
+    write(48, "set", ONE_KEY, set_with_options).per(Scale::Replaced),
+    write(49, "setex", ONE_KEY, setex).per(Scale::Replaced),
+    write(50, "psetex", ONE_KEY, psetex).per(Scale::Replaced),
     write(51, "getex", ONE_KEY, getex),
     write(52, "msetnx", KEYS_AND_VALUES, msetnx),
     write(53, "setrange", ONE_KEY, setrange),
@@ -457,7 +457,7 @@ pub(in crate::kv) fn expiration_of(keyspace: &Keyspace, number: i64, unit: &str)
 mod tests {
     use super::*;
     use crate::kv::state_machine::tests::Feeder;
-    use crate::kv::values::long_string::{CHUNK_BYTES, LongString, work};
+    use crate::kv::values::long_string::{CHUNK_BYTES, LongString, touched};
     use crate::kv::values::string::LongValue;
     use crate::types::{EntryId, Term};
 
@@ -544,7 +544,7 @@ mod tests {
         let mut feeder = Feeder::new();
         feeder.call_bytes("set", &[b"k", &vec![7; 16 << 20]]);
         let last = |feeder: &Feeder| EntryId { term: Term(1), index: feeder.store.applied_index() };
-        work::take();
+        touched::take();
         for command in [
             "setbit k 80000000 1",
             "setrange k 5000000 abc",
@@ -553,7 +553,7 @@ mod tests {
         ] {
             let args: Vec<&str> = command.split(' ').collect();
             feeder.call(args[0], &args[1..]);
-            assert!((1..100).contains(&work::take()), "{command}");
+            assert!((1..100).contains(&touched::take()), "{command}");
         }
         for command in [
             "pexpireat k 9000000000000",
@@ -568,15 +568,15 @@ mod tests {
         ] {
             let args: Vec<&str> = command.split(' ').collect();
             feeder.call(args[0], &args[1..]);
-            assert_eq!(work::take(), 0, "{command}");
+            assert_eq!(touched::take(), 0, "{command}");
         }
         // The other key shares all chunks, and so does a view.
         let at = last(&feeder);
         let view = feeder.store.view(at);
         feeder.call("setbit", &["k", "80000000", "0"]);
-        assert!((CHUNK_BYTES..CHUNK_BYTES + 100).contains(&work::take()), "one chunk is copied");
+        assert!((CHUNK_BYTES..CHUNK_BYTES + 100).contains(&touched::take()), "one chunk is copied");
         feeder.call("setbit", &["k", "80000001", "1"]);
-        assert!(work::take() < 100, "the same chunk is not copied again");
+        assert!(touched::take() < 100, "the same chunk is not copied again");
         feeder.store.keyspace.check_sums();
         drop(view);
     }

@@ -317,6 +317,12 @@ impl KeyEntry {
         }
     }
 
+    /// Returns whether something else shares the entry, and with it its collection, or shares the
+    /// collection alone.
+    pub(in crate::kv) fn is_collection_shared(&self) -> bool {
+        self.collection().is_some_and(|it| ThinArc::strong_count(&self.0) > 1 || it.is_shared())
+    }
+
     /// Applies `change` to the entry's collection, and returns the result of `change`. Returns
     /// `None`, without calling `change`, if the value is a string.
     pub(in crate::kv) fn change_collection<R>(

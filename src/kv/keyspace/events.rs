@@ -138,6 +138,19 @@ mod tests {
     }
 
     #[test]
+    fn removing_an_expired_key_records_its_expiration() {
+        let mut keyspace = Keyspace::default();
+        keyspace.put_expiring(b"k", b"v", Some(5));
+        keyspace.put_expiring(b"l", b"v", Some(6));
+        keyspace.advance_clock(5);
+        keyspace.record_events(RecordedEvents { messages: false, keys: true, misses: false });
+        assert!(!keyspace.delete(b"k"));
+        assert!(keyspace.delete(b"l"));
+        let key = |name, key| Event::Key { name, key: Bytes::from_static(key) };
+        assert_eq!(keyspace.take_events(), [key("expired", b"k"), key("del", b"l")]);
+    }
+
+    #[test]
     fn recording_keyspace_events_does_not_affect_the_state() {
         let (mut silent, mut recording) = (Keyspace::default(), Keyspace::default());
         recording.record_events(RecordedEvents { messages: true, keys: true, misses: true });

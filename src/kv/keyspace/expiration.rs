@@ -4,11 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
-
 use super::Keyspace;
 use super::clock::{Millis, ReplicatedClock};
 use super::entry::KeyEntry;
+use super::note_expired;
 
 /// Maximum number of expired keys that are removed when an operation is applied, which bounds the
 /// extra work. Clients never see an expired key, even if it has not been removed yet.
@@ -155,22 +154,19 @@ impl Keyspace {
         for _ in 0..REMOVED_MAX {
             match self.expirations.first() {
                 Some((expires_at, hash)) if expires_at <= self.clock.millis => {
-                    let key = self.take_expired(hash, expires_at);
-                    self.notify("expired", &key);
+                    self.remove_expired_entry(hash, expires_at);
                 }
                 _ => return,
             }
         }
     }
 
-    /// Removes the entry with this key hash and this expiration time, which must exist, and returns
-    /// its key.
-    fn take_expired(&mut self, hash: u64, expires_at: Millis) -> Bytes {
+    /// Removes the entry with this key hash and this expiration time, which must exist.
+    fn remove_expired_entry(&mut self, hash: u64, expires_at: Millis) {
         let removed = self.shards.remove(hash, |entry| is_expiring(entry, hash, expires_at));
         let entry = removed.expect("every key of the expiration index exists");
         self.subtract(&entry);
-        self.counts.expired += 1;
-        entry.shared_key()
+        note_expired(&mut self.counts.expired, &self.events, entry.key());
     }
 }
 

@@ -182,10 +182,12 @@ impl Keyspace {
         self.shards.find(hash, |_| true)
     }
 
-    /// Returns whether a change of `entry`, whose key has the hash `hash`, copies a collection
-    /// first, because a snapshot shares the collection.
-    pub(in crate::kv) fn is_shared(&self, hash: u64, entry: &KeyEntry) -> bool {
-        entry.collection().is_some_and(|it| self.shards.is_shared(hash) || it.is_shared())
+    /// Returns whether a change of the collection in `entry`, whose key has the hash `hash`, copies
+    /// the whole collection first, because a snapshot or a copy of the key shares it. False for a
+    /// string or a list, because their copies share the memory of the elements.
+    pub(in crate::kv) fn copies_collection(&self, hash: u64, entry: &KeyEntry) -> bool {
+        entry.collection().is_some_and(Collection::is_copied_whole)
+            && (self.shards.is_shared(hash) || entry.is_collection_shared())
     }
 
     /// Returns the digest of the keyspace, for comparing replicas: the sum of the fingerprints
@@ -438,8 +440,7 @@ impl Keyspace {
                     *entry_bytes -= entry.heap_bytes();
                     let before = entry.expires_at();
                     if entry.is_expired(clock) {
-                        *expired += 1;
-                        events.note_key("expired", key);
+                        note_expired(expired, events, key);
                         events.note_key("new", key);
                     }
                     entry.replace(value, metadata);
@@ -467,14 +468,16 @@ impl Keyspace {
         existed
     }
 
-    /// Removes a key, without a keyspace notification. Returns whether the key existed and had not
-    /// expired.
+    /// Removes a key. Returns whether the key existed and had not expired. Records no keyspace
+    /// notification, except for `expired` if the key had expired.
     pub(in crate::kv) fn remove(&mut self, key: &[u8]) -> bool {
         let removed = self.shards.remove(key_hash(key), |entry| entry.key() == key);
         let Some(entry) = removed else { return false };
         self.subtract(&entry);
         let is_expired = self.is_expired(&entry);
-        self.counts.expired += u64::from(is_expired);
+        if is_expired {
+            note_expired(&mut self.counts.expired, &self.events, key);
+        }
         !is_expired
     }
 
@@ -501,8 +504,20 @@ impl Keyspace {
     }
 }
 
+/// Counts an expired key that is removed or replaced, and records an `expired` keyspace
+/// notification.
+fn note_expired(expired: &mut u64, events: &Events, key: &[u8]) {
+    *expired += 1;
+    events.note_key("expired", key);
+}
+
 #[cfg(test)]
 impl Keyspace {
+    /// Returns whether a snapshot shares the hash table (shard) of `key`.
+    pub(in crate::kv) fn is_table_shared(&self, key: &[u8]) -> bool {
+        self.shards.is_shared(key_hash(key))
+    }
+
     /// Recomputes the digest, the memory usage and the counts from the entries, and asserts that
     /// the stored ones are equal.
     pub(in crate::kv) fn check_sums(&self) {

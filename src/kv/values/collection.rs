@@ -108,6 +108,12 @@ impl Collection {
         }
     }
 
+    /// Returns whether the copy of a collection before a change takes time for each element. A copy
+    /// of a list takes time only for each of its chunks, whose memory it shares.
+    pub(in crate::kv) fn is_copied_whole(&self) -> bool {
+        !matches!(self, Collection::List(_))
+    }
+
     /// Returns whether a snapshot or a copy of the key shares the collection's memory, so that a
     /// change copies the collection first.
     pub(in crate::kv) fn is_shared(&self) -> bool {

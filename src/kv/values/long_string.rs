@@ -1,6 +1,8 @@
 //! Long strings, divided into chunks. A change of a string copies no more than the chunks that it
 //! changes, and those only while a snapshot, a reply or another key shares them, and it hashes only
-//! the words that it changes. So the cost of a change does not depend on the length of the string.
+//! the words that it changes. So the cost of a change does not depend on the length of the string,
+//! with one exception: while the string is shared, the list of pointers to its chunks is copied, one
+//! pointer for every 32 KiB.
 //!
 //! The keyspace stores shorter strings together with their keys.
 
@@ -32,15 +34,25 @@ type Chunk = Vec<u8>;
 #[derive(Clone)]
 pub(in crate::kv) struct LongString(Arc<Content>);
 
+/// Consecutive chunks of a long string. A clone shares their memory.
+#[derive(Clone)]
+pub(in crate::kv) enum Chunks {
+    All(LongString),
+    Part(Arc<[Arc<Chunk>]>),
+}
+
 /// The content of a long string.
 ///
 /// Invariant: all chunks have [`CHUNK_BYTES`] bytes, except for the last one, which has at least 1.
-/// `length` is the sum of their lengths. `hash` is the sum of the hashes of all words; the last
-/// word is padded with zero bytes.
+/// `length` is the sum of their lengths, and `hash` is the sum of the hashes of all words.
 #[derive(Clone, Default)]
 struct Content {
     chunks: Vec<Arc<Chunk>>,
+    /// Length of the string in bytes.
     length: usize,
+    /// Sum of the hashes of all words, of which the last is padded with zero bytes. So a change
+    /// hashes only the words that it changes. The digest of the string is a hash of this sum and
+    /// the length, which distinguishes zero bytes at the end from padding.
     hash: u64,
 }
 
@@ -71,16 +83,7 @@ impl LongString {
     /// slices of at most [`CHUNK_BYTES`].
     pub(in crate::kv) fn slices(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
         assert!(range.end <= self.len(), "{range:?} of {} bytes", self.len());
-        let first = range.start / CHUNK_BYTES;
-        let chunks = self.0.chunks.iter().enumerate().skip(first);
-        chunks
-            .map(move |(at, chunk)| {
-                let start = at * CHUNK_BYTES;
-                let from = range.start.max(start) - start;
-                let to = range.end.saturating_sub(start).min(chunk.len());
-                chunk.get(from..to).unwrap_or_default()
-            })
-            .take_while(|slice| !slice.is_empty())
+        slices_of(&self.0.chunks, range)
     }
 
     /// Overwrites the string from the byte `at` on with `bytes`, and extends it if it is too short:
@@ -103,6 +106,47 @@ impl LongString {
             Arc::make_mut(&mut self.0).extend_with_zeros(length);
         }
     }
+}
+
+impl Chunks {
+    /// Iterates over the bytes in `range`, in slices of at most [`CHUNK_BYTES`]. Ends early if the
+    /// range extends beyond the last chunk.
+    pub(in crate::kv) fn slices(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
+        slices_of(self.all(), range)
+    }
+
+    fn all(&self) -> &[Arc<Chunk>] {
+        match self {
+            Chunks::All(string) => &string.0.chunks,
+            Chunks::Part(chunks) => chunks,
+        }
+    }
+
+    /// Returns the chunks that contain the bytes in `range`, and the range counted from the first
+    /// of these chunks. Shares the whole string if they are all its chunks.
+    pub(in crate::kv) fn part(&self, range: Range<usize>) -> (Chunks, Range<usize>) {
+        let (first, end) = (range.start / CHUNK_BYTES, range.end.div_ceil(CHUNK_BYTES));
+        if (first, end) == (0, self.all().len()) {
+            return (self.clone(), range);
+        }
+        let start = first * CHUNK_BYTES;
+        let chunks = Arc::from(&self.all()[first..end]);
+        (Chunks::Part(chunks), range.start - start..range.end - start)
+    }
+}
+
+/// Iterates over the bytes in `range` of consecutive chunks, counted from the first of them.
+fn slices_of(chunks: &[Arc<Chunk>], range: Range<usize>) -> impl Iterator<Item = &[u8]> {
+    let first = range.start / CHUNK_BYTES;
+    let chunks = chunks.iter().enumerate().skip(first);
+    chunks
+        .map(move |(at, chunk)| {
+            let start = at * CHUNK_BYTES;
+            let from = range.start.max(start) - start;
+            let to = range.end.saturating_sub(start).min(chunk.len());
+            chunk.get(from..to).unwrap_or_default()
+        })
+        .take_while(|slice| !slice.is_empty())
 }
 
 impl From<&[u8]> for LongString {
@@ -169,7 +213,6 @@ impl Content {
         let to = from + count;
         self.change(self.chunks.len() - 1, from..to, |chunk| {
             if chunk.capacity() < to {
-                work::note(from);
                 chunk.reserve_exact(capacity_for(to) - from);
             }
             extend(chunk);
@@ -181,10 +224,7 @@ impl Content {
     /// `range`. Copies the chunk first if it is shared, and updates the hash of the string.
     fn change(&mut self, index: usize, range: Range<usize>, change: impl FnOnce(&mut Chunk)) {
         let chunk = &mut self.chunks[index];
-        if Arc::strong_count(chunk) > 1 {
-            work::note(chunk.len());
-        }
-        work::note(range.len());
+        touched::note_change(chunk, &range);
         let chunk = Arc::make_mut(chunk);
         let position = index * CHUNK_BYTES;
         let before = hash_within(chunk, position, range.clone());
@@ -213,7 +253,7 @@ fn hash_within(chunk: &[u8], position: usize, range: Range<usize>) -> u64 {
 /// Returns the sum of the hashes of the words in `bytes`, which begin at the byte `position` of a
 /// string, a multiple of the length of a word. The last word is padded with zero bytes.
 fn hash_of(bytes: &[u8], position: usize) -> u64 {
-    work::note(bytes.len());
+    touched::note(bytes.len());
     let (words, rest) = bytes.as_chunks::<WORD_BYTES>();
     let mut index = (position / WORD_BYTES) as u64;
     let mut hash = 0_u64;
@@ -245,7 +285,9 @@ pub(in crate::kv) fn digest_of_bytes(bytes: &[u8]) -> u64 {
 
 /// Counts the bytes that changes of long strings write, copy and hash, so that tests can check that
 /// the work does not depend on the length of the string. Does nothing in other builds.
-pub(in crate::kv) mod work {
+pub(in crate::kv) mod touched {
+    use super::{Arc, Chunk, Range};
+
     #[cfg(test)]
     thread_local! {
         static BYTES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
@@ -258,6 +300,15 @@ pub(in crate::kv) mod work {
 
     #[cfg(not(test))]
     pub(super) const fn note(_bytes: usize) {}
+
+    /// Counts a change of the bytes in `range` of a chunk, and the copies of the chunk that the
+    /// change causes: one if the chunk is shared, and one if its memory is too small.
+    pub(super) fn note_change(chunk: &Arc<Chunk>, range: &Range<usize>) {
+        let is_shared = Arc::strong_count(chunk) > 1;
+        let capacity = if is_shared { chunk.len() } else { chunk.capacity() };
+        let copies = usize::from(is_shared) + usize::from(capacity < range.end);
+        note(copies * chunk.len() + range.len());
+    }
 
     /// Returns the number of bytes that this thread has written, copied and hashed since the last
     /// call.
@@ -363,38 +414,56 @@ mod tests {
     fn write_copies_only_the_shared_chunks_it_changes() {
         let mut string = long(512 * CHUNK_BYTES);
         let view = string.clone();
-        work::take();
+        touched::take();
         string.write(100 * CHUNK_BYTES + 5, b"one");
-        assert_eq!(work::take(), CHUNK_BYTES + 3 + 2 * WORD_BYTES, "the chunk, then two words");
+        assert_eq!(touched::take(), CHUNK_BYTES + 3 + 2 * WORD_BYTES, "the chunk, then two words");
         assert_eq!(own_chunk_count(&string, &view), 1);
         string.write(100 * CHUNK_BYTES + 50, b"two");
-        assert_eq!(work::take(), 3 + 2 * WORD_BYTES, "the chunk was copied before");
+        assert_eq!(touched::take(), 3 + 2 * WORD_BYTES, "the chunk was copied before");
         string.write(300 * CHUNK_BYTES - 2, b"four");
         assert_eq!(own_chunk_count(&string, &view), 3);
         drop(view);
-        work::take();
+        touched::take();
         string.write(7 * CHUNK_BYTES, b"alone");
-        assert_eq!(work::take(), 5 + 2 * WORD_BYTES, "nothing is shared any more");
+        assert_eq!(touched::take(), 5 + 2 * WORD_BYTES, "nothing is shared any more");
+    }
+
+    #[test]
+    fn part_shares_only_its_chunks() {
+        let string = long(10 * CHUNK_BYTES);
+        let whole = bytes_of(&string);
+        let range = 3 * CHUNK_BYTES + 5..5 * CHUNK_BYTES;
+        let (part, within) = Chunks::All(string.clone()).part(range.clone());
+        let (nested, inner) = part.part(within.start + CHUNK_BYTES..within.end);
+        assert!(part.slices(within).collect::<Vec<_>>().concat() == whole[range.clone()]);
+        let end = range.start + CHUNK_BYTES..range.end;
+        assert!(nested.slices(inner).collect::<Vec<_>>().concat() == whole[end]);
+        let owners = string.0.chunks.iter().map(Arc::strong_count).collect::<Vec<_>>();
+        assert_eq!(owners, [1, 1, 1, 2, 3, 1, 1, 1, 1, 1]);
+        assert_eq!(Arc::strong_count(&string.0), 1, "no part keeps the whole string");
     }
 
     #[test]
     fn many_small_appends_cost_work_in_proportion_to_their_bytes() {
         let mut string = long(64 * CHUNK_BYTES);
-        work::take();
+        touched::take();
         for _ in 0..4 * CHUNK_BYTES / 8 {
             string.write(string.len(), b"8 bytes.");
         }
         let most = 16 * 4 * CHUNK_BYTES;
-        assert!(work::take() < most, "fewer than 16 bytes for each appended one");
+        assert!(touched::take() < most, "fewer than 16 bytes for each appended one");
         assert_eq!(string.len(), 68 * CHUNK_BYTES);
     }
 
     #[test]
     fn extending_with_zeros_shares_one_chunk() {
         let mut string = long(LONG_BYTES_MIN);
-        work::take();
+        touched::take();
         string.write(10_000 * CHUNK_BYTES, b"end");
-        assert!(work::take() < 2 * CHUNK_BYTES, "the last chunk is filled, the others are shared");
+        assert!(
+            touched::take() < 2 * CHUNK_BYTES,
+            "the last chunk is filled, the others are shared"
+        );
         let (first, second) = (&string.0.chunks[1], &string.0.chunks[9_999]);
         assert!(Arc::ptr_eq(first, second));
         let whole = bytes_of(&string);

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::kv::values::long_string::LongString;
+use crate::kv::values::long_string::{Chunks, LongString};
 
 /// Maximum length in bytes of a string value that is copied into a reply. A reply shares the memory
 /// of a longer value by reference counting, which for a short value would cost more than copying.
@@ -34,10 +34,12 @@ pub(in crate::kv) enum SharedString {
 }
 
 /// A long string value, or a part of it, as the outcome of a command. Shares the memory of the
-/// keyspace, and so consists of several slices. Later changes of the key do not affect it.
+/// keyspace, and so consists of several slices. Later changes of the key do not affect it. A part
+/// shares only the chunks of the string that it needs.
 #[derive(Clone)]
 pub struct LongValue {
-    string: LongString,
+    chunks: Chunks,
+    /// The range of bytes in `chunks`.
     range: Range<usize>,
 }
 
@@ -155,9 +157,7 @@ impl SharedString {
         match self {
             SharedString::Short(bytes) => SharedString::Short(bytes.slice(range)),
             SharedString::Long(value) => {
-                let start = value.range.start;
-                let range = start + range.start..start + range.end;
-                let part = LongValue::new(value.string.clone(), range);
+                let part = value.part(range);
                 if part.len() > COPIED_BYTES_MAX {
                     SharedString::Long(part)
                 } else {
@@ -172,7 +172,14 @@ impl LongValue {
     /// Returns the bytes of `string` in `range` as a value.
     pub(in crate::kv) fn new(string: LongString, range: Range<usize>) -> LongValue {
         assert!(range.end <= string.len(), "{range:?} of {} bytes", string.len());
-        LongValue { string, range }
+        LongValue { chunks: Chunks::All(string), range }
+    }
+
+    fn part(&self, range: Range<usize>) -> LongValue {
+        assert!(range.end <= self.len(), "{range:?} of {} bytes", self.len());
+        let start = self.range.start;
+        let (chunks, range) = self.chunks.part(start + range.start..start + range.end);
+        LongValue { chunks, range }
     }
 
     /// Returns the length of the value in bytes.
@@ -183,7 +190,7 @@ impl LongValue {
 
     /// Iterates over the bytes of the value, in slices.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        self.string.slices(self.range.clone())
+        self.chunks.slices(self.range.clone())
     }
 
     /// Returns a copy of the value in one piece.

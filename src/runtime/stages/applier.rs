@@ -35,7 +35,7 @@ use super::snapshot_scheduler::SnapshotScheduler;
 /// stage's loop). A group consists of up to [`GROUP_MAX`] consecutive operations of one batch.
 const PASS_GROUPS_MAX: usize = 4_096 / GROUP_MAX;
 
-/// Estimated number of steps of a group of operations (see [`StateMachine::prepare`]) from which on
+/// Estimated number of steps of a group of operations (see [`StateMachine::estimate`]) from which on
 /// it is long: about as long as a heartbeat interval.
 const LONG_STEPS: u64 = 1_000_000;
 
@@ -71,7 +71,7 @@ struct Unfinished {
     outcomes: Vec<Outcome>,
 }
 
-/// How the applier treats operations that take long by the estimate of [`StateMachine::prepare`].
+/// How the applier treats operations that take long by the estimate of [`StateMachine::estimate`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum LongOperations {
     /// The applier has a thread of its own, and runs them like all others.
@@ -285,7 +285,7 @@ impl Applier {
         if let Some(scheduler) = &self.scheduler {
             scheduler.memory().note_store(self.store.memory());
         }
-        replies.events = self.store.take_events().into();
+        replies.events.extend(self.store.take_events());
         replies.applied.clock = applied_clock(&self.store);
         replies.applied.clock_wanted = self.unclocked_reads.iter().map(|(at, _)| at.millis).max();
         self.board.end_pass();
@@ -320,6 +320,9 @@ impl Applier {
     fn install(&mut self, received: ReceivedSnapshot, replies: &mut ReplyBatch) {
         let ReceivedSnapshot { id, mut store } = received;
         if id.last.index > self.store.applied_index() {
+            // So that no events of this pass are lost.
+            replies.events.extend(self.store.take_events());
+            store.listen(self.board.get());
             std::mem::swap(&mut self.store, &mut store);
             self.last = id.last;
             self.digest = self.store.digest();
@@ -434,8 +437,9 @@ impl Applier {
     /// this thread is shared and they would delay the other stages for too long: the pass then ends
     /// before them, and [`Applier::run_deferred`] continues with them on another thread.
     fn defers(&mut self, group: &Group<'_>) -> bool {
-        let steps = self.store.prepare(group);
-        if steps >= LONG_STEPS && self.long_operations != LongOperations::Run {
+        if self.long_operations == LongOperations::Run {
+            self.store.prefetch(group);
+        } else if self.store.estimate(group) >= LONG_STEPS {
             self.long_operations = LongOperations::Deferred;
         }
         self.has_deferred()

@@ -25,14 +25,14 @@ pub(super) struct SharedApplier {
 /// The shared thread's ends of the two channels to and from the helper thread. Each holds at most
 /// the one applier.
 struct HelperEnds {
-    leaving: Sender<Box<Applier>>,
-    returning: Receiver<Box<Applier>>,
+    to_helper: Sender<Box<Applier>>,
+    from_helper: Receiver<Box<Applier>>,
 }
 
 /// The helper thread's ends of its two channels.
 pub(super) struct Helper {
-    arriving: Receiver<Box<Applier>>,
-    done: Sender<Box<Applier>>,
+    jobs: Receiver<Box<Applier>>,
+    results: Sender<Box<Applier>>,
     wake: Arc<Wake>,
 }
 
@@ -47,24 +47,22 @@ impl SharedApplier {
     pub(super) fn with_helper(mut applier: Applier) -> (SharedApplier, Helper) {
         applier.defer_long_operations();
         let wake = applier.network_wake();
-        let (leaving, arriving) = bounded(1);
-        let (done, returning) = bounded(1);
-        let helper = Some(HelperEnds { leaving, returning });
+        let (to_helper, jobs) = bounded(1);
+        let (results, from_helper) = bounded(1);
+        let helper = Some(HelperEnds { to_helper, from_helper });
         let shared = SharedApplier { here: Some(Box::new(applier)), helper };
-        (shared, Helper { arriving, done, wake })
+        (shared, Helper { jobs, results, wake })
     }
 
     /// Returns whether the applier has work that it can do now on the shared thread. False while it
-    /// is away: it wakes the network when it comes back.
-    pub(super) fn is_ready(&mut self) -> bool {
-        self.take_back();
+    /// is away: it wakes the network when it can be taken back.
+    pub(super) fn is_ready(&self) -> bool {
         self.here.as_ref().is_some_and(|applier| applier.is_ready())
     }
 
     /// Runs one pass of the applier (see [`Applier::run_ready`]), unless it is away. Sends it to
     /// the helper thread if the pass ended before a long operation.
     pub(super) fn run_ready(&mut self, has_jobs: bool) {
-        self.take_back();
         let Some(applier) = &mut self.here else { return };
         applier.run_ready(has_jobs);
         if applier.has_deferred()
@@ -72,15 +70,19 @@ impl SharedApplier {
         {
             let applier = self.here.take().expect("it was here");
             // The helper ends after this thread, so the channel is open.
-            helper.leaving.send(applier).expect("the helper thread receives until this one stops");
+            helper
+                .to_helper
+                .send(applier)
+                .expect("the helper thread receives until this one stops");
         }
     }
 
-    fn take_back(&mut self) {
+    /// Takes the applier back if the helper thread has finished the long operation.
+    pub(super) fn take_back(&mut self) {
         if self.here.is_none()
             && let Some(helper) = &self.helper
         {
-            match helper.returning.try_recv() {
+            match helper.from_helper.try_recv() {
                 Ok(applier) => self.here = Some(applier),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => unreachable!("the helper waits for this end"),
@@ -92,9 +94,9 @@ impl SharedApplier {
 impl Helper {
     /// Runs the long operations on the current thread until the shared thread has stopped.
     pub(super) fn run(&self) {
-        for mut applier in &self.arriving {
+        for mut applier in &self.jobs {
             applier.run_deferred();
-            if self.done.send(applier).is_err() {
+            if self.results.send(applier).is_err() {
                 return;
             }
             // The shared thread may sleep, and batches may wait for the applier.

@@ -106,6 +106,7 @@ fn run_fused<N: NetworkStage>(
 ) -> io::Result<()> {
     let _guard = AbortOnPanic;
     loop {
+        applier.take_back();
         let timeout = if applier.is_ready() { Duration::ZERO } else { core.poll_timeout() };
         match &log_writer {
             Some(_) => network.wait_alone(timeout)?,

@@ -1,7 +1,7 @@
 //! Tests of the applier: replies, waiting reads, bounded passes, snapshots.
 
 use super::*;
-use crate::kv::Operation;
+use crate::kv::{Event, Operation, RecordedEvents};
 use crate::raft::{ApplyJob, RequestKind, SnapshotId};
 use crate::record::RecordBuffer;
 use crate::runtime::boards::SnapshotBoard;
@@ -271,4 +271,84 @@ fn full_network_queue_does_not_block_a_shared_thread() {
     network.replies.try_recv().unwrap();
     applier.run_ready(false);
     assert_eq!((network.replies.len(), applier.ends.jobs.len()), (QUEUE_LEN, 0));
+}
+
+/// A committed entry with these operations.
+fn commit(index: u64, operations: &[Operation<'_>]) -> Committed {
+    let payload = Batch::encode(key(u8::try_from(index).unwrap()), false, operations);
+    let id = EntryId::new(1, index);
+    let entry = RecordBuffer::default().encode(id, EntryKind::Command, &payload);
+    Committed { entry, as_leader: true }
+}
+
+#[test]
+fn shared_thread_defers_long_operations() {
+    let Ends { network, core, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
+    let scheduler = SnapshotScheduler::new(1 << 30, Arc::default(), Arc::default());
+    let applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+    let mut applier = applier.with_store(StateMachine::default(), EntryId::ZERO, scheduler);
+    let command = |name| crate::kv::CommandId::named(name).unwrap();
+    // A command with a large value is long if it names the value often enough.
+    let large = vec![1; 1 << 20];
+    let names: Vec<&[u8]> = vec![b"large"; 70];
+    applier.run_once(Some(batch(vec![commit(1, &[Operation::set(b"large", &large)])], vec![], 1)));
+    network.replies.try_recv().unwrap();
+    applier.defer_long_operations();
+    let mut pass = |applier: &mut Applier, deferred: bool| {
+        if deferred {
+            applier.run_deferred();
+        } else {
+            applier.run_ready(true);
+        }
+        let replies: Vec<ReplyBatch> = network.replies.try_iter().collect();
+        let answers = replies.into_iter().flat_map(|replies| replies.answers);
+        (answers.collect::<Vec<_>>(), applier.has_deferred())
+    };
+    let argument: &[&[u8]] = &[b"k"];
+    let increment = Operation::call(command("incr"), argument);
+    let long_arguments = [&[&b"OR"[..], b"to"], &names[..]].concat();
+    let long = Operation::call(command("bitop"), &long_arguments[..]);
+    let mut operations = vec![increment; GROUP_MAX];
+    operations.extend([long, increment]);
+    let first = batch(vec![commit(2, &operations)], vec![get(100, b"k")], 1);
+    core.to_applier.send(ApplyBatch { take_snapshot: true, ..first }).unwrap();
+    assert_eq!(pass(&mut applier, false), (vec![], true));
+    assert!(applier.is_within_entry() && snapshots.jobs.is_empty());
+    let integers = (1..=GROUP_MAX).chain([1 << 20, GROUP_MAX + 1]);
+    let outcomes = integers.map(|count| Outcome::Integer(i64::try_from(count).unwrap())).collect();
+    let read = answer(100, Outcome::Value(Some(Bytes::from_static(b"17"))));
+    assert_eq!(pass(&mut applier, true), (vec![Answer { key: key(2), outcomes }, read], false));
+    assert!(matches!(snapshots.jobs.try_recv(), Ok(SnapshotJob::Write(_))));
+    // It only estimates the length: the read is refused, because the values are no sets.
+    let payload = Batch::one(key(101), &Operation::call(command("sunion"), &names[..]));
+    let long_read = ClientRequest { key: key(101), kind: RequestKind::Read, payload };
+    core.to_applier.send(batch(vec![], vec![long_read, get(102, b"k")], 0)).unwrap();
+    assert_eq!(pass(&mut applier, false), (vec![], true));
+    let (answers, is_deferred) = pass(&mut applier, true);
+    let keys: Vec<RequestKey> = answers.iter().map(|answer| answer.key).collect();
+    assert_eq!((keys, is_deferred), (vec![key(101), key(102)], false));
+    assert!(!applier.has_rest());
+}
+
+#[test]
+fn events_of_a_pass_survive_the_installation_of_a_snapshot() {
+    let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
+    let board = Arc::new(ApplierBoard::default());
+    board.set(RecordedEvents { messages: false, keys: true, misses: false });
+    let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends).with_board(board);
+    let mut ahead = StateMachine::default();
+    for index in 1..=2 {
+        ahead.apply(Index(index), put(index, b"v", true).entry.payload());
+    }
+    let id = SnapshotId { last: EntryId::new(1, 2), ..SnapshotId::default() };
+    let install = Some(Box::new(ReceivedSnapshot { id, store: ahead }));
+    let second = ApplyBatch { install, ..batch(vec![put(3, b"w", false)], vec![], 1) };
+    core.to_applier.send(second).unwrap();
+    applier.run_once(Some(batch(vec![put(1, b"v", false)], vec![], 1)));
+    let replies = network.replies.try_recv().unwrap();
+    let names = replies.events.iter().map(|event| match event {
+        Event::Key { name, .. } => *name,
+        Event::Message { .. } => panic!("no message was published"),
+    });
+    assert_eq!(names.collect::<Vec<_>>(), ["new", "set", "set"]);
 }
