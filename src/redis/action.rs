@@ -56,7 +56,7 @@ pub enum Action {
     /// Start a snapshot in the background, and send the reply without waiting for it (`BGSAVE`,
     /// `SAVE`).
     TakeSnapshot,
-    /// Apply the settings that a `CONFIG SET` inside `EXEC` has changed. Sends no reply.
+    /// Apply the settings that `CONFIG SET` has changed, then send the reply.
     ApplySettings,
     /// Count the commands that ran inside an `EXEC` whose replies do not depend on the state
     /// machine; [`ReplyFormat::nested_calls`] returns them for an empty list of outcomes. Sends no
@@ -88,5 +88,5 @@ pub enum Statistics {
     /// The latency samples (`LATENCY RESET`).
     Latency,
     /// All counters that `INFO` shows as in Redis (`CONFIG RESETSTAT`).
-    Traffic,
+    Counters,
 }

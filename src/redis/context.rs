@@ -22,6 +22,8 @@ pub struct Context {
     pub cluster_fingerprint: u128,
     /// All replicas of the cluster, including this one, sorted by id.
     pub nodes: Vec<ReplicaInfo>,
+    /// Number of peers in the replica's options. Not all of them are in `nodes` before they connect.
+    pub peer_count: usize,
     /// Id of the replica that this replica considers the leader; `None` if it knows no leader.
     pub leader: Option<NodeId>,
     /// This replica's Raft role, such as leader or follower.
@@ -255,6 +257,7 @@ impl Context {
             me: me.id,
             cluster_fingerprint,
             nodes: vec![me],
+            peer_count: 0,
             leader: None,
             role: RoleName::Follower,
             term: Term(0),

@@ -65,11 +65,11 @@ pub use notifications::KeyspaceNotifications;
 pub use registry::{may_add_data, operation_may_add_data};
 pub use session::client_info::{ClientKill, ClientList, ClientQuery};
 pub use session::connection::{BufferBytes, Connection};
-pub use session::reply_format::{ReplyFormat, error_text};
+pub use session::reply_format::{ReplyFormat, error_text, is_error};
 pub use session::subscriptions::{SubscriberId, SubscriptionChange, Subscriptions, write_message};
 pub use settings::{
     CLIENTS_BYTES_MIN, REWRITE_BYTES_LEAST, Settings, SlowLogSettings, parse_bytes,
 };
 pub use slow_log::{CompletedRequest, SlowLog};
 pub use statistics::{CallStatus, CommandNumber, CommandStatistics};
-pub use traffic::{Rates, Traffic};
+pub use traffic::{Rates, SAMPLE_INTERVAL, Traffic};

@@ -62,9 +62,9 @@ enum ValueKind {
     Integer,
     /// The value is an integer between two bounds, both inclusive.
     Between(u64, u64),
+    /// The value is a number of bytes with an optional unit such as `mb`.
     Bytes,
-    /// The value is a number of bytes of at least the given minimum, with an optional unit such as
-    /// `mb`.
+    /// The value is a number of bytes of at least the given minimum, with an optional unit.
     BytesFrom(u64),
     /// The value is a number of bytes between two bounds, both inclusive, with an optional unit.
     BytesBetween(u64, u64),

@@ -106,7 +106,7 @@ impl SlowLog {
     }
 
     /// Removes all entries of the slow log, or all latency samples, as `statistics` says. Does
-    /// nothing for `Statistics::Traffic`, because these counters are not stored here.
+    /// nothing for `Statistics::Counters`, because these counters are not stored here.
     pub fn reset(&mut self, statistics: Statistics) {
         match statistics {
             Statistics::SlowLog => self.entries.clear(),
@@ -114,7 +114,7 @@ impl SlowLog {
                 self.samples.clear();
                 self.longest = Duration::ZERO;
             }
-            Statistics::Traffic => {}
+            Statistics::Counters => {}
         }
     }
 

@@ -48,7 +48,9 @@ struct CommandCounts {
     failed: u64,
     /// Durations of the calls in nanoseconds; `None` before the first call.
     latency: Option<Box<Histogram<u64>>>,
+    /// Number of calls whose duration is not known yet; not included in `calls`.
     noted_calls: u64,
+    /// Number of those of them that have failed; not included in `failed`.
     noted_failed: u64,
 }
 
@@ -71,28 +73,38 @@ impl CommandStatistics {
     /// Notes a call whose duration is still unknown. The caller must call
     /// [`CommandStatistics::count_noted`] afterwards.
     pub fn note_call(&mut self, command: CommandNumber, failed: bool) {
+        self.note_calls(command, 1);
+        counts_of(&mut self.commands, command).noted_failed += u64::from(failed);
+    }
+
+    /// Notes `calls` successful calls of one command whose duration is still unknown. The caller
+    /// must call [`CommandStatistics::count_noted`] afterwards.
+    pub fn note_calls(&mut self, command: CommandNumber, calls: u64) {
+        if calls == 0 {
+            return;
+        }
         let counts = counts_of(&mut self.commands, command);
         if counts.noted_calls == 0 {
             self.noted.push(command);
         }
-        counts.noted_calls += 1;
-        counts.noted_failed += u64::from(failed);
+        counts.noted_calls += calls;
     }
 
     /// Counts the calls noted since the last call of this function. Each of them took `elapsed`.
     pub fn count_noted(&mut self, elapsed: Duration) {
-        let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX).clamp(1, NANOS_MAX);
         for command in self.noted.drain(..) {
             let counts = counts_of(&mut self.commands, command);
             let calls = std::mem::take(&mut counts.noted_calls);
-            counts.calls += calls;
             counts.failed += std::mem::take(&mut counts.noted_failed);
-            counts.elapsed += elapsed.saturating_mul(u32::try_from(calls).unwrap_or(u32::MAX));
-            if !self.skips_latency {
-                let latency = counts.latency.get_or_insert_with(|| Box::new(new_histogram()));
-                latency.saturating_record_n(nanos, calls);
-            }
+            counts.add(calls, elapsed, self.skips_latency);
         }
+    }
+
+    /// Counts a failed call that took `elapsed`. Other calls that were noted stay noted.
+    pub fn count_failed(&mut self, command: CommandNumber, elapsed: Duration) {
+        let counts = counts_of(&mut self.commands, command);
+        counts.failed += 1;
+        counts.add(1, elapsed, self.skips_latency);
     }
 
     /// Counts a request that was rejected before its command ran.
@@ -144,10 +156,11 @@ impl CommandStatistics {
     /// Returns the field of `INFO commandstats` for the command with this number and this full
     /// name: the field's name and value. `None` if it was never called nor rejected.
     pub(super) fn command(&self, number: CommandNumber, name: &str) -> Option<(String, String)> {
-        let CommandCounts { calls, elapsed, rejected, failed, .. } =
-            self.commands.get(usize::from(number.0))?;
-        let micros = elapsed.as_nanos() as f64 / 1_000.0;
-        let each = if *calls == 0 { 0.0 } else { micros / *calls as f64 };
+        let counts = self.commands.get(usize::from(number.0))?;
+        let micros = counts.elapsed.as_nanos() as f64 / 1_000.0;
+        let each = if counts.calls == 0 { 0.0 } else { micros / counts.calls as f64 };
+        let (calls, rejected) = (counts.calls + counts.noted_calls, counts.rejected);
+        let failed = counts.failed + counts.noted_failed;
         let value = format!(
             "calls={calls},usec={micros:.0},usec_per_call={each:.2},rejected_calls={rejected},\
              failed_calls={failed}"
@@ -164,6 +177,19 @@ impl CommandStatistics {
             format!("{percentile}={micros:.3}")
         });
         Some((format!("latency_percentiles_usec_{name}"), values.join(",")))
+    }
+}
+
+impl CommandCounts {
+    /// Adds calls that took `elapsed` each.
+    fn add(&mut self, calls: u64, elapsed: Duration, skips_latency: bool) {
+        self.calls += calls;
+        self.elapsed += elapsed.saturating_mul(u32::try_from(calls).unwrap_or(u32::MAX));
+        if !skips_latency {
+            let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX).clamp(1, NANOS_MAX);
+            let latency = self.latency.get_or_insert_with(|| Box::new(new_histogram()));
+            latency.saturating_record_n(nanos, calls);
+        }
     }
 }
 
@@ -209,6 +235,22 @@ mod tests {
         assert_eq!(value, "p50=10.047,p99=50.175,p99.9=50.175");
         statistics.reset();
         assert_eq!((statistics.command(get, "get"), statistics.latency(get, "get")), (None, None));
+    }
+
+    #[test]
+    fn failed_call_leaves_noted_calls_alone() {
+        let mut statistics = CommandStatistics::default();
+        let (get, set) = (CommandNumber(3), CommandNumber(7));
+        statistics.note_call(get, true);
+        statistics.count_failed(set, Duration::from_micros(10));
+        let value =
+            |statistics: &CommandStatistics, number| statistics.command(number, "x").unwrap().1;
+        let failed = "calls=1,usec=10,usec_per_call=10.00,rejected_calls=0,failed_calls=1";
+        assert_eq!(value(&statistics, set), failed);
+        let noted = "calls=1,usec=0,usec_per_call=0.00,rejected_calls=0,failed_calls=1";
+        assert_eq!(value(&statistics, get), noted);
+        statistics.count_noted(Duration::from_micros(10));
+        assert_eq!([get, set].map(|number| value(&statistics, number)), [failed, failed]);
     }
 
     #[test]

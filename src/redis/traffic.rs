@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::types::Instant;
 
-/// Minimum time between two readings of the counters.
-const INTERVAL: Duration = Duration::from_millis(100);
+/// Minimum time between two readings of the counters, and between two refreshes of the slowly
+/// changing values that `INFO` reports.
+pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum number of intervals over which a rate is averaged.
 const INTERVALS_MAX: usize = 16;
 
@@ -63,13 +64,13 @@ pub(super) struct PerSecond {
 impl Rates {
     /// Takes a reading of the counters in `traffic`, unless the last reading is too recent.
     pub fn sample(&mut self, now: Instant, traffic: &Traffic) {
-        if self.0.back().is_some_and(|last| now.since(last.at) < INTERVAL) {
+        if self.0.back().is_some_and(|last| now.since(last.at) < SAMPLE_INTERVAL) {
             return;
         }
         let Traffic { commands, bytes_in, bytes_out, .. } = *traffic;
         self.0.push_back(Reading { at: now, commands, bytes_in, bytes_out });
         // An idle server takes fewer readings. Then old ones must not count for long.
-        let span = INTERVAL * u32::try_from(INTERVALS_MAX).expect("it is small");
+        let span = SAMPLE_INTERVAL * u32::try_from(INTERVALS_MAX).expect("it is small");
         let is_old = |reading: &Reading| now.since(reading.at) > span;
         while self.0.len() > 2
             && (self.0.len() > INTERVALS_MAX + 1 || self.0.front().is_some_and(is_old))

@@ -39,6 +39,8 @@ pub(super) struct Pass {
     /// When the time budget of the pass (iteration of the stage's loop) ends; `None` before the
     /// first item is taken, so that a pass over an empty queue does not read the clock.
     until: Option<Instant>,
+    /// When the clock was last read; `None` before the first item is taken.
+    read_at: Option<Instant>,
     items_left: usize,
     /// Number of items that may still be taken before the clock is read again to check the time
     /// budget.
@@ -61,7 +63,14 @@ impl Pass {
 
     fn new(clock: Clock, items_max: usize, items_per_reading: usize) -> Pass {
         let until_reading = items_per_reading;
-        Pass { clock, until: None, items_left: items_max, until_reading, items_per_reading }
+        Pass {
+            clock,
+            until: None,
+            read_at: None,
+            items_left: items_max,
+            until_reading,
+            items_per_reading,
+        }
     }
 
     /// Removes and returns the next item, which the caller must handle; `None` if the queue is
@@ -75,7 +84,8 @@ impl Pass {
         self.items_left -= 1;
         self.until_reading -= 1;
         if self.until.is_none() {
-            self.until = Some(self.clock.now() + PASS_TIME);
+            let now = self.clock.now();
+            (self.read_at, self.until) = (Some(now), Some(now + PASS_TIME));
         }
         Some(item)
     }
@@ -85,16 +95,19 @@ impl Pass {
     pub(super) fn is_over(&mut self) -> bool {
         if self.items_left > 0 && self.until_reading == 0 {
             self.until_reading = self.items_per_reading;
-            if self.until.is_some_and(|until| self.clock.now() >= until) {
+            let now = self.clock.now();
+            self.read_at = Some(now);
+            if self.until.is_some_and(|until| now >= until) {
                 self.items_left = 0;
             }
         }
         self.items_left == 0
     }
 
-    /// Returns the clock that limits the pass.
-    pub(super) fn clock(&self) -> Clock {
-        self.clock
+    /// Returns the time since the pass last read the clock: since the last item was taken, in a
+    /// pass over large items. 0 before the first item is taken.
+    pub(super) fn since_reading(&self) -> Duration {
+        self.read_at.map_or(Duration::ZERO, |at| self.clock.now().since(at))
     }
 
     /// Ends the pass (iteration of the stage's loop) by setting its budget to zero, so that no more
@@ -142,6 +155,10 @@ mod tests {
     fn event_loop_pass_stops_at_its_time_limit_and_keeps_the_rest() {
         let clock = Clock::for_test(Box::leak(Box::<Quarters>::default()));
         let mut queue: Vec<u32> = (0..1_000).collect();
+        let (mut pass, mut items) = (Pass::of_large(clock, 10), vec![1, 2]);
+        while pass.next(|| items.pop()).is_some() {
+            assert_eq!(pass.since_reading(), PASS_TIME / 4);
+        }
         // The clock reading after the fourth item is the first one past the time limit.
         assert_eq!(taken(&mut Pass::of_large(clock, 1_000), &mut queue), 4);
         assert_eq!(queue.len(), 996);

@@ -418,4 +418,11 @@ mod tests {
         salts.dedup();
         assert_eq!(salts.len(), 4, "salts repeat");
     }
+
+    #[test]
+    fn upgrade_guide_names_this_format_version() {
+        let page = include_str!("../guide/operations.md");
+        let wanted = format!("The formats now are {VERSION} for log segments,");
+        assert!(page.contains(&wanted), "src/guide/operations.md lacks: {wanted}");
+    }
 }

@@ -222,3 +222,10 @@ proptest! {
         prop_assert!(read(&bytes, 13).is_err());
     }
 }
+
+#[test]
+fn upgrade_guide_names_this_format_version() {
+    let page = include_str!("../../guide/operations.md");
+    let wanted = format!("{VERSION} for snapshots and");
+    assert!(page.contains(&wanted), "src/guide/operations.md lacks: {wanted}");
+}

@@ -64,7 +64,7 @@ fn get(call: &mut Call<'_>) -> Action {
 /// Runs `CONFIG RESETSTAT`: resets the statistics that `INFO` shows, as far as Redis resets them.
 fn reset_statistics(call: &mut Call<'_>) -> Action {
     call.writer.ok();
-    Action::ResetStatistics(Statistics::Traffic)
+    Action::ResetStatistics(Statistics::Counters)
 }
 
 /// Runs `CONFIG REWRITE`: always returns an error, because the server has no Redis config file that
@@ -103,5 +103,6 @@ fn set(call: &mut Call<'_>) -> Action {
         ));
     }
     *call.settings = changed;
-    call.ok()
+    call.writer.ok();
+    Action::ApplySettings
 }

@@ -192,16 +192,12 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
         reply_format.version = version;
         *redirect_slot = slot;
     }
-    match before {
-        Some(before) if changes_connection => {
-            call.connection.blocked = Some(Blocked::Exec(before));
-            blocking(action)
-        }
-        _ => {
-            actions.push(action);
-            sequence(actions)
-        }
+    if let Some(before) = before.filter(|_| changes_connection) {
+        call.connection.blocked = Some(Blocked::Exec(before));
+        action = blocking(action);
     }
+    actions.push(action);
+    sequence(actions)
 }
 
 /// Combines several actions into one that performs them in order. Only the last action sends a
@@ -243,10 +239,10 @@ impl ExecRun {
         match action {
             Action::Submit { reply_format, .. } => ExecReply::Outcome(reply_format),
             Action::ListClients(query) => ExecReply::Clients(query),
-            Action::Reply => {
-                if spec.full_name == "config|set" {
-                    self.actions.push(Action::ApplySettings);
-                }
+            Action::Reply => ExecReply::Written(reply.freeze()),
+            // Also if the transaction may abort, since the settings are changed already.
+            Action::ApplySettings => {
+                self.actions.push(action);
                 ExecReply::Written(reply.freeze())
             }
             Action::UpdateSubscriptions(_)

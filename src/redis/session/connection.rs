@@ -161,12 +161,6 @@ impl Connection {
         self.reply_mode.muted
     }
 
-    /// Returns the full name of the last valid command of the client, such as `config|set`; `NULL`
-    /// if there was none.
-    pub fn last_command(&self) -> &'static str {
-        self.last_command
-    }
-
     /// Returns how the latest request counts in the statistics of commands.
     pub fn call_status(&self) -> CallStatus {
         self.call_status

@@ -222,6 +222,14 @@ fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
     }
 }
 
+/// Returns whether the reply for an outcome is an error, so that it has an [`error_text`].
+pub fn is_error(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Error(_) | Outcome::Refused(_) | Outcome::Forgotten | Outcome::Malformed
+    )
+}
+
 /// Returns the text of the error reply for an outcome, which begins with an error code; `None` if
 /// the outcome is not an error.
 pub fn error_text(outcome: &Outcome) -> Option<Bytes> {

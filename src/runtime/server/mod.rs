@@ -379,6 +379,7 @@ fn context(options: &ServerOptions, fingerprint: u128, now: Instant) -> Context 
     };
     let mut context = Context::alone(me, fingerprint, now);
     context.debug = options.debug;
+    context.peer_count = options.peers.len();
     context.system = process_usage::system_info();
     context.sentinel_name.clone_from(&options.sentinel_name);
     context.process_id = std::process::id();

@@ -68,8 +68,8 @@ pub(crate) struct Client {
     pub(crate) active_at: Instant,
     /// When this client last read replies: when bytes were last written to its socket.
     pub(crate) written_at: Instant,
-    /// Since when this client, a subscriber, has had a large number of unsent bytes, as far as
-    /// noticed; `None` if it has not.
+    /// Since when this client, a subscriber, has had a large number of unsent bytes; `None` if it
+    /// has not.
     pub(crate) backlog_since: Option<Instant>,
     /// When the first part of an incomplete request arrived; `None` if no request is incomplete.
     pub(crate) partial_since: Option<Instant>,
@@ -91,6 +91,17 @@ pub(crate) struct Client {
     /// Memory usage of this client, in bytes, as last included in the total of all clients.
     pub(crate) counted_bytes: usize,
     pub(crate) marks: Marks,
+}
+
+/// What [`Client::on_outcome`] has done with the outcome of a request.
+#[derive(Debug)]
+pub(crate) enum OutcomeUse {
+    /// Nothing: the request already has a reply, or it will be executed again.
+    Dropped,
+    /// The outcome is the reply to the request.
+    Replied,
+    /// The reply would be too large, so the reply is an error that begins with this text.
+    TooLarge(&'static str),
 }
 
 /// Whether this client is in each of the work lists of the client table: clients to read from
@@ -280,15 +291,17 @@ impl Client {
             || slot == self.front && self.socket.outbound.len() < self.budget.output_bytes
     }
 
-    /// Stores the outcome of the request in this slot as its reply. Returns false if the request
+    /// Stores the outcome of the request in this slot as its reply. Does nothing if the request
     /// already has a reply, or if it is a read whose reply does not fit into the client's reply
     /// budget (limit on unsent replies). Such a read is executed again later.
-    pub(crate) fn on_outcome(&mut self, slot: u64, outcome: Outcome, now: Instant) -> bool {
-        let Some(at) = self.at(slot).filter(|at| *at < self.slots.len()) else { return false };
+    pub(crate) fn on_outcome(&mut self, slot: u64, outcome: Outcome, now: Instant) -> OutcomeUse {
+        let Some(at) = self.at(slot).filter(|at| *at < self.slots.len()) else {
+            return OutcomeUse::Dropped;
+        };
         let (reply_format, kind, was_sent) = match &self.slots[at].state {
             RequestState::Waiting(request) => (&request.reply_format, request.kind, false),
             RequestState::InFlight(request) => (&request.reply_format, request.kind, true),
-            RequestState::Done(_) => return false,
+            RequestState::Done(_) => return OutcomeUse::Dropped,
         };
         let repeat = was_sent
             && kind == RequestKind::Read
@@ -305,7 +318,7 @@ impl Client {
                 reply_format.encode(&outcome, self.socket.outbound.open());
                 self.drop_front();
                 self.progressed_at = now;
-                return true;
+                return OutcomeUse::Replied;
             }
         }
         if !self.draining && self.is_over_budget() {
@@ -318,9 +331,10 @@ impl Client {
             // The time limit on its wait for a leader begins anew: so far it has waited for its own
             // client.
             self.slots[at].sent_at = None;
-            return false;
+            return OutcomeUse::Dropped;
         }
         let bytes = reply_format.reply_bytes(&outcome);
+        let mut used = OutcomeUse::Replied;
         let reply = if bytes > self.budget.reply_bytes {
             let limit = self.budget.reply_bytes;
             // Any error other than UNCERTAIN would mean that the write was not applied.
@@ -328,6 +342,7 @@ impl Client {
                 RequestKind::Read => "ERR the reply is too large",
                 RequestKind::Write => "UNCERTAIN applied, but the reply is too large",
             };
+            used = OutcomeUse::TooLarge(error);
             Reply::Encoded(format!("-{error}: {bytes} bytes, limit {limit}\r\n").into())
         } else if self.blocked_on == Some(slot) {
             let (reply_format, mut out) = (reply_format.clone(), BytesMut::new());
@@ -336,7 +351,7 @@ impl Client {
         } else {
             Reply::Outcome(reply_format.clone(), outcome)
         };
-        self.finish(slot, reply)
+        if self.finish(slot, reply) { used } else { OutcomeUse::Dropped }
     }
 
     /// Removes the oldest request, whose reply was just written to the outbound queue, and then
@@ -350,6 +365,12 @@ impl Client {
         self.front += 1;
         self.leave_flight();
         self.encode_replies();
+    }
+
+    /// Returns when the request in this slot was first sent to the Raft core or to the leader;
+    /// `None` if it was not sent, or if its reply is in the outbound queue.
+    pub(crate) fn sent_at(&self, slot: u64) -> Option<Instant> {
+        self.slots.get(self.at(slot)?)?.sent_at
     }
 
     /// Returns the encoded operation of the request in this slot; `None` if the request already has

@@ -42,8 +42,8 @@ impl Input {
 
     /// Records that the first `count` unparsed bytes are parsed now.
     pub(crate) fn advance(&mut self, count: usize) {
+        assert!(count <= self.len(), "{count} bytes parsed of {}", self.len());
         self.parsed += count;
-        assert!(self.parsed <= self.buffer.len(), "{count} bytes parsed of {}", self.len());
         if self.parsed > self.buffer.len() / 2 {
             // Copied, so that a few bytes do not pin the memory of a large request.
             self.buffer = BytesMut::from(self.unparsed());

@@ -39,7 +39,6 @@ use mio::{Registry, Token};
 
 use crate::redis::{Connection, Context, Settings, SlowLogSettings};
 use crate::runtime::boards::{ApplierBoard, RuntimeCounters};
-use crate::runtime::clock::Clock;
 use crate::runtime::pass::Pass;
 use crate::runtime::server::sockets::slab::Slab;
 use crate::runtime::server::sockets::socket::Socket;
@@ -186,7 +185,8 @@ impl Clients {
         self.next_id = self.next_id.wrapping_add(1).max(1);
         let connection = Connection::new(self.counters.clients_accepted.get(), address, local, now);
         let connection = if on_sentinel_port { connection.on_sentinel_port() } else { connection };
-        let parser = Parser::new(Limits::default());
+        let mut parser = Parser::new(Limits::default());
+        parser.set_bulk_bytes_max(self.bulk_bytes_max());
         let budget = self.memory.budget(self.connected.len() + 1);
         let client = Client::new(id, socket, connection, parser, now, budget);
         let index = self.connected.insert(client);
@@ -250,7 +250,7 @@ impl Clients {
             let Some(client) = self.connected.get_mut(index) else { continue };
             client.marks.read = false;
             let before = self.memory.used_bytes();
-            let count = self.read(index, registry, space, pass.clock());
+            let count = self.read(index, registry, space, pass);
             let grown = self.memory.used_bytes().saturating_sub(before);
             if self.memory.is_exceeded() {
                 self.close_largest(registry);
@@ -268,7 +268,7 @@ impl Clients {
 
     /// Reads the socket of the client at `index` once and parses all complete requests. Returns the
     /// number of bytes read.
-    fn read(&mut self, index: usize, registry: &Registry, space: &mut [u8], clock: Clock) -> usize {
+    fn read(&mut self, index: usize, registry: &Registry, space: &mut [u8], pass: &Pass) -> usize {
         let budget = self.memory.budget(self.connected.len());
         let now = self.context.now;
         let client = self.client(index);
@@ -307,7 +307,7 @@ impl Clients {
                 ReadResult::Closed => client.ended = true,
             }
         }
-        self.parse(index, &space[..count], clock);
+        self.parse(index, &space[..count], pass);
         let client = self.client(index);
         let again = client.is_readable() && (client.may_parse() || client.is_over_budget());
         let waiting = client.has_waiting();
@@ -415,6 +415,7 @@ impl Clients {
             self.context.traffic.bytes_out += sent as u64;
             if sent > 0 {
                 (client.active_at, client.written_at) = (now, now);
+                client.update_backlog();
                 self.context.traffic.writes += 1;
             }
             // These replies are written in the next pass, so that a client with many does not

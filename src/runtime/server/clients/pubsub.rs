@@ -88,37 +88,34 @@ impl Clients {
             .map(|(pattern, subscriber)| (pattern.cloned(), subscriber))
             .collect();
         // The same bytes go to all subscribers that need the same encoding, so that a large message
-        // is in memory once.
-        let mut encodings: Vec<(Option<Bytes>, Version, Bytes)> = Vec::new();
+        // is in memory once. Subscribers of the same pattern follow each other.
+        let mut current = None;
+        let mut encodings: [Option<Bytes>; 2] = [None, None];
         for (pattern, subscriber) in subscribers {
             let index = usize::try_from(subscriber >> 32).expect("the id begins with an index");
             let Some(client) = self.connected.get_mut(index) else { continue };
             if subscriber_id(index, client.id) != subscriber || client.closing {
                 continue;
             }
-            let version = client.connection.version();
-            let known = encodings.iter().find(|(of, by, _)| *of == pattern && *by == version);
-            if let Some((_, _, bytes)) = known {
-                client.socket.outbound.push(bytes);
-            } else {
-                let mut bytes = BytesMut::new();
-                let mut writer = Writer::new(&mut bytes, version);
-                write_message(pattern.as_ref(), channel, message, &mut writer);
-                let bytes = bytes.freeze();
-                client.socket.outbound.push(&bytes);
-                encodings.push((pattern, version, bytes));
+            if current != pattern {
+                (current, encodings) = (pattern, [None, None]);
             }
-            if client.socket.outbound.len() > BACKLOG_BYTES {
+            let version = client.connection.version();
+            let bytes =
+                encodings[usize::from(version == Version::Three)].get_or_insert_with(|| {
+                    let mut bytes = BytesMut::new();
+                    let mut writer = Writer::new(&mut bytes, version);
+                    write_message(current.as_ref(), channel, message, &mut writer);
+                    bytes.freeze()
+                });
+            client.socket.outbound.push(bytes);
+            let unsent = client.socket.outbound.len();
+            if unsent > BACKLOG_BYTES {
                 client.backlog_since.get_or_insert(self.context.now);
             }
-            let unsent = client.socket.outbound.len();
             if unsent > UNSENT_BYTES_MAX {
                 self.to_close.push((index, client.id));
-                tracing::warn!(
-                    client = client.connection.id(),
-                    unsent_bytes = unsent,
-                    "subscriber disconnected because it does not read its messages fast enough"
-                );
+                client.warn_of_backlog();
             }
             self.mark_flush(index);
             self.count_memory(index);
@@ -127,12 +124,26 @@ impl Clients {
 }
 
 impl Client {
-    /// Returns whether the client, a subscriber, has had too many unsent bytes for too long at
-    /// `now`.
-    pub(super) fn is_backlog_overdue(&mut self, now: Instant) -> bool {
+    /// Ends the backlog of the client, a subscriber, if few enough of its bytes are unsent. Must be
+    /// called after bytes were sent.
+    pub(super) fn update_backlog(&mut self) {
         if self.socket.outbound.len() <= BACKLOG_BYTES {
             self.backlog_since = None;
         }
+    }
+
+    /// Returns whether the client, a subscriber, has had too many unsent bytes for too long at
+    /// `now`.
+    pub(super) fn is_backlog_overdue(&self, now: Instant) -> bool {
         self.backlog_since.is_some_and(|since| now >= since + BACKLOG_TIME_MAX)
+    }
+
+    /// Logs that the client, a subscriber, is disconnected because of its unsent bytes.
+    pub(super) fn warn_of_backlog(&self) {
+        tracing::warn!(
+            client = self.connection.id(),
+            unsent_bytes = self.socket.outbound.len(),
+            "subscriber disconnected because it does not read its messages fast enough"
+        );
     }
 }

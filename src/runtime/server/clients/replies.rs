@@ -5,13 +5,13 @@ use bytes::Bytes;
 
 use crate::kv::{Operation, Outcome};
 use crate::redis::{
-    CommandNumber, CompletedRequest, SlowLogSettings, error_text, operation_may_add_data,
+    CommandNumber, CompletedRequest, SlowLogSettings, error_text, is_error, operation_may_add_data,
 };
 use crate::types::{Instant, RequestKey};
 
 use super::Clients;
 use crate::runtime::server::clients::batches::SentBatch;
-use crate::runtime::server::clients::client::Client;
+use crate::runtime::server::clients::client::{Client, OutcomeUse};
 use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::request::FailureReason;
 use crate::runtime::server::sockets::slab::Slab;
@@ -33,6 +33,8 @@ impl Clients {
         self.log_if_slow(&batch, now);
         let budget = self.memory.budget(self.connected.len());
         let mut current = None;
+        // The number of consecutive successful calls of the same command.
+        let (mut called, mut calls) = (CommandNumber::default(), 0);
         for (sequence, outcome) in batch.requests().zip(outcomes) {
             let Some(request) = self.in_flight.get(sequence) else { continue };
             let Some(client) = sender(&mut self.connected, request) else {
@@ -40,12 +42,24 @@ impl Clients {
                 continue;
             };
             client.budget = budget;
-            let error = error_text(&outcome);
-            let nested = client.nested_calls(request.slot, &outcome);
-            if client.on_outcome(request.slot, outcome, now) {
-                self.in_flight.remove(sequence);
-                self.note_call(request.command, error);
-                self.note_nested_calls(nested);
+            if matches!(outcome, Outcome::List(_)) || is_error(&outcome) {
+                self.on_error_or_list(sequence, request, outcome);
+            } else {
+                match client.on_outcome(request.slot, outcome, now) {
+                    OutcomeUse::Replied => {
+                        self.in_flight.remove(sequence);
+                        if request.command != called {
+                            self.context.statistics.note_calls(called, calls);
+                            (called, calls) = (request.command, 0);
+                        }
+                        calls += 1;
+                    }
+                    OutcomeUse::TooLarge(error) => {
+                        self.in_flight.remove(sequence);
+                        self.note_call(request.command, Some(error.as_bytes()));
+                    }
+                    OutcomeUse::Dropped => {}
+                }
             }
             // Called once for consecutive requests of one client.
             if let Some(index) = current.replace(request.index)
@@ -57,21 +71,38 @@ impl Clients {
         if let Some(index) = current {
             self.after_reply(index);
         }
+        self.context.statistics.note_calls(called, calls);
         self.context.statistics.count_noted(now.since(batch.sent_at));
     }
 
+    /// Passes an outcome that is an error, or that may be that of an `EXEC`, to the client that
+    /// sent the request. The statistics need the content of such an outcome.
+    #[cold]
+    fn on_error_or_list(&mut self, sequence: u64, request: InFlight, outcome: Outcome) {
+        let Some(client) = sender(&mut self.connected, request) else { return };
+        let error = error_text(&outcome);
+        let nested = client.nested_calls(request.slot, &outcome);
+        match client.on_outcome(request.slot, outcome, self.context.now) {
+            OutcomeUse::Dropped => return,
+            OutcomeUse::Replied => self.note_call(request.command, error.as_deref()),
+            OutcomeUse::TooLarge(error) => self.note_call(request.command, Some(error.as_bytes())),
+        }
+        self.in_flight.remove(sequence);
+        self.note_nested_calls(nested);
+    }
+
     /// Notes a call for the statistics, with the text of its error reply, if its reply is an error.
-    fn note_call(&mut self, command: CommandNumber, error: Option<Bytes>) {
+    fn note_call(&mut self, command: CommandNumber, error: Option<&[u8]>) {
         self.context.statistics.note_call(command, error.is_some());
         if let Some(text) = error {
-            self.context.statistics.count_error(&text);
+            self.context.statistics.count_error(text);
         }
     }
 
     /// Notes the calls inside an `EXEC` for the statistics.
     pub(super) fn note_nested_calls(&mut self, calls: Vec<(CommandNumber, Option<Bytes>)>) {
         for (command, error) in calls {
-            self.note_call(command, error);
+            self.note_call(command, error.as_deref());
         }
     }
 
@@ -148,8 +179,10 @@ impl Clients {
             let statistics = &mut self.context.statistics;
             statistics.count_error(reason.failure().to_string().as_bytes());
             if reason == FailureReason::Uncertain {
-                statistics.note_call(request.command, true);
-                statistics.count_noted(self.context.now.since(request.arrived_at));
+                let client = sender(&mut self.connected, request);
+                let sent_at = client.and_then(|client| client.sent_at(request.slot));
+                let elapsed = self.context.now.since(sent_at.unwrap_or(request.arrived_at));
+                statistics.count_failed(request.command, elapsed);
             } else {
                 statistics.count_rejected(request.command);
             }

@@ -11,7 +11,7 @@ use crate::redis::{
 use crate::wire::resp::{Limits, Writer};
 
 use super::Clients;
-use crate::runtime::clock::Clock;
+use crate::runtime::pass::Pass;
 use crate::runtime::server::clients::client::Client;
 use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::request::Request;
@@ -40,17 +40,14 @@ impl Clients {
     /// reply budget (limit on unsent replies) allows. The bytes in `received` follow the unparsed
     /// input that earlier calls have kept. Input that this call does not parse is kept for later
     /// calls.
-    pub(super) fn parse(&mut self, index: usize, received: &[u8], clock: Clock) {
-        let (began_at, commands_before) = (clock.now(), self.context.traffic.commands);
+    pub(super) fn parse(&mut self, index: usize, received: &[u8], pass: &Pass) {
+        let commands_before = self.context.traffic.commands;
         let mut answered_here = false;
         let mut used = 0;
         let client = self.connected.get_mut(index).expect("the client exists");
         // Usually no input is kept, and the received bytes are parsed without a copy.
         let directly = client.input.is_empty();
         let mut incomplete = false;
-        // More than this would not fit into a log entry.
-        let bulk_bytes_max = Limits::default().bulk_bytes_max.min(self.settings.value_bytes_max());
-        client.parser.set_bulk_bytes_max(bulk_bytes_max);
         if !directly {
             client.input.extend(received);
         }
@@ -84,21 +81,26 @@ impl Clients {
             let status = connection.call_status();
             let submits = action.submits();
             self.failed = false;
-            self.perform(index, action);
             match status {
-                CallStatus::Called(command) if !submits => {
-                    self.context.statistics.note_call(command, self.failed);
-                    answered_here = true;
+                CallStatus::Called(command) => {
+                    self.perform(index, action, command);
+                    if !submits {
+                        self.context.statistics.note_call(command, self.failed);
+                        answered_here = true;
+                    }
                 }
-                CallStatus::Rejected(command) => self.context.statistics.count_rejected(command),
-                CallStatus::Called(_) | CallStatus::NotCounted => {}
+                CallStatus::Rejected(command) => {
+                    self.perform(index, action, command);
+                    self.context.statistics.count_rejected(command);
+                }
+                CallStatus::NotCounted => self.perform(index, action, CommandNumber::default()),
             }
         }
         if answered_here {
-            // Reading the clock for each would cost as much as many commands take.
+            // All requests of the input get the same share of the time. If the clock were read for
+            // each request, that would take longer than most of them.
             let commands = self.context.traffic.commands.saturating_sub(commands_before).max(1);
-            let elapsed = clock.now().since(began_at);
-            let share = elapsed / u32::try_from(commands).unwrap_or(u32::MAX);
+            let share = pass.since_reading() / u32::try_from(commands).unwrap_or(u32::MAX);
             self.context.statistics.count_noted(share);
         }
         let client = self.connected.get_mut(index).expect("the client exists");
@@ -114,16 +116,17 @@ impl Clients {
         };
     }
 
-    /// Performs the action that a command of the client at `index` has returned. If the command
-    /// already has its reply, the reply is in `self.reply`.
-    fn perform(&mut self, index: usize, action: Action) {
+    /// Returns the maximum length of an argument of a request, in bytes. More than the default
+    /// limit would not fit into a log entry.
+    pub(super) fn bulk_bytes_max(&self) -> usize {
+        Limits::default().bulk_bytes_max.min(self.settings.value_bytes_max())
+    }
+
+    /// Performs the action that the command `command` of the client at `index` has returned. If the
+    /// command already has its reply, the reply is in `self.reply`.
+    fn perform(&mut self, index: usize, action: Action, command: CommandNumber) {
         match action {
-            Action::Reply => {
-                if self.client(index).connection.last_command() == "config|set" {
-                    self.apply_settings();
-                }
-                self.send_reply(index);
-            }
+            Action::Reply => self.send_reply(index),
             Action::Submit { kind, operation, mut reply_format, redirect_slot, blocks } => {
                 reply_format
                     .list_clients(|query| list_clients(&mut self.connected, query, &self.context));
@@ -134,10 +137,6 @@ impl Clients {
                 let slot = client.next_slot();
                 client.blocked_on = blocks.then_some(slot);
                 let arrived_at = self.context.now;
-                let command = match client.connection.call_status() {
-                    CallStatus::Called(command) => command,
-                    CallStatus::Rejected(_) | CallStatus::NotCounted => CommandNumber::default(),
-                };
                 let request = InFlight { index, client: client.id, slot, arrived_at, command };
                 let sequence = self.in_flight.add(request);
                 client.push_request(Request {
@@ -168,7 +167,7 @@ impl Clients {
             }
             Action::ResetStatistics(statistics) => {
                 self.context.slow_log.reset(statistics);
-                if statistics == Statistics::Traffic {
+                if statistics == Statistics::Counters {
                     self.context.reset_statistics();
                 }
                 self.send_reply(index);
@@ -185,13 +184,16 @@ impl Clients {
                 self.snapshot_requested = true;
                 self.send_reply(index);
             }
-            Action::ApplySettings => self.apply_settings(),
+            Action::ApplySettings => {
+                self.apply_settings();
+                self.send_reply(index);
+            }
             Action::CountNestedCalls(reply_format) => {
                 self.note_nested_calls(reply_format.nested_calls(&Outcome::List(Vec::new())));
             }
             Action::Sequence(actions) => {
                 for action in actions {
-                    self.perform(index, action);
+                    self.perform(index, action, command);
                 }
             }
             Action::Close => {
@@ -201,14 +203,17 @@ impl Clients {
         }
     }
 
-    /// Applies the settings of the slow log, of the statistics, of keyspace notifications and of
-    /// the number of clients, which `CONFIG SET` may have changed.
+    /// Applies the settings of the slow log, of the statistics, of keyspace notifications, of the
+    /// number of clients and of the length of arguments, which `CONFIG SET` may have changed.
     fn apply_settings(&mut self) {
         self.slow_log = self.settings.slow_log();
         self.context.slow_log.shorten(self.slow_log.entries_max);
         self.context.statistics.track_latency(self.settings.tracks_latency());
-        let peer_count = self.context.nodes.len().saturating_sub(1);
-        descriptors::raise_limit(self.settings.clients_max(), peer_count);
+        descriptors::raise_limit(self.settings.clients_max(), self.context.peer_count);
+        let bulk_bytes_max = self.bulk_bytes_max();
+        for (_, client) in self.connected.iter_mut() {
+            client.parser.set_bulk_bytes_max(bulk_bytes_max);
+        }
         self.publish_subscribers();
     }
 

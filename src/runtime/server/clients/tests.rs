@@ -562,8 +562,8 @@ fn large_message_to_many_subscribers_is_in_memory_once() {
 #[test]
 fn subscriber_with_a_lasting_backlog_is_disconnected() {
     let mut fixture = Fixture::new();
-    let (mut lazy, mut quick) = (fixture.connect(), fixture.connect());
-    for client in [&mut lazy, &mut quick] {
+    let (mut lazy, mut quick, mut late) = (fixture.connect(), fixture.connect(), fixture.connect());
+    for client in [&mut lazy, &mut quick, &mut late] {
         client.write_all(b"SUBSCRIBE news\r\n").unwrap();
         fixture.expect(client, "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
     }
@@ -580,12 +580,50 @@ fn subscriber_with_a_lasting_backlog_is_disconnected() {
         read(&mut quick, &mut received);
         (received.len() > 20 << 20).then_some(())
     });
+    // This one falls behind and catches up.
+    let behind = |fixture: &mut Fixture| {
+        let clients = fixture.clients.connected.iter_mut();
+        clients.filter(|(_, client)| client.backlog_since.is_some()).count()
+    };
+    assert_eq!(behind(&mut fixture), 2);
+    received.clear();
+    fixture.until("all messages", |_| {
+        read(&mut late, &mut received);
+        (received.len() > 20 << 20).then_some(())
+    });
     fixture.advance(Duration::from_secs(59));
-    assert_eq!(fixture.clients.connected.len(), 2);
+    assert_eq!(fixture.clients.connected.len(), 3);
     fixture.advance(Duration::from_secs(2));
-    assert_eq!(fixture.clients.connected.len(), 1);
+    assert_eq!(fixture.clients.connected.len(), 2);
     fixture.clients.publish_message(b"news", b"more");
-    fixture.expect(&mut quick, "*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$4\r\nmore\r\n");
+    for client in [&mut quick, &mut late] {
+        fixture.expect(client, "*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$4\r\nmore\r\n");
+    }
+}
+
+#[test]
+fn each_subscriber_gets_its_pattern_in_its_protocol_version() {
+    let mut fixture = Fixture::new();
+    let mut clients: Vec<TcpStream> = (0..4).map(|_| fixture.connect()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let subscribe = "SUBSCRIBE news\r\nPSUBSCRIBE n* ne*\r\n";
+        let hello = if number % 2 == 0 { "" } else { "HELLO 3\r\n" };
+        client.write_all(format!("{hello}{subscribe}").as_bytes()).unwrap();
+        let mut reply = Vec::new();
+        fixture.until("the subscriptions", |_| {
+            read(client, &mut reply);
+            String::from_utf8_lossy(&reply).ends_with("ne*\r\n:3\r\n").then_some(())
+        });
+    }
+    fixture.clients.publish_message(b"news", b"text");
+    for (number, client) in clients.iter_mut().enumerate() {
+        let (kind, text) = (["*", ">"][number % 2], "$4\r\nnews\r\n$4\r\ntext\r\n");
+        let by_pattern = |pattern: &str| {
+            format!("{kind}4\r\n$8\r\npmessage\r\n${}\r\n{pattern}\r\n{text}", pattern.len())
+        };
+        let by_name = format!("{kind}3\r\n$7\r\nmessage\r\n{text}");
+        fixture.expect(client, &[by_name, by_pattern("n*"), by_pattern("ne*")].concat());
+    }
 }
 
 #[test]

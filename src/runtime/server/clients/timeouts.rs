@@ -134,7 +134,11 @@ impl Clients {
                     && !client.has_waiting()
                     && now >= client.active_at + idle_max
             });
-            (slow || idle || client.is_backlog_overdue(now)).then_some(index)
+            let lags = client.is_backlog_overdue(now);
+            if lags {
+                client.warn_of_backlog();
+            }
+            (slow || idle || lags).then_some(index)
         });
         let indexes: Vec<usize> = overdue.collect();
         for index in indexes {

@@ -1,12 +1,12 @@
 //! The values that `INFO`, `ROLE`, `CLUSTER` and other commands report. They are kept up to date
 //! from the boards (shared status) of the other stages and from the hellos of peers.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::raft::{DiskState, RoleName};
 use crate::redis::{
-    RaftCounters, RejoinProgress, ReplicaInfo, SWITCH_MASTER_CHANNEL, SnapshotInfo,
-    switch_master_message,
+    RaftCounters, RejoinProgress, ReplicaInfo, SAMPLE_INTERVAL, SWITCH_MASTER_CHANNEL,
+    SnapshotInfo, switch_master_message,
 };
 use crate::runtime::boards::{SnapshotGrowth, SnapshotStatus};
 use crate::runtime::channels::Leadership;
@@ -14,9 +14,6 @@ use crate::runtime::server::process_usage::ProcessUsage;
 use crate::types::{Index, Instant, NodeId};
 
 use super::ServerNetwork;
-
-/// Interval at which the slowly changing values that `INFO` reports are refreshed.
-const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
 
 impl ServerNetwork {
     /// Updates the values that must be current whenever a command uses them: clock readings and
@@ -35,9 +32,9 @@ impl ServerNetwork {
     }
 
     /// Refreshes the values that `INFO` and other commands report, at most once per
-    /// [`REFRESH_INTERVAL`].
+    /// [`SAMPLE_INTERVAL`].
     pub(super) fn refresh_context(&mut self, now: Instant) {
-        if self.refreshed_at.is_some_and(|at| now.since(at) < REFRESH_INTERVAL) {
+        if self.refreshed_at.is_some_and(|at| now.since(at) < SAMPLE_INTERVAL) {
             return;
         }
         self.refreshed_at = Some(now);

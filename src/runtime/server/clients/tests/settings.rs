@@ -1,6 +1,8 @@
 //! Every setting that `CONFIG SET` accepts has an effect here, or in the stage that reads it.
 
 use super::*;
+use rustix::process::{Resource, getrlimit, setrlimit};
+
 use crate::kv::RecordedEvents;
 
 /// Values that the settings without a choice do not accept.
@@ -15,7 +17,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("databases", "16"),
     ("cluster-enabled", "no"),
     ("requirepass", "secret"),
-    ("proto-max-bulk-len", "1"),
 ];
 
 /// Changes a setting, which must be accepted.
@@ -56,6 +57,29 @@ fn check_effect(name: &str) {
             set(fixture, client, name, "2");
             let mut late = fixture.connect();
             fixture.expect(&mut late, "-ERR max number of clients reached\r\n");
+            fixture.clients.context.peer_count = 1_000;
+            let hard = getrlimit(Resource::Nofile).maximum;
+            if hard.is_none_or(|hard| hard > 20_000) {
+                // More clients than the soft limit on open files allows.
+                let mut limit = getrlimit(Resource::Nofile);
+                limit.current = Some(5_000);
+                setrlimit(Resource::Nofile, limit).unwrap();
+                set(fixture, client, name, "5000");
+                let current = getrlimit(Resource::Nofile).current;
+                assert!(current.is_none_or(|current| current > 11_000), "{current:?}");
+            }
+        }
+        "proto-max-bulk-len" => {
+            // Applies at once, also to the rest of the same input and to other connections.
+            let large = b"*2\r\n$4\r\nECHO\r\n$1048577\r\n";
+            let early = [b"CONFIG SET proto-max-bulk-len 1mb\r\n", &large[..]].concat();
+            client.write_all(&early).unwrap();
+            fixture.expect(client, "+OK\r\n-ERR Protocol error: invalid bulk length\r\n");
+            let mut late = fixture.connect();
+            for client in [&mut other, &mut late] {
+                client.write_all(large).unwrap();
+                fixture.expect(client, "-ERR Protocol error: invalid bulk length\r\n");
+            }
         }
         "maxmemory-clients" => {
             let before = fixture.clients.memory.budget(1).reply_bytes;
@@ -120,6 +144,10 @@ fn check_effect(name: &str) {
             set(fixture, client, name, "no");
             read_for(fixture, client, Duration::from_millis(1));
             assert!(!info(fixture, client, "latencystats").contains("usec_get:p50="));
+            client.write_all(b"CONFIG RESETSTAT\r\n").unwrap();
+            fixture.expect(client, "+OK\r\n");
+            read_for(fixture, client, Duration::from_millis(1));
+            assert!(!info(fixture, client, "latencystats").contains("usec_"), "on again");
         }
         _ => {
             let refused = REFUSED.iter().find(|(known, _)| *known == name);

@@ -91,11 +91,54 @@ fn commands_inside_exec_are_counted_one_by_one() {
     assert_eq!(errors, ["errorstat_ERR:count=1", "errorstat_WRONGTYPE:count=1"]);
 }
 
+/// Bug: `INFO` did not show the calls before it in the same pipeline.
+#[test]
+fn info_shows_the_calls_before_it_in_its_pipeline() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
+    client.write_all(b"PING\r\nPING\r\nCONFIG SET a b\r\nINFO commandstats\r\n").unwrap();
+    let reply = String::from_utf8(fixture.reply(&mut client, 200)).unwrap();
+    let field = |name| reply.lines().find(|line| line.starts_with(name)).unwrap_or(&reply);
+    let calls = "cmdstat_ping:calls=2,usec=0,usec_per_call=0.00,rejected_calls=0,failed_calls=0";
+    assert_eq!(field("cmdstat_ping:"), calls);
+    assert!(field("cmdstat_config|set:").ends_with("failed_calls=1"), "{reply}");
+}
+
+/// Bug: a reply that was replaced by an error because of its size counted as a success.
+#[test]
+fn too_large_reply_counts_as_a_failed_call() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
+    let large = Outcome::Value(Some(Bytes::from(vec![b'x'; 9 << 20])));
+    let exec = Outcome::List(vec![large.clone()]);
+    for (request, outcome) in [
+        ("GET a\r\n", large.clone()),
+        ("GETDEL a\r\n", large),
+        ("MULTI\r\nGETDEL a\r\nEXEC\r\n", exec),
+    ] {
+        client.write_all(request.as_bytes()).unwrap();
+        let sent = fixture.dispatch_some();
+        fixture.on_outcome(sent[0].key, outcome);
+    }
+    fixture.reply(&mut client, 180);
+    let calls = info(&mut fixture, &mut client, "commandstats", "failed_calls=1");
+    let names: Vec<_> = calls.iter().filter_map(|line| line.split(':').next()).collect();
+    assert_eq!(names, ["cmdstat_exec", "cmdstat_get", "cmdstat_getdel"]);
+    assert!(calls[2].starts_with("cmdstat_getdel:calls=2,"), "{calls:?}");
+    let errors = info(&mut fixture, &mut client, "errorstats", "errorstat_");
+    assert_eq!(errors, ["errorstat_ERR:count=1", "errorstat_UNCERTAIN:count=2"]);
+}
+
 #[test]
 fn failed_requests_are_counted_by_error_code() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     client.write_all(b"SET k v\r\nGET k\r\n").unwrap();
+    fixture.until("both requests", |fixture| {
+        (fixture.clients.context.traffic.commands == 2).then_some(())
+    });
+    // The time before it is sent does not count.
+    fixture.advance(Duration::from_secs(1));
     fixture.dispatch_some();
     fixture.advance(Duration::from_secs(4));
     fixture.reply(&mut client, 150);
