@@ -85,7 +85,7 @@ fn perf_load_rejects_invalid_arguments_before_the_run() {
         ("--closed --history h --no-preload", "--no-preload"),
         ("--closed --wait 1 --wait-aof 1", "--wait-aof"),
         ("--closed --history h --wait-aof 1", "--wait-aof"),
-        ("--closed --workload e --target nats://127.0.0.1:1", "NATS has no scan"),
+        ("--closed --workload e --target nats://127.0.0.1:1", "NATS does not support"),
         ("--closed --wait-aof 1 --target etcd://127.0.0.1:1", "WAITAOF"),
         ("--closed --out nowhere/../.hidden", ".hidden"),
     ] {
@@ -372,7 +372,11 @@ fn perf_check_detects_non_linearizable_histories() {
     std::fs::write(folder.join("other"), "x\n").unwrap();
     let output = perf(&folder, "check other");
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("was not written by `perf load --history`"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("was not written by `perf load --history`"),
+        "{}",
+        stderr(&output)
+    );
     assert_eq!(perf(&folder, "check none").status.code(), Some(2));
 }
 

@@ -135,7 +135,8 @@ fn sum_of_keys(
 
 /// Returns the number of steps of a command that returns or removes a number of elements, from a
 /// value of `value_steps` steps. The number is the largest integer among the arguments after the
-/// first; 0 if there is none. A negative number allows repetitions, and is not limited by the value.
+/// first; 0 if there is none. A negative number allows repetitions, and is not limited by the
+/// value.
 fn counted_steps(args: Arguments<'_>, value_steps: u64) -> u64 {
     let counts = args.iter().skip(1).filter_map(parse_integer);
     let steps = counts.map(|count| match u64::try_from(count) {
@@ -243,7 +244,7 @@ mod tests {
     #[test]
     fn replacing_a_collection_counts_its_deletion() {
         let mut state = large_set();
-        apply(&mut state, &Operation::set(b"k", &[b'a'; 1 << 20]));
+        apply(&mut state, &Operation::set(b"k", &vec![b'a'; 1 << 20]));
         for (long, short) in [
             (call("set", &[b"set", b"v"]), call("set", &[b"k", b"v"])),
             (call("setex", &[b"set", b"9", b"v"]), call("setex", &[b"k", b"9", b"v"])),

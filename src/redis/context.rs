@@ -22,7 +22,8 @@ pub struct Context {
     pub cluster_fingerprint: u128,
     /// All replicas of the cluster, including this one, sorted by id.
     pub nodes: Vec<ReplicaInfo>,
-    /// Number of peers in the replica's options. Not all of them are in `nodes` before they connect.
+    /// Number of peers in the replica's options. Not all of them are in `nodes` before they
+    /// connect.
     pub peer_count: usize,
     /// Id of the replica that this replica considers the leader; `None` if it knows no leader.
     pub leader: Option<NodeId>,

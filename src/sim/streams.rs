@@ -7,9 +7,9 @@
 //! Streams are checked by what they deliver: the messages of each connection in the order in which
 //! they were sent, without a gap and without a duplicate. A connection may end at any message.
 //! Messages are compared by their contents. If one of several equal messages in a row is lost, that
-//! is noticed at the next message that differs, or once all bytes of the connection have arrived; if
-//! one is duplicated, at the next message that differs, or once more messages were delivered than
-//! sent.
+//! is noticed at the next message that differs, or once all bytes of the connection have arrived;
+//! if one is duplicated, at the next message that differs, or once more messages were delivered
+//! than sent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -411,8 +411,8 @@ impl Streams {
             });
             ensure!(
                 !is_complete || !self.endpoints[&to].incoming.is_read(*sender),
-                "streams: connection {} of replica {} never delivered {message:?} to {to}, although \
-                 all its bytes have arrived",
+                "streams: connection {} of replica {} never delivered {message:?} to {to}, \
+                 although all its bytes have arrived",
                 sender.number,
                 sender.peer
             );

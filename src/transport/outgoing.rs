@@ -173,8 +173,8 @@ impl<T: TcpConnection> Outgoing<T> {
         }
     }
 
-    /// Returns the sender of the stream of datagrams, for changes; `None` if the connection is not a
-    /// stream.
+    /// Returns the sender of the stream of datagrams, for changes; `None` if the connection is not
+    /// a stream.
     fn sender_mut(&mut self) -> Option<&mut Sender> {
         match &mut self.transport {
             Some(OutgoingTransport::Datagrams { sender, .. }) => Some(sender),
@@ -245,8 +245,8 @@ impl<T: TcpConnection> Outgoing<T> {
         self.connected && matches!(self.transport, Some(OutgoingTransport::Datagrams { .. }))
     }
 
-    /// Returns whether the connection is an established stream of datagrams, and all bytes that were
-    /// queued on it have arrived.
+    /// Returns whether the connection is an established stream of datagrams, and all bytes that
+    /// were queued on it have arrived.
     pub(crate) fn is_complete(&self) -> bool {
         match &self.transport {
             Some(OutgoingTransport::Datagrams { sender, outbound }) => {
@@ -503,7 +503,7 @@ mod tests {
         }
 
         fn flush(&mut self) -> io::Result<()> {
-            self.outbound.write_to(&mut io::sink()).map(|_| ())
+            self.outbound.write_to(&mut io::sink())
         }
     }
 

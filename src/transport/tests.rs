@@ -483,7 +483,7 @@ fn few_bytes_are_sent_to_a_silent_receiver() {
     run.until(Duration::from_secs(1), |run| !run.sender.is_awaiting());
     let sent = run.sent;
     run.quality.loss = 100;
-    run.unwritten.extend([7; 20 * datagram::PAYLOAD_BYTES_MAX]);
+    run.unwritten.extend(std::iter::repeat_n(7, 20 * datagram::PAYLOAD_BYTES_MAX));
     run.until(Duration::from_secs(20), |run| run.sender.state() == StreamState::Failed);
     // The bytes once, three probes with 16 datagrams each, and then one datagram per probe.
     assert!(run.sent - sent < 20 + 3 * 16 + 70, "{} datagrams", run.sent - sent);

@@ -45,13 +45,13 @@ impl Client {
         let request = request.expect("well formed").expect("a whole line");
         let mut out = BytesMut::new();
         let settings = &mut self.settings;
-        let step = self.connection.execute(request, &self.context, settings, &mut out);
-        (step, String::from_utf8(out.to_vec()).expect("a reply of text"))
+        let action = self.connection.execute(request, &self.context, settings, &mut out);
+        (action, String::from_utf8(out.to_vec()).expect("a reply of text"))
     }
 
     fn reply(&mut self, line: &str) -> String {
-        let (step, reply) = self.ask(line);
-        assert_eq!(step, Action::Reply, "{line}");
+        let (action, reply) = self.ask(line);
+        assert!(matches!(action, Action::Reply | Action::ApplySettings), "{line}: {action:?}");
         reply
     }
 

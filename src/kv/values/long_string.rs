@@ -1,8 +1,8 @@
 //! Long strings, divided into chunks. A change of a string copies no more than the chunks that it
 //! changes, and those only while a snapshot, a reply or another key shares them, and it hashes only
 //! the words that it changes. So the cost of a change does not depend on the length of the string,
-//! with one exception: while the string is shared, the list of pointers to its chunks is copied, one
-//! pointer for every 32 KiB.
+//! with one exception: while the string is shared, the list of pointers to its chunks is copied,
+//! one pointer for every 32 KiB.
 //!
 //! The keyspace stores shorter strings together with their keys.
 

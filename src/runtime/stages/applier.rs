@@ -35,8 +35,8 @@ use super::snapshot_scheduler::SnapshotScheduler;
 /// stage's loop). A group consists of up to [`GROUP_MAX`] consecutive operations of one batch.
 const PASS_GROUPS_MAX: usize = 4_096 / GROUP_MAX;
 
-/// Estimated number of steps of a group of operations (see [`StateMachine::estimate`]) from which on
-/// it is long: about as long as a heartbeat interval.
+/// Estimated number of steps of a group of operations (see [`StateMachine::estimate`]) from which
+/// on it is long: about as long as a heartbeat interval.
 const LONG_STEPS: u64 = 1_000_000;
 
 /// Length in bytes of a request id's origin: the beginning of the id, which identifies the replica

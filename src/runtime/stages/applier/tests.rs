@@ -294,7 +294,7 @@ fn shared_thread_defers_long_operations() {
     applier.run_once(Some(batch(vec![commit(1, &[Operation::set(b"large", &large)])], vec![], 1)));
     network.replies.try_recv().unwrap();
     applier.defer_long_operations();
-    let mut pass = |applier: &mut Applier, deferred: bool| {
+    let pass = |applier: &mut Applier, deferred: bool| {
         if deferred {
             applier.run_deferred();
         } else {

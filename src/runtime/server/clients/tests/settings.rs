@@ -53,34 +53,8 @@ fn check_effect(name: &str) {
             assert!(fixture.reply(client, 10).starts_with(b"-OOM "));
             assert_eq!(fixture.clients.memory_max(), 1_000, "what the network stage publishes");
         }
-        "maxclients" => {
-            set(fixture, client, name, "2");
-            let mut late = fixture.connect();
-            fixture.expect(&mut late, "-ERR max number of clients reached\r\n");
-            fixture.clients.context.peer_count = 1_000;
-            let hard = getrlimit(Resource::Nofile).maximum;
-            if hard.is_none_or(|hard| hard > 20_000) {
-                // More clients than the soft limit on open files allows.
-                let mut limit = getrlimit(Resource::Nofile);
-                limit.current = Some(5_000);
-                setrlimit(Resource::Nofile, limit).unwrap();
-                set(fixture, client, name, "5000");
-                let current = getrlimit(Resource::Nofile).current;
-                assert!(current.is_none_or(|current| current > 11_000), "{current:?}");
-            }
-        }
-        "proto-max-bulk-len" => {
-            // Applies at once, also to the rest of the same input and to other connections.
-            let large = b"*2\r\n$4\r\nECHO\r\n$1048577\r\n";
-            let early = [b"CONFIG SET proto-max-bulk-len 1mb\r\n", &large[..]].concat();
-            client.write_all(&early).unwrap();
-            fixture.expect(client, "+OK\r\n-ERR Protocol error: invalid bulk length\r\n");
-            let mut late = fixture.connect();
-            for client in [&mut other, &mut late] {
-                client.write_all(large).unwrap();
-                fixture.expect(client, "-ERR Protocol error: invalid bulk length\r\n");
-            }
-        }
+        "maxclients" => check_maximum_of_clients(fixture, client),
+        "proto-max-bulk-len" => check_maximum_of_arguments(fixture, client, &mut other),
         "maxmemory-clients" => {
             let before = fixture.clients.memory.budget(1).reply_bytes;
             set(fixture, client, name, "1gb");
@@ -156,6 +130,40 @@ fn check_effect(name: &str) {
             let reply = String::from_utf8(fixture.reply(client, 10)).unwrap();
             assert!(reply.starts_with("-ERR CONFIG SET failed"), "{name}: {reply}");
         }
+    }
+}
+
+fn check_maximum_of_clients(fixture: &mut Fixture, client: &mut TcpStream) {
+    set(fixture, client, "maxclients", "2");
+    let mut late = fixture.connect();
+    fixture.expect(&mut late, "-ERR max number of clients reached\r\n");
+    fixture.clients.context.peer_count = 1_000;
+    let hard = getrlimit(Resource::Nofile).maximum;
+    if hard.is_none_or(|hard| hard > 20_000) {
+        // More clients than the soft limit on open files allows.
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = Some(5_000);
+        setrlimit(Resource::Nofile, limit).unwrap();
+        set(fixture, client, "maxclients", "5000");
+        let current = getrlimit(Resource::Nofile).current;
+        assert!(current.is_none_or(|current| current > 11_000), "{current:?}");
+    }
+}
+
+fn check_maximum_of_arguments(
+    fixture: &mut Fixture,
+    client: &mut TcpStream,
+    other: &mut TcpStream,
+) {
+    // Applies at once, also to the rest of the same input and to other connections.
+    let large = b"*2\r\n$4\r\nECHO\r\n$1048577\r\n";
+    let early = [b"CONFIG SET proto-max-bulk-len 1mb\r\n", &large[..]].concat();
+    client.write_all(&early).unwrap();
+    fixture.expect(client, "+OK\r\n-ERR Protocol error: invalid bulk length\r\n");
+    let mut late = fixture.connect();
+    for client in [other, &mut late] {
+        client.write_all(large).unwrap();
+        fixture.expect(client, "-ERR Protocol error: invalid bulk length\r\n");
     }
 }
 
