@@ -38,6 +38,17 @@ pub(super) fn prefetch<'k>(
         *entry = hash.and_then(|hash| find(keyspace, hash));
     }
     entries.iter().flatten().for_each(|(_, entry)| entry.fetch());
+    for (entry, operation) in entries.iter().zip(group.operations()) {
+        if let Some((_, entry)) = entry
+            && let Some(collection) = entry.collection()
+            && let Some(Operation::Call { args, .. }) = operation
+        {
+            let mut args = args.iter().skip(1);
+            if let Some(first) = args.next() {
+                collection.fetch_element(first, args.next());
+            }
+        }
+    }
     entries
 }
 

@@ -7,6 +7,7 @@ use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::commands::row::{Answer, ONE_KEY, Row, Scale, read, write};
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::keyspace::Keyspace;
+use crate::kv::values::element::{Element, share_all};
 use crate::kv::values::extended::Extended;
 use crate::kv::values::hash::Hash;
 use crate::kv::values::number::parse_integer;
@@ -79,14 +80,14 @@ fn hsetnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
 
 /// Runs `HGET key field`: returns the value of a field of a hash; null if the field does not exist.
 fn hget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
-    Ok(Outcome::Value(value_of(keyspace, args.get(0)?, args.get(1)?)?.cloned()))
+    Ok(Outcome::Value(value_of(keyspace, args.get(0)?, args.get(1)?)?.map(Element::to_shared)))
 }
 
 /// Runs `HMGET key field [field ...]`: returns the values of fields of a hash, null for a missing
 /// field.
 fn hmget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = keyspace.collection::<Hash>(args.get(0)?)?;
-    let value = |field: &&[u8]| hash.and_then(|hash| hash.get(field)).cloned();
+    let value = |field: &&[u8]| hash.and_then(|hash| hash.get(field)).map(Element::to_shared);
     Ok(Outcome::Values(args.rest(1).iter().map(value).collect()))
 }
 
@@ -97,14 +98,16 @@ fn hexists(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 
 /// Runs `HSTRLEN key field`: returns the length in bytes of the value of a field.
 fn hstrlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
-    Ok(Outcome::count(value_of(keyspace, args.get(0)?, args.get(1)?)?.map_or(0, Bytes::len)))
+    Ok(Outcome::count(
+        value_of(keyspace, args.get(0)?, args.get(1)?)?.map_or(0, |value| value.len()),
+    ))
 }
 
 fn value_of<'s>(
     keyspace: &'s Keyspace,
     key: &[u8],
     field: &[u8],
-) -> Result<Option<&'s Bytes>, Refusal> {
+) -> Result<Option<&'s Element>, Refusal> {
     Ok(keyspace.collection::<Hash>(key)?.and_then(|hash| hash.get(field)))
 }
 
@@ -167,33 +170,34 @@ fn hlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(hash.map_or(0, Hash::len)))
 }
 
-fn text(bytes: &Bytes) -> Outcome {
-    Outcome::Value(Some(bytes.clone()))
-}
-
-fn text_pair((field, value): (&Bytes, &Bytes)) -> (Outcome, Outcome) {
-    (text(field), text(value))
+/// Returns the fields and their values as pairs of outcomes.
+fn text_pairs<'h>(
+    fields: impl Iterator<Item = (&'h Element, &'h Element)>,
+) -> Vec<(Outcome, Outcome)> {
+    let mut texts = share_all(fields.flat_map(|(field, value)| [field, value]));
+    let mut text = || texts.next().map(|text| Outcome::Value(Some(text)));
+    std::iter::from_fn(|| text().zip(text())).collect()
 }
 
 /// Runs `HGETALL key`: returns all fields of a hash with their values.
 fn hgetall(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let fields = hash.into_iter().flat_map(Hash::iter);
-    Ok(Outcome::Map(fields.map(text_pair).collect()))
+    Ok(Outcome::Map(text_pairs(fields)))
 }
 
 /// Runs `HKEYS key`: returns all fields of a hash.
 fn hkeys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let fields = hash.into_iter().flat_map(Hash::iter);
-    Ok(Outcome::Values(fields.map(|(field, _)| Some(field.clone())).collect()))
+    Ok(Outcome::Values(share_all(fields.map(|(field, _)| field)).map(Some).collect()))
 }
 
 /// Runs `HVALS key`: returns the values of all fields of a hash.
 fn hvals(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let fields = hash.into_iter().flat_map(Hash::iter);
-    Ok(Outcome::Values(fields.map(|(_, value)| Some(value.clone())).collect()))
+    Ok(Outcome::Values(share_all(fields.map(|(_, value)| value)).map(Some).collect()))
 }
 
 /// Runs `HRANDFIELD key [count [WITHVALUES]]`: returns up to `count` distinct random fields of a
@@ -203,7 +207,7 @@ fn hrandfield(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let Some(count) = args.rest(1).first() else {
         let Some(hash) = hash(args.get(0)?)? else { return Ok(Outcome::Value(None)) };
         let found = hash.at(&[args.below(0, hash.len())]);
-        return Ok(Outcome::Value(found.first().map(|(field, _)| (*field).clone())));
+        return Ok(Outcome::Value(found.first().map(|(field, _)| field.to_shared())));
     };
     let count = parse_integer(count).ok_or(Refusal::NotAnInteger)?;
     if count == i64::MIN {
@@ -233,9 +237,9 @@ fn hrandfield(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     };
     let chosen = hash.at(&places).into_iter();
     Ok(if with_values {
-        Outcome::Pairs(chosen.map(text_pair).collect())
+        Outcome::Pairs(text_pairs(chosen))
     } else {
-        Outcome::Values(chosen.map(|(field, _)| Some(field.clone())).collect())
+        Outcome::Values(share_all(chosen.map(|(field, _)| field)).map(Some).collect())
     })
 }
 
@@ -252,8 +256,8 @@ fn hscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let options = Options::read(args, 2)?;
     let (cursor, part) = hash.scan(cursor, options.count);
     let fitting = part.into_iter().filter(|(field, _)| options.fits(field));
-    let texts = fitting.flat_map(|(field, value)| [Some(field.clone()), Some(value.clone())]);
-    Ok(scan::reply(cursor, texts.collect()))
+    let texts = share_all(fitting.flat_map(|(field, value)| [field, value]));
+    Ok(scan::reply(cursor, texts.map(Some).collect()))
 }
 
 #[cfg(test)]

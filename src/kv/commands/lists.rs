@@ -6,6 +6,7 @@ use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::commands::row::{Answer, NO_KEYS, ONE_KEY, Row, Scale, TWO_KEYS, read, write};
 use crate::kv::keyspace::Keyspace;
+use crate::kv::values::element::{Element, share_all};
 use crate::kv::values::list::{End, List};
 use crate::kv::values::number::parse_integer;
 
@@ -82,7 +83,7 @@ fn push(keyspace: &mut Keyspace, args: &Args<'_>, end: End) -> Answer {
     let key = args.get(0)?;
     let length = keyspace.update(key, |list: &mut List| {
         for value in args.rest(1) {
-            list.push(end, Bytes::copy_from_slice(value));
+            list.push(end, (*value).into());
         }
         (list.len(), true)
     })?;
@@ -140,9 +141,8 @@ fn pop_many(
     }
     let values = keyspace.update_existing(key, |list: &mut List| {
         let count = count.min(list.len());
-        let mut values = Vec::with_capacity(count);
-        values.extend((0..count).map(|_| list.pop(end)));
-        (values, true)
+        let values: Vec<Element> = (0..count).map_while(|_| list.pop(end)).collect();
+        (share_all(&values).map(Some).collect(), true)
     })?;
     keyspace.notify(end.pop_event(), key);
     keyspace.notify_if_removed(key);
@@ -176,9 +176,8 @@ fn lrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
         return Ok(Outcome::Values(Vec::new()));
     };
     let (from, to) = range(list.len());
-    let mut values = Vec::with_capacity(to - from);
-    values.extend(list.iter_from(from).take(to - from).cloned().map(Some));
-    Ok(Outcome::Values(values))
+    let values = share_all(list.iter_from(from).take(to - from));
+    Ok(Outcome::Values(values.map(Some).collect()))
 }
 
 /// Runs `LTRIM key first last`: removes all values outside a range of a list.
@@ -214,7 +213,7 @@ fn lindex(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     };
     let number = parse_integer(args.get(1)?).ok_or(Refusal::NotAnInteger)?;
     let place = place(number, list.len());
-    Ok(Outcome::Value(place.and_then(|place| list.iter_from(place).next()).cloned()))
+    Ok(Outcome::Value(place.and_then(|place| list.iter_from(place).next()).map(Element::to_shared)))
 }
 
 /// Runs `LSET key index value`: replaces the value at an index of a list.
@@ -225,8 +224,7 @@ fn lset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let Some(place) = place(number, list.len()) else {
         return Ok(Outcome::error("ERR index out of range"));
     };
-    keyspace
-        .update(key, |list: &mut List| (list.set(place, Bytes::copy_from_slice(value)), true))?;
+    keyspace.update(key, |list: &mut List| (list.set(place, value.into()), true))?;
     keyspace.notify("lset", key);
     Ok(Outcome::Done)
 }
@@ -240,11 +238,11 @@ fn linsert(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         return Err(Refusal::Syntax);
     }
     let Some(list) = keyspace.collection::<List>(key)? else { return Ok(Outcome::Integer(0)) };
-    let Some(place) = list.iter_from(0).position(|there| there == pivot) else {
+    let Some(place) = list.iter_from(0).position(|there| there[..] == *pivot) else {
         return Ok(Outcome::Integer(-1));
     };
     let length = keyspace.update(key, |list: &mut List| {
-        list.insert(place + usize::from(behind), Bytes::copy_from_slice(value));
+        list.insert(place + usize::from(behind), value.into());
         (list.len(), true)
     })?;
     keyspace.notify("linsert", key);
@@ -262,7 +260,7 @@ fn lrem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         Ok(most) => most,
     };
     let end = if count < 0 { End::Right } else { End::Left };
-    let has = |list: &List| list.iter_from(0).any(|there| there == value);
+    let has = |list: &List| list.iter_from(0).any(|there| there[..] == *value);
     if !keyspace.collection::<List>(key)?.is_some_and(has) {
         return Ok(Outcome::Integer(0));
     }
@@ -309,7 +307,7 @@ fn move_one(keyspace: &mut Keyspace, from: &[u8], to: &[u8], off: End, onto: End
     keyspace.notify(onto.push_event(), to);
     keyspace.notify(off.pop_event(), from);
     keyspace.notify_if_removed(from);
-    Ok(Outcome::Value(Some(value)))
+    Ok(Outcome::Value(Some(value.to_shared())))
 }
 
 /// Runs `LPOS key value [RANK rank] [COUNT count] [MAXLEN length]`: returns the indexes at which a
@@ -330,8 +328,8 @@ fn lpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let skipped = options.rank.checked_abs().map_or(0, |rank| rank - 1);
     let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
     let wanted = options.count.unwrap_or(1);
-    let is_it = |(_, there): &(usize, &Bytes)| *there == value;
-    let places = |places: &mut dyn Iterator<Item = (usize, &Bytes)>| -> Vec<usize> {
+    let is_it = |(_, there): &(usize, &Element)| there[..] == *value;
+    let places = |places: &mut dyn Iterator<Item = (usize, &Element)>| -> Vec<usize> {
         let found = places.take(options.compared_max).filter(is_it).skip(skipped);
         found.map(|(place, _)| place).take(wanted).collect()
     };

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use foldhash::fast::FixedState;
 use indexmap::IndexSet;
 
@@ -14,6 +13,7 @@ use crate::kv::commands::row::{
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::collection::CollectionType as _;
+use crate::kv::values::element::{Element, share_all};
 use crate::kv::values::number::parse_integer;
 use crate::kv::values::set::{SCANNED_AT_ONCE_MAX, Set};
 
@@ -96,14 +96,14 @@ fn smismember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::List(args.rest(1).iter().map(is_there).collect()))
 }
 
-fn text(member: &Bytes) -> Outcome {
-    Outcome::Value(Some(member.clone()))
+fn texts<'e>(members: impl IntoIterator<Item = &'e Element>) -> Vec<Outcome> {
+    share_all(members).map(|member| Outcome::Value(Some(member))).collect()
 }
 
 /// Runs `SMEMBERS key`: returns all members of a set.
 fn smembers(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<Set>(args.get(0)?)?;
-    Ok(Outcome::Set(set.into_iter().flat_map(Set::iter).map(text).collect()))
+    Ok(Outcome::Set(texts(set.into_iter().flat_map(Set::iter))))
 }
 
 /// Runs `SPOP key [count]`: removes and returns random members of a set.
@@ -131,9 +131,9 @@ fn spop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         keyspace.notify_if_removed(key);
     }
     Ok(if is_one {
-        Outcome::Value(taken.into_iter().next())
+        Outcome::Value(taken.first().map(Element::to_shared))
     } else {
-        Outcome::Set(taken.into_iter().map(|member| Outcome::Value(Some(member))).collect())
+        Outcome::Set(texts(&taken))
     })
 }
 
@@ -144,7 +144,7 @@ fn srandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let count = match args.rest(1) {
         [] => {
             let set = set(args.get(0)?)?;
-            let some = |set: &Set| set.get_index(args.below(0, set.len())).cloned();
+            let some = |set: &Set| set.get_index(args.below(0, set.len())).map(Element::to_shared);
             return Ok(Outcome::Value(set.and_then(some)));
         }
         [count] => parse_integer(count).ok_or(Refusal::NotAnInteger)?,
@@ -156,7 +156,7 @@ fn srandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let Some(set) = set(args.get(0)?)? else { return Ok(Outcome::List(Vec::new())) };
     let places = places(args, count, set.len())?;
     let chosen = places.iter().filter_map(|place| set.get_index(*place));
-    Ok(Outcome::List(chosen.map(text).collect()))
+    Ok(Outcome::List(texts(chosen)))
 }
 
 /// Returns random positions from 0 to `length - 1`; `length` must not be 0. Returns up to `count`
@@ -218,7 +218,7 @@ fn sets<'s>(keyspace: &'s Keyspace, keys: &[&[u8]]) -> Result<Vec<Option<&'s Set
 
 /// Iterates over the intersection of `sets`: the members that all of them contain. `None` stands
 /// for an empty set.
-fn common<'s>(sets: &[Option<&'s Set>]) -> impl Iterator<Item = &'s Bytes> {
+fn common<'s>(sets: &[Option<&'s Set>]) -> impl Iterator<Item = &'s Element> {
     let mut there: Vec<&Set> = sets.iter().copied().flatten().collect();
     let all = there.len() == sets.len();
     // The smallest set first: its members are looked up in all others.
@@ -230,13 +230,13 @@ fn common<'s>(sets: &[Option<&'s Set>]) -> impl Iterator<Item = &'s Bytes> {
 
 /// Returns the members of the union, intersection or difference of the sets at `keys`, each member
 /// once. `how` selects the set operation.
-fn join(keyspace: &Keyspace, keys: &[&[u8]], how: Join) -> Result<Vec<Bytes>, Refusal> {
+fn join(keyspace: &Keyspace, keys: &[&[u8]], how: Join) -> Result<Vec<Element>, Refusal> {
     let sets = sets(keyspace, keys)?;
     Ok(match how {
         Join::Inter => common(&sets).cloned().collect(),
         Join::Union => {
             let members = sets.into_iter().flatten().flat_map(Set::iter);
-            let different: IndexSet<&Bytes, FixedState> = members.collect();
+            let different: IndexSet<&Element, FixedState> = members.collect();
             different.into_iter().cloned().collect()
         }
         Join::Diff => {
@@ -251,7 +251,7 @@ fn join(keyspace: &Keyspace, keys: &[&[u8]], how: Join) -> Result<Vec<Bytes>, Re
 
 fn joined(keyspace: &Keyspace, args: &Args<'_>, how: Join) -> Answer {
     let members = join(keyspace, args.rest(0), how)?;
-    Ok(Outcome::Set(members.into_iter().map(|member| Outcome::Value(Some(member))).collect()))
+    Ok(Outcome::Set(texts(&members)))
 }
 
 /// Applies the set operation `how` to the sets at the keys from the second argument on. Stores the
@@ -340,7 +340,7 @@ fn sscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let options = Options::read(args, 2)?;
     let (from, to) = scanned(cursor, options.count, set.len());
     let fitting = set.range(from..to).filter(|member| options.fits(member));
-    Ok(scan::reply(from as u64, fitting.cloned().map(Some).collect()))
+    Ok(scan::reply(from as u64, share_all(fitting).map(Some).collect()))
 }
 
 /// Returns the range of positions that one call of a scan visits in a collection of `length`

@@ -1,6 +1,7 @@
 //! Values other than strings (hashes, sets, lists, sorted sets), with a common interface through
 //! which the keyspace stores, measures, compares and encodes them.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use crate::kv::values::content::Content;
@@ -124,6 +125,25 @@ impl Collection {
             Collection::SortedSet(set) => Arc::strong_count(set),
         };
         owners > 1
+    }
+
+    /// Prefetches the element that a command with these arguments (after the key) probably accesses
+    /// first: looks it up, so that its memory is loaded into the processor's cache.
+    pub(in crate::kv) fn fetch_element(&self, first: &[u8], second: Option<&[u8]>) {
+        // Without `black_box`, the compiler would remove the lookups.
+        match self {
+            Collection::Hash(hash) => {
+                black_box(hash.get(first).and_then(|value| value.last().copied()));
+            }
+            Collection::Set(set) => {
+                black_box(set.contains(first));
+            }
+            // `ZADD` has the score first.
+            Collection::SortedSet(set) => {
+                black_box(set.score(second.unwrap_or(first)));
+            }
+            Collection::List(_) => {}
+        }
     }
 
     pub(in crate::kv) fn bytes(&self) -> usize {

@@ -4,16 +4,18 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::{Buf as _, BufMut as _};
 use foldhash::fast::FixedState;
 use indexmap::IndexMap;
 
 use crate::kv::values::codec::{put_bytes, take_bytes, take_flag};
 use crate::kv::values::content::Content;
 use crate::kv::values::digest::{Digest, fingerprint, key_hash};
+use crate::kv::values::element::Element;
 
-/// Approximate memory overhead of one field of a hash, in bytes, in addition to its name and value.
-const FIELD_BYTES: usize = 96;
+/// Approximate memory usage of one field of a hash, in bytes: its place in a bucket, including the
+/// name and the value if they are short.
+const FIELD_BYTES: usize = 104;
 /// Maximum number of fields of a small hash, which `HSCAN` returns in one call. Equals Redis's
 /// default for `hash-max-listpack-entries`. The replicated state depends on this limit, so it must
 /// be equal on all replicas.
@@ -35,7 +37,7 @@ const REMAINING_BITS: u32 = 32;
 /// returned yet.
 const ALL_REMAINING: u64 = (1 << REMAINING_BITS) - 1;
 
-type Fields = IndexMap<Bytes, Bytes, FixedState>;
+type Fields = IndexMap<Element, Element, FixedState>;
 
 /// A hash: a map from fields to values. A small hash keeps its fields in insertion order. In a
 /// large hash, which is divided into buckets, the last field of a bucket moves to the place of a
@@ -137,7 +139,7 @@ impl Hash {
         self.length
     }
 
-    pub(in crate::kv) fn get(&self, field: &[u8]) -> Option<&Bytes> {
+    pub(in crate::kv) fn get(&self, field: &[u8]) -> Option<&Element> {
         match &self.buckets {
             Buckets::One(fields) => fields.get(field),
             Buckets::Many(buckets) => {
@@ -150,19 +152,20 @@ impl Hash {
     pub(in crate::kv) fn set(&mut self, field: &[u8], value: &[u8]) -> bool {
         let field_hash = key_hash(field);
         self.digest.add(fingerprint(field_hash, value));
-        self.bytes += value.len();
         self.is_large |= field.len().max(value.len()) > SMALL_BYTES_MAX;
-        let value = Bytes::copy_from_slice(value);
+        let value = Element::from(value);
+        self.bytes += value.allocated_bytes();
         let bucket = bucket_of(bucket_bits(field_hash), self.buckets.count());
         let fields = self.buckets.bucket_mut(bucket);
         if let Some(current) = fields.get_mut(field) {
             let old = std::mem::replace(current, value);
             self.digest.remove(fingerprint(field_hash, &old));
-            self.bytes -= old.len();
+            self.bytes -= old.allocated_bytes();
             return false;
         }
-        fields.insert(Bytes::copy_from_slice(field), value);
-        self.bytes += field.len() + FIELD_BYTES;
+        let field = Element::from(field);
+        self.bytes += field.allocated_bytes() + FIELD_BYTES;
+        fields.insert(field, value);
         self.length += 1;
         if self.length > SMALL_FIELDS_MAX {
             self.is_large = true;
@@ -190,7 +193,7 @@ impl Hash {
         };
         let (field, value) = removed.expect("the field exists");
         self.digest.remove(fingerprint(field_hash, &value));
-        self.bytes -= field.len() + value.len() + FIELD_BYTES;
+        self.bytes -= field.allocated_bytes() + value.allocated_bytes() + FIELD_BYTES;
         self.length -= 1;
         if self.length == 0 {
             assert_eq!((self.bytes, self.digest), (0, Digest::default()), "sums of an empty hash");
@@ -199,12 +202,12 @@ impl Hash {
     }
 
     /// Iterates over all fields with their values, one bucket after another.
-    pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+    pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = (&Element, &Element)> {
         (0..self.buckets.count()).flat_map(|bucket| self.buckets.bucket(bucket))
     }
 
     /// Returns the fields at the given positions in the order of iteration, with their values.
-    pub(in crate::kv) fn at(&self, positions: &[usize]) -> Vec<(&Bytes, &Bytes)> {
+    pub(in crate::kv) fn at(&self, positions: &[usize]) -> Vec<(&Element, &Element)> {
         let lengths = (0..self.buckets.count()).map(|bucket| self.buckets.bucket(bucket).len());
         let end_of = |end: &mut usize, length| {
             *end += length;
@@ -227,7 +230,11 @@ impl Hash {
     /// their bucket, and other fields move only to lower indexes in their bucket, or to a new
     /// bucket when their bucket is split. The buckets are visited in the order of their reversed
     /// hash bits, in which a new bucket follows the one that was split.
-    pub(in crate::kv) fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<(&Bytes, &Bytes)>) {
+    pub(in crate::kv) fn scan(
+        &self,
+        cursor: u64,
+        count: usize,
+    ) -> (u64, Vec<(&Element, &Element)>) {
         if !self.is_large {
             return (0, self.iter().collect());
         }
@@ -373,7 +380,7 @@ mod tests {
         };
         let copied = own.iter().zip(seen).filter(|(one, other)| !Arc::ptr_eq(one, other));
         assert_eq!(copied.count(), 1, "of {}", own.len());
-        assert_eq!(view.get(b"field:000000000077").unwrap(), &b"value"[..]);
+        assert_eq!(view.get(b"field:000000000077").unwrap()[..], b"value"[..]);
         check(&view);
     }
 

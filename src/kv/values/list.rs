@@ -4,17 +4,19 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::{Buf as _, BufMut as _};
 
 use crate::kv::values::codec::{put_bytes, take_bytes};
 use crate::kv::values::content::Content;
 use crate::kv::values::digest::{key_hash, mix};
+use crate::kv::values::element::Element;
 
 /// Maximum number of values in a chunk of a list. A change of a list that a snapshot shares copies
 /// one chunk and the list of chunks.
 const CHUNK_LEN_MAX: usize = 128;
-/// Approximate memory overhead of one value of a list, in bytes.
-const VALUE_BYTES: usize = 64;
+/// Approximate memory usage of one value of a list, in bytes: its place in a chunk, including the value
+/// if it is short.
+const VALUE_BYTES: usize = 40;
 /// Approximate memory overhead of a list without its values, in bytes.
 const LIST_BYTES: usize = 160;
 
@@ -30,7 +32,7 @@ pub(in crate::kv) enum End {
     Right,
 }
 
-type Chunk = VecDeque<Bytes>;
+type Chunk = VecDeque<Element>;
 
 /// A list of values, divided into chunks. A change of a list that a snapshot shares copies only the
 /// chunk that it changes.
@@ -91,10 +93,10 @@ impl List {
     }
 
     /// Adds a value at one end of the list.
-    pub(in crate::kv) fn push(&mut self, end: End, value: Bytes) {
+    pub(in crate::kv) fn push(&mut self, end: End, value: Element) {
         let hash = hash_of(&value);
         self.length += 1;
-        self.value_bytes += value.len();
+        self.value_bytes += value.allocated_bytes();
         match end {
             End::Left => {
                 self.hash = self.hash.wrapping_mul(BASE).wrapping_add(hash);
@@ -115,7 +117,7 @@ impl List {
     }
 
     /// Removes and returns the value at one end of the list; `None` if the list is empty.
-    pub(in crate::kv) fn pop(&mut self, end: End) -> Option<Bytes> {
+    pub(in crate::kv) fn pop(&mut self, end: End) -> Option<Element> {
         let value;
         match end {
             End::Left => {
@@ -138,13 +140,13 @@ impl List {
             }
         }
         self.length -= 1;
-        self.value_bytes -= value.len();
+        self.value_bytes -= value.allocated_bytes();
         self.check_empty();
         Some(value)
     }
 
     /// Iterates over the values from `index` to the right end of the list.
-    pub(in crate::kv) fn iter_from(&self, index: usize) -> impl Iterator<Item = &Bytes> {
+    pub(in crate::kv) fn iter_from(&self, index: usize) -> impl Iterator<Item = &Element> {
         let (chunk, within) = self.locate(index);
         let (first, rest) = match self.chunks.get(chunk) {
             Some(first) => (first.range(within..), self.chunks.range(chunk + 1..)),
@@ -154,7 +156,7 @@ impl List {
     }
 
     /// Iterates over the values from the right end of the list to the left.
-    pub(in crate::kv) fn iter_rev(&self) -> impl Iterator<Item = &Bytes> {
+    pub(in crate::kv) fn iter_rev(&self) -> impl Iterator<Item = &Element> {
         self.chunks.iter().rev().flat_map(|chunk| chunk.iter().rev())
     }
 
@@ -187,19 +189,19 @@ impl List {
     }
 
     /// Replaces the value at `index`, which must be less than the length of the list.
-    pub(in crate::kv) fn set(&mut self, index: usize, value: Bytes) {
+    pub(in crate::kv) fn set(&mut self, index: usize, value: Element) {
         let (chunk, within) = self.locate(index);
-        self.value_bytes += value.len();
+        self.value_bytes += value.allocated_bytes();
         let hash = hash_of(&value);
         let old = std::mem::replace(&mut Arc::make_mut(&mut self.chunks[chunk])[within], value);
-        self.value_bytes -= old.len();
+        self.value_bytes -= old.allocated_bytes();
         let change = hash.wrapping_sub(hash_of(&old));
         self.hash = self.hash.wrapping_add(change.wrapping_mul(power_of(index)));
     }
 
     /// Inserts a value at `index`, before the value that is there now. `index` must not exceed the
     /// length of the list; if it equals the length, appends the value.
-    pub(in crate::kv) fn insert(&mut self, index: usize, value: Bytes) {
+    pub(in crate::kv) fn insert(&mut self, index: usize, value: Element) {
         if index == self.length {
             return self.push(End::Right, value);
         }
@@ -214,7 +216,7 @@ impl List {
         self.power = self.power.wrapping_mul(BASE);
         let (mut at, mut within) = self.locate(index);
         self.length += 1;
-        self.value_bytes += value.len();
+        self.value_bytes += value.allocated_bytes();
         if self.chunks[at].len() >= CHUNK_LEN_MAX {
             let half = CHUNK_LEN_MAX / 2;
             let behind = Arc::make_mut(&mut self.chunks[at]).split_off(half);
@@ -246,7 +248,7 @@ impl List {
         let removed = most - removal.left;
         self.hash = removal.hash;
         self.length -= removed;
-        self.value_bytes -= removed * wanted.len();
+        self.value_bytes -= removed * Element::from(wanted).allocated_bytes();
         self.power = (0..removed).fold(self.power, |power, _| power.wrapping_mul(BASE_INVERSE));
         self.join_small_chunks();
         self.check_empty();
@@ -314,7 +316,7 @@ struct Removal<'w> {
 
 impl Removal<'_> {
     fn visit(&mut self, chunk: &mut Arc<Chunk>) {
-        if !chunk.iter().any(|value| value == self.wanted) {
+        if !chunk.iter().any(|value| **value == *self.wanted) {
             match self.end {
                 End::Left => chunk.iter().for_each(|value| self.keep(value)),
                 End::Right => chunk.iter().rev().for_each(|value| self.keep(value)),
@@ -331,8 +333,8 @@ impl Removal<'_> {
         }
     }
 
-    fn retain(&mut self, value: &Bytes) -> bool {
-        if self.left == 0 || value != self.wanted {
+    fn retain(&mut self, value: &Element) -> bool {
+        if self.left == 0 || **value != *self.wanted {
             self.keep(value);
             return true;
         }
@@ -350,7 +352,7 @@ impl Removal<'_> {
         false
     }
 
-    fn keep(&mut self, value: &Bytes) {
+    fn keep(&mut self, value: &Element) {
         self.passed = self.passed.wrapping_add(hash_of(value).wrapping_mul(self.power));
         let step = if self.end == End::Left { BASE } else { BASE_INVERSE };
         self.power = self.power.wrapping_mul(step);
@@ -384,7 +386,7 @@ impl Content for List {
     fn decode(from: &mut &[u8]) -> Option<List> {
         let mut list = List::default();
         for _ in 0..from.try_get_u64_le().ok()? {
-            list.push(End::Right, Bytes::copy_from_slice(take_bytes(from)?));
+            list.push(End::Right, take_bytes(from)?.into());
         }
         Some(list).filter(|list| !list.is_empty())
     }
@@ -399,18 +401,19 @@ mod tests {
     fn list_of<V: AsRef<[u8]>>(values: impl IntoIterator<Item = V>) -> List {
         let mut list = List::default();
         for value in values {
-            list.push(End::Right, Bytes::copy_from_slice(value.as_ref()));
+            list.push(End::Right, value.as_ref().into());
         }
         list
     }
 
     /// Checks that a list is equal to its model, and checks the list's invariants.
     fn check(list: &List, wanted: &VecDeque<Vec<u8>>) {
+        let elements: Vec<Element> = wanted.iter().map(|value| value[..].into()).collect();
         assert_eq!(list.len(), wanted.len());
-        assert!(list.iter_from(0).eq(wanted), "{list:?} {wanted:?}");
-        assert!(list.iter_rev().eq(wanted.iter().rev()));
+        assert!(list.iter_from(0).eq(&elements), "{list:?} {wanted:?}");
+        assert!(list.iter_rev().eq(elements.iter().rev()));
         for place in [0, 1, wanted.len() / 2, wanted.len().saturating_sub(1), wanted.len() + 3] {
-            assert!(list.iter_from(place).eq(wanted.iter().skip(place)), "from {place}");
+            assert!(list.iter_from(place).eq(elements.iter().skip(place)), "from {place}");
         }
         let again = list_of(wanted);
         assert_eq!(list.digest(), again.digest(), "equal lists built differently");
@@ -421,7 +424,7 @@ mod tests {
         list.encode(&mut bytes);
         let mut rest = &bytes[..];
         let Some(copy) = List::decode(&mut rest) else { return assert!(list.is_empty()) };
-        assert!(rest.is_empty() && copy.iter_from(0).eq(wanted));
+        assert!(rest.is_empty() && copy.iter_from(0).eq(&elements));
     }
 
     #[derive(Debug, Clone)]
@@ -455,7 +458,7 @@ mod tests {
 
     /// Applies a change to a list and to its model.
     fn apply(list: &mut List, model: &mut VecDeque<Vec<u8>>, change: &Change) {
-        let bytes = |number: u8| Bytes::from(value(number));
+        let bytes = |number: u8| Element::from(&value(number)[..]);
         match change {
             Change::Push(end, number, times) => {
                 for turn in 0..*times {
@@ -473,7 +476,7 @@ mod tests {
                         End::Left => model.pop_front(),
                         End::Right => model.pop_back(),
                     };
-                    assert_eq!(list.pop(*end).map(Vec::from), popped);
+                    assert_eq!(list.pop(*end).map(|value| value.to_vec()), popped);
                 }
             }
             Change::Set(place, number) if !model.is_empty() => {
@@ -559,8 +562,8 @@ mod tests {
     fn list_write_copies_only_the_chunk_it_changes() {
         let mut list = list_of((0..10_000).map(|number| number.to_string()));
         let view = list.clone();
-        list.push(End::Left, Bytes::from_static(b"first"));
-        list.set(5_000, Bytes::from_static(b"other"));
+        list.push(End::Left, b"first"[..].into());
+        list.set(5_000, b"other"[..].into());
         list.pop(End::Right);
         let mut shared = list.chunks.iter();
         let of_view = |chunk: &&Arc<Chunk>| view.chunks.iter().any(|one| Arc::ptr_eq(one, chunk));

@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use super::element::Element;
 
 /// Maximum number of members in a leaf of the B+ tree, and of children in an inner node.
 const NODE_LEN_MAX: usize = 64;
@@ -21,7 +21,7 @@ const MERGED_LEN_MAX: usize = 48;
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::kv) struct Scored {
     pub(in crate::kv) score: f64,
-    pub(in crate::kv) member: Bytes,
+    pub(in crate::kv) member: Element,
 }
 
 impl Scored {
@@ -323,7 +323,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn scored(score: f64, member: u16) -> Scored {
-        Scored { score, member: Bytes::copy_from_slice(&member.to_be_bytes()) }
+        Scored { score, member: member.to_be_bytes()[..].into() }
     }
 
     /// Checks the invariants of a node and of all nodes below it. Returns the height of the node.

@@ -2,17 +2,19 @@
 
 use std::ops::Range;
 
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::{Buf as _, BufMut as _};
 use foldhash::fast::FixedState;
 use indexmap::IndexSet;
 
 use super::codec::{put_bytes, take_bytes};
 use super::content::Content;
 use super::digest::{Digest, key_hash};
+use super::element::Element;
 use super::number::parse_integer;
 
-/// Approximate memory overhead of one member of a set, in bytes.
-const MEMBER_BYTES: usize = 72;
+/// Approximate memory usage of one member of a set, in bytes: its place in the hash table, including
+/// the member if it is short.
+const MEMBER_BYTES: usize = 64;
 
 /// Maximum number of members of a set or sorted set that `SSCAN` or `ZSCAN` returns in one call. A
 /// larger set is scanned in several calls.
@@ -33,7 +35,7 @@ const NUMBERS_MAX: usize = 512;
 /// it.
 #[derive(Debug, Clone, Default)]
 pub(in crate::kv) struct Set {
-    members: IndexSet<Bytes, FixedState>,
+    members: IndexSet<Element, FixedState>,
     digest: Digest,
     bytes: usize,
 }
@@ -47,29 +49,29 @@ impl Set {
         self.members.contains(member)
     }
 
-    pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = &Bytes> {
+    pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = &Element> {
         self.members.iter()
     }
 
     /// Returns the member at `index`, in the order of the set; `None` if `index` is out of range.
-    pub(in crate::kv) fn get_index(&self, index: usize) -> Option<&Bytes> {
+    pub(in crate::kv) fn get_index(&self, index: usize) -> Option<&Element> {
         self.members.get_index(index)
     }
 
     /// Iterates over the members at the indexes in `range`, which must not exceed the number of
     /// members.
-    pub(in crate::kv) fn range(&self, range: Range<usize>) -> impl Iterator<Item = &Bytes> {
+    pub(in crate::kv) fn range(&self, range: Range<usize>) -> impl Iterator<Item = &Element> {
         self.members.get_range(range).expect("within the members").iter()
     }
 
     /// Adds a copy of `member` to the set. Returns whether the member is new.
     pub(in crate::kv) fn add(&mut self, member: &[u8]) -> bool {
-        !self.contains(member) && self.insert(Bytes::copy_from_slice(member))
+        !self.contains(member) && self.insert(member.into())
     }
 
     /// Adds `member` to the set, without copying its bytes. Returns whether the member is new.
-    pub(in crate::kv) fn insert(&mut self, member: Bytes) -> bool {
-        let (hash, bytes) = (key_hash(&member), member.len() + MEMBER_BYTES);
+    pub(in crate::kv) fn insert(&mut self, member: Element) -> bool {
+        let (hash, bytes) = (key_hash(&member), member.allocated_bytes() + MEMBER_BYTES);
         let is_new = self.members.insert(member);
         if is_new {
             self.digest.add(hash);
@@ -86,10 +88,10 @@ impl Set {
 
     /// Removes and returns the member at `index`, to which the last member of the set then moves;
     /// `None` if `index` is out of range.
-    pub(in crate::kv) fn take(&mut self, index: usize) -> Option<Bytes> {
+    pub(in crate::kv) fn take(&mut self, index: usize) -> Option<Element> {
         let member = self.members.swap_remove_index(index)?;
         self.digest.remove(key_hash(&member));
-        self.bytes -= member.len() + MEMBER_BYTES;
+        self.bytes -= member.allocated_bytes() + MEMBER_BYTES;
         if self.members.is_empty() {
             assert_eq!((self.bytes, self.digest), (0, Digest::default()), "sums of an empty set");
         }

@@ -2,18 +2,20 @@
 
 use std::ops::Range;
 
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::{Buf as _, BufMut as _};
 use foldhash::fast::FixedState;
 use indexmap::IndexMap;
 
 use super::codec::{put_bytes, take_bytes};
 use super::content::Content;
 use super::digest::{Digest, fingerprint, key_hash};
+use super::element::Element;
 use super::score_tree::{ScoreTree, Scored};
 use super::set::SCANNED_AT_ONCE_MAX;
 
-/// Approximate memory overhead of one member of a sorted set, in bytes.
-const MEMBER_BYTES: usize = 160;
+/// Approximate memory usage of one member of a sorted set, in bytes: its places in the hash table and
+/// in the tree, including the member if it is short.
+const MEMBER_BYTES: usize = 128;
 
 /// Maximum length in bytes of the members of a sorted set for which `OBJECT ENCODING` returns
 /// `listpack`, as in Redis, if the set is also small.
@@ -32,7 +34,7 @@ const PACKED_BYTES_MAX: usize = 64;
 /// all replicas: it depends only on the log, and snapshots preserve it.
 #[derive(Debug, Clone, Default)]
 pub(in crate::kv) struct SortedSet {
-    scores: IndexMap<Bytes, f64, FixedState>,
+    scores: IndexMap<Element, f64, FixedState>,
     order: ScoreTree,
     digest: Digest,
     bytes: usize,
@@ -75,7 +77,7 @@ impl SortedSet {
     /// Returns whether Redis would encode this sorted set as `listpack`, provided that the set has
     /// never exceeded the limits of this encoding.
     pub(in crate::kv) fn is_packed(&self) -> bool {
-        let is_short = |member: &Bytes| member.len() <= PACKED_BYTES_MAX;
+        let is_short = |member: &Element| member.len() <= PACKED_BYTES_MAX;
         self.len() <= SCANNED_AT_ONCE_MAX && self.scores.keys().all(is_short)
     }
 
@@ -95,7 +97,7 @@ impl SortedSet {
     pub(in crate::kv) fn set(&mut self, member: &[u8], score: f64) -> Change {
         let score = without_minus_0(score);
         let Some((_, member, old)) = self.scores.get_full_mut(member) else {
-            self.add(Bytes::copy_from_slice(member), score);
+            self.add(member.into(), score);
             return Change::Added;
         };
         #[allow(clippy::float_cmp, reason = "an equal score is no change")]
@@ -112,11 +114,11 @@ impl SortedSet {
     }
 
     /// Adds a member, which the set must not contain yet. The score must not be NaN.
-    fn add(&mut self, member: Bytes, score: f64) {
+    fn add(&mut self, member: Element, score: f64) {
         assert!(!score.is_nan(), "score of {member:?}");
         let score = without_minus_0(score);
         self.digest.add(member_hash(&member, score));
-        self.bytes += member.len() + MEMBER_BYTES;
+        self.bytes += member.allocated_bytes() + MEMBER_BYTES;
         self.scores.insert(member.clone(), score);
         self.order.insert(Scored { score, member });
     }
@@ -126,7 +128,7 @@ impl SortedSet {
         let Some((member, score)) = self.scores.swap_remove_entry(member) else { return false };
         self.order.remove(score, &member);
         self.digest.remove(member_hash(&member, score));
-        self.bytes -= member.len() + MEMBER_BYTES;
+        self.bytes -= member.allocated_bytes() + MEMBER_BYTES;
         if self.scores.is_empty() {
             assert_eq!((self.bytes, self.digest), (0, Digest::default()), "sums of an empty set");
         }
@@ -145,13 +147,16 @@ impl SortedSet {
 
     /// Iterates over all members with their scores, in the order of the hash table and not by
     /// score.
-    pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = (&Bytes, f64)> {
+    pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = (&Element, f64)> {
         self.scores.iter().map(|(member, score)| (member, *score))
     }
 
     /// Iterates over the members at the indexes in `range` of the hash table, with their scores.
     /// The range must not exceed the number of members.
-    pub(in crate::kv) fn range(&self, range: Range<usize>) -> impl Iterator<Item = (&Bytes, f64)> {
+    pub(in crate::kv) fn range(
+        &self,
+        range: Range<usize>,
+    ) -> impl Iterator<Item = (&Element, f64)> {
         let range = self.scores.get_range(range).expect("within the members");
         range.iter().map(|(member, score)| (member, *score))
     }

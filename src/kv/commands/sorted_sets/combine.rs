@@ -1,6 +1,5 @@
 //! Commands that combine several sorted sets. The scores of a plain set are all 1.
 
-use bytes::Bytes;
 use foldhash::fast::FixedState;
 use indexmap::IndexMap;
 
@@ -12,6 +11,7 @@ use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::values::collection::Collection;
 use crate::kv::values::double::parse_double;
+use crate::kv::values::element::Element;
 use crate::kv::values::number::parse_integer;
 use crate::kv::values::score_tree::Scored;
 use crate::kv::values::set::Set;
@@ -123,7 +123,7 @@ impl<'s> Source<'s> {
         }
     }
 
-    fn iter(self) -> impl Iterator<Item = (&'s Bytes, f64)> {
+    fn iter(self) -> impl Iterator<Item = (&'s Element, f64)> {
         let (sorted, plain) = match self {
             Source::Sorted(set) => (Some(set), None),
             Source::Plain(set) => (None, Some(set)),
@@ -214,7 +214,7 @@ impl<'s> Query<'s> {
 
     fn union(&mut self) -> Vec<Scored> {
         self.sort();
-        let mut scores: IndexMap<&Bytes, f64, FixedState> = IndexMap::default();
+        let mut scores: IndexMap<&Element, f64, FixedState> = IndexMap::default();
         for Input { source, weight } in &self.inputs {
             for (member, score) in source.iter() {
                 let score = number_or_0(weight * score);
@@ -224,7 +224,7 @@ impl<'s> Query<'s> {
                     .or_insert(score);
             }
         }
-        let own = |(member, score): (&Bytes, f64)| Scored { score, member: member.clone() };
+        let own = |(member, score): (&Element, f64)| Scored { score, member: member.clone() };
         scores.into_iter().map(own).collect()
     }
 
@@ -244,7 +244,7 @@ impl<'s> Query<'s> {
     fn diff(&self) -> impl Iterator<Item = Scored> {
         let (first, others) = self.inputs.split_first().expect("at least one key was checked");
         let is_elsewhere =
-            |member: &Bytes| others.iter().any(|other| other.source.score(member).is_some());
+            |member: &Element| others.iter().any(|other| other.source.score(member).is_some());
         let left = first.source.iter().filter(move |(member, _)| !is_elsewhere(member));
         left.map(|(member, score)| Scored { score, member: member.clone() })
     }

@@ -8,6 +8,7 @@ use crate::kv::commands::scan::{self, Options};
 use crate::kv::commands::sets::{places, scanned};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::double::{parse_double, write_double};
+use crate::kv::values::element::Element;
 use crate::kv::values::number::parse_integer;
 use crate::kv::values::score_tree::Scored;
 use crate::kv::values::sorted_set::{Change, SortedSet};
@@ -367,12 +368,13 @@ fn write_whole(score: f64) -> String {
 
 fn scan_reply<'s>(
     cursor: u64,
-    part: impl Iterator<Item = (&'s bytes::Bytes, f64)>,
+    part: impl Iterator<Item = (&'s Element, f64)>,
     options: &Options<'_>,
     write: fn(f64) -> String,
 ) -> Outcome {
     let fitting = part.filter(|(member, _)| options.fits(member));
-    let texts = fitting.flat_map(|(member, score)| [member.clone(), write(score).into()].map(Some));
+    let texts =
+        fitting.flat_map(|(member, score)| [member.to_shared(), write(score).into()].map(Some));
     scan::reply(cursor, texts.collect())
 }
 

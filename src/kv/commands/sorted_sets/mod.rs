@@ -10,6 +10,7 @@ use crate::kv::commands::outcome::{Double, Outcome};
 use crate::kv::commands::row::{NO_KEYS, ONE_KEY, Row, Scale, TWO_KEYS, read, write};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::collection::CollectionType as _;
+use crate::kv::values::element::share_all;
 use crate::kv::values::score_tree::Scored;
 use crate::kv::values::sorted_set::SortedSet;
 
@@ -64,7 +65,7 @@ fn put(keyspace: &mut Keyspace, key: &[u8], set: SortedSet, event: &'static str)
 }
 
 fn text(scored: &Scored) -> Outcome {
-    Outcome::Value(Some(scored.member.clone()))
+    Outcome::Value(Some(scored.member.to_shared()))
 }
 
 fn text_and_score(scored: &Scored) -> (Outcome, Outcome) {
@@ -76,7 +77,7 @@ fn members_reply<'s>(members: impl Iterator<Item = &'s Scored>, with_scores: boo
     if with_scores {
         Outcome::Pairs(members.map(text_and_score).collect())
     } else {
-        Outcome::Values(members.map(|scored| Some(scored.member.clone())).collect())
+        Outcome::Values(share_all(members.map(|scored| &scored.member)).map(Some).collect())
     }
 }
 
