@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn processor_time_of_a_process_is_measured() {
+    fn cpu_time_of_a_process_is_measured() {
         let id = std::process::id();
         let before = usage([id]).unwrap();
         let mut sum = 0_u64;
