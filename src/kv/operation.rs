@@ -361,7 +361,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn truncated_and_padded_operations_are_refused() {
+    fn decoding_truncated_or_padded_operations_fails() {
         for operation in samples() {
             let bytes = operation.encode();
             for length in 0..bytes.len() {
@@ -375,7 +375,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn malformed_operations_and_unknown_commands_are_refused() {
+    fn decoding_malformed_operation_or_unknown_command_fails() {
         let refused = |bytes: &[u8]| {
             let length = bytes.len();
             assert_eq!(Operation::decode(bytes), Err(OperationError { length }));
@@ -396,7 +396,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn operations_nest_at_most_call_in_transaction_in_session() {
+    fn operations_nest_only_as_command_in_transaction_in_session() {
         let in_session = |inner: &Operation<'_>| {
             let operation = &inner.encode();
             Operation::Once { session: 1, sequence: 1, operation }.encode()

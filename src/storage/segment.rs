@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn upgrade_guide_names_this_format_version() {
+    fn operations_guide_names_the_log_segment_format_version() {
         let page = include_str!("../guide/operations.md");
         let wanted = format!("The formats now are {VERSION} for log segments,");
         assert!(page.contains(&wanted), "src/guide/operations.md lacks: {wanted}");

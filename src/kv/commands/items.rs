@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_or_inconsistent_argument_lists_are_rejected() {
+    fn decoding_truncated_or_inconsistent_argument_lists_fails() {
         let buffer: ItemsBuffer = [&b"abc"[..], b"de"].into_iter().collect();
         let bytes = buffer.items().bytes();
         for length in (1..bytes.len()).filter(|length| *length != 7) {
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn argument_lists_are_equal_in_memory_and_encoded_form() {
+    fn argument_list_equals_its_encoded_form() {
         let slices: &[&[u8]] = &[b"key", b""];
         let buffer: ItemsBuffer = slices.iter().copied().collect();
         let forms: [Arguments<'_>; 3] =

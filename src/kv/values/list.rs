@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn list_digest_depends_on_order_and_number_of_values() {
+    fn list_digest_depends_on_order_and_number_of_elements() {
         let digest = |values: &[&str]| list_of(values).digest();
         let lists: [&[&str]; 9] = [
             &[],

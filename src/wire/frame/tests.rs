@@ -211,7 +211,7 @@ fn frame_encoded_in_parts_equals_the_full_encoding() {
 }
 
 #[test]
-fn upgrade_guide_names_this_format_version() {
+fn operations_guide_names_the_peer_protocol_version() {
     let page = include_str!("../../guide/operations.md");
     let wanted = format!("and {VERSION} for connections between replicas");
     assert!(page.contains(&wanted), "src/guide/operations.md lacks: {wanted}");
