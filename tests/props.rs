@@ -480,7 +480,7 @@ proptest! {
 
     /// Any values on any number of replicas, compared with counting.
     #[test]
-    fn quorum_index_agrees_with_counting_replicas(
+    fn index_reached_by_a_quorum_agrees_with_counting_replicas(
         values in vec(0_u64..6, 1..=REPLICAS_MAX),
     ) {
         let config = Config::server();
