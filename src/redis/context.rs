@@ -371,7 +371,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reported_applied_commit_and_last_index_stay_ordered() {
+    fn reported_applied_commit_and_last_log_indexes_stay_ordered() {
         let node = ReplicaInfo {
             id: NodeId(1),
             host: String::new(),
