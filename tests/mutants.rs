@@ -28,7 +28,7 @@
 //!
 //! [`Mutant::PromiseBeforeReceipt`] is a rule of the runtime's core stage, which the simulator does
 //! not run: the seeded driver of the stages notices it
-//! (`runtime::stages::seeded_tests::lease_measured_from_before_message_receipt_is_detected`).
+//! (`runtime::stages::seeded_tests::lease_counted_from_before_message_receipt_is_detected`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

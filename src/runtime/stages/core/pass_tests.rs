@@ -84,7 +84,7 @@ fn core_events_beyond_the_pass_limit_wait_for_the_next_pass() {
 }
 
 #[test]
-fn granted_lease_starts_no_earlier_than_heartbeat_receipt() {
+fn lease_grant_starts_no_earlier_than_heartbeat_receipt() {
     let (mut core, network, time) = follower();
     core.run_once(Some(CoreItem::Peers(vec![append(0)])));
     // This thread is paused right after a reading, and a heartbeat arrives meanwhile.
