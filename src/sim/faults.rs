@@ -563,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_profile_is_found_by_its_name() {
+    fn fault_profile_name_round_trips() {
         for profile in Profile::ALL {
             assert_eq!(Profile::by_name(profile.name()), Some(profile));
         }

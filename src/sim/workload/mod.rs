@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn unanswered_request_is_resent_unchanged() {
+    fn simulated_client_resends_an_unanswered_request_unchanged() {
         let mut workload = workload(ClientProtocol::Connection);
         let mut actions = Vec::new();
         workload.start(&mut actions);
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn course_client_retries_under_a_new_request_id() {
+    fn json_protocol_client_retries_under_a_new_request_id() {
         let mut workload = workload(ClientProtocol::Course);
         let mut actions = Vec::new();
         workload.start(&mut actions);
