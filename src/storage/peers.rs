@@ -327,7 +327,7 @@ mod tests {
     const KEPT: usize = 4;
 
     #[test]
-    fn hello_with_foreign_or_incomplete_start_list_is_rejected() {
+    fn peer_hello_with_wrong_or_gapped_restart_history_is_rejected() {
         let seen = last_opening(2, 5, 55);
         let other = |incarnation| Err(HistoryError::Other { seen: 5, incarnation });
         let incomplete =
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn first_hello_with_an_impossible_start_list_is_rejected() {
+    fn first_peer_hello_with_short_restart_history_is_rejected() {
         let check = |incarnation, openings| {
             OpeningHistory { incarnation, openings }.check(NodeId(2), None, KEPT)
         };
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_start_id_never_matches_a_recorded_start() {
+    fn zero_restart_id_never_matches_a_recorded_restart() {
         let history = OpeningHistory { incarnation: 3, openings: &[0, 8, 9] };
         let seen = Some(last_opening(2, 1, 0));
         let expected = Err(HistoryError::Other { seen: 1, incarnation: 3 });

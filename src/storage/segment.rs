@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn segment_names_round_trip_and_checksum_seeds_differ() {
+    fn segment_file_names_round_trip_and_checksum_salts_differ() {
         assert_eq!(number_of(&file_name(12)), Some(12));
         assert_eq!(number_of(&file_name(u64::MAX)), Some(u64::MAX));
         for other in
