@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn ack_bitmap_counts_back_from_the_largest_number() {
+    fn ack_bitmap_counts_back_from_the_largest_datagram_number() {
         let mut bitmap = [0; BITMAP_WORDS];
         (bitmap[0], bitmap[15]) = (1, 1 << 63);
         let ack = Ack { largest: 3_000, bitmap, ..Ack::default() };
