@@ -144,7 +144,7 @@ fn server_sets_allocator_options_and_keeps_its_process_id() {
 const REFUSED: &[u8] = b"-TRYAGAIN the leader changed; not applied, try again\r\n";
 
 #[test]
-fn every_replica_replies_in_order_and_identically() {
+fn every_replica_replies_identically_and_in_request_order() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let bulk = |value: &str| format!("${}\r\n{value}\r\n", value.len()).into_bytes();
@@ -193,7 +193,7 @@ fn every_replica_replies_in_order_and_identically() {
 }
 
 #[test]
-fn majority_serves_requests_and_a_lone_replica_refuses_them() {
+fn majority_serves_requests_and_lone_replica_refuses_them() {
     let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
@@ -224,7 +224,7 @@ fn refusal(command: Command) -> String {
 }
 
 #[test]
-fn start_waits_for_the_previous_process_to_exit() {
+fn server_start_waits_for_the_previous_process_to_exit() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     cluster.kill(0);
@@ -239,7 +239,7 @@ fn start_waits_for_the_previous_process_to_exit() {
 }
 
 #[test]
-fn invalid_start_is_refused_with_advice() {
+fn server_start_with_used_port_or_wrong_folder_is_refused() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // A port in use by the same replica.
@@ -269,7 +269,7 @@ fn invalid_start_is_refused_with_advice() {
 }
 
 #[test]
-fn unwritable_folder_is_refused() {
+fn server_start_with_unwritable_data_folder_is_refused() {
     let cluster = Cluster::start(1, "auto");
     cluster.wait_until_all_serve();
     let folder = tempfile::tempdir().unwrap();
@@ -413,7 +413,7 @@ fn long_operation_delays_others_only_with_fused_threads() {
 
 /// Many client libraries send a whole pipeline before they read the first reply.
 #[test]
-fn client_may_send_a_whole_pipeline_before_it_reads() {
+fn client_may_send_a_whole_pipeline_before_it_reads_replies() {
     const COUNT: usize = 200_000;
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();

@@ -21,7 +21,7 @@
 //! Two are not, because other rules mask them: the chain of blocks, which has its own test here,
 //! and that a snapshot which ends before the latest is not kept. For the latter the core requests
 //! no chunks, and a start uses the snapshot with the latest end; the rule itself is tested by
-//! `crash::snapshots::invalid_incoming_snapshot_changes_nothing`.
+//! `crash::snapshots::invalid_snapshot_from_the_leader_modifies_no_file`.
 //! The checksum of a record protects it on the network; on disk it is covered by the checksums of
 //! its sectors and by the chain
 //! (`record::tests::every_flipped_bit_and_truncation_of_a_log_entry_is_detected`).

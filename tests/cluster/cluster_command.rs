@@ -82,7 +82,7 @@ impl Drop for Running {
 }
 
 #[test]
-fn bowline_cluster_on_used_ports_exits_with_an_error() {
+fn cluster_command_on_used_ports_exits_with_an_error() {
     let (folder, port) = (tempfile::tempdir().unwrap(), free_row());
     let (_first, _) = Running::start(&folder.path().join("first"), port, &[]);
     let refused = refusal(Running::command(&folder.path().join("second"), port, &[]));
@@ -93,7 +93,7 @@ fn bowline_cluster_on_used_ports_exits_with_an_error() {
 }
 
 #[test]
-fn bowline_cluster_restarts_with_its_data() {
+fn cluster_command_restarts_the_cluster_with_its_data() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_row();
     for round in 0..2 {

@@ -362,7 +362,7 @@ fn wall_clock_jumps_expire_no_key() {
 }
 
 #[test]
-fn restart_of_all_replicas_shows_no_expired_key() {
+fn expired_key_stays_hidden_after_restart_of_all_replicas() {
     let mut cluster = Cluster::start_hasty(3, "dedicated", &[]);
     for round in 0..rounds() {
         cluster.wait_until_all_serve();
@@ -384,7 +384,7 @@ fn restart_of_all_replicas_shows_no_expired_key() {
 
 /// A cluster that was bootstrapped with all clocks ahead is brought back to the correct time.
 #[test]
-fn clock_reset_moves_an_advanced_clock_back() {
+fn clock_reset_command_moves_an_advanced_replicated_clock_back() {
     let Some(preload) = faketime() else { return };
     let mut clocks = Clocks::start(preload, "fused", ["+416d", "+416d", "+416d"]);
     let addresses = clocks.addresses();

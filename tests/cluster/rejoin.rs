@@ -90,7 +90,7 @@ fn lost_replica_rejoins_under_its_id_with_fused_threads() {
 }
 
 #[test]
-fn rejoin_in_two_member_cluster_or_with_bootstrap_is_refused() {
+fn rejoin_flag_with_two_members_or_bootstrap_is_refused() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // Two members cannot rebuild one of them.
