@@ -105,12 +105,12 @@ fn kill_rounds(mut cluster: Cluster, name: &str) {
 }
 
 #[test]
-fn acknowledged_writes_survive_kills_with_dedicated_threads() {
+fn acknowledged_writes_survive_kills_with_thread_per_stage() {
     kill_rounds(Cluster::start_hasty(3, "dedicated", &[]), "dedicated");
 }
 
 #[test]
-fn acknowledged_writes_survive_kills_with_fused_threads() {
+fn acknowledged_writes_survive_kills_with_shared_thread() {
     kill_rounds(Cluster::start_hasty(3, "fused", &[]), "fused");
 }
 
@@ -402,12 +402,12 @@ fn long_operation_delays_others_only(threads: &'static str) {
 }
 
 #[test]
-fn long_operation_delays_others_only_with_dedicated_threads() {
+fn long_command_fails_no_other_request_with_thread_per_stage() {
     long_operation_delays_others_only("dedicated");
 }
 
 #[test]
-fn long_operation_delays_others_only_with_fused_threads() {
+fn long_command_fails_no_other_request_with_shared_thread() {
     long_operation_delays_others_only("fused");
 }
 

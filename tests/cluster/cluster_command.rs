@@ -259,12 +259,12 @@ fn running_beside(
 }
 
 #[test]
-fn broken_replica_is_replaced_while_others_serve_with_dedicated_threads() {
+fn damaged_replica_is_replaced_under_load_with_thread_per_stage() {
     replace_rounds("dedicated");
 }
 
 #[test]
-fn broken_replica_is_replaced_while_others_serve_with_fused_threads() {
+fn damaged_replica_is_replaced_under_load_with_shared_thread() {
     replace_rounds("fused");
 }
 

@@ -115,12 +115,12 @@ fn many_between_relays(count: usize, threads: &'static str, loss: u32) -> (Clust
 }
 
 #[test]
-fn writes_survive_kills_over_lossy_udp_with_dedicated_threads() {
+fn writes_survive_kills_over_lossy_udp_with_thread_per_stage() {
     kill_rounds(between_relays("dedicated", 200).0, "dedicated over datagrams");
 }
 
 #[test]
-fn writes_survive_kills_over_lossy_udp_with_fused_threads() {
+fn writes_survive_kills_over_lossy_udp_with_shared_thread() {
     kill_rounds(between_relays("fused", 300).0, "fused over datagrams");
 }
 

@@ -306,12 +306,12 @@ fn expirations_hold_across_failovers(threads: &'static str) {
 }
 
 #[test]
-fn expirations_hold_across_failovers_with_dedicated_threads() {
+fn keys_expire_on_time_across_failovers_with_thread_per_stage() {
     expirations_hold_across_failovers("dedicated");
 }
 
 #[test]
-fn expirations_hold_across_failovers_with_fused_threads() {
+fn keys_expire_on_time_across_failovers_with_shared_thread() {
     expirations_hold_across_failovers("fused");
 }
 

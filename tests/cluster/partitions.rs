@@ -177,12 +177,12 @@ fn cut_off_leader(threads: &'static str, flow: Flow) {
 }
 
 #[test]
-fn silently_partitioned_leader_loses_leadership_with_dedicated_threads() {
+fn partitioned_leader_steps_down_with_thread_per_stage() {
     cut_off_leader("dedicated", Flow::Held);
 }
 
 #[test]
-fn leader_without_connections_loses_leadership_with_fused_threads() {
+fn leader_with_closed_connections_steps_down_with_shared_thread() {
     cut_off_leader("fused", Flow::Cut);
 }
 

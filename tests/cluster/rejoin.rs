@@ -80,12 +80,12 @@ fn assert_equal_digests(cluster: &Cluster) {
 }
 
 #[test]
-fn lost_replica_rejoins_under_its_id_with_dedicated_threads() {
+fn lost_replica_rejoins_under_its_old_id_with_thread_per_stage() {
     rejoin_rounds("dedicated");
 }
 
 #[test]
-fn lost_replica_rejoins_under_its_id_with_fused_threads() {
+fn lost_replica_rejoins_under_its_old_id_with_shared_thread() {
     rejoin_rounds("fused");
 }
 

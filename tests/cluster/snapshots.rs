@@ -320,12 +320,12 @@ fn comes_back(threads: &'static str) {
 }
 
 #[test]
-fn lagging_follower_catches_up_by_snapshot_with_dedicated_threads() {
+fn lagging_follower_catches_up_by_snapshot_with_thread_per_stage() {
     comes_back("dedicated");
 }
 
 #[test]
-fn lagging_follower_catches_up_by_snapshot_with_fused_threads() {
+fn lagging_follower_catches_up_by_snapshot_with_shared_thread() {
     comes_back("fused");
 }
 
@@ -410,11 +410,11 @@ fn kill_rounds(threads: &'static str) {
 }
 
 #[test]
-fn writes_survive_kills_during_snapshots_with_dedicated_threads() {
+fn writes_survive_kills_during_snapshots_with_thread_per_stage() {
     kill_rounds("dedicated");
 }
 
 #[test]
-fn writes_survive_kills_during_snapshots_with_fused_threads() {
+fn writes_survive_kills_during_snapshots_with_shared_thread() {
     kill_rounds("fused");
 }
