@@ -76,7 +76,9 @@ fn protocol_like() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn encoded_redis_requests_parse_to_the_same_arguments(wanted in vec(vec(vec(any::<u8>(), 0..30), 1..5), 0..5)) {
+    fn encoded_redis_requests_parse_to_the_same_arguments(
+        wanted in vec(vec(vec(any::<u8>(), 0..30), 1..5), 0..5),
+    ) {
         let mut bytes = Vec::new();
         for request in &wanted {
             written(request, &mut bytes);

@@ -383,7 +383,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn long_string_writes_match_a_byte_vector_model(changes in proptest::collection::vec(change(), 1..25)) {
+        fn long_string_writes_match_a_byte_vector_model(
+            changes in proptest::collection::vec(change(), 1..25),
+        ) {
             let mut string = long(LONG_BYTES_MIN);
             let mut model = bytes_of(&string);
             let mut seen = Vec::new();
