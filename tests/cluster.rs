@@ -346,7 +346,7 @@ fn resident_bytes(process: u32) -> Option<u64> {
 }
 
 #[test]
-fn client_that_never_reads_uses_bounded_memory() {
+fn client_that_never_reads_uses_bounded_server_memory() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // On a busy machine an election may occur too, but not every time.

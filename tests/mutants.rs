@@ -28,7 +28,7 @@
 //!
 //! [`Mutant::PromiseBeforeReceipt`] is a rule of the runtime's core stage, which the simulator does
 //! not run: the seeded driver of the stages notices it
-//! (`runtime::stages::seeded_tests::lease_counted_from_before_message_receipt_is_detected`).
+//! (`runtime::stages::seeded_tests::random_schedules_detect_a_lease_that_starts_before_receipt`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -114,7 +114,7 @@ mutants! {
     simulator_detects_half_of_the_replicas_as_quorum: HalfIsQuorum, Mixed, 1;
     simulator_detects_log_truncation_by_a_repeated_append: TruncateAlways, Mixed, 1;
     simulator_detects_conflicting_log_entry_that_is_kept: KeepConflicts, Mixed, 11;
-    simulator_detects_counted_append_reply_of_an_earlier_term: ReplyOfOldTerm, Mixed, 30;
+    simulator_detects_accepted_append_reply_of_earlier_term: ReplyOfOldTerm, Mixed, 30;
     simulator_detects_ack_of_snapshot_chunk_of_an_earlier_term: ChunkReplyOfOldTerm, Snapshots, 37;
     simulator_detects_commit_index_beyond_matched_entries: CommitUnclamped, Mixed, 19;
     simulator_detects_leader_read_before_commit_in_its_term: ReadBeforeOwnTerm, Mixed, 32;
@@ -132,7 +132,7 @@ mutants! {
     simulator_detects_read_with_a_lagging_replicated_clock: ReadBeforeClock, Clocks, 130;
     simulator_detects_vote_sent_before_its_file_is_synced: VoteBeforeSync, Storage, 1;
     simulator_detects_append_acknowledged_before_file_sync: AcknowledgeBeforeSync, Storage, 1;
-    simulator_detects_sync_of_replaced_entry_that_is_counted: SyncOfReplacedEntry, Storage, 148;
+    simulator_detects_replaced_entry_counted_as_synced: SyncOfReplacedEntry, Storage, 148;
     simulator_detects_failed_sync_that_is_ignored: IgnoreFailedSync, Storage, 71;
     simulator_detects_last_log_block_not_rewritten_at_start: TrustLastBlock, Storage, 11;
     simulator_detects_unsynced_log_segment_name: UnsyncedSegmentName, Storage, 348;

@@ -177,7 +177,7 @@ fn append_entries_without_matching_previous_entry_is_rejected() {
 /// Rule 3: an entry that conflicts with a new one (same index, other term) is removed, with all
 /// that follow it (§5.3).
 #[test]
-fn conflicting_append_entries_truncates_the_log() {
+fn conflicting_append_entries_request_truncates_the_log() {
     let mut subject = Subject::restarted(3, 2, &[1, 2, 2, 2]);
     subject.receive(2, append(3, (1, 1), &[3], 0));
     assert_eq!(subject.log(), [1, 3]);
@@ -428,7 +428,7 @@ fn candidate_with_a_majority_of_votes_becomes_leader() {
 
 /// An append of this term's leader makes a candidate a follower (§5.2).
 #[test]
-fn candidate_follows_a_leader_of_its_own_term() {
+fn candidate_becomes_follower_of_a_leader_of_its_term() {
     let mut subject = Subject::restarted(3, 3, &[]);
     subject.stand();
     subject.receive(3, append(3, (0, 0), &[], 0));

@@ -494,7 +494,7 @@ proptest! {
 
     /// Appends and completions of syncs; a completion may arrive after its entries were replaced.
     #[test]
-    fn in_memory_log_matches_a_vector_of_terms(changes in vec(change(), 0..40)) {
+    fn in_memory_raft_log_matches_a_vector_of_terms(changes in vec(change(), 0..40)) {
         let config = Config::server();
         let (mut log, mut model) = (LogTail::default(), LogModel::default());
         let mut syncs: Vec<EntryId> = Vec::new();

@@ -327,7 +327,7 @@ fn json(output: &Output) -> Value {
 }
 
 #[test]
-fn sim_command_runs_and_lists_all_scenarios_by_default() {
+fn bowline_sim_runs_and_lists_all_scenarios_by_default() {
     let output = bowline(&["--json"]);
     assert!(output.status.success(), "{output:?}");
     let reports = json(&output);
@@ -366,7 +366,7 @@ fn failing_simulator_run_prints_the_command_to_replay_it() {
 
 /// Bug: a run in which nothing is answered listed each of its requests.
 #[test]
-fn sim_command_lists_at_most_ten_unanswered_requests() {
+fn bowline_sim_lists_at_most_ten_unanswered_requests() {
     let output = bowline(&["simple-1", "--seed", "1", "--drops", "1"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let errors = String::from_utf8(output.stderr).expect("text");
@@ -380,7 +380,7 @@ fn sim_command_lists_at_most_ten_unanswered_requests() {
 
 /// Bug: a run of nothing passed.
 #[test]
-fn sim_command_rejects_zero_runs_or_seeds() {
+fn bowline_sim_rejects_zero_runs_or_seeds() {
     for arguments in
         [&["--seeds", "0"][..], &["--runs", "0"], &["--profile", "mixed", "--seeds", "0"]]
     {
@@ -392,7 +392,7 @@ fn sim_command_rejects_zero_runs_or_seeds() {
 }
 
 #[test]
-fn sim_command_with_fault_profile_prints_a_summary() {
+fn bowline_sim_with_a_fault_profile_prints_a_summary() {
     let output = bowline(&["--profile", "mixed", "--seed", "3", "--seeds", "4", "--json"]);
     assert!(output.status.success(), "{output:?}");
     let summary = json(&output);
@@ -401,14 +401,14 @@ fn sim_command_with_fault_profile_prints_a_summary() {
 }
 
 #[test]
-fn sim_command_with_trace_option_prints_events() {
+fn bowline_sim_with_the_trace_option_prints_events() {
     let output = bowline(&["--profile", "quiet", "--seed", "1", "--trace"]);
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(text.lines().any(|line| line.ends_with(" leader")), "no replica became the leader");
 }
 
 #[test]
-fn sim_command_error_for_invalid_argument_lists_valid_ones() {
+fn bowline_sim_error_for_invalid_argument_lists_valid_ones() {
     for (arguments, part) in [
         (&["--profile", "nonsense"][..], "the profiles are mixed"),
         (&["nonsense"], "no scenario `nonsense`"),

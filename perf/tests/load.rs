@@ -429,7 +429,7 @@ fn assert_measurable(folder: &Path, url: &str, server: &str) {
 }
 
 #[test]
-fn load_run_completes_or_is_partial_if_bowline_is_killed() {
+fn load_run_on_bowline_is_marked_partial_if_it_is_killed() {
     let folder = folder("bowline");
     let Some(mut bowline) = programs::bowline(&folder) else { return };
     assert_measurable(&folder, &bowline.url, "");

@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn new_leader_waits_for_the_third_clock_if_two_disagree() {
+    fn new_leader_waits_for_a_third_clock_reading_if_two_disagree() {
         let mut clock = clock(2);
         clock.observe(at(0), EPOCH);
         clock.note_report(NodeId(2), at(0), EPOCH - HOUR);
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn expirations_and_reads_share_one_pending_clock_log_entry() {
+    fn expiration_and_read_share_one_pending_replicated_clock_entry() {
         let mut clock = single();
         assert_eq!((clock.entry_at_expiry(at(1)), clock.next_due(at(1))), (None, None));
         clock.note_applied(at(1), shown(EPOCH + 1, Some(EPOCH + 100)));
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_propose_clock_entry_per_interval_or_at_an_expiration() {
+    fn write_adds_replicated_clock_entry_per_interval_or_expiration() {
         let mut clock = single();
         assert_eq!(clock.entry_before_write(at(5)), Some(EPOCH + 5));
         assert_eq!(clock.entry_before_write(at(14)), None);
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_clock_log_entry_is_retried_at_once_only_for_a_write() {
+    fn refused_replicated_clock_entry_is_retried_at_once_for_writes() {
         let mut clock = single();
         clock.note_applied(at(1), shown(EPOCH + 1, Some(EPOCH + 2)));
         assert_eq!(clock.entry_at_expiry(at(2)), Some(EPOCH + 2));

@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn simulated_client_ids_start_16_above_the_replica_count() {
+    fn simulated_client_ids_begin_at_replica_count_plus_16() {
         let (clients, _) = setup();
         assert_eq!((clients.id(0), clients.id(7)), (ClientId(0x15), ClientId(0x1C)));
         assert!(clients.has(ClientId(0x1C)) && !clients.has(ClientId(0x1D)));
@@ -556,7 +556,7 @@ mod tests {
 
     /// A second answer is a duplicate after `ok`, and incorrect after a redirect.
     #[test]
-    fn second_reply_counts_as_duplicate_after_ok_else_as_incorrect() {
+    fn second_reply_after_ok_is_duplicate_and_after_redirect_wrong() {
         let (mut clients, living) = setup();
         let first = put(&mut clients, &living);
         clients.receive(at(1), &reply(&first, AnswerKind::Ok), &living);

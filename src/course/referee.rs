@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn hard_partition_picks_any_majority_even_with_dead_replicas() {
+    fn hard_partition_event_picks_any_majority_including_the_dead() {
         let mut with_dead = 0;
         for seed in 0..50 {
             let mut referee = referee(0.0, seed);

@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn correct_scenario_run_passes_with_performance_tiers() {
+    fn correct_replicas_pass_scenario_and_get_performance_tiers() {
         let report = run("simple-2", 1, CORRECT).report();
         assert_eq!((report.verdict, &report.reasons), (Verdict::Passed, &Vec::new()));
         let tiers = report.tiers.unwrap();
@@ -560,7 +560,7 @@ mod tests {
 
     /// The request generator alone fails about one advanced-3 run in forty.
     #[test]
-    fn correct_run_with_too_few_generated_gets_is_not_failed() {
+    fn correct_scenario_run_with_too_few_gets_does_not_fail() {
         let mut unlucky = 0;
         for seed in 0..300 {
             let report = run("advanced-3", seed, CORRECT).report();
@@ -590,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn metric_equal_to_a_tier_threshold_misses_that_tier() {
+    fn metric_equal_to_a_performance_tier_limit_misses_that_tier() {
         assert_eq!(Tier::of(0.0, [0.0, 1.0, 2.0]), Tier::Full);
         assert_eq!(Tier::of(1.0, [0.0, 1.0, 2.0]), Tier::Partial);
         assert_eq!(Tier::of(2.0, [0.0, 1.0, 2.0]), Tier::None);

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn cost_estimate_is_high_for_commands_over_whole_collections() {
+    fn command_cost_estimate_is_high_for_scans_of_whole_collections() {
         let mut state = large_set();
         let all = estimate(&state, &call("smembers", &[b"set"]));
         assert!(all > 10_000, "{all}");
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn cost_estimate_includes_copying_a_snapshotted_collection() {
+    fn command_cost_estimate_includes_copy_on_write_of_a_collection() {
         let mut state = large_set();
         let add = call("sadd", &[b"set", b"another"]);
         assert!(estimate(&state, &add) < 10);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn cost_estimate_of_a_list_push_excludes_copying_the_list() {
+    fn command_cost_estimate_of_a_list_push_excludes_a_list_copy() {
         let mut state = StateMachine::default();
         let elements: Vec<&[u8]> = std::iter::repeat_n(&[b'e'; 100][..], 20_000).collect();
         apply(&mut state, &call("rpush", &[&[&b"list"[..]], &elements[..]].concat()));
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn cost_estimate_includes_deleting_a_replaced_collection() {
+    fn command_cost_estimate_includes_freeing_replaced_collection() {
         let mut state = large_set();
         apply(&mut state, &Operation::set(b"k", &vec![b'a'; 1 << 20]));
         for (long, short) in [
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn cost_estimate_grows_with_the_count_argument() {
+    fn command_cost_estimate_grows_with_the_count_argument() {
         let state = large_set();
         let steps = |name, args: &[&[u8]]| estimate(&state, &call(name, args));
         let all = steps("smembers", &[b"set"]);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn cost_estimate_of_del_includes_the_deleted_values() {
+    fn command_cost_estimate_of_del_includes_freeing_the_values() {
         let state = large_set();
         let one = estimate(&state, &call("del", &[b"set"]));
         assert!(one > 10_000);

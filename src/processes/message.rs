@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn hello_message_is_for_the_simulator_only_over_udp() {
+    fn hello_message_registers_a_replica_only_over_udp() {
         let text = br#"{"src":"0001","dst":"FFFF","leader":"FFFF","type":"hello"}"#;
         assert_eq!(inspect(text, COURSE), Ok(Message::Hello));
         let unix = Addresses { hello: false, ..COURSE };
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn message_to_unknown_destination_is_rejected_but_sets_leader() {
+    fn message_to_unknown_id_is_rejected_but_its_leader_field_used() {
         for dst in ["0005", "0014", "001D", "001c", "ffff"] {
             let text = format!(r#"{{"src":"0001","dst":"{dst}","leader":"0003","type":"ok"}}"#);
             let (error, leader) = incorrect(&text);

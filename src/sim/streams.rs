@@ -522,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_or_duplication_among_equal_messages_is_detected() {
+    fn simulator_detects_loss_or_duplication_of_equal_messages() {
         assert_eq!(run_with(|_| ()).ok(), Some(3));
         let lost = run_with(|unread| unread.push_back(unread[0].clone())).unwrap_err();
         assert!(lost.0.contains("never delivered"), "{}", lost.0);
@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn stream_checker_forgets_messages_of_closed_connections() {
+    fn simulator_forgets_messages_of_closed_connections() {
         let [one, other] = IDS;
         let mut streams = streams();
         for incarnation in 1..6 {

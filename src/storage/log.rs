@@ -593,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn failure_to_clear_the_rejoining_flag_fails_the_log() {
+    fn failure_to_clear_the_rejoining_flag_makes_the_log_unusable() {
         let mut disk = MemDisk::default();
         let members = [NodeId(3), NodeId(1), NodeId(2)];
         Log::bootstrap_rejoining(&mut disk, 9, NodeId(1), &members).unwrap();

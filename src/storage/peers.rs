@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_restart_id_never_matches_a_recorded_restart() {
+    fn peer_hello_matching_only_a_zero_start_id_is_rejected() {
         let history = OpeningHistory { incarnation: 3, openings: &[0, 8, 9] };
         let seen = Some(last_opening(2, 1, 0));
         let expected = Err(HistoryError::Other { seen: 1, incarnation: 3 });
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_records_survive_a_power_cut_at_any_operation() {
+    fn peer_restart_records_survive_a_power_cut_at_any_operation() {
         let mut cuts = 0;
         loop {
             let mut disk = MemDisk::default();
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn full_disk_keeps_peer_records_in_memory_until_writable() {
+    fn full_disk_keeps_peer_restart_records_in_memory_until_writable() {
         let mut disk = MemDisk::default();
         let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
         records.note(last_opening(2, 1, 10)).unwrap();
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_or_foreign_peer_records_are_rebuilt() {
+    fn damaged_or_foreign_peer_restart_records_are_rebuilt() {
         let mut disk = MemDisk::default();
         PeerRecords::open(&mut disk, OWNER).unwrap().note(last_opening(2, 1, 10)).unwrap();
         let whole = disk.read(PEERS_FILE).unwrap();

@@ -390,7 +390,7 @@ mod tests {
     };
 
     #[test]
-    fn segment_header_round_trips_and_newer_version_is_refused() {
+    fn log_segment_header_round_trips_and_newer_version_is_refused() {
         let mut bytes = HEADER.encode();
         assert_eq!(SegmentHeader::decode("file", &bytes).unwrap(), HEADER);
         let mut stream = bytes[12..].to_vec();

@@ -491,7 +491,7 @@ fn bytes_sent_to_an_unresponsive_receiver_are_bounded() {
 
 /// A sender whose receive window is full sends probes at a low rate.
 #[test]
-fn sender_probes_a_full_receive_window_at_a_low_rate() {
+fn udp_sender_probes_a_full_receive_window_at_a_low_rate() {
     let mut run = Run::new(3, Quality::lossy(0));
     run.transfer(10, Duration::from_secs(1));
     run.reads = false;
@@ -505,7 +505,7 @@ fn sender_probes_a_full_receive_window_at_a_low_rate() {
 }
 
 #[test]
-fn send_batch_has_equally_long_datagrams_except_the_last() {
+fn datagrams_of_a_send_batch_have_equal_length_except_the_last() {
     let mut out = Outbox::default();
     let payload = [0; 100];
     for length in [100, 100, 40, 100, 7, 7, 100, 100, 100] {

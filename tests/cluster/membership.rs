@@ -94,12 +94,12 @@ fn other_flags(threads: &'static str) {
 }
 
 #[test]
-fn start_with_changed_peers_is_refused_with_thread_per_stage() {
+fn restart_with_changed_peers_is_refused_with_thread_per_stage() {
     other_flags("dedicated");
 }
 
 #[test]
-fn start_with_changed_peers_is_refused_with_shared_thread() {
+fn restart_with_changed_peers_is_refused_with_shared_thread() {
     other_flags("fused");
 }
 

@@ -83,7 +83,7 @@ fn openings(folder: &Path, at: usize) -> u64 {
 /// Two of three replicas have the acknowledged writes; one of the two is wiped and bootstrapped
 /// again.
 #[test]
-fn wiped_and_bootstrapped_replica_is_refused_over_60_restarts() {
+fn wiped_and_bootstrapped_replica_is_refused_by_its_peers() {
     let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     // Replica 3 lacks these writes.

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn imports_that_violate_the_layering_are_reported() {
+    fn imports_that_violate_the_layering_rules_are_reported() {
         assert_eq!(complaints("src/raft/log.rs", "use crate::kv::StateMachine;"), 1);
         assert_eq!(complaints("src/raft/mod.rs", "fn f() { crate::sim::run() }"), 1);
         assert_eq!(complaints("src/raft/log.rs", "use super::super::kv::StateMachine;"), 1);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn imports_that_follow_the_layering_are_allowed() {
+    fn imports_that_follow_the_layering_rules_are_allowed() {
         assert_eq!(complaints("src/raft/log.rs", "use crate::types::{Index, Term};"), 0);
         assert_eq!(complaints("src/raft/log.rs", "use super::message::Msg;"), 0);
         assert_eq!(complaints("src/raft/log.rs", "mod tests { use super::super::log::*; }"), 0);

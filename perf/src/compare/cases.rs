@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn benchmark_sweep_cases_have_the_swept_parameter_values() {
+    fn benchmark_sweep_has_one_case_per_parameter_value() {
         let found = named(&["connections", "values", "keys"]).unwrap();
         let values: Vec<f64> =
             found.iter().map(|case| case.sweep.as_ref().unwrap().value).collect();

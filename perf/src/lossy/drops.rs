@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_rate_without_gaps_between_loss_bursts_is_invalid() {
+    fn loss_rate_impossible_with_the_burst_length_is_rejected() {
         assert!(can_burst(0.0, 4) && can_burst(0.8, 4) && can_burst(0.2, 1_000));
         assert!(!can_burst(0.9, 4) && !can_burst(0.001, 1_000));
     }

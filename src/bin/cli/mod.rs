@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_the_cluster_command_are_documented() {
+    fn flags_of_the_bowline_cluster_command_are_documented() {
         let page = page("src/guide/configuration.md");
         for (flag, default) in flags("cluster") {
             let default = default.map_or("none".to_owned(), |value| format!("`{value}`"));

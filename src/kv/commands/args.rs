@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn appended_value_size_limit_is_recognized_and_clamped() {
+    fn value_size_limit_appended_to_arguments_is_parsed_and_clamped() {
         let limit = |limit: usize| (limit as u64).to_le_bytes();
         for (last, expected) in [
             (&limit(5)[..], Some(5)),

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_reset_keeps_remaining_ttls() {
+    fn replicated_clock_reset_keeps_remaining_ttls() {
         let mut feeder = Feeder::new();
         at(&mut feeder, 9_000_000);
         feeder.call("set", &["k", "v", "PX", "50"]);

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn scan_returns_keys_present_throughout_exactly_once() {
+    fn scan_returns_keys_present_throughout_the_scan_exactly_once() {
         for count in ["1", "10", "9999999"] {
             let mut feeder = Feeder::new();
             for number in 0..1_500 {

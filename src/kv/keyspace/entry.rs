@@ -650,7 +650,7 @@ mod tests {
     }
 
     #[test]
-    fn string_value_at_a_size_threshold_is_stored_in_chunks() {
+    fn string_value_from_a_size_threshold_on_is_stored_in_chunks() {
         for length in [LONG_BYTES_MIN - 1, LONG_BYTES_MIN] {
             let bytes = vec![7; length];
             let mut entry = string(b"k", &bytes);

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn recording_keyspace_events_does_not_affect_the_state() {
+    fn recording_keyspace_events_does_not_change_the_state_digest() {
         let (mut silent, mut recording) = (Keyspace::default(), Keyspace::default());
         recording.record_events(RecordedEvents { messages: true, keys: true, misses: true });
         for keyspace in [&mut silent, &mut recording] {

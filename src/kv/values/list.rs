@@ -518,7 +518,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn list_matches_a_naive_model(changes in proptest::collection::vec(change(), 1..25)) {
+        fn list_operations_match_a_vecdeque_model(
+            changes in proptest::collection::vec(change(), 1..25),
+        ) {
             let (mut list, mut model) = (List::default(), VecDeque::new());
             let mut seen = Vec::new();
             for change in &changes {

@@ -88,7 +88,7 @@ fn follower_that_lost_log_entries_is_probed_at_its_new_end() {
 
 #[test]
 #[should_panic(expected = "is reset to 10, but only 10 matches")]
-fn resetting_follower_progress_without_lost_entries_panics() {
+fn resetting_progress_of_a_follower_that_lost_no_entry_panics() {
     let mut progress = Progress::new(NodeId(2), Index(10), Instant::ZERO);
     progress.acknowledge(Index(10), Instant::ZERO);
     progress.reset(Index(10));
@@ -232,7 +232,7 @@ proptest! {
     /// The match index is never past the agreement, regardless of what the network does, and the
     /// follower catches up once the network is reliable.
     #[test]
-    fn match_index_never_exceeds_log_agreement_and_catches_up(
+    fn match_index_never_exceeds_the_matching_log_and_catches_up(
         agree in 0_u64..12,
         last in 0_u64..12,
         actions in vec(action(), 0..80),

@@ -224,7 +224,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn log_writes_complete_in_order_and_release_held_messages() {
+    fn log_writes_complete_in_order_and_release_waiting_messages() {
         let Ends { network, core, log_writer: ends, .. } = channels(&unused_wake(), false);
         let mut log_writer = writer(ends);
         let batch = |jobs, bytes| AppendBatch { jobs, bytes };

@@ -566,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn client_model_detects_a_read_older_than_its_arrival() {
+    fn client_model_detects_a_stale_read() {
         let mut model = after_requests(&[1, 2]);
         model.on_applied(ID, Index(1), &put(1, "a"), Some(&done(1, false)), NOW).unwrap();
         model.on_applied(ID, Index(2), &put(2, "b"), Some(&done(2, false)), NOW).unwrap();

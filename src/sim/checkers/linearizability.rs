@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn read_of_a_value_never_put_is_rejected() {
+    fn history_with_a_read_of_a_value_never_put_is_rejected() {
         rejected("g1 1:a");
         rejected("p1=a 1. g1 1:b");
     }

@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_account_balance_is_detected() {
+    fn simulated_client_detects_an_impossible_account_balance() {
         let mut workload = workload(ClientProtocol::Connection);
         let mut actions = Vec::new();
         workload.clients[0].planned = [ClientOperation::Get(account(0))].into();

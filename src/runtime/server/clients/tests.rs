@@ -203,7 +203,7 @@ fn each_pipelined_command_has_its_own_timeout() {
 }
 
 #[test]
-fn request_that_times_out_fails_with_an_error_for_its_state() {
+fn timed_out_request_error_tells_if_it_may_have_been_applied() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     client.write_all(b"SET k v\r\nGET k\r\n").unwrap();
@@ -479,7 +479,7 @@ fn too_large_reply_becomes_an_error_and_connection_stays_open() {
 }
 
 #[test]
-fn large_requests_are_received_one_at_a_time_beside_small_ones() {
+fn large_requests_are_read_one_by_one_while_small_ones_proceed() {
     const LARGE: usize = 2 << 20;
     let mut fixture = Fixture::new();
     let value = "v".repeat(LARGE);
@@ -746,7 +746,7 @@ fn failed_watch_aborts_the_transaction() {
 }
 
 #[test]
-fn aborted_transaction_runs_no_connection_commands() {
+fn aborted_transaction_runs_no_queued_connection_commands() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     let named = b"WATCH k\r\nMULTI\r\nCLIENT SETNAME me\r\nGET k\r\nEXEC\r\nCLIENT GETNAME\r\n";

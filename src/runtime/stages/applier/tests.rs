@@ -46,7 +46,7 @@ fn clock_entry(index: u64, millis: u64) -> Committed {
 }
 
 #[test]
-fn read_of_an_expired_key_waits_for_a_clock_log_entry() {
+fn read_of_an_expired_key_waits_for_a_replicated_clock_entry() {
     let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
     let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
     let args: [&[u8]; 4] = [b"k", b"v", b"PX", b"50"];
@@ -86,7 +86,7 @@ fn read_of_an_expired_key_waits_for_a_clock_log_entry() {
 
 /// Each replica counts the lookups of its own clients, and all of them count expired keys.
 #[test]
-fn keyspace_hits_are_counted_for_own_clients_only() {
+fn replica_counts_keyspace_hits_of_its_own_clients_only() {
     let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
     let policy = ReplyPolicy::Origin([2; ORIGIN_BYTES]);
     let mut applier = Applier::new(policy, stopped(), ends);

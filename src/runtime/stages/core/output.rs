@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn core_stage_stops_on_request_or_when_network_stage_ended() {
+    fn raft_core_stops_on_request_or_when_network_stage_ended() {
         let (mut core, network, ..) = quiet_core();
         assert_eq!(core.run_once(None), StageState::Running);
         assert_eq!(core.run_once(Some(CoreItem::Stop)), StageState::Stopped);

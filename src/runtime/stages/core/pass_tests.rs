@@ -69,7 +69,7 @@ fn follower() -> (Core, NetworkEnds, &'static ManualClock) {
 }
 
 #[test]
-fn core_events_beyond_the_pass_limit_wait_for_the_next_pass() {
+fn raft_core_defers_events_beyond_its_limit_per_loop_pass() {
     let (mut core, network, ..) = quiet_core();
     core.in_flight.start_apply(1_000);
     let applied = || CoreItem::Applied(Applied { bytes: 1, ..Applied::default() });

@@ -260,7 +260,7 @@ mod tests {
     use crate::types::{ClientId, RequestId};
 
     #[test]
-    fn clock_reset_uses_agreed_time_only_if_clock_is_ahead_of_it() {
+    fn clock_reset_is_applied_only_if_replicated_clock_is_ahead() {
         let board = Arc::new(ClockBoard::new(&[NodeId(2)]));
         let clock = Clock::start();
         let applied = AppliedClock::default();

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_log_entry_precedes_writes_and_serves_waiting_reads() {
+    fn replicated_clock_entry_precedes_writes_and_serves_reads() {
         let (core, network, log_writer, _applier) = leading_core_at(Clock::start(), 0);
         let mut core = with_clock(core, &[]);
         network.requests.try_send(Requests::Clients(vec![write(1), write(2)])).unwrap();
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn leader_holds_requests_until_clocks_of_a_quorum_are_known() {
+    fn leader_holds_requests_until_it_knows_a_quorum_of_wall_clocks() {
         let (core, network, log_writer, _applier) = leading_core_at(Clock::start(), 0);
         let mut core = with_clock(core, &[NodeId(8), NodeId(9)]);
         network.requests.try_send(Requests::Clients(vec![write(1)])).unwrap();
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_log_entry_is_appended_only_if_its_write_also_fits() {
+    fn replicated_clock_entry_is_appended_only_if_its_write_fits() {
         let (core, _network, log_writer, _applier) = leading_core_at(Clock::start(), 0);
         let mut core = with_clock(core, &[]);
         let entry_bytes = record_bytes(&Batch::one(
