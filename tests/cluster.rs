@@ -110,7 +110,7 @@ fn acknowledged_writes_survive_kills_with_thread_per_stage() {
 }
 
 #[test]
-fn acknowledged_writes_survive_kills_with_shared_thread() {
+fn acknowledged_writes_survive_kills_with_shared_stage_thread() {
     kill_rounds(Cluster::start_hasty(3, "fused", &[]), "fused");
 }
 
@@ -407,7 +407,7 @@ fn long_command_fails_no_other_request_with_thread_per_stage() {
 }
 
 #[test]
-fn long_command_fails_no_other_request_with_shared_thread() {
+fn long_command_fails_no_other_request_with_shared_stage_thread() {
     long_operation_delays_others_only("fused");
 }
 

@@ -563,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_profile_name_round_trips() {
+    fn every_fault_profile_can_be_looked_up_by_name() {
         for profile in Profile::ALL {
             assert_eq!(Profile::by_name(profile.name()), Some(profile));
         }

@@ -323,7 +323,7 @@ fn large_udp_transfer_resends_only_lost_datagrams() {
 /// A datagram counts as lost only when a datagram with a number higher by [`REORDERING_MAX`] has
 /// been acknowledged, or after some time.
 #[test]
-fn slight_reordering_is_not_treated_as_loss() {
+fn slight_datagram_reordering_is_not_treated_as_loss() {
     let now = Instant(1_000_000_000);
     let mut sender = Sender::new(1, 1 << 20, now);
     sender.on_cookie(2, now);

@@ -264,7 +264,7 @@ fn damaged_replica_is_replaced_under_load_with_thread_per_stage() {
 }
 
 #[test]
-fn damaged_replica_is_replaced_under_load_with_shared_thread() {
+fn damaged_replica_is_replaced_under_load_with_shared_stage_thread() {
     replace_rounds("fused");
 }
 

@@ -120,7 +120,7 @@ fn writes_survive_kills_over_lossy_udp_with_thread_per_stage() {
 }
 
 #[test]
-fn writes_survive_kills_over_lossy_udp_with_shared_thread() {
+fn writes_survive_kills_over_lossy_udp_with_shared_stage_thread() {
     kill_rounds(between_relays("fused", 300).0, "fused over datagrams");
 }
 

@@ -311,14 +311,14 @@ fn keys_expire_on_time_across_failovers_with_thread_per_stage() {
 }
 
 #[test]
-fn keys_expire_on_time_across_failovers_with_shared_thread() {
+fn keys_expire_on_time_across_failovers_with_shared_stage_thread() {
     expirations_hold_across_failovers("fused");
 }
 
 /// Clock jumps of seconds to years, forward and back, of one clock and of all clocks, some
 /// momentary and some permanent.
 #[test]
-fn wall_clock_jumps_expire_no_key() {
+fn wall_clock_jumps_expire_no_key_early() {
     let Some(preload) = faketime() else { return };
     let mut clocks = Clocks::start(preload, "dedicated", ["+0", "+0", "+0"]);
     let addresses = clocks.addresses();

@@ -50,6 +50,6 @@ fn resumed_leader_serves_no_stale_read_with_thread_per_stage() {
 }
 
 #[test]
-fn resumed_leader_serves_no_stale_read_with_shared_thread() {
+fn resumed_leader_serves_no_stale_read_with_shared_stage_thread() {
     resumed_leader_serves_no_stale_read("fused");
 }

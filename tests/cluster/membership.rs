@@ -99,7 +99,7 @@ fn restart_with_changed_peers_is_refused_with_thread_per_stage() {
 }
 
 #[test]
-fn restart_with_changed_peers_is_refused_with_shared_thread() {
+fn restart_with_changed_peers_is_refused_with_shared_stage_thread() {
     other_flags("fused");
 }
 

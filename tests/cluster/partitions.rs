@@ -182,7 +182,7 @@ fn partitioned_leader_steps_down_with_thread_per_stage() {
 }
 
 #[test]
-fn leader_with_closed_connections_steps_down_with_shared_thread() {
+fn leader_with_closed_connections_steps_down_with_shared_stage_thread() {
     cut_off_leader("fused", Flow::Cut);
 }
 

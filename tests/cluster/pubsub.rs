@@ -113,12 +113,12 @@ fn master(cluster: &Cluster, at: usize) -> Option<String> {
 }
 
 #[test]
-fn subscribers_get_messages_in_the_same_order_with_thread_per_stage() {
+fn subscribers_get_messages_in_one_order_with_thread_per_stage() {
     subscribers_get_equal_messages("dedicated");
 }
 
 #[test]
-fn subscribers_get_messages_in_the_same_order_with_shared_thread() {
+fn subscribers_get_messages_in_one_order_with_shared_stage_thread() {
     subscribers_get_equal_messages("fused");
 }
 

@@ -85,7 +85,7 @@ fn lost_replica_rejoins_under_its_old_id_with_thread_per_stage() {
 }
 
 #[test]
-fn lost_replica_rejoins_under_its_old_id_with_shared_thread() {
+fn lost_replica_rejoins_under_its_old_id_with_shared_stage_thread() {
     rejoin_rounds("fused");
 }
 

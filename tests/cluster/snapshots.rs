@@ -325,7 +325,7 @@ fn lagging_follower_catches_up_by_snapshot_with_thread_per_stage() {
 }
 
 #[test]
-fn lagging_follower_catches_up_by_snapshot_with_shared_thread() {
+fn lagging_follower_catches_up_by_snapshot_with_shared_stage_thread() {
     comes_back("fused");
 }
 
@@ -415,6 +415,6 @@ fn writes_survive_kills_during_snapshots_with_thread_per_stage() {
 }
 
 #[test]
-fn writes_survive_kills_during_snapshots_with_shared_thread() {
+fn writes_survive_kills_during_snapshots_with_shared_stage_thread() {
     kill_rounds("fused");
 }

@@ -205,6 +205,6 @@ fn once_and_transfer_commands_apply_exactly_once_with_thread_per_stage() {
 }
 
 #[test]
-fn once_and_transfer_commands_apply_exactly_once_with_shared_thread() {
+fn once_and_transfer_commands_apply_exactly_once_with_shared_stage_thread() {
     rounds("fused");
 }

@@ -125,6 +125,6 @@ fn stalled_disk_causes_leadership_transfer_with_thread_per_stage() {
 }
 
 #[test]
-fn stalled_disk_causes_leadership_transfer_with_shared_thread() {
+fn stalled_disk_causes_leadership_transfer_with_shared_stage_thread() {
     hang("fused");
 }

@@ -68,7 +68,7 @@ fn holds(threads: &str) {
 }
 
 #[test]
-fn partition_and_kill_scenario_passes_with_shared_thread() {
+fn partition_and_kill_scenario_passes_with_shared_stage_thread() {
     holds("fused");
 }
 

@@ -176,7 +176,7 @@ fn keeps_answering(threads: &str) {
 }
 
 #[test]
-fn service_survives_invalid_and_stale_messages_with_shared_thread() {
+fn service_survives_invalid_and_stale_messages_with_shared_stage_thread() {
     keeps_answering("fused");
 }
 

@@ -398,7 +398,7 @@ fn forged_terms_cannot_exhaust_the_term_range() {
 }
 
 #[test]
-fn message_with_rejected_term_is_reported_and_not_answered() {
+fn message_with_too_high_a_term_is_reported_and_not_answered() {
     let now = Instant(1_000_000_000_000);
     let mut replica = replica_in(Term(7), now);
     let now = now + Duration::from_secs(1);
