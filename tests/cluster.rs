@@ -402,12 +402,12 @@ fn long_operation_delays_others_only(threads: &'static str) {
 }
 
 #[test]
-fn long_command_fails_no_other_request_with_thread_per_stage() {
+fn long_command_causes_no_errors_for_others_with_thread_per_stage() {
     long_operation_delays_others_only("dedicated");
 }
 
 #[test]
-fn long_command_fails_no_other_request_with_shared_stage_thread() {
+fn long_command_causes_no_errors_for_others_with_shared_stage_thread() {
     long_operation_delays_others_only("fused");
 }
 

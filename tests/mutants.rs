@@ -28,7 +28,7 @@
 //!
 //! [`Mutant::PromiseBeforeReceipt`] is a rule of the runtime's core stage, which the simulator does
 //! not run: the seeded driver of the stages notices it
-//! (`runtime::stages::seeded_tests::random_schedules_detect_a_lease_that_starts_before_receipt`).
+//! (`runtime::stages::seeded_tests::random_schedules_detect_a_lease_that_predates_its_heartbeat`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

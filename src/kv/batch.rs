@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn reset_time_is_filled_into_every_clock_reset_of_a_batch() {
+    fn clock_reset_commands_of_a_batch_get_the_given_reset_time() {
         let reset = Operation::ResetClock { millis: 0 };
         let bytes = Batch::encode(key(), true, &[Operation::get(b"a"), reset, reset]);
         assert!(Batch::resets_clock(&bytes));

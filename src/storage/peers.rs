@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_hello_matching_only_a_zero_start_id_is_rejected() {
+    fn peer_restart_history_with_a_zero_id_never_matches() {
         let history = OpeningHistory { incarnation: 3, openings: &[0, 8, 9] };
         let seen = Some(last_opening(2, 1, 0));
         let expected = Err(HistoryError::Other { seen: 1, incarnation: 3 });

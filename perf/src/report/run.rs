@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_in_a_result_time_series_become_empty_intervals() {
+    fn gaps_in_a_result_time_series_are_filled_with_empty_intervals() {
         let second = |at_s| Interval { count: 5, ..Interval::empty(at_s, 1.0) };
         let mut run = Run { intervals: [0.0, 1.0, 4.0, 5.0].map(second).into(), ..Run::default() };
         run.fill_gaps();

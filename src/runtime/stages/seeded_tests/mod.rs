@@ -465,7 +465,7 @@ fn random_thread_schedules_lose_no_request_and_break_no_lease() {
 /// from a time before it received the leader's message.
 #[cfg(feature = "mutants")]
 #[test]
-fn random_schedules_detect_a_lease_that_starts_before_receipt() {
+fn random_schedules_detect_a_lease_that_predates_its_heartbeat() {
     use crate::config::Mutant;
     let change = |config: &mut Config| config.mutant = Some(Mutant::PromiseBeforeReceipt);
     let noticed = (1..=4 * SEEDS)
