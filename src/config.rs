@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn contradicting_configuration_values_are_refused_by_name() {
+    fn error_for_contradicting_configuration_names_the_setting() {
         let broken = |change: fn(&mut Config)| {
             let mut config = Config::course();
             change(&mut config);
@@ -542,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn lease_is_shorter_than_the_lowest_election_timeout() {
+    fn leader_lease_is_shorter_than_the_minimum_election_timeout() {
         for config in [Config::server(), Config::course()] {
             assert!(config.lease_length() < config.election_timeout_min);
         }

@@ -45,7 +45,7 @@ fn output(mut command: Command) -> String {
 }
 
 #[test]
-fn redis_cli_works_on_every_replica() {
+fn redis_cli_reads_and_writes_on_every_replica() {
     if !is_there("redis-cli", command("redis-cli", &["--version"])) {
         return;
     }
@@ -95,7 +95,7 @@ fn redis_cli_pipe_mode_keeps_command_order() {
 }
 
 #[test]
-fn redis_cli_scans_and_samples_all_keys() {
+fn redis_cli_bigkeys_scans_all_keys() {
     if !is_there("redis-cli", command("redis-cli", &["--version"])) {
         return;
     }
@@ -121,7 +121,7 @@ fn redis_cli_scans_and_samples_all_keys() {
 }
 
 #[test]
-fn redis_benchmark_runs_without_errors() {
+fn redis_benchmark_runs_on_every_replica_without_errors() {
     if !is_there("redis-benchmark", command("redis-benchmark", &["--version"])) {
         return;
     }
@@ -137,7 +137,7 @@ fn redis_benchmark_runs_without_errors() {
 }
 
 #[test]
-fn redis_py_scenarios_pass() {
+fn redis_py_client_test_script_passes() {
     let python = installed("python/bin/python");
     if !is_there("redis-py", command(&python, &["-c", "import redis"])) {
         return;
@@ -150,7 +150,7 @@ fn redis_py_scenarios_pass() {
 
 /// The guide's example of ONCE, run as it is.
 #[test]
-fn guide_example_applies_each_command_once() {
+fn python_example_of_the_guide_applies_each_command_once() {
     let python = installed("python/bin/python");
     if !is_there("redis-py", command(&python, &["-c", "import redis"])) {
         return;
@@ -172,7 +172,7 @@ fn guide_example_applies_each_command_once() {
 }
 
 #[test]
-fn ioredis_scenarios_pass() {
+fn ioredis_client_test_script_passes() {
     let folder = installed("");
     let probe = format!("require('{}')", installed("node_modules/ioredis").display());
     if !is_there("ioredis", command("node", &["-e", &probe])) {
@@ -185,7 +185,7 @@ fn ioredis_scenarios_pass() {
 }
 
 #[test]
-fn node_redis_scenarios_pass() {
+fn node_redis_client_test_script_passes() {
     let folder = installed("");
     let probe = format!("require('{}')", installed("node_modules/redis").display());
     if !is_there("node-redis", command("node", &["-e", &probe])) {
@@ -198,7 +198,7 @@ fn node_redis_scenarios_pass() {
 }
 
 #[test]
-fn redis_crate_scenarios_pass() {
+fn rust_redis_crate_client_test_program_passes() {
     let program = installed("crate/debug/bowline-crate-client");
     if !is_there("the redis crate", command(&program, &[])) {
         return;

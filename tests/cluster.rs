@@ -105,12 +105,12 @@ fn kill_rounds(mut cluster: Cluster, name: &str) {
 }
 
 #[test]
-fn acknowledged_writes_survive_kills_with_dedicated_threads() {
+fn acknowledged_writes_survive_kills_with_thread_per_stage() {
     kill_rounds(Cluster::start_hasty(3, "dedicated", &[]), "dedicated");
 }
 
 #[test]
-fn acknowledged_writes_survive_kills_with_fused_threads() {
+fn acknowledged_writes_survive_kills_with_shared_stage_thread() {
     kill_rounds(Cluster::start_hasty(3, "fused", &[]), "fused");
 }
 
@@ -144,7 +144,7 @@ fn server_sets_allocator_options_and_keeps_its_process_id() {
 const REFUSED: &[u8] = b"-TRYAGAIN the leader changed; not applied, try again\r\n";
 
 #[test]
-fn every_replica_replies_in_order_and_identically() {
+fn every_replica_replies_identically_and_in_request_order() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let bulk = |value: &str| format!("${}\r\n{value}\r\n", value.len()).into_bytes();
@@ -193,7 +193,7 @@ fn every_replica_replies_in_order_and_identically() {
 }
 
 #[test]
-fn majority_serves_requests_and_a_lone_replica_refuses_them() {
+fn majority_serves_requests_and_lone_replica_refuses_them() {
     let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
@@ -224,7 +224,7 @@ fn refusal(command: Command) -> String {
 }
 
 #[test]
-fn start_waits_for_the_previous_process_to_exit() {
+fn server_start_waits_for_the_previous_process_to_exit() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     cluster.kill(0);
@@ -239,7 +239,7 @@ fn start_waits_for_the_previous_process_to_exit() {
 }
 
 #[test]
-fn invalid_start_is_refused_with_advice() {
+fn server_start_with_used_port_or_wrong_folder_is_refused() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // A port in use by the same replica.
@@ -269,7 +269,7 @@ fn invalid_start_is_refused_with_advice() {
 }
 
 #[test]
-fn unwritable_folder_is_refused() {
+fn server_start_with_unwritable_data_folder_is_refused() {
     let cluster = Cluster::start(1, "auto");
     cluster.wait_until_all_serve();
     let folder = tempfile::tempdir().unwrap();
@@ -346,7 +346,7 @@ fn resident_bytes(process: u32) -> Option<u64> {
 }
 
 #[test]
-fn client_that_never_reads_uses_bounded_memory() {
+fn client_that_never_reads_uses_bounded_server_memory() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // On a busy machine an election may occur too, but not every time.
@@ -402,18 +402,18 @@ fn long_operation_delays_others_only(threads: &'static str) {
 }
 
 #[test]
-fn long_operation_delays_others_only_with_dedicated_threads() {
+fn long_command_causes_no_errors_for_others_with_thread_per_stage() {
     long_operation_delays_others_only("dedicated");
 }
 
 #[test]
-fn long_operation_delays_others_only_with_fused_threads() {
+fn long_command_causes_no_errors_for_others_with_shared_stage_thread() {
     long_operation_delays_others_only("fused");
 }
 
 /// Many client libraries send a whole pipeline before they read the first reply.
 #[test]
-fn client_may_send_a_whole_pipeline_before_it_reads() {
+fn client_may_send_a_whole_pipeline_before_it_reads_replies() {
     const COUNT: usize = 200_000;
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();

@@ -54,7 +54,7 @@ fn faulty_run(disk: &mut MemDisk, account: &mut Account, seed: u64, steps: usize
 }
 
 #[test]
-fn power_cut_at_any_operation_loses_no_acknowledged_entry() {
+fn power_cut_at_any_disk_operation_loses_no_acknowledged_entry() {
     let operations = faultless_run().0.operations();
     assert!(operations > 150, "{operations} operations are too few to show anything");
     for cut in 0..operations {
@@ -78,7 +78,7 @@ fn power_cut_at_any_operation_loses_no_acknowledged_entry() {
 }
 
 #[test]
-fn power_cut_during_recovery_loses_no_acknowledged_entry() {
+fn power_cut_during_log_recovery_loses_no_acknowledged_entry() {
     let operations = faultless_run().0.operations();
     let mut rng = Rng::new(SEED);
     let mut torn = 0;
@@ -108,7 +108,7 @@ fn power_cut_during_recovery_loses_no_acknowledged_entry() {
 }
 
 #[test]
-fn kill_at_any_operation_exposes_only_durable_entries() {
+fn entries_recovered_after_a_kill_survive_a_later_power_cut() {
     for cut in 0..faultless_run().0.operations() {
         let (mut disk, mut account) = (MemDisk::default(), Account::default());
         disk.power_cut_at(cut);
@@ -122,7 +122,7 @@ fn kill_at_any_operation_exposes_only_durable_entries() {
 }
 
 #[test]
-fn acknowledged_entries_survive_any_failed_operation() {
+fn acknowledged_entries_survive_any_failed_disk_operation() {
     for at in 0..faultless_run().0.operations() {
         let (mut disk, mut account) = (MemDisk::default(), Account::default());
         disk.fail_at(at);
@@ -136,7 +136,7 @@ fn acknowledged_entries_survive_any_failed_operation() {
 }
 
 #[test]
-fn log_refuses_everything_after_a_failed_sync() {
+fn log_refuses_all_operations_after_a_failed_sync() {
     let (mut disk, account) = faultless_run();
     let entries = &account.acknowledged.entries[..1];
     for fault in [0, 1] {
@@ -158,7 +158,7 @@ fn log_refuses_everything_after_a_failed_sync() {
 }
 
 #[test]
-fn full_disk_is_reported_and_loses_nothing() {
+fn full_disk_is_reported_and_loses_no_acknowledged_entry() {
     let (disk, account) = faultless_run();
     let used: usize = disk.list().unwrap().iter().map(|name| disk.read(name).unwrap().len()).sum();
     for spare in [0, 512, 1_024, 4_000, 9_000] {
@@ -174,7 +174,7 @@ fn full_disk_is_reported_and_loses_nothing() {
 }
 
 #[test]
-fn folder_is_bootstrapped_once_and_opened_only_by_its_owner() {
+fn data_folder_is_bootstrapped_once_and_opened_only_by_owner() {
     let mut disk = MemDisk::default();
     let open = |disk: &mut MemDisk, cluster, replica| {
         Log::open(disk, cluster, replica, OPTIONS, None).map(|(log, ..)| drop(log)).unwrap_err()

@@ -188,12 +188,12 @@ fn fail_and_come_back(failures: &[(&str, &str, usize, &str)], bytes: usize) {
 }
 
 #[test]
-fn failed_write_or_sync_exits_and_loses_no_acknowledged_write() {
+fn failed_disk_write_or_sync_stops_server_and_loses_no_write() {
     fail_and_come_back(FAILURES, 100);
 }
 
 #[test]
-fn failed_segment_creation_exits_and_loses_no_write() {
+fn failed_log_segment_creation_stops_server_and_loses_no_write() {
     fail_and_come_back(ROTATION_FAILURES, LARGE);
 }
 

@@ -151,7 +151,7 @@ fn flood_in_rounds(threads: &'static str) {
 
 /// One thread arrangement after the other, so that each has the processors for itself.
 #[test]
-fn command_floods_cause_no_leader_change() {
+fn flood_of_client_commands_causes_no_leader_change() {
     flood_in_rounds("dedicated");
     flood_in_rounds("fused");
 }

@@ -56,7 +56,7 @@ fn difference(expected: &str, actual: &str) -> String {
 }
 
 #[test]
-fn golden_traces_are_unchanged() {
+fn simulator_runs_match_their_golden_traces() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let files = files();
     assert!(files.len() >= 25, "{} files", files.len());
@@ -80,7 +80,7 @@ fn golden_traces_are_unchanged() {
 }
 
 #[test]
-fn missing_or_changed_trace_is_reported() {
+fn missing_or_changed_golden_trace_is_reported() {
     let script = "# A put.\ncluster 3 leader=1\nput 1 a=1; run\n";
     let whole = run(script).expect("it can be performed");
     assert_eq!(run(&whole), Ok(whole.clone()), "the trace below the dashes is not performed");

@@ -124,7 +124,7 @@ fn gather_and_serve(cluster: &Cluster) -> bool {
 }
 
 #[test]
-fn declared_request_lengths_allocate_no_memory() {
+fn declared_lengths_of_unsent_requests_allocate_no_memory() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
@@ -197,7 +197,7 @@ fn write_until_all_refuse(
 }
 
 #[test]
-fn memory_limit_refuses_only_commands_that_add_data() {
+fn maxmemory_refuses_only_commands_that_add_data() {
     let limits = &["--maxmemory", "32mb", "--snapshot-log-bytes", "1mb"];
     let cluster = Cluster::start_with(3, "auto", limits);
     cluster.wait_until_all_serve();
@@ -322,7 +322,7 @@ fn uncompacted_log_stays_within_its_memory_share() {
 }
 
 #[test]
-fn clients_that_never_read_stay_within_clients_memory() {
+fn clients_that_never_read_stay_within_maxmemory_clients() {
     let cluster = Cluster::start_with(3, "auto", &["--maxmemory-clients", "64mb"]);
     cluster.wait_until_all_serve();
     let leader = cluster.leader();

@@ -21,14 +21,14 @@
 //! Two are not, because other rules mask them: the chain of blocks, which has its own test here,
 //! and that a snapshot which ends before the latest is not kept. For the latter the core requests
 //! no chunks, and a start uses the snapshot with the latest end; the rule itself is tested by
-//! `crash::snapshots::invalid_incoming_snapshot_changes_nothing`.
+//! `crash::snapshots::invalid_snapshot_from_the_leader_modifies_no_file`.
 //! The checksum of a record protects it on the network; on disk it is covered by the checksums of
 //! its sectors and by the chain
 //! (`record::tests::every_flipped_bit_and_truncation_of_a_log_entry_is_detected`).
 //!
 //! [`Mutant::PromiseBeforeReceipt`] is a rule of the runtime's core stage, which the simulator does
 //! not run: the seeded driver of the stages notices it
-//! (`runtime::stages::seeded_tests::lease_measured_from_before_message_receipt_is_detected`).
+//! (`runtime::stages::seeded_tests::random_schedules_detect_a_lease_that_predates_its_heartbeat`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -104,54 +104,54 @@ macro_rules! mutants {
 }
 
 mutants! {
-    second_vote_in_a_term_is_noticed: VoteTwice, Mixed, 5;
-    vote_sent_before_it_is_durable_is_noticed: VoteBeforeSync, Mixed, 1;
-    acknowledgement_before_the_sync_is_noticed: AcknowledgeBeforeSync, Mixed, 1;
-    acknowledgement_of_unchecked_entries_is_noticed: AcknowledgeOwnLast, Mixed, 19;
-    leader_counting_itself_before_its_sync_is_noticed: CountSelfEarly, Mixed, 2;
-    earlier_term_committed_by_counting_is_noticed: CommitOldTerms, Mixed, 7;
-    vote_for_a_shorter_log_is_noticed: VoteForShorterLog, Mixed, 21;
-    half_as_a_quorum_is_noticed: HalfIsQuorum, Mixed, 1;
-    truncation_by_a_repeated_append_is_noticed: TruncateAlways, Mixed, 1;
-    kept_conflict_is_noticed: KeepConflicts, Mixed, 11;
-    counted_reply_of_an_earlier_term_is_noticed: ReplyOfOldTerm, Mixed, 30;
-    reply_to_a_chunk_of_an_earlier_term_is_noticed: ChunkReplyOfOldTerm, Snapshots, 37;
-    unclamped_commit_index_is_noticed: CommitUnclamped, Mixed, 19;
-    read_before_an_entry_of_the_own_term_is_noticed: ReadBeforeOwnTerm, Mixed, 32;
-    read_confirmed_by_an_older_round_is_noticed: ReadOnOldRound, Mixed, 67;
-    overlong_lease_is_noticed: LeaseTooLong, Partitions, 5;
-    vote_during_a_lease_is_noticed: VoteUnderLease, Mixed, 9;
-    vote_while_rejoining_is_noticed: VoteWhileRejoining, Crashes, 5;
-    rejoin_without_all_replies_is_noticed: RejoinWithoutAll, Mixed, 210;
-    rejoin_before_catching_up_is_noticed: RejoinBeforeCaughtUp, Crashes, 5;
-    retry_applied_twice_is_noticed: ApplyTwice, Mixed, 4;
-    batch_applied_twice_is_noticed: ApplyBatchTwice, Mixed, 16;
-    batch_torn_into_two_entries_is_noticed: TearBatch, Mixed, 16;
-    snapshot_without_sessions_is_noticed: SnapshotWithoutSessions, Snapshots, 4;
-    replicated_clock_following_a_wall_clock_is_noticed: FollowWallClock, Clocks, 2;
-    read_before_the_replicated_clock_moved_is_noticed: ReadBeforeClock, Clocks, 130;
-    vote_sent_before_it_is_durable_in_files_is_noticed: VoteBeforeSync, Storage, 1;
-    acknowledgement_before_the_sync_of_files_is_noticed: AcknowledgeBeforeSync, Storage, 1;
-    counted_sync_of_a_replaced_entry_is_noticed: SyncOfReplacedEntry, Storage, 148;
-    ignored_failed_sync_is_noticed: IgnoreFailedSync, Storage, 71;
-    trusted_last_block_is_noticed: TrustLastBlock, Storage, 11;
-    unsynced_segment_name_is_noticed: UnsyncedSegmentName, Storage, 348;
-    unsynced_record_name_is_noticed: UnsyncedRecordName, Storage, 5;
-    unsynced_snapshot_name_is_noticed: UnsyncedSnapshotName, Storage, 6;
-    deletion_before_the_folder_sync_is_noticed: DeleteBeforeSync, Storage, 252;
-    ignored_sector_checksum_is_noticed: IgnoreSectorChecksum, Storage, 92;
-    truncated_blocks_after_a_gap_are_noticed: TruncateDamage, Storage, 12;
-    truncated_damaged_sector_is_noticed: TruncateDamagedSector, Storage, 12;
-    accepted_old_copy_is_noticed: AcceptOldCopy, Storage, 12;
-    accepted_copy_with_a_forgotten_opening_is_noticed: ForgetOldOpenings, Storage, 224;
-    log_compacted_before_its_snapshot_is_noticed: CompactLogEarly, Storage, 136;
-    unsynced_snapshot_is_noticed: UnsyncedSnapshot, Storage, 2;
-    early_removal_of_the_latest_snapshot_is_noticed: RemoveLatestSnapshotEarly, Storage, 1;
-    installed_older_snapshot_is_noticed: InstallOlderSnapshot, Snapshots, 4;
-    mixed_chunks_of_two_snapshots_are_noticed: MixChunks, Snapshots, 3;
-    ignored_snapshot_checksum_is_noticed: IgnoreSnapshotChecksum, Snapshots, 71;
-    bytes_delivered_again_are_noticed: DeliverBytesAgain, Streams, 1;
-    lost_bytes_that_are_not_sent_again_are_noticed: KeepLostBytes, Streams, 1;
+    simulator_detects_second_vote_in_a_term: VoteTwice, Mixed, 5;
+    simulator_detects_vote_sent_before_it_is_durable: VoteBeforeSync, Mixed, 1;
+    simulator_detects_append_acknowledged_before_its_sync: AcknowledgeBeforeSync, Mixed, 1;
+    simulator_detects_acknowledgement_of_unmatched_entries: AcknowledgeOwnLast, Mixed, 19;
+    simulator_detects_leader_counting_itself_before_its_sync: CountSelfEarly, Mixed, 2;
+    simulator_detects_earlier_term_entry_committed_by_counting: CommitOldTerms, Mixed, 7;
+    simulator_detects_vote_for_a_less_up_to_date_log: VoteForShorterLog, Mixed, 21;
+    simulator_detects_half_of_the_replicas_as_quorum: HalfIsQuorum, Mixed, 1;
+    simulator_detects_log_truncation_by_a_repeated_append: TruncateAlways, Mixed, 1;
+    simulator_detects_conflicting_log_entry_that_is_kept: KeepConflicts, Mixed, 11;
+    simulator_detects_accepted_append_reply_of_earlier_term: ReplyOfOldTerm, Mixed, 30;
+    simulator_detects_ack_of_snapshot_chunk_of_an_earlier_term: ChunkReplyOfOldTerm, Snapshots, 37;
+    simulator_detects_commit_index_beyond_matched_entries: CommitUnclamped, Mixed, 19;
+    simulator_detects_leader_read_before_commit_in_its_term: ReadBeforeOwnTerm, Mixed, 32;
+    simulator_detects_read_confirmed_by_an_older_heartbeat: ReadOnOldRound, Mixed, 67;
+    simulator_detects_leader_lease_that_is_too_long: LeaseTooLong, Partitions, 5;
+    simulator_detects_vote_granted_during_a_leader_lease: VoteUnderLease, Mixed, 9;
+    simulator_detects_vote_by_a_rejoining_replica: VoteWhileRejoining, Crashes, 5;
+    simulator_detects_rejoin_without_replies_of_all_members: RejoinWithoutAll, Mixed, 210;
+    simulator_detects_rejoin_completed_before_catching_up: RejoinBeforeCaughtUp, Crashes, 5;
+    simulator_detects_request_retry_applied_twice: ApplyTwice, Mixed, 4;
+    simulator_detects_command_batch_applied_twice: ApplyBatchTwice, Mixed, 16;
+    simulator_detects_batch_split_into_two_log_entries: TearBatch, Mixed, 16;
+    simulator_detects_snapshot_without_client_sessions: SnapshotWithoutSessions, Snapshots, 4;
+    simulator_detects_replicated_clock_set_to_one_wall_clock: FollowWallClock, Clocks, 2;
+    simulator_detects_read_with_a_lagging_replicated_clock: ReadBeforeClock, Clocks, 130;
+    simulator_detects_vote_sent_before_its_file_is_synced: VoteBeforeSync, Storage, 1;
+    simulator_detects_append_acknowledged_before_file_sync: AcknowledgeBeforeSync, Storage, 1;
+    simulator_detects_replaced_entry_counted_as_synced: SyncOfReplacedEntry, Storage, 148;
+    simulator_detects_failed_sync_that_is_ignored: IgnoreFailedSync, Storage, 71;
+    simulator_detects_last_log_block_not_rewritten_at_start: TrustLastBlock, Storage, 11;
+    simulator_detects_unsynced_log_segment_name: UnsyncedSegmentName, Storage, 348;
+    simulator_detects_unsynced_meta_record_name: UnsyncedRecordName, Storage, 5;
+    simulator_detects_unsynced_snapshot_name: UnsyncedSnapshotName, Storage, 6;
+    simulator_detects_file_deletion_before_the_folder_sync: DeleteBeforeSync, Storage, 252;
+    simulator_detects_unverified_log_sector_checksum: IgnoreSectorChecksum, Storage, 92;
+    simulator_detects_log_truncated_at_an_empty_sector: TruncateDamage, Storage, 12;
+    simulator_detects_log_truncated_at_a_damaged_sector: TruncateDamagedSector, Storage, 12;
+    simulator_detects_accepted_peer_with_an_old_disk_copy: AcceptOldCopy, Storage, 12;
+    simulator_detects_accepted_peer_with_gapped_restart_history: ForgetOldOpenings, Storage, 224;
+    simulator_detects_log_compacted_before_snapshot_completes: CompactLogEarly, Storage, 136;
+    simulator_detects_snapshot_used_before_its_sync: UnsyncedSnapshot, Storage, 2;
+    simulator_detects_early_removal_of_the_latest_snapshot: RemoveLatestSnapshotEarly, Storage, 1;
+    simulator_detects_installation_of_an_older_snapshot: InstallOlderSnapshot, Snapshots, 4;
+    simulator_detects_mixed_chunks_of_two_snapshots: MixChunks, Snapshots, 3;
+    simulator_detects_unverified_snapshot_checksum: IgnoreSnapshotChecksum, Snapshots, 71;
+    simulator_detects_stream_bytes_delivered_twice: DeliverBytesAgain, Streams, 1;
+    simulator_detects_lost_stream_bytes_not_retransmitted: KeepLostBytes, Streams, 1;
 }
 
 /// [`Mutant::IgnoreChain`] is not in the list, because the simulator cannot notice it: a sector's

@@ -29,7 +29,7 @@ fn match_at(index: u64) -> AppendOutcome {
 
 /// Persistent state is durable before a message shows it: the vote (§5.2).
 #[test]
-fn vote_is_durable_before_it_is_sent() {
+fn vote_is_durable_before_the_vote_reply_is_sent() {
     let mut subject = Subject::restarted(3, 0, &[]);
     assert!(subject.receive(2, request(1, (0, 0))).votes().is_empty());
     let voted = HardState { term: Term(1), voted_for: Some(NodeId(2)) };
@@ -39,7 +39,7 @@ fn vote_is_durable_before_it_is_sent() {
 
 /// Persistent state: the term, also if it arrives with an empty append (§5.1).
 #[test]
-fn term_is_durable_before_it_is_sent() {
+fn new_term_is_durable_before_a_reply_with_it_is_sent() {
     let mut subject = Subject::restarted(3, 4, &[]);
     assert!(subject.receive(2, append(5, (0, 0), &[], 0)).sent.is_empty());
     assert_eq!(subject.jobs[0].hard_state.unwrap().term, Term(5));
@@ -53,7 +53,7 @@ fn term_is_durable_before_it_is_sent() {
 
 /// Persistent state: log entries (§5.3).
 #[test]
-fn entries_are_durable_before_acknowledgement() {
+fn log_entries_are_durable_before_acknowledgement() {
     let mut subject = Subject::restarted(3, 1, &[]);
     assert!(subject.receive(2, append(1, (0, 0), &[1, 1], 0)).sent.is_empty());
     assert_eq!(subject.jobs[0].entries.len(), 2);
@@ -65,7 +65,7 @@ fn entries_are_durable_before_acknowledgement() {
 /// Persistent state: the completion of a write does not count for entries that have replaced the
 /// written ones in the meantime.
 #[test]
-fn sync_of_a_replaced_entry_does_not_make_it_durable() {
+fn sync_of_a_replaced_entry_does_not_cover_its_replacement() {
     let mut subject = Subject::restarted(3, 1, &[]);
     subject.receive(2, append(1, (0, 0), &[1, 1], 0));
     subject.receive(3, append(2, (1, 1), &[2], 0));
@@ -77,7 +77,7 @@ fn sync_of_a_replaced_entry_does_not_make_it_durable() {
 
 /// Persistent state survives a restart; commit index and last applied start at 0.
 #[test]
-fn restart_keeps_only_term_vote_and_log() {
+fn restart_restores_only_term_vote_and_log() {
     let subject = Subject::with_vote(3, 3, Some(NodeId(2)), &[1, 3]);
     let status = subject.status();
     assert_eq!((status.term, status.voted_for), (Term(3), Some(NodeId(2))));
@@ -118,7 +118,7 @@ fn replica_grants_at_most_one_vote_per_term() {
 /// Rule 2, second half: only for a log that is at least as up to date. The later last term wins;
 /// the length decides between equal ones (§5.4.1).
 #[test]
-fn vote_requires_an_up_to_date_log() {
+fn vote_is_granted_only_to_an_up_to_date_log() {
     let own = [1, 1, 3];
     for (last, granted) in [
         ((3, 3), true),
@@ -142,7 +142,7 @@ fn vote_requires_an_up_to_date_log() {
 
 /// Rule 1: an append of an earlier term is rejected (§5.1).
 #[test]
-fn append_of_an_old_term_is_rejected() {
+fn append_entries_of_an_old_term_is_rejected() {
     let mut subject = Subject::restarted(3, 5, &[5]);
     let step = subject.receive(2, append(4, (0, 0), &[4], 1));
     let [ref answer] = step.sent[..] else { panic!("{step:?}") };
@@ -157,7 +157,7 @@ fn append_of_an_old_term_is_rejected() {
 
 /// Rule 2: an append is rejected if the log does not contain the entry before the new ones (§5.3).
 #[test]
-fn append_without_matching_prev_is_rejected() {
+fn append_entries_without_matching_previous_entry_is_rejected() {
     // Past the end; and with another term at that index, a later and an earlier one.
     for prev in [(3, 4), (4, 3), (2, 3)] {
         let mut subject = Subject::restarted(3, 4, &[1, 1, 3]);
@@ -177,7 +177,7 @@ fn append_without_matching_prev_is_rejected() {
 /// Rule 3: an entry that conflicts with a new one (same index, other term) is removed, with all
 /// that follow it (§5.3).
 #[test]
-fn conflict_truncates_the_log() {
+fn conflicting_append_entries_request_truncates_the_log() {
     let mut subject = Subject::restarted(3, 2, &[1, 2, 2, 2]);
     subject.receive(2, append(3, (1, 1), &[3], 0));
     assert_eq!(subject.log(), [1, 3]);
@@ -189,7 +189,7 @@ fn conflict_truncates_the_log() {
 /// Rule 3, conversely: without a conflict nothing is removed, so a late append that ends before the
 /// log does revokes no acknowledgement (§5.3).
 #[test]
-fn log_is_not_truncated_without_conflict() {
+fn append_entries_without_conflict_does_not_truncate_the_log() {
     let mut subject = Subject::restarted(3, 1, &[]);
     subject.receive(2, append(1, (0, 0), &[1, 1, 1, 1], 0));
     assert_eq!(subject.sync().outcomes(), [match_at(4)]);
@@ -212,7 +212,7 @@ fn follower_appends_only_entries_missing_from_its_log() {
 /// Rule 5: the commit index follows the leader's, up to the last entry that the message proves
 /// equal to the leader's log, and never falls (§5.3).
 #[test]
-fn follower_commits_only_entries_matching_the_leader() {
+fn follower_commits_only_entries_known_to_match_the_leader() {
     let mut subject = Subject::restarted(3, 2, &[1, 1, 2]);
     subject.receive(2, append(3, (1, 1), &[], 9));
     assert_eq!(subject.status().commit_index, Index(1), "2@1 and 3@2 may still be replaced");
@@ -295,7 +295,7 @@ fn higher_term_makes_a_replica_step_down_to_follower() {
 /// A follower that neither hears its leader nor votes for an election timeout becomes a candidate
 /// (§5.2).
 #[test]
-fn election_timeout_without_heartbeats_starts_campaign() {
+fn election_timeout_without_heartbeats_starts_a_pre_vote() {
     let config = Config::server();
     let mut subject = Subject::restarted(3, 1, &[]);
     for _ in 0..100 {
@@ -389,7 +389,7 @@ fn candidate_requests_votes_after_its_own_vote_is_durable() {
 
 /// The own vote must be durable even if all others have voted for the candidate.
 #[test]
-fn leadership_requires_own_durable_vote() {
+fn candidate_becomes_leader_only_after_own_vote_is_durable() {
     let mut subject = Subject::restarted(5, 3, &[]);
     subject.wait(subject.until_timeout());
     for peer in [2, 3, 4] {
@@ -406,7 +406,7 @@ fn leadership_requires_own_durable_vote() {
 
 /// Votes of this term from a majority of distinct replicas make a leader (§5.2).
 #[test]
-fn majority_of_votes_makes_a_leader() {
+fn candidate_with_a_majority_of_votes_becomes_leader() {
     let mut subject = Subject::restarted(5, 3, &[]);
     subject.stand();
     let pre_vote =
@@ -428,7 +428,7 @@ fn majority_of_votes_makes_a_leader() {
 
 /// An append of this term's leader makes a candidate a follower (§5.2).
 #[test]
-fn candidate_follows_the_leader_of_its_term() {
+fn candidate_becomes_follower_of_a_leader_of_its_term() {
     let mut subject = Subject::restarted(3, 3, &[]);
     subject.stand();
     subject.receive(3, append(3, (0, 0), &[], 0));
@@ -441,7 +441,7 @@ fn candidate_follows_the_leader_of_its_term() {
 
 /// If no candidate wins, the timeout starts the next election (§5.2).
 #[test]
-fn election_without_winner_is_repeated() {
+fn election_without_a_winner_is_repeated_in_the_next_term() {
     let mut subject = Subject::restarted(3, 3, &[]);
     subject.stand();
     let mut step = Step::default();
@@ -461,7 +461,7 @@ fn election_without_winner_is_repeated() {
 /// A new leader sends to all peers at once, and again at each heartbeat interval, to prevent
 /// elections (§5.2). The first appends carry the new term's no-op (§8).
 #[test]
-fn new_leader_appends_at_once_and_then_heartbeats() {
+fn new_leader_sends_append_entries_at_once_then_heartbeats() {
     let config = Config::server();
     let (mut subject, mut step) = Subject::leader(3, 2, &[1]);
     let peers = [2, 3];
@@ -485,7 +485,7 @@ fn new_leader_appends_at_once_and_then_heartbeats() {
 
 /// A command is appended to the leader's log, and answered when it is applied (§5.3).
 #[test]
-fn command_is_replicated_committed_and_applied() {
+fn client_command_is_replicated_committed_and_applied() {
     let (mut subject, first) = Subject::leader(3, 1, &[]);
     subject.receive(2, matching(&first.append_to(2).unwrap()));
     assert_eq!(subject.status().commit_index, Index(1), "the no-op of its term");
@@ -501,7 +501,7 @@ fn command_is_replicated_committed_and_applied() {
 
 /// A follower appends no command; it redirects the client (§8).
 #[test]
-fn follower_redirects_client_commands() {
+fn follower_refuses_commands_and_names_the_leader() {
     let mut subject = Subject::restarted(3, 1, &[]);
     subject.receive(2, append(1, (0, 0), &[], 0));
     let step = subject.write(b"put");
@@ -513,7 +513,7 @@ fn follower_redirects_client_commands() {
 /// A follower gets the entries that it lacks from its next index on; its acknowledgement advances
 /// next index and match index (§5.3).
 #[test]
-fn missing_entries_are_sent_from_next_index() {
+fn follower_gets_missing_entries_from_its_next_index_on() {
     let (mut subject, first) = Subject::leader(3, 3, &[1, 2]);
     let of_peer = |subject: &Subject| {
         let peer = subject.status().peers[0];
@@ -644,7 +644,7 @@ fn unreachable_peer_does_not_delay_replication_to_others() {
 /// A follower acknowledges entries when its disk has them. A read beside them waits only for a
 /// message that needs no disk.
 #[test]
-fn read_is_confirmed_without_follower_disk_writes() {
+fn read_index_is_confirmed_without_follower_disk_writes() {
     let config = Config { lease_reads: false, ..Config::server() };
     let (mut subject, first) = Subject::leader_with(&config, 3, 1, &[]);
     for peer in [2, 3] {

@@ -174,7 +174,7 @@ impl Run {
 }
 
 #[test]
-fn correct_replica_passes_over_udp() {
+fn correct_replica_program_passes_a_scenario_over_udp() {
     let stage = Stage::with_habit(Habit::Sound);
     let run = stage.run_short("[]", &["--json", "--seed", "9"]);
     assert_eq!(run.code, Some(0), "{}{}", run.out, run.err);
@@ -191,7 +191,7 @@ fn correct_replica_passes_over_udp() {
 }
 
 #[test]
-fn correct_replica_passes_over_unix_sockets() {
+fn correct_replica_program_passes_a_scenario_over_unix_sockets() {
     for protocol in ["seqpacket", "stream"] {
         let stage = Stage::with_habit(Habit::Sound);
         let run =
@@ -204,7 +204,7 @@ fn correct_replica_passes_over_unix_sockets() {
 
 /// Bug: `--trace` was refused with `--processes`.
 #[test]
-fn trace_shows_each_message_between_processes() {
+fn trace_option_shows_each_message_between_processes() {
     let stage = Stage::with_habit(Habit::Sound);
     let events = r#"[{"type": "kill_non_leader", "time": 2}]"#;
     let run = stage.run_short(events, &["--discard-output", "--trace", "--requests", "20"]);
@@ -218,7 +218,7 @@ fn trace_shows_each_message_between_processes() {
 }
 
 #[test]
-fn replica_killed_by_an_event_is_no_failure() {
+fn replica_killed_by_the_scenario_does_not_fail_the_run() {
     let stage = Stage::with_habit(Habit::Sound);
     let events =
         r#"[{"type": "kill_non_leader", "time": 2}, {"type": "kill_non_leader", "time": 4}]"#;
@@ -276,7 +276,7 @@ fn replica_exit_during_the_run_is_reported() {
 }
 
 #[test]
-fn message_flood_by_a_replica_ends_the_run() {
+fn scenario_run_ends_when_a_replica_floods_messages() {
     let stage = Stage::with_habit(Habit::Floods);
     let run = stage.run_short("[]", &["--json"]);
     run.assert_failed(1, &["max_packets", "messages that trigger each other"]);
@@ -297,7 +297,7 @@ fn invalid_json_from_a_replica_is_quoted_in_the_error() {
 }
 
 #[test]
-fn wrong_values_and_duplicate_replies_count_as_incorrect() {
+fn wrong_values_and_repeated_replies_count_as_incorrect() {
     let stage = Stage::with_habit(Habit::Lies);
     stage.run_short("[]", &[]).assert_failed(1, &["with the value `a lie`, but the client's last"]);
     stage.assert_no_process_left(5);
@@ -307,7 +307,7 @@ fn wrong_values_and_duplicate_replies_count_as_incorrect() {
 }
 
 #[test]
-fn replica_without_hello_counts_as_dead() {
+fn replica_that_sends_no_hello_counts_as_dead() {
     let stage = Stage::with_habit(Habit::Mute);
     let run = stage.run_short("[]", &[]);
     run.assert_failed(1, &["was sent a message before it sent a hello; send a hello at once"]);
@@ -333,7 +333,7 @@ fn replica_that_ignores_sigterm_is_killed() {
 }
 
 #[test]
-fn interrupt_stops_all_replicas() {
+fn interrupting_the_simulator_stops_all_replica_processes() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let stage = Stage::with_habit(Habit::Sound);
         let mut command = stage.command(&["simple-1"]);

@@ -246,7 +246,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_048))]
 
     #[test]
-    fn entry_records_round_trip(prev in place(), shape in shape(1..5)) {
+    fn log_entry_records_round_trip(prev in place(), shape in shape(1..5)) {
         let entries = entries_after(prev, &shape);
         let records: Vec<u8> = entries.iter().flat_map(|entry| entry.record().to_vec()).collect();
         let mut bytes = Bytes::from(records);
@@ -257,7 +257,7 @@ proptest! {
     }
 
     #[test]
-    fn peer_messages_round_trip(message in message()) {
+    fn peer_messages_round_trip_through_their_encoding(message in message()) {
         let bytes = peer_bytes(&message);
         prop_assert_eq!(bytes.len(), peer::encoded_len(&message));
         prop_assert_eq!(peer::decode(bytes), Ok(message));
@@ -284,7 +284,7 @@ proptest! {
     }
 
     #[test]
-    fn json_client_requests_with_any_strings_are_parsed(
+    fn json_client_requests_with_arbitrary_strings_are_decoded(
         key in text(),
         value in text(),
         mid in "[ -~]{16}",
@@ -313,7 +313,7 @@ proptest! {
     }
 
     #[test]
-    fn course_ok_replies_encode_request_id_leader_and_value(
+    fn json_ok_replies_contain_request_id_leader_and_value(
         value in prop::option::of(text()),
         mid in "[ -~]{16}",
         leader: Option<u16>,
@@ -331,7 +331,7 @@ proptest! {
     }
 
     #[test]
-    fn decoders_never_panic_on_any_bytes(bytes in vec(any::<u8>(), 0..200)) {
+    fn decoders_never_panic_on_arbitrary_bytes(bytes in vec(any::<u8>(), 0..200)) {
         for (target, _) in entries::TARGETS {
             entries::run(target, &bytes);
         }
@@ -480,7 +480,7 @@ proptest! {
 
     /// Any values on any number of replicas, compared with counting.
     #[test]
-    fn quorum_index_agrees_with_counting_replicas(
+    fn index_reached_by_a_quorum_agrees_with_counting_replicas(
         values in vec(0_u64..6, 1..=REPLICAS_MAX),
     ) {
         let config = Config::server();
@@ -494,7 +494,7 @@ proptest! {
 
     /// Appends and completions of syncs; a completion may arrive after its entries were replaced.
     #[test]
-    fn log_agrees_with_a_vector_of_terms(changes in vec(change(), 0..40)) {
+    fn in_memory_raft_log_matches_a_vector_of_terms(changes in vec(change(), 0..40)) {
         let config = Config::server();
         let (mut log, mut model) = (LogTail::default(), LogModel::default());
         let mut syncs: Vec<EntryId> = Vec::new();

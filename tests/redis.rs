@@ -76,7 +76,9 @@ fn protocol_like() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn redis_requests_round_trip(wanted in vec(vec(vec(any::<u8>(), 0..30), 1..5), 0..5)) {
+    fn encoded_redis_requests_parse_to_the_same_arguments(
+        wanted in vec(vec(vec(any::<u8>(), 0..30), 1..5), 0..5),
+    ) {
         let mut bytes = Vec::new();
         for request in &wanted {
             written(request, &mut bytes);
@@ -85,7 +87,7 @@ proptest! {
     }
 
     #[test]
-    fn parsed_requests_do_not_depend_on_input_splits(
+    fn redis_request_parsing_does_not_depend_on_input_splits(
         bytes in protocol_like(),
         cuts in vec(any::<prop::sample::Index>(), 0..4),
     ) {
@@ -98,7 +100,7 @@ proptest! {
     }
 
     #[test]
-    fn any_request_gets_exactly_one_reply(wanted in vec(request(), 0..12)) {
+    fn every_redis_request_gets_exactly_one_reply(wanted in vec(request(), 0..12)) {
         let mut server = LocalServer::new(Limits::default());
         for request in &wanted {
             let mut bytes = Vec::new();

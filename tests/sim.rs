@@ -77,35 +77,35 @@ fn assert_all_rejoined(coverage: &Coverage) {
 }
 
 #[test]
-fn mixed_faults_violate_no_invariant() {
+fn simulated_mixed_faults_violate_no_invariant() {
     let reached = [&[Situation::Resend, Situation::VoterDiskLoss][..], &EXPIRATION].concat();
     assert_all_rejoined(&hold(Profile::Mixed, 800, &reached).1);
 }
 
 #[test]
-fn fault_free_cluster_violates_no_invariant() {
+fn simulated_cluster_without_faults_violates_no_invariant() {
     hold(Profile::Quiet, 30, &[]);
 }
 
 #[test]
-fn lossy_network_violates_no_invariant() {
+fn simulated_lossy_network_violates_no_invariant() {
     hold(Profile::Network, 120, &[Situation::Resend]);
 }
 
 #[test]
-fn partitions_violate_no_invariant() {
+fn simulated_partitions_violate_no_invariant() {
     hold(Profile::Partitions, 120, &[Situation::Resend]);
 }
 
 #[test]
-fn crashes_and_slow_disks_violate_no_invariant() {
+fn simulated_crashes_and_slow_disks_violate_no_invariant() {
     assert_all_rejoined(&hold(Profile::Crashes, 200, &[Situation::Resend]).1);
 }
 
 /// Storage code and protocol together. Every kind of disk fault must occur and have its expected
 /// effect.
 #[test]
-fn torn_failed_full_and_corrupt_disks_violate_no_invariant() {
+fn simulated_disk_faults_violate_no_invariant() {
     let reached = [Situation::Resend, Situation::Install];
     let (disks, _) = hold(Profile::Storage, 500, &reached);
     for kind in DiskFault::ALL {
@@ -139,7 +139,7 @@ fn torn_failed_full_and_corrupt_disks_violate_no_invariant() {
 /// Seeds beyond the sample that once failed. A change of the random draws turns them into other
 /// runs; new ones are added where they are found.
 #[test]
-fn seeds_of_fixed_bugs_violate_no_invariant() {
+fn simulator_seeds_of_fixed_bugs_violate_no_invariant() {
     for (profile, seed) in [
         // A leader outside the majority sent a snapshot in chunks so small that on a bad link it
         // took longer than any timeout.
@@ -188,7 +188,7 @@ fn seeds_of_fixed_bugs_violate_no_invariant() {
 }
 
 #[test]
-fn snapshots_and_log_compaction_violate_no_invariant() {
+fn simulated_snapshots_and_compaction_violate_no_invariant() {
     let (disks, coverage) =
         hold(Profile::Snapshots, 200, &[Situation::Resend, Situation::InterruptedInstall]);
     assert_all_rejoined(&coverage);
@@ -202,13 +202,13 @@ fn snapshots_and_log_compaction_violate_no_invariant() {
 }
 
 #[test]
-fn clock_skew_and_pauses_violate_no_invariant() {
+fn simulated_clock_skew_and_pauses_violate_no_invariant() {
     hold(Profile::Clocks, 80, &[&[Situation::Resend][..], &EXPIRATION].concat());
 }
 
 /// The server's transport and the protocol together.
 #[test]
-fn lossy_datagrams_under_streams_violate_no_invariant() {
+fn simulated_udp_streams_with_loss_violate_no_invariant() {
     let reached = [
         Situation::Resend,
         Situation::Install,
@@ -235,7 +235,7 @@ fn events(profile: Profile, seed: u64) -> Vec<String> {
 }
 
 #[test]
-fn same_seed_gives_the_same_run_byte_for_byte() {
+fn same_simulator_seed_gives_byte_for_byte_the_same_run() {
     for (profile, seed) in
         [(Profile::Mixed, 1), (Profile::Crashes, 3), (Profile::Storage, 2), (Profile::Streams, 2)]
     {
@@ -257,7 +257,7 @@ fn tracing_does_not_change_a_simulation_run() {
 }
 
 #[test]
-fn all_course_scenarios_pass_in_virtual_time() {
+fn all_built_in_scenarios_pass_in_virtual_time() {
     for name in names() {
         let scenario = Scenario::built_in(name).expect("a built-in scenario");
         let mut redirects = Vec::new();
@@ -277,7 +277,7 @@ fn all_course_scenarios_pass_in_virtual_time() {
 /// At most one duplicate in crash-3 and crash-4: the request that the killed leader could not
 /// answer any more, which its successor answers again.
 #[test]
-fn course_scenarios_keep_their_tiers() {
+fn built_in_scenarios_keep_their_performance_tiers() {
     for name in names() {
         let scenario = Scenario::built_in(name).expect("a built-in scenario");
         for seed in 1..=20 {
@@ -327,7 +327,7 @@ fn json(output: &Output) -> Value {
 }
 
 #[test]
-fn all_scenarios_are_run_and_listed_by_default() {
+fn bowline_sim_runs_and_lists_all_scenarios_by_default() {
     let output = bowline(&["--json"]);
     assert!(output.status.success(), "{output:?}");
     let reports = json(&output);
@@ -347,7 +347,7 @@ fn all_scenarios_are_run_and_listed_by_default() {
 }
 
 #[test]
-fn failing_run_prints_the_command_that_replays_it() {
+fn failing_simulator_run_prints_the_command_to_replay_it() {
     // No client can commit in a cluster with only two of five replicas left.
     let kills = r#"[{"type": "kill_leader", "time": 1}, {"type": "kill_non_leader", "time": 1},
         {"type": "kill_non_leader", "time": 1}]"#;
@@ -366,7 +366,7 @@ fn failing_run_prints_the_command_that_replays_it() {
 
 /// Bug: a run in which nothing is answered listed each of its requests.
 #[test]
-fn unanswered_requests_are_listed_up_to_ten() {
+fn bowline_sim_lists_at_most_ten_unanswered_requests() {
     let output = bowline(&["simple-1", "--seed", "1", "--drops", "1"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let errors = String::from_utf8(output.stderr).expect("text");
@@ -380,7 +380,7 @@ fn unanswered_requests_are_listed_up_to_ten() {
 
 /// Bug: a run of nothing passed.
 #[test]
-fn zero_runs_are_rejected() {
+fn bowline_sim_rejects_zero_runs_or_seeds() {
     for arguments in
         [&["--seeds", "0"][..], &["--runs", "0"], &["--profile", "mixed", "--seeds", "0"]]
     {
@@ -392,7 +392,7 @@ fn zero_runs_are_rejected() {
 }
 
 #[test]
-fn simulation_runs_with_faults_print_a_summary() {
+fn bowline_sim_with_a_fault_profile_prints_a_summary() {
     let output = bowline(&["--profile", "mixed", "--seed", "3", "--seeds", "4", "--json"]);
     assert!(output.status.success(), "{output:?}");
     let summary = json(&output);
@@ -401,14 +401,14 @@ fn simulation_runs_with_faults_print_a_summary() {
 }
 
 #[test]
-fn trace_is_printed_during_the_run() {
+fn bowline_sim_with_the_trace_option_prints_events() {
     let output = bowline(&["--profile", "quiet", "--seed", "1", "--trace"]);
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(text.lines().any(|line| line.ends_with(" leader")), "no replica became the leader");
 }
 
 #[test]
-fn error_for_an_invalid_argument_lists_the_valid_ones() {
+fn bowline_sim_error_for_invalid_argument_lists_valid_ones() {
     for (arguments, part) in [
         (&["--profile", "nonsense"][..], "the profiles are mixed"),
         (&["nonsense"], "no scenario `nonsense`"),

@@ -161,7 +161,7 @@ fn assert_tidy(complaints: &[String]) {
 }
 
 #[test]
-fn imports_follow_the_layers() {
+fn source_imports_follow_the_layering_rules() {
     let inside = rust_files().filter(|(path, _)| path.starts_with("src/"));
     let complaints: Vec<String> =
         inside.flat_map(|(path, text)| layers::check_file(&path, &Source::split(&text))).collect();
@@ -169,7 +169,7 @@ fn imports_follow_the_layers() {
 }
 
 #[test]
-fn file_imports_have_no_cycles() {
+fn source_file_imports_have_no_cycles() {
     let sources: Vec<(String, Source)> =
         rust_files().map(|(path, text)| (path, Source::split(&text))).collect();
     let graph = file_graph::Graph::new(&sources);
@@ -180,7 +180,7 @@ fn file_imports_have_no_cycles() {
 }
 
 #[test]
-fn dependencies_have_a_purpose_comment() {
+fn every_cargo_dependency_has_a_purpose_comment() {
     assert_tidy(&layers::check_dependencies(&read("Cargo.toml").expect("it is UTF-8")));
 }
 
@@ -193,7 +193,7 @@ fn source_files_follow_the_style_rules() {
 }
 
 #[test]
-fn code_uses_standard_terms() {
+fn code_and_comments_use_no_banned_terms() {
     let complaints: Vec<String> =
         rust_files().flat_map(|(path, text)| terms::check(&path, &text)).collect();
     assert_tidy(&complaints);
@@ -208,7 +208,7 @@ fn files_contain_no_machine_specific_paths_or_hosts() {
 }
 
 #[test]
-fn every_golden_trace_is_run() {
+fn every_golden_trace_file_is_run_by_a_test() {
     let files = files::files();
     let runner = files.iter().find(|path| *path == "tests/golden.rs");
     let runner = runner.and_then(|path| read(path)).unwrap_or_default();
@@ -255,14 +255,14 @@ fn commands_in_documentation_are_valid() {
 }
 
 #[test]
-fn documentation_uses_standard_terms() {
+fn documentation_uses_no_banned_terms() {
     let complaints: Vec<String> =
         pages().flat_map(|(path, text)| documents::check_words(&path, &text)).collect();
     assert_tidy(&complaints);
 }
 
 #[test]
-fn every_mutant_belongs_to_a_rule_and_rules_name_real_tests() {
+fn every_mutant_has_a_safety_rule_with_existing_tests() {
     let page = read("src/guide/guarantees.md").expect("it is UTF-8");
     let config = read("src/config.rs").expect("it is UTF-8");
     let files = files::files();
@@ -271,7 +271,7 @@ fn every_mutant_belongs_to_a_rule_and_rules_name_real_tests() {
 }
 
 #[test]
-fn ci_runs_the_test_commands_of_readme() {
+fn ci_runs_every_test_command_of_the_readme() {
     let (readme, ci) = (read("README.md"), read(".ci/run"));
     assert_tidy(&check_commands(&readme.expect("it is UTF-8"), &ci.expect("it is UTF-8")));
 }
@@ -292,7 +292,7 @@ mod samples {
     }
 
     #[test]
-    fn line_length_is_counted_in_characters() {
+    fn line_length_limit_counts_characters_not_bytes() {
         assert!(rust(&format!("//! {}\n", "ä".repeat(96))).is_empty());
         assert_eq!(
             rust(&format!("//! {}\n", "ä".repeat(97))),
@@ -314,7 +314,7 @@ mod samples {
     }
 
     #[test]
-    fn lint_exceptions_have_reasons() {
+    fn lint_exception_without_a_reason_is_reported() {
         for bare in ["#[allow(x)]", "#![expect(x)]", "#[cfg_attr(y, allow(x))]", "#[expect(\nx\n)]"]
         {
             assert_eq!(rust(&format!("//! A sample.\n{bare}\n")).len(), 1, "{bare}");
@@ -325,7 +325,7 @@ mod samples {
     }
 
     #[test]
-    fn machine_specific_paths_and_hosts_are_found() {
+    fn machine_specific_paths_and_hosts_are_reported() {
         let count = |text: &str| check_portable("README.md", text).len();
         for top in ["work", "root", "home", "tmp", "Users"] {
             assert_eq!(count(&format!("cd /{top}/x")), 1, "{top}");
@@ -341,7 +341,7 @@ mod samples {
     }
 
     #[test]
-    fn test_command_missing_from_ci_is_found() {
+    fn readme_test_command_missing_from_ci_is_reported() {
         let readme = "Type\n```sh\ncargo test --all\n```\n";
         assert!(check_commands(readme, "x\nrun cargo test --all\n").is_empty());
         assert!(check_commands(readme, "run cargo test --all --features x\n").is_empty());

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documented_command_lines_are_accepted() {
+    fn documented_perf_command_lines_are_accepted() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut pages = vec![root.join("README.md")];
         for folder in ["src/guide", "perf", "perf/results"] {

@@ -91,7 +91,7 @@ fn perf_sim_writes_all_result_files_and_lists_them() {
 }
 
 #[test]
-fn json_option_prints_only_json() {
+fn perf_sim_json_option_prints_only_json() {
     let folder = folder("json");
     let output = perf(&folder, &["simple-1", "--rate", "20", "--seconds", "5", "--json"]);
     let record: serde_json::Value = serde_json::from_slice(&output.stdout).expect("only JSON");
@@ -99,7 +99,7 @@ fn json_option_prints_only_json() {
 }
 
 #[test]
-fn unwritable_output_folder_is_reported_before_the_run() {
+fn perf_sim_reports_unwritable_output_folder_before_the_run() {
     let folder = folder("no_output");
     std::fs::write(folder.join("file"), "in the way").unwrap();
     // The replica program does not exist either: the output is checked first.

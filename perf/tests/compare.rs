@@ -60,7 +60,7 @@ fn results(folder: &Path) -> Value {
 }
 
 #[test]
-fn benchmark_rounds_run_in_order_and_are_recorded() {
+fn perf_compare_runs_rounds_in_order_and_records_them() {
     let folder = folder("compare_rounds");
     let bowline = bowline();
     let arguments = ["compare", "--rounds", "2", "--seconds", "1", "--keys", "100"];
@@ -141,7 +141,7 @@ fn benchmark_rounds_run_in_order_and_are_recorded() {
 }
 
 #[test]
-fn interrupted_benchmark_comparison_keeps_its_results() {
+fn interrupted_perf_compare_keeps_its_results() {
     let folder = folder("compare_interrupted");
     let bowline = bowline();
     let arguments = ["compare", "--rounds", "1", "--seconds", "30", "--cases", "put-4"];
@@ -261,7 +261,7 @@ fn lossy(folder: &Path, arguments: &[&str]) -> Option<(Value, String)> {
 }
 
 #[test]
-fn only_packets_between_replicas_are_dropped() {
+fn perf_compare_drops_only_packets_between_replicas() {
     let folder = folder("compare_lossy");
     let arguments = ["--losses", "0,10", "--only", "bowline,bowline-rto5"];
     let Some((results, stderr_text)) = lossy(&folder, &arguments) else { return };
@@ -287,7 +287,7 @@ fn only_packets_between_replicas_are_dropped() {
 }
 
 #[test]
-fn packets_between_replicas_are_delayed_and_dropped_in_bursts() {
+fn perf_compare_delays_and_burst_drops_packets_of_replicas() {
     let folder = folder("compare_delayed");
     let conditions = ["--losses", "0,20", "--burst", "4", "--rtt-ms", "20", "--replicas", "5"];
     let arguments = [&conditions[..], &["--only", "bowline"]].concat();

@@ -97,7 +97,7 @@ fn perf_load_rejects_invalid_arguments_before_the_run() {
 }
 
 #[test]
-fn unreachable_server_is_reported_at_once() {
+fn perf_load_reports_an_unreachable_server_at_once() {
     let folder = folder("nobody");
     let output = perf(&folder, "load --closed --target redis://127.0.0.1:1 --out x --json");
     assert_eq!(output.status.code(), Some(2));
@@ -111,7 +111,7 @@ fn unreachable_server_is_reported_at_once() {
 }
 
 #[test]
-fn complete_load_run_is_recorded() {
+fn completed_load_run_records_its_settings_and_latencies() {
     let (folder, server) = (folder("whole"), Server::start(|_, _| Reply::Execute));
     let arguments = "--rate 500 --seconds 2 --warm-up 0.5 -w a --keys 100 --verify --seed 3 \
                      --threads 2 -c 8 --fail-if errors>0";
@@ -194,7 +194,7 @@ fn only_open_loop_response_times_show_a_server_stall() {
 }
 
 #[test]
-fn errors_are_counted_by_kind_and_not_as_successes() {
+fn load_run_counts_errors_by_kind_and_not_as_successes() {
     let folder = folder("errors");
     let server = Server::start(|number, _| match number % 10 {
         1 => Reply::Text(
@@ -228,7 +228,7 @@ fn errors_are_counted_by_kind_and_not_as_successes() {
 
 /// WAITAOF follows each write, after the write's reply, and decides whether it succeeded.
 #[test]
-fn write_succeeds_when_replicas_have_synced_it() {
+fn load_run_counts_a_write_only_if_waitaof_confirms_its_sync() {
     let folder = folder("wait_aof");
     let server = Server::start(|number, _| match number % 20 {
         1 => Reply::Text("*2\r\n:1\r\n:0\r\n"),
@@ -248,7 +248,7 @@ fn write_succeeds_when_replicas_have_synced_it() {
 }
 
 #[test]
-fn server_too_slow_for_the_request_rate_fails_the_run() {
+fn server_too_slow_for_the_request_rate_fails_the_load_run() {
     let folder = folder("slow");
     // One connection and 20 ms per reply: at most 50 per second.
     let server = Server::start(|_, _| Reply::After(Duration::from_millis(20), "+OK\r\n"));
@@ -265,7 +265,7 @@ fn server_too_slow_for_the_request_rate_fails_the_run() {
 }
 
 #[test]
-fn missing_reply_is_counted_as_a_timeout() {
+fn load_run_counts_a_missing_reply_as_a_timeout() {
     let folder = folder("timeout");
     let server =
         Server::start(|number, _| if number == 50 { Reply::Never } else { Reply::Execute });
@@ -299,7 +299,7 @@ fn server_failure_during_a_load_run_leaves_a_partial_result() {
 }
 
 #[test]
-fn load_generator_follows_a_redirect() {
+fn load_generator_follows_a_moved_redirect() {
     let folder = folder("moved");
     let leader = Server::start(|_, _| Reply::Execute);
     let moved = format!("-MOVED 1 {}\r\n", leader.address());
@@ -315,7 +315,7 @@ fn load_generator_follows_a_redirect() {
 }
 
 #[test]
-fn full_disk_is_reported_and_other_outputs_are_kept() {
+fn load_run_reports_a_full_disk_and_keeps_its_other_outputs() {
     if !Path::new("/dev/full").exists() {
         eprintln!("skipped: this system has no /dev/full");
         return;
@@ -381,7 +381,7 @@ fn perf_check_detects_non_linearizable_histories() {
 }
 
 #[test]
-fn scan_workload_is_refused_for_a_server_without_scan() {
+fn perf_load_refuses_scan_workload_if_server_lacks_scan() {
     let (folder, server) = (folder("scans"), Server::start(|_, _| Reply::Execute));
     let output = perf(&folder, &format!("load --target {} -w e --closed", server.url()));
     assert_eq!(output.status.code(), Some(2));
@@ -429,7 +429,7 @@ fn assert_measurable(folder: &Path, url: &str, server: &str) {
 }
 
 #[test]
-fn load_run_completes_and_is_partial_if_bowline_is_killed() {
+fn load_run_on_bowline_is_marked_partial_if_it_is_killed() {
     let folder = folder("bowline");
     let Some(mut bowline) = programs::bowline(&folder) else { return };
     assert_measurable(&folder, &bowline.url, "");

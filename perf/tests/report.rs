@@ -150,7 +150,7 @@ fn near(a: f64, b: f64) {
 }
 
 #[test]
-fn chart_curves_and_marks_match_the_axis_scales() {
+fn plotted_curves_and_event_marks_match_the_axis_scales() {
     let folder = folder("report_values");
     write(&folder, "steady.json", &load("steady", &[1_000, 1_000, 500], 0.001, 0.01));
     report(&folder, &["steady.json", "--name", "one"]);
@@ -187,7 +187,7 @@ fn chart_curves_and_marks_match_the_axis_scales() {
 }
 
 #[test]
-fn every_run_is_in_every_chart_and_in_the_report_page() {
+fn perf_report_shows_every_run_in_every_chart() {
     let folder = folder("report_series");
     write(&folder, "a.json", &load("alpha", &[10, 10], 0.001, 0.002));
     let mut beta = load("beta <&\">", &[20, 0, 20], 0.003, 0.004);
@@ -248,7 +248,7 @@ fn write_log(folder: &Path, name: &str) {
 }
 
 #[test]
-fn latency_logs_are_plotted_with_a_heat_map() {
+fn latency_log_is_plotted_with_a_heat_map() {
     let folder = folder("report_log");
     write_log(&folder, "mixed.hlog");
     report(&folder, &["mixed.hlog"]);
@@ -337,7 +337,7 @@ fn comparison() -> Value {
 }
 
 #[test]
-fn comparisons_are_plotted_as_bar_and_line_charts() {
+fn benchmark_comparisons_are_plotted_as_bar_and_line_charts() {
     let folder = folder("report_comparison");
     write(&folder, "sizes.json", &comparison());
     report(&folder, &["sizes.json"]);
@@ -379,7 +379,7 @@ fn assert_rejected(folder: &Path, arguments: &[&str], texts: &[&str]) {
 }
 
 #[test]
-fn invalid_result_files_are_rejected() {
+fn perf_report_rejects_invalid_result_files() {
     let folder = folder("report_bad");
     let put = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
     put("empty.json", "");

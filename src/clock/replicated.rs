@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn one_faulty_clock_of_three_is_outvoted() {
+    fn one_faulty_wall_clock_of_three_replicas_is_outvoted() {
         for wrong in [EPOCH + 5 * HOUR, EPOCH - 5 * HOUR, u64::MAX, 0] {
             let mut clock = clock(2);
             clock.observe(at(0), wrong);
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn new_leader_waits_briefly_for_missing_clock_if_others_differ() {
+    fn new_leader_waits_for_a_third_clock_reading_if_two_disagree() {
         let mut clock = clock(2);
         clock.observe(at(0), EPOCH);
         clock.note_report(NodeId(2), at(0), EPOCH - HOUR);
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn agreed_time_of_four_replicas_needs_three_clocks() {
+    fn agreed_time_of_four_replicas_needs_three_clock_reports() {
         let mut clock = clock(3);
         clock.observe(at(0), EPOCH + HOUR);
         clock.note_report(NodeId(2), at(0), EPOCH + HOUR);
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn replicated_clock_runs_at_monotonic_rate_and_is_slewed() {
+    fn replicated_clock_ahead_of_agreed_time_is_slewed_not_set_back() {
         let mut clock = single();
         // The clock in the state is an hour ahead.
         clock.note_applied(at(10), shown(EPOCH + HOUR, None));
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn expirations_and_reads_share_one_pending_clock_entry() {
+    fn expiration_and_read_share_one_pending_replicated_clock_entry() {
         let mut clock = single();
         assert_eq!((clock.entry_at_expiry(at(1)), clock.next_due(at(1))), (None, None));
         clock.note_applied(at(1), shown(EPOCH + 1, Some(EPOCH + 100)));
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_propose_one_clock_entry_per_interval() {
+    fn write_adds_replicated_clock_entry_per_interval_or_expiration() {
         let mut clock = single();
         assert_eq!(clock.entry_before_write(at(5)), Some(EPOCH + 5));
         assert_eq!(clock.entry_before_write(at(14)), None);
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_clock_entry_is_retried_at_once_only_for_a_write() {
+    fn refused_replicated_clock_entry_is_retried_at_once_for_writes() {
         let mut clock = single();
         clock.note_applied(at(1), shown(EPOCH + 1, Some(EPOCH + 2)));
         assert_eq!(clock.entry_at_expiry(at(2)), Some(EPOCH + 2));

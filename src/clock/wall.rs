@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn wall_clock_ignores_a_jump_that_is_undone() {
+    fn wall_clock_jump_that_is_soon_reverted_is_ignored() {
         let mut clock = clock();
         assert_eq!(clock.observe(at(2_000), 417 * DAY), Some(Jump::Seen(416 * 86_400_000 - 1_000)));
         assert_eq!(clock.observe(at(2_250), 417 * DAY + 250), None);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn lasting_wall_clock_jump_is_accepted_in_both_directions() {
+    fn lasting_wall_clock_jump_forward_or_back_is_accepted() {
         for target in [9 * DAY, 7_000] {
             let mut clock = clock();
             for second in 2..32 {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn slewed_wall_clock_is_followed_up_to_a_rate_limit() {
+    fn gradual_wall_clock_change_is_followed_up_to_a_rate_limit() {
         let mut clock = clock();
         assert_eq!(clock.observe(at(2_000), DAY + 1_400), None);
         assert_eq!(clock.read(at(2_000)), Some(DAY + 1_400));

@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn client_ids_start_16_above_the_replica_count() {
+    fn simulated_client_ids_begin_at_replica_count_plus_16() {
         let (clients, _) = setup();
         assert_eq!((clients.id(0), clients.id(7)), (ClientId(0x15), ClientId(0x1C)));
         assert!(clients.has(ClientId(0x1C)) && !clients.has(ClientId(0x1D)));
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn planned_get_becomes_a_put_if_no_key_exists_yet() {
+    fn simulated_client_sends_put_instead_of_get_if_no_key_exists() {
         let (mut clients, living) = setup();
         let first = clients.start(at(0), 0, true, &living).unwrap();
         assert!(matches!(first.operation, Operation::Put { .. }));
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_update_the_leader_known_to_course_clients() {
+    fn simulated_clients_learn_the_leader_from_replies() {
         let (mut clients, mut living) = setup();
         let first = put(&mut clients, &living);
         assert_eq!(first.leader, None);
@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn redirect_is_retried_immediately_under_a_new_id() {
+    fn simulated_client_retries_a_redirect_under_a_new_request_id() {
         let (mut clients, living) = setup();
         let first = put(&mut clients, &living);
         let (received, _) = clients.receive(at(5), &reply(&first, AnswerKind::Redirect), &living);
@@ -556,7 +556,7 @@ mod tests {
 
     /// A second answer is a duplicate after `ok`, and incorrect after a redirect.
     #[test]
-    fn second_reply_is_a_duplicate_only_after_ok() {
+    fn second_reply_after_ok_is_duplicate_and_after_redirect_wrong() {
         let (mut clients, living) = setup();
         let first = put(&mut clients, &living);
         clients.receive(at(1), &reply(&first, AnswerKind::Ok), &living);
@@ -576,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn get_must_return_last_value_acknowledged_at_its_arrival() {
+    fn get_reply_without_the_last_acknowledged_value_is_incorrect() {
         let (mut clients, living) = setup();
         let first = put(&mut clients, &living);
         clients.receive(at(1), &reply(&first, AnswerKind::Ok), &living);
@@ -608,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_match_the_course_clients_encoding() {
+    fn client_request_json_matches_the_reference_encoding() {
         let (mut clients, living) = setup();
         let request = put(&mut clients, &living);
         let mut text = Vec::new();

@@ -244,7 +244,7 @@ mod tests {
     /// The expected text was verified with the Python package `hdrhistogram` 0.10.8, which read our
     /// interval log of the same values.
     #[test]
-    fn percentile_distribution_matches_the_reference() {
+    fn hdr_percentile_table_matches_the_reference_output() {
         let values = [1, 2, 2, 3, 10, 50, 51, 52, 1000, 123_456];
         let expected = "
        Value     Percentile TotalCount 1/(1-Percentile)
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_histogram_has_no_rows_and_a_single_sample_has_two() {
+    fn percentile_table_has_no_rows_if_empty_and_two_for_one_sample() {
         assert_eq!(text([]).lines().count(), 5);
         let one = text([micros(5)]);
         assert_eq!(one.lines().filter(|line| line.starts_with("       0.005 ")).count(), 2);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn latencies_out_of_range_are_clamped() {
+    fn latencies_outside_the_histogram_range_are_clamped() {
         let histogram = histogram([Duration::ZERO, Duration::MAX]);
         assert_eq!(histogram.len(), 2);
         assert_eq!(histogram.min(), 1);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_log_has_every_sample_in_its_time_interval() {
+    fn latency_log_puts_every_sample_into_its_time_interval() {
         let sample = |at, latency| Sample {
             answered: START + micros(at),
             latency: Duration::ZERO,
@@ -329,13 +329,13 @@ mod tests {
     }
 
     #[test]
-    fn histogram_tag_with_a_space_is_rejected() {
+    fn latency_log_tag_with_a_space_is_rejected() {
         let error = log_of(&[Series { tag: "a put", samples: &[] }]).unwrap_err();
         assert_eq!(error.to_string(), "interval log: the tag `a put` is not a word");
     }
 
     #[test]
-    fn failed_write_of_a_latency_file_is_reported() {
+    fn failed_write_of_the_percentile_file_is_reported() {
         let mut full: &mut [u8] = &mut [0; 100];
         assert!(write_percentiles(&mut full, &histogram([micros(1)])).is_err());
     }

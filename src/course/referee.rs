@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn broadcast_counts_as_one_message_to_each_other_replica() {
+    fn broadcast_counts_as_one_message_per_other_replica() {
         let mut referee = referee(0.0, 1);
         assert_eq!(routed(&mut referee, ONE, Destination::Replica(TWO)), [TWO]);
         assert_eq!(routed(&mut referee, ONE, Destination::Replica(ONE)), [ONE]);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_lost_or_sent_to_dead_replicas_are_counted() {
+    fn lost_messages_and_those_to_dead_replicas_count_as_sent() {
         let mut lossy = referee(1.0, 1);
         assert!(routed(&mut lossy, ONE, Destination::Broadcast).is_empty());
         assert_eq!((lossy.traffic.total_msgs, lossy.traffic.dropped), (4, 4));
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn kill_non_leader_event_spares_the_leader_and_last_replica() {
+    fn kill_non_leader_event_never_kills_leader_or_last_replica() {
         for seed in 0..20 {
             let mut referee = referee(0.0, seed);
             referee.note_leader(ONE, Some(TWO));
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn easy_partition_keeps_the_leader_in_the_majority() {
+    fn easy_partition_event_keeps_the_leader_in_the_majority() {
         for seed in 0..20 {
             let mut referee = referee(0.0, seed);
             referee.note_leader(ONE, Some(TWO));
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn hard_partition_clears_known_leader_and_may_hold_dead_replicas() {
+    fn hard_partition_event_picks_any_majority_including_the_dead() {
         let mut with_dead = 0;
         for seed in 0..50 {
             let mut referee = referee(0.0, seed);
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn first_incorrect_message_is_kept_for_the_report() {
+    fn first_incorrect_message_of_a_run_is_kept_for_the_report() {
         let mut referee = referee(0.0, 1);
         referee.incorrect("first".to_owned());
         referee.incorrect("second".to_owned());

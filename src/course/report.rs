@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn correct_run_passes_and_reaches_performance_tiers() {
+    fn correct_replicas_pass_scenario_and_get_performance_tiers() {
         let report = run("simple-2", 1, CORRECT).report();
         assert_eq!((report.verdict, &report.reasons), (Verdict::Passed, &Vec::new()));
         let tiers = report.tiers.unwrap();
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn run_without_replies_fails_with_every_reason() {
+    fn scenario_run_without_replies_fails_and_lists_all_reasons() {
         let report = run("simple-2", 1, Behavior { answer_from: 99.0, ..CORRECT }).report();
         assert_eq!((report.verdict, report.passed), (Verdict::Failed, false));
         assert_eq!((report.failures, report.unanswered), (500, 500));
@@ -521,14 +521,14 @@ mod tests {
     }
 
     #[test]
-    fn too_few_messages_fail_the_run() {
+    fn scenario_run_with_too_few_replica_messages_fails() {
         let report = run("simple-2", 1, Behavior { broadcasts: 0, ..CORRECT }).report();
         assert_eq!(report.reasons.len(), 1);
         assert!(report.reasons[0].contains("0 messages between replicas, fewer than the 1000"));
     }
 
     #[test]
-    fn incorrect_values_and_replica_crashes_are_reported() {
+    fn scenario_report_lists_incorrect_values_and_replica_crashes() {
         let mut run = run("simple-1", 1, Behavior { value: Some(b"stale"), ..CORRECT });
         run.died(NodeId(3), "it exited with code 1".to_owned());
         let report = run.report();
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn correct_run_passes_every_scenario_with_default_seed() {
+    fn correct_replicas_pass_every_scenario_with_the_default_seed() {
         for name in super::super::scenario::names() {
             assert_eq!(run(name, 1, CORRECT).report().verdict, Verdict::Passed, "{name}");
         }
@@ -560,7 +560,7 @@ mod tests {
 
     /// The request generator alone fails about one advanced-3 run in forty.
     #[test]
-    fn correct_run_with_too_few_gets_does_not_count_as_failed() {
+    fn correct_scenario_run_with_too_few_gets_does_not_fail() {
         let mut unlucky = 0;
         for seed in 0..300 {
             let report = run("advanced-3", seed, CORRECT).report();
@@ -583,14 +583,14 @@ mod tests {
     }
 
     #[test]
-    fn message_limit_fails_the_run() {
+    fn scenario_run_above_the_message_limit_fails() {
         let report = run("simple-1", 1, Behavior { broadcasts: 100, ..CORRECT }).report();
         assert_eq!(report.verdict, Verdict::Failed);
         assert!(report.reasons[0].contains("max_packets"), "{:?}", report.reasons);
     }
 
     #[test]
-    fn performance_tier_thresholds_are_strict() {
+    fn metric_equal_to_a_performance_tier_limit_misses_that_tier() {
         assert_eq!(Tier::of(0.0, [0.0, 1.0, 2.0]), Tier::Full);
         assert_eq!(Tier::of(1.0, [0.0, 1.0, 2.0]), Tier::Partial);
         assert_eq!(Tier::of(2.0, [0.0, 1.0, 2.0]), Tier::None);
@@ -609,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn json_report_has_the_documented_fields() {
+    fn scenario_json_report_has_the_documented_fields() {
         let value = serde_json::to_value(run("simple-1", 1, CORRECT).report()).unwrap();
         for field in [
             "scenario",

@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_evenly_spaced_over_the_window() {
+    fn scenario_requests_are_evenly_spaced_over_the_run() {
         let mut run = run("advanced-3");
         assert_eq!(run.next_event(), at(5.0));
         let mut out = Vec::new();
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn course_run_ends_after_its_configured_duration() {
+    fn scenario_run_ends_after_its_configured_duration() {
         let mut run = run("simple-1");
         let asked = play(&mut run, Instant::MAX);
         assert_eq!(asked.len(), 500);
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn request_due_at_the_kill_time_is_sent_before_the_kill() {
+    fn request_due_at_a_scheduled_kill_is_sent_before_the_kill() {
         let mut run = run("crash-4");
         play(&mut run, at(12.9));
         assert_eq!(run.next_event(), at(13.0));
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn message_limit_ends_a_course_run() {
+    fn scenario_run_ends_at_the_message_limit() {
         let mut run = run("simple-1");
         let mut deliver = Vec::new();
         for _ in 0..5_000 {
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn course_run_ends_without_living_replicas() {
+    fn scenario_run_ends_when_no_replica_is_alive() {
         let mut run = run("simple-1");
         for replica in 0..5 {
             run.died(NodeId(replica), "it exited".to_owned());
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn outage_ends_only_with_a_put_started_after_the_fault() {
+    fn measured_outage_ends_only_with_a_put_sent_after_the_fault() {
         let mut run = run("crash-3");
         play(&mut run, at(14.95));
         let mut out = Vec::new();
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn reply_to_unknown_client_is_incorrect_but_names_the_leader() {
+    fn reply_to_unknown_client_is_incorrect_but_sets_known_leader() {
         let mut run = run("simple-1");
         let answer = Answer {
             src: NodeId(2),
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn order_of_peer_arguments_differs_between_replicas() {
+    fn simulator_shuffles_the_peer_ids_passed_to_replicas() {
         let run = run("simple-1");
         let told: Vec<Vec<NodeId>> = (0..5).map(|id| run.others(NodeId(id))).collect();
         for (id, others) in told.iter().enumerate() {
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn same_seed_gives_the_same_run() {
+    fn same_seed_gives_the_same_scenario_requests() {
         let asked = |seed| {
             let scenario = Scenario::built_in("crash-2").unwrap();
             play(&mut ScenarioRun::new(&scenario, seed, Instant::ZERO), Instant::MAX)

@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn advanced_3_scenario_matches_the_course_file() {
+    fn advanced_3_scenario_matches_its_original_definition() {
         let scenario = Scenario::built_in("advanced-3").unwrap();
         assert_eq!(scenario.requests, 200);
         assert_eq!(
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn longer_run_scales_fault_times_and_the_message_limit() {
+    fn longer_scenario_run_scales_fault_times_and_message_limit() {
         let crash = || Scenario::built_in("crash-2").unwrap();
         let longer =
             crash().with(&Overrides { seconds: Some(60.0), ..Overrides::default() }).unwrap();

@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn scenario_errors_name_field_value_and_fix() {
+    fn error_for_an_invalid_scenario_names_field_value_and_fix() {
         for (field, value, parts) in [
             ("lifetime", "null", ["`lifetime` is missing", "from 5"]),
             ("lifetime", "4", ["`lifetime` is 4", "from 5"]),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn scenario_that_is_not_a_json_object_is_rejected() {
+    fn scenario_file_that_is_not_a_json_object_is_rejected() {
         let text = Scenario::parse("x", "{\"lifetime\": 30,}").unwrap_err().to_string();
         assert!(text.contains("not JSON") && text.contains("line 1"), "{text}");
         let text = Scenario::parse("x", "[1]").unwrap_err().to_string();
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn misplaced_scenario_field_is_kept_but_ignored() {
+    fn misplaced_scenario_file_field_is_kept_but_has_no_effect() {
         let key = "maximum_get_generation_fail_fraction";
         let limits = changed(key, &0.2.into()).unwrap().limits;
         assert_eq!(

@@ -132,7 +132,7 @@ mod tests {
     use crate::types::Instant;
 
     #[test]
-    fn report_table_rows_are_aligned_under_the_heading() {
+    fn scenario_report_table_rows_are_aligned_under_the_heading() {
         let mut reports: Vec<Report> = ["simple-1", "advanced-4"]
             .map(|name| {
                 ScenarioRun::new(&Scenario::built_in(name).unwrap(), 12, Instant::ZERO).report()
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn outage_without_end_is_shown_as_never() {
+    fn outage_that_never_ended_is_shown_as_never() {
         assert_eq!(longest([Some(0.5), None].into_iter()), "never");
         assert_eq!(longest([Some(0.5), Some(0.25)].into_iter()), "0.50");
         assert_eq!(longest(std::iter::empty()), "-");

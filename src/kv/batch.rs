@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn command_batch_buffer_is_reusable() {
+    fn command_batch_buffer_can_be_reused_for_the_next_batch() {
         let mut buffer = BatchBuffer::default();
         for batch in batches() {
             let decoded = Batch::decode(&batch).unwrap();
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn command_groups_contain_all_operations_of_a_batch_in_order() {
+    fn batch_split_into_command_groups_keeps_operation_order() {
         let keys: Vec<Vec<u8>> = (0..50_u8).map(|number| vec![number]).collect();
         let operations: Vec<_> = keys.iter().map(|key| Operation::get(key)).collect();
         let bytes = Batch::encode(key(), true, &operations);
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_and_padded_command_batches_are_refused() {
+    fn decoding_truncated_or_padded_command_batches_fails() {
         for bytes in batches() {
             for length in 0..bytes.len() {
                 assert!(Batch::decode(&bytes[..length]).is_err(), "cut to {length}");
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_operation_does_not_affect_others_in_its_batch() {
+    fn undecodable_operation_does_not_affect_others_in_its_batch() {
         let mut buffer = BatchBuffer::default();
         buffer.push(&Operation::get(b"a").encode());
         buffer.push(b"nonsense");
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_reset_time_is_set_in_every_reset_operation() {
+    fn clock_reset_commands_of_a_batch_get_the_given_reset_time() {
         let reset = Operation::ResetClock { millis: 0 };
         let bytes = Batch::encode(key(), true, &[Operation::get(b"a"), reset, reset]);
         assert!(Batch::resets_clock(&bytes));
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn decoding_a_batch_with_flipped_bits_never_panics() {
+    fn decoding_a_command_batch_with_flipped_bits_never_panics() {
         for bytes in batches() {
             for bit in 0..bytes.len() * 8 {
                 let mut damaged = bytes.to_vec();

@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn request_is_executed_once_and_retries_get_its_outcome() {
+    fn session_request_is_executed_once_and_retries_get_its_reply() {
         let mut feeder = Feeder::new();
         let (one, two) = (open(&mut feeder), open(&mut feeder));
         assert_eq!((one, two), (1, 2), "ids are numbers of operations");
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_command_consumes_its_sequence_number() {
+    fn failed_session_command_consumes_its_sequence_number() {
         let mut feeder = Feeder::new();
         let session = open(&mut feeder);
         feeder.apply(Operation::set(b"n", b"text"));
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_without_cached_reply_is_not_executed_again() {
+    fn session_retry_without_cached_reply_is_not_executed_again() {
         let mut feeder = Feeder::new();
         let session = open(&mut feeder);
         for sequence in 1..=100 {
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn client_sessions_expire_and_the_oldest_unused_is_evicted() {
+    fn client_sessions_expire_and_least_recently_used_is_evicted() {
         let mut feeder = Feeder::new();
         feeder.apply(Operation::Clock { millis: 1_000, resets: 0 });
         let (one, two) = (open(&mut feeder), open(&mut feeder));
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn client_sessions_are_in_the_digest_and_survive_flushall() {
+    fn client_sessions_survive_flushall_and_are_in_state_digest() {
         let mut feeder = Feeder::new();
         let before = feeder.store.digest();
         let session = open(&mut feeder);

@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn same_request_id_from_another_client_is_another_request() {
+    fn same_request_id_from_another_client_is_no_duplicate() {
         let mut table = DedupTable::new(3);
         table.insert(key(1), &[Outcome::Done]);
         let other = RequestKey { client: ClientId(8), ..key(1) };
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn views_of_the_deduplication_table_are_immutable() {
+    fn copy_on_write_view_of_deduplication_table_is_immutable() {
         let name = |number: usize| {
             let id = RequestId((number as u128).to_be_bytes());
             RequestKey { client: ClientId(7), request: id }

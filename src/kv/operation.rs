@@ -340,7 +340,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn operations_round_trip_through_their_encoding() {
+    fn kv_operations_round_trip_through_their_encoding() {
         let mut buffer = BytesMut::new();
         for before in [&b""[..], b"before"] {
             for operation in samples() {
@@ -361,7 +361,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn truncated_and_padded_operations_are_refused() {
+    fn decoding_truncated_or_padded_kv_operations_fails() {
         for operation in samples() {
             let bytes = operation.encode();
             for length in 0..bytes.len() {
@@ -375,7 +375,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn malformed_operations_and_unknown_commands_are_refused() {
+    fn decoding_malformed_kv_operation_or_unknown_command_fails() {
         let refused = |bytes: &[u8]| {
             let length = bytes.len();
             assert_eq!(Operation::decode(bytes), Err(OperationError { length }));
@@ -396,7 +396,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn operations_nest_at_most_call_in_transaction_in_session() {
+    fn kv_operations_nest_no_deeper_than_session_transaction_command() {
         let in_session = |inner: &Operation<'_>| {
             let operation = &inner.encode();
             Operation::Once { session: 1, sequence: 1, operation }.encode()
@@ -419,7 +419,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn decoding_an_operation_with_flipped_bits_never_panics() {
+    fn decoding_a_kv_operation_with_flipped_bits_never_panics() {
         for operation in samples() {
             let bytes = operation.encode();
             for bit in 0..bytes.len() * 8 {

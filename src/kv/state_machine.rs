@@ -543,7 +543,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn values_can_be_read_until_they_are_deleted() {
+    fn written_value_can_be_read_until_it_is_deleted() {
         let mut feeder = Feeder::new();
         assert_eq!(feeder.get(b"k"), None);
         assert_eq!(feeder.apply(Operation::set(b"k", b"1")), Outcome::Done);
@@ -558,7 +558,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn retries_are_answered_and_not_applied_again() {
+    fn retried_request_gets_its_reply_and_is_not_applied_again() {
         let mut feeder = Feeder::new();
         feeder.apply_as(1, Operation::set(b"k", b"1"));
         feeder.apply_as(2, Operation::del(b"k"));
@@ -627,7 +627,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn memory_accounting_matches_a_full_recount() {
+    fn memory_accounting_of_the_store_matches_a_full_recount() {
         let mut feeder = Feeder::new();
         let (empty, mut most) = (feeder.store.memory(), 0);
         for number in 0..2_000_u32 {
@@ -691,7 +691,7 @@ pub(super) mod tests {
 
     #[test]
     #[should_panic(expected = "applied in order")]
-    fn applying_past_a_log_index_gap_panics() {
+    fn applying_a_log_entry_after_an_index_gap_panics() {
         StateMachine::default().skip(Index(2));
     }
 }

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn transactions_run_if_no_watched_key_has_changed() {
+    fn transaction_runs_only_if_no_watched_key_has_changed() {
         let mut feeder = Feeder::new();
         feeder.apply(Operation::set(b"a", b"1"));
         let operations = list(&[
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn expiration_changes_a_watched_key() {
+    fn expiration_of_a_watched_key_aborts_the_transaction() {
         let mut feeder = Feeder::new();
         feeder.apply(Operation::set(b"k", b"v"));
         let none = ItemsBuffer::default();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn read_only_transactions_need_no_log_entry() {
+    fn read_only_transaction_is_served_without_a_log_entry() {
         let mut feeder = Feeder::new();
         feeder.apply(Operation::set(b"a", b"1"));
         let before = watched(&mut feeder, &["a"]);

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_go_through_values_or_keys_are_long() {
+    fn command_cost_estimate_is_high_for_scans_of_whole_collections() {
         let mut state = large_set();
         let all = estimate(&state, &call("smembers", &[b"set"]));
         assert!(all > 10_000, "{all}");
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn change_of_a_collection_in_a_snapshot_counts_its_copy() {
+    fn command_cost_estimate_includes_copy_on_write_of_a_collection() {
         let mut state = large_set();
         let add = call("sadd", &[b"set", b"another"]);
         assert!(estimate(&state, &add) < 10);
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn list_is_not_copied_as_a_whole() {
+    fn command_cost_estimate_of_a_list_push_excludes_a_list_copy() {
         let mut state = StateMachine::default();
         let elements: Vec<&[u8]> = std::iter::repeat_n(&[b'e'; 100][..], 20_000).collect();
         apply(&mut state, &call("rpush", &[&[&b"list"[..]], &elements[..]].concat()));
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn replacing_a_collection_counts_its_deletion() {
+    fn command_cost_estimate_includes_freeing_replaced_collection() {
         let mut state = large_set();
         apply(&mut state, &Operation::set(b"k", &vec![b'a'; 1 << 20]));
         for (long, short) in [
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_with_a_count_are_long_if_it_is_large() {
+    fn command_cost_estimate_grows_with_the_count_argument() {
         let state = large_set();
         let steps = |name, args: &[&[u8]]| estimate(&state, &call(name, args));
         let all = steps("smembers", &[b"set"]);
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn deleting_one_key_or_several_counts_their_values() {
+    fn command_cost_estimate_of_del_includes_freeing_the_values() {
         let state = large_set();
         let one = estimate(&state, &call("del", &[b"set"]));
         assert!(one > 10_000);

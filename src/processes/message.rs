@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn message_between_replicas_is_parsed() {
+    fn json_message_between_replicas_is_parsed() {
         let text =
             br#"{"src":"0001","dst":"0002","leader":"FFFF","type":"x","body":[1,{"a":null}]}"#;
         let peer = |leader, destination| Ok(Message::Peer { src: NodeId(1), leader, destination });
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn hello_is_for_the_simulator_over_udp_only() {
+    fn hello_message_registers_a_replica_only_over_udp() {
         let text = br#"{"src":"0001","dst":"FFFF","leader":"FFFF","type":"hello"}"#;
         assert_eq!(inspect(text, COURSE), Ok(Message::Hello));
         let unix = Addresses { hello: false, ..COURSE };
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn reply_to_client_is_parsed() {
+    fn json_reply_to_a_client_is_parsed() {
         let written = |dst: &str, leader: &str, kind: &str, value: &str| {
             let mid = "ABCDEFGHIJKLMNOP";
             format!(
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_destination_is_rejected_but_leader_field_is_kept() {
+    fn message_to_unknown_id_is_rejected_but_its_leader_field_used() {
         for dst in ["0005", "0014", "001D", "001c", "ffff"] {
             let text = format!(r#"{{"src":"0001","dst":"{dst}","leader":"0003","type":"ok"}}"#);
             let (error, leader) = incorrect(&text);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn error_shortens_a_long_message_and_non_utf8_is_refused() {
+    fn long_invalid_message_is_shortened_in_the_error() {
         let (error, _) = incorrect(&"x".repeat(5_000));
         assert!(error.len() < 200 && error.contains("(5000 bytes)"), "{error}");
         let fault = inspect(b"{\xFF}", COURSE).unwrap_err();

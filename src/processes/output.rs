@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn panic_message_is_kept_before_a_long_backtrace() {
+    fn panic_message_of_a_replica_is_kept_before_a_long_backtrace() {
         let tail = OutputTail::default();
         for line in ["hello", "thread 'core' panicked at a.rs:1:2:", "a reason"] {
             tail.push(line.to_owned());

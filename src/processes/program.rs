@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn program_that_cannot_be_started_is_refused_with_advice() {
+    fn missing_or_unexecutable_replica_program_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let error = |path: &Path| resolve(path).unwrap_err().to_string();
         assert!(error(&folder.path().join("none")).contains("no such file; give its path"));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn unexpected_exit_is_described_with_the_last_output() {
+    fn unexpected_replica_exit_is_reported_with_its_last_output() {
         let mut replica = shell("echo no such module >&2; exit 3");
         wait(&mut replica);
         // The thread that reads the pipe may not have read the last lines yet.
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn process_that_ignores_sigterm_is_killed_with_children() {
+    fn replica_ignoring_sigterm_is_killed_with_its_children() {
         let mut replica = shell("trap '' TERM; sleep 100 & sleep 100");
         let group = replica.group;
         stop_all(std::iter::once(&mut replica));

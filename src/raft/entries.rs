@@ -138,7 +138,7 @@ mod tests {
     proptest! {
         /// Compares the queue in chunks with a `VecDeque`.
         #[test]
-        fn chunked_entry_queue_matches_a_plain_queue(
+        fn chunked_log_entry_queue_matches_a_vecdeque(
             actions in proptest::collection::vec(action(), 0..40),
         ) {
             let mut buffer = RecordBuffer::default();

@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_append_is_a_noop_and_conflict_truncates_the_log() {
+    fn stale_append_changes_nothing_and_conflict_truncates_the_log() {
         let config = Config::server();
         let mut log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1, 2, 2]));
         assert_eq!(log.splice(&entries(2, &[1]), Index(1), &config), Spliced::default());
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn log_slice_limits_entries_and_bytes_after_the_first_entry() {
+    fn log_slice_obeys_limits_but_returns_at_least_one_entry() {
         let log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1, 1, 1]));
         assert_eq!(log.slice(Index(2), 2, usize::MAX).len(), 2);
         assert_eq!(log.slice(Index(1), 9, 1).len(), 1);
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn compacted_log_keeps_its_base_and_later_entries() {
+    fn compacted_log_keeps_its_base_entry_id_and_later_entries() {
         let mut log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1, 2, 2, 3]));
         let bytes = log.bytes();
         log.compact(Index(3), 0, 2);
@@ -365,7 +365,7 @@ mod tests {
     proptest! {
         /// Compares the log with a model that applies the rule of the Raft paper to plain vectors.
         #[test]
-        fn log_follows_the_append_entries_rules_of_raft(
+        fn log_append_matches_a_model_of_the_append_entries_rules(
             own in proptest::collection::vec(1_u64..4, 0..12),
             sent in proptest::collection::vec(1_u64..4, 0..12),
             prev in 0_usize..12,
@@ -398,7 +398,7 @@ mod tests {
 
         /// Compares the result with that of a backward search through the log.
         #[test]
-        fn search_for_last_possible_match_agrees_with_linear_search(
+        fn search_for_last_possible_log_match_equals_linear_search(
             own in proptest::collection::vec(1_u64..6, 0..20),
             term in 0_u64..7,
             index in 0_u64..25,

@@ -30,7 +30,7 @@ mod tests {
     /// Checks every assignment of three values to 1 to 7 replicas against a result found by
     /// counting.
     #[test]
-    fn quorum_value_agrees_with_counting_replicas() {
+    fn value_reached_by_a_quorum_agrees_with_counting_replicas() {
         let config = Config::server();
         for replicas in 1..=7_u32 {
             for code in 0..3_usize.pow(replicas) {

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn term_budget_is_spent_and_refilled_over_time() {
+    fn term_increases_are_rate_limited_by_a_token_bucket() {
         let start = Instant(7);
         let mut budget = TermBudget::new(start, false);
         assert!(!raise(&mut budget, 5, CAPACITY + 1, start));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn term_budget_refills_fully_despite_frequent_checks() {
+    fn term_rate_limiter_refills_fully_despite_frequent_checks() {
         let mut budget = TermBudget::new(Instant::ZERO, false);
         assert!(raise(&mut budget, 0, CAPACITY, Instant::ZERO));
         for millis in 1..=1_000 {
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn first_term_increase_of_new_replica_uses_no_budget() {
+    fn first_term_increase_of_a_new_replica_is_not_rate_limited() {
         let far = (1 << 62) + 9;
         let mut budget = TermBudget::new(Instant::ZERO, true);
         assert!(!budget.covers(Term(0), Term::MAX, Instant::ZERO));
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn largest_term_is_never_exceeded() {
+    fn terms_above_the_maximum_term_are_rejected() {
         let mut budget = TermBudget::new(Instant::ZERO, false);
         assert!(budget.covers(Term(Term::MAX.0 - 1), Term::MAX, Instant::ZERO));
         assert!(!budget.covers(Term::MAX, Term(Term::MAX.0 + 1), Instant::ZERO));

@@ -99,7 +99,7 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     #[test]
-    fn election_timeout_is_bounded_and_grows_with_loss() {
+    fn election_timeout_is_bounded_and_grows_with_message_loss() {
         let config = Config::course();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         for _ in 0..1000 {
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn vote_attempts_grow_with_loss_and_after_a_lost_campaign() {
+    fn vote_request_resends_grow_with_loss_and_lost_elections() {
         let config = Config::course();
         let attempts = |loss, isolated, lost| vote_attempts(&config, loss, isolated, lost);
         assert_eq!([attempts(0, 1, 0), attempts(0, 0, 0), attempts(0, 0, 1)], [1, 2, 4]);

@@ -371,7 +371,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reported_applied_commit_and_last_index_stay_ordered() {
+    fn info_keeps_applied_index_at_most_commit_and_last_index() {
         let node = ReplicaInfo {
             id: NodeId(1),
             host: String::new(),

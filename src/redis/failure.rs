@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_begin_with_the_codes_that_clients_expect() {
+    fn error_replies_begin_with_the_code_that_redis_clients_expect() {
         for (failure, wanted) in [
             (Failure::NoLeader, "-CLUSTERDOWN "),
             (Failure::Busy, "-TRYAGAIN "),

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn notify_keyspace_events_flags_select_event_classes() {
+    fn flags_of_notify_keyspace_events_select_event_classes() {
         let parse = |text| KeyspaceNotifications::parse(text).unwrap();
         let includes = |text, event| parse(text).includes(event);
         assert!(includes("KEA", "set") && includes("KEA", "hset") && includes("Kx", "expired"));

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn command_names_are_sorted_unique_and_short() {
+    fn command_table_names_are_sorted_unique_and_short() {
         for group in GROUPS {
             assert!(group.is_sorted_by_key(|spec| spec.name));
         }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn arity_and_key_positions_match_redis() {
+    fn command_arity_and_key_positions_match_redis() {
         let keys = |request: &str| {
             let arguments: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
             let spec = table().find(arguments[0]).unwrap();

@@ -468,7 +468,7 @@ mod tests {
 
     /// Bug: settings without effect were accepted and shown as set.
     #[test]
-    fn settings_without_effect_are_refused_with_the_reason() {
+    fn config_set_refuses_parameters_without_effect_and_says_why() {
         let mut settings = Settings::new(&Limits::default(), "127.0.0.1", 6379, "folder");
         for (name, reason) in UNSUPPORTED {
             let error = settings.set(name, b"1").unwrap_err().unwrap();

@@ -181,7 +181,7 @@ mod tests {
     use crate::kv::CommandId;
 
     #[test]
-    fn slow_log_truncates_long_requests() {
+    fn slowlog_truncates_long_and_numerous_arguments() {
         let long = vec![b'x'; 300];
         let arguments = arguments_of(&Operation::set(b"k", &long));
         assert_eq!((&arguments[0][..], &arguments[1][..]), (&b"set"[..], &b"k"[..]));
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_history_keeps_the_longest_sample_of_a_second() {
+    fn latency_history_keeps_the_longest_sample_per_second() {
         let mut slow_log = SlowLog::default();
         let millis = Duration::from_millis;
         for (at, elapsed) in [(1_000, 5), (1_900, 9), (1_950, 3), (2_000, 4)] {

@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_failures_and_rejections_are_counted_by_command() {
+    fn commandstats_counts_calls_failures_and_rejections() {
         let mut statistics = CommandStatistics::default();
         let (get, set) = (CommandNumber(3), CommandNumber(7));
         for failed in [false, true, false] {
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_call_leaves_noted_calls_alone() {
+    fn latency_of_a_failed_call_is_not_added_to_other_pending_calls() {
         let mut statistics = CommandStatistics::default();
         let (get, set) = (CommandNumber(3), CommandNumber(7));
         statistics.note_call(get, true);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn error_replies_are_counted_by_code_and_bounded() {
+    fn errorstats_counts_replies_by_error_code_up_to_a_limit() {
         let mut statistics = CommandStatistics::default();
         for text in ["WRONGTYPE Operation against", "ERR a", "ERR b", "ERR\r\n"] {
             statistics.count_error(text.as_bytes());
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn long_calls_do_not_exceed_the_histogram() {
+    fn call_beyond_the_latency_histogram_range_is_clamped() {
         let mut statistics = CommandStatistics::default();
         statistics.note_call(CommandNumber(0), false);
         statistics.count_noted(Duration::from_hours(1));

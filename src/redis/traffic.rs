@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_averages_of_the_last_readings() {
+    fn commands_and_bytes_per_second_average_recent_samples() {
         let mut rates = Rates::default();
         let millis = |millis| Instant::ZERO + Duration::from_millis(millis);
         let traffic =

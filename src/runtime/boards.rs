@@ -596,7 +596,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_gets_half_of_the_memory_limit_within_bounds() {
+    fn raft_log_memory_share_is_half_of_maxmemory_within_bounds() {
         let board = MemoryBoard::default();
         assert_eq!(board.log_bytes_max(), LOG_BYTES_MAX);
         for (limit, log) in [(1, LOG_BYTES_MIN), (400 << 20, 200 << 20), (9 << 30, 1 << 30)] {
@@ -606,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn only_clocks_with_a_known_reading_are_extrapolated() {
+    fn wall_clock_without_a_reading_is_not_extrapolated() {
         let at = |millis: u64| Instant(millis * 1_000_000);
         let board = ClockBoard::new(&[NodeId(2), NodeId(3)]);
         assert_eq!((board.own(at(5)), board.agreed(at(5))), (None, None));
@@ -622,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_reports_beyond_queue_capacity_are_dropped() {
+    fn wall_clock_reports_beyond_queue_capacity_are_dropped() {
         let board = ClockBoard::new(&[NodeId(2)]);
         for millis in 0..2 * REPORTS_MAX as u64 {
             board.report(NodeId(2), Instant(millis), millis);

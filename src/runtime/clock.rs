@@ -102,7 +102,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn clock_readings_increase_with_time() {
+    fn monotonic_clock_advances_with_real_time() {
         let clock = Clock::start();
         let first = clock.now();
         std::thread::sleep(Duration::from_millis(2));

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn event_loop_pass_stops_at_its_item_limit_and_keeps_the_rest() {
+    fn event_loop_pass_stops_at_item_limit_and_keeps_the_rest() {
         let mut queue: Vec<u32> = (0..100).collect();
         assert_eq!(taken(&mut Pass::of_large(stopped(), 64), &mut queue), 64);
         assert_eq!(queue.len(), 36, "an item was taken and dropped");
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn event_loop_pass_stops_at_its_time_limit_and_keeps_the_rest() {
+    fn event_loop_pass_stops_at_time_limit_and_keeps_the_rest() {
         let clock = Clock::for_test(Box::leak(Box::<Quarters>::default()));
         let mut queue: Vec<u32> = (0..1_000).collect();
         let (mut pass, mut items) = (Pass::of_large(clock, 10), vec![1, 2]);

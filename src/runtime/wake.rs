@@ -98,7 +98,7 @@ pub(super) mod tests {
     /// received it. So that thread is about to sleep nearly every time an item is sent, and a lost
     /// wake-up would leave it in `poll` until the timeout, which fails the test.
     #[test]
-    fn no_wake_up_of_a_stage_is_lost() {
+    fn concurrent_wake_ups_of_a_stage_are_not_lost() {
         const ROUNDS: u32 = 5_000;
         let mut poll = Poll::new().unwrap();
         let wake = Wake::new(mio::Waker::new(poll.registry(), Token(0)).unwrap());

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn scenario_without_faults_passes_with_few_messages() {
+    fn simulated_scenario_without_faults_uses_few_messages() {
         let run = play("simple-1", 1);
         assert!(run.report.passed, "{:?}", run.report.reasons);
         assert_eq!((run.report.failures, run.report.duplicates), (0, 0));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn same_seed_gives_the_same_run() {
+    fn same_seed_gives_the_same_simulated_scenario_run() {
         assert_eq!(play("advanced-1", 3).report, play("advanced-1", 3).report);
         assert_ne!(play("advanced-1", 3).report, play("advanced-1", 4).report);
     }

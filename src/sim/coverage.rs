@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn simulator_coverage_is_counted_per_situation_and_merged() {
+    fn simulator_coverage_counts_situations_and_adds_up_over_runs() {
         for (position, situation) in Situation::ALL.into_iter().enumerate() {
             assert_eq!(situation as usize, position, "{situation:?} is listed out of order");
         }

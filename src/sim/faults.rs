@@ -563,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_profile_is_found_by_its_name() {
+    fn every_fault_profile_can_be_looked_up_by_name() {
         for profile in Profile::ALL {
             assert_eq!(Profile::by_name(profile.name()), Some(profile));
         }

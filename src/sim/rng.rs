@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn same_seed_gives_the_same_draws() {
+    fn same_seed_gives_the_same_random_numbers() {
         let draws = |seed| {
             let mut rng = Rng::new(seed);
             let mut other = rng.split();
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn random_draws_cover_exactly_their_range() {
+    fn random_numbers_cover_exactly_their_range() {
         let mut rng = Rng::new(1);
         let mut seen = [0; 6];
         for _ in 0..600 {

@@ -522,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_or_duplicated_one_of_equal_messages_is_a_violation() {
+    fn simulator_detects_loss_or_duplication_of_equal_messages() {
         assert_eq!(run_with(|_| ()).ok(), Some(3));
         let lost = run_with(|unread| unread.push_back(unread[0].clone())).unwrap_err();
         assert!(lost.0.contains("never delivered"), "{}", lost.0);
@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_ended_connections_are_forgotten() {
+    fn simulator_forgets_messages_of_closed_connections() {
         let [one, other] = IDS;
         let mut streams = streams();
         for incarnation in 1..6 {

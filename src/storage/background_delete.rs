@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn deleted_file_shrinks_piece_by_piece() {
+    fn background_deletion_truncates_a_file_in_pieces() {
         let (seen, file) = file_of(2 * PIECE_BYTES + 1);
         let mut lengths = Vec::new();
         shrink(&file, || lengths.push(seen.metadata().unwrap().size())).unwrap();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn finish_waits_until_space_of_all_deleted_files_is_freed() {
+    fn finishing_background_deletion_waits_until_space_is_freed() {
         let deletion = BackgroundDelete::default();
         assert!(!deletion.finish(), "nothing is queued");
         let (seen, files): (Vec<_>, Vec<_>) = (0..4).map(|_| file_of(16 << 20)).unzip();
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn file_with_another_hard_link_is_not_truncated() {
+    fn background_deletion_does_not_truncate_a_hard_linked_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = File::create(folder.path().join("a copy")).unwrap();
         file.set_len(2 * PIECE_BYTES).unwrap();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn deletion_of_a_small_file_starts_no_thread() {
+    fn background_deletion_of_a_small_file_starts_no_thread() {
         let deletion = BackgroundDelete::default();
         let (seen, file) = file_of(PIECE_BYTES);
         deletion.free(file);

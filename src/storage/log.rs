@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn synced_log_entries_survive_and_replaced_ones_do_not() {
+    fn restart_recovers_synced_log_entries_but_not_replaced_ones() {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         let (mut log, durable, identity) = opened(&mut disk);
@@ -537,7 +537,7 @@ mod tests {
     /// A killed process may leave a meta record that is visible, but whose name is not durable
     /// because the folder was not synced.
     #[test]
-    fn segments_are_kept_until_the_meta_record_is_durable() {
+    fn compacted_segments_are_kept_until_meta_record_is_durable() {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         let (mut log, ..) = opened(&mut disk);
@@ -593,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_clearing_of_the_rejoining_flag_fails_the_log() {
+    fn failure_to_clear_the_rejoining_flag_makes_the_log_unusable() {
         let mut disk = MemDisk::default();
         let members = [NodeId(3), NodeId(1), NodeId(2)];
         Log::bootstrap_rejoining(&mut disk, 9, NodeId(1), &members).unwrap();
@@ -607,7 +607,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_start_changes_no_file_and_no_start_count() {
+    fn refused_start_modifies_no_file_and_is_not_counted() {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         drop(opened(&mut disk));
@@ -647,7 +647,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "leaves a gap")]
-    fn appending_past_a_log_index_gap_panics() {
+    fn appending_a_log_entry_after_an_index_gap_panics() {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         let (mut log, ..) = opened(&mut disk);

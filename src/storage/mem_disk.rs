@@ -499,7 +499,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unsynced_file_name_is_lost_even_if_contents_are_synced() {
+    fn power_cut_loses_unsynced_file_name_despite_synced_contents() {
         let mut disk = MemDisk::default();
         let mut kept = disk.create("kept", 512).unwrap();
         disk.sync_dir().unwrap();
@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn each_unsynced_sector_keeps_a_prefix_of_its_writes() {
+    fn power_cut_keeps_a_prefix_of_writes_to_each_sector() {
         let mut disk = MemDisk::default();
         let mut file = disk.create("file", 1_024).unwrap();
         disk.sync(&mut file).unwrap();
@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_sync_drops_writes_and_the_next_sync_succeeds() {
+    fn writes_of_a_failed_sync_are_lost_though_the_next_succeeds() {
         let mut disk = MemDisk::default();
         let mut file = disk.create("file", 512).unwrap();
         disk.sync(&mut file).unwrap();

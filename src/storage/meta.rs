@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn meta_record_of_any_length_round_trips() {
+    fn storage_meta_record_of_any_length_round_trips() {
         for openings in [0, 1, 52, 53, 60, 4_095, 4_096, 5_000] {
             let meta = meta(openings);
             let bytes = meta.encode();

@@ -327,7 +327,7 @@ mod tests {
     const KEPT: usize = 4;
 
     #[test]
-    fn hello_with_foreign_or_incomplete_start_list_is_rejected() {
+    fn peer_hello_with_wrong_or_gapped_restart_history_is_rejected() {
         let seen = last_opening(2, 5, 55);
         let other = |incarnation| Err(HistoryError::Other { seen: 5, incarnation });
         let incomplete =
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn first_hello_with_an_impossible_start_list_is_rejected() {
+    fn first_peer_hello_with_short_restart_history_is_rejected() {
         let check = |incarnation, openings| {
             OpeningHistory { incarnation, openings }.check(NodeId(2), None, KEPT)
         };
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_start_id_never_matches_a_recorded_start() {
+    fn peer_restart_history_with_a_zero_id_never_matches() {
         let history = OpeningHistory { incarnation: 3, openings: &[0, 8, 9] };
         let seen = Some(last_opening(2, 1, 0));
         let expected = Err(HistoryError::Other { seen: 1, incarnation: 3 });
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_records_survive_a_power_cut_at_any_operation() {
+    fn peer_restart_records_survive_a_power_cut_at_any_operation() {
         let mut cuts = 0;
         loop {
             let mut disk = MemDisk::default();
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn full_disk_keeps_peer_records_in_memory_until_writable() {
+    fn full_disk_keeps_peer_restart_records_in_memory_until_writable() {
         let mut disk = MemDisk::default();
         let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
         records.note(last_opening(2, 1, 10)).unwrap();
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_or_foreign_peer_records_are_rebuilt() {
+    fn damaged_or_foreign_peer_restart_records_are_rebuilt() {
         let mut disk = MemDisk::default();
         PeerRecords::open(&mut disk, OWNER).unwrap().note(last_opening(2, 1, 10)).unwrap();
         let whole = disk.read(PEERS_FILE).unwrap();

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn disk_reserve_is_filled_released_in_pieces_and_refilled() {
+    fn disk_space_reserve_is_released_in_pieces_and_refilled() {
         let folder = tempfile::tempdir().unwrap();
         let mut reserve = Reserve::open(folder.path());
         assert!(!reserve.release(1).unwrap(), "there is no reserve");

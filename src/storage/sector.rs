@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn byte_stream_round_trips_through_sectors() {
+    fn byte_stream_round_trips_through_checksummed_sectors() {
         let stream: Vec<u8> = (0..1_200_u32).map(|number| (number % 251) as u8).collect();
         let mut bytes = Vec::new();
         seal(7, 3, 9, &stream, &mut bytes);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn any_flipped_bit_marks_a_sector_damaged() {
+    fn any_flipped_bit_makes_a_sector_damaged() {
         for stream in [&[0; PAYLOAD_BYTES][..], &[0xFF; PAYLOAD_BYTES], b"x"] {
             let mut sector = Vec::new();
             seal(0, 1, 1, stream, &mut sector);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn sector_is_valid_only_at_its_own_position() {
+    fn sector_checksum_is_valid_only_at_its_own_position() {
         let mut sector = Vec::new();
         seal(5, 1, 1, b"x", &mut sector);
         assert!(matches!(read(5, 1, &sector), Sector::Written { .. }));

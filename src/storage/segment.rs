@@ -390,7 +390,7 @@ mod tests {
     };
 
     #[test]
-    fn segment_header_round_trips_and_newer_version_is_refused() {
+    fn log_segment_header_round_trips_and_newer_version_is_refused() {
         let mut bytes = HEADER.encode();
         assert_eq!(SegmentHeader::decode("file", &bytes).unwrap(), HEADER);
         let mut stream = bytes[12..].to_vec();
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn segment_names_round_trip_and_checksum_seeds_differ() {
+    fn segment_file_names_round_trip_and_checksum_salts_differ() {
         assert_eq!(number_of(&file_name(12)), Some(12));
         assert_eq!(number_of(&file_name(u64::MAX)), Some(u64::MAX));
         for other in
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn upgrade_guide_names_this_format_version() {
+    fn operations_guide_names_the_log_segment_format_version() {
         let page = include_str!("../guide/operations.md");
         let wanted = format!("The formats now are {VERSION} for log segments,");
         assert!(page.contains(&wanted), "src/guide/operations.md lacks: {wanted}");

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn address_cookie_is_bound_to_stream_and_address_and_expires() {
+    fn udp_cookie_is_bound_to_stream_and_address_and_expires() {
         let cookies = Cookies::new([7; 32]);
         let (here, there) = ("10.0.0.1:7100", "10.0.0.1:7101");
         let now = Instant(0) + VALID_FOR * 9;

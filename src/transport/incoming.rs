@@ -586,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn later_stream_of_a_peer_replaces_the_earlier_one() {
+    fn newer_udp_stream_of_a_peer_replaces_the_older_one() {
         let mut connections = connections();
         let [earlier, later] = [8, 9].map(|stream| open(&mut connections, stream));
         begin(&mut connections, earlier, 1);
@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn delayed_hello_of_a_replaced_stream_is_no_error() {
+    fn late_hello_of_a_replaced_udp_stream_closes_that_stream() {
         let mut connections = connections();
         let [earlier, later] = [8, 9].map(|stream| open(&mut connections, stream));
         begin(&mut connections, later, 2);
@@ -608,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn delayed_datagram_does_not_open_a_closed_stream_again() {
+    fn delayed_datagram_does_not_reopen_a_closed_udp_stream() {
         let mut connections = connections();
         let [earlier, later] = [8, 9].map(|stream| open(&mut connections, stream));
         begin(&mut connections, earlier, 1);
@@ -621,7 +621,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_from_a_peer_needs_many_datagrams() {
+    fn packet_loss_rate_is_zero_until_many_datagrams_arrived() {
         let mut connections = connections();
         let id = open(&mut connections, 8);
         begin(&mut connections, id, 1);
@@ -637,7 +637,7 @@ mod tests {
     }
 
     #[test]
-    fn delayed_connection_is_not_read_after_a_later_one() {
+    fn older_connection_of_a_peer_is_not_read_after_a_newer_one() {
         let mut latest = Vec::new();
         let of = |peer, opening, lane, number| ConnectionSender {
             peer: NodeId(peer),

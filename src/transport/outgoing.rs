@@ -546,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn candidate_replaces_tcp_with_a_new_hello() {
+    fn established_udp_stream_replaces_tcp_and_sends_a_new_hello() {
         let mut lanes = tcp_lanes();
         let urgent = lanes.lane_mut(Lane::Urgent);
         urgent.prepare_stream(true, NOW, stream);
@@ -578,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn unanswered_candidate_is_dropped_and_retried_later() {
+    fn unanswered_udp_stream_attempt_is_dropped_and_retried() {
         let mut lanes = tcp_lanes();
         let mut made = 0;
         let dropped_at = NOW + CONNECT_TIMEOUT;
@@ -606,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn hello_of_a_restarted_peer_closes_old_streams_only() {
+    fn hello_of_a_restarted_peer_closes_only_its_old_streams() {
         let mut lanes = OutgoingLanes::new();
         let later = NOW + STABLE_AFTER / 2;
         connect_stream(&mut lanes, Lane::Urgent, 1, NOW);
@@ -628,7 +628,7 @@ mod tests {
     }
 
     #[test]
-    fn failing_time_begins_with_the_first_failed_attempt() {
+    fn connection_failure_time_starts_at_first_failed_attempt() {
         let mut outgoing = Outgoing::new();
         let mut now = NOW;
         for _ in 0..3 {

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_rate_is_a_moving_average() {
+    fn packet_loss_rate_is_a_moving_average() {
         let mut loss = Loss::default();
         for number in 0..1_000 {
             loss.add(number % 5 == 0);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn ack_timeout_is_round_trip_plus_its_variation() {
+    fn retransmission_timeout_is_round_trip_plus_its_variation() {
         let mut round_trip = RoundTrips::new(at(0));
         assert_eq!(round_trip.overdue_after(), ms(15));
         for now in 0..200 {

@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn stream_bytes_are_delivered_once_and_in_order() {
+    fn udp_stream_delivers_bytes_once_and_in_order() {
         let mut receiver = Receiver::new(ID, WINDOW_MIN);
         assert_eq!(ack(&mut receiver), None, "nothing was received");
         receive(&mut receiver, 2, 6, b"ghi");
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgement_is_delayed_only_while_data_is_in_order() {
+    fn udp_ack_is_delayed_only_while_data_arrives_in_order() {
         let mut receiver = Receiver::new(ID, 1 << 20);
         for number in 0..63 {
             let data = Data { number, offset: number, payload: b"x" };
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgement_is_sent_twice_if_datagrams_get_lost() {
+    fn udp_ack_is_sent_twice_if_datagrams_are_lost() {
         for (lost_of_20, copies) in [(0, 1), (2, 2)] {
             let mut receiver = Receiver::new(ID, WINDOW_MIN);
             for number in (0..200).filter(|number| number % 20 >= lost_of_20) {
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn reordered_and_overlapping_data_gives_the_same_bytes() {
+    fn reordered_and_overlapping_datagrams_are_reassembled() {
         let bytes: Vec<u8> = (0..200).collect();
         let mut state = 7_u64;
         let mut random = |below: u64| {
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn ack_bitmap_tells_which_of_the_latest_datagrams_arrived() {
+    fn udp_ack_bitmap_lists_the_recently_received_datagrams() {
         let mut receiver = Receiver::new(ID, 10);
         let mut arrived = Vec::new();
         for number in 0..2_000_u64 {

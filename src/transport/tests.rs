@@ -253,7 +253,7 @@ impl Run {
 }
 
 #[test]
-fn all_bytes_arrive_in_order_under_any_datagram_loss() {
+fn udp_stream_delivers_all_bytes_in_order_despite_loss() {
     for seed in 0..60 {
         let quality = Quality {
             loss: u32::try_from(seed).unwrap(),
@@ -274,7 +274,7 @@ fn all_bytes_arrive_in_order_under_any_datagram_loss() {
 /// At 30 % loss, a small message arrives within a few round trips, and not after some 200 ms as
 /// with TCP. All times are virtual.
 #[test]
-fn lost_datagrams_are_repaired_within_few_round_trips() {
+fn lost_datagrams_are_resent_within_few_round_trips() {
     for (loss, typical, slow) in [(0, 1, 1), (10, 1, 10), (30, 1, 15), (50, 6, 25)] {
         let mut run = Run::new(9, Quality::lossy(loss));
         let mut times: Vec<Duration> = (0..500)
@@ -294,7 +294,7 @@ fn lost_datagrams_are_repaired_within_few_round_trips() {
 }
 
 #[test]
-fn nothing_is_retransmitted_without_loss() {
+fn udp_stream_retransmits_nothing_without_loss() {
     let mut run = Run::new(1, Quality::lossy(0));
     for count in [100_000, 10, 700_000] {
         run.transfer(count, Duration::from_secs(1));
@@ -308,7 +308,7 @@ fn nothing_is_retransmitted_without_loss() {
 /// With many datagrams in flight, a datagram outside of an acknowledgement's bitmap must not count
 /// as lost.
 #[test]
-fn large_transfers_resend_only_lost_datagrams() {
+fn large_udp_transfer_resends_only_lost_datagrams() {
     for (loss, delay) in [(1, 100), (5, 100), (5, 20_000)] {
         let delay = Duration::from_micros(delay);
         let mut run = Run::new(7, Quality { delay, ..Quality::lossy(loss) });
@@ -323,7 +323,7 @@ fn large_transfers_resend_only_lost_datagrams() {
 /// A datagram counts as lost only when a datagram with a number higher by [`REORDERING_MAX`] has
 /// been acknowledged, or after some time.
 #[test]
-fn slight_reordering_is_not_treated_as_loss() {
+fn slight_datagram_reordering_is_not_treated_as_loss() {
     let now = Instant(1_000_000_000);
     let mut sender = Sender::new(1, 1 << 20, now);
     sender.on_cookie(2, now);
@@ -357,7 +357,7 @@ fn high_measured_loss_sends_each_datagram_twice() {
 /// Where a retransmission would take long, nearly all messages arrive without one. A path with a
 /// short round trip, or in full use, gets no second copies at the same loss.
 #[test]
-fn messages_on_a_long_lossy_path_are_sent_twice() {
+fn small_messages_on_a_long_lossy_path_are_sent_twice() {
     let delay = Duration::from_millis(10);
     let mut run = Run::new(4, Quality { delay, ..Quality::lossy(5) });
     run.transfer(10, Duration::from_secs(1));
@@ -372,7 +372,7 @@ fn messages_on_a_long_lossy_path_are_sent_twice() {
 }
 
 #[test]
-fn sender_pauses_until_a_stalled_receiver_reads() {
+fn udp_sender_pauses_while_the_receiver_does_not_read() {
     let mut run = Run::new(3, Quality::lossy(20));
     run.transfer(10, Duration::from_secs(1));
     run.reads = false;
@@ -386,7 +386,7 @@ fn sender_pauses_until_a_stalled_receiver_reads() {
 }
 
 #[test]
-fn stream_fails_if_the_receiver_is_silent_or_resets_it() {
+fn udp_stream_fails_if_receiver_is_silent_or_resets_it() {
     let mut run = Run::new(4, Quality::lossy(0));
     run.transfer(10, Duration::from_secs(1));
     run.until(Duration::from_secs(1), |run| !run.sender.is_awaiting());
@@ -405,7 +405,7 @@ fn stream_fails_if_the_receiver_is_silent_or_resets_it() {
 
 /// A bulk stream may be idle for hours before a large write.
 #[test]
-fn large_write_after_a_long_idle_time_arrives() {
+fn large_write_after_a_long_idle_udp_stream_arrives() {
     for loss in [0, 30] {
         let mut run = Run::new(6, Quality::lossy(loss));
         run.transfer(10, Duration::from_secs(1));
@@ -421,7 +421,7 @@ fn large_write_after_a_long_idle_time_arrives() {
 /// The time without an acknowledgement is measured from the latest write, not from the last
 /// acknowledgement before it.
 #[test]
-fn peer_silence_timeout_after_idle_time_starts_at_the_write() {
+fn peer_silence_timeout_after_idle_time_starts_at_next_write() {
     let mut run = Run::new(6, Quality::lossy(0));
     run.transfer(10, Duration::from_secs(1));
     run.until(Duration::from_secs(1), |run| !run.sender.is_awaiting());
@@ -437,7 +437,7 @@ fn peer_silence_timeout_after_idle_time_starts_at_the_write() {
 
 /// After a pause of the sender's process, the sender does not conclude that the receiver is silent.
 #[test]
-fn paused_sender_does_not_time_out_its_receiver() {
+fn udp_sender_resumed_after_pause_does_not_time_out_receiver() {
     let mut run = Run::new(6, Quality::lossy(0));
     run.transfer(10, Duration::from_secs(1));
     // Under load, it sends many times before the first acknowledgement.
@@ -453,7 +453,7 @@ fn paused_sender_does_not_time_out_its_receiver() {
 
 /// Frequent writes put off every probe, and must not put off the failure of the stream.
 #[test]
-fn stream_that_is_written_to_fails_after_the_same_silence() {
+fn frequent_writes_do_not_delay_the_peer_silence_timeout() {
     let delay = Duration::from_millis(20);
     let mut run = Run::new(6, Quality { delay, ..Quality::lossy(0) });
     run.transfer(10, Duration::from_secs(1));
@@ -477,7 +477,7 @@ fn stream_that_is_written_to_fails_after_the_same_silence() {
 
 /// All probes of a receiver that is stopped must fit into its system's buffer.
 #[test]
-fn few_bytes_are_sent_to_a_silent_receiver() {
+fn bytes_sent_to_an_unresponsive_receiver_are_bounded() {
     let mut run = Run::new(4, Quality::lossy(0));
     run.transfer(10, Duration::from_secs(1));
     run.until(Duration::from_secs(1), |run| !run.sender.is_awaiting());
@@ -491,7 +491,7 @@ fn few_bytes_are_sent_to_a_silent_receiver() {
 
 /// A sender whose receive window is full sends probes at a low rate.
 #[test]
-fn blocked_sender_probes_at_a_low_rate() {
+fn udp_sender_probes_a_full_receive_window_at_a_low_rate() {
     let mut run = Run::new(3, Quality::lossy(0));
     run.transfer(10, Duration::from_secs(1));
     run.reads = false;
@@ -505,7 +505,7 @@ fn blocked_sender_probes_at_a_low_rate() {
 }
 
 #[test]
-fn datagrams_of_a_send_batch_are_equally_long_except_the_last() {
+fn datagrams_of_a_send_batch_have_equal_length_except_the_last() {
     let mut out = Outbox::default();
     let payload = [0; 100];
     for length in [100, 100, 40, 100, 7, 7, 100, 100, 100] {

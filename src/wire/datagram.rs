@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_round_trip_and_damage_is_detected() {
+    fn udp_datagrams_round_trip_and_header_damage_is_detected() {
         for datagram in examples() {
             let mut bytes = Vec::new();
             encode(&datagram, &mut bytes);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn largest_payload_fits_in_a_datagram() {
+    fn largest_allowed_payload_fits_in_a_udp_datagram() {
         let payload = vec![1; PAYLOAD_BYTES_MAX];
         let mut bytes = Vec::new();
         encode(&Datagram::Data(ID, Data { number: 1, offset: 2, payload: &payload }), &mut bytes);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn ack_bitmap_counts_back_from_the_largest_number() {
+    fn udp_ack_bitmap_counts_back_from_largest_datagram_number() {
         let mut bitmap = [0; BITMAP_WORDS];
         (bitmap[0], bitmap[15]) = (1, 1 << 63);
         let ack = Ack { largest: 3_000, bitmap, ..Ack::default() };

@@ -95,13 +95,13 @@ mod tests {
     }
 
     #[test]
-    fn invalid_utf8_in_json_is_replaced() {
+    fn invalid_utf8_in_a_json_string_is_replaced() {
         assert_eq!(written(b"a\xFFb\xE2\x82"), "\"a\u{FFFD}b\u{FFFD}\"");
         assert_eq!(written(b""), "\"\"");
     }
 
     #[test]
-    fn json_strings_are_borrowed_unless_escaped() {
+    fn json_strings_are_decoded_without_copying_unless_escaped() {
         let Text(plain) = serde_json::from_str("\"plain\"").unwrap();
         assert!(matches!(plain, Cow::Borrowed("plain")));
         let Text(escaped) = serde_json::from_str(r#""\u0041""#).unwrap();

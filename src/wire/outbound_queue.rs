@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn partial_socket_writes_keep_the_byte_order() {
+    fn outbound_queue_keeps_byte_order_over_partial_socket_writes() {
         let mut queue = OutboundQueue::default();
         let mut expected = Vec::new();
         for number in 0..20_u8 {

@@ -82,7 +82,7 @@ impl Drop for Running {
 }
 
 #[test]
-fn bowline_cluster_on_used_ports_exits_with_an_error() {
+fn bowline_cluster_command_on_used_ports_exits_with_an_error() {
     let (folder, port) = (tempfile::tempdir().unwrap(), free_row());
     let (_first, _) = Running::start(&folder.path().join("first"), port, &[]);
     let refused = refusal(Running::command(&folder.path().join("second"), port, &[]));
@@ -93,7 +93,7 @@ fn bowline_cluster_on_used_ports_exits_with_an_error() {
 }
 
 #[test]
-fn bowline_cluster_restarts_with_its_data() {
+fn bowline_cluster_command_restarts_cluster_with_its_data() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_row();
     for round in 0..2 {
@@ -259,17 +259,17 @@ fn running_beside(
 }
 
 #[test]
-fn broken_replica_is_replaced_while_others_serve_with_dedicated_threads() {
+fn damaged_replica_is_replaced_under_load_with_thread_per_stage() {
     replace_rounds("dedicated");
 }
 
 #[test]
-fn broken_replica_is_replaced_while_others_serve_with_fused_threads() {
+fn damaged_replica_is_replaced_under_load_with_shared_stage_thread() {
     replace_rounds("fused");
 }
 
 #[test]
-fn cluster_command_reports_why_no_majority_started() {
+fn bowline_cluster_command_reports_why_no_majority_started() {
     let folder = tempfile::tempdir().unwrap();
     let (dir, port) = (folder.path(), free_row());
     let (mut running, _) = Running::start(dir, port, &[]);

@@ -115,22 +115,22 @@ fn many_between_relays(count: usize, threads: &'static str, loss: u32) -> (Clust
 }
 
 #[test]
-fn writes_survive_kills_over_lossy_udp_with_dedicated_threads() {
+fn writes_survive_kills_over_lossy_udp_with_thread_per_stage() {
     kill_rounds(between_relays("dedicated", 200).0, "dedicated over datagrams");
 }
 
 #[test]
-fn writes_survive_kills_over_lossy_udp_with_fused_threads() {
+fn writes_survive_kills_over_lossy_udp_with_shared_stage_thread() {
     kill_rounds(between_relays("fused", 300).0, "fused over datagrams");
 }
 
 #[test]
-fn five_replicas_survive_kills_and_lost_datagrams() {
+fn writes_survive_kills_over_lossy_udp_with_five_replicas() {
     kill_rounds(many_between_relays(5, "auto", 200).0, "five replicas over datagrams");
 }
 
 #[test]
-fn seven_replicas_survive_kills_and_lost_datagrams() {
+fn writes_survive_kills_over_lossy_udp_with_seven_replicas() {
     kill_rounds(many_between_relays(7, "auto", 200).0, "seven replicas over datagrams");
 }
 
@@ -268,7 +268,7 @@ fn id_of(bytes: &[u8]) -> Option<StreamId> {
 /// By default, small messages measure the loss. Where TCP is blocked, as by these relays, entries
 /// use datagrams too.
 #[test]
-fn entries_replicate_over_udp_where_tcp_is_blocked() {
+fn log_entries_replicate_over_udp_where_tcp_is_blocked() {
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
     let relays = Relays::new(&ports, 100);
     let cluster = Cluster::start_between(ports, "auto", &[], |from, to| relays.ports[from][to]);
@@ -282,7 +282,7 @@ fn entries_replicate_over_udp_where_tcp_is_blocked() {
 
 /// By default, entries are datagrams from the time on at which packets begin to get lost.
 #[test]
-fn entries_switch_from_tcp_to_udp_under_packet_loss() {
+fn log_entries_switch_from_tcp_to_udp_under_packet_loss() {
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
     let relays = Relays::new(&ports, 0);
     for row in &relays.ports {
@@ -312,7 +312,7 @@ fn entries_switch_from_tcp_to_udp_under_packet_loss() {
 
 /// TCP to a replica that is down fails too, which says nothing about the network.
 #[test]
-fn replica_restart_does_not_change_the_transport() {
+fn replica_restart_does_not_switch_log_entries_to_udp() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     cluster.kill(1);
@@ -325,7 +325,7 @@ fn replica_restart_does_not_change_the_transport() {
 }
 
 #[test]
-fn default_transport_probes_udp_and_sends_entries_over_tcp() {
+fn default_transport_sends_log_entries_over_tcp_and_probes_udp() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     for at in 0..3 {
@@ -340,7 +340,7 @@ fn default_transport_probes_udp_and_sends_entries_over_tcp() {
 
 /// The transport can be changed one replica at a time.
 #[test]
-fn replicas_with_different_transports_form_a_cluster() {
+fn replicas_with_tcp_and_udp_transports_form_a_cluster() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     for at in 0..3 {

@@ -306,19 +306,19 @@ fn expirations_hold_across_failovers(threads: &'static str) {
 }
 
 #[test]
-fn expirations_hold_across_failovers_with_dedicated_threads() {
+fn keys_expire_on_time_across_failovers_with_thread_per_stage() {
     expirations_hold_across_failovers("dedicated");
 }
 
 #[test]
-fn expirations_hold_across_failovers_with_fused_threads() {
+fn keys_expire_on_time_across_failovers_with_shared_stage_thread() {
     expirations_hold_across_failovers("fused");
 }
 
 /// Clock jumps of seconds to years, forward and back, of one clock and of all clocks, some
 /// momentary and some permanent.
 #[test]
-fn wall_clock_jumps_expire_no_key() {
+fn wall_clock_jumps_expire_no_key_early() {
     let Some(preload) = faketime() else { return };
     let mut clocks = Clocks::start(preload, "dedicated", ["+0", "+0", "+0"]);
     let addresses = clocks.addresses();
@@ -362,7 +362,7 @@ fn wall_clock_jumps_expire_no_key() {
 }
 
 #[test]
-fn restart_of_all_replicas_shows_no_expired_key() {
+fn expired_key_stays_hidden_after_restart_of_all_replicas() {
     let mut cluster = Cluster::start_hasty(3, "dedicated", &[]);
     for round in 0..rounds() {
         cluster.wait_until_all_serve();
@@ -384,7 +384,7 @@ fn restart_of_all_replicas_shows_no_expired_key() {
 
 /// A cluster that was bootstrapped with all clocks ahead is brought back to the correct time.
 #[test]
-fn clock_reset_moves_an_advanced_clock_back() {
+fn clock_reset_command_moves_an_advanced_replicated_clock_back() {
     let Some(preload) = faketime() else { return };
     let mut clocks = Clocks::start(preload, "fused", ["+416d", "+416d", "+416d"]);
     let addresses = clocks.addresses();

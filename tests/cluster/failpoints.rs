@@ -54,7 +54,7 @@ fn assert_ended(cluster: &mut Cluster, at: usize, point: &str) {
 
 /// A cluster of one: an acknowledged write is on its disk or nowhere.
 #[test]
-fn kill_at_each_snapshot_step_loses_no_acknowledged_write() {
+fn kill_at_each_step_of_a_snapshot_loses_no_acknowledged_write() {
     let mut cluster = Cluster::start_with(1, "auto", OFTEN);
     cluster.wait_until_all_serve();
     let mut written = 0;
@@ -104,7 +104,7 @@ fn kill_at_each_snapshot_step_loses_no_acknowledged_write() {
 
 /// A follower that lacks compacted entries, so that the leader sends a snapshot.
 #[test]
-fn follower_recovers_after_a_kill_at_each_install_step() {
+fn follower_recovers_from_kill_at_each_snapshot_install_step() {
     let mut cluster = Cluster::start_with(3, "auto", OFTEN);
     cluster.wait_until_all_serve();
     let mut written = 0;

@@ -12,7 +12,7 @@ use super::replicas::Cluster;
 const FORGED: Term = Term((1 << 62) - 1);
 
 #[test]
-fn cluster_with_a_forged_term_on_disk_elects_again() {
+fn cluster_with_a_forged_high_term_on_disk_elects_a_leader() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let mut client = Client::connect(cluster.address(0)).unwrap();

@@ -387,7 +387,7 @@ fn plausible(info: &Info) {
 
 /// Reads the fields like an exporter for dashboards: while the server works, each number changes.
 #[test]
-fn no_field_for_dashboards_is_constant() {
+fn info_fields_used_by_dashboards_change_under_load() {
     let cluster = Cluster::start(1, "fused");
     cluster.wait_until_all_serve();
     let address = cluster.address(0);

@@ -45,11 +45,11 @@ fn resumed_leader_serves_no_stale_read(threads: &'static str) {
 }
 
 #[test]
-fn resumed_leader_serves_no_stale_read_with_dedicated_threads() {
+fn resumed_leader_serves_no_stale_read_with_thread_per_stage() {
     resumed_leader_serves_no_stale_read("dedicated");
 }
 
 #[test]
-fn resumed_leader_serves_no_stale_read_with_fused_threads() {
+fn resumed_leader_serves_no_stale_read_with_shared_stage_thread() {
     resumed_leader_serves_no_stale_read("fused");
 }

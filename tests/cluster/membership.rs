@@ -94,17 +94,17 @@ fn other_flags(threads: &'static str) {
 }
 
 #[test]
-fn start_with_changed_peers_is_refused_with_dedicated_threads() {
+fn restart_with_changed_peers_is_refused_with_thread_per_stage() {
     other_flags("dedicated");
 }
 
 #[test]
-fn start_with_changed_peers_is_refused_with_fused_threads() {
+fn restart_with_changed_peers_is_refused_with_shared_stage_thread() {
     other_flags("fused");
 }
 
 #[test]
-fn replicas_with_different_members_refuse_each_other() {
+fn replicas_with_different_member_lists_refuse_each_other() {
     let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     write(&cluster, 1, 0..10);
@@ -134,7 +134,7 @@ fn replicas_with_different_members_refuse_each_other() {
 
 /// Also while the replica to be replaced leads, and when it comes back later.
 #[test]
-fn replacement_under_a_new_id_is_refused_by_the_members() {
+fn replacement_replica_with_a_new_id_is_refused_by_members() {
     let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     write(&cluster, 1, 0..10);
@@ -182,7 +182,7 @@ fn replacement_under_a_new_id_is_refused_by_the_members() {
 }
 
 #[test]
-fn start_with_swapped_data_folders_is_refused() {
+fn replica_start_with_swapped_data_folders_is_refused() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     write(&cluster, 0, 0..10);

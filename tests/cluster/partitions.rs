@@ -177,17 +177,17 @@ fn cut_off_leader(threads: &'static str, flow: Flow) {
 }
 
 #[test]
-fn silently_partitioned_leader_loses_leadership_with_dedicated_threads() {
+fn partitioned_leader_steps_down_with_thread_per_stage() {
     cut_off_leader("dedicated", Flow::Held);
 }
 
 #[test]
-fn leader_without_connections_loses_leadership_with_fused_threads() {
+fn leader_with_closed_connections_steps_down_with_shared_stage_thread() {
     cut_off_leader("fused", Flow::Cut);
 }
 
 #[test]
-fn leader_that_receives_nothing_steps_down() {
+fn leader_that_receives_no_messages_steps_down() {
     let (cluster, wires) = Cluster::start_wired(3, "auto");
     cluster.wait_until_all_serve();
     under_load(&cluster, || {
@@ -260,7 +260,7 @@ fn count(address: SocketAddr, stop: &AtomicBool) -> (u64, u64) {
 }
 
 #[test]
-fn forwarded_writes_over_flapping_links_apply_once() {
+fn writes_forwarded_over_flapping_links_are_applied_once() {
     let (mut cluster, wires) = Cluster::start_wired(3, "auto");
     cluster.wait_until_all_serve();
     let follower = (cluster.leader() + 1) % 3;

@@ -113,18 +113,18 @@ fn master(cluster: &Cluster, at: usize) -> Option<String> {
 }
 
 #[test]
-fn subscribers_get_messages_in_one_order_with_dedicated_threads() {
+fn subscribers_get_messages_in_one_order_with_thread_per_stage() {
     subscribers_get_equal_messages("dedicated");
 }
 
 #[test]
-fn subscribers_get_messages_in_one_order_with_fused_threads() {
+fn subscribers_get_messages_in_one_order_with_shared_stage_thread() {
     subscribers_get_equal_messages("fused");
 }
 
 /// Keyspace notifications, expirations included, reach subscribers on every replica.
 #[test]
-fn expirations_are_notified_on_every_replica() {
+fn key_expirations_are_notified_on_every_replica() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let setting: &[&[u8]] = &[b"CONFIG", b"SET", b"notify-keyspace-events", b"K$x"];
@@ -147,7 +147,7 @@ fn expirations_are_notified_on_every_replica() {
 
 /// A subscriber that does not read is disconnected, at no cost to other clients.
 #[test]
-fn subscriber_that_does_not_read_is_disconnected() {
+fn pubsub_subscriber_that_does_not_read_is_disconnected() {
     let cluster = Cluster::start(1, "auto");
     cluster.wait_until_all_serve();
     let mut silent_reader = listen(&cluster, 0, &[b"SUBSCRIBE", b"news"]);
@@ -165,7 +165,7 @@ fn subscriber_that_does_not_read_is_disconnected() {
 /// CLIENT REPLY OFF and SKIP suppress replies of all kinds of commands on each replica, and no
 /// others.
 #[test]
-fn client_reply_off_suppresses_replies() {
+fn client_reply_off_and_skip_suppress_replies() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     for at in 0..3 {

@@ -80,17 +80,17 @@ fn assert_equal_digests(cluster: &Cluster) {
 }
 
 #[test]
-fn lost_replica_rejoins_under_its_id_with_dedicated_threads() {
+fn lost_replica_rejoins_under_its_old_id_with_thread_per_stage() {
     rejoin_rounds("dedicated");
 }
 
 #[test]
-fn lost_replica_rejoins_under_its_id_with_fused_threads() {
+fn lost_replica_rejoins_under_its_old_id_with_shared_stage_thread() {
     rejoin_rounds("fused");
 }
 
 #[test]
-fn rejoin_in_two_member_cluster_or_with_bootstrap_is_refused() {
+fn rejoin_flag_with_two_members_or_bootstrap_is_refused() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // Two members cannot rebuild one of them.

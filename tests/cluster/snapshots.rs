@@ -118,7 +118,7 @@ fn files(cluster: &Cluster, at: usize) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn compacted_folder_stays_small_and_restores_all_data() {
+fn compacted_data_folder_stays_small_and_restores_all_data() {
     let mut cluster = Cluster::start_with(3, "auto", OFTEN);
     cluster.wait_until_all_serve();
     let written = 5_000;
@@ -175,7 +175,7 @@ fn most_bytes(cluster: &Cluster, stop: &AtomicBool) -> ([u64; 3], usize) {
 /// The bound of `src/runtime/stages/snapshot_scheduler.rs`: two snapshots, and a log that snapshots
 /// keep up with, however fast clients write.
 #[test]
-fn folder_size_is_bounded_under_fast_writes() {
+fn data_folder_size_is_bounded_under_fast_writes() {
     const KEYS: usize = 512;
     const WRITES: usize = 32 * KEYS;
     const LOG_BYTES: u64 = 1 << 20;
@@ -229,7 +229,7 @@ fn folder_size_is_bounded_under_fast_writes() {
 
 /// `CONFIG SET` changes the growth of the log after which this one replica takes a snapshot.
 #[test]
-fn log_growth_before_snapshot_is_set_at_run_time() {
+fn config_set_changes_log_growth_before_the_next_snapshot() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let index = |at| info(cluster.address(at), "raft_snapshot_index").unwrap();
@@ -251,7 +251,7 @@ fn log_growth_before_snapshot_is_set_at_run_time() {
 }
 
 #[test]
-fn bgsave_and_save_take_a_snapshot() {
+fn bgsave_and_save_commands_take_a_snapshot() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let address = cluster.address(1);
@@ -320,12 +320,12 @@ fn comes_back(threads: &'static str) {
 }
 
 #[test]
-fn lagging_follower_catches_up_by_snapshot_with_dedicated_threads() {
+fn lagging_follower_catches_up_by_snapshot_with_thread_per_stage() {
     comes_back("dedicated");
 }
 
 #[test]
-fn lagging_follower_catches_up_by_snapshot_with_fused_threads() {
+fn lagging_follower_catches_up_by_snapshot_with_shared_stage_thread() {
     comes_back("fused");
 }
 
@@ -410,11 +410,11 @@ fn kill_rounds(threads: &'static str) {
 }
 
 #[test]
-fn writes_survive_kills_during_snapshots_with_dedicated_threads() {
+fn writes_survive_kills_during_snapshots_with_thread_per_stage() {
     kill_rounds("dedicated");
 }
 
 #[test]
-fn writes_survive_kills_during_snapshots_with_fused_threads() {
+fn writes_survive_kills_during_snapshots_with_shared_stage_thread() {
     kill_rounds("fused");
 }

@@ -200,11 +200,11 @@ fn rounds(threads: &'static str) {
 }
 
 #[test]
-fn transfers_and_once_commands_apply_once_with_dedicated_threads() {
+fn once_and_transfer_commands_apply_exactly_once_with_thread_per_stage() {
     rounds("dedicated");
 }
 
 #[test]
-fn transfers_and_once_commands_apply_once_with_fused_threads() {
+fn once_and_transfer_commands_apply_exactly_once_with_shared_stage_thread() {
     rounds("fused");
 }

@@ -104,7 +104,7 @@ fn unknown_peer_is_rejected_and_logged() {
 /// A member that announces that it rejoins is accepted whatever its known history was, and replaces
 /// the running replica of the same id, which is rejected from then on.
 #[test]
-fn hello_of_a_rejoining_replica_disconnects_its_predecessor() {
+fn rejoining_replica_disconnects_its_running_predecessor() {
     let cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     let hello = Hello { rejoining: true, ..hello_of_replica_2() };

@@ -41,7 +41,7 @@ fn assert_repaired(disk: &MemDisk, acknowledged: &bowline::raft::Durable, case: 
 }
 
 #[test]
-fn every_flipped_bit_on_disk_is_detected_and_its_file_named() {
+fn flipped_bit_in_any_storage_file_is_detected_and_file_named() {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
     account.live(&mut disk, SEED, 12).unwrap();
     let names = disk.list().unwrap();
@@ -93,7 +93,7 @@ fn truncated_storage_files_are_refused_unless_a_copy_is_intact() {
 /// segment proves that it was written. In the very last block nothing does: it looks like a torn
 /// tail.
 #[test]
-fn log_with_a_lost_sector_is_refused_if_later_blocks_show_it() {
+fn log_with_a_lost_sector_before_a_later_block_is_refused() {
     let (disk, account) = faultless_run();
     let names = disk.list().unwrap();
     let last = names.last().unwrap();
@@ -219,7 +219,7 @@ fn missing_storage_file_is_named_in_the_error() {
 }
 
 #[test]
-fn files_of_another_replica_or_cluster_are_refused() {
+fn storage_files_of_another_replica_or_cluster_are_refused() {
     let (disk, _) = faultless_run();
     let stranger = |cluster, replica| {
         let mut disk = MemDisk::default();

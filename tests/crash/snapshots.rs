@@ -76,7 +76,7 @@ fn power_cut_leaves_snapshot_and_log_consistent() {
 }
 
 #[test]
-fn second_power_cut_leaves_snapshot_and_log_consistent() {
+fn power_cut_during_recovery_leaves_snapshot_and_log_consistent() {
     let (mut rng, mut cut_again) = (Rng::new(5), 0);
     let seed = 1;
     for cut in 0..operations_of(seed) {
@@ -208,7 +208,7 @@ impl Folder {
 }
 
 #[test]
-fn damaged_snapshot_falls_back_to_the_previous_one() {
+fn recovery_from_a_damaged_snapshot_uses_the_previous_one() {
     let mut folder = Folder::new();
     folder.write(1, 1, 20);
     let first = folder.take(10);
@@ -238,7 +238,7 @@ fn damaged_snapshot_falls_back_to_the_previous_one() {
 }
 
 #[test]
-fn damaged_snapshot_not_covered_by_the_log_is_refused() {
+fn start_with_damaged_snapshot_not_covered_by_log_is_refused() {
     let mut folder = Folder::new();
     folder.write(1, 1, 40);
     folder.take(10);
@@ -264,7 +264,7 @@ fn damaged_snapshot_not_covered_by_the_log_is_refused() {
 }
 
 #[test]
-fn damaged_snapshot_from_the_leader_is_refused() {
+fn start_with_damaged_snapshot_from_the_leader_is_refused() {
     let mut folder = Folder::new();
     folder.write(1, 1, 20);
     folder.take(10);
@@ -293,7 +293,7 @@ fn damaged_snapshot_from_the_leader_is_refused() {
 
 /// The first entries of a segment may replace some of the deleted segment before it.
 #[test]
-fn segment_may_replace_entries_of_a_deleted_segment() {
+fn log_segment_may_replace_entries_of_a_deleted_segment() {
     let mut folder = Folder::new();
     folder.write(1, 1, 10);
     let segments = folder.log.stats().segments;
@@ -365,7 +365,7 @@ fn damage_to_a_compacted_log_is_detected() {
 }
 
 #[test]
-fn invalid_incoming_snapshot_changes_nothing() {
+fn invalid_snapshot_from_the_leader_modifies_no_file() {
     let mut folder = Folder::new();
     folder.write(1, 1, 20);
     let latest = folder.take(10);
@@ -438,7 +438,7 @@ fn damaged_snapshot_in_use_is_replaced() {
 }
 
 #[test]
-fn folder_size_stays_bounded_under_writes() {
+fn file_count_stays_bounded_under_writes_with_snapshots() {
     let mut folder = Folder::new();
     for round in 1..=50 {
         folder.write(1, round * 20 - 19, round * 20);

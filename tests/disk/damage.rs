@@ -48,7 +48,7 @@ fn flip(path: &Path, bit: usize) {
 }
 
 #[test]
-fn flipped_bit_on_disk_is_refused_or_repaired_and_logged() {
+fn flipped_bit_on_disk_is_repaired_or_start_is_refused() {
     // Two replicas, so that there is a peer record, and so that replica 2 continues to run.
     let mut cluster = Cluster::start(2, "auto");
     cluster.wait_until_all_serve();
@@ -109,7 +109,7 @@ fn flipped_bit_on_disk_is_refused_or_repaired_and_logged() {
 }
 
 #[test]
-fn torn_end_of_log_is_truncated_and_earlier_damage_is_refused() {
+fn torn_tail_of_log_is_truncated_but_earlier_damage_is_refused() {
     let mut cluster = Cluster::start(1, "auto");
     cluster.wait_until_all_serve();
     let acknowledged = write(&cluster, 0, 0, 30, 100);

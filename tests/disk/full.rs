@@ -82,7 +82,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn file_size_limit_is_reported() {
+fn exceeding_the_file_size_limit_is_reported_as_an_error() {
     let cluster = Cluster::start(1, "auto");
     let folder = cluster.folder.path().join("limited");
     let mut served = cluster.command_at(0, free_port(), free_port());

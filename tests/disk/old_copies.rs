@@ -83,7 +83,7 @@ fn openings(folder: &Path, at: usize) -> u64 {
 /// Two of three replicas have the acknowledged writes; one of the two is wiped and bootstrapped
 /// again.
 #[test]
-fn wiped_and_bootstrapped_replica_is_refused_over_60_restarts() {
+fn wiped_and_bootstrapped_replica_is_refused_by_its_peers() {
     let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     // Replica 3 lacks these writes.
@@ -131,7 +131,7 @@ fn wiped_and_bootstrapped_replica_is_refused_over_60_restarts() {
 }
 
 #[test]
-fn restored_old_folder_is_refused_across_restarts() {
+fn replica_restored_from_an_old_copy_is_refused_by_its_peers() {
     let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     let (folder, old) = (cluster.replica_folder(0), cluster.folder.path().join("old"));

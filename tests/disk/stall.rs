@@ -120,11 +120,11 @@ fn hang(threads: &'static str) {
 }
 
 #[test]
-fn stalled_disk_causes_leadership_transfer_with_dedicated_threads() {
+fn stalled_disk_causes_leadership_transfer_with_thread_per_stage() {
     hang("dedicated");
 }
 
 #[test]
-fn stalled_disk_causes_leadership_transfer_with_fused_threads() {
+fn stalled_disk_causes_leadership_transfer_with_shared_stage_thread() {
     hang("fused");
 }

@@ -68,11 +68,11 @@ fn holds(threads: &str) {
 }
 
 #[test]
-fn short_course_run_passes_with_fused_threads() {
+fn partition_and_kill_scenario_passes_with_shared_stage_thread() {
     holds("fused");
 }
 
 #[test]
-fn short_course_run_passes_with_dedicated_threads() {
+fn partition_and_kill_scenario_passes_with_thread_per_stage() {
     holds("dedicated");
 }

@@ -176,11 +176,11 @@ fn keeps_answering(threads: &str) {
 }
 
 #[test]
-fn invalid_or_stale_messages_are_harmless_with_fused_threads() {
+fn service_survives_invalid_and_stale_messages_with_shared_stage_thread() {
     keeps_answering("fused");
 }
 
 #[test]
-fn invalid_or_stale_messages_are_harmless_with_dedicated_threads() {
+fn service_survives_invalid_and_stale_messages_with_thread_per_stage() {
     keeps_answering("dedicated");
 }

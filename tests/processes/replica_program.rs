@@ -78,7 +78,7 @@ fn refused(arguments: &[&str], variable: &str) -> String {
 }
 
 #[test]
-fn invalid_command_line_arguments_print_the_usage() {
+fn replica_program_prints_usage_for_invalid_arguments() {
     assert!(refused(&[], "auto").contains("missing"));
     assert!(refused(&["nowhere", "0000"], "auto").contains("`nowhere`"));
     assert!(refused(&["40000", "0000", "0001", "FFFF"], "auto").contains("`FFFF`"));
@@ -89,7 +89,7 @@ fn invalid_command_line_arguments_print_the_usage() {
 }
 
 #[test]
-fn options_may_follow_arguments_and_hello_is_sent_first() {
+fn replica_program_accepts_options_after_arguments() {
     let folder = tempfile::tempdir().unwrap();
     for words in ["--threads=fused P 000A 000B", "P 000A --threads dedicated 000B"] {
         let (socket, port) = simulator();
@@ -123,7 +123,7 @@ fn replica_exits_when_its_simulator_exits() {
 }
 
 #[test]
-fn socket_without_a_listener_is_an_error() {
+fn replica_program_fails_if_its_socket_has_no_listener() {
     let folder = tempfile::tempdir().unwrap();
     drop(UnixListener::bind(folder.path().join("0001")).unwrap());
     let (status, printed) = Program::start(folder.path(), "auto", &["0001", "0000"]).end();

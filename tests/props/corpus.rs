@@ -31,7 +31,7 @@ fn folder(target: &str) -> PathBuf {
 }
 
 #[test]
-fn committed_fuzz_inputs_never_panic() {
+fn decoders_never_panic_on_the_committed_fuzz_corpus() {
     for (target, _) in entries::TARGETS {
         let mut count = 0;
         for file in fs::read_dir(folder(target)).expect("each target has a corpus") {
@@ -47,7 +47,7 @@ fn committed_fuzz_inputs_never_panic() {
 }
 
 #[test]
-fn fuzz_seeds_use_the_current_format() {
+fn fuzz_corpus_seeds_use_the_current_formats() {
     for (target, name, bytes) in seeds() {
         let path = folder(target).join(name);
         if std::env::var_os("UPDATE_CORPUS").is_some() {
@@ -61,7 +61,7 @@ fn fuzz_seeds_use_the_current_format() {
 }
 
 #[test]
-fn fuzz_targets_and_source_files_match() {
+fn every_fuzz_target_has_a_source_file() {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
     let mut files: Vec<String> = fs::read_dir(manifest.join("targets"))
         .expect("the targets are there")

@@ -202,7 +202,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn strings_match_a_vector_of_bytes(changes in vec((change(), offset()), 1..25)) {
+    fn string_commands_match_a_byte_vector_model(changes in vec((change(), offset()), 1..25)) {
         let (mut state, mut model) = (StateMachine::default(), Vec::new());
         let mut held = Vec::new();
         for (change, near) in &changes {

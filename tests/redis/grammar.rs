@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn request_template_expands_to_all_its_forms() {
+    fn redis_request_template_expands_to_all_its_forms() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let form = same("A [B|C D ...] (E|F) ; G bit [H [I]] bit'");
         let mut seen = BTreeSet::new();

@@ -18,7 +18,7 @@ fn open() -> (LocalServer, String) {
 }
 
 #[test]
-fn repeated_once_command_gets_its_reply_but_is_not_applied() {
+fn repeated_once_command_gets_its_reply_without_being_applied() {
     let (mut server, session) = open();
     for (number, command, reply) in [
         (1, "INCR n", ":1\r\n"),
@@ -51,7 +51,7 @@ fn repeated_once_command_gets_its_reply_but_is_not_applied() {
 }
 
 #[test]
-fn unanswerable_once_command_is_refused_with_a_reason() {
+fn invalid_once_command_is_refused_with_an_error_code() {
     let (mut server, session) = open();
     let mut starts = |line: &str, code: &str| {
         let reply = ask(&mut server, line);
@@ -87,7 +87,7 @@ fn unanswerable_once_command_is_refused_with_a_reason() {
 }
 
 #[test]
-fn once_prefix_is_refused_inside_transactions() {
+fn once_command_is_refused_inside_a_transaction() {
     let (mut server, session) = open();
     for line in ["ONCE OPEN".to_owned(), format!("ONCE {session} 1 INCR n")] {
         assert_eq!(ask(&mut server, "MULTI"), "+OK\r\n");
@@ -98,7 +98,7 @@ fn once_prefix_is_refused_inside_transactions() {
 }
 
 #[test]
-fn command_getkeys_finds_the_key_of_a_once_command() {
+fn command_getkeys_returns_the_key_of_a_once_command() {
     let mut server = LocalServer::new(Limits::default());
     assert_eq!(ask(&mut server, "COMMAND GETKEYS ONCE 1 1 INCR n"), "*1\r\n$1\r\nn\r\n");
 }

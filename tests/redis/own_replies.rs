@@ -86,7 +86,7 @@ fn cluster_clients_are_redirected_to_the_leader() {
 }
 
 #[test]
-fn cluster_commands_report_one_slot_range() {
+fn cluster_commands_report_one_slot_range_for_all_replicas() {
     let mut client = Client::new();
     let me = format!("{:032x}{:08x}", 0xC1, 2);
     assert_eq!(client.reply("CLUSTER MYID"), format!("$40\r\n{me}\r\n"));
@@ -113,7 +113,7 @@ fn cluster_commands_report_one_slot_range() {
 }
 
 #[test]
-fn role_command_reports_the_role() {
+fn role_command_reports_leader_or_follower_state() {
     let mut client = Client::new();
     let role = "*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:7001\r\n$9\r\nconnected\r\n:8\r\n";
     assert_eq!(client.reply("ROLE"), role);
@@ -151,7 +151,7 @@ fn role_command_reports_the_role() {
 }
 
 #[test]
-fn hello_switches_the_protocol_version() {
+fn hello_command_switches_the_resp_version() {
     let mut client = Client::new();
     assert!(client.reply("HELLO").starts_with("*14\r\n$6\r\nserver\r\n$5\r\nredis\r\n"));
     let hello = client.reply("HELLO 3 AUTH default x SETNAME me");
@@ -170,7 +170,7 @@ fn hello_switches_the_protocol_version() {
 }
 
 #[test]
-fn maximum_length_of_strings_can_be_set_up_to_512_mib() {
+fn proto_max_bulk_len_can_be_set_up_to_512_mib() {
     let mut client = Client::new();
     assert_eq!(client.reply("CONFIG SET proto-max-bulk-len 512mb"), "+OK\r\n");
     let refused = client.reply("CONFIG SET proto-max-bulk-len 536870913");

@@ -253,7 +253,7 @@ fn check(reference: &Reference, seed: u64, requests: &[Made]) {
 /// Streams in which keys expire: some get a short TTL, the test waits until it is over, and the
 /// same requests continue.
 #[test]
-fn expiring_keys_get_the_same_replies_as_in_redis() {
+fn random_requests_on_expiring_keys_get_the_replies_of_redis() {
     let Some(reference) = Reference::start() else { return };
     for seed in 0..12 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -291,7 +291,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn random_requests_get_the_same_replies_as_in_redis() {
+fn random_requests_get_the_replies_of_redis() {
     let Some(reference) = Reference::start() else { return };
     let (only, wanted) = (number("BOWLINE_REDIS_SEED"), number("BOWLINE_REDIS_COMMANDS"));
     let wanted = wanted.unwrap_or(if only.is_some() { 1 } else { SAMPLE_LEN as u64 });

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn reply_comparison_follows_the_selected_comparison_mode() {
+    fn redis_reply_comparison_obeys_the_selected_mode() {
         use Agreement::{AnyOrder, Exact, Near, Pairs, TypeAndLength};
         let one = reply(b"*4\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n$1\r\nd\r\n");
         let other = reply(b"*4\r\n$1\r\nc\r\n$1\r\nd\r\n$1\r\na\r\n$1\r\nb\r\n");

@@ -393,7 +393,7 @@ fn parts(replies: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn replies_equal_those_of_redis() {
+fn listed_requests_get_the_replies_of_redis() {
     let Some(reference) = Reference::start() else { return };
     let lines = || SAME.lines().filter(|line| !line.is_empty());
     for version in ["2", "3"] {
@@ -423,7 +423,7 @@ fn replies_equal_those_of_redis() {
 const LATER: &[&str] = &["client|setinfo", "client|no-touch", "delex", "once"];
 
 #[test]
-fn command_table_agrees_with_redis() {
+fn command_table_matches_that_of_redis() {
     let Some(reference) = Reference::start() else { return };
     let ask = |request: &str| {
         let mut server = LocalServer::new(Limits::default());
@@ -479,7 +479,7 @@ fn facts(reply: &str) -> Vec<Vec<&str>> {
 }
 
 #[test]
-fn malformed_requests_end_as_in_redis() {
+fn malformed_requests_get_error_and_disconnect_as_in_redis() {
     let Some(reference) = Reference::start() else { return };
     for bytes in BROKEN {
         let mut server = LocalServer::new(Limits::default());

@@ -63,7 +63,7 @@ fn compare(reference: &Reference, server: &mut LocalServer, requests: &[String],
 }
 
 #[test]
-fn transactions_get_the_replies_of_redis() {
+fn listed_transactions_get_the_replies_of_redis() {
     let Some(reference) = Reference::start() else { return };
     let mut server = LocalServer::new(Limits::default());
     let flush = ["FLUSHALL".to_owned()];
@@ -154,7 +154,7 @@ fn run(server: &mut LocalServer, script: &str) -> String {
 }
 
 #[test]
-fn client_list_shows_open_transactions() {
+fn client_list_shows_the_open_transaction_of_a_client() {
     let mut server = LocalServer::new(Limits::default());
     let list = run(&mut server, "CLIENT LIST");
     assert!(list.contains(" flags=N ") && list.contains(" multi=-1 "), "{list}");

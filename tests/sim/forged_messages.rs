@@ -335,7 +335,7 @@ fn run(seed: u64, totals: &mut Totals) {
 }
 
 #[test]
-fn forged_messages_never_trip_an_assertion() {
+fn forged_peer_messages_never_cause_a_panic() {
     let mut totals = Totals::default();
     for seed in 0..SEEDS {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(seed, &mut totals))) {
@@ -398,7 +398,7 @@ fn forged_terms_cannot_exhaust_the_term_range() {
 }
 
 #[test]
-fn rejected_term_names_the_peer_and_gets_no_reply() {
+fn message_with_too_high_a_term_is_reported_and_not_answered() {
     let now = Instant(1_000_000_000_000);
     let mut replica = replica_in(Term(7), now);
     let now = now + Duration::from_secs(1);

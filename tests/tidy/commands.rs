@@ -90,7 +90,7 @@ fn split(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn commands_are_split_like_in_a_shell() {
+fn documented_shell_commands_are_split_into_words() {
     let page = "x\n```sh\nA=1 sudo b c  'd e' # f\n\ng \\\n    --h=\"i\" && j > k\n```\n\
                 ```toml\nl = 1\n```\n";
     let found: Vec<(usize, String)> =

@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_links_and_paths_are_found() {
+    fn broken_links_and_paths_in_documentation_are_reported() {
         let check = |text: &str| check_links("src/guide/a.md", text, &files()).len();
         assert_eq!(check("[a](../lib.rs) ![x](../../perf/pictures/x.svg) [b](https://docs.rs)"), 0);
         assert_eq!(check("# One: two\n[here](#one-two)\n[a]: a.md\n[up](../../perf/pictures/)"), 0);
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_commands_are_found() {
+    fn unknown_commands_in_documentation_are_reported() {
         let check = |line: &str| {
             let page = format!("```sh\n{line}\n```\n");
             check_commands("README.md", &page, &["tests/a.rs".to_owned()], "lint = \"x\"\n").len()
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn banned_words_are_found_outside_of_code() {
+    fn banned_words_in_documentation_prose_are_reported() {
         let check = |text: &str| check_words("README.md", text).len();
         assert_eq!(check("`whoever`\n```text\nwhoever\n```\nthe leader"), 0);
         assert_eq!(check("Whoever writes"), 1);

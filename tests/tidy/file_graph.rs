@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn re_exports_lead_to_the_defining_file() {
+    fn re_exported_import_resolves_to_the_defining_file() {
         let parent = ("src/raft/mod.rs", "mod a; mod b; pub use a::A; pub use b::*; struct P;");
         let a = ("src/raft/a.rs", "use super::B; struct A;");
         let b = ("src/raft/b.rs", "struct B;");
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn parent_may_import_its_children() {
+    fn parent_module_may_import_its_child_modules() {
         let parent = ("src/raft/mod.rs", "mod a; mod b; pub use a::A; struct P;");
         let a = ("src/raft/a.rs", "use super::P; struct A;");
         assert_eq!(complaints(&[parent, a]), 0);
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn imports_of_unit_tests_and_std_are_ignored() {
+    fn import_graph_ignores_unit_tests_and_std() {
         let a = ("src/raft/a.rs", "use super::b::B; struct A;");
         let b = "use std::fmt;\nstruct B;\n#[cfg(test)]\nmod tests { use super::super::a::A; }";
         assert_eq!(complaints(&[a, ("src/raft/b.rs", b)]), 0);
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn upward_imports_are_found() {
+    fn imports_from_a_lower_to_a_higher_layer_are_reported() {
         let upward = |from: &str, to: &str| {
             let text = format!("use crate::{to}::X;");
             let target = format!("src/{}.rs", to.replace("::", "/"));

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ignored_folders_are_skipped() {
+    fn gitignored_paths_are_skipped() {
         let rules = "/target\n/perf/out\nfuzz/artifacts/\n*.swp\nnames\n";
         for path in ["target", "perf/out", "fuzz/artifacts", "deep/names"] {
             assert!(is_ignored(path, rules), "{path}");

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn imports_against_the_layers_are_found() {
+    fn imports_that_violate_the_layering_rules_are_reported() {
         assert_eq!(complaints("src/raft/log.rs", "use crate::kv::StateMachine;"), 1);
         assert_eq!(complaints("src/raft/mod.rs", "fn f() { crate::sim::run() }"), 1);
         assert_eq!(complaints("src/raft/log.rs", "use super::super::kv::StateMachine;"), 1);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn imports_along_the_layers_are_allowed() {
+    fn imports_that_follow_the_layering_rules_are_allowed() {
         assert_eq!(complaints("src/raft/log.rs", "use crate::types::{Index, Term};"), 0);
         assert_eq!(complaints("src/raft/log.rs", "use super::message::Msg;"), 0);
         assert_eq!(complaints("src/raft/log.rs", "mod tests { use super::super::log::*; }"), 0);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn pure_modules_may_not_use_files_network_threads_or_time() {
+    fn pure_module_using_files_network_threads_or_time_is_reported() {
         assert_eq!(complaints("src/raft/log.rs", "use std::{fmt, fs::File, net};"), 2);
         assert_eq!(complaints("src/wire/peer.rs", "fn f() { std::thread::yield_now() }"), 1);
         assert_eq!(complaints("src/sim/cluster/mod.rs", "fn f() { let _ = Instant::now(); }"), 1);
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn dependencies_are_used_only_in_allowed_folders() {
+    fn use_of_a_crate_outside_its_allowed_folders_is_reported() {
         assert_eq!(complaints("src/raft/log.rs", "use mio::Poll;"), 1);
         assert_eq!(
             complaints("src/raft/log.rs", "fn f(now: crossbeam::channel::Sender<u8>) {}"),
@@ -334,13 +334,13 @@ mod tests {
     }
 
     #[test]
-    fn crate_root_may_only_declare_modules() {
+    fn crate_root_with_more_than_module_declarations_is_reported() {
         assert_eq!(complaints("src/lib.rs", "//! Doc.\n#![warn(x)]\n\npub mod raft;\n"), 0);
         assert_eq!(complaints("src/lib.rs", "pub mod raft;\npub use raft::Replica;\n"), 1);
     }
 
     #[test]
-    fn dependencies_have_a_purpose_comment() {
+    fn cargo_dependency_without_purpose_comment_is_reported() {
         let missing = check_dependencies("[dependencies]\n").len();
         assert_eq!(missing, CRATES.len());
         let with = |line: &str| check_dependencies(&format!("[dependencies]\n{line}\n")).len();

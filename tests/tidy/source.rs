@@ -234,7 +234,7 @@ fn use_tree(tokens: &[Token<'_>], at: usize, prefix: &[String], paths: &mut Vec<
 }
 
 #[test]
-fn strings_and_comments_are_not_code() {
+fn rust_source_is_split_into_code_and_comments() {
     let text = "a /* b /* c */ d */ \"e \\\" // f\" r#\"g \" h\"# 'i' '\\'' &'j // k\nl";
     let source = Source::split(text);
     let words: Vec<&str> = source.code.split_whitespace().collect();
@@ -245,7 +245,7 @@ fn strings_and_comments_are_not_code() {
 }
 
 #[test]
-fn use_declarations_are_expanded_to_paths() {
+fn rust_use_declarations_are_expanded_to_full_paths() {
     let text = "use a::{b, c::{self, d as e}, f::*,};\nuse g;\npub(in k::l) fn x() -> \
                 impl use<'_> { h::i::<j>() }";
     let found: Vec<(usize, String)> =

@@ -73,7 +73,7 @@ pub(crate) fn check(path: &str, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn banned_phrases_in_code_are_found() {
+fn banned_words_in_code_and_comments_are_reported() {
     let count = |text: &str| check("src/raft/log.rs", text).len();
     assert_eq!(count("// Whoever reads\nlet patience = 1;\nconst PATIENCE_MAX: u8 = 2;"), 3);
     assert_eq!(count("fn keys_end() { \"so many times\" }"), 2);

@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn results_of_readers_and_writers_are_reported_separately() {
+    fn benchmark_reports_readers_and_writers_separately() {
         let case = &named(&["readers-50-beside-8"]).unwrap()[0];
         assert_eq!((case.connections, case.operation), (50, Operation::Get));
         let writers = case.beside().unwrap();
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn benchmark_cases_of_a_sweep_differ_in_one_parameter() {
+    fn benchmark_sweep_has_one_case_per_parameter_value() {
         let found = named(&["connections", "values", "keys"]).unwrap();
         let values: Vec<f64> =
             found.iter().map(|case| case.sweep.as_ref().unwrap().value).collect();
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn lossy_cases_name_their_conditions() {
+    fn benchmark_case_name_includes_its_network_conditions() {
         let random = lossy(0.05, NetworkPath { burst: 1, rtt_ms: None }, None, 64, 100);
         assert_eq!(random.name, "loss-5");
         let seven = lossy(0.07, NetworkPath { burst: 1, rtt_ms: None }, None, 64, 100);

@@ -201,7 +201,7 @@ mod tests {
     /// A single test for all cases, because a panic kills the children of every test in this
     /// process.
     #[test]
-    fn child_processes_are_killed_on_drop_and_on_panic() {
+    fn child_processes_are_killed_on_handle_drop_and_on_panic() {
         let folder = tempfile::tempdir().unwrap();
         let mut child = sleeper(folder.path());
         let id = child.id();

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_of_all_servers_are_summed_except_leader_changes() {
+    fn server_counters_are_summed_but_leader_changes_use_max_term() {
         let of = |texts: [&str; 2]| {
             let mut counters = Counters::new();
             for text in texts {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn kernel_tcp_counters_are_found_by_name() {
+    fn kernel_tcp_counters_are_parsed_by_protocol_and_name() {
         let text = "Ip: A RetransSegs\nIp: 1 2\nTcp: InSegs RetransSegs\nTcp: 70 -1\n\
             TcpExt: A TCPTimeouts\nTcpExt: 5 6\n";
         assert_eq!(tcp_counter(text, "Tcp:", "InSegs"), Some(70));

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_replies_are_returned_only_when_complete() {
+    fn redis_reply_is_returned_only_when_complete() {
         assert_eq!(complete_reply(b"+PO"), None);
         assert_eq!(complete_reply(b"+PONG\r\n").as_deref(), Some("+PONG"));
         assert_eq!(complete_reply(b"$3\r\nabc\r"), None);
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn server_metrics_are_found_by_their_full_name() {
+    fn server_metric_is_selected_by_its_exact_name() {
         let text = "raft_syncs_total:9\r\nraft_syncs:7\r\nfsync_count 1.5e+03\n";
         assert_eq!(number(text, "raft_syncs"), Some(7));
         assert_eq!(number(text, "fsync_count"), Some(1_500));

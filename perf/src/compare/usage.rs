@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proc_stat_and_io_files_are_parsed() {
+    fn cpu_and_disk_usage_are_parsed_from_proc_stat_and_io() {
         let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 900 0 0 0 250 50 0 0 20 0 4 0 100 0 0";
         assert_eq!(read_ticks(stat), Some(300));
         assert_eq!(read_ticks("7 (a"), None);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn processor_time_of_a_process_is_measured() {
+    fn cpu_time_of_a_process_is_measured() {
         let id = std::process::id();
         let before = usage([id]).unwrap();
         let mut sum = 0_u64;

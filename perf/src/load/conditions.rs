@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conditions_of_the_fail_if_option_are_parsed() {
+    fn fail_if_option_conditions_are_parsed() {
         let parts = |text: &str| {
             let condition = Condition::parse(text).unwrap();
             (condition.metric, condition.comparison, condition.limit)

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn varints_of_every_length_round_trip() {
+    fn protobuf_varints_of_every_length_round_trip() {
         for value in [0, 1, 127, 128, 300, u64::MAX] {
             let mut out = Vec::new();
             varint(&mut out, value);

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_read_is_reported_but_a_concurrent_read_is_not() {
+    fn history_check_rejects_stale_but_not_concurrent_reads() {
         let judge = |records: &[Record]| history(records).check(STEPS_MAX).is_ok();
         let (first, second) = (write_of(1, 1, 0, 10), write_of(1, 2, 20, 30));
         assert!(judge(&[first, second, read_of(1, Some(2), 31, 40)]));

@@ -173,7 +173,7 @@ mod tests {
 
     /// Tests the examples of RFC 7541, appendices C.4 and C.6.
     #[test]
-    fn huffman_decoding_matches_the_rfc_examples() {
+    fn hpack_huffman_decoding_matches_the_rfc_examples() {
         for (code, expected) in [
             ("f1e3 c2e5 f23a 6ba0 ab90 f4ff", "www.example.com"),
             ("a8eb 1064 9cbf", "no-cache"),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn status_and_grpc_headers_are_decoded() {
+    fn hpack_decodes_http_status_and_grpc_headers() {
         let mut headers = Headers::default();
         // Table size update, :status 200, content-type and grpc-status as literals.
         let mut block = bytes("20 88 0f10 04");

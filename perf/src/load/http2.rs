@@ -400,7 +400,7 @@ mod tests {
     const OK: &[u8] = b"\x00\x0bgrpc-status\x010";
 
     #[test]
-    fn grpc_calls_complete_in_any_order() {
+    fn concurrent_grpc_calls_may_complete_out_of_order() {
         let mut out = Vec::new();
         let mut http2 = Http2::start("127.0.0.1:1".to_owned(), &mut out);
         assert!(out.starts_with(PREFACE));
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn grpc_errors_carry_their_status_name() {
+    fn grpc_error_text_includes_its_status_name() {
         let mut out = Vec::new();
         let mut http2 = Http2::start("a".to_owned(), &mut out);
         for _ in 0..3 {
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn large_grpc_messages_wait_for_flow_control() {
+    fn large_grpc_message_waits_for_http2_flow_control_window() {
         let mut out = Vec::new();
         let mut http2 = Http2::start("a".to_owned(), &mut out);
         out.clear();

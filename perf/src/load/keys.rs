@@ -301,7 +301,7 @@ mod tests {
     /// Frequencies follow the formula: each of the first hundred ranks is within five standard
     /// deviations of its probability, and so are all other ranks combined.
     #[test]
-    fn zipf_frequencies_match_the_formula() {
+    fn zipf_draw_frequencies_match_theoretical_probabilities() {
         for (theta, ranks) in [(0.99, 1_000_u64), (0.5, 200), (1.0, 300), (1.5, 10_000), (0.99, 1)]
         {
             let draws = 200_000_u32;
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn sequential_uniform_and_latest_keys_follow_their_distribution() {
+    fn generated_keys_follow_the_chosen_key_distribution() {
         let inserts = Inserts::after(10);
         assert_eq!(draws(Distribution::Sequential, 4, &inserts, 6), [0, 1, 2, 3, 0, 1]);
         let counts = shares(&draws(Distribution::Uniform, 10, &inserts, 100_000));
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_of_a_value_that_is_read_is_verified() {
+    fn changed_byte_in_a_value_read_back_is_detected() {
         let values = Values::new(40, &mut Rng::new(1));
         let mut value = Vec::new();
         values.write(&mut value, 0xAB00_0000_0000_0001);

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn nats_replies_are_matched_to_requests_in_any_order() {
+    fn nats_replies_out_of_order_are_matched_to_their_requests() {
         let mut nats = with_requests(3);
         let mut out = Vec::new();
         let stored = b"MSG i.1 1 28\r\n{\"stream\":\"KV_perf\",\"seq\":1}\r\n";

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_code_is_the_first_word_of_the_error_message() {
+    fn redis_error_code_is_the_first_word_of_the_error_message() {
         assert_eq!(error_code(b"MOVED 12 127.0.0.1:7002"), "MOVED");
         assert_eq!(error_code(b"UNCERTAIN"), "UNCERTAIN");
         assert_eq!(error_code(b""), "ERROR");

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reply_type_is_parsed_only_when_complete() {
+    fn redis_reply_of_any_type_is_parsed_only_when_complete() {
         assert_eq!(whole("+OK\r\n"), Reply::Done);
         assert_eq!(whole(":12\r\n"), Reply::Done);
         assert_eq!(whole("-ERR no\r\n"), Reply::Error(b"ERR no"));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn write_succeeds_when_enough_replicas_acknowledge() {
+    fn write_with_wait_succeeds_only_if_enough_replicas_acknowledge() {
         let both = b"+OK\r\n:1\r\n";
         for end in 0..both.len() {
             assert_eq!(read_with_wait(&both[..end], 1), Ok(None));
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn waitaof_succeeds_when_server_and_replicas_have_synced() {
+    fn waitaof_reply_is_success_only_if_server_and_replicas_synced() {
         assert!(is_synced(b"*2\r\n:1\r\n:1\r\n", 1) && is_synced(b"*2\r\n:1\r\n:2\r\n", 1));
         assert!(!is_synced(b"*2\r\n:0\r\n:2\r\n", 1), "not on the server itself");
         assert!(!is_synced(b"*2\r\n:1\r\n:1\r\n", 2), "timed out");
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn redis_arrays_are_split_into_elements() {
+    fn redis_array_reply_is_split_into_its_elements() {
         let list = b"*3\r\n:7\r\n$2\r\nab\r\n*1\r\n+x\r\n";
         let expected =
             [Reply::Value(Some(b"7")), Reply::Value(Some(b"ab")), Reply::List(b"*1\r\n+x\r\n")];

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_sent_late_keep_their_scheduled_time() {
+    fn late_open_loop_requests_keep_their_scheduled_time() {
         let mut schedule = Schedule::new(0, SECOND, 10.0, 0, 1);
         assert_eq!(schedule.backlog(0), 1);
         schedule.take();

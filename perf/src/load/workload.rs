@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operation_types_are_drawn_in_their_configured_ratio() {
+    fn generated_operation_types_match_the_configured_ratio() {
         for name in ["a", "b", "C", "d", "e", "f", "set", "get", "read=3,insert=1"] {
             let mix = Mix::parse(name).unwrap();
             let mut rng = Rng::new(9);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_workloads_are_rejected() {
+    fn invalid_operation_mix_is_rejected_with_the_reason() {
         for (text, word) in [
             ("g", "a to f"),
             ("", "a to f"),

@@ -100,14 +100,14 @@ mod tests {
     const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 
     #[test]
-    fn packets_from_clients_are_not_dropped() {
+    fn simulated_packet_loss_spares_client_traffic() {
         let lossy = reset(&random(Ipv4Addr::new(10, 99, 0, 254), 0.125));
         assert!(lossy.contains("ip saddr != 10.99.0.254 numgen random mod 100000 < 12500"));
         assert!(!reset("").contains("drop") && reset("").contains("flush ruleset"));
     }
 
     #[test]
-    fn bursts_have_exactly_the_given_loss_and_mean_length() {
+    fn packet_loss_bursts_match_the_configured_rate_and_length() {
         let mut rng = Rng::new(1);
         for (loss, mean) in [(0.2, 4), (0.01, 4), (0.5, 2), (0.8, 4), (0.2, 1)] {
             let found = pattern(loss, mean, &mut rng);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn bursts_need_gaps() {
+    fn loss_rate_impossible_with_the_burst_length_is_rejected() {
         assert!(can_burst(0.0, 4) && can_burst(0.8, 4) && can_burst(0.2, 1_000));
         assert!(!can_burst(0.9, 4) && !can_burst(0.001, 1_000));
     }

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_keep_their_order_and_have_the_same_delay() {
+    fn packet_delay_queue_keeps_order_and_applies_equal_delay() {
         let (begin, ms) = (Instant::now(), Duration::from_millis);
         let mut queue = DelayQueue::new(ms(10));
         assert_eq!(queue.next_due_in(begin), None);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn delay_queue_is_bounded() {
+    fn packet_delay_queue_is_full_at_its_capacity() {
         let now = Instant::now();
         let mut queue = DelayQueue::new(Duration::ZERO);
         for _ in 0..PACKETS_MAX {

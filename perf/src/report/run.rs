@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentile_curve_contains_every_sample() {
+    fn latency_percentile_curve_matches_the_recorded_samples() {
         let mut histogram = Histogram::<u64>::new(3).unwrap();
         for micros in [100, 200, 300, 400] {
             histogram.record(micros * 1_000).unwrap();
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_in_results_over_time_are_filled_with_empty_intervals() {
+    fn gaps_in_a_result_time_series_are_filled_with_empty_intervals() {
         let second = |at_s| Interval { count: 5, ..Interval::empty(at_s, 1.0) };
         let mut run = Run { intervals: [0.0, 1.0, 4.0, 5.0].map(second).into(), ..Run::default() };
         run.fill_gaps();

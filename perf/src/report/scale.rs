@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn degenerate_value_ranges_make_valid_chart_scales() {
+    fn chart_scale_is_valid_for_empty_or_single_value_data() {
         for high in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert_eq!(Scale::from_zero(high), Scale::from_zero(1.0), "{high}");
         }
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_formatted_with_three_significant_digits() {
+    fn chart_numbers_are_formatted_with_three_significant_digits() {
         let amounts = [0.0, 0.033, 7.5, 999.0, 9_990.0, 22_600.0, 161_000.0, 1_250_000.0];
         let texts = ["0", "0.033", "7.5", "999", "9990", "22.6 k", "161 k", "1.25 M"];
         assert_eq!(amounts.map(amount), texts);

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn documented_command_lines_are_accepted() {
+    fn documented_bowline_command_lines_are_accepted() {
         let mut count = 0;
         for path in pages() {
             let text = fs::read_to_string(&path).expect("a page is text");
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn cluster_flags_are_documented() {
+    fn flags_of_the_bowline_cluster_command_are_documented() {
         let page = page("src/guide/configuration.md");
         for (flag, default) in flags("cluster") {
             let default = default.map_or("none".to_owned(), |value| format!("`{value}`"));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn sim_flags_and_profiles_are_documented() {
+    fn flags_and_fault_profiles_of_the_simulator_are_documented() {
         let page = page("src/guide/simulator.md");
         for (flag, _) in flags("sim") {
             assert!(page.contains(&format!("--{flag}")), "src/guide/simulator.md lacks --{flag}");

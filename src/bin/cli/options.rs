@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_setting_error_lists_the_allowed_values() {
+    fn error_for_an_invalid_setting_lists_the_allowed_values() {
         for (flags, expected) in [
             ("", "--id is required"),
             ("--id 0", "invalid id `0` (from --id): expected a replica id from 1"),
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn same_peers_give_every_replica_the_same_cluster_id() {
+    fn replicas_with_the_same_peer_list_derive_one_cluster_id() {
         let peers = "1=127.0.0.1:8001,2=127.0.0.1:8002";
         let reordered = "2=127.0.0.1:8002,1=127.0.0.1:8001";
         let cluster = |id: u16, peers: &str| {

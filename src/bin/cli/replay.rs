@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replay_command_is_quoted_for_a_shell() {
+    fn simulator_replay_command_is_quoted_for_a_shell() {
         let arguments = ["sim", "it's {\"a\": 1}", "--drops", "0.5"].map(str::to_owned).to_vec();
         let replay = Replay { arguments, seed: 7, seeds_left: 0, traced: false };
         assert_eq!(

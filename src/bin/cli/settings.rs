@@ -300,7 +300,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn flags_override_environment_settings_file_and_defaults() {
+    fn flags_override_environment_then_settings_file_then_defaults() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bowline.toml");
         let text = "id = 4\nlisten = \"127.0.0.1:1\"\nthreads = \"fused\"\n\

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn appended_limit_is_told_from_text_and_clamped() {
+    fn value_size_limit_appended_to_arguments_is_parsed_and_clamped() {
         let limit = |limit: usize| (limit as u64).to_le_bytes();
         for (last, expected) in [
             (&limit(5)[..], Some(5)),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn argument_lists_of_any_length_keep_their_order() {
+    fn command_arguments_of_any_count_keep_their_order() {
         let all: Vec<String> = (0..9).map(|number| number.to_string()).collect();
         let all: Vec<&[u8]> = all.iter().map(String::as_bytes).collect();
         for count in 0..all.len() {

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn bitfield_overflow_wraps_saturates_or_fails() {
+    fn bitfield_overflow_wraps_saturates_or_fails_as_requested() {
         let mut feeder = Feeder::new();
         let mut call = |args: &str| {
             let args: Vec<&str> = args.split(' ').collect();

@@ -273,7 +273,7 @@ mod tests {
     use crate::kv::state_machine::tests::Feeder;
 
     #[test]
-    fn bitcount_and_bitpos_agree_with_a_bit_by_bit_model() {
+    fn bitcount_and_bitpos_match_a_bit_by_bit_model() {
         let value: Vec<u8> =
             (0..40_u8).map(|at| at.wrapping_mul(at) ^ (at / 9).wrapping_mul(0xFF)).collect();
         let value = [&[0xFF; 20][..], &value, &[0; 20]].concat();

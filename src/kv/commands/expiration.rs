@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_wait_for_the_replicated_clock_at_an_expiration() {
+    fn read_must_wait_if_replicated_clock_lags_a_due_expiration() {
         let mut feeder = Feeder::new();
         at(&mut feeder, 1_000);
         feeder.call("set", &["k", "v", "PX", "50"]);
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_reset_keeps_remaining_ttls() {
+    fn replicated_clock_reset_keeps_remaining_ttls() {
         let mut feeder = Feeder::new();
         at(&mut feeder, 9_000_000);
         feeder.call("set", &["k", "v", "PX", "50"]);
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_keys_vanish_at_once_and_are_removed_in_batches() {
+    fn expired_keys_are_hidden_at_once_and_deleted_in_batches() {
         let mut feeder = Feeder::new();
         for number in 0..3 * REMOVED_MAX {
             feeder.call("set", &[&number.to_string(), "v", "PX", "5"]);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn modifying_a_key_keeps_its_ttl_and_setting_it_does_not() {
+    fn modifying_a_value_keeps_the_ttl_and_overwriting_clears_it() {
         let mut feeder = Feeder::new();
         let left = |feeder: &mut Feeder| {
             let args = [&b"k"[..], &0_u64.to_le_bytes()];

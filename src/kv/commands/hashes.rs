@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn small_hashes_keep_insertion_order() {
+    fn small_hash_returns_fields_in_insertion_order() {
         let mut feeder = filled(5);
         feeder.call("hset", &["h", "f1", "other"]);
         feeder.call("hdel", &["h", "f0", "f2", "nothing"]);
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn hscan_returns_each_field_present_throughout() {
+    fn hscan_returns_each_field_present_during_the_whole_scan() {
         let mut feeder = filled(1_000);
         let (mut cursor, mut returned) = ("0".to_owned(), BTreeSet::new());
         let mut rounds = 0;
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn hscan_is_complete_and_filtered_by_pattern() {
+    fn hscan_returns_all_fields_and_filters_by_pattern() {
         let mut feeder = filled(SMALL_FIELDS_MAX);
         let (cursor, found) = scan(&mut feeder, "77", &["COUNT", "1", "MATCH", "f1?"]);
         assert_eq!((cursor.as_str(), found.len()), ("0", 20), "small, so all at once");
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn hrandfield_is_distinct_unless_count_is_negative() {
+    fn hrandfield_returns_distinct_fields_unless_count_is_negative() {
         let mut feeder = filled(6);
         let mut seen = BTreeSet::new();
         for _ in 0..200 {
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn hash_digest_depends_only_on_fields_and_values() {
+    fn state_digest_of_a_hash_depends_only_on_fields_and_values() {
         let (mut one, mut other) = (filled(3), Feeder::new());
         one.call("hdel", &["h", "f1"]);
         for args in [["h", "f2", "x"], ["h", "f0", "0"], ["h", "f2", "2"]] {
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshots_keep_the_field_order_of_hashes() {
+    fn snapshot_keeps_the_field_order_of_hashes() {
         for large in [false, true] {
             let mut feeder = filled(20);
             if large {

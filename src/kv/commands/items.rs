@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn argument_lists_round_trip_through_their_encoding() {
+    fn command_argument_lists_round_trip_through_their_encoding() {
         let wanted: [&[u8]; 4] = [b"a", b"", b"\0\0\0\0", b"a longer one"];
         let buffer: ItemsBuffer = wanted.into_iter().collect();
         let items = Items::check(buffer.items().bytes()).unwrap();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_or_inconsistent_argument_lists_are_rejected() {
+    fn decoding_truncated_or_inconsistent_argument_lists_fails() {
         let buffer: ItemsBuffer = [&b"abc"[..], b"de"].into_iter().collect();
         let bytes = buffer.items().bytes();
         for length in (1..bytes.len()).filter(|length| *length != 7) {
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn argument_lists_are_equal_in_memory_and_encoded_form() {
+    fn command_argument_list_equals_its_encoded_form() {
         let slices: &[&[u8]] = &[b"key", b""];
         let buffer: ItemsBuffer = slices.iter().copied().collect();
         let forms: [Arguments<'_>; 3] =

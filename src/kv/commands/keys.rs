@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_present_throughout_a_scan_are_returned_once() {
+    fn scan_returns_keys_present_throughout_the_scan_exactly_once() {
         for count in ["1", "10", "9999999"] {
             let mut feeder = Feeder::new();
             for number in 0..1_500 {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_keyspace_is_scanned_in_one_call() {
+    fn scan_of_a_small_keyspace_takes_one_call() {
         let mut feeder = Feeder::new();
         assert_eq!(step(&mut feeder, 0, &[]), (0, vec![]));
         for key in ["a", "b", "c"] {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn scan_visits_a_bounded_number_of_keys() {
+    fn scan_call_visits_a_bounded_number_of_keys() {
         let mut feeder = Feeder::new();
         for number in 0..LOOKED_AT_MAX + 1_000 {
             feeder.call("set", &[&number.to_string(), "v"]);

@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn popping_the_last_value_removes_key_and_expiration() {
+    fn popping_the_last_list_element_removes_key_and_ttl() {
         let mut feeder = Feeder::new();
         let empty = feeder.store.memory();
         assert_eq!(feeder.call("rpush", &["l", "a", "b"]), Outcome::Integer(2));
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn rotating_a_list_of_one_value_keeps_its_expiration() {
+    fn rotating_a_one_element_list_keeps_its_ttl() {
         let mut feeder = Feeder::new();
         feeder.call("rpush", &["l", "a"]);
         feeder.call("pexpire", &["l", "100"]);
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_list_commands_change_nothing() {
+    fn failed_list_command_modifies_no_key() {
         let mut feeder = Feeder::new();
         feeder.call("rpush", &["l", "a", "b"]);
         feeder.apply(Operation::set(b"s", b"v"));
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn long_lists_are_restored_from_a_snapshot() {
+    fn long_list_is_restored_from_a_snapshot() {
         let mut feeder = Feeder::new();
         for number in 0..1_000 {
             let end = if number % 3 == 0 { "lpush" } else { "rpush" };

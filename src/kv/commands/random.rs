@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn random_members_are_chosen_uniformly() {
+    fn random_indexes_are_distinct_and_uniformly_distributed() {
         let (mut single, mut of_two) = ([0; 10], [0; 10]);
         let none = [].into();
         for seed in 0..10_000 {

@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_command_has_its_own_name_and_number() {
+    fn command_names_and_numbers_are_unique() {
         let mut names = BTreeSet::new();
         for row in GROUPS.iter().copied().flatten() {
             assert!(names.insert(row.name), "{} is registered twice", row.name);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn guide_lists_the_commands_that_take_long() {
+    fn operations_guide_lists_the_long_running_commands() {
         let page = include_str!("../../guide/operations.md");
         for (row, scale) in [
             ("| all values at the command's keys |", Scale::Values),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn command_keys_are_extracted_from_arguments() {
+    fn keys_of_a_command_are_extracted_from_its_arguments() {
         let keys = |name: &str, args: &str| {
             let args: Vec<&[u8]> = args.split(' ').map(str::as_bytes).collect();
             let keys = CommandId::named(name).unwrap().keys_in(args[..].into())?;

@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn set_members_are_unique_and_an_empty_set_is_deleted() {
+    fn set_has_unique_members_and_is_deleted_when_empty() {
         let mut feeder = Feeder::new();
         assert_eq!(feeder.call("sadd", &["s", "a", "b", "a"]), Outcome::Integer(2));
         assert_eq!(feeder.call("sadd", &["s", "b", "c"]), Outcome::Integer(1));
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn sscan_returns_each_member_present_throughout() {
+    fn sscan_returns_each_member_present_during_the_whole_scan() {
         let mut feeder = Feeder::new();
         let (mut number, mut seen) = (0, BTreeSet::new());
         while number < 1_000 {
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn set_digest_depends_only_on_the_members() {
+    fn state_digest_of_a_set_depends_only_on_its_members() {
         let mut one = Feeder::new();
         one.call("sadd", &["s", "a", "b"]);
         one.call("sadd", &["t", "c", "b"]);

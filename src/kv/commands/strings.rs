@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn set_checks_its_condition_and_returns_the_old_value() {
+    fn set_obeys_nx_and_xx_and_returns_the_old_value_for_get() {
         let mut feeder = Feeder::new();
         for (args, outcome) in [
             (&["k", "1", "XX"][..], Outcome::Unchanged),
@@ -522,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn multi_key_commands_handle_missing_and_repeated_keys() {
+    fn mget_mset_and_exists_accept_missing_and_repeated_keys() {
         let mut feeder = Feeder::new();
         assert_eq!(feeder.call("mset", &["a", "1", "b", "2", "a", "3"]), Outcome::Done);
         assert_eq!(feeder.call("mset", &["a", "1", "b"]), Outcome::wrong_number("mset"));
@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn changing_a_long_string_costs_no_work_for_its_length() {
+    fn modifying_a_long_string_costs_work_independent_of_length() {
         let mut feeder = Feeder::new();
         feeder.call_bytes("set", &[b"k", &vec![7; 16 << 20]]);
         let last = |feeder: &Feeder| EntryId { term: Term(1), index: feeder.store.applied_index() };
@@ -582,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn reply_shares_a_long_string_and_keeps_its_content() {
+    fn reply_shares_long_string_and_is_unaffected_by_later_writes() {
         let mut feeder = Feeder::new();
         let long = vec![7; 100_000];
         feeder.call_bytes("set", &[b"k", &long]);
@@ -601,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn limit_in_the_operation_applies_to_all_commands() {
+    fn value_size_limit_applies_to_all_string_and_bit_commands() {
         let mut feeder = Feeder::new();
         let limit = 1_000_u64.to_le_bytes();
         let mut call = |command: &str| {

@@ -574,12 +574,12 @@ mod tests {
     }
 
     #[test]
-    fn key_entry_is_8_bytes_and_its_header_24_bytes() {
+    fn key_entry_takes_8_bytes_and_its_heap_header_24_bytes() {
         assert_eq!((size_of::<KeyEntry>(), size_of::<Header>()), (8, 24));
     }
 
     #[test]
-    fn setting_expiry_preserves_key_and_value() {
+    fn setting_the_ttl_of_a_key_entry_preserves_key_and_value() {
         for key in [
             &b"k"[..],
             &[7; PackedMeta::SHORT_KEY_BYTES_MAX],
@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_collection_is_copied_on_change() {
+    fn shared_collection_value_is_copied_on_write() {
         let list = List::wrap(std::sync::Arc::default());
         let set = Set::wrap(std::sync::Arc::default());
         let mut entry = KeyEntry::new(b"k", Value::Collection(list), metadata_of(1));
@@ -635,7 +635,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_strings_of_any_length_are_stored() {
+    fn keys_and_string_values_of_any_length_are_stored() {
         for length in
             [0, 1, STACK_BYTES - 1, STACK_BYTES, STACK_BYTES + 1, 2_046, 2_047, 2_048, 100_000]
         {
@@ -650,7 +650,7 @@ mod tests {
     }
 
     #[test]
-    fn string_is_long_from_a_certain_length_on() {
+    fn string_value_from_a_size_threshold_on_is_stored_in_chunks() {
         for length in [LONG_BYTES_MIN - 1, LONG_BYTES_MIN] {
             let bytes = vec![7; length];
             let mut entry = string(b"k", &bytes);
@@ -667,7 +667,7 @@ mod tests {
     }
 
     #[test]
-    fn string_of_the_same_length_is_replaced_in_place() {
+    fn string_value_of_the_same_length_is_replaced_in_place() {
         let mut entry = string(b"k", b"one");
         let before = address(&entry);
         entry.replace(Value::String(b"two"), metadata_of(2));
@@ -680,7 +680,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_key_entry_is_immutable() {
+    fn shared_key_entry_is_unaffected_by_later_writes() {
         let long = vec![1; COPIED_BYTES_MAX + 1];
         let mut entry = string(b"k", &long);
         let (view, reply) = (entry.clone(), entry.shared_string());

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn enabled_keyspace_events_are_recorded_in_order() {
+    fn only_enabled_keyspace_events_are_recorded_in_order() {
         let mut keyspace = Keyspace::default();
         let change = |keyspace: &mut Keyspace| {
             keyspace.publish(b"c", b"m");
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn removing_an_expired_key_records_its_expiration() {
+    fn deleting_an_expired_key_records_expired_event_not_del() {
         let mut keyspace = Keyspace::default();
         keyspace.put_expiring(b"k", b"v", Some(5));
         keyspace.put_expiring(b"l", b"v", Some(6));
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn recording_keyspace_events_does_not_affect_the_state() {
+    fn recording_keyspace_events_does_not_change_the_state_digest() {
         let (mut silent, mut recording) = (Keyspace::default(), Keyspace::default());
         recording.record_events(RecordedEvents { messages: true, keys: true, misses: true });
         for keyspace in [&mut silent, &mut recording] {

@@ -76,7 +76,7 @@ mod tests {
     use crate::kv::state_machine::tests::Feeder;
 
     #[test]
-    fn reads_count_each_key_once_and_writes_count_none() {
+    fn keyspace_hits_and_misses_count_keys_of_reads_not_of_writes() {
         for (command, args, hits, misses) in [
             ("get", &["string"][..], 1, 0),
             ("get", &["missing"], 0, 1),
@@ -118,7 +118,7 @@ mod tests {
 
     /// Bug: `expired_keys` was always 0. Whatever removes an expired key, it counts once.
     #[test]
-    fn expired_keys_count_once_and_are_averaged() {
+    fn expired_key_is_counted_once_however_it_is_deleted() {
         let mut keyspace = Keyspace::default();
         assert_eq!(keyspace.average_expiry(), None);
         for (key, expires_at) in [(b"a", 10), (b"b", 20), (b"c", 30), (b"d", 100)] {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn only_missing_keys_of_reads_are_notified() {
+    fn keymiss_event_is_recorded_for_reads_but_not_for_writes() {
         let mut feeder = Feeder::new();
         let recorded = RecordedEvents { messages: false, keys: true, misses: true };
         feeder.store.listen(recorded);

@@ -62,7 +62,7 @@ fn read(bytes: &[u8], piece: usize) -> Result<(StateMachine, SnapshotMark), Snap
 }
 
 #[test]
-fn snapshot_restores_keys_deduplication_and_sessions() {
+fn snapshot_restores_keys_dedup_table_and_client_sessions() {
     let mut state = busy_state();
     let bytes = bytes_of(&state);
     for piece in [1, 7, 100, bytes.len()] {
@@ -224,7 +224,7 @@ proptest! {
 }
 
 #[test]
-fn upgrade_guide_names_this_format_version() {
+fn operations_guide_names_the_snapshot_format_version() {
     let page = include_str!("../../guide/operations.md");
     let wanted = format!("{VERSION} for snapshots and");
     assert!(page.contains(&wanted), "src/guide/operations.md lacks: {wanted}");

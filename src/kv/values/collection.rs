@@ -199,7 +199,7 @@ mod tests {
         &[ValueType::Hash, ValueType::Set, ValueType::List, ValueType::SortedSet];
 
     #[test]
-    fn encoded_empty_collections_are_rejected() {
+    fn decoding_an_empty_collection_fails() {
         let collections =
             [Hash::wrap(Arc::default()), Set::wrap(Arc::default()), List::wrap(Arc::default())];
         for collection in collections.into_iter().chain([SortedSet::wrap(Arc::default())]) {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn encoded_collection_with_too_many_buckets_is_rejected() {
+    fn decoding_a_hash_with_too_many_buckets_fails() {
         let mut bytes = vec![1];
         bytes.put_u32_le(u32::MAX);
         bytes.put_u64_le(0);

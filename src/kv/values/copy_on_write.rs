@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shared_copy_on_write_content_is_copied_once_on_change() {
+    fn copy_on_write_content_is_copied_once_on_the_first_write() {
         let mut part = CopyOnWrite::Exclusive(vec![1]);
         let shared = part.share();
         assert!(Arc::ptr_eq(&shared, &part.share()), "sharing twice does not copy");

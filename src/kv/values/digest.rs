@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn key_entry_fingerprints_match_fixed_reference_values() {
+    fn key_entry_fingerprint_matches_fixed_reference_values() {
         assert_eq!(fingerprint(b"", b""), 0x091F_E210_6B17_4058);
         assert_eq!(fingerprint(b"key", b"a longer value"), 0x46AE_7F49_B721_A15C);
     }

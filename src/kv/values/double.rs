@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn floating_point_numbers_are_formatted_as_in_c() {
+    fn floats_are_formatted_as_by_c_printf() {
         for (number, wanted) in [
             (0.0, "0"),
             (-0.0, "-0"),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn floating_point_numbers_are_parsed_as_in_c() {
+    fn floats_are_parsed_as_by_c_strtod() {
         for (text, wanted) in [
             ("0", Some(0.0)),
             ("-0", Some(-0.0)),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn score_range_bounds_are_parsed_like_in_redis() {
+    fn sorted_set_score_bounds_are_parsed_as_in_redis() {
         for (text, wanted) in [
             ("", Some(0.0)),
             (" 1", Some(1.0)),

@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn extended_floats_are_formatted_as_in_redis() {
+    fn long_doubles_are_formatted_as_in_redis() {
         for (text, wanted) in [
             ("0", "0"),
             ("-0", "0"),
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn extended_float_sums_are_rounded_once() {
+    fn long_double_sums_are_rounded_only_once() {
         for (one, other, wanted) in [
             ("0.1", "0.2", "0.3"),
             ("1", "-1", "0"),
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_extended_floats_are_rejected() {
+    fn parsing_an_invalid_long_double_fails() {
         for text in [
             "",
             " 1",
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn printed_extended_float_parses_to_the_same_value() {
+    fn formatted_long_double_parses_to_the_same_value() {
         for text in ["1e4932", "-3e100", "0.5", "12345678901234567890", "1e18"] {
             let number = parse(text);
             assert_eq!(parse(&number.to_string()), number, "{text}");

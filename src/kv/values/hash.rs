@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn hash_fields_are_distributed_over_buckets() {
+    fn fields_of_a_large_hash_are_spread_over_buckets() {
         for count in [0, 1, SMALL_FIELDS_MAX, SMALL_FIELDS_MAX + 1, 5_000, 20_000] {
             let mut hash = filled(count);
             check(&hash);
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn hash_scan_returns_each_field_present_throughout() {
+    fn hash_scan_returns_each_field_present_during_whole_scan() {
         for (grows, shrinks) in [(true, false), (false, true), (true, true), (false, false)] {
             let mut hash = filled(3_000);
             let (mut cursor, mut seen, mut rounds) = (0, BTreeSet::new(), 0);

@@ -521,7 +521,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn list_matches_a_naive_model(changes in proptest::collection::vec(change(), 1..25)) {
+        fn list_operations_match_a_vecdeque_model(
+            changes in proptest::collection::vec(change(), 1..25),
+        ) {
             let (mut list, mut model) = (List::default(), VecDeque::new());
             let mut seen = Vec::new();
             for change in &changes {
@@ -537,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn list_digest_depends_on_order_and_number_of_values() {
+    fn list_digest_depends_on_order_and_number_of_elements() {
         let digest = |values: &[&str]| list_of(values).digest();
         let lists: [&[&str]; 9] = [
             &[],

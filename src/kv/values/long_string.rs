@@ -383,7 +383,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn long_string_matches_a_vector(changes in proptest::collection::vec(change(), 1..25)) {
+        fn long_string_writes_match_a_byte_vector_model(
+            changes in proptest::collection::vec(change(), 1..25),
+        ) {
             let mut string = long(LONG_BYTES_MIN);
             let mut model = bytes_of(&string);
             let mut seen = Vec::new();
@@ -411,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn write_copies_only_the_shared_chunks_it_changes() {
+    fn long_string_write_copies_only_the_shared_chunks_it_changes() {
         let mut string = long(512 * CHUNK_BYTES);
         let view = string.clone();
         touched::take();
@@ -429,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn part_shares_only_its_chunks() {
+    fn part_of_a_long_string_references_only_its_own_chunks() {
         let string = long(10 * CHUNK_BYTES);
         let whole = bytes_of(&string);
         let range = 3 * CHUNK_BYTES + 5..5 * CHUNK_BYTES;
@@ -444,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn many_small_appends_cost_work_in_proportion_to_their_bytes() {
+    fn small_appends_to_a_long_string_cost_linear_work() {
         let mut string = long(64 * CHUNK_BYTES);
         touched::take();
         for _ in 0..4 * CHUNK_BYTES / 8 {
@@ -456,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn extending_with_zeros_shares_one_chunk() {
+    fn zero_filled_gap_of_a_long_string_shares_one_chunk() {
         let mut string = long(LONG_BYTES_MIN);
         touched::take();
         string.write(10_000 * CHUNK_BYTES, b"end");
@@ -476,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn similar_strings_have_different_digests() {
+    fn similar_long_strings_have_different_digests() {
         let mut seen = BTreeSet::new();
         let base = vec![7; 2 * CHUNK_BYTES];
         let mut strings = vec![base.clone(), vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES + 1]];
@@ -503,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn capacity_exceeds_length_by_at_most_an_eighth() {
+    fn chunk_capacity_exceeds_its_length_by_at_most_an_eighth() {
         for length in 1..=CHUNK_BYTES {
             let capacity = capacity_for(length);
             assert!((length..=CHUNK_BYTES).contains(&capacity), "{length}: {capacity}");

@@ -385,7 +385,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
-        fn score_tree_matches_a_sorted_vector(changes in changes()) {
+        fn sorted_set_score_tree_matches_a_sorted_vector(changes in changes()) {
             let (mut order, mut sorted) = (ScoreTree::default(), Vec::<Scored>::new());
             for change in changes {
                 match change {
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn score_tree_clone_is_unaffected_by_later_writes() {
+    fn clone_of_a_sorted_set_score_tree_is_unaffected_by_writes() {
         let mut order = ScoreTree::default();
         (0..5_000).for_each(|number| order.insert(scored(1.0, number)));
         let copy = order.clone();
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn ascending_insertions_fill_the_leaves_of_the_score_tree() {
+    fn ascending_inserts_fill_leaves_of_the_sorted_set_score_tree() {
         let mut order = ScoreTree::default();
         (0..60_000).for_each(|number| order.insert(scored(f64::from(number), number)));
         let mut leaves = 0;

@@ -9,7 +9,7 @@ use crate::types::Term;
 /// A follower whose disk hangs has received all entries and answers heartbeats, but acknowledges no
 /// entry.
 #[test]
-fn entries_in_flight_to_a_slow_disk_are_not_resent_repeatedly() {
+fn follower_with_a_stalled_disk_is_not_flooded_with_resends() {
     let config = Config::server();
     let (bytes, last) = (config.append_bytes_max, Index(1_000));
     let window = config.inflight_bytes_max;
@@ -39,7 +39,7 @@ fn entries_in_flight_to_a_slow_disk_are_not_resent_repeatedly() {
 /// Where retransmissions are fast, a new entry makes them fast again; elsewhere the peer stays
 /// backed off.
 #[test]
-fn new_entry_restarts_fast_retransmissions_only_under_loss() {
+fn new_entry_resets_retransmission_backoff_only_on_lossy_link() {
     let config = Config::course();
     for is_fast in [true, false] {
         let mut progress = Progress::new(NodeId(2), Index(1), Instant::ZERO);
@@ -64,7 +64,7 @@ fn new_entry_restarts_fast_retransmissions_only_under_loss() {
 }
 
 #[test]
-fn peer_that_lost_entries_is_probed_after_its_last_entry() {
+fn follower_that_lost_log_entries_is_probed_at_its_new_end() {
     let (config, now) = (Config::server(), Instant::ZERO);
     let mut progress = Progress::new(NodeId(2), Index(10), now);
     progress.acknowledge(Index(10), now);
@@ -88,7 +88,7 @@ fn peer_that_lost_entries_is_probed_after_its_last_entry() {
 
 #[test]
 #[should_panic(expected = "is reset to 10, but only 10 matches")]
-fn resetting_follower_progress_without_lost_entries_panics() {
+fn resetting_progress_of_a_follower_that_lost_no_entry_panics() {
     let mut progress = Progress::new(NodeId(2), Index(10), Instant::ZERO);
     progress.acknowledge(Index(10), Instant::ZERO);
     progress.reset(Index(10));
@@ -232,7 +232,7 @@ proptest! {
     /// The match index is never past the agreement, regardless of what the network does, and the
     /// follower catches up once the network is reliable.
     #[test]
-    fn match_index_is_never_too_high_and_catches_up(
+    fn match_index_never_exceeds_the_matching_log_and_catches_up(
         agree in 0_u64..12,
         last in 0_u64..12,
         actions in vec(action(), 0..80),

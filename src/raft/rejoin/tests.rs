@@ -115,7 +115,7 @@ fn has_finishing_job(subject: &Subject) -> bool {
 }
 
 #[test]
-fn rejoining_replica_acks_no_append_before_all_rejoin_replies() {
+fn rejoining_replica_acks_no_append_before_all_peers_replied() {
     let mut subject = Subject::wiped(4);
     let asked = subject.wait();
     let ask = PeerMsg::Rejoin(Rejoin { nonce: NONCE, term: Term(0), last: EntryId::ZERO });
@@ -137,7 +137,7 @@ fn rejoining_replica_acks_no_append_before_all_rejoin_replies() {
 }
 
 #[test]
-fn rejoin_reply_with_an_old_nonce_is_ignored() {
+fn rejoin_reply_with_a_wrong_nonce_is_ignored() {
     let mut subject = Subject::wiped(3);
     subject.wait();
     for from in [2, 3] {
@@ -152,7 +152,7 @@ fn rejoin_reply_with_an_old_nonce_is_ignored() {
 }
 
 #[test]
-fn replica_rejoins_when_its_log_is_durable_to_rejoin_target() {
+fn rejoin_completes_when_log_is_durable_up_to_leader_target() {
     let mut subject = Subject::wiped(3);
     subject.wait();
     subject.receive(2, reply(3, true, (3, 2)));
@@ -177,7 +177,7 @@ fn replica_rejoins_when_its_log_is_durable_to_rejoin_target() {
 }
 
 #[test]
-fn catch_up_goal_of_a_rejoin_is_dropped_in_a_new_term() {
+fn rejoin_target_index_is_discarded_in_a_new_term() {
     let mut subject = Subject::wiped(3);
     subject.wait();
     subject.receive(2, reply(3, true, (3, 1)));
@@ -210,7 +210,7 @@ fn rejoin_target_inconsistent_with_leader_log_is_rejected() {
 }
 
 #[test]
-fn restart_during_rejoin_repeats_requests_and_keeps_log() {
+fn restart_during_rejoin_resends_rejoin_requests_and_keeps_log() {
     let hard_state = HardState { term: Term(4), voted_for: None };
     let PeerMsg::AppendEntries(append) = append(4, &[3, 4]) else { unreachable!() };
     let entries = append.entries;

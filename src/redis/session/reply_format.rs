@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn reply_size_counts_every_value() {
+    fn reply_size_estimate_counts_every_value() {
         let reply_format =
             ReplyFormat { kind: ReplyKind::Plain, version: Version::Two, muted: false };
         let values = vec![None; 1_000];

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subscribers_are_found_by_name_and_by_pattern() {
+    fn pubsub_subscribers_match_by_channel_name_and_by_pattern() {
         let mut subscriptions = Subscriptions::default();
         let change = |is_pattern, name: &'static str, subscribes| SubscriptionChange {
             is_pattern,

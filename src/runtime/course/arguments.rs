@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn course_port_and_replica_ids_are_parsed() {
+    fn simulator_port_and_replica_ids_are_parsed_from_arguments() {
         let expected = CourseArguments {
             me: NodeId(0x0A),
             others: vec![NodeId(2), NodeId(0)],
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_for_invalid_course_arguments_name_the_argument() {
+    fn error_for_an_invalid_replica_argument_names_the_argument() {
         use CourseArgumentsError::{Address, Id, Missing, TooMany, Twice};
         assert_eq!(parse(""), Err(Missing));
         assert_eq!(parse("40000"), Err(Missing));

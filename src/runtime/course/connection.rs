@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn second_line_of_one_read_is_returned_by_the_next_receive() {
+    fn two_lines_from_one_socket_read_are_received_one_by_one() {
         let (mut connection, theirs) = connected(Kind::Stream);
         theirs.send(b"one\ntwo\n").unwrap();
         assert_eq!(connection.receive(), Received::Message(b"one"));
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_messages_until_the_connection_is_closed() {
+    fn seqpacket_connection_delivers_messages_until_it_is_closed() {
         let (mut connection, theirs) = connected(Kind::Packet);
         theirs.send(b"one").unwrap();
         theirs.send(b"two").unwrap();
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn full_socket_drops_only_messages_that_may_be_lost() {
+    fn full_socket_drops_only_messages_marked_as_droppable() {
         for kind in [Kind::Packet, Kind::Stream] {
             let (mut connection, theirs) = connected(kind);
             let message = |number: usize| {
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn wait_for_simulator_ends_on_message_timeout_or_close() {
+    fn socket_wait_ends_on_message_timeout_or_close() {
         for kind in [Kind::Packet, Kind::Stream] {
             let (mut connection, theirs) = connected(kind);
             connection.wait(Duration::from_millis(3)).unwrap();
@@ -521,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn message_too_large_for_the_receiver_is_not_sent() {
+    fn message_above_the_receivers_size_limit_is_not_sent() {
         let (mut connection, theirs) = connected(Kind::Packet);
         let fits = vec![b'x'; 16_384];
         assert_eq!(send(&mut connection, &fits, Delivery::MayBeLost), Sent::Accepted);
@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_of_other_senders_are_dropped() {
+    fn datagrams_not_from_the_simulator_are_dropped() {
         let simulator = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut connection = Connection::open_udp(simulator.local_addr().unwrap().port()).unwrap();
         assert_eq!(send(&mut connection, b"hello", Delivery::MayBeLost), Sent::Accepted);
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn simulator_counts_as_gone_after_many_refused_datagrams() {
+    fn simulator_connection_closes_after_many_refused_datagrams() {
         let simulator = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut connection = Connection::open_udp(simulator.local_addr().unwrap().port()).unwrap();
         drop(simulator);

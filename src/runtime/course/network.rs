@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn client_requests_wait_at_half_full_queue_but_peer_messages_do_not() {
+    fn half_full_raft_queue_delays_client_requests_not_peer_messages() {
         let mut rig = Rig::new();
         rig.fill_requests(QUEUE_LEN / 2);
         rig.put(1);
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_messages_are_dropped_when_the_core_queue_is_full() {
+    fn peer_messages_are_dropped_when_the_raft_core_queue_is_full() {
         let mut rig = Rig::new();
         rig.fill(QUEUE_LEN);
         rig.say(&peer_text());
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn receiving_stops_while_the_core_accepts_no_requests() {
+    fn socket_reading_pauses_while_raft_core_accepts_no_requests() {
         let mut rig = Rig::new();
         rig.fill_requests(QUEUE_LEN);
         for number in 0..HELD_REQUESTS_MAX + 10 {
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn core_receives_the_time_when_the_socket_was_last_empty() {
+    fn network_stage_tells_raft_core_when_socket_was_last_drained() {
         let mut rig = Rig::new();
         let before = rig.network.clock.now();
         rig.say(&peer_text());
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_sent_before_appends_and_reported_when_sent() {
+    fn client_replies_are_sent_before_messages_to_peers() {
         let mut rig = Rig::new();
         let peers = vec![envelope(1)];
         let refusal = Refusal { key: key(2), reason: RefusalReason::NotLeader, leader: None };
@@ -537,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn completed_reads_are_reported_to_the_core_in_batches() {
+    fn completed_reads_are_reported_to_the_raft_core_in_batches() {
         let mut rig = Rig::new();
         for _ in 0..8 {
             let applied = Applied { bytes: READ_REPORT_BYTES / 4, ..Applied::default() };
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn report_of_applied_entries_waits_while_core_queue_is_full() {
+    fn applied_index_report_waits_while_raft_core_queue_is_full() {
         let mut rig = Rig::new();
         rig.fill(QUEUE_LEN);
         for index in 1..=2 {
@@ -568,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_messages_are_counted_and_ignored() {
+    fn invalid_json_messages_are_counted_and_ignored() {
         let mut rig = Rig::new();
         let long = vec![b'['; 65_000];
         let other = peer_text().escape_ascii().to_string().replace("0000", "0002");
@@ -583,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn hello_is_repeated_3_times_unless_a_message_arrives() {
+    fn replica_repeats_its_hello_3_times_until_a_message_arrives() {
         let mut rig = Rig::new();
         let (now, mut repeats) = (rig.network.clock.now(), 0);
         while let Some(due) = rig.network.transport.hello_due() {

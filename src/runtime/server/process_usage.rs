@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn process_usage_is_parsed_behind_any_program_name() {
+    fn proc_stat_with_parentheses_in_program_name_is_parsed() {
         let fields = "R 1 2 3 4 5 6 7 8 9 10 700 50 13 14 15 16 17 18 19 20 300 22";
         let usage = ProcessUsage::parse(&format!("12 (a) b (c)) {fields}")).unwrap();
         let ticks = |ticks: u64| Duration::from_millis(ticks * 1_000 / clock_ticks_per_second());
@@ -80,7 +80,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn resident_memory_of_this_process_is_known() {
+    fn resident_memory_and_system_info_are_read() {
         assert!(ProcessUsage::read().resident_bytes > 100_000);
         let system = system_info();
         assert!(system.memory_bytes > ProcessUsage::read().resident_bytes);

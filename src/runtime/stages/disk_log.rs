@@ -123,7 +123,7 @@ mod tests {
     /// A log that restarts after a leader's snapshot accepts the snapshot's term if the hard state
     /// in the same append job has that term.
     #[test]
-    fn log_restarts_after_snapshot_of_a_term_written_with_it() {
+    fn log_restart_after_snapshot_accepts_a_term_written_with_it() {
         let folder = tempfile::tempdir().unwrap();
         let mut disk = RealDisk::create(folder.path()).unwrap();
         Log::bootstrap(&mut disk, 5, NodeId(1), &[NodeId(1)]).unwrap();

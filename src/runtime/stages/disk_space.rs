@@ -137,7 +137,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn low_disk_space_ends_at_125_percent_of_the_reserve() {
+    fn low_disk_space_state_ends_at_125_percent_of_the_reserve() {
         let mut monitor = DiskSpaceMonitor::new(Arc::new(DiskSpaceBoard::new(100 * MIB)));
         let now = Instant::now();
         let mut judge = |free: u64, held: u64, after: u64| {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn disk_space_is_never_low_without_a_reserve() {
+    fn disk_space_is_never_low_without_a_configured_reserve() {
         let mut monitor = DiskSpaceMonitor::new(Arc::new(DiskSpaceBoard::new(0)));
         assert_eq!(monitor.judge(FreeSpace::default(), 3, Instant::now()), None);
         assert_eq!(reserve_file_bytes(0), 0);

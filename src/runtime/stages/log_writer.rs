@@ -224,7 +224,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn log_writes_complete_in_order_and_release_their_messages() {
+    fn log_writes_complete_in_order_and_release_waiting_messages() {
         let Ends { network, core, log_writer: ends, .. } = channels(&unused_wake(), false);
         let mut log_writer = writer(ends);
         let batch = |jobs, bytes| AppendBatch { jobs, bytes };
@@ -245,7 +245,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn full_network_queue_drops_messages_but_log_jobs_complete() {
+    fn full_network_queue_drops_messages_but_log_writes_complete() {
         let Ends { network, core, log_writer: ends, .. } = channels(&unused_wake(), false);
         let mut log_writer = writer(ends);
         for sequence in 1..=QUEUE_LEN as u64 + 1 {

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshot_begins_when_log_has_grown_by_its_last_size() {
+    fn snapshot_begins_when_log_grew_by_the_last_snapshot_size() {
         let scheduler = scheduler(160);
         assert_eq!(begun_at(&scheduler, 0), 160);
         assert!(!scheduler.is_due(false) && !scheduler.is_due(true), "a snapshot is being taken");
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn percentage_and_minimum_set_log_growth_before_snapshot() {
+    fn log_growth_before_snapshot_obeys_percentage_and_minimum() {
         let scheduler = scheduler(160);
         let set_growth = |percentage, bytes_min| {
             scheduler.board().set_growth(SnapshotGrowth { percentage, bytes_min });
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn number_of_snapshots_follows_log_growth() {
+    fn number_of_snapshots_is_proportional_to_log_growth() {
         // A snapshot of 160 MiB is written in 0.4 s, in which the log grows by 16 MiB: one for each
         // 176 MiB of the log.
         assert_eq!(largest_folder(160, 40, 500).0, 4_096 / 176);

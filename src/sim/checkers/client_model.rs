@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_applied_twice_is_detected() {
+    fn client_model_detects_a_retry_applied_twice() {
         let mut model = after_requests(&[1, 1]);
         let payload = put(1, "a");
         model.on_applied(ID, Index(1), &payload, Some(&done(1, false)), NOW).unwrap();
@@ -566,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn read_older_than_its_arrival_is_detected() {
+    fn client_model_detects_a_stale_read() {
         let mut model = after_requests(&[1, 2]);
         model.on_applied(ID, Index(1), &put(1, "a"), Some(&done(1, false)), NOW).unwrap();
         model.on_applied(ID, Index(2), &put(2, "b"), Some(&done(2, false)), NOW).unwrap();
@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_request_with_an_effect_is_detected() {
+    fn client_model_detects_a_refused_request_that_was_applied() {
         let mut model = after_requests(&[1, 2, 2]);
         model.on_refused(ID, key(1)).unwrap();
         model.on_refused(ID, key(2)).unwrap();
@@ -591,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn account_transfers_preserve_the_total_balance() {
+    fn client_model_keeps_the_total_balance_over_transfers() {
         let mut model = after_requests(&[1, 2]);
         let account = |number: u8, name: &'static [u8], value: &'static [u8]| {
             let operation = Operation::set(name, value);

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn late_early_and_undone_expirations_are_detected() {
+    fn checker_detects_early_late_and_reverted_key_expirations() {
         let value = Bytes::from_static(b"v");
         let mut expirations = Expirations::default();
         expirations.set(value.clone(), at(1_000), at(1_010), 1);

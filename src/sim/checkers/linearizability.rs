@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_operations_may_take_effect_in_either_order() {
+    fn either_order_of_concurrent_operations_is_linearizable() {
         accepted("p1=a p2=b 1. 2. g1 1:a");
         accepted("p1=a p2=b 1. 2. g1 1:b");
         accepted("p1=a g2 g3 2:a 3: 1.");
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn read_of_a_value_never_put_is_rejected() {
+    fn history_with_a_read_of_a_value_never_put_is_rejected() {
         rejected("g1 1:a");
         rejected("p1=a 1. g1 1:b");
     }
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn unanswered_operations_take_effect_later_or_never() {
+    fn unanswered_operations_may_take_effect_later_or_never() {
         accepted("p1=a 1. p2=b g1 1:a g1 1:a");
         accepted("p1=a 1. p2=b g1 1:a g1 1:b g1 1:b");
         rejected("p1=a 1. p2=b g1 1:b g1 1:a");
@@ -509,13 +509,13 @@ mod tests {
     }
 
     #[test]
-    fn refused_operations_never_take_effect() {
+    fn history_where_a_refused_put_took_effect_is_rejected() {
         accepted("p1=a 1. p2=b 2x g1 1:a");
         rejected("p1=a 1. p2=b 2x g1 1:b");
     }
 
     #[test]
-    fn replies_to_deletes_are_checked_for_linearizability() {
+    fn history_with_a_wrong_delete_reply_is_rejected() {
         rejected("p1=a 1. d2 2-");
         rejected("d1 1+");
         rejected("p1=a 1. d1 1+ d2 2+");

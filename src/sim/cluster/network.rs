@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn link_cuts_are_one_way_and_partitions_two_way() {
+    fn simulated_link_cuts_are_one_way_and_partitions_two_way() {
         let mut network = network(LinkQuality::perfect(Duration::from_millis(1)));
         network.cut(NodeId(1), NodeId(2));
         assert_eq!(network.fate(Instant::ZERO, NodeId(1), NodeId(2)), Fate::Cut);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn message_loss_duplication_and_delay_occur_at_their_rates() {
+    fn simulated_loss_duplication_and_delay_match_their_rates() {
         let quality = LinkQuality {
             loss_permille: 300,
             burst_permille: 0,
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_come_in_bursts() {
+    fn simulated_message_losses_come_in_bursts() {
         let quality = LinkQuality {
             loss_permille: 100,
             burst_permille: 750,

@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn simulated_sync_covers_log_writes_waiting_at_its_start() {
+    fn simulated_disk_sync_covers_only_writes_before_its_start() {
         let mut disk = Disk::default();
         assert!(!disk.begin_sync());
         disk.write(job(1, 1, &[(1, 1), (2, 1)]));
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn crash_keeps_a_prefix_of_the_log_writes_being_synced() {
+    fn simulated_crash_keeps_a_prefix_of_log_writes_being_synced() {
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..100 {
             let mut disk = Disk::default();

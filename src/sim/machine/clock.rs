@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clock_reading_conversion_is_invertible_at_every_rate() {
+    fn simulated_clock_conversion_is_invertible_at_every_rate() {
         for rate in [-300_000, -2_000, 0, 7, 2_000, 500_000] {
             let mut clock = Clock::new(Instant(1_000), Instant(77), rate);
             assert_eq!(clock.read(Instant(1_000)), Instant(77));

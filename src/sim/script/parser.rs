@@ -488,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn script_statements_are_parsed() {
+    fn simulator_script_statements_are_parsed() {
         assert_eq!(
             only("cut 1 | 2 3"),
             Statement::Part(vec![vec![NodeId(1)], vec![NodeId(2), NodeId(3)]])
@@ -517,14 +517,14 @@ mod tests {
     }
 
     #[test]
-    fn semicolons_separate_script_statements() {
+    fn semicolons_separate_simulator_script_statements() {
         let statements = parse("# story\ncrash 1; restart 1\n\nrun").unwrap();
         let lines: Vec<usize> = statements.iter().map(|(line, ..)| *line).collect();
         assert_eq!(lines, [2, 2, 4]);
     }
 
     #[test]
-    fn invalid_script_statements_are_reported_with_their_line() {
+    fn invalid_simulator_script_error_names_the_line() {
         for (text, part) in [
             ("run\nfly 1", "line 2: fly 1: unknown statement fly"),
             ("cut 1", "cut 1 | 2 3"),

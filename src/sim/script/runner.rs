@@ -482,13 +482,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scripted_put_is_committed_and_answered() {
+    fn put_in_a_simulator_script_is_committed_and_answered() {
         let trace = run("cluster 3 leader=1\nput 1 a=1\nrun").unwrap();
         assert!(trace.contains(&"1 answers set a=1: done".to_owned()), "{trace:#?}");
     }
 
     #[test]
-    fn failing_script_statements_are_reported() {
+    fn simulator_script_reports_the_statement_that_fails() {
         for (script, part) in [
             ("put 1 a=1", "begin with a cluster statement"),
             ("cluster 3 leader=1\ntimeout 2", "does it receive a leader"),

@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn unanswered_request_is_resent_unchanged() {
+    fn simulated_client_resends_an_unanswered_request_unchanged() {
         let mut workload = workload(ClientProtocol::Connection);
         let mut actions = Vec::new();
         workload.start(&mut actions);
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn course_client_retries_under_a_new_request_id() {
+    fn json_protocol_client_retries_under_a_new_request_id() {
         let mut workload = workload(ClientProtocol::Course);
         let mut actions = Vec::new();
         workload.start(&mut actions);
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_account_balance_is_detected() {
+    fn simulated_client_detects_an_impossible_account_balance() {
         let mut workload = workload(ClientProtocol::Connection);
         let mut actions = Vec::new();
         workload.clients[0].planned = [ClientOperation::Get(account(0))].into();

@@ -62,7 +62,7 @@ fn peer_json(envelope: &Envelope) -> Value {
 }
 
 #[test]
-fn client_requests_are_decoded_to_commands() {
+fn json_client_requests_are_decoded_to_commands() {
     let operation = Operation::set(b"K", b"V");
     let payload = Batch::one(key(), &operation);
     let request = ClientRequest { key: key(), kind: RequestKind::Write, payload };
@@ -85,7 +85,7 @@ fn unknown_json_fields_are_ignored() {
 }
 
 #[test]
-fn invalid_requests_are_rejected_with_the_reason() {
+fn invalid_json_client_request_is_rejected_with_the_reason() {
     for member in ["src", "dst", "type", "MID", "key", "value"] {
         assert_eq!(refused(&without(put(), member)), CourseError::Missing(member));
         assert_eq!(refused(&with(put(), member, Value::Null)), CourseError::Missing(member));
@@ -113,7 +113,7 @@ fn invalid_requests_are_rejected_with_the_reason() {
 }
 
 #[test]
-fn messages_that_are_not_json_objects_are_rejected() {
+fn message_that_is_not_a_json_object_is_rejected() {
     let array = r#"["001A","0001","FFFF","put"]"#;
     for text in ["", " ", "{", "{}x", "null", "7", array, "\"put\"", "{\"src\":\"\\ud800\"}"] {
         let error = decode(text.as_bytes(), ME).unwrap_err();
@@ -124,7 +124,7 @@ fn messages_that_are_not_json_objects_are_rejected() {
 }
 
 #[test]
-fn misdirected_messages_are_ignored() {
+fn json_message_for_another_replica_is_ignored() {
     let other = with(put(), "dst", json!("0002"));
     assert_eq!(decoded(&other), Ok(Incoming::Ignored(Ignored::Misdirected(NodeId(2)))));
     let mut hello = Vec::new();
@@ -133,7 +133,7 @@ fn misdirected_messages_are_ignored() {
 }
 
 #[test]
-fn peer_messages_survive_a_round_trip() {
+fn peer_messages_round_trip_in_a_json_envelope() {
     let sent = envelope();
     assert_eq!(decoded(&peer_json(&sent)), Ok(Incoming::Peer(sent.clone())));
     let unled = Envelope { leader: None, ..sent.clone() };
@@ -143,7 +143,7 @@ fn peer_messages_survive_a_round_trip() {
 }
 
 #[test]
-fn invalid_peer_messages_are_rejected_with_the_reason() {
+fn invalid_json_peer_message_is_rejected_with_the_reason() {
     let sent = peer_json(&envelope());
     assert_eq!(refused(&without(sent.clone(), "leader")), CourseError::Missing("leader"));
     assert_eq!(refused(&without(sent.clone(), "body")), CourseError::Missing("body"));
@@ -156,7 +156,7 @@ fn invalid_peer_messages_are_rejected_with_the_reason() {
 }
 
 #[test]
-fn encoded_messages_match_the_exact_json() {
+fn encoded_messages_match_the_expected_json_text() {
     let mut out = Vec::new();
     encode_hello(NodeId(0xAB), &mut out);
     assert_eq!(out, br#"{"src":"00AB","dst":"FFFF","leader":"FFFF","type":"hello"}"#);
@@ -178,7 +178,7 @@ fn encoded_messages_match_the_exact_json() {
 }
 
 #[test]
-fn every_peer_message_type_survives_a_round_trip() {
+fn every_peer_message_type_round_trips_as_json() {
     let reply =
         |outcome| AppendReply { term: Term(1), round: Round(0), disk: DiskState::Healthy, outcome };
     let (refused, hint) = (Index(1), EntryId::ZERO);
@@ -220,7 +220,7 @@ fn every_peer_message_type_survives_a_round_trip() {
 }
 
 #[test]
-fn replies_to_invalid_client_or_request_ids_are_rejected() {
+fn encoding_a_reply_to_invalid_client_or_request_id_fails() {
     let to = |client, request: &[u8; 16]| {
         let key = RequestKey { client: ClientId(client), request: RequestId(*request) };
         let mut out = Vec::new();

@@ -73,7 +73,7 @@ fn encoded(frames: &[Frame]) -> BytesMut {
 }
 
 #[test]
-fn frames_are_decoded_from_pieces_of_any_size() {
+fn peer_frames_are_decoded_from_input_pieces_of_any_size() {
     let bytes = encoded(&frames());
     for piece in [1, 3, 17, bytes.len()] {
         let mut decoder = Decoder::default();
@@ -90,7 +90,7 @@ fn frames_are_decoded_from_pieces_of_any_size() {
 }
 
 #[test]
-fn flipped_bits_in_a_frame_are_always_detected() {
+fn flipped_bits_in_a_peer_frame_are_always_detected() {
     let bytes = encoded(&frames()[1..2]);
     for bit in 0..bytes.len() * 8 {
         let mut damaged = bytes.clone();
@@ -102,7 +102,7 @@ fn flipped_bits_in_a_frame_are_always_detected() {
 }
 
 #[test]
-fn oversized_frame_length_is_rejected_without_allocation() {
+fn oversized_peer_frame_is_rejected_without_allocation() {
     let longest = u32::try_from(FRAME_BYTES_MAX).unwrap();
     for length in [0, longest + 1, u32::MAX] {
         let mut decoder = Decoder::default();
@@ -123,7 +123,7 @@ fn oversized_frame_length_is_rejected_without_allocation() {
 }
 
 #[test]
-fn unknown_peer_may_only_send_a_hello() {
+fn connecting_peer_may_only_send_a_hello_frame_first() {
     let mut frames = frames();
     let Frame::Hello(hello) = &mut frames[0] else { panic!("the first one is a hello") };
     hello.client_address = "x".repeat(ADDRESS_BYTES_MAX);
@@ -149,7 +149,7 @@ fn unknown_peer_may_only_send_a_hello() {
 }
 
 #[test]
-fn inconsistent_hello_is_rejected() {
+fn peer_hello_with_an_invalid_member_list_is_rejected() {
     let hello = |members: &[u16]| {
         let Frame::Hello(hello) = &frames()[0] else { panic!("the first one is a hello") };
         let members = members.iter().copied().map(NodeId).collect();
@@ -188,7 +188,7 @@ fn inconsistent_hello_is_rejected() {
 }
 
 #[test]
-fn other_protocols_and_versions_are_rejected() {
+fn peer_connection_of_another_protocol_or_version_is_rejected() {
     let mut decoder = Decoder::default();
     decoder.feed(b"GET / HTTP/1.1");
     assert_eq!(decoder.next_frame(), Err(FrameError::Magic(*b"GET ")));
@@ -198,7 +198,7 @@ fn other_protocols_and_versions_are_rejected() {
 }
 
 #[test]
-fn frame_encoded_in_parts_equals_the_full_encoding() {
+fn peer_frame_encoded_in_parts_equals_its_full_encoding() {
     for frame in frames() {
         let (mut head, mut whole) = (BytesMut::new(), BytesMut::new());
         encode_head(&frame, &mut head);
@@ -211,7 +211,7 @@ fn frame_encoded_in_parts_equals_the_full_encoding() {
 }
 
 #[test]
-fn upgrade_guide_names_this_format_version() {
+fn operations_guide_names_the_peer_protocol_version() {
     let page = include_str!("../../guide/operations.md");
     let wanted = format!("and {VERSION} for connections between replicas");
     assert!(page.contains(&wanted), "src/guide/operations.md lacks: {wanted}");

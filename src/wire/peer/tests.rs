@@ -88,7 +88,7 @@ fn bytes_of(message: &PeerMsg) -> Bytes {
 }
 
 #[test]
-fn peer_messages_survive_a_round_trip_at_any_alignment() {
+fn peer_messages_round_trip_at_any_memory_alignment() {
     for message in samples() {
         let bytes = bytes_of(&message);
         for offset in 0..8 {
@@ -159,7 +159,7 @@ fn peer_message_with_invalid_numbers_or_entry_ids_is_rejected() {
 }
 
 #[test]
-fn invalid_rejoin_messages_are_rejected() {
+fn peer_rejoin_message_with_invalid_numbers_is_rejected() {
     let rejected = |message: PeerMsg| decode(bytes_of(&message)).unwrap_err();
     let ask = |term| PeerMsg::Rejoin(Rejoin { nonce: 1, term, last: EntryId::new(3, 1) });
     assert!(matches!(rejected(ask(Term(2))), PeerError::Place { field: "last", .. }));
@@ -177,7 +177,7 @@ fn invalid_rejoin_messages_are_rejected() {
 }
 
 #[test]
-fn claimed_entry_count_is_checked_before_allocation() {
+fn entry_count_of_peer_message_is_checked_before_allocation() {
     let mut bytes = BytesMut::new();
     let message = append(EntryId::ZERO, vec![entry(1, 1)]);
     encode(&PeerMsg::AppendEntries(message), &mut bytes);

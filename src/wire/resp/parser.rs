@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn arrays_and_inline_commands_may_alternate() {
+    fn resp_arrays_and_inline_commands_may_alternate() {
         check(
             b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nPING\r\n*1\r\n$4\r\nquit\r\necho 'a b'\n",
             &[&[b"GET", b"k"], &[b"PING"], &[b"quit"], &[b"echo", b"a b"]],
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_requests_are_skipped() {
+    fn empty_resp_requests_are_skipped() {
         check(b"\r\n\n*0\r\n*-1\r\n*-5\r\n  \r\nPING\r\n\r\n", &[&[b"PING"]], None);
         let mut parser = Parser::new(Limits::default());
         let mut used = 0;
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn protocol_errors_match_redis() {
+    fn resp_protocol_errors_match_those_of_redis() {
         let error = |text| Some(text);
         check(
             b"*3\r\n$3\r\nSET\r\n$1\r\nx\r\nfooz\r\n",
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn request_size_is_limited() {
+    fn resp_request_above_a_size_limit_is_rejected() {
         let limits = Limits { bulk_bytes_max: 10, items_max: 3, request_bytes_max: 40 };
         let small = b"*2\r\n$10\r\n0123456789\r\n$1\r\nx\r\n";
         assert_eq!(parse(small, 1, limits).1, None);
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn request_arguments_are_accessible_by_index() {
+    fn resp_request_arguments_are_accessible_by_index() {
         let mut parser = Parser::new(Limits::default());
         let request = parser.next(b"mset a 1 b 2\n", &mut 0).unwrap().unwrap();
         assert_eq!(

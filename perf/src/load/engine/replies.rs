@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leader_address_is_parsed_from_redirects_and_slots() {
+    fn leader_address_is_parsed_from_moved_and_cluster_slots() {
         let queried: SocketAddr = "127.0.0.1:7001".parse().unwrap();
         let other: SocketAddr = "127.0.0.1:7002".parse().unwrap();
         assert_eq!(moved_to(b"MOVED 12182 127.0.0.1:7002"), Some(other));

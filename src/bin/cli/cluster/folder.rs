@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn local_cluster_is_created_once_and_keeps_its_size() {
+    fn local_cluster_is_created_once_with_a_fixed_replica_count() {
         let folder = tempfile::tempdir().unwrap();
         let cluster = open_or_create(folder.path(), 2).unwrap();
         assert_eq!(open_or_create(folder.path(), 2).unwrap(), cluster);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_cluster_file_is_refused() {
+    fn damaged_local_cluster_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(CLUSTER_FILE), "cluster = 3").unwrap();
         assert!(open_or_create(folder.path(), 2).unwrap_err().to_string().contains("damaged"));

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn replacing_a_replica_moves_only_a_damaged_folder_aside() {
+    fn replica_replacement_moves_aside_only_a_damaged_data_folder() {
         let dir = tempfile::tempdir().unwrap();
         let mut arguments = arguments(dir.path(), 3);
         let cluster = folder::open_or_create(dir.path(), 3).unwrap();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn replace_is_refused_while_another_replica_runs() {
+    fn replica_replacement_is_refused_while_another_replica_runs() {
         let dir = tempfile::tempdir().unwrap();
         let arguments = arguments(dir.path(), 3);
         let cluster = folder::open_or_create(dir.path(), 3).unwrap();

@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn unions_intersections_and_differences_combine_scores() {
+    fn zunion_zinter_and_zdiff_return_correctly_combined_scores() {
         let mut feeder = Feeder::new();
         feeder.call("zadd", &["x", "1", "a", "2", "b", "inf", "c"]);
         feeder.call("zadd", &["y", "10", "b", "-inf", "c", "5", "d", "0", "e"]);

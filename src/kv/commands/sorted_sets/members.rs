@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn zadd_options_decide_which_scores_are_set() {
+    fn zadd_options_nx_xx_gt_lt_decide_which_scores_are_set() {
         let mut feeder = Feeder::new();
         let nothing = Outcome::Value(None);
         assert_eq!(feeder.call("zadd", &["z", "XX", "1", "a"]), Outcome::Integer(0));
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn zrank_and_zpop_count_from_both_ends() {
+    fn zrank_and_zpop_count_from_lowest_and_highest_score() {
         let mut feeder = Feeder::new();
         feeder.call("zadd", &["z", "2", "c", "1", "b", "1", "a", "-inf", "d"]);
         assert_eq!(feeder.call("zrank", &["z", "b"]), Outcome::Integer(2));

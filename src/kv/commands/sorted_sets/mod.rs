@@ -86,7 +86,7 @@ mod tests {
     use crate::kv::state_machine::tests::Feeder;
 
     #[test]
-    fn sorted_set_digest_depends_only_on_members_and_scores() {
+    fn state_digest_of_a_sorted_set_depends_only_on_members_and_scores() {
         let mut one = Feeder::new();
         one.call("zadd", &["z", "1", "a", "2", "b"]);
         one.call("zincrby", &["z", "1.5", "b"]);

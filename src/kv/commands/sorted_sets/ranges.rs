@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn zrange_honours_inclusive_and_exclusive_bounds() {
+    fn zrange_obeys_inclusive_and_exclusive_bounds() {
         let mut feeder = Feeder::new();
         feeder.call("zadd", &["z", "1", "a", "2", "b", "2", "c", "3", "d", "inf", "e"]);
         feeder.call("zadd", &["l", "0", "a", "0", "b", "0", "c", "0", "d"]);

@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_batched_by_kind_and_within_limits() {
+    fn client_requests_are_batched_as_reads_or_writes_within_limits() {
         let mut batches = batches();
         batches.begin(true, (Index(7), Instant(1)), 3);
         let large = set(&vec![0; BATCH_BYTES_MAX]);
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn only_forwarded_writes_are_resent_and_survive_a_refusal() {
+    fn only_writes_forwarded_to_the_leader_are_resent() {
         let mut batches = batches();
         let mut build = |forwarded, kind, sequence| {
             batches.begin(forwarded, (Index(1), Instant(1)), 3);

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn request_in_flight_is_found_until_it_is_removed() {
+    fn in_flight_request_can_be_looked_up_until_it_is_removed() {
         let mut table = InFlightTable::default();
         let sequences: Vec<u64> = (0..4).map(|slot| table.add(request(slot))).collect();
         assert_eq!(sequences, [1, 2, 3, 4]);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_in_flight_are_found_oldest_first() {
+    fn in_flight_requests_are_listed_oldest_first() {
         let mut table = InFlightTable::default();
         for slot in 0..5 {
             table.add(request(slot));

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parsed_input_is_removed_when_it_is_half_of_the_buffer() {
+    fn parsed_bytes_are_freed_at_half_of_the_input_buffer() {
         let mut input = Input::default();
         input.extend(&[7; 1_000]);
         input.advance(400);

@@ -109,7 +109,7 @@ mod tests {
     const LARGE: usize = 1 << 20;
 
     #[test]
-    fn scarce_memory_admits_one_large_client_and_all_small_ones() {
+    fn scarce_client_memory_admits_one_large_and_all_small_clients() {
         let mut memory = ClientMemory::new(CLIENTS_BYTES_MIN);
         assert!(memory.may_grow(1, LARGE) && memory.may_grow(2, LARGE));
         memory.update(1, 0, CLIENTS_BYTES_MIN / 2);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn output_budget_shrinks_with_the_number_of_clients() {
+    fn output_buffer_limit_per_client_shrinks_with_client_count() {
         let memory = ClientMemory::new(256 << 20);
         let output = |count| memory.budget(count).output_bytes;
         assert_eq!(output(0), OUTPUT_BYTES_MAX);

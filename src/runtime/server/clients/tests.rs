@@ -203,7 +203,7 @@ fn each_pipelined_command_has_its_own_timeout() {
 }
 
 #[test]
-fn waiting_requests_fail_at_their_timeouts() {
+fn timed_out_request_error_tells_if_it_may_have_been_applied() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     client.write_all(b"SET k v\r\nGET k\r\n").unwrap();
@@ -328,7 +328,7 @@ fn reads_are_not_delayed_by_write_batching() {
 }
 
 #[test]
-fn requeued_write_fails_if_a_later_one_was_applied() {
+fn requeued_write_fails_if_a_later_write_was_applied() {
     let mut fixture = Fixture::new();
     let (mut client, mut other) = (fixture.connect(), fixture.connect());
     other.write_all(b"SET c 3\r\n").unwrap();
@@ -353,7 +353,7 @@ fn requeued_write_fails_if_a_later_one_was_applied() {
 }
 
 #[test]
-fn reads_above_the_output_budget_are_retried_in_order() {
+fn reads_beyond_the_output_buffer_limit_are_retried_in_order() {
     const COUNT: usize = 200;
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
@@ -409,7 +409,7 @@ fn write_some(fixture: &mut Fixture, client: &mut TcpStream, requests: &[u8]) ->
 }
 
 #[test]
-fn client_may_send_all_requests_before_it_reads() {
+fn client_may_pipeline_all_requests_before_reading_replies() {
     const COUNT: usize = 5_000;
     let mut fixture = Fixture::with_small_buffers();
     let mut client = fixture.connect();
@@ -455,7 +455,7 @@ fn client_that_never_reads_is_disconnected_at_the_memory_limit() {
 }
 
 #[test]
-fn too_large_reply_is_an_error_and_keeps_the_connection() {
+fn too_large_reply_becomes_an_error_and_connection_stays_open() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     client.write_all(b"MGET a b\r\nPING\r\n").unwrap();
@@ -479,7 +479,7 @@ fn too_large_reply_is_an_error_and_keeps_the_connection() {
 }
 
 #[test]
-fn large_requests_complete_singly_while_small_ones_proceed() {
+fn large_requests_are_read_one_by_one_while_small_ones_proceed() {
     const LARGE: usize = 2 << 20;
     let mut fixture = Fixture::new();
     let value = "v".repeat(LARGE);
@@ -512,7 +512,7 @@ fn large_requests_complete_singly_while_small_ones_proceed() {
 }
 
 #[test]
-fn client_using_the_most_memory_is_disconnected() {
+fn client_using_the_most_memory_is_disconnected_at_the_limit() {
     let mut fixture = Fixture::new();
     let mut modest = fixture.connect();
     let mut greedy: Vec<_> = (0..40).map(|_| fixture.connect()).collect();
@@ -536,7 +536,7 @@ fn client_using_the_most_memory_is_disconnected() {
 }
 
 #[test]
-fn large_message_to_many_subscribers_is_in_memory_once() {
+fn large_pubsub_message_is_in_memory_once_for_all_subscribers() {
     let mut fixture = Fixture::new();
     let mut subscribers: Vec<TcpStream> = (0..20).map(|_| fixture.connect()).collect();
     for client in &mut subscribers {
@@ -602,7 +602,7 @@ fn subscriber_with_a_lasting_backlog_is_disconnected() {
 }
 
 #[test]
-fn each_subscriber_gets_its_pattern_in_its_protocol_version() {
+fn pubsub_message_has_each_subscribers_pattern_and_protocol() {
     let mut fixture = Fixture::new();
     let mut clients: Vec<TcpStream> = (0..4).map(|_| fixture.connect()).collect();
     for (number, client) in clients.iter_mut().enumerate() {
@@ -627,7 +627,7 @@ fn each_subscriber_gets_its_pattern_in_its_protocol_version() {
 }
 
 #[test]
-fn partial_requests_and_idle_connections_time_out() {
+fn partial_requests_time_out_and_idle_clients_if_configured() {
     let mut fixture = Fixture::new();
     let (mut half, mut quiet) = (fixture.connect(), fixture.connect());
     quiet.write_all(b"PING\r\n").unwrap();
@@ -660,7 +660,7 @@ fn partial_requests_and_idle_connections_time_out() {
 }
 
 #[test]
-fn maxclients_can_be_changed() {
+fn maxclients_can_be_changed_by_config_set() {
     let mut fixture = Fixture::new();
     let mut first = fixture.connect();
     first.write_all(b"CONFIG SET maxclients 1\r\n").unwrap();
@@ -680,7 +680,7 @@ fn revision(number: i64) -> Outcome {
 }
 
 #[test]
-fn watch_blocks_later_requests_until_its_outcome() {
+fn watch_blocks_later_pipelined_requests_until_its_reply() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     let transaction = "WATCH k\r\nPING\r\nMULTI\r\nSET k v\r\nEXEC\r\nWATCH j\r\nPING\r\n";
@@ -746,7 +746,7 @@ fn failed_watch_aborts_the_transaction() {
 }
 
 #[test]
-fn aborted_transaction_runs_no_connection_commands() {
+fn aborted_transaction_runs_no_queued_connection_commands() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     let named = b"WATCH k\r\nMULTI\r\nCLIENT SETNAME me\r\nGET k\r\nEXEC\r\nCLIENT GETNAME\r\n";
@@ -770,7 +770,7 @@ fn aborted_transaction_runs_no_connection_commands() {
 }
 
 #[test]
-fn queued_commands_count_as_memory_of_the_client() {
+fn commands_queued_after_multi_count_as_client_memory() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     let value = "v".repeat(1_000_000);

@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delay_for_write_batching_is_bounded() {
+    fn write_batching_delays_a_write_by_a_bounded_time() {
         let mut gathering = Gathering::default();
         let at = |micros| Instant::ZERO + Duration::from_micros(micros);
         assert!(!gathering.continues(false, at(0)) && gathering.ends_at().is_none());

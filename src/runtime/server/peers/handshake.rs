@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn only_members_of_the_same_cluster_may_connect() {
+    fn only_peers_of_the_same_cluster_and_members_may_connect() {
         let connect = |hello: Hello| check_after(None, &hello).map(drop);
         assert_eq!(connect(hello()), Ok(()));
         assert_eq!(connect(Hello { cluster: 6, ..hello() }), Err(PeerError::Cluster(6)));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn membership_error_names_both_member_sets() {
+    fn membership_mismatch_error_names_both_member_sets() {
         let theirs = vec![NodeId(2)];
         let text = PeerError::OtherMembers { peer: NodeId(2), theirs, ours: members() }.to_string();
         assert!(text.contains("a cluster of replica 2, but"), "{text}");
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_refusals_are_logged_at_intervals() {
+    fn repeated_refusals_of_peers_are_logged_at_intervals() {
         let mut log = RefusalLog::default();
         let later = Instant::ZERO + LOG_INTERVAL;
         let mut count = |error, at| log.count(&error, at);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_started_from_an_older_folder_is_refused() {
+    fn peer_started_from_an_older_copy_of_its_data_is_refused() {
         let mut known = None;
         let mut connect = |incarnation, openings: &[u64]| {
             let hello = Hello { incarnation, openings: openings.to_vec(), ..hello() };
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn rejoining_member_replaces_the_lost_one() {
+    fn rejoining_replica_replaces_its_lost_predecessor() {
         let old = check_after(None, &hello()).unwrap();
         let rejoining = Hello { incarnation: 1, openings: vec![77], rejoining: true, ..hello() };
         let new = check_after(Some(old), &rejoining).unwrap();

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn client_limit_is_capped_by_the_open_file_limit() {
+    fn maxclients_is_capped_by_the_open_file_limit() {
         let few = raise_limit(20, 2);
         assert!((1..=20).contains(&few));
         let limit = getrlimit(Resource::Nofile).maximum;

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slab_reuses_freed_indexes() {
+    fn connection_slab_reuses_freed_indexes() {
         let mut slab = Slab::default();
         assert_eq!((slab.insert('a'), slab.insert('b'), slab.insert('c')), (0, 1, 2));
         assert_eq!(slab.remove(1), Some('b'));

@@ -46,7 +46,7 @@ fn clock_entry(index: u64, millis: u64) -> Committed {
 }
 
 #[test]
-fn reads_of_an_expired_key_wait_for_a_clock_entry() {
+fn read_of_an_expired_key_waits_for_a_replicated_clock_entry() {
     let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
     let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
     let args: [&[u8]; 4] = [b"k", b"v", b"PX", b"50"];
@@ -86,7 +86,7 @@ fn reads_of_an_expired_key_wait_for_a_clock_entry() {
 
 /// Each replica counts the lookups of its own clients, and all of them count expired keys.
 #[test]
-fn lookups_are_counted_for_own_clients_only() {
+fn replica_counts_keyspace_hits_of_its_own_clients_only() {
     let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
     let policy = ReplyPolicy::Origin([2; ORIGIN_BYTES]);
     let mut applier = Applier::new(policy, stopped(), ends);
@@ -111,7 +111,7 @@ fn lookups_are_counted_for_own_clients_only() {
 }
 
 #[test]
-fn leader_replies_and_reads_see_entries_applied_before() {
+fn applier_runs_reads_after_entries_and_replies_only_as_leader() {
     let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
     let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
     let no_operation = RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::NoOp, b"");
@@ -137,7 +137,7 @@ fn leader_replies_and_reads_see_entries_applied_before() {
 }
 
 #[test]
-fn malformed_batch_is_skipped_without_a_reply() {
+fn malformed_command_batch_in_the_log_is_skipped_without_reply() {
     let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
     let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
     let entry = RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::Command, b"garbage");
@@ -185,7 +185,7 @@ fn snapshot_from_the_leader_replaces_an_older_state() {
 }
 
 #[test]
-fn snapshots_are_taken_by_log_size_or_on_request() {
+fn snapshot_is_taken_at_a_log_size_or_on_request() {
     let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
     let board = Arc::new(SnapshotBoard::default());
     let scheduler = SnapshotScheduler::new(800, Arc::clone(&board), Arc::default());
@@ -259,7 +259,7 @@ fn partly_applied_log_entry_is_not_visible_to_reads() {
 }
 
 #[test]
-fn full_network_queue_does_not_block_a_shared_thread() {
+fn full_network_queue_does_not_block_applier_on_shared_thread() {
     let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
     let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
     for number in 0..=QUEUE_LEN {
@@ -282,7 +282,7 @@ fn commit(index: u64, operations: &[Operation<'_>]) -> Committed {
 }
 
 #[test]
-fn shared_thread_defers_long_operations() {
+fn applier_on_a_shared_thread_defers_long_operations() {
     let Ends { network, core, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
     let scheduler = SnapshotScheduler::new(1 << 30, Arc::default(), Arc::default());
     let applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
@@ -331,7 +331,7 @@ fn shared_thread_defers_long_operations() {
 }
 
 #[test]
-fn events_of_a_pass_survive_the_installation_of_a_snapshot() {
+fn keyspace_events_before_a_snapshot_install_are_not_lost() {
     let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
     let board = Arc::new(ApplierBoard::default());
     board.set(RecordedEvents { messages: false, keys: true, misses: false });

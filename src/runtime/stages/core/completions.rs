@@ -103,7 +103,7 @@ mod tests {
     use crate::types::{EntryId, Index, Term};
 
     #[test]
-    fn snapshot_is_announced_after_its_entries_were_applied() {
+    fn raft_learns_of_a_snapshot_only_after_its_entries_are_applied() {
         let (mut core, ..) = quiet_core_in(Term(2));
         let last = EntryId::new(1, 5);
         let snapshot = SnapshotId { last, ..SnapshotId::default() };

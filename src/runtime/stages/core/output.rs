@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn apply_waits_while_log_writes_are_far_behind() {
+    fn applying_entries_waits_while_log_writes_are_far_behind() {
         let (mut core, _network, log_writer, applier) = quiet_core();
         let mut job = append_job(1);
         let mut buffer = RecordBuffer::default();
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_refused_by_full_queues_join_the_next_batch_in_order() {
+    fn append_and_apply_jobs_keep_their_order_when_queues_are_full() {
         let (mut core, _network, log_writer, applier) = quiet_core();
         let mut buffer = RecordBuffer::default();
         let count = QUEUE_LEN as u64 + 3;
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_for_stopped_snapshot_stage_are_dropped_and_counted() {
+    fn jobs_for_a_stopped_snapshot_stage_are_dropped_and_counted() {
         let (mut core, ..) = quiet_core();
         for _ in 0..QUEUE_LEN + 2 {
             core.effects.suspect_snapshots.push(SnapshotId::default());
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn core_stops_on_request_or_when_the_network_stage_has_ended() {
+    fn raft_core_stops_on_request_or_when_network_stage_ended() {
         let (mut core, network, ..) = quiet_core();
         assert_eq!(core.run_once(None), StageState::Running);
         assert_eq!(core.run_once(Some(CoreItem::Stop)), StageState::Stopped);

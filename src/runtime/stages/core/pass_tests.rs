@@ -69,7 +69,7 @@ fn follower() -> (Core, NetworkEnds, &'static ManualClock) {
 }
 
 #[test]
-fn core_events_beyond_the_pass_limit_wait_for_the_next_pass() {
+fn raft_core_defers_events_beyond_its_limit_per_loop_pass() {
     let (mut core, network, ..) = quiet_core();
     core.in_flight.start_apply(1_000);
     let applied = || CoreItem::Applied(Applied { bytes: 1, ..Applied::default() });
@@ -84,7 +84,7 @@ fn core_events_beyond_the_pass_limit_wait_for_the_next_pass() {
 }
 
 #[test]
-fn granted_lease_starts_no_earlier_than_heartbeat_receipt() {
+fn lease_grant_starts_no_earlier_than_heartbeat_receipt() {
     let (mut core, network, time) = follower();
     core.run_once(Some(CoreItem::Peers(vec![append(0)])));
     // This thread is paused right after a reading, and a heartbeat arrives meanwhile.

@@ -56,7 +56,7 @@ mod tests {
     use crate::types::{NodeId, Term};
 
     #[test]
-    fn rejected_messages_are_logged_once_per_interval_with_a_count() {
+    fn rejected_peer_messages_are_logged_once_per_interval() {
         let reason = RejectReason::Term { term: Term(9_000_000), own: Term(2) };
         let message = |from| RejectedMessage { from: NodeId(from), reason };
         let mut log = RejectedLog::default();

@@ -260,7 +260,7 @@ mod tests {
     use crate::types::{ClientId, RequestId};
 
     #[test]
-    fn clock_reset_sets_agreed_time_only_if_the_clock_is_ahead() {
+    fn clock_reset_sets_a_clock_that_is_ahead_to_the_agreed_time() {
         let board = Arc::new(ClockBoard::new(&[NodeId(2)]));
         let clock = Clock::start();
         let applied = AppliedClock::default();

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_entry_precedes_writes_and_serves_waiting_reads() {
+    fn replicated_clock_entry_precedes_writes_and_serves_reads() {
         let (core, network, log_writer, _applier) = leading_core_at(Clock::start(), 0);
         let mut core = with_clock(core, &[]);
         network.requests.try_send(Requests::Clients(vec![write(1), write(2)])).unwrap();
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_wait_until_the_clocks_of_a_quorum_are_known() {
+    fn leader_holds_requests_until_it_knows_a_quorum_of_wall_clocks() {
         let (core, network, log_writer, _applier) = leading_core_at(Clock::start(), 0);
         let mut core = with_clock(core, &[NodeId(8), NodeId(9)]);
         network.requests.try_send(Requests::Clients(vec![write(1)])).unwrap();
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_entry_is_appended_only_if_its_write_can_follow() {
+    fn replicated_clock_entry_is_appended_only_if_its_write_fits() {
         let (core, _network, log_writer, _applier) = leading_core_at(Clock::start(), 0);
         let mut core = with_clock(core, &[]);
         let entry_bytes = record_bytes(&Batch::one(
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_write_of_another_term_is_refused() {
+    fn forwarded_write_sent_in_another_term_is_refused() {
         let (mut core, network, ..) = leading_core(3);
         let last = core.replica.log().last().index;
         let writes = [1, 2, 3, 2].map(|term| Attempt::First { term: Term(term) });
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_refused_above_the_in_flight_byte_limit() {
+    fn client_requests_above_the_in_flight_byte_limit_are_refused() {
         let (mut core, network, ..) = quiet_core();
         core.in_flight.start_apply(JOB_BYTES_MAX);
         let request = ClientRequest {
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn uncompactable_log_stays_within_its_memory_share() {
+    fn log_that_cannot_be_compacted_stays_in_its_memory_share() {
         let (core, network, log_writer, _applier) = leading_core(3);
         let memory = Arc::new(MemoryBoard::default());
         let mut core = core.with_memory(Arc::clone(&memory));

@@ -438,7 +438,7 @@ fn number_in(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn random_stage_schedules_lose_no_request_and_violate_no_lease() {
+fn random_thread_schedules_lose_no_request_and_break_no_lease() {
     if let Some(seed) = number_in(SEED_VARIABLE) {
         eprintln!("{:?}", run(seed, &|_| {}));
         return;
@@ -465,7 +465,7 @@ fn random_stage_schedules_lose_no_request_and_violate_no_lease() {
 /// from a time before it received the leader's message.
 #[cfg(feature = "mutants")]
 #[test]
-fn lease_measured_from_before_message_receipt_is_detected() {
+fn random_schedules_detect_a_lease_that_predates_its_heartbeat() {
     use crate::config::Mutant;
     let change = |config: &mut Config| config.mutant = Some(Mutant::PromiseBeforeReceipt);
     let noticed = (1..=4 * SEEDS)

@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_lost_by_a_false_fsync_are_detected() {
+    fn writes_lost_by_an_fsync_that_lies_are_detected() {
         assert!((0..20).all(|seed| after_crash(false, seed) == Ok(5)));
         let crashes: Vec<_> = (0..20).map(|seed| after_crash(true, seed)).collect();
         // Every loss is detected; in about every other crash nothing is lost.

@@ -169,7 +169,7 @@ fn check_maximum_of_arguments(
 
 /// Bug: some settings were accepted and shown as set, but had no effect.
 #[test]
-fn every_setting_takes_effect_or_is_refused() {
+fn config_set_applies_or_refuses_every_parameter() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     client.write_all(b"CONFIG GET *\r\n").unwrap();

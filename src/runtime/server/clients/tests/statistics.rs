@@ -24,7 +24,7 @@ fn answer_all(fixture: &mut Fixture, elapsed: Duration) {
 
 /// Bug: `INFO` showed no statistics of commands, errors and latencies.
 #[test]
-fn calls_errors_and_latencies_are_counted() {
+fn info_counts_command_calls_errors_and_latencies() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     client.write_all(b"GET a\r\nGET b\r\nGET\r\nPING\r\nCONFIG nope\r\nNOPE\r\n").unwrap();
@@ -62,7 +62,7 @@ fn calls_errors_and_latencies_are_counted() {
 }
 
 #[test]
-fn commands_inside_exec_are_counted_one_by_one() {
+fn commandstats_counts_commands_of_a_transaction_one_by_one() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     client.write_all(b"MULTI\r\nGET a\r\nPING\r\nINCR a\r\nEXEC\r\n").unwrap();
@@ -93,7 +93,7 @@ fn commands_inside_exec_are_counted_one_by_one() {
 
 /// Bug: `INFO` did not show the calls before it in the same pipeline.
 #[test]
-fn info_shows_the_calls_before_it_in_its_pipeline() {
+fn info_includes_earlier_calls_of_the_same_pipeline() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     client.write_all(b"PING\r\nPING\r\nCONFIG SET a b\r\nINFO commandstats\r\n").unwrap();
@@ -106,7 +106,7 @@ fn info_shows_the_calls_before_it_in_its_pipeline() {
 
 /// Bug: a reply that was replaced by an error because of its size counted as a success.
 #[test]
-fn too_large_reply_counts_as_a_failed_call() {
+fn commandstats_counts_a_too_large_reply_as_a_failed_call() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     let large = Outcome::Value(Some(Bytes::from(vec![b'x'; 9 << 20])));
@@ -130,7 +130,7 @@ fn too_large_reply_counts_as_a_failed_call() {
 }
 
 #[test]
-fn failed_requests_are_counted_by_error_code() {
+fn errorstats_counts_failed_requests_by_error_code() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     client.write_all(b"SET k v\r\nGET k\r\n").unwrap();
