@@ -84,7 +84,8 @@ pub(super) fn inspect(bytes: &[u8], addresses: Addresses) -> Result<Message<'_>,
     }
     let (src, leader) = (NodeId(src.number), NodeId(leader.number));
     let leader = (leader.0 != 0xFFFF).then_some(leader);
-    // From here on the message names a leader, even if it is invalid.
+    // From here on, errors include the leader that the message names, although the message is
+    // invalid.
     let wrong = |what: &str| Fault::Incorrect {
         what: format!("{what}: {}", quote(bytes)),
         leader: Some((src, leader)),

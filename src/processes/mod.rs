@@ -14,7 +14,8 @@
 //! | `router` | the loop that waits for messages and routes them |
 //!
 //! The process simulator is stricter than the course's own simulator in two points: a replica that
-//! exits on its own counts as dead, and a packet storm fails the run.
+//! exits on its own counts as dead, and a run in which replicas send more messages than the
+//! scenario's limit fails.
 
 mod link;
 mod message;

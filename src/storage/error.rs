@@ -105,8 +105,8 @@ pub enum StorageError {
         /// The only format version in which this program reads and writes this kind of file.
         known: u32,
     },
-    /// A log segment or a small record file is corrupt: its contents differ from what the replica
-    /// wrote.
+    /// A log segment, the file `meta` or the file `peers` is corrupt: its contents differ from what
+    /// the replica wrote.
     #[error(
         "{file} is damaged at byte {offset}: {what}; the entries there may be committed, so \
          nothing is truncated; {REMEDY}"

@@ -86,7 +86,7 @@ pub(super) struct Meta {
     /// Number of the newest log segment that must exist; zero before the first segment is created.
     pub(super) last: u64,
     /// Random numbers that the replica drew at its latest process starts, one per start, newest
-    /// last. By them, peers distinguish this folder from an older copy of it.
+    /// last. Peers use them to distinguish this folder from an older copy of it.
     pub(super) openings: Vec<u64>,
 }
 

@@ -107,8 +107,8 @@ impl<D: Disk> Recovered<D> {
     }
 
     /// Returns the random numbers that the replica drew at its latest starts, one per start; the
-    /// last belongs to the current start. By them, peers distinguish this folder from an older copy
-    /// of it.
+    /// last belongs to the current start. Peers use them to distinguish this folder from an older
+    /// copy of it.
     pub fn openings(&self) -> &[u64] {
         &self.next.openings
     }
@@ -243,8 +243,8 @@ fn follow_snapshot<D: Disk>(
     Ok(durable)
 }
 
-/// Checks that the cluster members stored in the folder's file `meta` are those that the caller
-/// expects; accepts any members if `expected.members` is `None`.
+/// Checks that the cluster members stored in the folder's file `meta` equal the members that the
+/// caller expects. Accepts any members if `expected.members` is `None`.
 fn check_members<D: Disk>(
     disk: &D,
     found: &Meta,

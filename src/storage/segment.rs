@@ -251,7 +251,7 @@ pub(super) struct BlockHeader {
 }
 
 impl BlockHeader {
-    /// Decodes the header of an encoded block (the entries of one sync), which is `stream`.
+    /// Decodes the header of `stream`, an encoded block (the entries of one sync).
     pub(super) fn decode(stream: &[u8]) -> Result<BlockHeader, String> {
         let Some(bytes) = stream.get(..BLOCK_HEADER_BYTES) else {
             return Err(format!("{} bytes are too few for a block", stream.len()));

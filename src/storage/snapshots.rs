@@ -483,8 +483,8 @@ fn end_of(name: &str) -> Option<EntryId> {
     (file_name(last) == name).then_some(last)
 }
 
-/// Returns the file name and the last entry's id of the latest snapshot among the files `names`,
-/// whether damaged or not; `None` if there is no snapshot.
+/// Returns the file name of the latest snapshot among the files `names`, and the id of its last
+/// entry. The snapshot may be damaged. `None` if there is no snapshot.
 pub(super) fn newest_snapshot(names: &[String]) -> Option<(&str, EntryId)> {
     let found = names.iter().filter_map(|name| Some((name.as_str(), end_of(name)?)));
     found.max_by_key(|(_, last)| (last.index, last.term))
