@@ -128,9 +128,8 @@ impl Cluster {
             .map(|machine| machine.id)
     }
 
-    /// Reads the wall clock of replica `id`, to be reported to its peers, in milliseconds since
-    /// 1970. Returns `None` if the replica is down or paused, or if the run does not use
-    /// expirations.
+    /// Returns the wall clock reading that replica `id` reports to its peers, in milliseconds since
+    /// 1970; `None` if the replica is down or paused, or if the run does not use expirations.
     pub fn report_wall_clock(&mut self, id: NodeId) -> Option<u64> {
         let (slot, now) = (self.slot(id), self.now);
         let machine = &mut self.machines[slot];
@@ -211,8 +210,8 @@ impl Cluster {
         self.deliver_from(at, sender, envelope);
     }
 
-    /// Schedules, as [`Cluster::deliver`], the delivery of a message that this incarnation (number
-    /// of starts and crashes) of its sender has sent.
+    /// Schedules the arrival at time `at` of a message that its sender sent in incarnation `sender`
+    /// (number of starts and crashes).
     pub(in crate::sim) fn deliver_from(&mut self, at: Instant, sender: u64, envelope: Envelope) {
         let slot = self.slot(envelope.to);
         self.queue.push(at.max(self.now), Event::Deliver { slot, sender, envelope });

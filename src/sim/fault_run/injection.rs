@@ -15,7 +15,7 @@ use crate::types::NodeId;
 /// Maximum number of times that the check for two leaders at once is repeated. If a check finds two
 /// leaders, a replica that voted for the newer one loses its disk.
 const VOTER_POLLS: u32 = 300;
-/// Interval between two checks whether the cluster has two leaders at once. All [`VOTER_POLLS`]
+/// Interval between two checks of whether the cluster has two leaders at once. All [`VOTER_POLLS`]
 /// checks take 1.5 s, longer than most elections and than a leader without a quorum takes to step
 /// down.
 const VOTER_POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -337,7 +337,7 @@ impl FaultRun {
         self.set_alarm(at, Alarm::Restart(id));
     }
 
-    /// Restarts a replica, giving its monotonic clock a new origin and rate.
+    /// Restarts a replica, and gives its monotonic clock a new origin and rate.
     pub(super) fn restart(&mut self, id: NodeId) -> Result<(), Violation> {
         let now = self.cluster.now();
         let clock = Clock::new(

@@ -106,7 +106,7 @@ enum Alarm {
     StreamTimer { id: NodeId, at: Instant },
 }
 
-/// The last time that a client sent a request: when, and to which replica.
+/// The time at which a client last sent a request, and the replica that it sent the request to.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     to: NodeId,

@@ -97,8 +97,8 @@ struct View {
     /// The latest term in which the replica has acknowledged log entries, and the highest index
     /// that it has acknowledged in this term.
     acknowledged: (Term, Index),
-    /// Latest term in which the replica voted for itself just to use up its vote, as a replica that
-    /// is rejoining after a disk loss does; `None` if it has not.
+    /// The term in which the replica, while rejoining after a disk loss, last voted for itself only
+    /// to use up its vote; `None` if it has not done so.
     spent_vote: Option<Term>,
     /// The state of the disk that the replica lost; `None` if it has lost no disk, or has finished
     /// rejoining since.
@@ -177,7 +177,7 @@ impl SafetyChecker {
         self.transfers.len()
     }
 
-    /// Returns how often a replica has finished rejoining after losing its disk.
+    /// Returns the number of times that a replica has finished rejoining after losing its disk.
     pub fn rejoined(&self) -> u64 {
         self.rejoined
     }
@@ -369,8 +369,8 @@ impl SafetyChecker {
     }
 
     /// Checks a leader's match indexes: each peer must have acknowledged its log up to its match
-    /// index in the leader's term. While the peer is in this term, its disk must also hold these
-    /// entries.
+    /// index in the leader's term. While the peer is in the leader's term, its disk must also hold
+    /// the entries up to the match index.
     fn check_progress(
         &self,
         machines: &[Machine],

@@ -70,15 +70,14 @@ pub(in crate::sim) struct Folder {
     seen: DiskFaultCounts,
     /// Types of faults injected since the folder was last opened successfully.
     new_faults: Vec<DiskFault>,
-    /// Types of faults injected before the folder was last opened successfully, but after the
-    /// successful opening before that.
+    /// Types of faults injected between the last two successful openings of the folder.
     old_faults: Vec<DiskFault>,
     /// Name and original content of each file that the simulator has damaged.
     undamaged: Vec<(String, Vec<u8>)>,
     /// Whether the last attempt to open the folder was refused because of damaged files.
     is_refused: bool,
-    /// An old copy of the folder, and the number of starts of the replica when the copy was made;
-    /// `None` if there is no copy.
+    /// An old copy of the folder, and how many times the replica had been started when the copy was
+    /// made; `None` if there is no copy.
     copy: Option<(MemDisk, u64)>,
     /// Error of an invalid snapshot that was written to this disk without an injected fault, which
     /// means that the storage code is wrong; `None` if there is none.
@@ -86,7 +85,8 @@ pub(in crate::sim) struct Folder {
     /// Snapshots that the replica has begun to make durable since the last crash. The next start
     /// may find any of them.
     finished: Vec<SnapshotId>,
-    /// The number of starts (incarnation) of each peer that this replica last recorded durably.
+    /// For each peer, how many times it had been started according to this replica's last durable
+    /// record of the peer.
     noted: BTreeMap<NodeId, u64>,
 }
 
