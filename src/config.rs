@@ -87,9 +87,9 @@ pub struct Config {
     pub retransmit_timeout_max: Duration,
     /// Retransmission timeout for a peer whose round-trip time has not been measured yet.
     pub retransmit_timeout_initial: Duration,
-    /// How long a replica neither sends messages to its peers nor accepts messages from them after
-    /// it has started, so that in the university course's simulator all replicas have started
-    /// before the first message. Zero in the server.
+    /// Period after a replica's start in which it neither sends messages to its peers nor accepts
+    /// any from them. In the university course's simulator, all replicas have thus started before
+    /// the first message. Zero in the server.
     pub silence_after_start: Duration,
     /// Extra delay of the first election of a new replica, in addition to `silence_after_start` and
     /// the random part of the election timeout. A client's request ends the delay.
@@ -438,14 +438,15 @@ pub enum Mutant {
     /// Deliberate bug: a replica that has lost its disk becomes a full member again before its log
     /// contains the leader's last entry.
     RejoinBeforeCaughtUp,
-    /// Deliberate bug: the period in which a follower that has heard from its leader grants no
-    /// votes is measured from before the leader's message arrived, so it may end before the
-    /// leader's lease does.
+    /// Deliberate bug: after a follower has heard from its leader, it grants no votes for some
+    /// time, but measures this time from before the arrival of the leader's message, so the time
+    /// may end before the leader's lease.
     PromiseBeforeReceipt,
     /// Deliberate bug: a client's write that a replica has forwarded to the leader twice, for
     /// example because the first reply was lost, is applied twice.
     ApplyTwice,
-    /// Deliberate bug: a batch of several operations that two log entries contain is applied twice.
+    /// Deliberate bug: a batch of several operations is applied twice if two log entries contain
+    /// it.
     ApplyBatchTwice,
     /// Deliberate bug: a batch of several operations is split into two log entries, so it is not
     /// applied atomically.
@@ -466,7 +467,7 @@ pub enum Mutant {
     UnsyncedSegmentName,
     /// Deliberate bug: the directory is not synced after the file `meta` is replaced, so a power
     /// cut can restore the old file. The file contains the members, the log segments and the list
-    /// of the replica's starts, by which its peers detect an old copy of its folder.
+    /// of the replica's starts, which its peers use to detect an old copy of its folder.
     UnsyncedRecordName,
     /// Deliberate bug: the directory is not synced after a snapshot gets its final name, so a power
     /// cut can lose the name.
@@ -494,10 +495,10 @@ pub enum Mutant {
     /// Deliberate bug: a replica ignores its record of the latest process start of each peer, so it
     /// accepts a peer whose disk was restored from an older copy.
     AcceptOldCopy,
-    /// Deliberate bug: a replica accepts a peer whose list of its latest process starts is too
-    /// short to reach back to the start that the replica has recorded for the peer. So the replica
-    /// may accept a peer whose data was wiped and bootstrapped again, or restored from an older
-    /// copy.
+    /// Deliberate bug: a replica accepts a peer's list of its latest process starts even if the
+    /// list is too short to contain the start that the replica has recorded for the peer. So the
+    /// replica may accept a peer whose data was wiped and bootstrapped again, or restored from an
+    /// older copy.
     ForgetOldOpenings,
     /// Deliberate bug: the log is compacted when a snapshot is begun, before the snapshot is
     /// complete and durable.

@@ -3,8 +3,8 @@
 //!
 //! They behave exactly like the course's own clients, oddities included: a client retries a
 //! redirected request immediately, without limit and under a new id; it never retries an unanswered
-//! one; and it expects a get to return the value of the last put of that key that this client sent
-//! and that was acknowledged before the answer to the get arrives.
+//! one; and it expects a get to return the value of its own latest put of that key whose
+//! acknowledgement arrived before the answer to the get.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -20,9 +20,9 @@ pub enum Verdict {
     Passed,
     /// The run fails because too many planned gets became puts, but the replicas are not to blame.
     /// There are two such cases: the random generator drew too many gets before their clients had
-    /// sent a put, or the scenario file permits this number of gets in a field outside of the
-    /// object `tests`, where the university course's simulator ignores it (see
-    /// [`Report::unlucky_because`]).
+    /// sent a put, or the scenario file does permit this number of gets, but in a field outside of
+    /// the object `tests`, where the university course's simulator ignores it. See
+    /// [`Report::unlucky_because`].
     Unlucky,
     /// The run breaks at least one rule.
     Failed,

@@ -3,8 +3,8 @@
 //! time.
 //!
 //! A driver polls the run at the time that [`ScenarioRun::next_event`] returns, passes it the
-//! messages of the replicas ([`ScenarioRun::route`], [`ScenarioRun::answer`]), and carries out the
-//! resulting actions: delivers requests and kills replicas.
+//! messages from the replicas ([`ScenarioRun::route`], [`ScenarioRun::answer`]), and carries out
+//! the resulting actions: delivers requests and kills replicas.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Messages of replicas, with the same checks as in the university course's simulator. Parses only
-//! the fields that routing needs; all other fields are forwarded unchanged.
+//! Messages from replicas, checked as in the university course's simulator. Parses only the fields
+//! that routing needs; all other fields are forwarded unchanged.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -42,8 +42,9 @@ pub enum Profile {
     /// Runs with clock drift within its allowed bound, wall clock jumps, pauses and partitions, in
     /// which leaders serve lease reads.
     Clocks,
-    /// Messages over the streams of the server's transport, while the network loses (also in
-    /// bursts), delays, reorders and duplicates datagrams; partitions, crashes and pauses.
+    /// Runs in which replicas send their messages over the streams of the server's transport, while
+    /// the network loses (also in bursts), delays, reorders and duplicates datagrams. Also with
+    /// partitions, crashes and pauses.
     Streams,
 }
 
@@ -357,7 +358,7 @@ impl Plan {
             busy_permille: *rng.choose(&[0, 200]),
             mutant: None,
         });
-        // Messages of several datagrams.
+        // Some messages need several datagrams.
         self.load.padding = *rng.choose(&[0, 0, 1_500, 6_000]);
         self.config.uncommitted_bytes_max += self.load.padding * 4;
         if rng.permille(400) {
@@ -372,7 +373,8 @@ impl Plan {
         // The average loss in permille.
         let loss = rng.between(0, 600);
         let bursts = rng.permille(500);
-        // A loss ends a burst with a probability of 1/4, so this gives the same average.
+        // Each loss in a burst is the last one with a probability of 1/4, so this gives the same
+        // average.
         let first = if bursts { loss * 250 / (1_000 - loss) } else { loss };
         self.quality = LinkQuality {
             loss_permille: u32::try_from(first).expect("600"),

@@ -279,7 +279,7 @@ impl Streams {
         }
     }
 
-    /// Returns how often the streams reached the situations that are about them.
+    /// Returns how often the run has reached each situation that concerns streams.
     pub(in crate::sim) fn coverage(&self) -> &Coverage {
         &self.coverage
     }

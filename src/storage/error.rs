@@ -73,7 +73,7 @@ pub enum StorageError {
         file: String,
         /// Id of the replica to which the folder belongs, as stored in the file.
         found: NodeId,
-        /// Id of this replica on the command line.
+        /// Id of this replica, as given on the command line.
         expected: NodeId,
     },
     /// The replica ids on the command line differ from the cluster's members that are stored in the
@@ -89,7 +89,7 @@ pub enum StorageError {
         file: String,
         /// Replica ids of the cluster's members, as stored in the file.
         found: Vec<NodeId>,
-        /// Replica ids of the cluster's members, from the command line.
+        /// Replica ids of the cluster's members, as given on the command line.
         expected: Vec<NodeId>,
     },
     /// A file has a format version that this program cannot read.

@@ -175,10 +175,9 @@ impl MemDisk {
     }
 
     /// Simulates a power cut, unless the power is already out, and a restart. `choose` decides
-    /// which unsynced changes survive: for the contents of a sector or the length of a file with n
-    /// - 1 unsynced changes, `choose(n)` returns the number of changes that survive, oldest first,
-    /// from 0 to n - 1. For an unsynced change of a file name, `choose(2)` returns 1 if it survives
-    /// and 0 if not.
+    /// which unsynced changes survive: for m unsynced changes of a sector or of a file's length,
+    /// `choose(m + 1)` returns how many of them survive, oldest first. For an unsynced change of a
+    /// file name, `choose(2)` returns 1 if it survives and 0 if not.
     pub fn restart(&mut self, choose: &mut dyn FnMut(usize) -> usize) {
         for inode in &mut self.inodes {
             inode.lose_power(choose, &mut self.fault_counts);

@@ -170,8 +170,9 @@ impl<D: Disk> Recovered<D> {
         for name in names.iter().filter(|name| early && is_obsolete(name, &found)) {
             disk.delete(name).map_err(io_error(&disk, "delete", name))?;
         }
-        // What a killed process wrote and did not sync is still read back from the page cache. A
-        // file may be deleted only because of a meta record or a snapshot whose name is durable.
+        // Files that a killed process created or renamed without a sync of the directory are
+        // visible too. No file may be deleted before the name of the meta record or snapshot that
+        // makes it obsolete is durable.
         disk.sync_dir().map_err(io_error(&disk, "sync", ""))?;
         for name in names.iter().filter(|name| !early && is_obsolete(name, &found)) {
             disk.delete(name).map_err(io_error(&disk, "delete", name))?;
@@ -188,8 +189,9 @@ impl<D: Disk> Recovered<D> {
         }
         let mut log = Log::resume(disk, options, meta, segment, &replay);
         // The start is recorded first in the log, then in the meta record: if one of them is
-        // restored from an older copy, the other shows it. If the power failed between the two last
-        // time, no peer learned of that start, and this one replaces it.
+        // restored from an older copy, the other shows it. If the power failed between these two
+        // writes of the previous start, no peer learned of that start, and the current start
+        // replaces it.
         log.write_block(next.identity.incarnation)?;
         let (identity, openings) = (next.identity, next.openings);
         log.meta = Meta { identity, openings, ..log.meta };
@@ -261,9 +263,9 @@ fn check_members<D: Disk>(
     Err(StorageError::OtherMembers { file, found: found.members.clone(), expected: members })
 }
 
-/// Returns whether a file can be deleted, because it is an unfinished version of a log segment or
-/// of the file `meta`, or a log segment before the segment number `meta.first`, whose entries are
-/// in a snapshot.
+/// Returns whether a file is obsolete and can be deleted. Obsolete files are unfinished versions of
+/// log segments and of the file `meta`, and log segments before segment number `meta.first`, whose
+/// entries are in a snapshot.
 fn is_obsolete(name: &str, meta: &Meta) -> bool {
     if let Some(number) = segment::number_of(name) {
         return number < meta.first;

@@ -75,9 +75,9 @@ pub struct OpeningHistory<'a> {
 /// Reason why a peer's list of its latest process starts is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
-    /// The peer's hello message is malformed: the length of the list of starts does not match the
-    /// number of starts that the message states, the last random number in the list is zero, or the
-    /// stated number of starts is implausibly large.
+    /// The peer's hello message is malformed: the length of its list of starts does not match its
+    /// number of starts, the last random number in the list is zero, or the number of starts is
+    /// implausibly large.
     #[error(
         "its list of its own process starts is incomplete: it lists {listed} of {incarnation} \
          starts"

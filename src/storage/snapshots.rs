@@ -236,8 +236,8 @@ impl<D: Disk> Snapshots<D> {
         let new = source.file_name();
         let latest = self.latest.map(|latest| file_name(latest.last));
         for name in list(&self.disk)? {
-            // A damaged snapshot after the latest stays: the log may not be known yet to make up
-            // for it.
+            // A damaged snapshot that is later than the latest undamaged one stays, because it is
+            // not known yet whether the log contains its entries.
             let older = end_of(&name)
                 .is_some_and(|last| self.latest.is_some_and(|it| last.index < it.last.index));
             let early = self.disk.mutant() == Some(Mutant::RemoveLatestSnapshotEarly)

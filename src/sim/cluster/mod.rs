@@ -3,9 +3,9 @@
 //! the same run, byte for byte.
 //!
 //! The cluster runs the replicas and checks them after every step. It does not deliver messages.
-//! Its driver (a run with faults, a script, a scenario of the university course) takes the messages
-//! from [`Cluster::sent`] after each event, decides the fate of each, and schedules the arrival of
-//! those that are not lost with [`Cluster::deliver`].
+//! Its driver (a run with faults, a script, a scenario of the university course) does: after each
+//! event it takes the messages from [`Cluster::sent`], decides the fate of each message, and calls
+//! [`Cluster::deliver`] to schedule the arrival of those that are not lost.
 
 mod answer;
 mod apply;

@@ -68,8 +68,8 @@ impl FaultRun {
         }
     }
 
-    /// Runs the streams of all replicas for which something has happened, and passes on what has
-    /// arrived.
+    /// Runs the streams that are due, except those of paused replicas, and passes on the messages
+    /// that have arrived.
     pub(super) fn run_streams(&mut self) -> Result<(), Violation> {
         let Some(mut datagrams) = self.datagrams.take() else { return Ok(()) };
         let result = self.plan.ids.clone().into_iter().try_for_each(|id| {
@@ -141,7 +141,7 @@ impl FaultRun {
         }
     }
 
-    /// Returns how often the run reached the situations about streams.
+    /// Returns how often the run has reached each situation that concerns streams.
     pub(super) fn stream_coverage(&self) -> Coverage {
         let mut coverage = Coverage::default();
         if let Some(datagrams) = &self.datagrams {

@@ -118,8 +118,8 @@ impl FaultRun {
     }
 
     /// Makes wall clocks jump. Either sets the wall clock of one of the replicas in `skewed` ahead
-    /// for a long time, or makes the wall clocks of all replicas or of random ones jump for at most
-    /// a second.
+    /// for a long time, or makes the wall clocks of all or of some random replicas jump and return
+    /// within a second.
     pub(super) fn jump_clocks(&mut self) {
         let jump = draw_jump(&mut self.wall_rng);
         if !self.skewed.is_empty() && self.wall_rng.permille(500) {
@@ -363,7 +363,8 @@ impl FaultRun {
     }
 }
 
-/// Returns a random jump of a wall clock in milliseconds, of seconds to years; positive if forward.
+/// Returns the length of a random wall clock jump in milliseconds. It ranges from seconds to years,
+/// and is positive if the clock jumps forward.
 pub(super) fn draw_jump(rng: &mut Rng) -> i64 {
     let second = 1_000;
     let length = *rng.choose(&[second, 60 * second, 86_400 * second, 4 * 365 * 86_400 * second]);

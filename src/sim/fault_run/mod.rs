@@ -102,7 +102,7 @@ enum Alarm {
     LoseVoter(u32),
     /// A datagram arrives at the replica `to`.
     Datagram { from: NodeId, to: NodeId, bytes: Vec<u8> },
-    /// The streams of the replica `id` are due at `at`.
+    /// The streams of the replica `id` must be run at the time `at`.
     StreamTimer { id: NodeId, at: Instant },
 }
 

@@ -42,7 +42,7 @@ pub struct Load {
     /// Number of accounts (keys with a balance) between which clients transfer amounts.
     pub accounts: u64,
     /// Range of the random time between an answer and the client's next request. Clients that only
-    /// read wait an eighth of it.
+    /// read wait an eighth of this time.
     pub think_time: DurationRange,
     /// Range of the random time that a client waits for an answer before it resends or abandons the
     /// request.

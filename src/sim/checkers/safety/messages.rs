@@ -51,8 +51,8 @@ impl SafetyChecker {
     }
 
     /// Checks a message of a replica that is rejoining after a disk loss. The replica must not
-    /// grant votes or help another replica to rejoin, and must not reply to the leader of a term if
-    /// it voted for another candidate in a later term before it lost its disk.
+    /// grant votes or help another replica to rejoin. If it voted for another candidate before it
+    /// lost its disk, it must not reply to leaders of earlier terms than that vote.
     fn check_rejoining(&self, machine: &Machine, message: &PeerMsg) -> Result<(), Violation> {
         if !machine.disk.image().rejoining {
             return Ok(());

@@ -8,10 +8,10 @@
 //! up to that index.
 //!
 //! A replica that lost its disk must keep its earlier promises as far as rejoining guarantees them.
-//! Until it has rejoined, it grants no votes, and acknowledges nothing to the leader of an earlier
-//! term than one in which it voted for another candidate. Once it has rejoined, its disk holds all
-//! entries that were committed when the old disk was lost, and those that were committed later by
-//! counting the copy on the lost disk.
+//! Until it has rejoined, it grants no votes. If it voted for another candidate before the loss, it
+//! acknowledges nothing to leaders of earlier terms than that vote. Once it has rejoined, its disk
+//! holds all entries that were committed when the old disk was lost, and those that were committed
+//! later by counting the copy on the lost disk.
 
 mod log_writes;
 mod messages;
@@ -255,7 +255,7 @@ impl SafetyChecker {
         self.note_rejoined(machine)
     }
 
-    /// Records that the machine at index `slot` accepted an append of the leader of `term`. `now`
+    /// Records that the machine at index `slot` accepted an append from the leader of `term`. `now`
     /// is the time by the machine's clock.
     pub(in crate::sim) fn on_append_accepted(&mut self, slot: usize, now: Instant, term: Term) {
         self.views[slot].leader_heard = Some((term, now));

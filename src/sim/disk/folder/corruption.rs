@@ -19,9 +19,9 @@ use crate::types::NodeId;
 pub(super) struct Damage {
     /// Description of the damage for error messages: the damaged file, and the type of damage.
     pub(super) what: String,
-    /// Whether the damage is in the log, or in both copies of the meta record (in the file `meta`,
-    /// which names the replica and the log's first segment), so that the next start must refuse the
-    /// folder. Other damage to the files `meta` and `peers` is repaired.
+    /// Whether the damage is in the log or in both copies of the meta record in the file `meta`.
+    /// The next start must then refuse the folder. Other damage to the files `meta` and `peers` is
+    /// repaired.
     pub(super) in_log: bool,
     /// Whether the damage is in the latest snapshot. The next start must then detect it or refuse
     /// the whole folder.
@@ -232,10 +232,10 @@ impl Folder {
         self.inject(DiskFault::CorruptSnapshot);
     }
 
-    /// Starts the replica from an old copy of its whole folder: once, three times, or more often
-    /// than its list of latest starts (by which peers detect old copies) can hold. The folder
-    /// itself stays unchanged. Returns the list of starts after the last of these starts, or the
-    /// error of a failed start; `None` if there is no copy.
+    /// Starts the replica from an old copy of its whole folder: once, three times, or more times
+    /// than its list of latest starts can hold. Peers use this list to detect old copies. The
+    /// folder itself stays unchanged. Returns the list after the last of these starts, or the error
+    /// of a failed start; `None` if there is no copy.
     pub(in crate::sim) fn start_old_copy(&mut self) -> Option<Result<OldCopy, StorageError>> {
         let (copy, copied_at) = self.copy.take()?;
         let mut copy = copy.copy();
@@ -286,7 +286,7 @@ impl Folder {
         self.noted.get(&peer).copied().unwrap_or(0)
     }
 
-    /// Counts, in the fault statistics, that all peers rejected an old copy of the folder.
+    /// Adds to the fault statistics that all peers rejected an old copy of the folder.
     pub(in crate::sim) fn count_rejected_copy(&mut self) {
         self.statistics.inject(DiskFault::OldCopy, 1);
         self.statistics.cause(DiskFault::OldCopy, FaultEffect::Rejected);

@@ -205,8 +205,8 @@ impl Folder {
         }
     }
 
-    /// Hands the opened files to the running replica, and counts in the fault statistics how
-    /// earlier faults affected this start. Returns the log and the snapshot found in the folder.
+    /// Hands the opened files to the running replica, and adds to the fault statistics how earlier
+    /// faults affected this start. Returns the log and the snapshot found in the folder.
     fn on_opened(&mut self, opened: Opened) -> Found {
         let Opened { process, durable, snapshot, damaged_snapshots } = opened;
         let damaged = self.new_faults.iter().any(|kind| kind.is_damage());
