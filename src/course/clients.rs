@@ -73,7 +73,7 @@ pub struct Answer<'a> {
     pub client: ClientId,
     /// The leader known to the answering replica; `None` if that replica knows no leader.
     pub leader: Option<NodeId>,
-    /// The message id of the request that this answers.
+    /// The message id of the request that is answered.
     pub mid: RequestId,
     /// The type of the answer: `ok`, `redirect` or `fail`.
     pub kind: AnswerKind,
@@ -131,9 +131,9 @@ pub struct ClientCounts {
     /// Latency of every answered request, including `redirect` and `fail` answers. The university
     /// course grades the median of these latencies.
     pub latencies: Vec<Duration>,
-    /// Latencies of each get that was answered with `ok`.
+    /// Latency samples of the gets that were answered with `ok`, one per get.
     pub gets: Vec<Sample>,
-    /// Latencies of each put that was answered with `ok`.
+    /// Latency samples of the puts that were answered with `ok`, one per put.
     pub puts: Vec<Sample>,
 }
 

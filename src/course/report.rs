@@ -28,17 +28,21 @@ pub enum Verdict {
     Failed,
 }
 
-/// The grade of one metric of a run, such as the median latency. Each metric has three thresholds.
+/// The grade of one metric of a run, such as the median latency. A scenario has three thresholds
+/// for each metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
-    /// The highest grade: the metric's value is below the first threshold.
+    /// The highest grade: the metric's value is below the first of the scenario's thresholds for
+    /// this metric.
     Bonus,
-    /// Full credit: the metric's value is below the second threshold.
+    /// Full credit: the metric's value is below the second of the scenario's thresholds for this
+    /// metric.
     Full,
-    /// Partial credit: the metric's value is below the third threshold.
+    /// Partial credit: the metric's value is below the third of the scenario's thresholds for this
+    /// metric.
     Partial,
-    /// No credit: the metric's value is not below any threshold.
+    /// No credit: the metric's value is not below any of the scenario's thresholds for this metric.
     None,
 }
 

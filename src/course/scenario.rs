@@ -160,7 +160,7 @@ pub enum ScenarioError {
         names().collect::<Vec<_>>().join(", ")
     )]
     UnknownName {
-        /// The given name.
+        /// The name that no built-in scenario has.
         name: String,
     },
 }

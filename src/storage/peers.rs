@@ -66,7 +66,7 @@ pub struct PeerOpening {
 /// which identifies the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpeningHistory<'a> {
-    /// Number of times that the replica has been started in total.
+    /// Total number of times that the replica has been started.
     pub incarnation: u64,
     /// Random numbers that the replica drew at its latest starts, one per start, newest last.
     pub openings: &'a [u64],

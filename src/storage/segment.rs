@@ -354,7 +354,7 @@ pub(super) fn chain(previous: u32, stream: &[u8]) -> u32 {
     crc32c::crc32c_append(chain, &stream[8..])
 }
 
-/// Checks that the cluster and the replica that own a file, `found`, are the expected ones.
+/// Checks that `found`, the cluster and the replica that own a file, are the expected ones.
 pub(super) fn check_owner(
     file: &str,
     found: (u128, NodeId),

@@ -71,8 +71,8 @@ pub struct Cluster {
     /// How often the run has reached each situation that tests must cover. Excludes the counters of
     /// running replicas and of the client model, which [`Cluster::coverage`] adds.
     coverage: Coverage,
-    /// Whether a script has forged messages, so that replicas may reject messages without a
-    /// violation.
+    /// Whether a script has forged messages. If so, it is no violation that a replica rejects a
+    /// message.
     pub forged: bool,
 }
 

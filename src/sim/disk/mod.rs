@@ -50,7 +50,7 @@ pub struct Disk {
 #[derive(Debug)]
 pub(in crate::sim) struct Start {
     pub(in crate::sim) durable: Durable,
-    /// The state machine decoded from the snapshot file; `None` if snapshots are only kept in
+    /// The state machine decoded from the snapshot file; `None` if snapshots are kept only in
     /// memory.
     pub(in crate::sim) store: Option<StateMachine>,
 }
@@ -80,7 +80,7 @@ impl Disk {
         Disk { files: Some(files), ..Disk::default() }
     }
 
-    /// Returns whether the last start was refused because of damaged files.
+    /// Returns whether the replica's last start failed because its files were damaged.
     pub fn is_refused(&self) -> bool {
         self.files.as_ref().is_some_and(Folder::is_refused)
     }

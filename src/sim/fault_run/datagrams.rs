@@ -17,7 +17,7 @@ const WAITING_MAX: usize = 200;
 /// replicas. More runs mean that the timers of streams trigger each other forever.
 const RUNS_AT_ONCE_MAX: u32 = 1_000;
 
-/// The streams of a run.
+/// The streams between the replicas of a run.
 #[derive(Debug)]
 pub(super) struct Datagrams {
     streams: Streams,
@@ -58,7 +58,8 @@ impl FaultRun {
         }
     }
 
-    /// Handles a timer of the streams of a replica, which was set for the time `at`.
+    /// Handles the timer event at time `at` for the streams of a replica. Does nothing if the timer
+    /// has been set to another time since.
     pub(super) fn on_stream_timer(&mut self, id: NodeId, at: Instant) {
         let datagrams = self.datagrams.as_mut().expect("the run has streams");
         if let Some(endpoint) = datagrams.streams.endpoint_mut(id)

@@ -202,8 +202,8 @@ impl Workload {
         self.clients.iter().any(|client| !client.planned.is_empty())
     }
 
-    /// Returns the keys of the unanswered requests in order, including those that clients have
-    /// abandoned.
+    /// Returns the keys of the unanswered requests in ascending order, including those that clients
+    /// have abandoned.
     pub fn unanswered(&self) -> impl Iterator<Item = RequestKey> {
         self.open.keys().copied()
     }

@@ -122,7 +122,7 @@ impl Folder {
         self.disk.disk().set_mutant(mutant);
     }
 
-    /// Returns whether the last attempt to open the folder was refused because of damaged files.
+    /// Returns whether the last attempt to open the folder failed because its files were damaged.
     pub(in crate::sim) fn is_refused(&self) -> bool {
         self.is_refused
     }
