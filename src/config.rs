@@ -8,9 +8,9 @@ use std::time::Duration;
 pub enum FanOut {
     /// The leader sends new entries to all followers.
     All,
-    /// The leader sends new entries to only as many followers as a quorum needs, starting with
-    /// those to which it has not sent for the longest time. The choice therefore rotates, and every
-    /// follower receives entries regularly.
+    /// The leader sends new entries to only as many followers as a quorum needs, preferring those
+    /// to which it has sent least recently. The choice therefore rotates, and every follower
+    /// receives entries regularly.
     Thrifty,
 }
 
@@ -459,8 +459,8 @@ pub enum Mutant {
     SyncOfReplacedEntry,
     /// Deliberate bug: a failed sync of the disk is treated as completed.
     IgnoreFailedSync,
-    /// Deliberate bug: a replica that starts does not rewrite the last block that it finds in its
-    /// log, although an earlier sync of this block to disk may have failed.
+    /// Deliberate bug: when a replica starts, it does not rewrite the last block of its log,
+    /// although an earlier sync of this block to disk may have failed.
     TrustLastBlock,
     /// Deliberate bug: the directory is not synced after a log segment is created, so a power cut
     /// can lose the segment's name.

@@ -338,8 +338,8 @@ impl Plan {
         plan
     }
 
-    /// Changes the plan as runs of `profile` need it. `faulty` is whether there are network faults,
-    /// and `hop` the usual delay of a message.
+    /// Adapts the plan to `profile`. `faulty` says whether there are network faults, and `hop` is
+    /// the usual delay of a message.
     fn adapt_to(&mut self, profile: Profile, faulty: bool, hop: Duration, rng: &mut Rng) {
         match profile {
             Profile::Storage => self.increase_disk_load(rng),
@@ -348,8 +348,8 @@ impl Plan {
         }
     }
 
-    /// Makes replicas send their messages over streams of datagrams. `faulty` is whether there are
-    /// network faults, and `hop` the usual delay of a datagram.
+    /// Makes replicas send their messages over streams of datagrams. `faulty` says whether there
+    /// are network faults, and `hop` is the usual delay of a datagram.
     fn use_streams(&mut self, faulty: bool, hop: Duration, rng: &mut Rng) {
         self.config = self.config.clone().over_streams();
         self.streams = Some(StreamPlan {

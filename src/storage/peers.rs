@@ -227,8 +227,8 @@ impl<D: Disk> PeerRecords<D> {
         self.records.iter().find(|record| record.peer == peer).copied()
     }
 
-    /// Checks that `history`, the list of its process starts that a peer has sent, contains the
-    /// latest start that this replica has recorded for the peer; see [`OpeningHistory::check`].
+    /// Checks that `history`, the list of process starts that `peer` has sent, contains the latest
+    /// start that this replica has recorded for the peer; see [`OpeningHistory::check`].
     ///
     /// # Errors
     /// If the list must be rejected.

@@ -16,7 +16,7 @@ use crate::types::{Instant, NodeId};
 pub(in crate::sim) const BOUND: Duration = Duration::from_millis(250);
 
 /// The interval of virtual time within which a value expires. The exact time is unknown, because a
-/// TTL starts when the replica applies the write.
+/// TTL starts when a replica applies the write.
 #[derive(Clone, Copy, Debug)]
 struct Lifetime {
     earliest: Instant,

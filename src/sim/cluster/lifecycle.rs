@@ -191,13 +191,13 @@ impl Cluster {
         self.trace.note(self.now, format_args!("{} crashes", id.0));
     }
 
-    /// Replaces the disk of a replica that is down with an empty one, so that the replica must
-    /// rejoin under its old id. Only one replica may be rejoining at a time, because two would wait
-    /// for each other forever.
+    /// Replaces the disk of a replica with an empty disk, so that the replica must rejoin under its
+    /// old id. The replica must be down. Only one replica may be rejoining at a time, because two
+    /// would wait for each other forever.
     ///
     /// # Errors
-    /// If the replica finished rejoining after an earlier loss without an entry that must be on its
-    /// disk.
+    /// If the replica had finished rejoining after an earlier disk loss, but its disk lacks an
+    /// entry that it must hold.
     pub fn lose_disk(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];

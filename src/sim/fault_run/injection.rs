@@ -331,7 +331,7 @@ impl FaultRun {
         Some((id, old, new))
     }
 
-    /// Schedules the restart of a replica that is down, after a random time.
+    /// Schedules the restart of a crashed replica after a random delay.
     pub(super) fn restart_later(&mut self, id: NodeId) {
         let at = self.cluster.now() + self.plan.outage.draw(&mut self.rng);
         self.set_alarm(at, Alarm::Restart(id));

@@ -61,7 +61,7 @@ pub enum Statement {
     Release(MessageFilter, usize),
     /// Crashes the replica with this id.
     Crash(NodeId),
-    /// Replaces the disk of a replica that is down with an empty one.
+    /// Replaces the disk of a crashed replica with an empty disk.
     Lose(NodeId),
     /// Restarts the replica with this id after a crash.
     Restart(NodeId),

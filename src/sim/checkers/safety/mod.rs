@@ -192,8 +192,8 @@ impl SafetyChecker {
     /// vote for another candidate after rejoining.
     ///
     /// # Errors
-    /// If the replica finished rejoining after an earlier loss without an entry that must be on its
-    /// disk.
+    /// If the replica had finished rejoining after an earlier disk loss, but its disk lacks an
+    /// entry that it must hold.
     pub(in crate::sim) fn on_disk_lost(&mut self, machine: &Machine) -> Result<(), Violation> {
         // The sync that made it a member again may have been its last step before a crash.
         self.note_rejoined(machine)?;
@@ -483,7 +483,7 @@ impl SafetyChecker {
         let holds =
             |machine: &&Machine| last.index <= machine.snapshots.end() || machine.disk.holds(last);
         let mut copies = machines.iter().filter(holds).count();
-        // A copy on a disk that was lost after its acknowledgement counts, and the replica must
+        // An acknowledged copy still counts if its disk has been lost since. The replica must then
         // have the entry again before it may vote.
         for machine in machines.iter().filter(|machine| !holds(machine)) {
             if let Some(lost_disk) = self.views[machine.slot].lost_disk.as_mut()
