@@ -17,7 +17,7 @@ impl Cluster {
     /// disk is full.
     ///
     /// # Errors
-    /// If the replica's disk does not hold what was durable, or if another safety rule is violated.
+    /// If the replica's disk lacks data that was durable, or if another safety rule is violated.
     pub fn start(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];

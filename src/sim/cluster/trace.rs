@@ -59,8 +59,8 @@ struct Group {
 }
 
 impl Trace {
-    /// Creates a trace for golden traces (recorded traces that tests compare with): the trace keeps
-    /// all lines, and they contain no times.
+    /// Creates a trace for golden traces (recorded traces, with which tests compare new ones): the
+    /// trace keeps all lines, and they contain no times.
     pub fn golden() -> Trace {
         Trace { lines_max: usize::MAX, ..Trace::default() }
     }

@@ -273,8 +273,8 @@ impl Folder {
         (!is_lost).then(|| notes.check(peer, history, OPENINGS_KEPT).is_ok())
     }
 
-    /// Returns whether the file of peer records has vanished, in which this replica records the
-    /// last known start of each peer.
+    /// Returns whether the file `peers`, in which this replica records the latest known start of
+    /// each peer, has vanished.
     pub(super) fn has_lost_notes(&self) -> bool {
         let names = self.disk.list().expect("a disk in memory does not fail");
         !self.noted.is_empty() && !names.iter().any(|name| name == "peers")
