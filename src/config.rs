@@ -8,9 +8,9 @@ use std::time::Duration;
 pub enum FanOut {
     /// The leader sends new entries to all followers.
     All,
-    /// The leader sends new entries to only as many followers as a quorum needs, starting with
-    /// those to which it has not sent for the longest time. The choice therefore rotates, and every
-    /// follower receives entries regularly.
+    /// The leader sends new entries to only as many followers as a quorum needs, preferring those
+    /// to which it has sent least recently. The choice therefore rotates, and every follower
+    /// receives entries regularly.
     Thrifty,
 }
 
@@ -30,14 +30,14 @@ pub struct Config {
     /// Maximum election timeout while no messages are lost. Each timeout is drawn at random between
     /// the minimum and the maximum.
     pub election_timeout_max: Duration,
-    /// Extra time added to each election timeout in proportion to the measured message loss:
-    /// nothing without loss, all of it if 30 % or more of the messages are lost.
+    /// Time added to each election timeout while messages are lost. It grows with the measured loss
+    /// rate, from zero without loss to this value at a loss rate of 30 % or more.
     pub election_timeout_lossy_extra: Duration,
-    /// Number of times that a candidate requests a vote from each peer that does not answer, if
-    /// 12 % to 40 % of the messages are lost, or if its last campaign reached a quorum and was lost
-    /// nevertheless. If more messages are lost, the number is doubled; if fewer are lost, it is
-    /// halved. If fewer are lost and the candidate has recently reached no quorum, so that it is
-    /// probably isolated, the number is a quarter.
+    /// Base number of times that a candidate requests a vote from each peer that does not answer.
+    /// It uses this number if 12 % to 40 % of the messages are lost, twice the number at a higher
+    /// loss, and half of it at a lower loss. Two exceptions apply below 12 %: a quarter of the
+    /// number if the latest campaigns reached no quorum, because the candidate is then probably
+    /// isolated; the full number if the last campaign reached a quorum but was lost.
     pub vote_attempts: u32,
     /// How long a candidate that has a majority of pre-votes waits for the other replies before it
     /// requests votes, so that a replica with a longer log can object.
@@ -87,9 +87,9 @@ pub struct Config {
     pub retransmit_timeout_max: Duration,
     /// Retransmission timeout for a peer whose round-trip time has not been measured yet.
     pub retransmit_timeout_initial: Duration,
-    /// How long a replica neither sends messages to its peers nor accepts messages from them after
-    /// it has started, so that in the university course's simulator all replicas have started
-    /// before the first message. Zero in the server.
+    /// Period after a replica's start in which it neither sends messages to its peers nor accepts
+    /// any from them. In the university course's simulator, all replicas have thus started before
+    /// the first message. Zero in the server.
     pub silence_after_start: Duration,
     /// Extra delay of the first election of a new replica, in addition to `silence_after_start` and
     /// the random part of the election timeout. A client's request ends the delay.
@@ -110,12 +110,13 @@ pub struct Config {
     /// up to it and answered their clients. A new leader then knows which clients may not have been
     /// answered, and answers them. Used only in the university course's simulator.
     pub commit_index_after_replies: bool,
-    /// How long a leader waits for new entries that can carry a new commit index to a follower.
-    /// Then it sends a message without entries, so that the follower can answer its clients. With
-    /// [`FanOut::Thrifty`] it waits anew for each commit index, and sends such messages only while
-    /// few messages are lost, to followers that could become leader and would then answer too many
-    /// requests a second time. `None`: the commit index is sent only with the next entries or
-    /// heartbeat, which takes fewer messages.
+    /// How long a leader waits for new entries with which it can send a new commit index to a
+    /// follower. If there are none by then, it sends a message without entries, so that the
+    /// follower can answer its clients. With [`FanOut::Thrifty`], the wait starts again with each
+    /// new commit index, and the leader sends such a message only at low message loss, and only to
+    /// a follower that would otherwise, as the next leader, answer too many requests a second time.
+    /// `None`: the leader sends the commit index only with the next entries or heartbeat, which
+    /// takes fewer messages.
     pub commit_notice_after: Option<Duration>,
     /// Size in bytes of the latest log entries that stay in memory when the log is compacted after
     /// a snapshot, so that a follower that lags only a little does not need the snapshot.
@@ -123,7 +124,7 @@ pub struct Config {
     /// Size in bytes of the log in memory above which entries that a snapshot covers are removed
     /// even if a follower still needs them. The follower then gets the snapshot.
     pub log_bytes_max: usize,
-    /// Minimum interval between two chunks of a snapshot that are sent to one follower. Together
+    /// Minimum interval between two snapshot chunks that are sent to the same follower. Together
     /// with the size of a chunk, it limits the transfer rate.
     pub snapshot_chunk_interval: Duration,
     /// How long the operations of a disk may be pending without any of them completing before the
@@ -387,10 +388,10 @@ pub enum Mutant {
     VoteTwice,
     /// Deliberate bug: a replica sends a vote before the vote is durable.
     VoteBeforeSync,
-    /// Deliberate bug: a follower acknowledges entries before they are durable.
+    /// Deliberate bug: a follower acknowledges entries before they are durable on its disk.
     AcknowledgeBeforeSync,
-    /// Deliberate bug: a follower acknowledges all entries of its log, even those that the leader's
-    /// messages do not prove to be equal to the leader's.
+    /// Deliberate bug: a follower acknowledges all entries of its log, including those that the
+    /// leader's messages have not proven equal to the leader's entries.
     AcknowledgeOwnLast,
     /// Deliberate bug: a leader counts its own copy of an entry towards the quorum before the entry
     /// is durable on its disk.
@@ -415,12 +416,13 @@ pub enum Mutant {
     /// received from the leader of an earlier term.
     ChunkReplyOfOldTerm,
     /// Deliberate bug: a follower adopts the leader's commit index even beyond the last entry that
-    /// is proven to be equal to the leader's.
+    /// is proven equal to the leader's.
     CommitUnclamped,
     /// Deliberate bug: a leader answers reads before it has committed an entry of its own term.
     ReadBeforeOwnTerm,
     /// Deliberate bug: a leader answers a read after a quorum has replied to messages that were
-    /// sent before the read arrived, which do not prove that it still is the leader.
+    /// sent before the read arrived. Such replies do not prove that it was still the leader when
+    /// the read arrived.
     ReadOnOldRound,
     /// Deliberate bug: a leader's lease lasts twice as long as is safe.
     LeaseTooLong,
@@ -436,13 +438,15 @@ pub enum Mutant {
     /// Deliberate bug: a replica that has lost its disk becomes a full member again before its log
     /// contains the leader's last entry.
     RejoinBeforeCaughtUp,
-    /// Deliberate bug: the time for which a follower must not vote for another leader starts before
-    /// the leader's message arrived, so it may end before the leader's lease does.
+    /// Deliberate bug: after a follower has heard from its leader, it grants no votes for some
+    /// time, but measures this time from before the arrival of the leader's message, so the time
+    /// may end before the leader's lease.
     PromiseBeforeReceipt,
-    /// Deliberate bug: a client's write that a replica forwards to the leader twice, for example
-    /// because the first reply was lost, is applied twice.
+    /// Deliberate bug: a client's write that a replica has forwarded to the leader twice, for
+    /// example because the first reply was lost, is applied twice.
     ApplyTwice,
-    /// Deliberate bug: a batch of several operations that two log entries contain is applied twice.
+    /// Deliberate bug: a batch of several operations is applied twice if two log entries contain
+    /// it.
     ApplyBatchTwice,
     /// Deliberate bug: a batch of several operations is split into two log entries, so it is not
     /// applied atomically.
@@ -455,15 +459,15 @@ pub enum Mutant {
     SyncOfReplacedEntry,
     /// Deliberate bug: a failed sync of the disk is treated as completed.
     IgnoreFailedSync,
-    /// Deliberate bug: a replica that starts does not rewrite the last block that it finds in its
-    /// log, although an earlier sync of this block to disk may have failed.
+    /// Deliberate bug: when a replica starts, it does not rewrite the last block of its log,
+    /// although an earlier sync of this block to disk may have failed.
     TrustLastBlock,
     /// Deliberate bug: the directory is not synced after a log segment is created, so a power cut
     /// can lose the segment's name.
     UnsyncedSegmentName,
     /// Deliberate bug: the directory is not synced after the file `meta` is replaced, so a power
     /// cut can restore the old file. The file contains the members, the log segments and the list
-    /// of the replica's starts, by which its peers detect an old copy of its folder.
+    /// of the replica's starts, which its peers use to detect an old copy of its folder.
     UnsyncedRecordName,
     /// Deliberate bug: the directory is not synced after a snapshot gets its final name, so a power
     /// cut can lose the name.
@@ -488,12 +492,13 @@ pub enum Mutant {
     /// Deliberate bug: a replica answers a read from a state whose replicated clock is behind the
     /// time at which the read was confirmed.
     ReadBeforeClock,
-    /// Deliberate bug: a replica does not remember which starts of their process its peers have
-    /// announced, so it accepts a peer whose disk was restored from an older copy.
+    /// Deliberate bug: a replica ignores its record of the latest process start of each peer, so it
+    /// accepts a peer whose disk was restored from an older copy.
     AcceptOldCopy,
-    /// Deliberate bug: a replica accepts a peer even if the peer's list of its recent starts lacks
-    /// the start that it announced last. So the replica accepts a peer whose data was wiped and
-    /// bootstrapped again.
+    /// Deliberate bug: a replica accepts a peer's list of its latest process starts even if the
+    /// list is too short to contain the start that the replica has recorded for the peer. So the
+    /// replica may accept a peer whose data was wiped and bootstrapped again, or restored from an
+    /// older copy.
     ForgetOldOpenings,
     /// Deliberate bug: the log is compacted when a snapshot is begun, before the snapshot is
     /// complete and durable.
@@ -509,10 +514,10 @@ pub enum Mutant {
     MixChunks,
     /// Deliberate bug: the checksums of a snapshot are not verified when it is read or installed.
     IgnoreSnapshotChecksum,
-    /// Deliberate bug: the receiver of a stream of datagrams delivers bytes again that arrive
-    /// again.
+    /// Deliberate bug: the receiver of a stream of datagrams delivers duplicate bytes to its
+    /// reader.
     DeliverBytesAgain,
-    /// Deliberate bug: the sender of a stream of datagrams does not send lost bytes again.
+    /// Deliberate bug: the sender of a stream of datagrams does not retransmit lost bytes.
     KeepLostBytes,
 }
 

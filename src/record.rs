@@ -74,8 +74,7 @@ pub enum RecordError {
         /// CRC-32C checksum stored in the record's header.
         stored: u32,
     },
-    /// The byte for the kind of the entry has a value that this version of the program does not
-    /// know.
+    /// The kind byte of the record has a value that this version of the program does not know.
     #[error(
         "record of a log entry has unknown kind {0}; was it written by a newer version of bowline?"
     )]
@@ -133,8 +132,8 @@ impl Entry {
         &self.record[HEADER_BYTES..]
     }
 
-    /// Decodes and validates the record (encoded log entry) at the front of `bytes`, removes it,
-    /// and returns the entry, which shares its memory.
+    /// Decodes and validates the record (encoded log entry) at the front of `bytes`, and advances
+    /// `bytes` past it. The returned entry shares memory with `bytes`.
     ///
     /// # Errors
     /// If `bytes` does not start with a complete, valid record. `bytes` is then unchanged.

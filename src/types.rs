@@ -106,11 +106,11 @@ pub enum RequestKind {
 }
 
 impl Index {
-    /// The index before that of the first entry of a log.
+    /// Stands for the position before the first entry of a log, which has index 1.
     pub const ZERO: Index = Index(0);
-    /// Upper bound of the indexes in messages between replicas. No log ever gets this long. A
-    /// message with a larger index is rejected as malformed; the wire decoders reject this index,
-    /// too.
+    /// Upper bound of the indexes in messages between replicas, which no log ever reaches. A
+    /// message with a larger index is rejected as malformed; the wire decoders also reject this
+    /// index itself.
     pub const MAX: Index = Index(1 << 62);
 
     /// Returns the index after this one.
@@ -154,7 +154,7 @@ impl JobSequence {
 }
 
 impl EntryId {
-    /// The id before that of the first entry of a log: term 0, index 0.
+    /// Stands for the entry before the first one of a log: term 0, index 0.
     pub const ZERO: EntryId = EntryId { term: Term(0), index: Index(0) };
 
     /// Returns the entry id with this term and index.

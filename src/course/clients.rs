@@ -2,9 +2,9 @@
 //! check the answers.
 //!
 //! They behave exactly like the course's own clients, oddities included: a client retries a
-//! redirected request immediately, without limit and under a new id; it never retries an
-//! unanswered one; and it expects a get to return its own last acknowledged put of that key, as of
-//! the moment the answer arrives.
+//! redirected request immediately, without limit and under a new id; it never retries an unanswered
+//! one; and it expects a get to return the value of its own latest put of that key whose
+//! acknowledgement arrived before the answer to the get.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -73,7 +73,7 @@ pub struct Answer<'a> {
     pub client: ClientId,
     /// The leader known to the answering replica; `None` if that replica knows no leader.
     pub leader: Option<NodeId>,
-    /// The message id of the request that this answers.
+    /// The message id of the request that is answered.
     pub mid: RequestId,
     /// The type of the answer: `ok`, `redirect` or `fail`.
     pub kind: AnswerKind,
@@ -99,7 +99,7 @@ pub enum Received {
 pub struct Sample {
     /// Time at which the answer arrived at the client.
     pub answered: Instant,
-    /// Time from the operation's last attempt, which was answered with `ok`, to this answer.
+    /// Time from the operation's last attempt to the `ok` answer.
     pub latency: Duration,
     /// Time from the operation's first attempt to the `ok` answer, including all retries.
     pub operation_latency: Duration,
@@ -131,9 +131,9 @@ pub struct ClientCounts {
     /// Latency of every answered request, including `redirect` and `fail` answers. The university
     /// course grades the median of these latencies.
     pub latencies: Vec<Duration>,
-    /// Latencies of each get that was answered with `ok`.
+    /// Latency samples of the gets that were answered with `ok`, one per get.
     pub gets: Vec<Sample>,
-    /// Latencies of each put that was answered with `ok`.
+    /// Latency samples of the puts that were answered with `ok`, one per put.
     pub puts: Vec<Sample>,
 }
 
@@ -231,7 +231,7 @@ impl Clients {
         })
     }
 
-    /// Returns the unanswered requests: for each, its message id, the replica that it was sent to
+    /// Returns, for each unanswered request, its message id, the replica that it was sent to
     /// (`None` if no replica was alive) and its operation.
     pub fn open(&self) -> impl Iterator<Item = (RequestId, Option<NodeId>, Operation)> {
         self.each
@@ -240,7 +240,7 @@ impl Clients {
             .map(|(mid, attempt)| (*mid, attempt.replica, attempt.ongoing.operation))
     }
 
-    /// Returns the number of keys that a client has an acknowledged put for, summed over all
+    /// Returns the number of keys for which a client has an acknowledged put, summed over all
     /// clients.
     #[must_use]
     pub fn acknowledged_keys(&self) -> usize {
@@ -320,9 +320,9 @@ impl Clients {
         replica.map(|replica| Request { client: id, replica, leader, mid, operation })
     }
 
-    /// Counts an answer and returns the client's reaction. The second element of the result is, if
-    /// the answer acknowledges a put, the position of that put among all operations of the run,
-    /// counted from 0; otherwise `None`.
+    /// Counts an answer and returns the client's reaction. If the answer acknowledges a put, also
+    /// returns the position of that put among all operations of the run, counted from 0; otherwise
+    /// `None`.
     ///
     /// # Panics
     /// If no client has the id in the answer.

@@ -87,9 +87,10 @@ struct Row {
 }
 
 fn rows(histogram: &Histogram<u64>) -> Vec<Row> {
-    // Not the crate's `iter_quantiles`: its sums of tenths drift, so that of ten values the fourth
-    // instead of the third is at 30 %; and its last two quantiles print as 1.0, while readers stop
-    // at the first (HdrHistogram_rust issue 66). Here percents add up as in the original.
+    // Not the crate's `iter_quantiles`: its sums of tenths drift, so that, of ten values, it
+    // reports the fourth at 30 % instead of the third; and its last two quantiles print as 1.0,
+    // while readers stop at the first (HdrHistogram_rust issue 66). Here percents add up as in the
+    // original.
     let mut rows = Vec::new();
     let mut percent = 0.0;
     let mut count = 0;

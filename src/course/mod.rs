@@ -36,9 +36,9 @@ pub enum Stream {
     Plan = 1,
     /// Chooses the keys and message ids of requests, and the replicas that clients send to.
     Clients = 2,
-    /// Chooses the messages between replicas that are lost.
+    /// Chooses which messages between replicas are lost.
     Drops = 3,
-    /// Chooses the replicas that scheduled faults kill or partition off.
+    /// Chooses which replicas scheduled faults kill or partition off.
     Events = 4,
     /// Chooses the order of the other replicas' ids on each replica's command line.
     Order = 5,

@@ -80,8 +80,8 @@ pub struct Referee {
     /// The leader named in the last message; `None` if that message named no leader. The leader may
     /// be dead, or not be a replica at all.
     leader: Option<NodeId>,
-    /// The replicas on the majority side of a network partition, which is a bare majority; `None`
-    /// while there is no partition.
+    /// The replicas on the majority side of a network partition, which consists of a bare majority
+    /// of the replicas; `None` while there is no partition.
     side: Option<BTreeSet<NodeId>>,
     drops: f64,
     drop_generator: ChaCha8Rng,
@@ -136,7 +136,7 @@ impl Referee {
         self.drops = drops;
     }
 
-    /// Records the leader that a message from `src` names; `None` if the message names no leader.
+    /// Records `leader`, the leader that a message from `src` names (`None` if it names none).
     /// Called for every message except hello messages. During a partition, ignores messages from
     /// the minority side.
     pub fn note_leader(&mut self, src: NodeId, leader: Option<NodeId>) {
@@ -152,9 +152,9 @@ impl Referee {
         }
     }
 
-    /// Counts a message between replicas, and adds its receivers to `deliver`: replicas that are
-    /// alive and not partitioned from the sender, unless the message is lost at random. `src` is
-    /// the sender's id as stated in the message.
+    /// Counts a message between replicas, and adds the replicas that must receive it to `deliver`:
+    /// all destinations that are alive and not partitioned from the sender, except those for which
+    /// the message is lost at random. `src` is the sender's id as stated in the message.
     pub fn route(&mut self, src: NodeId, destination: Destination, deliver: &mut Vec<NodeId>) {
         match destination {
             Destination::Replica(replica) => {

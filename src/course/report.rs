@@ -20,25 +20,29 @@ pub enum Verdict {
     Passed,
     /// The run fails because too many planned gets became puts, but the replicas are not to blame.
     /// There are two such cases: the random generator drew too many gets before their clients had
-    /// sent a put, or the scenario file permits this number of gets in a field outside of the
-    /// object `tests`, where the university course's simulator ignores it (see
-    /// [`Report::unlucky_because`]).
+    /// sent a put, or the scenario file does permit this number of gets, but in a field outside of
+    /// the object `tests`, where the university course's simulator ignores it. See
+    /// [`Report::unlucky_because`].
     Unlucky,
     /// The run breaks at least one rule.
     Failed,
 }
 
-/// The grade of one metric of a run, such as the median latency. Each metric has three thresholds.
+/// The grade of one metric of a run, such as the median latency. A scenario has three thresholds
+/// for each metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
-    /// The highest grade: the metric's value is below the first threshold.
+    /// The highest grade: the metric's value is below the first of the scenario's thresholds for
+    /// this metric.
     Bonus,
-    /// Full credit: the metric's value is below the second threshold.
+    /// Full credit: the metric's value is below the second of the scenario's thresholds for this
+    /// metric.
     Full,
-    /// Partial credit: the metric's value is below the third threshold.
+    /// Partial credit: the metric's value is below the third of the scenario's thresholds for this
+    /// metric.
     Partial,
-    /// No credit: the metric's value is not below any threshold.
+    /// No credit: the metric's value is not below any of the scenario's thresholds for this metric.
     None,
 }
 
@@ -86,8 +90,8 @@ pub struct Unavailability {
     pub at_s: f64,
     /// Id of the replica that the event killed; `None` if it killed no replica.
     pub killed: Option<String>,
-    /// Time in seconds from the event until a put that was started after the event was answered
-    /// with `ok`; `None` if no such put was answered.
+    /// Time in seconds from the event to the first `ok` answer to a put that was started after the
+    /// event; `None` if there was no such answer.
     pub seconds: Option<f64>,
 }
 
@@ -136,13 +140,15 @@ pub struct Report {
     pub gets_not_generated_by_luck: u64,
     /// Number of messages between replicas per acknowledged put; `None` if no put was acknowledged.
     pub messages_per_put: Option<f64>,
-    /// Latency of acknowledged gets from their last attempt, which was answered with `ok`.
+    /// Latency of acknowledged gets, measured from the last attempt of each get.
     pub get_latency: Latency,
-    /// Latency of acknowledged puts from their last attempt, which was answered with `ok`.
+    /// Latency of acknowledged puts, measured from the last attempt of each put.
     pub put_latency: Latency,
-    /// Latency of acknowledged gets from their first attempt, including redirects.
+    /// Latency of acknowledged gets, measured from the first attempt of each get, so that redirects
+    /// are included.
     pub get_operation_latency: Latency,
-    /// Latency of acknowledged puts from their first attempt, including redirects.
+    /// Latency of acknowledged puts, measured from the first attempt of each put, so that redirects
+    /// are included.
     pub put_operation_latency: Latency,
     /// Fraction of acknowledged puts whose last attempt took at most 10 ms, usually because no
     /// message had to be retransmitted; `None` if no put was acknowledged.
@@ -367,8 +373,8 @@ fn operation_latency(samples: &[Sample]) -> Latency {
     Latency::of(samples.iter().map(|sample| sample.operation_latency))
 }
 
-/// Returns a percentile in seconds: the smallest latency in `sorted` that at least the fraction
-/// `share` (0 to 1) of all latencies do not exceed; 0 if `sorted` is empty.
+/// Returns a percentile in seconds: the smallest latency in `sorted` such that at least the
+/// fraction `share` (0 to 1) of all latencies are not longer; 0 if `sorted` is empty.
 fn percentile(sorted: &[Duration], share: f64) -> f64 {
     #[expect(
         clippy::cast_possible_truncation,

@@ -3,8 +3,8 @@
 //! time.
 //!
 //! A driver polls the run at the time that [`ScenarioRun::next_event`] returns, passes it the
-//! messages of the replicas ([`ScenarioRun::route`], [`ScenarioRun::answer`]), and carries out the
-//! resulting actions: delivers requests and kills replicas.
+//! messages from the replicas ([`ScenarioRun::route`], [`ScenarioRun::answer`]), and carries out
+//! the resulting actions: delivers requests and kills replicas.
 
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ pub struct Outage {
     pub at: Duration,
     /// Id of the replica that the event killed; `None` if it killed no replica.
     pub killed: Option<NodeId>,
-    /// Time from the event until a put that was started after the event was answered with `ok`;
-    /// `None` if no such put has been answered yet.
+    /// Time from the event to the first `ok` answer to a put that was started after the event;
+    /// `None` if there has been no such answer yet.
     pub until_first_put: Option<Duration>,
     began: Instant,
     /// Number of operations that clients had started before the event, to tell which puts were
@@ -58,7 +58,7 @@ pub struct Outage {
     operations_before: u64,
 }
 
-/// A request that the run's schedule plans.
+/// A request in the run's schedule.
 #[derive(Clone, Copy, Debug)]
 struct Planned {
     /// Time of the request, measured from the first request of the run.
@@ -114,8 +114,8 @@ impl ScenarioRun {
         self.start
     }
 
-    /// Returns when [`ScenarioRun::poll`] must be called next, for a request, an event or the end
-    /// of the run; [`Instant::MAX`] after the end.
+    /// Returns the time at which [`ScenarioRun::poll`] must be called next, for a request, an event
+    /// or the end of the run; [`Instant::MAX`] after the end.
     #[must_use]
     pub fn next_event(&self) -> Instant {
         if self.ended.is_some() {
@@ -290,14 +290,15 @@ impl ScenarioRun {
         &self.clients
     }
 
-    /// Returns the unanswered requests: for each, its message id, the replica that it was sent to
+    /// Returns, for each unanswered request, its message id, the replica that it was sent to
     /// (`None` if no replica was alive) and its operation.
     pub fn open_requests(&self) -> impl Iterator<Item = (RequestId, Option<NodeId>, Operation)> {
         self.clients.open()
     }
 
-    /// Returns the ids of the other replicas in the order for replica `id`'s command line. The
-    /// order is random, so that replicas cannot derive a role from their position.
+    /// Returns the ids of all replicas except `id`, in the order in which replica `id`'s command
+    /// line lists them. The order is random, so that replicas cannot derive a role from their
+    /// position.
     #[must_use]
     pub fn others(&self, id: NodeId) -> Vec<NodeId> {
         let mut others: Vec<NodeId> =

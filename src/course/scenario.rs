@@ -87,8 +87,8 @@ pub struct Limits {
     pub appends_batched: f64,
 }
 
-/// The thresholds for grading a correct run, three per metric: below the first for the bonus, below
-/// the second for full credit, below the third for partial credit.
+/// The thresholds for grading a correct run, three per metric. A value below the first threshold
+/// earns the bonus, below the second full credit, below the third partial credit.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Benchmarks {
     /// Thresholds for the number of messages between replicas.
@@ -160,7 +160,7 @@ pub enum ScenarioError {
         names().collect::<Vec<_>>().join(", ")
     )]
     UnknownName {
-        /// The given name.
+        /// The name that no built-in scenario has.
         name: String,
     },
 }

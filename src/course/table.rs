@@ -101,8 +101,8 @@ fn spread(latency: &Latency) -> String {
     format!("{}/{}", millis(latency.p50_s), millis(latency.p99_s))
 }
 
-/// Formats the longest unavailability of puts after an event, in seconds: `never` if no put was
-/// acknowledged after some event, `-` if there were no events.
+/// Formats the longest time for which puts were unavailable after an event, in seconds: `never` if
+/// there was an event after which no put was acknowledged, `-` if there were no events.
 fn longest(outages: impl Iterator<Item = Option<f64>>) -> String {
     let mut longest: Option<f64> = None;
     for outage in outages {

@@ -14,8 +14,8 @@ use super::Protocol;
 
 /// Minimum size of the receive buffer in bytes, which holds the largest possible UDP datagram.
 pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 16;
-/// Maximum number of bytes that the university course's simulator reads of a SEQPACKET packet. The
-/// rest of a longer packet is lost.
+/// Maximum number of bytes that the university course's simulator reads from a SEQPACKET packet.
+/// The rest of a longer packet is lost.
 const PACKET_BYTES_MAX: usize = 16_384;
 /// Size requested for each socket's send and receive buffers, in bytes. The operating system may
 /// grant less.
@@ -168,9 +168,9 @@ impl Link {
         }
     }
 
-    /// Returns the next complete message that an earlier read from a stream socket has already
-    /// received, without reading again. Returns [`Received::Nothing`] if there is none, and always
-    /// for other transports.
+    /// Returns the next complete message among the bytes that were already read from a stream
+    /// socket, without reading more from it. Returns [`Received::Nothing`] if there is none, or if
+    /// the transport is not a stream socket.
     pub(super) fn buffered(&mut self, buffer: &mut Vec<u8>) -> Received {
         match self {
             Link::Stream { lines, .. } => lines.next(buffer),

@@ -1,5 +1,5 @@
-//! Messages of replicas, with the same checks as in the university course's simulator. Parses only
-//! the fields that routing needs; all other fields are forwarded unchanged.
+//! Messages from replicas, checked as in the university course's simulator. Parses only the fields
+//! that routing needs; all other fields are forwarded unchanged.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -84,7 +84,8 @@ pub(super) fn inspect(bytes: &[u8], addresses: Addresses) -> Result<Message<'_>,
     }
     let (src, leader) = (NodeId(src.number), NodeId(leader.number));
     let leader = (leader.0 != 0xFFFF).then_some(leader);
-    // From here on the message names a leader, even if it is invalid.
+    // From here on, errors include the leader that the message names, although the message is
+    // invalid.
     let wrong = |what: &str| Fault::Incorrect {
         what: format!("{what}: {}", quote(bytes)),
         leader: Some((src, leader)),

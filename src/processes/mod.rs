@@ -10,11 +10,12 @@
 //! | `program` | a replica's process; none outlives the simulator |
 //! | `output` | what a replica prints: read so that it never blocks, quoted when the replica dies |
 //! | `link` | the connection to a replica: UDP, UNIX SEQPACKET or UNIX STREAM |
-//! | `message` | messages of replicas, checked as the course's simulator checks them |
+//! | `message` | messages from replicas, checked as the course's simulator checks them |
 //! | `router` | the loop that waits for messages and routes them |
 //!
 //! The process simulator is stricter than the course's own simulator in two points: a replica that
-//! exits on its own counts as dead, and a packet storm fails the run.
+//! exits on its own counts as dead, and a run in which replicas send more messages than the
+//! scenario's limit fails.
 
 mod link;
 mod message;

@@ -123,8 +123,9 @@ impl Replica {
             return;
         }
         if let Ok(Some(status)) = self.process.try_wait() {
-            // Kills the children of the program too. The group's id cannot belong to another
-            // group: it is in use while a child lives, and else was freed only by the wait above.
+            // Kills the children of the program too. The group's id cannot belong to another group:
+            // it is in use while a child lives; if no child lives, it was freed only by the wait
+            // above.
             self.signal(Signal::KILL);
             self.exit_status = Some(status);
             GROUPS.lock().remove(&self.group.as_raw_nonzero().get());

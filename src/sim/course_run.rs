@@ -96,8 +96,8 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> CourseRun {
 
 impl Driver {
     fn new(scenario: &Scenario, seed: u64, trace: Trace) -> Driver {
-        // This generator is separate from that of the run: the replicas must not influence the
-        // clients' requests.
+        // The replicas have a random number generator of their own, so that they cannot influence
+        // the clients' requests.
         let mut rng = Rng::new(seed ^ 0x636f_7572_7365);
         let ids: Vec<NodeId> = (0..scenario.replicas).map(NodeId).collect();
         let mut cluster = Cluster::new(&ids, &Config::course(), ClientProtocol::Course, &mut rng);

@@ -37,7 +37,7 @@ pub enum Situation {
     Rejoin,
     /// A datagram of a stream was lost.
     DatagramLoss,
-    /// A stream sent bytes again.
+    /// A stream retransmitted bytes.
     Retransmission,
     /// A stream was opened.
     StreamOpened,

@@ -42,8 +42,9 @@ pub enum Profile {
     /// Runs with clock drift within its allowed bound, wall clock jumps, pauses and partitions, in
     /// which leaders serve lease reads.
     Clocks,
-    /// Messages over the streams of the server's transport, while the network loses (also in
-    /// bursts), delays, reorders and duplicates datagrams; partitions, crashes and pauses.
+    /// Runs in which replicas send their messages over the streams of the server's transport, while
+    /// the network loses (also in bursts), delays, reorders and duplicates datagrams. Also with
+    /// partitions, crashes and pauses.
     Streams,
 }
 
@@ -337,8 +338,8 @@ impl Plan {
         plan
     }
 
-    /// Changes the plan as runs of `profile` need it. `faulty` is whether there are network faults,
-    /// and `hop` the usual delay of a message.
+    /// Adapts the plan to `profile`. `faulty` says whether there are network faults, and `hop` is
+    /// the usual delay of a message.
     fn adapt_to(&mut self, profile: Profile, faulty: bool, hop: Duration, rng: &mut Rng) {
         match profile {
             Profile::Storage => self.increase_disk_load(rng),
@@ -347,8 +348,8 @@ impl Plan {
         }
     }
 
-    /// Makes replicas send their messages over streams of datagrams. `faulty` is whether there are
-    /// network faults, and `hop` the usual delay of a datagram.
+    /// Makes replicas send their messages over streams of datagrams. `faulty` says whether there
+    /// are network faults, and `hop` is the usual delay of a datagram.
     fn use_streams(&mut self, faulty: bool, hop: Duration, rng: &mut Rng) {
         self.config = self.config.clone().over_streams();
         self.streams = Some(StreamPlan {
@@ -357,7 +358,7 @@ impl Plan {
             busy_permille: *rng.choose(&[0, 200]),
             mutant: None,
         });
-        // Messages of several datagrams.
+        // Some messages need several datagrams.
         self.load.padding = *rng.choose(&[0, 0, 1_500, 6_000]);
         self.config.uncommitted_bytes_max += self.load.padding * 4;
         if rng.permille(400) {
@@ -372,7 +373,8 @@ impl Plan {
         // The average loss in permille.
         let loss = rng.between(0, 600);
         let bursts = rng.permille(500);
-        // A loss ends a burst with a probability of 1/4, so this gives the same average.
+        // Each loss in a burst is the last one with a probability of 1/4, so this gives the same
+        // average.
         let first = if bursts { loss * 250 / (1_000 - loss) } else { loss };
         self.quality = LinkQuality {
             loss_permille: u32::try_from(first).expect("600"),

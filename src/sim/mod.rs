@@ -14,7 +14,7 @@
 //! | [`course_run`] | the course's scenarios in virtual time |
 //! | [`script`] | the language of golden traces and its runner |
 //! | [`streams`] | the server's transport between replicas, over datagrams |
-//! | [`coverage`] | how often a run reached the situations that the rules are about |
+//! | [`coverage`] | how often runs reached the situations in which a rule could be violated |
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 

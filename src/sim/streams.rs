@@ -57,8 +57,8 @@ struct Connection {
 }
 
 impl Connection {
-    /// Returns whether nothing more may arrive on this connection once `to` has accepted the hello
-    /// of `newest`.
+    /// Returns whether the hello of `newest` replaces this connection at replica `to`: once `to`
+    /// has accepted that hello, no more messages can arrive on this connection.
     fn is_replaced(&self, to: NodeId, newest: ConnectionSender) -> bool {
         let ConnectionSender { peer, opening, lane, number } = self.sender;
         let is_earlier = opening != newest.opening || lane == newest.lane && number < newest.number;
@@ -78,7 +78,8 @@ enum Refusal {
 }
 
 impl Refusal {
-    /// Returns whether correct streams lead to this refusal. A hello may be delayed, or not arrive.
+    /// Returns whether streams without faults can lead to this refusal, because a hello was delayed
+    /// or lost.
     fn is_expected(&self) -> bool {
         match self {
             Refusal::Connection(ConnectionError::NoHello) | Refusal::OldIncarnation(_) => true,
@@ -110,7 +111,7 @@ pub(in crate::sim) struct Endpoint {
     numbers: BTreeMap<(NodeId, bool), u64>,
     /// The highest incarnation (number of starts and crashes) of each peer that has connected.
     heard: BTreeMap<NodeId, u64>,
-    /// Datagrams that have arrived and were not read, each with its sender.
+    /// Datagrams that have arrived but that the endpoint has not read yet, each with its sender.
     pub(in crate::sim) waiting: VecDeque<(NodeId, Vec<u8>)>,
     /// Whether the endpoint must be run, see [`Streams::run`].
     pub(in crate::sim) is_due: bool,
@@ -278,7 +279,7 @@ impl Streams {
         }
     }
 
-    /// Returns how often the streams reached the situations that are about them.
+    /// Returns how often the run has reached each situation that concerns streams.
     pub(in crate::sim) fn coverage(&self) -> &Coverage {
         &self.coverage
     }

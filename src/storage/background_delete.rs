@@ -32,9 +32,9 @@ enum Work {
     Report(SyncSender<()>),
 }
 
-/// Handle of the thread that frees the disk space of deleted files, and of its queue. The thread is
-/// started for the first large file, and ends once this handle has been dropped and the queue is
-/// empty.
+/// Handle to the deletion thread, which frees the disk space of deleted files, and to its queue.
+/// The thread is started when the first large file is deleted. It ends once this handle has been
+/// dropped and the queue is empty.
 #[derive(Debug, Default)]
 pub(super) struct BackgroundDelete {
     /// Queue of the deletion thread. Unset until the first large file is deleted; `None` if the
@@ -78,8 +78,8 @@ impl BackgroundDelete {
         }
     }
 
-    /// Frees the space of all queued files without pauses and waits until this is done, because the
-    /// disk is full. Returns whether any file was queued.
+    /// Makes the deletion thread free the space of all queued files without pauses, and waits until
+    /// it has done so. Called when the disk is full. Returns false if no file was queued.
     pub(super) fn finish(&self) -> bool {
         let Some(Some(queue)) = self.queue.get() else { return false };
         if self.shared.pending.load(Ordering::Relaxed) == 0 {

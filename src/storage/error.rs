@@ -73,7 +73,7 @@ pub enum StorageError {
         file: String,
         /// Id of the replica to which the folder belongs, as stored in the file.
         found: NodeId,
-        /// Id of this replica on the command line.
+        /// Id of this replica, as given on the command line.
         expected: NodeId,
     },
     /// The replica ids on the command line differ from the cluster's members that are stored in the
@@ -89,7 +89,7 @@ pub enum StorageError {
         file: String,
         /// Replica ids of the cluster's members, as stored in the file.
         found: Vec<NodeId>,
-        /// Replica ids of the cluster's members, from the command line.
+        /// Replica ids of the cluster's members, as given on the command line.
         expected: Vec<NodeId>,
     },
     /// A file has a format version that this program cannot read.
@@ -105,8 +105,8 @@ pub enum StorageError {
         /// The only format version in which this program reads and writes this kind of file.
         known: u32,
     },
-    /// A log segment or a small record file is corrupt: its contents differ from what the replica
-    /// wrote.
+    /// A log segment, the file `meta` or the file `peers` is corrupt: its contents differ from what
+    /// the replica wrote.
     #[error(
         "{file} is damaged at byte {offset}: {what}; the entries there may be committed, so \
          nothing is truncated; {REMEDY}"

@@ -27,9 +27,9 @@ pub struct LogOptions {
     /// Size in bytes of a new segment file. If a single sync writes more than this, its segment
     /// file is made just large enough.
     pub segment_bytes: u64,
-    /// Maximum number of starts, from 1 to [`OPENINGS_KEPT`], in the list of its own process starts
-    /// that the replica stores and sends to its peers, which detect from it that the folder is an
-    /// older copy. All replicas of a cluster must use the same number.
+    /// Maximum length, from 1 to [`OPENINGS_KEPT`], of the list of this replica's latest process
+    /// starts. The replica stores this list and sends it to its peers, which use it to detect that
+    /// the replica's folder is an older copy. All replicas of a cluster must use the same number.
     pub openings_kept: usize,
 }
 
@@ -253,9 +253,9 @@ impl<D: Disk> Log<D> {
         if self.unsynced { self.write_block(self.meta.identity.incarnation) } else { Ok(()) }
     }
 
-    /// Durably removes all entries after a snapshot was installed, so that the log continues after
-    /// `last`, the snapshot's last entry. Syncs first, so that an unsynced term or vote is not
-    /// lost. A new term must be appended before this call, new entries after it.
+    /// After a snapshot was installed, durably removes all entries from the log, so that it
+    /// continues after `last`, the snapshot's last entry. Syncs first, so that an unsynced term or
+    /// vote is not lost. A new term must be appended before this call, new entries after it.
     ///
     /// # Errors
     /// If a write or sync failed, now or earlier; see [`Log::sync`].
@@ -621,12 +621,13 @@ mod tests {
         }
         let members = [NodeId(2), NodeId(1)];
         let expected = Expected { cluster: None, replica: NodeId(1), members: Some(&members) };
-        // As if something else failed before the log is opened.
+        // Simulates a start that fails elsewhere before it opens the log.
         drop(Log::recover(&mut disk, OPTIONS, &expected).unwrap());
         for name in before.list().unwrap() {
             assert_eq!(disk.read(&name).unwrap(), before.read(&name).unwrap(), "{name}");
         }
-        // An opening that fails at any operation is not counted, or no peer knows of it.
+        // If any operation of a start fails, either the start is not counted or no peer has learned
+        // of it.
         let mut fails = 0;
         loop {
             disk.fail_in(fails);

@@ -150,7 +150,7 @@ impl MemDisk {
         self.fail_at(self.operations + operations);
     }
 
-    /// Makes the next sync of the directory fail: earlier creations, renames and deletions of files
+    /// Makes the next sync of the directory fail. Earlier creations, renames and deletions of files
     /// stay visible, but a power cut may still undo them.
     pub fn fail_next_dir_sync(&mut self) {
         self.dir_sync_fails = true;
@@ -163,7 +163,7 @@ impl MemDisk {
     }
 
     /// Makes all later syncs of files report success without effect, like a disk with a volatile
-    /// cache. Shows that a test would detect lost writes.
+    /// cache. Used to show that tests detect lost writes.
     pub fn ignore_syncs(&mut self) {
         self.ignores_syncs = true;
     }
@@ -174,10 +174,10 @@ impl MemDisk {
         self.capacity = bytes;
     }
 
-    /// Simulates a power cut, if the power is not out already, and a restart. `choose` decides
-    /// which unsynced changes survive: for each sector or file length with n - 1 unsynced changes,
-    /// `choose(n)` returns how many of the oldest survive, from 0 to n - 1. For each unsynced
-    /// change of a file name, n is 2.
+    /// Simulates a power cut, unless the power is already out, and a restart. `choose` decides
+    /// which unsynced changes survive: for m unsynced changes of a sector or of a file's length,
+    /// `choose(m + 1)` returns how many of them survive, oldest first. For an unsynced change of a
+    /// file name, `choose(2)` returns 1 if it survives and 0 if not.
     pub fn restart(&mut self, choose: &mut dyn FnMut(usize) -> usize) {
         for inode in &mut self.inodes {
             inode.lose_power(choose, &mut self.fault_counts);
@@ -203,7 +203,7 @@ impl MemDisk {
         self.fault_counts
     }
 
-    /// Corrupts the bytes of the next append in the way that `fault` says. The append still reports
+    /// Corrupts the bytes of the next append as `fault` specifies. The append still reports
     /// success.
     pub fn corrupt_next_append(&mut self, fault: AppendFault) {
         self.append_fault = Some(fault);

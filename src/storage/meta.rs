@@ -46,9 +46,9 @@ use super::identity::Identity;
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, sectors_for};
 use super::segment::Fields;
 
-/// Name of the file with the meta record, which records the replica that owns the folder, the
-/// cluster's members, and the list of the replica's process starts, by which peers detect an older
-/// copy of the folder.
+/// Name of the file with the meta record: the replica that owns the folder, the cluster's members,
+/// and the list of the replica's latest process starts, which peers use to detect an older copy of
+/// the folder.
 pub(super) const META_FILE: &str = "meta";
 /// Temporary name under which a new version of the file `meta` is written before it replaces the
 /// old version.
@@ -63,8 +63,8 @@ const CHECKSUM_BYTES: usize = 4;
 /// and must not vote yet.
 const REJOINING: u8 = 1;
 
-/// Maximum number of starts in the list that a replica keeps of its own process starts, by which
-/// peers detect an older copy of its folder. Beyond it, the oldest starts are removed.
+/// Maximum length of a replica's list of its own latest process starts, which peers use to detect
+/// an older copy of its folder. When a new start would exceed it, the oldest start is removed.
 pub const OPENINGS_KEPT: usize = 4_096;
 // The head and all members fit in the first sector.
 const _: () = assert!(HEAD_BYTES + REPLICAS_MAX * 2 <= PAYLOAD_BYTES);
@@ -86,7 +86,7 @@ pub(super) struct Meta {
     /// Number of the newest log segment that must exist; zero before the first segment is created.
     pub(super) last: u64,
     /// Random numbers that the replica drew at its latest process starts, one per start, newest
-    /// last. By them, peers distinguish this folder from an older copy of it.
+    /// last. Peers use them to distinguish this folder from an older copy of it.
     pub(super) openings: Vec<u64>,
 }
 

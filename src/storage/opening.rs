@@ -107,8 +107,8 @@ impl<D: Disk> Recovered<D> {
     }
 
     /// Returns the random numbers that the replica drew at its latest starts, one per start; the
-    /// last belongs to the current start. By them, peers distinguish this folder from an older copy
-    /// of it.
+    /// last belongs to the current start. Peers use them to distinguish this folder from an older
+    /// copy of it.
     pub fn openings(&self) -> &[u64] {
         &self.next.openings
     }
@@ -170,8 +170,9 @@ impl<D: Disk> Recovered<D> {
         for name in names.iter().filter(|name| early && is_obsolete(name, &found)) {
             disk.delete(name).map_err(io_error(&disk, "delete", name))?;
         }
-        // What a killed process wrote and did not sync is still read back from the page cache. A
-        // file may be deleted only because of a meta record or a snapshot whose name is durable.
+        // Files that a killed process created or renamed without a sync of the directory are
+        // visible too. No file may be deleted before the name of the meta record or snapshot that
+        // makes it obsolete is durable.
         disk.sync_dir().map_err(io_error(&disk, "sync", ""))?;
         for name in names.iter().filter(|name| !early && is_obsolete(name, &found)) {
             disk.delete(name).map_err(io_error(&disk, "delete", name))?;
@@ -188,8 +189,9 @@ impl<D: Disk> Recovered<D> {
         }
         let mut log = Log::resume(disk, options, meta, segment, &replay);
         // The start is recorded first in the log, then in the meta record: if one of them is
-        // restored from an older copy, the other shows it. If the power failed between the two last
-        // time, no peer learned of that start, and this one replaces it.
+        // restored from an older copy, the other shows it. If the power failed between these two
+        // writes of the previous start, no peer learned of that start, and the current start
+        // replaces it.
         log.write_block(next.identity.incarnation)?;
         let (identity, openings) = (next.identity, next.openings);
         log.meta = Meta { identity, openings, ..log.meta };
@@ -243,8 +245,8 @@ fn follow_snapshot<D: Disk>(
     Ok(durable)
 }
 
-/// Checks that the cluster members stored in the folder's file `meta` are those that the caller
-/// expects; accepts any members if `expected.members` is `None`.
+/// Checks that the cluster members stored in the folder's file `meta` equal the members that the
+/// caller expects. Accepts any members if `expected.members` is `None`.
 fn check_members<D: Disk>(
     disk: &D,
     found: &Meta,
@@ -261,9 +263,9 @@ fn check_members<D: Disk>(
     Err(StorageError::OtherMembers { file, found: found.members.clone(), expected: members })
 }
 
-/// Returns whether a file can be deleted, because it is an unfinished version of a log segment or
-/// of the file `meta`, or a log segment before the segment number `meta.first`, whose entries are
-/// in a snapshot.
+/// Returns whether a file is obsolete and can be deleted. Obsolete files are unfinished versions of
+/// log segments and of the file `meta`, and log segments before segment number `meta.first`, whose
+/// entries are in a snapshot.
 fn is_obsolete(name: &str, meta: &Meta) -> bool {
     if let Some(number) = segment::number_of(name) {
         return number < meta.first;

@@ -15,9 +15,10 @@
 //! The file is a cache: the log is complete without it. If it is damaged or has another format, it
 //! is rebuilt as peers connect.
 //!
-//! Limits: a replica that was down or partitioned during the starts that an old copy lacks does not
-//! know of them, nor does a replica that lost this file. If such replicas and the one that runs on
-//! the old copy form a majority, that majority does not reject the old copy.
+//! Limits: an old copy of a folder lacks the latest starts of its replica. A peer that was down or
+//! partitioned during those starts, or that has lost this file, has no record of them and accepts
+//! the old copy. If such peers and the replica that runs on the old copy form a majority, nothing
+//! stops that majority.
 
 use crate::config::Mutant;
 use crate::types::NodeId;
@@ -30,8 +31,8 @@ use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES};
 use super::segment::{VERSION, check_owner, header_fields};
 
 /// Name of the file that records, for each peer, the latest process start of the peer that this
-/// replica has seen. By it, this replica detects a peer whose folder was wiped or restored from an
-/// older copy.
+/// replica has seen. This replica uses the records to detect a peer whose folder was wiped or
+/// restored from an older copy.
 const PEERS_FILE: &str = "peers";
 /// Temporary name under which a new version of the file `peers` is written before it replaces the
 /// old version.
@@ -43,8 +44,8 @@ const RECORD_BYTES: usize = 18;
 /// sector, which is far more than the members of a cluster.
 const RECORDS_MAX: usize = (PAYLOAD_BYTES - HEAD_BYTES) / RECORD_BYTES;
 
-/// Maximum number of starts that a peer may claim, to reject implausible values: more than a
-/// replica can be started in a year.
+/// Maximum number of starts that a peer's hello message may state. A larger number is implausible,
+/// and is rejected: no replica can be started that often in a year.
 const INCARNATION_MAX: u64 = 1 << 32;
 
 /// The latest process start of a peer that this replica has seen. A peer draws a random number at
@@ -65,18 +66,18 @@ pub struct PeerOpening {
 /// which identifies the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpeningHistory<'a> {
-    /// Number of times that the replica has been started in total.
+    /// Total number of times that the replica has been started.
     pub incarnation: u64,
     /// Random numbers that the replica drew at its latest starts, one per start, newest last.
     pub openings: &'a [u64],
 }
 
-/// Reason why the list of its process starts that a peer sent is rejected.
+/// Reason why a peer's list of its latest process starts is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
-    /// The peer's list of its starts is malformed: the list has the wrong length for the number of
-    /// starts that the peer claims, its last random number is zero, or the claimed number of starts
-    /// is implausibly large.
+    /// The peer's hello message is malformed: the length of its list of starts does not match its
+    /// number of starts, the last random number in the list is zero, or the number of starts is
+    /// implausibly large.
     #[error(
         "its list of its own process starts is incomplete: it lists {listed} of {incarnation} \
          starts"
@@ -84,7 +85,7 @@ pub enum HistoryError {
     Incomplete {
         /// Number of starts in the list that the peer sent.
         listed: usize,
-        /// Number of times that the peer claims to have been started in total.
+        /// Number of times that the peer has been started, according to its hello message.
         incarnation: u64,
     },
     /// The peer's list of its starts does not contain the latest start that this replica has
@@ -96,10 +97,10 @@ pub enum HistoryError {
          again, or a copy of it is running"
     )]
     Other {
-        /// Number of times that the peer had been started according to the latest record of this
-        /// replica.
+        /// Number of times that the peer had been started, according to this replica's latest
+        /// record of the peer.
         seen: u64,
-        /// Number of times that the peer now claims to have been started.
+        /// Number of times that the peer has been started, according to its hello message.
         incarnation: u64,
     },
     /// The peer's list of its starts is too short to be checked: it begins after the latest start
@@ -109,21 +110,21 @@ pub enum HistoryError {
          {incarnation} does not reach back that far"
     )]
     Forgotten {
-        /// Number of times that the peer had been started according to the latest record of this
-        /// replica.
+        /// Number of times that the peer had been started, according to this replica's latest
+        /// record of the peer.
         seen: u64,
-        /// Number of times that the peer now claims to have been started.
+        /// Number of times that the peer has been started, according to its hello message.
         incarnation: u64,
     },
 }
 
 impl OpeningHistory<'_> {
-    /// Checks the list of its process starts that `peer` sent: it must contain `seen`, the latest
-    /// start that this replica has recorded for the peer. Returns the latest start in the list,
-    /// which the caller is to record. `kept` is the maximum length of such a list.
+    /// Checks this list of process starts, which `peer` has sent: it must contain `seen`, the
+    /// latest start that this replica has recorded for the peer. Returns the latest start in the
+    /// list, which the caller must record. `kept` is the maximum length of such a list.
     ///
     /// # Errors
-    /// If the list is malformed, does not contain `seen`, or is too short to contain it.
+    /// If the list is malformed, does not contain `seen`, or is too short to reach back to it.
     pub fn check(
         &self,
         peer: NodeId,
@@ -149,9 +150,9 @@ impl OpeningHistory<'_> {
         Ok(latest)
     }
 
-    /// Returns the latest start in the list of its process starts that `peer` sent, without
-    /// comparing the list with an earlier record of the peer. `kept` is the maximum length of such
-    /// a list.
+    /// Returns the latest start in this list of process starts, which `peer` has sent. Does not
+    /// compare the list with an earlier record of the peer. `kept` is the maximum length of such a
+    /// list.
     ///
     /// # Errors
     /// If the list is malformed.
@@ -226,8 +227,8 @@ impl<D: Disk> PeerRecords<D> {
         self.records.iter().find(|record| record.peer == peer).copied()
     }
 
-    /// Checks that the list of its process starts that a peer sent contains the latest recorded
-    /// start of the peer; see [`OpeningHistory::check`].
+    /// Checks that `history`, the list of process starts that `peer` has sent, contains the latest
+    /// start that this replica has recorded for the peer; see [`OpeningHistory::check`].
     ///
     /// # Errors
     /// If the list must be rejected.

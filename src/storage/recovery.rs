@@ -1,11 +1,11 @@
 //! Recovery: reads the log from the bytes of all its segments, or reports the damage in them.
 //!
-//! This module does no I/O: `opening.rs` reads the files and acts on the result. One rule
-//! distinguishes a torn tail, which is truncated, from damage, which is refused: each block was
-//! synced before the next one was written, and the last block of a segment was synced before the
-//! next segment was created. So sectors can be missing only in the last block of the last segment,
-//! and if a written sector of another block follows a missing sector, the missing one must have
-//! been written before: it is damaged.
+//! This module does no I/O: `opening.rs` reads the files and acts on the result. A torn tail, which
+//! is a last block that a power cut left incomplete, is truncated; damage is reported as an error.
+//! One rule distinguishes the two: each block was synced before the next one was written, and the
+//! last block of a segment was synced before the next segment was created. So unwritten sectors are
+//! normal only in the last block of the last segment. Any sector that is unwritten although a later
+//! block has a written sector was lost after its sync.
 
 use std::collections::VecDeque;
 

@@ -251,7 +251,7 @@ pub(super) struct BlockHeader {
 }
 
 impl BlockHeader {
-    /// Decodes the header of an encoded block (the entries of one sync), which is `stream`.
+    /// Decodes the header of `stream`, an encoded block (the entries of one sync).
     pub(super) fn decode(stream: &[u8]) -> Result<BlockHeader, String> {
         let Some(bytes) = stream.get(..BLOCK_HEADER_BYTES) else {
             return Err(format!("{} bytes are too few for a block", stream.len()));
@@ -354,7 +354,7 @@ pub(super) fn chain(previous: u32, stream: &[u8]) -> u32 {
     crc32c::crc32c_append(chain, &stream[8..])
 }
 
-/// Checks that the cluster and the replica that own a file, `found`, are the expected ones.
+/// Checks that `found`, the cluster and the replica that own a file, are the expected ones.
 pub(super) fn check_owner(
     file: &str,
     found: (u128, NodeId),

@@ -236,8 +236,8 @@ impl<D: Disk> Snapshots<D> {
         let new = source.file_name();
         let latest = self.latest.map(|latest| file_name(latest.last));
         for name in list(&self.disk)? {
-            // A damaged snapshot after the latest stays: the log may not be known yet to make up
-            // for it.
+            // A damaged snapshot that is later than the latest undamaged one stays, because it is
+            // not known yet whether the log contains its entries.
             let older = end_of(&name)
                 .is_some_and(|last| self.latest.is_some_and(|it| last.index < it.last.index));
             let early = self.disk.mutant() == Some(Mutant::RemoveLatestSnapshotEarly)
@@ -483,8 +483,8 @@ fn end_of(name: &str) -> Option<EntryId> {
     (file_name(last) == name).then_some(last)
 }
 
-/// Returns the file name and the last entry's id of the latest snapshot among the files `names`,
-/// whether damaged or not; `None` if there is no snapshot.
+/// Returns the file name of the latest snapshot among the files `names`, and the id of its last
+/// entry. The snapshot may be damaged. `None` if there is no snapshot.
 pub(super) fn newest_snapshot(names: &[String]) -> Option<(&str, EntryId)> {
     let found = names.iter().filter_map(|name| Some((name.as_str(), end_of(name)?)));
     found.max_by_key(|(_, last)| (last.index, last.term))

@@ -250,8 +250,8 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Checks the outcome of one read operation. It belongs to the batch of reads with the request
-    /// key `key`, which arrived at time `arrived_at`.
+    /// Checks the outcome of one read operation. The operation belongs to the batch of reads with
+    /// the request key `key`; the batch arrived at time `arrived_at`.
     fn check_read(
         &mut self,
         (id, key, arrived_at): (NodeId, RequestKey, Instant),
@@ -309,7 +309,7 @@ impl ClientModel {
     }
 
     /// Returns the number of keys that have a value after all entries applied so far. Counts only
-    /// keys for which `choose` returns true.
+    /// the keys for which `choose` returns true.
     pub fn count(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
         let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
         chosen.filter(|(_, versions)| versions.last().is_some_and(|it| it.value.is_some())).count()
@@ -416,9 +416,9 @@ impl Model {
         }
     }
 
-    /// Returns whether the watched keys of a transaction are unchanged: each still has, at log
-    /// index `index`, the revision (number of the operation that last wrote the key) that the
-    /// client has read.
+    /// Returns whether the watched keys of a transaction are unchanged: at log index `index`, each
+    /// key still has the revision that the client has read. A key's revision is the number of the
+    /// operation that last wrote the key.
     fn are_unchanged(&self, watched: Items<'_>, index: Index) -> bool {
         watched
             .pairs()

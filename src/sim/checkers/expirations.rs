@@ -16,7 +16,7 @@ use crate::types::{Instant, NodeId};
 pub(in crate::sim) const BOUND: Duration = Duration::from_millis(250);
 
 /// The interval of virtual time within which a value expires. The exact time is unknown, because a
-/// TTL starts when the replica applies the write.
+/// TTL starts when a replica applies the write.
 #[derive(Clone, Copy, Debug)]
 struct Lifetime {
     earliest: Instant,
@@ -57,8 +57,8 @@ impl Expirations {
         (self.expired.len() as u64, self.across_leaders)
     }
 
-    /// Checks the answer that replica `id` gave at time `now` to a read that arrived at time
-    /// `asked`. `current` is the last value written to the key; `is_shown` is true if the answer
+    /// Checks replica `id`'s answer to a read: the read arrived at time `asked` and was answered at
+    /// time `now`. `current` is the last value written to the key; `is_shown` is true if the answer
     /// was this value, and false if the answer was that the key has no value. `leaders` is the
     /// number of terms that have had a leader so far.
     pub(in crate::sim) fn answered(

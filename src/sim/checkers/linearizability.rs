@@ -64,8 +64,8 @@ enum Completion {
     Unknown,
     /// The operation was refused and is never applied.
     Refused,
-    /// The operation was answered. The number is the logical time of the reply, its position among
-    /// all calls and replies. The operation took effect before that time.
+    /// The operation was answered. The number is the logical time of the reply, that is, its
+    /// position among all calls and replies. The operation took effect before that time.
     Answered(u64, Reply),
 }
 

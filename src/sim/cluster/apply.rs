@@ -12,8 +12,8 @@ use crate::sim::coverage::Situation;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{Index, RequestKey};
 
-/// Returns a copy of the batch of commands in `payload` to which deduplication does not apply, so
-/// that the batch is applied twice if the log contains it twice: a deliberate fault for testing the
+/// Returns a copy of the batch of commands in `payload`, marked so that it is not deduplicated. The
+/// batch is then applied twice if the log contains it twice: a deliberate fault for testing the
 /// checkers (mutation testing). Returns `None` if `payload` is not a batch of several operations.
 fn once(payload: &[u8]) -> Option<Bytes> {
     let batch = Batch::decode(payload).ok().filter(|batch| batch.len() > 1)?;

@@ -230,8 +230,8 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Checks why a snapshot was abandoned: an invalid snapshot is a violation unless fault
-    /// injection has damaged a snapshot.
+    /// Checks the reason why a snapshot was abandoned: if the snapshot was invalid, that is a
+    /// violation, unless fault injection has damaged a snapshot.
     fn check_abandoned_snapshot(&mut self, slot: usize) -> Result<(), Violation> {
         let folder = self.machines[slot].disk.files();
         let Some(error) = folder.and_then(Folder::take_bad_snapshot) else { return Ok(()) };

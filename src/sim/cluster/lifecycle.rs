@@ -17,7 +17,7 @@ impl Cluster {
     /// disk is full.
     ///
     /// # Errors
-    /// If the replica's disk does not hold what was durable, or if another safety rule is violated.
+    /// If the replica's disk lacks data that was durable, or if another safety rule is violated.
     pub fn start(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];
@@ -65,8 +65,8 @@ impl Cluster {
 
     /// Returns whether a replica accepts messages that the peer `from` sent in incarnation `sender`
     /// (number of the peer's starts and crashes). If the peer has restarted, the replica first
-    /// checks the list of starts in the peer's folder, to detect an old copy of the folder. The
-    /// server does the same when a peer connects.
+    /// checks the peer's list of its starts, to detect that the peer runs from an old copy of its
+    /// folder. The server does the same when a peer connects.
     pub(super) fn accepts_peer(
         &mut self,
         slot: usize,
@@ -95,7 +95,8 @@ impl Cluster {
             Ok(accepted) => {
                 ensure!(
                     accepted,
-                    "no old copies: replica {} rejected peer {from}, which has only restarted",
+                    "no old copies: replica {} rejected peer {from}, although that peer only \
+                     restarted and does not run from an old copy of its folder",
                     machine.id
                 );
                 machine.heard.insert(from, sender);
@@ -116,8 +117,8 @@ impl Cluster {
         self.queue.push(self.now, Event::Stop { slot, incarnation: machine.incarnation });
     }
 
-    /// Checks that peers reject a replica that runs from an old copy of its folder. Starts the
-    /// replica, which is down, from such a copy, and presents the list of starts in the copy to all
+    /// Checks that peers reject a replica that runs from an old copy of its folder. The replica
+    /// must be down. Starts it from such a copy, and presents the list of starts in the copy to all
     /// peers: every peer that knows of a later start must reject the replica. The folder itself
     /// stays unchanged.
     ///
@@ -131,7 +132,7 @@ impl Cluster {
             Some(Ok(copy)) => copy,
             Some(Err(error)) => {
                 return Err(Violation(format!(
-                    "no old copies: an old copy of the folder of replica {id} cannot be opened: \
+                    "no old copies: replica {id} cannot open an old copy of its folder: \
                      {error}"
                 )));
             }
@@ -144,8 +145,9 @@ impl Cluster {
             let accepts = folder.accepts(id, &copy);
             ensure!(
                 !knows_later || accepts != Some(true),
-                "no old copies: replica {} accepted a copy of replica {id}'s folder from opening \
-                 {}, but knew of opening {}",
+                "no old copies: replica {0} accepted an outdated copy of replica {id}'s data \
+                 folder: replica {id} had been started {1} times when the copy was made, but {2} \
+                 times according to replica {0}'s latest record of it",
                 other.id,
                 copy.copied_at,
                 folder.noted_opening(id)
@@ -162,8 +164,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Crashes a replica, which loses everything that is not on its disk. Of the data of an
-    /// unfinished sync, a random part is kept.
+    /// Crashes a replica, which loses everything that is not on its disk. A random part of the data
+    /// of an unfinished sync is kept.
     pub fn crash(&mut self, id: NodeId) {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];
@@ -189,13 +191,13 @@ impl Cluster {
         self.trace.note(self.now, format_args!("{} crashes", id.0));
     }
 
-    /// Replaces the disk of a replica that is down with an empty one, so that the replica must
-    /// rejoin under its old id. Only one replica may be rejoining at a time, because two would wait
-    /// for each other forever.
+    /// Replaces the disk of a replica with an empty disk, so that the replica must rejoin under its
+    /// old id. The replica must be down. Only one replica may be rejoining at a time, because two
+    /// would wait for each other forever.
     ///
     /// # Errors
-    /// If the replica finished rejoining after an earlier loss without an entry that must be on its
-    /// disk.
+    /// If the replica had finished rejoining after an earlier disk loss, but its disk lacks an
+    /// entry that it must hold.
     pub fn lose_disk(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];

@@ -3,9 +3,9 @@
 //! the same run, byte for byte.
 //!
 //! The cluster runs the replicas and checks them after every step. It does not deliver messages.
-//! Its driver (a run with faults, a script, a scenario of the university course) takes the messages
-//! from [`Cluster::sent`] after each event, decides the fate of each, and schedules the arrival of
-//! those that are not lost with [`Cluster::deliver`].
+//! Its driver (a run with faults, a script, a scenario of the university course) does: after each
+//! event it takes the messages from [`Cluster::sent`], decides the fate of each message, and calls
+//! [`Cluster::deliver`] to schedule the arrival of those that are not lost.
 
 mod answer;
 mod apply;
@@ -71,8 +71,8 @@ pub struct Cluster {
     /// How often the run has reached each situation that tests must cover. Excludes the counters of
     /// running replicas and of the client model, which [`Cluster::coverage`] adds.
     coverage: Coverage,
-    /// Whether a script has forged messages, so that replicas may reject messages without a
-    /// violation.
+    /// Whether a script has forged messages. If so, it is no violation that a replica rejects a
+    /// message.
     pub forged: bool,
 }
 
@@ -128,9 +128,8 @@ impl Cluster {
             .map(|machine| machine.id)
     }
 
-    /// Reads the wall clock of replica `id`, to be reported to its peers, in milliseconds since
-    /// 1970. Returns `None` if the replica is down or paused, or if the run does not use
-    /// expirations.
+    /// Returns the wall clock reading that replica `id` reports to its peers, in milliseconds since
+    /// 1970; `None` if the replica is down or paused, or if the run does not use expirations.
     pub fn report_wall_clock(&mut self, id: NodeId) -> Option<u64> {
         let (slot, now) = (self.slot(id), self.now);
         let machine = &mut self.machines[slot];
@@ -211,8 +210,8 @@ impl Cluster {
         self.deliver_from(at, sender, envelope);
     }
 
-    /// Schedules, as [`Cluster::deliver`], the delivery of a message that this incarnation (number
-    /// of starts and crashes) of its sender has sent.
+    /// Schedules the arrival at time `at` of a message that its sender sent in incarnation `sender`
+    /// (number of starts and crashes).
     pub(in crate::sim) fn deliver_from(&mut self, at: Instant, sender: u64, envelope: Envelope) {
         let slot = self.slot(envelope.to);
         self.queue.push(at.max(self.now), Event::Deliver { slot, sender, envelope });

@@ -28,7 +28,8 @@ use crate::types::{Instant, NodeId, RequestKey, Term};
 /// The trace of a simulated run: one line of text per event.
 #[derive(Debug, Default)]
 pub struct Trace {
-    /// Maximum number of lines that are kept, dropping the oldest; 0 if the trace is off.
+    /// Maximum number of lines that are kept; when it is exceeded, the oldest lines are dropped. 0
+    /// if the trace is off.
     lines_max: usize,
     with_times: bool,
     with_arrivals: bool,
@@ -36,8 +37,8 @@ pub struct Trace {
     /// Function that is called with each completed line; `None` if the lines are kept instead.
     listener: Option<fn(&str)>,
     lines: VecDeque<String>,
-    /// The status before the current step of a replica, to find what the step changed; `None`
-    /// outside a step.
+    /// The replica's status before its current step, from which the trace determines what the step
+    /// changed; `None` outside a step.
     before: Option<Status>,
     /// Type and sender of the message that last arrived at a replica, such as `AppendReply of 2`.
     arrived: String,
@@ -58,8 +59,8 @@ struct Group {
 }
 
 impl Trace {
-    /// Creates a trace for golden traces (recorded traces that tests compare with): the trace keeps
-    /// all lines, and they contain no times.
+    /// Creates a trace for golden traces (recorded traces, with which tests compare new ones): the
+    /// trace keeps all lines, and they contain no times.
     pub fn golden() -> Trace {
         Trace { lines_max: usize::MAX, ..Trace::default() }
     }

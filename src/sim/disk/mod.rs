@@ -36,7 +36,7 @@ pub struct Disk {
     in_files: bool,
     /// After a crash in a run with the real storage code, the contents that the log may have at the
     /// next start, in the order in which they were written. Each content comes with the id of the
-    /// entry just before the log's first one. Empty in all other cases.
+    /// entry just before the log's first entry. Empty in all other cases.
     possible: Vec<(Durable, EntryId)>,
     /// Snapshots that the replica may find in its folder at its next start.
     snapshots: Vec<SnapshotId>,
@@ -50,7 +50,7 @@ pub struct Disk {
 #[derive(Debug)]
 pub(in crate::sim) struct Start {
     pub(in crate::sim) durable: Durable,
-    /// The state machine decoded from the snapshot file; `None` if snapshots are only kept in
+    /// The state machine decoded from the snapshot file; `None` if snapshots are kept only in
     /// memory.
     pub(in crate::sim) store: Option<StateMachine>,
 }
@@ -80,7 +80,7 @@ impl Disk {
         Disk { files: Some(files), ..Disk::default() }
     }
 
-    /// Returns whether the last start was refused because of damaged files.
+    /// Returns whether the replica's last start failed because its files were damaged.
     pub fn is_refused(&self) -> bool {
         self.files.as_ref().is_some_and(Folder::is_refused)
     }
@@ -131,8 +131,8 @@ impl Disk {
         self.image.entries.last().map_or(self.base, crate::record::Entry::id)
     }
 
-    /// Returns the id of the durable entry at `index`; `None` if there is none. For the entry just
-    /// before the log's first one, returns [`Disk::base`].
+    /// Returns the id of the durable entry at `index`; `None` if there is none. For the index just
+    /// before the log's first entry, returns [`Disk::base`].
     pub fn id_at(&self, index: Index) -> Option<EntryId> {
         if index == self.base.index {
             return Some(self.base);
@@ -184,12 +184,12 @@ impl Disk {
         Ok(Some(job))
     }
 
-    /// Counts, in the fault statistics, a stall: a sync that takes longer than an election.
+    /// Adds a stall, a sync that takes longer than an election, to the fault statistics.
     pub(in crate::sim) fn count_stall(&mut self) {
         self.count_fault(DiskFault::Stall);
     }
 
-    /// Counts, in the fault statistics, a fault that does not affect files, such as a slow disk.
+    /// Adds a fault that does not affect files, such as a slow disk, to the fault statistics.
     pub(in crate::sim) fn count_fault(&mut self, kind: DiskFault) {
         if let Some(files) = &mut self.files {
             files.statistics.inject(kind, 1);
@@ -323,7 +323,7 @@ impl Disk {
         self.snapshots.extend(latest);
         let jobs = jobs.filter(|_| !self.in_files);
         files.crash(&Work { jobs, latest, own, stopped: self.failed }, rng);
-        // A snapshot that a power cut has undone may be found again in an old copy.
+        // A snapshot that was lost in a power cut may be found again in an old copy.
         self.snapshots.extend(files.take_finished());
         self.snapshots.dedup();
         self.lose_unsynced();
@@ -373,9 +373,9 @@ impl Disk {
         }
     }
 
-    /// Returns the content, among those that the log may have after a crash, that equals the
-    /// content found at the start, with the id of the entry just before the log's first one. If
-    /// several match, returns the longest log; `None` if none matches.
+    /// Returns that possible content of the log after a crash which equals the content found at the
+    /// start, and the id of the entry just before the log's first entry. If several match, returns
+    /// the longest log; `None` if none matches.
     fn matching_content(&self, found: &Found) -> Option<(Durable, EntryId)> {
         let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
@@ -391,8 +391,8 @@ impl Disk {
         fitting.max_by_key(|(image, _)| image.entries.len())
     }
 
-    /// Returns a description of how the content found in the folder at a start is wrong; `None` if
-    /// it is correct.
+    /// Returns a description of what is wrong with the content found in the folder at a start;
+    /// `None` if it is correct.
     fn mismatch(&self, found: &Found, latest: Option<SnapshotId>) -> Option<String> {
         let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
         let is_known = snapshot.is_none_or(|id| self.snapshots.contains(&id));

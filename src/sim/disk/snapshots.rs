@@ -110,9 +110,9 @@ impl Snapshots {
         Ok(Some(pending.id))
     }
 
-    /// Stores a chunk of a leader's snapshot. Returns the report of the stored bytes for the
-    /// replica, and whether the snapshot is now complete; `None` if the snapshot was abandoned, for
-    /// example because the disk is full.
+    /// Stores a chunk of a leader's snapshot. Returns the report that tells the replica how many
+    /// bytes are stored, and whether the snapshot is now complete; `None` if the snapshot was
+    /// abandoned, for example because the disk is full.
     ///
     /// # Errors
     /// If the disk failed, so that the process must stop.

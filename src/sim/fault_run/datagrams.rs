@@ -1,5 +1,6 @@
 //! Messages between replicas over streams of datagrams: the network of a run loses, delays,
-//! reorders and duplicates the datagrams, and the streams repair that.
+//! reorders and duplicates the datagrams, and the streams still deliver all bytes once and in
+//! order.
 
 use super::{Alarm, FaultRun};
 use crate::raft::Envelope;
@@ -9,19 +10,19 @@ use crate::sim::streams::{Received, Streams, describe};
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{Instant, NodeId, Term};
 
-/// Maximum number of datagrams that wait at a paused replica, as in the receive buffer of its
-/// socket. Further ones are lost.
+/// Maximum number of datagrams that a paused replica has not read yet, as in the receive buffer of
+/// its socket. Further datagrams are lost.
 const WAITING_MAX: usize = 200;
-/// Maximum number of runs of streams, of all replicas together, at the same virtual time. If it is
-/// exceeded, their timers trigger each other forever.
+/// Maximum number of times that streams are run at the same virtual time, counted over all
+/// replicas. More runs mean that the timers of streams trigger each other forever.
 const RUNS_AT_ONCE_MAX: u32 = 1_000;
 
-/// The streams of a run.
+/// The streams between the replicas of a run.
 #[derive(Debug)]
 pub(super) struct Datagrams {
     streams: Streams,
-    /// When the streams of a replica were last run, and how many such runs, of all replicas
-    /// together, there were before at this time.
+    /// Virtual time at which the streams of any replica were last run, and the number of earlier
+    /// runs at the same time, counted over all replicas.
     runs_at_once: (Instant, u32),
 }
 
@@ -32,7 +33,8 @@ impl Datagrams {
 }
 
 impl FaultRun {
-    /// Queues a message on a stream to its receiver. Without a stream the message is lost.
+    /// Queues a message on the stream to its receiver. The message is lost if there is no such
+    /// stream.
     pub(super) fn send_over_stream(&mut self, envelope: Envelope) {
         let datagrams = self.datagrams.as_mut().expect("the run has streams");
         let (now, from, to) = (self.cluster.now(), envelope.from, envelope.to);
@@ -46,7 +48,7 @@ impl FaultRun {
         }
     }
 
-    /// A datagram arrives at a replica.
+    /// Handles the arrival of a datagram at a replica.
     pub(super) fn on_datagram(&mut self, from: NodeId, to: NodeId, bytes: Vec<u8>) {
         let datagrams = self.datagrams.as_mut().expect("the run has streams");
         let Some(endpoint) = datagrams.streams.endpoint_mut(to) else { return };
@@ -56,7 +58,8 @@ impl FaultRun {
         }
     }
 
-    /// The streams of a replica are due.
+    /// Handles the timer event at time `at` for the streams of a replica. Does nothing if the timer
+    /// has been set to another time since.
     pub(super) fn on_stream_timer(&mut self, id: NodeId, at: Instant) {
         let datagrams = self.datagrams.as_mut().expect("the run has streams");
         if let Some(endpoint) = datagrams.streams.endpoint_mut(id)
@@ -66,8 +69,8 @@ impl FaultRun {
         }
     }
 
-    /// Runs the streams of all replicas for which something has happened, and passes on what has
-    /// arrived.
+    /// Runs the streams that are due, except those of paused replicas, and passes on the messages
+    /// that have arrived.
     pub(super) fn run_streams(&mut self) -> Result<(), Violation> {
         let Some(mut datagrams) = self.datagrams.take() else { return Ok(()) };
         let result = self.plan.ids.clone().into_iter().try_for_each(|id| {
@@ -87,7 +90,11 @@ impl FaultRun {
         let (last, runs) = datagrams.runs_at_once;
         let runs = if last == now { runs + 1 } else { 0 };
         datagrams.runs_at_once = (now, runs);
-        ensure!(runs < RUNS_AT_ONCE_MAX, "progress: {runs} runs of streams at the same time");
+        ensure!(
+            runs < RUNS_AT_ONCE_MAX,
+            "progress: the replicas' streams were run more than {RUNS_AT_ONCE_MAX} times at \
+             virtual time {now:?}: their timers trigger each other forever"
+        );
         let clock = self.cluster.machine(id).clock;
         let (mut received, mut sent) = (Vec::new(), Vec::new());
         let due = datagrams.streams.run(id, clock.read(now), &mut received, |to, bytes| {
@@ -135,7 +142,7 @@ impl FaultRun {
         }
     }
 
-    /// Returns how often the run reached the situations about streams.
+    /// Returns how often the run has reached each situation that concerns streams.
     pub(super) fn stream_coverage(&self) -> Coverage {
         let mut coverage = Coverage::default();
         if let Some(datagrams) = &self.datagrams {

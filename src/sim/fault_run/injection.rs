@@ -15,7 +15,7 @@ use crate::types::NodeId;
 /// Maximum number of times that the check for two leaders at once is repeated. If a check finds two
 /// leaders, a replica that voted for the newer one loses its disk.
 const VOTER_POLLS: u32 = 300;
-/// Interval between two checks whether the cluster has two leaders at once. All [`VOTER_POLLS`]
+/// Interval between two checks of whether the cluster has two leaders at once. All [`VOTER_POLLS`]
 /// checks take 1.5 s, longer than most elections and than a leader without a quorum takes to step
 /// down.
 const VOTER_POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -118,8 +118,8 @@ impl FaultRun {
     }
 
     /// Makes wall clocks jump. Either sets the wall clock of one of the replicas in `skewed` ahead
-    /// for a long time, or makes the wall clocks of all replicas or of random ones jump for at most
-    /// a second.
+    /// for a long time, or makes the wall clocks of all or of some random replicas jump and return
+    /// within a second.
     pub(super) fn jump_clocks(&mut self) {
         let jump = draw_jump(&mut self.wall_rng);
         if !self.skewed.is_empty() && self.wall_rng.permille(500) {
@@ -331,13 +331,13 @@ impl FaultRun {
         Some((id, old, new))
     }
 
-    /// Schedules the restart of a replica that is down, after a random time.
+    /// Schedules the restart of a crashed replica after a random delay.
     pub(super) fn restart_later(&mut self, id: NodeId) {
         let at = self.cluster.now() + self.plan.outage.draw(&mut self.rng);
         self.set_alarm(at, Alarm::Restart(id));
     }
 
-    /// Restarts a replica, giving its monotonic clock a new origin and rate.
+    /// Restarts a replica, and gives its monotonic clock a new origin and rate.
     pub(super) fn restart(&mut self, id: NodeId) -> Result<(), Violation> {
         let now = self.cluster.now();
         let clock = Clock::new(
@@ -363,7 +363,8 @@ impl FaultRun {
     }
 }
 
-/// Returns a random jump of a wall clock in milliseconds, of seconds to years; positive if forward.
+/// Returns the length of a random wall clock jump in milliseconds. It ranges from seconds to years,
+/// and is positive if the clock jumps forward.
 pub(super) fn draw_jump(rng: &mut Rng) -> i64 {
     let second = 1_000;
     let length = *rng.choose(&[second, 60 * second, 86_400 * second, 4 * 365 * 86_400 * second]);

@@ -102,11 +102,11 @@ enum Alarm {
     LoseVoter(u32),
     /// A datagram arrives at the replica `to`.
     Datagram { from: NodeId, to: NodeId, bytes: Vec<u8> },
-    /// The streams of the replica `id` are due at `at`.
+    /// The streams of the replica `id` must be run at the time `at`.
     StreamTimer { id: NodeId, at: Instant },
 }
 
-/// The last time that a client sent a request: when, and to which replica.
+/// The time at which a client last sent a request, and the replica that it sent the request to.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     to: NodeId,

@@ -22,13 +22,13 @@ const WHOLE_SNAPSHOT_BYTES: usize = 1 << 20;
 impl FaultRun {
     /// Starts the recovery phase: ends the faults for at least a majority of the replicas. The
     /// other replicas crash, are isolated, or keep their faults except for the cut links to the
-    /// majority. In the last case, one of them may stay leader, and then all of the majority must
-    /// be able to reach it.
+    /// majority. In the last case, one of these other replicas may stay leader, so the whole
+    /// majority must be able to reach it.
     pub(super) fn begin_recovery(&mut self) -> Result<(), Violation> {
         let mut ids = self.plan.ids.clone();
         self.rng.shuffle(&mut ids);
         let majority = ids.len() / 2 + 1;
-        // A rejoining replica needs the answers of all others.
+        // A rejoining replica needs answers from all other replicas.
         let rest = if self.cluster.rejoining().is_some() {
             Vec::new()
         } else {
@@ -38,11 +38,11 @@ impl FaultRun {
         self.note(format_args!("faults end for {}", names(&ids)));
         self.majority = Some(ids.clone());
         self.recovery_start = self.cluster.now();
-        // A replica outside the majority may stay leader. Its message loss is limited, as recovery
-        // could otherwise take longer than its timeout.
+        // A replica outside the majority may stay leader. The message loss is limited, because
+        // recovery could otherwise exceed its time limit.
         let loss_permille = self.plan.quality.loss_permille.min(150);
-        // No message is late by several elections, as the leader could otherwise wait this long for
-        // each reply.
+        // Messages are not delayed by several election timeouts: the leader could otherwise wait
+        // this long for each reply.
         let quality =
             LinkQuality { loss_permille, burst_permille: 0, late_permille: 0, ..self.plan.quality };
         self.network.set_quality(quality);

@@ -56,8 +56,8 @@ pub struct Held {
     pub chunks: bool,
 }
 
-/// Flags that say, per type of event, whether the event queue already contains an event of this
-/// type for the replica.
+/// One flag per type of event: whether the event queue already contains an event of this type for
+/// the replica.
 #[allow(clippy::struct_excessive_bools, reason = "independent of each other")]
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::sim) struct Queued {
@@ -97,9 +97,10 @@ pub struct Machine {
     pub held: Held,
     /// Duration of the machine's next sync if that sync is to stall; `None` for a normal sync.
     pub stalled: Option<Duration>,
-    /// The replica's starts. Each element is the incarnation (number of starts and crashes) and
-    /// what the replica then sends to its peers, by which they detect old copies of its folder: the
-    /// number of its starts, and random numbers that identify the latest of them.
+    /// One element per start of the replica: the incarnation (number of starts and crashes), and
+    /// the history that the replica then sends to its peers, so that they detect old copies of its
+    /// folder. The history consists of the number of its starts, and random numbers that identify
+    /// the latest of them.
     pub(in crate::sim) openings: Vec<(u64, (u64, Vec<u64>))>,
     /// The highest incarnation (number of starts and crashes) of each peer from which this replica
     /// has accepted a message.

@@ -82,7 +82,7 @@ impl ClockGate {
     }
 
     /// Records the current term and its leader (`None` if unknown). Returns the waiting requests,
-    /// for the replica to handle now. Returns no requests, and keeps them waiting, if this replica
+    /// for the replica to handle now. Returns none, and keeps the requests waiting, if this replica
     /// is the leader and does not know the wall clocks of a quorum yet.
     pub(in crate::sim) fn on_leader(
         &mut self,

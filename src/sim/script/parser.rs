@@ -35,7 +35,7 @@ use crate::sim::disk::snapshots::SnapshotPlan;
 use crate::types::{EntryId, Index, NodeId, Round, Term};
 
 /// A statement of a script for a simulated cluster. A script describes a golden trace (a recorded
-/// trace that tests compare with).
+/// trace, with which tests compare new traces).
 #[derive(Clone, PartialEq, Debug)]
 pub enum Statement {
     /// Creates the cluster; must be the first statement of a script.
@@ -61,7 +61,7 @@ pub enum Statement {
     Release(MessageFilter, usize),
     /// Crashes the replica with this id.
     Crash(NodeId),
-    /// Replaces the disk of a replica that is down with an empty one.
+    /// Replaces the disk of a crashed replica with an empty disk.
     Lose(NodeId),
     /// Restarts the replica with this id after a crash.
     Restart(NodeId),
@@ -75,10 +75,9 @@ pub enum Statement {
     Sync(NodeId),
     /// Ends [`Statement::Slow`]: the replica's syncs complete by themselves again.
     Fast(NodeId),
-    /// From now on, the replica stores the snapshot chunks that it receives only at
-    /// [`Statement::Store`].
+    /// From now on, the replica stores received snapshot chunks only at [`Statement::Store`].
     SlowChunks(NodeId),
-    /// Ends [`Statement::SlowChunks`]: the replica stores the snapshot chunks that it has received.
+    /// Ends [`Statement::SlowChunks`]: the replica stores the received snapshot chunks.
     Store(NodeId),
     /// Delivers a forged message, which its apparent sender has not sent.
     Forge(Box<Envelope>),

@@ -118,7 +118,7 @@ impl Runner {
                 .all(|machine| machine.store.applied_index() == Index(1))
         };
         // On a slow network a message is always in flight. There, it is enough that all replicas
-        // have had the entry applied for 300 ms.
+        // applied the entry at least 300 ms ago.
         let mut settled_steps = 0;
         while self.cluster.now() < end && settled_steps < 300 {
             let next = self.cluster.now() + Duration::from_millis(1);

@@ -42,7 +42,7 @@ pub struct Load {
     /// Number of accounts (keys with a balance) between which clients transfer amounts.
     pub accounts: u64,
     /// Range of the random time between an answer and the client's next request. Clients that only
-    /// read wait an eighth of it.
+    /// read wait an eighth of this time.
     pub think_time: DurationRange,
     /// Range of the random time that a client waits for an answer before it resends or abandons the
     /// request.
@@ -202,8 +202,8 @@ impl Workload {
         self.clients.iter().any(|client| !client.planned.is_empty())
     }
 
-    /// Returns the keys of the unanswered requests in order, including those that clients have
-    /// abandoned.
+    /// Returns the keys of the unanswered requests in ascending order, including those that clients
+    /// have abandoned.
     pub fn unanswered(&self) -> impl Iterator<Item = RequestKey> {
         self.open.keys().copied()
     }

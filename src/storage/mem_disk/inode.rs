@@ -67,7 +67,7 @@ impl Inode {
         self.lengths.clear();
     }
 
-    /// Corrupts `bytes`, which are about to be appended to the file, in the way that `fault` says.
+    /// Corrupts `bytes`, which are about to be appended to the file, as `fault` specifies.
     pub(super) fn corrupt(&mut self, fault: AppendFault, bytes: &mut [u8]) {
         assert!(!bytes.is_empty(), "an append of nothing cannot be corrupted");
         match fault {

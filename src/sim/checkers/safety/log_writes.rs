@@ -26,7 +26,7 @@ impl SafetyChecker {
             ensure!(
                 now.since(heard_at) >= self.election_timeout_min,
                 "stable leader: replica {} voted for candidate {candidate} in term {term} only \
-                 {:?} after it had accepted an append of the leader of term {heard_term}, which \
+                 {:?} after it had accepted an append from the leader of term {heard_term}, which \
                  may still hold a lease",
                 machine.id,
                 now.since(heard_at)
@@ -155,9 +155,9 @@ impl SafetyChecker {
         ensure!(
             required <= machine.snapshots.end()
                 || machine.disk.holds(self.committed[position(required)].id),
-            "caught up before it counts: replica {} finished rejoining without entry {} \
-             (index@term), which was committed before its disk was lost, or later by counting the \
-             copy on the lost disk",
+            "caught up before it counts: replica {} finished rejoining after the loss of its disk, \
+             but lacks entry {} (index@term); this entry was committed before the loss, or after \
+             it by counting the copy on the lost disk",
             machine.id,
             self.committed[position(required)].id
         );

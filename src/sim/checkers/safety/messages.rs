@@ -51,8 +51,8 @@ impl SafetyChecker {
     }
 
     /// Checks a message of a replica that is rejoining after a disk loss. The replica must not
-    /// grant votes or help another replica to rejoin, and must not reply to the leader of a term if
-    /// it voted for another candidate in a later term before it lost its disk.
+    /// grant votes or help another replica to rejoin. If it voted for another candidate before it
+    /// lost its disk, it must not reply to leaders of earlier terms than that vote.
     fn check_rejoining(&self, machine: &Machine, message: &PeerMsg) -> Result<(), Violation> {
         if !machine.disk.image().rejoining {
             return Ok(());
@@ -141,9 +141,9 @@ impl SafetyChecker {
                 };
                 ensure!(
                     append.commit_index <= limit,
-                    "commit index after replies: replica {id} sent commit index {}, but may send \
-                     at most index {limit} (its commit index is {commit_index}, and it has replied \
-                     to clients up to index {})",
+                    "commit index after replies: replica {id} sent commit index {}, which exceeds \
+                     {limit}, the highest index that it may send; its own commit index is \
+                     {commit_index}, and it has answered clients' requests up to index {}",
                     append.commit_index,
                     machine.store.applied_index()
                 );
@@ -162,7 +162,7 @@ impl SafetyChecker {
                 ensure!(
                     !vote.transfer || self.transfers.contains(&(before, id)),
                     "leadership transfer: replica {id} requested votes in term {} as the target of \
-                     a leadership transfer, but no leader of the term before has transferred the \
+                     a leadership transfer, but the leader of the previous term did not transfer \
                      leadership to it",
                     vote.term
                 );
@@ -210,7 +210,7 @@ impl SafetyChecker {
         let leader = self.leaders.get(&now.term);
         ensure!(
             leader == Some(&id),
-            "leadership transfer: replica {id} transferred the leadership of term {}, but the \
+            "leadership transfer: replica {id} transferred its leadership in term {}, but the \
              elected leader of that term (if any) is {leader:?}",
             now.term
         );
@@ -222,7 +222,7 @@ impl SafetyChecker {
                     || there.disk.image().hard_state.term > now.term
                     || self.views[there.slot].lost_disk.is_some()
             }),
-            "leadership transfer: replica {id} transferred the leadership to replica {to}, whose \
+            "leadership transfer: replica {id} transferred its leadership to replica {to}, whose \
              log on disk does not end with the leader's last entry {} (index@term)",
             now.last
         );

@@ -8,10 +8,10 @@
 //! up to that index.
 //!
 //! A replica that lost its disk must keep its earlier promises as far as rejoining guarantees them.
-//! Until it has rejoined, it grants no votes, and acknowledges nothing to the leader of an earlier
-//! term than one in which it voted for another candidate. Once it has rejoined, its disk holds all
-//! entries that were committed when the old disk was lost, and those that were committed later by
-//! counting the copy on the lost disk.
+//! Until it has rejoined, it grants no votes. If it voted for another candidate before the loss, it
+//! acknowledges nothing to leaders of earlier terms than that vote. Once it has rejoined, its disk
+//! holds all entries that were committed when the old disk was lost, and those that were committed
+//! later by counting the copy on the lost disk.
 
 mod log_writes;
 mod messages;
@@ -97,8 +97,8 @@ struct View {
     /// The latest term in which the replica has acknowledged log entries, and the highest index
     /// that it has acknowledged in this term.
     acknowledged: (Term, Index),
-    /// Latest term in which the replica voted for itself just to use up its vote, as a replica that
-    /// is rejoining after a disk loss does; `None` if it has not.
+    /// The term in which the replica, while rejoining after a disk loss, last voted for itself only
+    /// to use up its vote; `None` if it has not done so.
     spent_vote: Option<Term>,
     /// The state of the disk that the replica lost; `None` if it has lost no disk, or has finished
     /// rejoining since.
@@ -177,7 +177,7 @@ impl SafetyChecker {
         self.transfers.len()
     }
 
-    /// Returns how often a replica has finished rejoining after losing its disk.
+    /// Returns the number of times that a replica has finished rejoining after losing its disk.
     pub fn rejoined(&self) -> u64 {
         self.rejoined
     }
@@ -192,8 +192,8 @@ impl SafetyChecker {
     /// vote for another candidate after rejoining.
     ///
     /// # Errors
-    /// If the replica finished rejoining after an earlier loss without an entry that must be on its
-    /// disk.
+    /// If the replica had finished rejoining after an earlier disk loss, but its disk lacks an
+    /// entry that it must hold.
     pub(in crate::sim) fn on_disk_lost(&mut self, machine: &Machine) -> Result<(), Violation> {
         // The sync that made it a member again may have been its last step before a crash.
         self.note_rejoined(machine)?;
@@ -255,7 +255,7 @@ impl SafetyChecker {
         self.note_rejoined(machine)
     }
 
-    /// Records that the machine at index `slot` accepted an append of the leader of `term`. `now`
+    /// Records that the machine at index `slot` accepted an append from the leader of `term`. `now`
     /// is the time by the machine's clock.
     pub(in crate::sim) fn on_append_accepted(&mut self, slot: usize, now: Instant, term: Term) {
         self.views[slot].leader_heard = Some((term, now));
@@ -369,8 +369,8 @@ impl SafetyChecker {
     }
 
     /// Checks a leader's match indexes: each peer must have acknowledged its log up to its match
-    /// index in the leader's term. While the peer is in this term, its disk must also hold these
-    /// entries.
+    /// index in the leader's term. While the peer is in the leader's term, its disk must also hold
+    /// the entries up to the match index.
     fn check_progress(
         &self,
         machines: &[Machine],
@@ -483,7 +483,7 @@ impl SafetyChecker {
         let holds =
             |machine: &&Machine| last.index <= machine.snapshots.end() || machine.disk.holds(last);
         let mut copies = machines.iter().filter(holds).count();
-        // A copy on a disk that was lost after its acknowledgement counts, and the replica must
+        // An acknowledged copy still counts if its disk has been lost since. The replica must then
         // have the entry again before it may vote.
         for machine in machines.iter().filter(|machine| !holds(machine)) {
             if let Some(lost_disk) = self.views[machine.slot].lost_disk.as_mut()

@@ -19,9 +19,9 @@ use crate::types::NodeId;
 pub(super) struct Damage {
     /// Description of the damage for error messages: the damaged file, and the type of damage.
     pub(super) what: String,
-    /// Whether the damage is in the log, or in both copies of the meta record (in the file `meta`,
-    /// which names the replica and the log's first segment), so that the next start must refuse the
-    /// folder. Other damage to the files `meta` and `peers` is repaired.
+    /// Whether the damage is in the log or in both copies of the meta record in the file `meta`.
+    /// The next start must then refuse the folder. Other damage to the files `meta` and `peers` is
+    /// repaired.
     pub(super) in_log: bool,
     /// Whether the damage is in the latest snapshot. The next start must then detect it or refuse
     /// the whole folder.
@@ -32,10 +32,10 @@ pub(super) struct Damage {
 /// its folder. The peers check this list to detect old copies.
 #[derive(Debug)]
 pub(in crate::sim) struct OldCopy {
-    /// Number of times that the replica had been started when the copy of its folder was made.
+    /// How many times the replica had been started when the copy of its folder was made.
     pub(in crate::sim) copied_at: u64,
-    /// Number of starts of the replica according to the old copy, including the starts from this
-    /// copy.
+    /// How many times the replica has been started according to the old copy, including the starts
+    /// from this copy.
     pub(in crate::sim) incarnation: u64,
     pub(in crate::sim) openings: Vec<u64>,
 }
@@ -167,8 +167,8 @@ impl Folder {
         Some(Damage { what, in_log, in_latest: in_latest(&places) })
     }
 
-    /// Returns whether the damage to the file `name` must prevent the replica from starting. That
-    /// is so for every file of the log. It is so for the file `meta`, which holds the replica's
+    /// Returns whether the damage to the file `name` must prevent the replica from starting. This
+    /// is the case for every file of the log, and for the file `meta`, which holds the replica's
     /// identity twice, if both copies are damaged.
     fn is_damage_to_log(&self, name: &str) -> bool {
         if name == "peers" || is_snapshot(name) || self.is_undamaged(name) {
@@ -196,10 +196,9 @@ impl Folder {
         names
     }
 
-    /// Returns the index of a random written sector of the file, counted from the start of the
-    /// file, that is not in the last block of the log (the entries of one sync); `None`
-    /// if there is no such sector. Damage to the last block could not be distinguished from an
-    /// unfinished write.
+    /// Returns the index, from the start of the file, of a random written sector that is not in the
+    /// last block of the log (the entries of one sync); `None` if there is no such sector. Damage
+    /// to the last block could not be distinguished from an unfinished write.
     fn written_sector(&self, names: &[String], name: &str, rng: &mut Rng) -> Option<usize> {
         let bytes = self.read(name);
         let block = |sector: &[u8]| u32::from_le_bytes(sector[8..12].try_into().expect("4 bytes"));
@@ -233,10 +232,10 @@ impl Folder {
         self.inject(DiskFault::CorruptSnapshot);
     }
 
-    /// Starts the replica from an old copy of its whole folder: once, three times, or more often
-    /// than its list of latest starts (by which peers detect old copies) can hold. The folder
-    /// itself stays unchanged. Returns the list of starts after the last of these starts, or the
-    /// error of a failed start; `None` if there is no copy.
+    /// Starts the replica from an old copy of its whole folder: once, three times, or more times
+    /// than its list of latest starts can hold. Peers use this list to detect old copies. The
+    /// folder itself stays unchanged. Returns the list after the last of these starts, or the error
+    /// of a failed start; `None` if there is no copy.
     pub(in crate::sim) fn start_old_copy(&mut self) -> Option<Result<OldCopy, StorageError>> {
         let (copy, copied_at) = self.copy.take()?;
         let mut copy = copy.copy();
@@ -274,20 +273,20 @@ impl Folder {
         (!is_lost).then(|| notes.check(peer, history, OPENINGS_KEPT).is_ok())
     }
 
-    /// Returns whether the file of peer records (for each peer, the last start of the peer that
-    /// this replica knows of) has vanished.
+    /// Returns whether the file `peers`, in which this replica records the latest known start of
+    /// each peer, has vanished.
     pub(super) fn has_lost_notes(&self) -> bool {
         let names = self.disk.list().expect("a disk in memory does not fail");
         !self.noted.is_empty() && !names.iter().any(|name| name == "peers")
     }
 
-    /// Returns the number of starts (incarnation) of `peer` that this replica last recorded
-    /// durably; 0 if it has recorded none.
+    /// Returns how many times `peer` had been started according to this replica's last durable
+    /// record of the peer; 0 if there is no record.
     pub(in crate::sim) fn noted_opening(&self, peer: NodeId) -> u64 {
         self.noted.get(&peer).copied().unwrap_or(0)
     }
 
-    /// Counts, in the fault statistics, that all peers rejected an old copy of the folder.
+    /// Adds to the fault statistics that all peers rejected an old copy of the folder.
     pub(in crate::sim) fn count_rejected_copy(&mut self) {
         self.statistics.inject(DiskFault::OldCopy, 1);
         self.statistics.cause(DiskFault::OldCopy, FaultEffect::Rejected);

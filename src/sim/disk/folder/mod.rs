@@ -32,9 +32,9 @@ const CLUSTER: u128 = 0x0051_BB1E;
 /// Maximum number of disk operations in one sync of the log, reached by a sync that begins a log
 /// segment and replaces the file `meta`.
 const SYNC_OPERATIONS_MAX: u64 = 12;
-/// Number of latest starts that a simulated replica keeps in the list by which peers detect old
-/// copies of its folder. Small enough that old copies are often started more times than this, but
-/// larger than the number of starts of one replica while another one is down.
+/// Maximum length of a simulated replica's list of its latest starts, which peers use to detect old
+/// copies of its folder. It is small enough that old copies are often started more times than this,
+/// but larger than the number of starts of one replica while another one is down.
 const OPENINGS_KEPT: usize = 48;
 
 /// A leader's snapshot that the replica is receiving.
@@ -70,15 +70,14 @@ pub(in crate::sim) struct Folder {
     seen: DiskFaultCounts,
     /// Types of faults injected since the folder was last opened successfully.
     new_faults: Vec<DiskFault>,
-    /// Types of faults injected before the folder was last opened successfully, but after the
-    /// successful opening before that.
+    /// Types of faults injected between the last two successful openings of the folder.
     old_faults: Vec<DiskFault>,
     /// Name and original content of each file that the simulator has damaged.
     undamaged: Vec<(String, Vec<u8>)>,
-    /// Whether the last attempt to open the folder was refused because of damaged files.
+    /// Whether the last attempt to open the folder failed because its files were damaged.
     is_refused: bool,
-    /// An old copy of the folder, and the number of starts of the replica when the copy was made;
-    /// `None` if there is no copy.
+    /// An old copy of the folder, and how many times the replica had been started when the copy was
+    /// made; `None` if there is no copy.
     copy: Option<(MemDisk, u64)>,
     /// Error of an invalid snapshot that was written to this disk without an injected fault, which
     /// means that the storage code is wrong; `None` if there is none.
@@ -86,7 +85,8 @@ pub(in crate::sim) struct Folder {
     /// Snapshots that the replica has begun to make durable since the last crash. The next start
     /// may find any of them.
     finished: Vec<SnapshotId>,
-    /// The number of starts (incarnation) of each peer that this replica last recorded durably.
+    /// For each peer, how many times it had been started according to this replica's last durable
+    /// record of the peer.
     noted: BTreeMap<NodeId, u64>,
 }
 
@@ -122,7 +122,7 @@ impl Folder {
         self.disk.disk().set_mutant(mutant);
     }
 
-    /// Returns whether the last attempt to open the folder was refused because of damaged files.
+    /// Returns whether the last attempt to open the folder failed because its files were damaged.
     pub(in crate::sim) fn is_refused(&self) -> bool {
         self.is_refused
     }
@@ -190,7 +190,7 @@ impl Folder {
         }
     }
 
-    /// Counts, in the fault statistics, that the replica's process stops because of a disk fault.
+    /// Adds to the fault statistics that the replica's process stops because of a disk fault.
     fn count_stop(&mut self) {
         self.collect_faults();
         for kind in [
@@ -205,7 +205,7 @@ impl Folder {
         }
     }
 
-    /// Returns `result` unchanged. If it is an error, counts in the fault statistics that the
+    /// Returns `result` unchanged. If it is an error, adds to the fault statistics that the
     /// replica's process stops because of a disk fault.
     fn count_if_fatal<T>(&mut self, result: Result<T, StorageError>) -> Result<T, StorageError> {
         if result.is_err() {
@@ -254,8 +254,8 @@ impl Folder {
 
     /// Checks the list of starts that `peer` sends after a restart: `incarnation` is the number of
     /// its starts, and `openings` are random numbers that identify the latest of them, oldest
-    /// first. Returns false if the list is incomplete or lacks the last start of the peer that this
-    /// replica knows of, because the peer may be running from an old copy of its folder. Otherwise
+    /// first. Returns false if the list is incomplete or lacks the peer's latest start that this
+    /// replica has recorded: the peer may then be running from an old copy of its folder. Otherwise
     /// records the peer's latest start durably (only in memory if the disk is full) and returns
     /// true.
     ///
@@ -284,9 +284,9 @@ impl Folder {
         Ok(true)
     }
 
-    /// Returns the data about its starts that the replica sends to its peers, by which they detect
-    /// old copies of its folder: the number of its starts, and random numbers that identify the
-    /// latest of them, oldest first.
+    /// Returns the history of starts that the replica sends to its peers, so that they detect old
+    /// copies of its folder: the number of its starts, and random numbers that identify the latest
+    /// of them, oldest first.
     pub(in crate::sim) fn opening(&self) -> (u64, Vec<u64>) {
         let log = &self.process.as_ref().expect("the replica runs").log;
         (log.identity().incarnation, log.openings().to_vec())

@@ -13,14 +13,15 @@ use crate::sim::rng::Rng;
 use crate::storage::{Expected, Log, LogOptions, PeerRecords, SharedDisk, Snapshots, StorageError};
 use crate::types::NodeId;
 
-/// Maximum number of disk operations of a log restart, a compaction, or the writing of a snapshot.
+/// Maximum number of disk operations that a log restart, a compaction or the writing of a snapshot
+/// takes.
 const COMPACTION_OPERATIONS_MAX: u64 = 30;
-/// Maximum number of disk operations of a replica's start that opens the folder, removes a torn
-/// block at the end of the log and begins a log segment, without restarting the log after a
+/// Maximum number of disk operations that a replica's start takes if it opens the folder, removes a
+/// torn block at the end of the log and begins a log segment, but does not restart the log after a
 /// snapshot.
 const OPEN_OPERATIONS_MAX: u64 = 26;
-/// Maximum number of disk operations of a replica's start that opens the folder, removes a torn
-/// block at the end of the log, begins a log segment and restarts the log after a snapshot.
+/// Maximum number of disk operations that a replica's start takes if it opens the folder, removes a
+/// torn block at the end of the log, begins a log segment and restarts the log after a snapshot.
 const OPEN_RESTART_OPERATIONS_MAX: u64 = 46;
 
 /// The state that a replica finds in its folder at a start.
@@ -204,8 +205,8 @@ impl Folder {
         }
     }
 
-    /// Hands the opened files to the running replica, and counts in the fault statistics how
-    /// earlier faults affected this start. Returns the log and the snapshot found in the folder.
+    /// Hands the opened files to the running replica, and adds to the fault statistics how earlier
+    /// faults affected this start. Returns the log and the snapshot found in the folder.
     fn on_opened(&mut self, opened: Opened) -> Found {
         let Opened { process, durable, snapshot, damaged_snapshots } = opened;
         let damaged = self.new_faults.iter().any(|kind| kind.is_damage());
