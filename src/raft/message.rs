@@ -204,8 +204,9 @@ pub struct AppendEntries {
     pub term: Term,
     /// Number of the leader's message round (batch of messages), which the reply echoes. All
     /// appends that the leader sends for one batch of inputs share a round number. A reply with
-    /// this number shows that the follower still followed this leader after the round began. 0: the
-    /// message only tells the commit index, and a follower whose log matches does not answer it.
+    /// this number shows that the follower still followed this leader after the round began. Round
+    /// number 0 means that the message only announces the commit index: a follower whose log
+    /// matches does not answer it.
     pub round: Round,
     /// Id of the entry before `entries` in the leader's log; [`EntryId::ZERO`] if `entries` start
     /// at index 1.
