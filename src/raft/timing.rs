@@ -53,9 +53,9 @@ pub(super) fn check_quorum_window(config: &Config, loss_permille: u16) -> Durati
 }
 
 /// Returns how many times a candidate sends each vote request within one campaign. The number grows
-/// with the message loss. At low loss it is reduced after campaigns that reached no quorum, because
-/// the replica is then probably isolated, and not reduced after campaigns that reached a quorum and
-/// were lost nevertheless.
+/// with the message loss. At low loss it is halved, or quartered after campaigns that reached no
+/// quorum, because the replica is then probably isolated. It is not reduced after campaigns that
+/// reached a quorum but were lost.
 pub(super) fn vote_attempts(
     config: &Config,
     loss_permille: u16,

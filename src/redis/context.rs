@@ -22,8 +22,8 @@ pub struct Context {
     pub cluster_fingerprint: u128,
     /// All replicas of the cluster, including this one, sorted by id.
     pub nodes: Vec<ReplicaInfo>,
-    /// Number of peers in the replica's options. Not all of them are in `nodes` before they
-    /// connect.
+    /// Number of peers in the replica's options. A peer is missing in `nodes` until it has
+    /// connected.
     pub peer_count: usize,
     /// Id of the replica that this replica considers the leader; `None` if it knows no leader.
     pub leader: Option<NodeId>,
@@ -107,8 +107,8 @@ pub struct Context {
     /// Statistics of commands and error replies since the process started or since `CONFIG
     /// RESETSTAT`.
     pub statistics: CommandStatistics,
-    /// Numbers of lookups by this replica's clients, and of keys that have expired in its state,
-    /// since the process started or since `CONFIG RESETSTAT`.
+    /// Number of lookups by this replica's clients, and number of keys that have expired in its
+    /// state, since the process started or since `CONFIG RESETSTAT`.
     pub keyspace_statistics: KeyspaceStatistics,
     /// Processor time that the process has used in user mode; zero if unknown.
     pub cpu_user: Duration,

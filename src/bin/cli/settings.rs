@@ -289,7 +289,7 @@ pub(super) mod tests {
         arguments: ServerArguments,
     }
 
-    /// Resolves a command line and environment variables.
+    /// Resolves the settings given as a command line and as environment variables.
     pub(crate) fn resolve(flags: &str, variables: &[(&str, &str)]) -> anyhow::Result<Settings> {
         let arguments = std::iter::once("bowline").chain(flags.split_whitespace());
         let variable = |name: &str| {
