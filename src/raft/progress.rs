@@ -106,8 +106,8 @@ pub(super) struct Progress {
     paused_until: Option<Instant>,
     /// Number of messages sent to the peer since its last reply.
     unanswered: u32,
-    /// Number of retransmission timeouts since the peer's last reply, or since
-    /// [`Progress::restart_backoff`].
+    /// Number of retransmission timeouts since the peer's last reply, or since the last call of
+    /// [`Progress::restart_backoff`] if that is later.
     timeouts: u32,
     /// Upper bound on the bytes of entries that were sent to the peer since the last timeout and
     /// that the peer has not acknowledged.
@@ -341,7 +341,7 @@ impl Progress {
 
     // Replies.
 
-    /// Records any reply of the peer to a message of the round `round` (a numbered batch of
+    /// Records any reply from the peer to a message of the round `round` (a numbered batch of
     /// messages). `round_sent_at` is when the leader began this round; `None` if the time is no
     /// longer known.
     pub(super) fn record_reply(

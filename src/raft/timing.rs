@@ -73,8 +73,8 @@ pub(super) fn vote_attempts(
 }
 
 /// Returns how long a candidate waits before it repeats its vote requests. All attempts together
-/// take half of the minimum election timeout, so that replicas that heard from the old leader a
-/// little later become free to vote meanwhile.
+/// take half of the minimum election timeout. Within this time, replicas that heard from the old
+/// leader slightly later than the candidate also become free to vote.
 pub(super) fn vote_retry_interval(config: &Config, attempts: u32) -> Duration {
     assert!(attempts > 0, "a campaign without requests");
     config.election_timeout_min / 2 / attempts
