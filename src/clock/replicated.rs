@@ -312,10 +312,10 @@ impl ReplicatedClock {
     }
 
     /// Returns whether a clock entry may be proposed to make the applied clock reach `millis`.
-    /// Returns false while an earlier proposal is still to be applied, however old it is: only a
-    /// leader change can lose it, and further proposals would fill a slow log. Also returns false
-    /// if the last applied proposal has already reached `millis`, and for [`ENTRY_INTERVAL`] after
-    /// a refused proposal.
+    /// Returns false while an earlier proposal is still to be applied, regardless of its age: only
+    /// a leader change can cause it to be lost, and further proposals would fill a slow log. Also
+    /// returns false if the last applied proposal has already reached `millis`, and for
+    /// [`ENTRY_INTERVAL`] after a refused proposal.
     fn may_propose(&self, now: Instant, millis: u64) -> bool {
         self.proposed.is_none_or(|proposed| {
             if proposed.refused {

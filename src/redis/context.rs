@@ -220,16 +220,16 @@ pub struct SystemInfo {
 /// Event counters of the consensus core (Raft) since the process started, for `INFO`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RaftCounters {
-    /// Number of disk writes since the process started that took so long that the disk counted as
-    /// stalled.
+    /// Number of disk writes that took so long that the disk counted as stalled, since the process
+    /// started.
     pub disk_stalls: u64,
-    /// Number of reads since the process started that this replica answered during its lease as the
-    /// leader, without confirming its leadership with a quorum.
+    /// Number of reads that this replica, as leader, answered under its lease, without confirming
+    /// its leadership with a quorum, since the process started.
     pub lease_reads: u64,
-    /// Number of reads since the process started that this replica answered as the leader after a
-    /// quorum had confirmed its leadership (read index).
+    /// Number of reads that this replica, as leader, answered after a quorum had confirmed its
+    /// leadership (read index), since the process started.
     pub read_index_reads: u64,
-    /// Number of leadership transfers that this replica has begun as the leader since the process
+    /// Number of leadership transfers that this replica, as leader, has begun since the process
     /// started.
     pub leadership_transfers: u64,
     /// Number of Raft messages rejected because their term is higher than elections can have

@@ -47,7 +47,7 @@ struct Reading {
     bytes_out: u64,
 }
 
-/// The latest readings of the counters of a replica's traffic.
+/// The latest readings of the traffic counters, from which rates are computed.
 ///
 /// Invariant: at most 17 readings, oldest first, at least 100 ms apart.
 #[derive(Debug, Clone, Default)]

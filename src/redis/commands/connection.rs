@@ -103,7 +103,7 @@ fn hello(call: &mut Call<'_>) -> Action {
 }
 
 /// Runs `AUTH [user] password`: accepts any password for the user `default`, which has no password.
-/// Without a user name, returns the same error as Redis without a configured password.
+/// Without a user name, returns the same error as a Redis server that has no password configured.
 fn auth(call: &mut Call<'_>) -> Action {
     match call.request.len() {
         2 => call.error(
