@@ -154,7 +154,8 @@ fn ask(addresses: &[SocketAddr], from: usize, words: &[&[u8]]) -> Answer {
     unreachable!("the loop does not end")
 }
 
-/// Replies that contradict the expiration of a key, and what is needed to judge them.
+/// State that all clients share: the replies that contradict the expiration of a key, the number of
+/// keys that have expired, and the longest stall of the machine.
 #[derive(Default)]
 struct Seen {
     stop: AtomicBool,

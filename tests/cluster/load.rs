@@ -194,9 +194,9 @@ pub(crate) fn read_all(addresses: &[SocketAddr], round: u64, notes: &Notes) {
     }
 }
 
-/// Returns the replicas, of `count`, that a round kills. In turn: the leader and as many followers
-/// as may fail with it; as many followers as may fail; a majority including the leader; all
-/// replicas.
+/// Returns the indexes of the replicas that a round kills, in a cluster of `count` replicas. In
+/// turn: the leader and as many followers as may fail with it; as many followers as may fail; a
+/// majority that includes the leader; all replicas.
 pub(crate) fn victims(round: u64, leader: usize, count: usize) -> Vec<usize> {
     let failures = (count - 1) / 2;
     let from_leader =

@@ -84,7 +84,7 @@ impl Wires {
 }
 
 impl Cluster {
-    /// Starts `count` replicas on empty folders, with proxies between them.
+    /// Starts `count` replicas with empty folders and with proxies between them.
     pub(crate) fn start_wired(count: usize, threads: &'static str) -> (Cluster, Wires) {
         let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let wires = Wires::new(&ports);

@@ -47,10 +47,10 @@ pub(crate) const ARGUMENTS: &[(&str, &[&[&[u8]]])] = &[
     ("past", &[&[b"1", b"0", b"-1", b"1000000000"]]),
 ];
 
-/// Kinds of arguments that are times, all of them far in the future or in the past. Conditions on
-/// order apply to absolute times (`second`, `milli`), not to relative ones. `past` is only for
-/// commands after which Redis deletes an expired key at once: otherwise Redis counts expired keys
-/// for a while.
+/// Kinds of arguments that are times, all of them far in the future or in the past. Conditions such
+/// as `GT` are used only with absolute times (`second`, `milli`), not with relative ones. `past` is
+/// only for commands after which Redis deletes an expired key at once: otherwise Redis counts
+/// expired keys for a while.
 pub(crate) const CLOCK_KINDS: &[&str] = &["seconds", "millis", "second", "milli", "past"];
 
 /// All keys. Their contents are compared at the end of a stream.

@@ -136,8 +136,8 @@ fn piece(text: &[char], before: Option<char>) -> (usize, Kind) {
     (1, Kind::Code)
 }
 
-/// Returns the length of the text up to the first `end` at or after position `from`: including `end`,
-/// unless it is a line break. If `escapes` is set, skips each character after a backslash.
+/// Returns the length of the text up to the first `end` at or after position `from`, including this
+/// `end` unless it is a line break. If `escapes` is set, skips each character after a backslash.
 fn length_to(text: &[char], from: usize, end: &str, escapes: bool) -> usize {
     let end: Vec<char> = end.chars().collect();
     let mut at = from;
