@@ -12,12 +12,13 @@ use std::process::{Command, Stdio};
 
 use cluster::{Cluster, SENTINEL_PORT_OFFSET};
 
-/// Path of a library that `.ci/install-clients` installs.
+/// Returns the path of a library that `.ci/install-clients` installs.
 fn installed(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients").join(path)
 }
 
-/// Whether a client is installed; prints a message if not.
+/// Returns whether a client is installed, that is, whether `probe` succeeds. Prints a message if
+/// not.
 fn is_there(client: &str, mut probe: Command) -> bool {
     let there = probe.output().is_ok_and(|output| output.status.success());
     if !there {
@@ -28,14 +29,14 @@ fn is_there(client: &str, mut probe: Command) -> bool {
     there
 }
 
-/// A program with arguments.
+/// Returns the command that runs a program with these arguments.
 fn command(program: impl AsRef<std::ffi::OsStr>, words: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(words);
     command
 }
 
-/// The program's output; it must succeed.
+/// Runs a command, which must succeed, and returns its output.
 #[track_caller]
 fn output(mut command: Command) -> String {
     let output = command.output().expect("it was there a moment ago");
@@ -148,7 +149,7 @@ fn redis_py_client_test_script_passes() {
     assert!(output(script).contains("is content"));
 }
 
-/// The guide's example of ONCE, run as it is.
+/// Runs the guide's example of ONCE unchanged.
 #[test]
 fn python_example_of_the_guide_applies_each_command_once() {
     let python = installed("python/bin/python");

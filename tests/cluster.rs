@@ -58,9 +58,9 @@ use client::{Client, command};
 use load::{Notes, StopAtEnd};
 use replicas::{Cluster, TIMEOUT, free_port};
 
-/// Rounds of kills in each test; each kind of round occurs once in four.
+/// Number of kill rounds in each test. There are four kinds of rounds, one after the other.
 const ROUNDS: u64 = 4;
-/// Environment variable for more rounds.
+/// Name of the environment variable that sets another number of kill rounds.
 const ROUNDS_VARIABLE: &str = "BOWLINE_CLUSTER_ROUNDS";
 /// Duration of the load before a kill, and between the kill and the restart.
 const LOAD: Duration = Duration::from_millis(300);
@@ -114,7 +114,8 @@ fn acknowledged_writes_survive_kills_with_shared_stage_thread() {
     kill_rounds(Cluster::start_hasty(3, "fused", &[]), "fused");
 }
 
-/// The allocator reads its settings when a program starts, so a server executes itself again.
+/// The allocator reads its settings when a program starts, so a server executes itself again, in
+/// the same process.
 #[test]
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn server_sets_allocator_options_and_keeps_its_process_id() {
@@ -140,7 +141,7 @@ fn server_sets_allocator_options_and_keeps_its_process_id() {
     assert_eq!(settings(&cluster, 1), "glibc.malloc.arena_max=3", "the user's own stay");
 }
 
-/// Reply to a pipelined write that was not applied because the leader changed.
+/// The reply to a pipelined write that was not applied because the leader changed.
 const REFUSED: &[u8] = b"-TRYAGAIN the leader changed; not applied, try again\r\n";
 
 #[test]
@@ -182,7 +183,7 @@ fn every_replica_replies_identically_and_in_request_order() {
             }
             assert_eq!(client.reply().unwrap(), b"+PONG\r\n");
         }
-        // On a busy machine an election may occur; nothing else may refuse a write.
+        // On a busy machine an election may occur; nothing else may cause a write to be refused.
         assert!(refused == 0 || cluster.term() > term, "{refused} refused\n{}", cluster.logs());
         // A client that has closed its sending side still gets its replies.
         client.send(&command(&[b"GET", b"k"])).unwrap();
@@ -216,7 +217,7 @@ fn majority_serves_requests_and_lone_replica_refuses_them() {
     assert_eq!(client.call_until_ok(&[b"GET", b"after"]), b"$1\r\n1\r\n");
 }
 
-/// The error of a start that must be refused.
+/// Runs a command whose start must be refused, and returns the error.
 fn refusal(command: Command) -> String {
     let output = Cluster::run_to_end(command);
     assert!(!output.status.success(), "it should have been refused");
@@ -338,7 +339,7 @@ fn malformed_input_closes_only_its_own_connection() {
     assert!((0..3).all(|at| cluster.runs(at)), "{}", cluster.logs());
 }
 
-/// Resident memory of a process in bytes; `None` if the system does not tell.
+/// Returns the resident memory of a process in bytes; `None` if the system does not report it.
 fn resident_bytes(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
@@ -354,8 +355,9 @@ fn client_that_never_reads_uses_bounded_server_memory() {
     assert!(calm, "an election each time, for one client\n{}", cluster.logs());
 }
 
-/// The union of large sets, many times: one operation that takes longer than an election timeout
-/// and longer than the default deadline of a command.
+/// Computes the union of many copies of a large set, in one operation that takes longer than an
+/// election timeout and longer than the default deadline of a command. The operation may delay
+/// other requests, but they must not fail.
 fn long_operation_delays_others_only(threads: &'static str) {
     let cluster = Cluster::start_hasty(3, threads, &[]);
     cluster.wait_until_all_serve();
@@ -411,7 +413,7 @@ fn long_command_causes_no_errors_for_others_with_shared_stage_thread() {
     long_operation_delays_others_only("fused");
 }
 
-/// Many client libraries send a whole pipeline before they read the first reply.
+/// Many client libraries send a whole pipeline of requests before they read the first reply.
 #[test]
 fn client_may_send_a_whole_pipeline_before_it_reads_replies() {
     const COUNT: usize = 200_000;
@@ -429,8 +431,8 @@ fn client_may_send_a_whole_pipeline_before_it_reads_replies() {
     }
 }
 
-/// One client requests far more than it reads while another one works. Returns whether the leader
-/// stayed.
+/// One client sends many more requests than it reads replies to, while another client works.
+/// Returns whether the leader stayed the same.
 fn feed_and_flood(cluster: &Cluster) -> bool {
     let leader = cluster.leader();
     let mut good = Client::connect(cluster.address(leader)).unwrap();

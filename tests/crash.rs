@@ -1,4 +1,4 @@
-//! The durable log against power cuts, failing and full disks, damage, and foreign files: no
+//! Tests of the durable log under power cuts, failing and full disks, damage, and foreign files: no
 //! acknowledged entry is lost, and damage is reported and refused.
 
 #[path = "crash/damage.rs"]
@@ -18,7 +18,8 @@ use workload::{Account, CLUSTER, ME, OPTIONS};
 const SEED: u64 = 7;
 const STEPS: usize = 60;
 
-/// How much of the unsynced data is on the disk after a power cut.
+/// How much of the unsynced data is on the disk after a power cut: nothing, all of it, or a random
+/// part drawn from a seed.
 #[derive(Clone, Copy, Debug)]
 enum Luck {
     Nothing,
@@ -39,14 +40,14 @@ impl Luck {
     }
 }
 
-/// A run without faults.
+/// Runs the workload without faults, and returns the disk and the account.
 fn faultless_run() -> (MemDisk, Account) {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
     account.live(&mut disk, SEED, STEPS).expect("no fault is planned");
     (disk, account)
 }
 
-/// A run with a fault of the disk.
+/// Runs the workload on a disk with a planned fault, which must end the run with a storage error.
 fn faulty_run(disk: &mut MemDisk, account: &mut Account, seed: u64, steps: usize) {
     let error = account.live(disk, seed, steps).expect_err("this run has a fault");
     let expected = matches!(error, StorageError::Io { .. } | StorageError::Failed { .. });

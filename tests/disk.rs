@@ -1,9 +1,9 @@
-//! The built server on real disks that fail: failing system calls, a full disk, damage, a folder
-//! restored from an older copy. The tests assert what is acknowledged, refused and reported.
+//! Tests of the built server on real disks that fail: failing system calls, a full disk, damage, a
+//! folder restored from an older copy. The tests assert what is acknowledged, refused and reported.
 //!
-//! strace makes system calls fail, and a namespace has a small disk. If either is not available,
-//! the test is skipped with a message, unless `BOWLINE_CLIENTS=required` is set and
-//! `.ci/install-clients` could have installed it.
+//! The tests use strace to make system calls fail, and a namespace to mount a small disk. If strace
+//! or the namespace is not available, the test is skipped with a message, unless
+//! `BOWLINE_CLIENTS=required` is set and `.ci/install-clients` could have installed it.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 #[path = "cluster/client.rs"]
@@ -32,12 +32,12 @@ use std::time::Duration;
 use client::Client;
 use replicas::Cluster;
 
-/// Exit code of a server whose disk failed.
+/// Exit code of a server whose disk has failed.
 const EXIT_DISK: i32 = 74;
-/// Sixteen values of this size fill a segment.
+/// Length of a large value in bytes. Sixteen values of this length fill a segment.
 const LARGE: usize = 512 << 10;
 
-/// Whether strace works; prints a message if not.
+/// Returns whether strace works. Prints a message if not.
 fn strace_is_there() -> bool {
     // Containers may forbid tracing, and old versions lack some options.
     let words = ["-f", "-qq", "--seccomp-bpf", "-y", "-o", "/dev/null", "true"];
@@ -51,7 +51,8 @@ fn strace_is_there() -> bool {
     there
 }
 
-/// A command under strace.
+/// Returns a command that runs `command` under strace, with the options `words` and the trace in
+/// the file `output`.
 fn traced(words: &[&str], output: &Path, command: &Command) -> Command {
     let mut traced = Command::new("strace");
     traced.args(["-f", "-qq", "--seccomp-bpf", "-y", "-s", "16", "-o"]).arg(output).args(words);
@@ -69,13 +70,13 @@ fn key(number: usize) -> Vec<u8> {
     format!("key{number}").into_bytes()
 }
 
-/// A value of this size that differs between keys.
+/// Returns a value of `bytes` bytes that differs between keys.
 fn value(number: usize, bytes: usize) -> Vec<u8> {
     number.to_string().into_bytes().into_iter().cycle().take(bytes).collect()
 }
 
-/// Writes until a write is not acknowledged, or up to `most`. Returns the number of acknowledged
-/// writes.
+/// Writes the keys from `from` to `most` in order, until a write is not acknowledged. Returns the
+/// number of the first key that was not acknowledged, or `most`.
 fn write(cluster: &Cluster, at: usize, from: usize, most: usize, bytes: usize) -> usize {
     let mut client = Client::connect(cluster.address(at)).unwrap();
     for number in from..most {
@@ -88,7 +89,7 @@ fn write(cluster: &Cluster, at: usize, from: usize, most: usize, bytes: usize) -
     most
 }
 
-/// Asserts that all acknowledged writes are there.
+/// Asserts that the first `count` keys have their values.
 #[track_caller]
 fn assert_holds(cluster: &Cluster, at: usize, count: usize, bytes: usize, case: &str) {
     let mut client = Client::connect(cluster.address(at)).unwrap();
@@ -99,7 +100,7 @@ fn assert_holds(cluster: &Cluster, at: usize, count: usize, bytes: usize, case: 
     }
 }
 
-/// A field of `INFO`, as text.
+/// Returns the value of an `INFO` field as text; `None` if the replica does not answer.
 fn info(cluster: &Cluster, at: usize, field: &str) -> Option<String> {
     let text = info_text(cluster, at)?;
     Some(field_of(&text, field).unwrap_or_else(|| panic!("no {field} in {text}")))
@@ -114,7 +115,7 @@ fn field_of(text: &str, field: &str) -> Option<String> {
     text.lines().find_map(|line| Some(line.strip_prefix(field)?.strip_prefix(':')?.to_owned()))
 }
 
-/// Makes a replica the leader by killing other leaders.
+/// Makes the replica `wanted` the leader by killing other leaders.
 fn lead(cluster: &mut Cluster, wanted: usize) {
     loop {
         let leader = cluster.leader();
@@ -129,8 +130,9 @@ fn lead(cluster: &mut Cluster, wanted: usize) {
     }
 }
 
-/// A system call of the log writer, how it fails, how often it succeeds on each thread before, and
-/// the text of the error. The opening of the log, on the main thread, needs fewer calls.
+/// Faults of system calls that the log writer makes. Each row has the name of the system call, how
+/// it fails, from which call on (counted on each thread), and the text of the resulting error.
+/// Opening the log, on the main thread, needs fewer calls.
 const FAILURES: &[(&str, &str, usize, &str)] = &[
     ("fdatasync", "error=EIO", 60, "cannot sync"),
     ("fdatasync", "error=ENOSPC", 61, "free disk space"),
@@ -140,7 +142,7 @@ const FAILURES: &[(&str, &str, usize, &str)] = &[
     ("pwrite64", "retval=0", 62, "cannot write"),
 ];
 
-/// The same for calls that create a segment, which needs two of each.
+/// Like [`FAILURES`], for system calls that create a segment. Creating a segment makes two of each.
 const ROTATION_FAILURES: &[(&str, &str, usize, &str)] = &[
     ("fallocate", "error=ENOSPC", 2, "free disk space"),
     ("fallocate", "error=ENOSPC", 3, "free disk space"),
@@ -150,7 +152,8 @@ const ROTATION_FAILURES: &[(&str, &str, usize, &str)] = &[
     ("fsync", "error=EIO", 4, "cannot sync the folder"),
 ];
 
-/// A cluster of one: an acknowledged write is on its disk or nowhere.
+/// Runs a cluster of one replica with each fault in turn, and restarts it without the fault. An
+/// acknowledged write is on this replica's disk or lost.
 fn fail_and_come_back(failures: &[(&str, &str, usize, &str)], bytes: usize) {
     if !strace_is_there() {
         return;

@@ -20,43 +20,45 @@ use std::{fs, process, thread};
 use client::{Client, command};
 use replicas::Cluster;
 
-/// Connections that flood the leader at the same time.
+/// Number of connections that flood the leader at the same time.
 const CONNECTIONS: usize = 400;
-/// Commands on each connection.
+/// Number of commands on each connection.
 const COMMANDS: usize = 1_024;
-/// Rounds that must count, for each thread arrangement.
+/// Number of rounds that must count, for each thread arrangement.
 const ROUNDS: u64 = 2;
-/// Attempts for each round that must count.
+/// Number of attempts for each round that must count.
 const TRIES: u64 = 3;
-/// Environment variable for more rounds.
+/// Name of the environment variable that sets another number of rounds.
 const ROUNDS_VARIABLE: &str = "BOWLINE_FLOOD_ROUNDS";
-/// Largest share of the processors, in percent, that other processes may use in a round that
-/// counts: a leader whose threads wait for a processor loses its leadership whatever it does.
+/// Maximum share of the processors, in percent, that other processes may use in a round that
+/// counts. If they use more, the leader's threads wait for a processor, and the leader may lose its
+/// leadership whatever it does.
 const OTHERS_PERCENT_MAX: u64 = 25;
 
-/// The replies to one flood.
+/// Counts of the replies to one flood, by outcome.
 #[derive(Debug, Default)]
 struct Outcome {
     done: usize,
     uncertain: usize,
-    /// Errors that mean that the write was not applied, and one example.
+    /// Number of errors that mean that the write was not applied.
     refused: usize,
     example: String,
 }
 
-/// Processor time since the start, in ticks.
+/// Processor time since the system started, in ticks.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ticks {
-    /// Available time of all processors.
+    /// Time of all processors, used or idle.
     all: u64,
     /// Time used by all processes.
     busy: u64,
-    /// Time used by this process and the replicas.
+    /// Time used by this process and by the replicas.
     own: u64,
 }
 
 impl Ticks {
-    /// Reads the counters; zeros if the system does not tell, so that every round counts.
+    /// Reads the system's counters. Returns zeros if the system does not provide them, so that
+    /// every round counts.
     fn read(cluster: &Cluster) -> Ticks {
         let text = fs::read_to_string("/proc/stat").unwrap_or_default();
         let line = text.lines().next().unwrap_or_default();
@@ -70,7 +72,7 @@ impl Ticks {
         Ticks { all, busy: all - idle, own }
     }
 
-    /// Time used by one process.
+    /// Returns the processor time used by one process.
     fn of(process: u32) -> u64 {
         let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
         let behind_name = text.rsplit(')').next().unwrap_or_default();
@@ -78,14 +80,16 @@ impl Ticks {
         times.filter_map(|field| field.parse::<u64>().ok()).sum()
     }
 
-    /// Share of the processors that other processes used since `before`, in percent.
+    /// Returns the share of the processors that other processes have used since `before`, in
+    /// percent.
     fn others_percent(self, before: Ticks) -> u64 {
         let others = (self.busy - before.busy).saturating_sub(self.own - before.own);
         others * 100 / (self.all - before.all).max(1)
     }
 }
 
-/// Floods from one thread with blocking sockets, so that the servers have the processors.
+/// Floods the server from one thread with blocking sockets, so that the replicas get most of the
+/// processor time.
 fn flood(clients: &mut [BufReader<TcpStream>], round: u64) -> Outcome {
     let mut outcome = Outcome::default();
     for (number, client) in clients.iter_mut().enumerate() {
@@ -149,7 +153,7 @@ fn flood_in_rounds(threads: &'static str) {
     }
 }
 
-/// One thread arrangement after the other, so that each has the processors for itself.
+/// Tests one thread arrangement after the other, so that each has the processors for itself.
 #[test]
 fn flood_of_client_commands_causes_no_leader_change() {
     flood_in_rounds("dedicated");

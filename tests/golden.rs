@@ -1,5 +1,6 @@
-//! Golden traces: each file in `tests/golden/` is a script, four dashes, and the trace that the
-//! script must give. The first line says what the trace shows. To rewrite the traces:
+//! Golden traces: each file in `tests/golden/` consists of a script, a line of four dashes, and the
+//! trace that the script must produce. The first line says what the trace shows. To rewrite the
+//! traces:
 //!
 //! ```sh
 //! UPDATE_GOLDEN=1 cargo test --test golden
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use bowline::sim::script;
 
-/// The folders with golden files; every file in them is run.
+/// The folders with golden files. Every file in them is run.
 const FOLDERS: [&str; 2] = ["tests/golden", "tests/golden/regressions"];
 const DASHES: &str = "----";
 
@@ -28,7 +29,8 @@ fn files() -> Vec<PathBuf> {
     files
 }
 
-/// Returns a golden file with the trace that its script gives now, or an error of the script.
+/// Returns the contents of a golden file with the trace that its script produces now, or an error
+/// in the script.
 fn run(text: &str) -> Result<String, String> {
     let script = text.split_once(DASHES).map_or(text, |(script, _)| script);
     if !script.starts_with("# ") {
@@ -41,7 +43,7 @@ fn run(text: &str) -> Result<String, String> {
     Ok(format!("{}\n{DASHES}\n{}\n", script.trim_end(), trace.join("\n")))
 }
 
-/// Describes the first difference, with the lines that follow it.
+/// Describes the first difference between two traces, with the lines that follow it.
 fn difference(expected: &str, actual: &str) -> String {
     let (expected, actual): (Vec<&str>, Vec<&str>) =
         (expected.lines().collect(), actual.lines().collect());

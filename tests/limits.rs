@@ -1,6 +1,6 @@
-//! Resources that clients can occupy in real servers: many idle connections, claimed lengths,
-//! unread replies. Memory stays within its limits, other clients are served, and no replica
-//! campaigns.
+//! Resources that clients can use up in real servers: many idle connections, claimed lengths,
+//! unread replies. Memory must stay within its limits, other clients must be served, and no replica
+//! may start a campaign.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 #[path = "cluster/client.rs"]
@@ -21,29 +21,30 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use client::{Client, command};
 use replicas::Cluster;
 
-/// Idle connections, if the system allows this process that many.
+/// Number of idle connections, if the system allows this process that many.
 const CROWD: u64 = 10_000;
-/// File descriptors that this process and a server need in addition.
+/// Number of file descriptors that this process and a server need in addition.
 const OTHER_FILES: u64 = 100;
-/// Most memory of a connection that has sent one command.
+/// Maximum memory in bytes of a connection that has sent one command.
 const IDLE_BYTES_MAX: u64 = 4 << 10;
 const MIB: u64 = 1 << 20;
 
-/// Resident memory of a process in bytes; `None` if the system does not tell.
+/// Returns the resident memory of a process in bytes; `None` if the system does not report it.
 fn resident_bytes(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1_024)
 }
 
-/// Processor time of a process, in hundredths of a second.
+/// Returns the processor time of a process, in hundredths of a second; `None` if the system does
+/// not report it.
 fn busy(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let fields: Vec<&str> = text.rsplit(')').next()?.split_whitespace().collect();
     Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
 }
 
-/// Fields of one `INFO` reply.
+/// Returns the values of several fields from a single `INFO` reply.
 fn infos<const N: usize>(client: &mut Client, fields: [&str; N]) -> [String; N] {
     let text = String::from_utf8(client.call(&[b"INFO"]).unwrap()).unwrap();
     fields.map(|field| {
@@ -52,13 +53,14 @@ fn infos<const N: usize>(client: &mut Client, fields: [&str; N]) -> [String; N] 
     })
 }
 
-/// One field of `INFO`.
+/// Returns the value of a field of `INFO`.
 fn info(client: &mut Client, field: &str) -> String {
     let [value] = infos(client, [field]);
     value
 }
 
-/// The number of idle connections: up to [`CROWD`].
+/// Returns the number of idle connections to open: [`CROWD`], or fewer if the limit on open files
+/// requires it.
 fn crowd_size() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -76,7 +78,7 @@ fn idle_connections_cost_little_memory_and_no_latency() {
     assert!(calm, "an election each time, for idle connections\n{}", cluster.logs());
 }
 
-/// Opens the idle connections and serves others. Returns whether the leader stayed.
+/// Opens the idle connections and serves other clients. Returns whether the leader stayed the same.
 fn gather_and_serve(cluster: &Cluster) -> bool {
     let count = crowd_size();
     let leader = cluster.leader();
@@ -91,7 +93,7 @@ fn gather_and_serve(cluster: &Cluster) -> bool {
     let before = resident_bytes(cluster.process(leader));
     let mut crowd = Vec::new();
     for _ in 0..count {
-        // Each connection has sent one command, so it has all the memory that needs.
+        // Each connection has sent one command, so it has all the memory that a command needs.
         let mut client = Client::connect(cluster.address(leader)).unwrap();
         assert_eq!(client.call(&[b"PING"]).unwrap(), b"+PONG\r\n");
         crowd.push(client);
@@ -159,19 +161,19 @@ fn declared_lengths_of_unsent_requests_allocate_no_memory() {
 
 const OUT_OF_MEMORY: &[u8] = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n";
 
-/// A value of 64 KiB, the number of such values, and the memory of one in the log and in the state.
+/// A large value, of 64 KiB.
 const LARGE: &[u8] = &[b'x'; 64 << 10];
 
 fn large_key(number: usize) -> Vec<u8> {
     format!("large:{number}").into_bytes()
 }
 
-/// Consecutive rounds in which every replica must refuse, so that no log is left whose compaction
-/// would free memory.
+/// Number of consecutive rounds in which every replica must refuse the write. After so many rounds,
+/// no log is left whose compaction would free memory.
 const FULL_ROUNDS: usize = 10;
 
-/// Writes large values to one replica after another until all refuse them with the expected error.
-/// Returns the number of accepted values, including those `written` before.
+/// Writes large values to one replica after another until all of them refuse with the expected
+/// error, `why`. Returns the number of accepted values, including the `written` ones from before.
 fn write_until_all_refuse(
     cluster: &Cluster,
     clients: &mut [Client],
@@ -242,7 +244,8 @@ fn maxmemory_refuses_only_commands_that_add_data() {
             (reply == b"+OK\r\n").then_some(())
         });
     }
-    // A follower with free memory forwards to a leader without, whichever leads by then.
+    // A follower with free memory forwards the write to a leader without free memory, whichever
+    // replica leads by then.
     let follower = cluster.wait_for("a leader that is full", || {
         let leader = cluster.leader();
         for (at, client) in clients.iter_mut().enumerate() {
@@ -277,7 +280,7 @@ fn uncompacted_log_stays_within_its_memory_share() {
     let limits = &["--maxmemory", "128mb", "--snapshot-log-bytes", "1mb"];
     let cluster = Cluster::start_with(3, "auto", limits);
     cluster.wait_until_all_serve();
-    // Large enough for segments of the log, too small for a snapshot of 20 MiB.
+    // Large enough for log segments, but too small for a snapshot of 20 MiB.
     let allow_files_of = |bytes| {
         for at in 0..3 {
             let process = i32::try_from(cluster.process(at)).unwrap();
@@ -300,7 +303,7 @@ fn uncompacted_log_stays_within_its_memory_share() {
     }
     let refused = refused.expect("two thousand values were taken");
     assert!(refused.starts_with(b"-TRYAGAIN "), "{}", refused.escape_ascii());
-    // `INFO` lags a moment.
+    // `INFO` lags a little.
     cluster.wait_for("a log that takes all of its share", || {
         most = most.max(info(&mut client, "used_memory_log").parse::<u64>().unwrap());
         (most > 56 * MIB).then_some(())
@@ -342,7 +345,7 @@ fn clients_that_never_read_stay_within_maxmemory_clients() {
         let client = Client::connect(cluster.address(leader)).unwrap();
         client.stream.set_nonblocking(true).unwrap();
         let mut stream = client.stream;
-        // As much as the server accepts at once; it may close some connections.
+        // As many bytes as the server accepts at once; it may close some connections.
         match stream.write(&asked[number % asked.len()]) {
             Ok(_) => {}
             Err(error) => assert_ne!(error.kind(), ErrorKind::InvalidInput),
@@ -358,7 +361,8 @@ fn clients_that_never_read_stay_within_maxmemory_clients() {
     if let (Some(before), Some(most)) = (before, most) {
         let grown = most.saturating_sub(before);
         eprintln!("a crowd that reads nothing: {} KiB more", grown / 1_024);
-        // The limit, and what the allocator keeps. Without the limit it would be 200 GiB.
+        // The limit, and free memory that the allocator keeps. Without the limit it would be 200
+        // GiB.
         assert!(grown < 192 * MIB, "{grown} bytes");
     }
     let held: u64 = info(&mut good, "mem_clients_normal").parse().unwrap();

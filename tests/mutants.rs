@@ -41,10 +41,10 @@ use bowline::sim::faults::Profile;
 use bowline::storage::{Disk as _, Log, LogOptions, MemDisk};
 use bowline::types::{EntryId, NodeId, Term};
 
-/// Every mutant is noticed by a seed from 1 to this one.
+/// Highest seed that is tried: every mutant must be detected by a seed from 1 to this one.
 const SEEDS_MAX: u64 = 1_000;
 
-/// A mutant and the profile of the runs that must notice it.
+/// A mutant, with the profile of the simulation runs that must detect it.
 #[derive(Clone, Copy)]
 struct Hunt {
     mutant: Mutant,
@@ -52,8 +52,8 @@ struct Hunt {
 }
 
 impl Hunt {
-    /// The violation that a run reports, with the rule broken or kept: from a checker, or from an
-    /// assertion of the core.
+    /// Runs the simulation with the rule broken (`broken`) or kept. Returns the violation that a
+    /// checker or an assertion of the core reports; `None` if there is none.
     fn noticed(self, seed: u64, broken: bool) -> Option<String> {
         let change = |config: &mut Config| {
             config.mutant = broken.then_some(self.mutant);
@@ -71,7 +71,7 @@ impl Hunt {
         }
     }
 
-    /// The first seed that notices the mutant, and its violation.
+    /// Returns the first seed that detects the mutant, and the violation.
     fn search(self) -> Option<(u64, String)> {
         (1..=SEEDS_MAX).find_map(|seed| Some((seed, self.noticed(seed, true)?)))
     }
@@ -154,11 +154,11 @@ mutants! {
     simulator_detects_lost_stream_bytes_not_retransmitted: KeepLostBytes, Streams, 1;
 }
 
-/// [`Mutant::IgnoreChain`] is not in the list, because the simulator cannot notice it: a sector's
-/// checksum depends on its position, its segment and its log, and already exposes a misdirected,
-/// stale or left-over sector. The chain exposes what was written at the same position in another
-/// history of the same folder: two copies were both written to, and then a file of one is found
-/// among those of the other.
+/// [`Mutant::IgnoreChain`] is not in the list, because the simulator cannot detect it: a sector's
+/// checksum depends on its position, its segment and its log, and so exposes a misdirected, stale
+/// or left-over sector already. Only the chain exposes a sector that was written at the same
+/// position in another history of the same folder: for example, if two copies of a folder were both
+/// written to, and then a file of one copy is put among the files of the other.
 #[test]
 fn only_checksum_chain_detects_segment_of_a_diverged_copy() {
     let options = LogOptions::with_segment_bytes(4 << 10);
@@ -188,7 +188,8 @@ fn only_checksum_chain_detects_segment_of_a_diverged_copy() {
     }
 }
 
-/// Prints an updated list if `MUTANTS_SEARCH` is set.
+/// Searches for seeds that detect the mutants and prints an updated list, if `MUTANTS_SEARCH` is
+/// set.
 #[test]
 fn search_for_seeds_that_detect_the_mutants() {
     if std::env::var_os("MUTANTS_SEARCH").is_none() {

@@ -27,7 +27,7 @@ fn match_at(index: u64) -> AppendOutcome {
 
 // State.
 
-/// Persistent state is durable before a message shows it: the vote (§5.2).
+/// Persistent state is durable before a message reveals it: the vote (§5.2).
 #[test]
 fn vote_is_durable_before_the_vote_reply_is_sent() {
     let mut subject = Subject::restarted(3, 0, &[]);
@@ -37,7 +37,8 @@ fn vote_is_durable_before_the_vote_reply_is_sent() {
     assert_eq!(subject.sync().votes().len(), 1);
 }
 
-/// Persistent state: the term, also if it arrives with an empty append (§5.1).
+/// Persistent state is durable before a message reveals it: the term, even if it arrives with an
+/// empty append (§5.1).
 #[test]
 fn new_term_is_durable_before_a_reply_with_it_is_sent() {
     let mut subject = Subject::restarted(3, 4, &[]);
@@ -51,7 +52,7 @@ fn new_term_is_durable_before_a_reply_with_it_is_sent() {
     );
 }
 
-/// Persistent state: log entries (§5.3).
+/// Persistent state is durable before a message reveals it: log entries (§5.3).
 #[test]
 fn log_entries_are_durable_before_acknowledgement() {
     let mut subject = Subject::restarted(3, 1, &[]);
@@ -62,8 +63,8 @@ fn log_entries_are_durable_before_acknowledgement() {
     assert_eq!(subject.sync().outcomes(), [match_at(2)]);
 }
 
-/// Persistent state: the completion of a write does not count for entries that have replaced the
-/// written ones in the meantime.
+/// Persistent state: when the write of an entry is completed, the completion does not count if
+/// another entry has replaced the written one in the meantime.
 #[test]
 fn sync_of_a_replaced_entry_does_not_cover_its_replacement() {
     let mut subject = Subject::restarted(3, 1, &[]);
@@ -75,7 +76,7 @@ fn sync_of_a_replaced_entry_does_not_cover_its_replacement() {
     assert_eq!(subject.status().durable_index, Index(2));
 }
 
-/// Persistent state survives a restart; commit index and last applied start at 0.
+/// Persistent state survives a restart; the commit index and the last applied index start at 0.
 #[test]
 fn restart_restores_only_term_vote_and_log() {
     let subject = Subject::with_vote(3, 3, Some(NodeId(2)), &[1, 3]);
@@ -129,7 +130,7 @@ fn vote_is_granted_only_to_an_up_to_date_log() {
         ((0, 0), false),
     ] {
         let mut subject = Subject::restarted(3, 3, &own);
-        // It protects a leader that it may have heard before the restart.
+        // The replica protects a leader that it may have heard before the restart.
         subject.wait(Config::server().election_timeout_min);
         subject.receive(2, request(9, last));
         let votes = subject.sync().votes();
@@ -186,8 +187,8 @@ fn conflicting_append_entries_request_truncates_the_log() {
     assert_eq!(subject.sync().outcomes(), [match_at(2)]);
 }
 
-/// Rule 3, conversely: without a conflict nothing is removed, so a late append that ends before the
-/// log does revokes no acknowledgement (§5.3).
+/// Rule 3, conversely: without a conflict nothing is removed. So a late append that ends before the
+/// log does not revoke an acknowledgement (§5.3).
 #[test]
 fn append_entries_without_conflict_does_not_truncate_the_log() {
     let mut subject = Subject::restarted(3, 1, &[]);
@@ -332,7 +333,7 @@ fn granted_but_not_denied_vote_restarts_election_timeout() {
     }
 }
 
-/// A replica that has heard a leader within the lowest election timeout grants no vote and no
+/// A replica that has heard a leader within the minimum election timeout grants no vote and no
 /// pre-vote (§6).
 #[test]
 fn no_vote_is_granted_soon_after_a_leader_message() {
@@ -372,7 +373,8 @@ fn election_increments_term_votes_for_self_and_asks_all() {
     assert!(subject.until_timeout() > Duration::ZERO);
 }
 
-/// Votes are requested when the candidate's own vote is durable, which does not count before.
+/// Votes are requested only once the candidate's own vote is durable. Before that, the own vote
+/// does not count.
 #[test]
 fn candidate_requests_votes_after_its_own_vote_is_durable() {
     let mut subject = Subject::restarted(3, 3, &[]);
@@ -387,7 +389,7 @@ fn candidate_requests_votes_after_its_own_vote_is_durable() {
     assert_eq!(subject.status().role, RoleName::Leader);
 }
 
-/// The own vote must be durable even if all others have voted for the candidate.
+/// The candidate's own vote must be durable even if all other replicas have voted for it.
 #[test]
 fn candidate_becomes_leader_only_after_own_vote_is_durable() {
     let mut subject = Subject::restarted(5, 3, &[]);
@@ -621,8 +623,8 @@ fn entry_of_earlier_term_is_not_committed_by_counting_replicas() {
 
 // Sending and admission, which the figure leaves open.
 
-/// A peer that is down answers nothing, so that a message on its way to it must not keep the leader
-/// from sending to the peers that a quorum needs.
+/// A peer that is down does not answer. So a message in flight to this peer must not keep the
+/// leader from sending to the peers that a quorum needs.
 #[test]
 fn unreachable_peer_does_not_delay_replication_to_others() {
     let config = Config { fan_out: FanOut::Thrifty, ..Config::server() };
@@ -641,8 +643,8 @@ fn unreachable_peer_does_not_delay_replication_to_others() {
     assert_eq!(subject.status().peers[1].match_index, Index(0), "the other never answered");
 }
 
-/// A follower acknowledges entries when its disk has them. A read beside them waits only for a
-/// message that needs no disk.
+/// A follower acknowledges entries only when its disk has them. A read that is waiting at the same
+/// time needs only a reply that requires no disk write.
 #[test]
 fn read_index_is_confirmed_without_follower_disk_writes() {
     let config = Config { lease_reads: false, ..Config::server() };
@@ -663,7 +665,7 @@ fn read_index_is_confirmed_without_follower_disk_writes() {
     assert_eq!(subject.status().commit_index, Index(1), "the write is on no other disk");
 }
 
-/// Small writes must not starve a large one: until the limit of uncommitted bytes is reached, a
+/// Small writes must not starve a large one: until the limit on uncommitted bytes is reached, a
 /// write of any size is accepted, and after that none.
 #[test]
 fn write_of_any_size_is_accepted_below_uncommitted_bytes_limit() {

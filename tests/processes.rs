@@ -1,6 +1,6 @@
-//! The process simulator end to end: `bowline sim --processes` with correct and with misbehaving
-//! replica programs. Each fault has its message and its exit code, and no process is left behind.
-//! The tests assert counts, never durations.
+//! Tests of the process simulator, `bowline sim --processes`, from end to end, with replica
+//! programs that are correct or misbehave. For each fault, the tests check the message and the exit
+//! code, and that no process is left behind. They assert counts, never durations.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on may panic")]
 
@@ -23,8 +23,8 @@ use tempfile::TempDir;
 const HABIT: &str = "BOWLINE_TEST_HABIT";
 const ARGUMENTS: &str = "BOWLINE_TEST_ARGUMENTS";
 
-/// Four seconds for five programs to start, one second of requests, and one and a half for the last
-/// replies, which is far more than they take.
+/// A short scenario: four seconds for five programs to start, and 1.5 seconds after the last
+/// request for the last replies. Both are far more than needed.
 const SHORT: &str = r#"{
     "lifetime": 5, "replicas": 5, "requests": 200, "mix": 0.5, "start_wait": 4, "end_wait": 1.5,
     "max_packets": 2000, "events": EVENTS,
@@ -37,8 +37,8 @@ const SHORT: &str = r#"{
     }
 }"#;
 
-/// Not a test: the replica program of the other tests. The simulator starts a script, which starts
-/// this test program with an environment variable that makes it a replica.
+/// Not a test, but the replica program that the other tests use. The simulator starts a script,
+/// which starts this test program with an environment variable that makes it a replica.
 #[test]
 fn not_a_test_but_the_replica_program_of_other_tests() {
     let habits = [
@@ -58,7 +58,7 @@ fn not_a_test_but_the_replica_program_of_other_tests() {
     misbehaving_replica::run(habit, &arguments)
 }
 
-/// A folder with a replica program, which records its process ids there.
+/// A folder with a replica program, which records the ids of its processes in the folder.
 struct Stage {
     folder: TempDir,
 }
@@ -73,8 +73,9 @@ impl Stage {
 
     fn with_file(folder: TempDir, text: &str, mode: u32) -> Stage {
         let stage = Stage { folder };
-        // Written by another process: while this one has a file open for writing, another thread
-        // may start a child that inherits it, and an open file cannot be executed.
+        // The file is written by another process. While this process has a file open for writing,
+        // another thread may start a child that inherits the open file, and an open file cannot be
+        // executed.
         let mut writer = Command::new("/bin/sh")
             .args(["-c", "cat > \"$0\" && chmod \"$1\" \"$0\""])
             .arg(stage.program())
@@ -110,7 +111,7 @@ impl Stage {
         Run::of(self.command(arguments).output().unwrap())
     }
 
-    /// Runs one second of requests with these events.
+    /// Runs the simulator with one second of requests and these events.
     fn run_short(&self, events: &str, arguments: &[&str]) -> Run {
         let scenario = SHORT.replace("EVENTS", events);
         self.run(&[&["--seconds", "1", &scenario], arguments].concat())
@@ -121,7 +122,7 @@ impl Stage {
         text.lines().map(|line| Pid::from_raw(line.trim().parse().unwrap()).unwrap()).collect()
     }
 
-    /// Asserts that all started processes are gone.
+    /// Asserts that `started` processes were started and that none of them is left.
     #[track_caller]
     fn assert_no_process_left(&self, started: usize) {
         let pids = self.pids();
@@ -130,7 +131,8 @@ impl Stage {
     }
 }
 
-/// The system reaps a process whose parent is gone, which may take a moment.
+/// Asserts that a process is gone. Waits a little, because the system may take a moment to reap a
+/// process whose parent is gone.
 #[track_caller]
 fn assert_gone(pid: Pid) {
     for _ in 0..1_000 {
@@ -142,7 +144,7 @@ fn assert_gone(pid: Pid) {
     panic!("{pid:?} was left behind");
 }
 
-/// The result of a run of the simulator.
+/// The result of a run of the simulator: its exit code and output.
 struct Run {
     code: Option<i32>,
     out: String,
@@ -202,7 +204,7 @@ fn correct_replica_program_passes_a_scenario_over_unix_sockets() {
     }
 }
 
-/// Bug: `--trace` was refused with `--processes`.
+/// Regression test: `--trace` used to be refused with `--processes`.
 #[test]
 fn trace_option_shows_each_message_between_processes() {
     let stage = Stage::with_habit(Habit::Sound);

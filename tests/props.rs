@@ -28,7 +28,8 @@ use serde_json::{Value, json};
 
 const ME: NodeId = NodeId(1);
 
-/// Entries after `prev`, from increments of the term, kinds and payloads.
+/// Returns consecutive entries after `prev`. Each element of `shape` describes an entry: the
+/// increment of the term, whether it is a command or a no-op, and its payload.
 fn entries_after(prev: EntryId, shape: &[(u64, bool, Vec<u8>)]) -> Vec<Entry> {
     let mut buffer = RecordBuffer::default();
     let mut id = prev;
@@ -41,7 +42,7 @@ fn entries_after(prev: EntryId, shape: &[(u64, bool, Vec<u8>)]) -> Vec<Entry> {
     entries
 }
 
-/// A position in a log, [`EntryId::ZERO`] included.
+/// Generates the id of a log entry, including [`EntryId::ZERO`].
 fn place() -> impl Strategy<Value = EntryId> {
     prop_oneof![
         1 => Just(EntryId::ZERO),
@@ -49,7 +50,7 @@ fn place() -> impl Strategy<Value = EntryId> {
     ]
 }
 
-/// Input of [`entries_after`].
+/// Generates the argument `shape` of [`entries_after`].
 fn shape(count: Range<usize>) -> impl Strategy<Value = Vec<(u64, bool, Vec<u8>)>> {
     vec((0_u64..3, any::<bool>(), vec(any::<u8>(), 0..90)), count)
 }
@@ -120,7 +121,7 @@ fn rejoin() -> impl Strategy<Value = PeerMsg> {
     ]
 }
 
-/// Any message that a replica may send.
+/// Generates any message that a replica may send.
 fn message() -> impl Strategy<Value = PeerMsg> {
     prop_oneof![3 => append_entries(), 1 => append_reply(), 1 => vote(), 1 => rejoin()]
 }
@@ -131,7 +132,8 @@ fn peer_bytes(message: &PeerMsg) -> Bytes {
     out.freeze()
 }
 
-/// An operation on few keys, so that operations meet; owned, because [`Operation`] borrows.
+/// An operation on a few keys, so that operations affect each other. Owns its data, unlike
+/// [`Operation`].
 #[derive(Debug, Clone)]
 enum Wish {
     Get(u8),
@@ -143,7 +145,7 @@ enum Wish {
 const KEYS: [&[u8]; 5] = [b"a", b"b", b"c", b"", b"a key longer than eight bytes"];
 
 impl Wish {
-    /// The operation; `args` holds the arguments of a transfer.
+    /// Returns the operation. `args` is a buffer for the arguments of a transfer.
     fn operation<'a>(&'a self, args: &'a mut [&'a [u8]; 3]) -> Operation<'a> {
         let key = |number: &u8| KEYS[usize::from(*number)];
         match self {
@@ -176,7 +178,7 @@ fn request_key(client: u32, request: u8) -> RequestKey {
     RequestKey { client: ClientId(client), request: RequestId([request; 16]) }
 }
 
-/// Any text; characters that JSON must escape are more frequent than in random text.
+/// Generates any text. Characters that JSON must escape are more frequent than in random text.
 fn text() -> impl Strategy<Value = String> {
     let character = prop_oneof![
         3 => any::<char>(),
@@ -186,13 +188,14 @@ fn text() -> impl Strategy<Value = String> {
     vec(character, 0..20).prop_map(String::from_iter)
 }
 
-/// A request's key as the course assigns it.
+/// Returns a request key in the form that the university course's simulator uses, for the message
+/// id `mid`.
 fn course_key(mid: &str) -> RequestKey {
     let request = RequestId(mid.as_bytes().try_into().expect("16 characters"));
     RequestKey { client: ClientId(0xFF), request }
 }
 
-/// The naive model of the store.
+/// A naive model of the store.
 #[derive(Default)]
 struct Model {
     pairs: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -380,7 +383,8 @@ proptest! {
         }
     }
 
-    /// Few clients and few request ids, so that retries are common, also with other operations.
+    /// Uses few clients and few request ids, so that retries are common, including retries with
+    /// other operations.
     #[test]
     fn state_machine_matches_a_reference_model(
         batches in vec((0_u32..3, 0_u8..12, vec(wish(), 1..5), any::<bool>()), 0..40),
@@ -403,7 +407,7 @@ proptest! {
     }
 }
 
-/// The encoding of a batch with these operations.
+/// Encodes a batch of these operations.
 fn encode(key: RequestKey, wishes: &[Wish], may_repeat: bool) -> Bytes {
     let mut buffer = BatchBuffer::default();
     for wish in wishes {
@@ -412,7 +416,7 @@ fn encode(key: RequestKey, wishes: &[Wish], may_repeat: bool) -> Bytes {
     buffer.finish(key, may_repeat)
 }
 
-/// The digest of a store that reached the model's entries in the fewest steps.
+/// Returns the digest of a store that has reached the model's entries in the fewest steps.
 fn digest_of(model: &Model, applied_index: Index) -> u64 {
     let mut store = StateMachine::default();
     let sets: Vec<Operation<'_>> =
@@ -426,7 +430,7 @@ fn digest_of(model: &Model, applied_index: Index) -> u64 {
     store.digest()
 }
 
-/// The naive model of a log: the term of each entry, and how many are durable.
+/// A naive model of a log: the term of each entry, and how many entries are durable.
 #[derive(Debug, Default)]
 struct LogModel {
     terms: Vec<u64>,
@@ -434,8 +438,8 @@ struct LogModel {
 }
 
 impl LogModel {
-    /// Rules 3 and 4 for receivers of `AppendEntries` (§5.3), literally. Returns whether something
-    /// changed.
+    /// Applies rules 3 and 4 for receivers of `AppendEntries` (§5.3) literally. Returns whether the
+    /// log has changed.
     fn splice(&mut self, prev: usize, sent: &[u64]) -> bool {
         let mut changed = false;
         for (place, term) in (prev..).zip(sent) {
@@ -461,9 +465,10 @@ impl LogModel {
 /// An input to a follower's log.
 #[derive(Debug, Clone)]
 enum Change {
-    /// An append: how far back it starts, and the increments of the entries' terms.
+    /// An append. The first field selects how far before the end of the log the append starts; the
+    /// second has the increments of the entries' terms.
     Splice(prop::sample::Index, Vec<u64>),
-    /// The completion of a sync that started when the log ended here.
+    /// The completion of a sync. The field selects where the log ended when the sync started.
     Durable(prop::sample::Index),
 }
 
@@ -478,7 +483,7 @@ fn change() -> impl Strategy<Value = Change> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_024))]
 
-    /// Any values on any number of replicas, compared with counting.
+    /// Compares the result for any values on any number of replicas with one found by counting.
     #[test]
     fn index_reached_by_a_quorum_agrees_with_counting_replicas(
         values in vec(0_u64..6, 1..=REPLICAS_MAX),
@@ -487,12 +492,13 @@ proptest! {
         let counted = |level: u64| values.iter().filter(|value| **value >= level).count();
         let naive = (0..6).rev().find(|level| 2 * counted(*level) > values.len());
         prop_assert_eq!(Some(reached_by_quorum(&mut values.clone(), &config)), naive);
-        // Any two quorums share a replica, and a smaller size would not ensure it.
+        // Any two quorums share a replica. A smaller size would not ensure this.
         let needed = quorum(values.len(), &config);
         prop_assert!(2 * needed > values.len() && 2 * (needed - 1) <= values.len());
     }
 
-    /// Appends and completions of syncs; a completion may arrive after its entries were replaced.
+    /// The inputs are appends and completions of syncs. A completion may arrive after its entries
+    /// were replaced.
     #[test]
     fn in_memory_raft_log_matches_a_vector_of_terms(changes in vec(change(), 0..40)) {
         let config = Config::server();

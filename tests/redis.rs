@@ -1,5 +1,6 @@
-//! Replies to Redis clients: properties of the request handling without sockets, and, where Redis 7
-//! is installed, the same requests to both servers with every byte of the replies compared.
+//! Replies to Redis clients. Tests properties of the request handling without sockets. Where Redis
+//! 7 is installed, also sends the same requests to both servers and compares every byte of the
+//! replies.
 
 #[path = "redis/grammar.rs"]
 mod grammar;
@@ -28,7 +29,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use reply::Reply;
 
-/// The requests in bytes that arrive in pieces which end at `cuts`, and whether parsing failed.
+/// Parses bytes that arrive in pieces which end at `cuts`. Returns the requests, and whether
+/// parsing failed.
 fn requests(bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<Vec<u8>>>, bool) {
     let mut parser = Parser::new(Limits::default());
     let (mut buffer, mut found) = (Vec::new(), Vec::new());
@@ -49,7 +51,7 @@ fn requests(bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<Vec<u8>>>, bool) {
     (found, false)
 }
 
-/// Encodes a request as clients do.
+/// Appends a request to `out`, encoded as clients do.
 fn written(request: &[Vec<u8>], out: &mut Vec<u8>) {
     out.extend(format!("*{}\r\n", request.len()).into_bytes());
     for argument in request {
@@ -59,7 +61,7 @@ fn written(request: &[Vec<u8>], out: &mut Vec<u8>) {
     }
 }
 
-/// Bytes of the protocol, and others.
+/// Generates bytes that resemble the Redis protocol, mixed with other bytes.
 fn protocol_like() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         Just(b"*1\r\n$4\r\nPING\r\n".to_vec()),
@@ -121,7 +123,7 @@ proptest! {
     }
 }
 
-/// A command's name with any arguments.
+/// Generates a request: the name of a command with any arguments.
 fn request() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let names = prop::sample::select(vec![
         "set", "get", "mset", "incrby", "client", "cluster", "command", "config", "info", "hello",

@@ -1,5 +1,5 @@
-//! The simulator as a test: a sample of seeds of every profile, one seed run twice, the course's
-//! scenarios in virtual time. `bowline sim` explores more of each.
+//! The simulator as a test: it runs a sample of seeds of every profile, one seed twice, and the
+//! university course's scenarios in virtual time. `bowline sim` explores more of each.
 
 #[path = "sim/forged_messages.rs"]
 mod forged_messages;
@@ -20,11 +20,11 @@ use bowline::sim::fault_run;
 use bowline::sim::faults::Profile;
 use serde_json::Value;
 
-/// Situations that the runs of every profile reach.
+/// Situations that must occur in the runs of every profile.
 const ALWAYS: [Situation; 3] =
     [Situation::Election, Situation::LeaseRead, Situation::ReadIndexRead];
 
-/// Situations in profiles with TTLs and jumps of wall clocks.
+/// Situations that must occur in profiles with TTLs and jumps of wall clocks.
 const EXPIRATION: [Situation; 4] = [
     Situation::Expiration,
     Situation::ExpirationAcrossLeaders,
@@ -32,9 +32,9 @@ const EXPIRATION: [Situation; 4] = [
     Situation::ClockJump,
 ];
 
-/// Runs seeds until one fails, and shows why. All runs together must reach the situations of
-/// [`ALWAYS`] and those in `reached`. Returns the faults of their disks and the number of times
-/// that each situation was reached.
+/// Runs seeds until one fails, and panics with the reason if so. All runs together must reach the
+/// situations in [`ALWAYS`] and in `reached`. Returns the fault statistics of the disks, and how
+/// many times each situation was reached.
 fn hold(profile: Profile, seeds: u64, reached: &[Situation]) -> (FaultStatistics, Coverage) {
     let mut disks = FaultStatistics::default();
     let mut coverage = Coverage::default();
@@ -69,7 +69,7 @@ fn hold(profile: Profile, seeds: u64, reached: &[Situation]) -> (FaultStatistics
     (disks, coverage)
 }
 
-/// Asserts that every replica with a lost disk has rejoined.
+/// Asserts that every replica that lost its disk has rejoined.
 #[track_caller]
 fn assert_all_rejoined(coverage: &Coverage) {
     let (lost, back) = (coverage.count(Situation::DiskLoss), coverage.count(Situation::Rejoin));
@@ -102,8 +102,8 @@ fn simulated_crashes_and_slow_disks_violate_no_invariant() {
     assert_all_rejoined(&hold(Profile::Crashes, 200, &[Situation::Resend]).1);
 }
 
-/// Storage code and protocol together. Every kind of disk fault must occur and have its expected
-/// effect.
+/// Runs the storage code and the protocol together. Every kind of disk fault must occur and have
+/// its expected effect.
 #[test]
 fn simulated_disk_faults_violate_no_invariant() {
     let reached = [Situation::Resend, Situation::Install];
@@ -136,8 +136,8 @@ fn simulated_disk_faults_violate_no_invariant() {
     }
 }
 
-/// Seeds beyond the sample that once failed. A change of the random draws turns them into other
-/// runs; new ones are added where they are found.
+/// Runs seeds that are not in the sample and that failed before a bug was fixed. A change of the
+/// random draws turns them into other runs; new seeds are added when they are found.
 #[test]
 fn simulator_seeds_of_fixed_bugs_violate_no_invariant() {
     for (profile, seed) in [
@@ -206,7 +206,7 @@ fn simulated_clock_skew_and_pauses_violate_no_invariant() {
     hold(Profile::Clocks, 80, &[&[Situation::Resend][..], &EXPIRATION].concat());
 }
 
-/// The server's transport and the protocol together.
+/// Runs the server's transport and the protocol together.
 #[test]
 fn simulated_udp_streams_with_loss_violate_no_invariant() {
     let reached = [
@@ -224,7 +224,7 @@ fn simulated_udp_streams_with_loss_violate_no_invariant() {
     assert!(opened > 5_000, "only {opened} streams were opened");
 }
 
-/// Every event of a run, as text.
+/// Returns every event of a run, as text.
 fn events(profile: Profile, seed: u64) -> Vec<String> {
     thread_local! {
         static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
@@ -272,10 +272,11 @@ fn all_built_in_scenarios_pass_in_virtual_time() {
     }
 }
 
-/// The choice between few messages and low latency (`Config::course`): Bonus for messages in all
-/// scenarios but advanced-1 to advanced-4, and in all scenarios Full credit for the median latency.
-/// At most one duplicate in crash-3 and crash-4: the request that the killed leader could not
-/// answer any more, which its successor answers again.
+/// Checks the balance between few messages and low latency (`Config::course`). The tier for
+/// messages must be Bonus in all scenarios except advanced-1 to advanced-4, and the tier for the
+/// median latency must be Full credit in all scenarios. At most one duplicate may occur in crash-3
+/// and crash-4: the request that the killed leader could no longer answer and that its successor
+/// answers again.
 #[test]
 fn built_in_scenarios_keep_their_performance_tiers() {
     for name in names() {
@@ -299,8 +300,8 @@ fn built_in_scenarios_keep_their_performance_tiers() {
     }
 }
 
-/// Half of all messages lost, the leader killed, and ten seconds without loss at the end: by then
-/// every request to a live replica has its reply.
+/// Half of all messages are lost, the leader is killed, and the last ten seconds are without loss:
+/// by their end, every request to a live replica must have its reply.
 #[test]
 fn every_request_completes_despite_loss_and_leader_kill() {
     let scenario = Scenario::built_in("advanced-3").expect("a built-in scenario");
@@ -364,7 +365,7 @@ fn failing_simulator_run_prints_the_command_to_replay_it() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("2 seeds, 2 failed"));
 }
 
-/// Bug: a run in which nothing is answered listed each of its requests.
+/// Regression test: a run in which nothing is answered used to list each of its requests.
 #[test]
 fn bowline_sim_lists_at_most_ten_unanswered_requests() {
     let output = bowline(&["simple-1", "--seed", "1", "--drops", "1"]);
@@ -378,7 +379,7 @@ fn bowline_sim_lists_at_most_ten_unanswered_requests() {
     assert!(errors.contains("more requests") && errors.lines().count() < 60, "{errors}");
 }
 
-/// Bug: a run of nothing passed.
+/// Regression test: a run of zero seeds used to pass.
 #[test]
 fn bowline_sim_rejects_zero_runs_or_seeds() {
     for arguments in

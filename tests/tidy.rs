@@ -23,8 +23,8 @@ use source::{Source, line_of};
 
 const LINE_CHARS_MAX: usize = 100;
 
-/// Hosts that links in the repository may name. Others are likely mirrors, proxies or other names
-/// that mean something on one machine only.
+/// Hosts that links in the repository may name. Any other host is probably a mirror, a proxy or a
+/// name that means something on one machine only.
 const HOSTS: &[&str] = &[
     "crates.io",
     "doc.rust-lang.org",
@@ -40,7 +40,7 @@ const HOSTS: &[&str] = &[
     "localhost",
 ];
 
-/// Violations in a file of Rust source, apart from its imports.
+/// Returns the violations in a file of Rust source, apart from those in its imports.
 fn check_rust(path: &str, text: &str, source: &Source) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut complain = |line: usize, what: &str| complaints.push(format!("{path}:{line}: {what}"));
@@ -77,7 +77,7 @@ fn check_rust(path: &str, text: &str, source: &Source) -> Vec<String> {
     complaints
 }
 
-/// Paths and hosts that mean something on one machine only.
+/// Returns a violation for each path or host that means something on one machine only.
 fn check_portable(path: &str, text: &str) -> Vec<String> {
     let mut complaints = Vec::new();
     // In pieces, or this file would contain them.
@@ -97,7 +97,7 @@ fn check_portable(path: &str, text: &str) -> Vec<String> {
         let rest = &text[at + scheme.len()..];
         let in_host = |char: char| char.is_alphanumeric() || "-.".contains(char);
         let host = &rest[..rest.find(|char| !in_host(char)).unwrap_or(rest.len())];
-        // A placeholder such as HOST is in capitals.
+        // A placeholder such as HOST is in upper case.
         let is_name = host.chars().any(char::is_lowercase) || host.contains('.');
         if is_name && !HOSTS.contains(&host) {
             let line = line_of(text, at);
@@ -113,7 +113,8 @@ fn check_portable(path: &str, text: &str) -> Vec<String> {
     complaints
 }
 
-/// Golden traces that the runner skips. It runs a whole folder or names each file.
+/// Returns a violation for each golden trace that the runner, `tests/golden.rs`, skips. The runner
+/// runs a whole folder or names each file.
 fn check_golden(files: &[String], runner: &str) -> Vec<String> {
     let golden = files.iter().filter(|file| file.starts_with("tests/golden/"));
     let not_run = golden.filter(|file| {
@@ -126,7 +127,8 @@ fn check_golden(files: &[String], runner: &str) -> Vec<String> {
     not_run.map(|file| format!("{file}: tests/golden.rs does not run it")).collect()
 }
 
-/// README's test commands that `.ci/run` does not run. It may add arguments.
+/// Returns a violation for each test command in the README that `.ci/run` does not run. `.ci/run`
+/// may add arguments.
 fn check_commands(readme: &str, ci: &str) -> Vec<String> {
     let commands = readme.lines().filter(|line| line.starts_with("cargo test"));
     let is_run = |command: &str| {
@@ -215,7 +217,8 @@ fn every_golden_trace_file_is_run_by_a_test() {
     assert_tidy(&check_golden(&files, &runner));
 }
 
-/// README, the guide and the pages about measurements.
+/// Returns the README, the pages of the guide and the pages about measurements, each with its path
+/// and text.
 fn pages() -> impl Iterator<Item = (String, String)> {
     let pages = files::files().into_iter().filter(|path| documents::is_page(path));
     pages.map(|path| {

@@ -11,7 +11,7 @@ use anyhow::Context;
 use bowline::config::Config;
 use bowline::runtime::{CourseArguments, RuntimeCounters, Threads, run_course};
 
-/// Exit code for invalid command-line arguments, the same that `clap` uses.
+/// Exit code for invalid command-line arguments, the same as that of `clap`.
 const EXIT_USAGE: u8 = 2;
 
 /// Name of the environment variable that sets the default of the option `--threads`. A simulator

@@ -6,9 +6,9 @@ use crate::types::{Instant, NodeId, Term};
 
 use super::wall::{Jump, WallClock, millis_of};
 
-/// Minimum interval between clock entries (log entries that set the replicated clock) that writes
-/// cause. Writes that follow a clock entry within this time share its clock time, unless a key has
-/// expired since.
+/// Minimum interval between clock entries (log entries that set the replicated clock) that are
+/// proposed for writes. Writes that follow a clock entry within this time share its clock time,
+/// unless a key has expired since.
 const ENTRY_INTERVAL: Duration = Duration::from_millis(10);
 /// Maximum age of a peer's wall clock report. Older reports are ignored.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
@@ -77,8 +77,8 @@ pub struct ReplicatedClock {
     wall: WallClock,
     peers: Vec<Peer>,
     applied: AppliedClock,
-    /// The replicated time, in nanoseconds since 1970, at a reading of the monotonic clock; `None`
-    /// as long as no time is known.
+    /// The replicated time, in nanoseconds since 1970, with the reading of the monotonic clock at
+    /// that time; `None` while no time is known.
     base: Option<(u128, Instant)>,
     proposed: Option<Proposed>,
     /// The latest term in which this replica was leader and knew the wall clocks of a quorum;
@@ -280,15 +280,15 @@ impl ReplicatedClock {
     }
 
     /// Returns the time, in milliseconds since 1970, of the clock entry to propose because a key
-    /// has expired; `None` if no key has expired or a proposed entry is not applied yet.
+    /// has expired; `None` if no key has expired, or if a proposed entry is not applied yet.
     pub fn entry_at_expiry(&mut self, now: Instant) -> Option<u64> {
         let expiry = self.applied.next_expiry?;
         self.propose_if_reached(now, expiry)
     }
 
     /// Returns the time, in milliseconds since 1970, of the clock entry to propose for waiting
-    /// reads; `None` if no read is waiting, the time that the reads wait for has not come, or a
-    /// proposed entry is not applied yet.
+    /// reads; `None` if no read is waiting, if the replicated clock has not reached the time that
+    /// the reads need, or if a proposed entry is not applied yet.
     pub fn entry_for_reads(&mut self, now: Instant) -> Option<u64> {
         let target = self.read_target?;
         self.propose_if_reached(now, target)
@@ -312,10 +312,10 @@ impl ReplicatedClock {
     }
 
     /// Returns whether a clock entry may be proposed to make the applied clock reach `millis`.
-    /// Returns false while an earlier proposal is still to be applied, however old it is: only a
-    /// leader change can lose it, and further proposals would fill a slow log. Also returns false
-    /// if the last applied proposal has already reached `millis`, and for [`ENTRY_INTERVAL`] after
-    /// a refused proposal.
+    /// Returns false while an earlier proposal is still to be applied, regardless of its age: only
+    /// a leader change can cause it to be lost, and further proposals would fill a slow log. Also
+    /// returns false if the last applied proposal has already reached `millis`, and for
+    /// [`ENTRY_INTERVAL`] after a refused proposal.
     fn may_propose(&self, now: Instant, millis: u64) -> bool {
         self.proposed.is_none_or(|proposed| {
             if proposed.refused {
@@ -356,7 +356,8 @@ impl Peer {
     }
 }
 
-/// Returns the time from one reading of the monotonic clock to a later one, in nanoseconds.
+/// Returns the time between two readings of the monotonic clock, `from` and the later `to`, in
+/// nanoseconds.
 fn since(from: Instant, to: Instant) -> u128 {
     to.since(from).as_nanos()
 }
@@ -366,7 +367,7 @@ mod tests {
     use super::super::CONFIRM_AFTER;
     use super::*;
 
-    /// The wall clock at the monotonic reading 0.
+    /// Time of the wall clock when the monotonic clock reads 0, in milliseconds since 1970.
     const EPOCH: u64 = 1_700_000_000_000;
     const HOUR: u64 = 3_600_000;
 
@@ -417,7 +418,7 @@ mod tests {
         let mut alone = clock.clone();
         clock.note_report(NodeId(3), at(999), EPOCH + 999);
         assert!(clock.is_ready(at(999), Term(1)) && clock.advance(at(999)) == EPOCH + 999);
-        // Without a report of the third member it waits for a second.
+        // Without a report from the third member, the replica waits for a second.
         assert!(alone.is_ready(at(1_000), Term(1)) && !alone.is_ready(at(1_000), Term(2)));
     }
 
@@ -458,7 +459,7 @@ mod tests {
         assert_eq!(clock.entry_at_expiry(at(100)), Some(EPOCH + 100));
         clock.set_read_target(Some(EPOCH + 103));
         assert_eq!((clock.entry_at_expiry(at(103)), clock.entry_for_reads(at(103))), (None, None));
-        // However long the log takes.
+        // This holds regardless of how long the log takes.
         assert_eq!((clock.next_due(at(103)), clock.next_due(at(150))), (None, None));
         assert_eq!(clock.entry_at_expiry(at(150)), None);
         clock.note_applied(at(104), shown(EPOCH + 100, None));

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::types::Instant;
 
-/// Largest change of a wall clock relative to the monotonic clock, in milliseconds, that does not
-/// count as a jump, in addition to the drift of [`DRIFT_PPM`]. A clock that is adjusted gradually
-/// (slewed) stays within this bound.
+/// Largest change, in milliseconds, of a wall clock relative to the monotonic clock that does not
+/// count as a jump. The drift of [`DRIFT_PPM`] is allowed in addition. A clock that is adjusted
+/// gradually (slewed) stays within this bound.
 const STEP_MAX: u64 = 500;
 /// Largest drift between the wall clock and the monotonic clock, in parts per million, that does
 /// not count as a jump.

@@ -28,8 +28,8 @@ pub(super) struct AppendJobs {
     /// this entry, which is the last one covered by an installed snapshot. `None` if the log on
     /// disk is kept.
     restart_after: Option<EntryId>,
-    /// Index up to which the log writer may compact the log on disk, according to the jobs that
-    /// were handed out so far.
+    /// Index up to which the jobs handed out so far allow the log writer to compact the log on
+    /// disk.
     compacted_to: Index,
     /// Messages to peers that may be sent only after the next job is durable, because they reveal
     /// to the peers what the job writes.
@@ -103,9 +103,9 @@ impl AppendJobs {
     }
 
     /// Returns the next job for the log writer; `None` if nothing has to become durable.
-    /// `compact_to` is the index up to which the log on disk is no longer needed. Compaction alone
-    /// is no reason for a job unless free disk space is low (`space_is_low`): it is done with the
-    /// next job that has other work.
+    /// `compact_to` is the index up to which the log on disk is no longer needed. Compaction is
+    /// added to a job that has other work; only if free disk space is low (`space_is_low`) is a job
+    /// created for compaction alone.
     pub(super) fn next_job(
         &mut self,
         log: &LogTail,

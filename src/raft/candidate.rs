@@ -37,8 +37,8 @@ pub(super) struct Candidate {
     /// Peers from which this replica has received any message during this campaign.
     heard: Vec<NodeId>,
     /// Time at which to end the pre-vote phase and start the election; `None` until a quorum has
-    /// granted pre-votes. The short delay lets a replica with a longer log campaign instead.
-    /// Otherwise, entries that only the longer log contains could be lost.
+    /// granted pre-votes. The delay after that lets a replica with a longer log campaign instead.
+    /// Otherwise, uncommitted entries that only the longer log contains could be lost.
     stand_at: Option<Instant>,
     /// Whether this replica has yielded to another pre-candidate: it requests no more pre-votes and
     /// cannot win this campaign. Always false in [`VotePhase::Vote`].
@@ -122,8 +122,8 @@ impl Candidate {
     ) -> Transition {
         match message {
             PeerMsg::VoteReply(reply) => return self.on_vote_reply(shared, from, *reply),
-            // This replica has voted for itself in this term, and the replies are to an earlier
-            // leadership.
+            // This replica has voted for itself in this term, and the replies are to messages that
+            // it sent as an earlier leader.
             PeerMsg::RequestVote(_) | PeerMsg::AppendReply(_) | PeerMsg::InstallReply(_) => {
                 shared.counters.stale += 1;
             }

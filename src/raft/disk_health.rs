@@ -1,7 +1,8 @@
 //! The condition of this replica's disk: whether it is stalled, and how much free space it has.
 //!
-//! A stall is detected when the log writer has not reported a job done for too long. So the thread
-//! that detects the stall never blocks on the disk itself, and the simulator runs the same code.
+//! A disk counts as stalled when the log writer has taken too long to report a job as done. Because
+//! the stall is detected from missing reports, the thread that detects it never blocks on the disk
+//! itself, and the simulator runs the same code.
 //!
 //! The driver reports the free disk space. While it is low on a leader, the leader refuses writes
 //! and transfers its leadership if it can; a follower that is low on space gets new entries only if
@@ -85,9 +86,9 @@ impl DiskHealth {
     }
 
     /// Checks for a disk stall: a log writer's job that takes longer than `disk_stall_timeout`.
-    /// Returns true only when a stall is first detected. The time for which the process or the
-    /// machine was suspended is left out, because jobs may have been completed but not reported in
-    /// that time.
+    /// Returns true only when a stall is first detected. Does not count time in which the process
+    /// or the machine was suspended, because jobs may have been completed but not reported in that
+    /// time.
     pub(super) fn watch(&mut self, now: Instant, config: &Config) -> bool {
         let Some(timeout) = config.disk_stall_timeout else { return false };
         assert!(
@@ -107,8 +108,8 @@ impl DiskHealth {
 
     /// Returns the longest prefix of a leader's `entries` that this replica has disk space for: all
     /// entries if the new ones fit on the disk, otherwise only the entries that are already in the
-    /// log. `entries` must follow an entry of the log. While free disk space is low, subtracts the
-    /// size of the new entries from it.
+    /// log. `entries` must follow an entry of the log. While free disk space is low, also subtracts
+    /// the size of the new entries from the remaining space.
     pub(super) fn storable<'e>(&mut self, entries: &'e [Entry], log: &LogTail) -> &'e [Entry] {
         let Some(space) = &mut self.low_space else { return entries };
         assert!(

@@ -21,8 +21,8 @@ pub struct Effects {
     /// The next job for the applier, which applies committed entries to the state machine; may be
     /// empty.
     pub apply: ApplyJob,
-    /// Client requests that the driver (server or simulator) must refuse. They were not applied and
-    /// never will be.
+    /// Client requests that the driver (server or simulator) must refuse. None of them was applied,
+    /// and none ever will be.
     pub refusals: Vec<Refusal>,
     /// [`InstallSnapshot`](super::InstallSnapshot) messages to peers, without their data. For each,
     /// the driver (server or simulator) reads the chunk from the snapshot that the message names
@@ -101,8 +101,8 @@ pub struct SnapshotChunk {
     pub chunk: Bytes,
 }
 
-/// The term and vote, which Raft requires to be on disk (Figure 2 of the Raft paper). They are
-/// stored as one record, which must be durable before any message reveals the term or the vote.
+/// A replica's term and vote, which Raft requires to be on disk (Figure 2 of the Raft paper). They
+/// are stored as one record, which must be durable before any message reveals the term or the vote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
     /// The highest term that the replica has seen.
@@ -131,7 +131,7 @@ pub struct AppendJob {
     pub entries: Vec<Entry>,
     /// Whether this job completes rejoining after a disk loss. If so, once this job and all earlier
     /// ones are durable, the log writer durably removes the on-disk marker that says that the
-    /// replica is rejoining. Only then is the job done and may its messages be sent.
+    /// replica is rejoining. The job is done, and its messages may be sent, only after that.
     pub rejoined: bool,
     /// Messages to peers that may be sent only after this job and all earlier ones are durable.
     pub release: Vec<Envelope>,
@@ -141,7 +141,8 @@ pub struct AppendJob {
 /// `reads`.
 #[derive(Debug, Default)]
 pub struct ApplyJob {
-    /// Committed entries to apply, in log order and without gaps, also from one job to the next.
+    /// Committed entries to apply, in log order. There are no gaps within a job or between
+    /// successive jobs.
     pub entries: Vec<Committed>,
     /// Reads to execute after all `entries` have been applied.
     pub reads: Vec<ClientRequest>,
@@ -158,7 +159,7 @@ pub struct Committed {
     pub as_leader: bool,
 }
 
-/// A refused client request. It was not applied and never will be.
+/// A client request that was refused. It was not applied and never will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Key that identifies the refused request.

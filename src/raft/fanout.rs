@@ -21,36 +21,39 @@ use super::quorum::quorum;
 use super::shared::Shared;
 use super::timing;
 
-/// Message loss, in permille, from which the leader sends new entries to one peer more than a
-/// quorum needs ([`FanOut::Thrifty`]). At this loss, if the leader of five replicas sends an entry
-/// to only two of its four peers, both replies arrive in less than half of all cases.
+/// Threshold of message loss, in permille. At or above it, the leader sends new entries to one more
+/// peer than a quorum needs ([`FanOut::Thrifty`]). At this loss, if the leader of five replicas
+/// sends an entry to only two of its four peers, both replies arrive in less than half of all
+/// cases.
 const SPARE_LOSS_PERMILLE: u16 = 200;
-/// Message loss, in permille, from which the leader sends new entries and retransmissions to all
-/// peers that are answering ([`FanOut::Thrifty`]). At 30 %, three of four peers, and all three that
-/// are left when one is down, commit half of the entries at the first attempt; two peers a quarter.
+/// Threshold of message loss, in permille. At or above it, the leader sends new entries and
+/// retransmissions to all peers that are answering ([`FanOut::Thrifty`]). At a loss of 30 %, an
+/// entry sent to three peers of a leader of five replicas is committed at the first attempt in half
+/// of all cases; an entry sent to two peers, in a quarter.
 const ALL_LOSS_PERMILLE: u16 = 250;
-/// Message loss, in permille, from which the leader retransmits sooner, and from which it sends to
-/// all answering peers if a peer seems to be down. At this loss, the first attempt to send an entry
-/// to just enough peers for a quorum fails in about 40 % of cases in a group of five, so waiting
-/// for the next append would be too slow.
+/// Threshold of message loss, in permille. At or above it, the leader retransmits sooner and, if a
+/// peer seems to be down, sends to all answering peers. At this loss, the first attempt to send an
+/// entry to just enough peers for a quorum fails in about 40 % of cases in a group of five, so
+/// waiting for the next append would be too slow.
 const LOSSY_PERMILLE: u16 = 130;
-/// Message loss, in permille, from which the leader retransmits sooner if the peers that are
-/// answering are just enough for a quorum: no other peer can replace a lost reply.
+/// Threshold of message loss, in permille, that replaces [`LOSSY_PERMILLE`] for retransmissions if
+/// the peers that are answering are just enough for a quorum. It is lower, because no other peer
+/// can make up for a lost reply.
 const NO_SPARE_LOSS_PERMILLE: u16 = 115;
-/// Message loss, in permille, from which [`FanOut::Thrifty`] sends no notice of the commit index. A
-/// notice is worth less there, because it may be lost, and messages are needed to retransmit.
+/// Threshold of message loss, in permille. At or above it, [`FanOut::Thrifty`] sends no separate
+/// notices of the commit index: a notice is more likely to be lost, and messages are needed for
+/// retransmissions.
 const NOTICE_LOSS_PERMILLE: u16 = 30;
-/// Minimum number of messages, answered or counted as lost, before the leader's own estimate of the
-/// message loss replaces the previous leader's estimate.
+/// Minimum number of messages, answered or counted as lost, from which the leader estimates the
+/// message loss itself. Until then, it uses the previous leader's estimate.
 const MEASURED_MIN: f64 = 12.0;
 /// Number of missing entries above which a lagging peer is sent entries immediately, even if
 /// [`FanOut::Thrifty`] would send new entries to other peers only. `append_entries_max`, the
 /// maximum number of entries per append, applies instead if it is lower.
 const CATCH_UP_ENTRIES: usize = 64;
 
-/// What the leader wants to achieve with the messages that it sends: `peers` of its peers
-/// acknowledge the entry at `index` and answer the message round `round` (a numbered batch of
-/// messages).
+/// The goal of the messages that a leader sends: `peers` of its peers acknowledge the entry at
+/// `index` and answer the message round `round` (a numbered batch of messages).
 #[derive(Clone, Copy, Debug)]
 struct Goal {
     index: Index,
@@ -67,9 +70,9 @@ impl Goal {
         progress.match_index() >= self.index && progress.answered_round >= self.round
     }
 
-    /// Returns whether the answers to the messages now in flight to the peer will reach the goal:
-    /// the peer acknowledges the entry and answers the message round. Returns false if a reply of
-    /// the peer is overdue.
+    /// Returns whether the peer will reach the goal (acknowledge the entry and answer the message
+    /// round) by answering the messages now in flight to it. Returns false if a reply from the peer
+    /// is overdue.
     fn is_pending_at(self, progress: &Progress, shared: &Shared) -> bool {
         progress.is_awaiting_reply(shared.now, &shared.config)
             && progress.covers(self.index)
@@ -171,11 +174,11 @@ impl Leader {
         }
     }
 
-    /// Returns whether the peer at `position` should be sent `commit_index` in a message of its
-    /// own although messages are expensive ([`FanOut::Thrifty`]). As the next leader, a peer would
-    /// answer the requests again whose entries it does not know to be committed. True if these are
-    /// several requests, or any request while a peer seems to be down. False for peers that lack a
-    /// committed entry, because they cannot be elected.
+    /// Returns whether [`FanOut::Thrifty`], which saves messages, should send the peer at
+    /// `position` a message just to announce `commit_index`. If this peer became the leader, it
+    /// would answer again the requests whose entries it does not know to be committed. Returns true
+    /// if there are several such requests, or at least one while a peer seems to be down. Returns
+    /// false if the peer lacks a committed entry, because it cannot be elected.
     fn is_worth_a_notice(&self, position: usize, commit_index: Index, shared: &Shared) -> bool {
         let progress = &self.progress[position];
         let unknown_max = u64::from(!self.lacks_a_peer(shared));
@@ -184,7 +187,7 @@ impl Leader {
             && commit_index.0 > progress.sent_commit_index.0 + unknown_max
     }
 
-    /// Sends the peer at `position` the commit index in an append without a round, to which the
+    /// Sends the peer at `position` the commit index in an append with round number 0, to which the
     /// peer does not reply.
     fn send_notice(
         &mut self,
@@ -208,9 +211,9 @@ impl Leader {
         shared.send(to, PeerMsg::AppendEntries(append), out);
     }
 
-    /// Returns whether a peer seems to be down: it has left several messages unanswered, and has
-    /// not replied for [`ABSENT_HEARTBEATS`] heartbeat intervals. Lost messages alone hardly ever
-    /// have that effect.
+    /// Returns whether at least one peer seems to be down: it has left several messages unanswered,
+    /// and has not replied for [`ABSENT_HEARTBEATS`] heartbeat intervals. Message loss alone hardly
+    /// ever causes this.
     fn lacks_a_peer(&self, shared: &Shared) -> bool {
         let absence = shared.config.heartbeat_interval * ABSENT_HEARTBEATS;
         self.progress.iter().any(|peer| {
@@ -255,7 +258,7 @@ impl Leader {
             FanOut::Thrifty if last > shared.commit_index() => {
                 Goal { index: last, round, peers: quorum_peers, spare }
             }
-            // Everything is committed; the other peers get it in their turn.
+            // Everything is committed; the other peers get the entries in their turn.
             FanOut::Thrifty => Goal { index: Index::ZERO, round, peers: quorum_peers, spare },
         }
     }
@@ -264,17 +267,17 @@ impl Leader {
     /// [`FanOut::Thrifty`] is configured, because many messages are lost.
     fn sends_to_all(&self, shared: &Shared) -> bool {
         let limit = if self.lacks_a_peer(shared) { LOSSY_PERMILLE } else { ALL_LOSS_PERMILLE };
-        // Before it is measured, the loss is only assumed to be high.
+        // The loss is only assumed to be high until it is measured.
         shared.config.fan_out == FanOut::Thrifty
             && shared.loss_permille != timing::LOSS_UNKNOWN_PERMILLE
             && shared.loss_permille >= limit
     }
 
-    /// Sends the newest entries to further peers until enough of them have received the entries:
-    /// all peers or, with [`FanOut::Thrifty`], just enough for a quorum. Starts with the peers to
-    /// which the leader has sent nothing for the longest time. The peers' replies also confirm
-    /// waiting reads. `round_before` is the number of the last message round (batch of messages)
-    /// that began before this batch of inputs.
+    /// Sends the newest entries to more peers until enough peers have acknowledged the entries or
+    /// have them in flight: all peers or, with [`FanOut::Thrifty`], just enough for a quorum.
+    /// Starts with the peers to which the leader has sent nothing for the longest time. The peers'
+    /// replies also confirm waiting reads. `round_before` is the number of the last message round
+    /// (batch of messages) that began before this batch of inputs.
     fn pursue_goal(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let goal = self.goal(shared);
         let reached = self.progress.iter().filter(|peer| goal.is_reached_by(peer)).count();

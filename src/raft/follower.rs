@@ -217,8 +217,8 @@ impl Follower {
     }
 
     /// Grants a vote if receiver rule 2 of `RequestVote` (Figure 2 of the Raft paper) allows it and
-    /// no leader may hold a lease. The request's term must be the current one. Sends no reply to a
-    /// refused request, because candidates count granted votes only.
+    /// no leader can be holding a lease. The request's term must be the current one. Sends no reply
+    /// to a refused request, because candidates count granted votes only.
     fn on_request_vote(
         &mut self,
         shared: &mut Shared,
@@ -233,8 +233,8 @@ impl Follower {
             shared.term()
         );
         let is_repeated = shared.voted_for() == Some(from);
-        // Also checked where a request raises the term. Here because another message may have
-        // raised it while the leader of the term before may still hold a lease.
+        // This is also checked where a request raises the term. It is checked here because another
+        // message may have raised the term while the previous term's leader may still hold a lease.
         let is_lease_protected = !is_repeated
             && !shared.is_announced_transfer(from, &request)
             && shared.leader_may_hold_lease();

@@ -1,4 +1,4 @@
-//! A replica's term and vote, and whether they are durable, as they must be before any message
+//! A replica's term and vote, and whether they are durable. They must be durable before any message
 //! reveals them (Figure 2).
 
 use crate::config::Config;
@@ -43,8 +43,8 @@ impl TermAndVote {
         self.current.voted_for
     }
 
-    /// Moves to `term`, which is higher than the current term. `voted_for` is this replica if it
-    /// campaigns in the new term, else `None`.
+    /// Moves to `term`, which must be higher than the current term. `voted_for` is this replica if
+    /// it campaigns in the new term, else `None`.
     pub(super) fn start_term(&mut self, term: Term, voted_for: Option<NodeId>) {
         assert!(
             self.current.term < term && term <= Term::MAX,

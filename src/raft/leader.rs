@@ -56,18 +56,19 @@ pub(super) struct Leader {
     /// Index of the log's last entry when the leader last sent new entries to as many peers as a
     /// quorum needs. Later entries have not been sent in this way yet.
     pub(super) attempted_index: Index,
-    /// Number of the message round (a numbered batch of messages) that was to confirm the waiting
-    /// reads when the leader last sent new entries, or only this round number, to as many peers as
-    /// a quorum needs; 0 if no read was waiting then.
+    /// Number of the message round (a numbered batch of messages) that the waiting reads needed
+    /// when the leader last sent to as many peers as a quorum needs; 0 if no read was waiting then.
     pub(super) attempted_round: Round,
     /// Peers that are sent a message at the end of this batch of inputs even if no message to them
     /// is due, for example because they requested a pre-vote or rejected an append.
     pub(super) urgent: Vec<NodeId>,
-    /// Time since which some peer that is answering has not been sent the current commit index;
-    /// `None` if all of them have been sent it.
+    /// Time from which the delay before a notice of the commit index is measured: when the leader
+    /// first found a peer to which a notice is to be sent. `None` if there is no such peer. With
+    /// [`FanOut::Thrifty`](crate::config::FanOut), the delay starts again when the commit index
+    /// changes.
     pub(super) commit_unsent_since: Option<Instant>,
-    /// The commit index that the last batch of inputs could show to peers, for the notices of the
-    /// commit index; 0 before the first batch.
+    /// Commit index that the leader announced to its peers at the end of the last batch of inputs;
+    /// 0 before the first batch.
     pub(super) last_shown_commit_index: Index,
     /// Snapshots that a peer received in full and then discarded, probably as damaged. They are
     /// reported as suspect to the driver (server or simulator) at the end of this batch of inputs.
@@ -263,8 +264,8 @@ impl Leader {
         self.reads.release(shared, confirmed, lease_is_valid);
     }
 
-    /// Handles a peer's loss of its disk: the peer's log now ends with `rejoin.last`, so later
-    /// entries are sent again.
+    /// Handles a peer's loss of its disk: the peer's log now ends with `rejoin.last`, so the leader
+    /// sends it later entries again.
     ///
     /// Entries that were committed with the peer's earlier acknowledgements stay committed: the
     /// peer does not vote until it has these entries again, and without its vote no replica that

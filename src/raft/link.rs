@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::types::{Instant, Round, RoundTrip};
 
-/// Maximum number of recent messages to a peer that are neither answered nor assumed lost yet. If
-/// there are more, the oldest is left out of the loss estimate.
+/// Maximum number of messages to a peer that are tracked until they are answered or counted as
+/// lost. If there are more, the oldest is left out of the loss estimate.
 const UNDECIDED_MAX: usize = 16;
 /// Number of heartbeat intervals without a reply after which a peer is assumed to have been down or
 /// partitioned. Messages that were sent to the peer in that time are left out of the loss estimate.

@@ -209,7 +209,7 @@ impl LogTail {
         false
     }
 
-    /// Removes the oldest entries, at most up to `index`, from memory until at most `bytes_kept`
+    /// Removes the oldest entries from memory, up to `index` at most, until at most `bytes_kept`
     /// bytes remain. Removes at most `count_max` entries per call, because freeing memory takes
     /// time. Never removes an entry that is not durable. The entries up to `index` must be
     /// committed and in a snapshot.
@@ -396,7 +396,7 @@ mod tests {
             prop_assert_eq!(terms(&log), model);
         }
 
-        /// Compares the result with that of a backward search through the log.
+        /// Compares [`LogTail::last_agreement`] with a backward search through the log.
         #[test]
         fn search_for_last_possible_log_match_equals_linear_search(
             own in proptest::collection::vec(1_u64..6, 0..20),

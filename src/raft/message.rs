@@ -24,13 +24,13 @@ pub enum Msg {
         /// Index of the last applied entry.
         index: Index,
     },
-    /// The report of the driver (server or simulator) that a snapshot of this replica's own state
+    /// A report from the driver (server or simulator) that a snapshot of this replica's own state
     /// is durable and was verified by reading it back.
     SnapshotTaken(SnapshotId),
-    /// The report of the driver (server or simulator) that it has stored a chunk from
+    /// A report from the driver (server or simulator) that it has stored a chunk from
     /// [`Effects::received_chunks`](super::Effects::received_chunks).
     ChunkStored(ChunkStored),
-    /// The report of the driver (server or simulator) that a leader's snapshot is complete,
+    /// A report from the driver (server or simulator) that a leader's snapshot is complete,
     /// durable, and installed in the state machine.
     Installed(SnapshotId),
     /// The free disk space, reported by the driver (server or simulator). Sent when free space
@@ -49,7 +49,7 @@ pub struct DiskSpace {
     pub bytes: u64,
 }
 
-/// The report of the driver (server or simulator) to the core that it has stored a chunk of a
+/// A report from the driver (server or simulator) to the core that it has stored a chunk of a
 /// leader's snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkStored {
@@ -204,8 +204,9 @@ pub struct AppendEntries {
     pub term: Term,
     /// Number of the leader's message round (batch of messages), which the reply echoes. All
     /// appends that the leader sends for one batch of inputs share a round number. A reply with
-    /// this number shows that the follower still followed this leader after the round began. 0: the
-    /// message only tells the commit index, and a follower whose log matches does not answer it.
+    /// this number shows that the follower still followed this leader after the round began. Round
+    /// number 0 means that the message only announces the commit index: a follower whose log
+    /// matches does not answer it.
     pub round: Round,
     /// Id of the entry before `entries` in the leader's log; [`EntryId::ZERO`] if `entries` start
     /// at index 1.

@@ -12,7 +12,7 @@
 //! [`Effects`]: messages to peers, one job for the log writer, one job for the applier. It reports
 //! back when a job is durable ([`Msg::Persisted`]) and when entries are applied ([`Msg::Applied`]).
 //!
-//! Inputs of peers and clients may contain anything. They are validated where they enter, counted
+//! Inputs from peers and clients may contain anything. They are validated where they enter, counted
 //! and dropped if invalid; a message that no correct peer can have sent is reported as a
 //! [`RejectedMessage`]. Past that check, invariants are asserted.
 //!
@@ -54,7 +54,7 @@
 //!    own. The candidate leads when a quorum has voted for it and its own vote is durable.
 //!
 //! Requests get lost, so a candidate repeats them within one campaign to the peers that have not
-//! granted them. Refusals are silent, except that a request of a lower term is answered with the
+//! granted them. Refusals are silent, except that a request with a lower term is answered with the
 //! current one: only granted votes count. A campaign without a winner is followed by another one,
 //! after a random pause that grows while the candidate hears from no quorum.
 //!

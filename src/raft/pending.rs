@@ -42,8 +42,8 @@ impl WaitingRequests {
     }
 
     /// Returns whether `client` may be redirected to the leader, and if so records the redirect.
-    /// Returns false if the client was already redirected since the leader's last message, or if
-    /// [`REDIRECTED_MAX`] clients were.
+    /// Returns false if this client, or [`REDIRECTED_MAX`] clients in total, were already
+    /// redirected since the leader's last message.
     pub(super) fn may_redirect(&mut self, client: ClientId) -> bool {
         if self.redirected.len() >= REDIRECTED_MAX || self.redirected.contains(&client) {
             return false;
@@ -74,7 +74,7 @@ impl WaitingRequests {
         Some(waiting.request.key)
     }
 
-    /// Shortens the deadlines of all waiting requests to at most `latest`.
+    /// Moves the deadlines of waiting requests that are later than `latest` to `latest`.
     pub(super) fn limit_deadlines(&mut self, latest: Instant) {
         for waiting in &mut self.queue {
             waiting.deadline = waiting.deadline.min(latest);
@@ -119,8 +119,8 @@ impl AppendedRequests {
         self.uncommitted_bytes
     }
 
-    /// Records that this replica has become leader, and counts the uncommitted entries already in
-    /// its log as uncommitted bytes.
+    /// Records that this replica has become leader. Counts the uncommitted entries that are already
+    /// in its log towards the uncommitted bytes.
     pub(super) fn start_leadership(&mut self, log: &LogTail, commit_index: Index) {
         assert!(
             self.current.is_empty() && self.uncommitted_bytes == 0,
@@ -154,8 +154,8 @@ impl AppendedRequests {
         self.uncommitted_bytes += bytes;
     }
 
-    /// Subtracts the length of an entry that this leader has just committed from the uncommitted
-    /// bytes.
+    /// Subtracts the length of an entry from the uncommitted bytes, because this leader has just
+    /// committed the entry.
     pub(super) fn subtract_bytes(&mut self, bytes: usize) {
         assert!(
             bytes <= self.uncommitted_bytes,

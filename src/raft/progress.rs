@@ -11,8 +11,8 @@ use super::link::LinkEstimate;
 use super::message::{DiskState, SnapshotId};
 
 /// Number of consecutive timeouts after which the leader no longer uses
-/// `retransmit_timeout_min_lossy`, the shorter minimum retransmission timeout while
-/// [`Progress::retransmits_soon`] is set.
+/// `retransmit_timeout_min_lossy`, the shorter minimum of the retransmission timeout that applies
+/// while [`Progress::retransmits_soon`] is set.
 const FAST_RETRANSMISSIONS: u32 = 3;
 /// Number of consecutive timeouts after which a peer is sent only one append at a time (probing).
 /// Resending all entries after each timeout would waste bandwidth on a peer that does not answer.
@@ -106,8 +106,8 @@ pub(super) struct Progress {
     paused_until: Option<Instant>,
     /// Number of messages sent to the peer since its last reply.
     unanswered: u32,
-    /// Number of retransmission timeouts since the peer's last reply, or since
-    /// [`Progress::restart_backoff`].
+    /// Number of retransmission timeouts since the peer's last reply, or since the last call of
+    /// [`Progress::restart_backoff`] if that is later.
     timeouts: u32,
     /// Upper bound on the bytes of entries that were sent to the peer since the last timeout and
     /// that the peer has not acknowledged.
@@ -341,7 +341,7 @@ impl Progress {
 
     // Replies.
 
-    /// Records any reply of the peer to a message of the round `round` (a numbered batch of
+    /// Records any reply from the peer to a message of the round `round` (a numbered batch of
     /// messages). `round_sent_at` is when the leader began this round; `None` if the time is no
     /// longer known.
     pub(super) fn record_reply(
@@ -360,8 +360,8 @@ impl Progress {
         if let Some(sent_at) = round_sent_at {
             self.link.add_round_trip(now.since(sent_at));
         }
-        // A chunk is answered when it is stored, and many bytes of entries when they are durable.
-        // Replies to heartbeats that were sent later do not wait for that.
+        // A chunk is answered when it is stored, and an append with many bytes when its entries are
+        // durable. Replies to heartbeats that were sent later do not wait for that.
         if self.inflights.is_empty()
             && self.answered_round >= self.sent_round
             && !self.is_receiving_snapshot()
@@ -386,7 +386,7 @@ impl Progress {
                 self.check();
                 return advanced;
             }
-            // It answers, but nothing of what was sent to it is durable yet.
+            // The peer answers, but nothing that was sent to it is durable yet.
             State::Probe if !advanced && self.bulk_timeouts >= PROBE_AFTER_TIMEOUTS => {
                 return false;
             }

@@ -49,10 +49,10 @@ impl Reads {
         self.waiting.front().map(|read| read.round)
     }
 
-    /// Releases the waiting reads that are confirmed: those whose message round (a numbered batch
-    /// of messages) is at most `confirmed`, the last one that a quorum has answered, or all reads
-    /// if the lease is valid. A released read is executed after all entries committed by now are
-    /// applied.
+    /// Releases the waiting reads that are confirmed: all reads if the lease is valid, otherwise
+    /// those whose message round (a numbered batch of messages) is at most `confirmed`, the last
+    /// one that a quorum has answered. A released read is executed after all entries committed by
+    /// now are applied.
     pub(super) fn release(&mut self, shared: &mut Shared, confirmed: Round, lease_is_valid: bool) {
         let releases = |read: &mut WaitingRead| lease_is_valid || read.round <= confirmed;
         while let Some(read) = self.waiting.pop_front_if(releases) {

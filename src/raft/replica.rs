@@ -154,8 +154,8 @@ impl Replica {
         }
     }
 
-    /// Returns the time until which this replica must not vote for another replica, because the
-    /// leader that it last heard from may hold a lease; `None` if it has heard from no leader.
+    /// Returns the earliest time at which this replica may vote for another replica: until then,
+    /// the leader that it last heard from may hold a lease. `None` if it has heard from no leader.
     #[cfg(test)]
     pub(crate) fn may_vote_at(&self) -> Option<Instant> {
         let heard_at = self.shared.leader_heard_at?;
@@ -352,8 +352,8 @@ impl Replica {
             if is_leader { self.shared.log.last().index } else { self.shared.commit_index() };
         let contradicts = last.index <= settled && self.shared.contradicts(last);
         if contradicts || is_leader && last.index > settled {
-            // No correct leader has sent it, because this log has everything that is committed. The
-            // sender is no longer known.
+            // No correct leader can have sent it, because this log has everything that is
+            // committed. The sender is no longer known.
             let reason = RejectReason::Contradiction { entry: last, settled };
             self.shared.reject(self.shared.id, reason, out);
             if last.index <= self.shared.commit_index() {
@@ -402,7 +402,7 @@ impl Replica {
             Answered::Recorded => {}
             Answered::Adopt(term) => {
                 self.enter(Transition::Follow { term, leader: None }, out);
-                // It may have voted in this term before it lost its disk.
+                // The peer may have voted in this term before it lost its disk.
                 if self.shared.term() > Term(0) && self.shared.voted_for().is_none() {
                     self.shared.vote_for(self.shared.id);
                 }

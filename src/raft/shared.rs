@@ -192,20 +192,20 @@ impl Shared {
         );
         self.hard_state.start_term(term, voted_for);
         (self.leader, self.leader_of_term) = (None, None);
-        // Acknowledgements of the old term are about entries that the new term's leader may replace
+        // Acknowledgements of the old term are for entries that the new term's leader may replace
         // before they are written.
         self.jobs.drop_append_replies();
     }
 
-    /// Returns whether a message may raise this replica's term to `term`. The term budget limits by
-    /// how many terms messages may raise it, so that forged messages cannot exhaust the range of
+    /// Returns whether a message may raise this replica's term to `term`. The term budget limits
+    /// how far messages can raise the term, so that forged messages cannot exhaust the range of
     /// terms.
     pub(super) fn may_raise_term(&mut self, term: Term) -> bool {
         self.term_budget.covers(self.term(), term, self.now)
     }
 
-    /// Moves this replica to `term`, the higher term of a message, and subtracts the raise from the
-    /// term budget. [`Shared::may_raise_term`] must have allowed it.
+    /// Moves this replica to `term`, the higher term of a message, and charges the term budget for
+    /// it. The caller must first have checked [`Shared::may_raise_term`].
     pub(super) fn raise_term(&mut self, term: Term) {
         self.term_budget.pay(self.term(), term);
         self.start_term(term, None);

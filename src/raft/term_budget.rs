@@ -10,8 +10,8 @@
 
 use crate::types::{Instant, Term};
 
-/// Capacity of the term budget: the largest number of terms by which messages can raise the
-/// replica's term at once.
+/// Capacity of the term budget: the maximum number of terms by which messages can raise the
+/// replica's term without waiting for the budget to refill.
 const CAPACITY: u64 = 1 << 20;
 /// Number of terms per second by which the term budget refills, up to its capacity.
 const REFILL_PER_SECOND: u128 = 1_024;
@@ -22,8 +22,8 @@ const SECOND: u128 = 1_000_000_000;
 /// Above this bound, 2^61 terms are left for elections.
 const FIRST_TERM_MAX: Term = Term((1 << 62) + (1 << 61));
 
-/// A budget that limits by how many terms messages can raise the replica's term, so that forged
-/// messages cannot exhaust the range of terms.
+/// A budget that limits how far messages can raise the replica's term, so that forged messages
+/// cannot exhaust the range of terms.
 ///
 /// Invariant: `available <= CAPACITY`.
 #[derive(Debug)]
@@ -54,8 +54,8 @@ impl TermBudget {
                 || self.first_is_free && own == Term(0) && term <= FIRST_TERM_MAX)
     }
 
-    /// Subtracts a raise of the term from `own` to `term` from the budget. The caller must first
-    /// have checked with [`TermBudget::covers`] that the budget allows the raise.
+    /// Charges the budget for raising the term from `own` to `term`. The caller must first have
+    /// checked with [`TermBudget::covers`] that the budget allows this.
     pub(super) fn pay(&mut self, own: Term, term: Term) {
         assert!(own < term, "a raise from term {own} to {term}");
         let raise = term.0 - own.0;

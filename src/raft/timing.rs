@@ -53,9 +53,9 @@ pub(super) fn check_quorum_window(config: &Config, loss_permille: u16) -> Durati
 }
 
 /// Returns how many times a candidate sends each vote request within one campaign. The number grows
-/// with the message loss. At low loss it is reduced after campaigns that reached no quorum, because
-/// the replica is then probably isolated, and not reduced after campaigns that reached a quorum and
-/// were lost nevertheless.
+/// with the message loss. At low loss it is halved, or quartered after campaigns that reached no
+/// quorum, because the replica is then probably isolated. It is not reduced after campaigns that
+/// reached a quorum but were lost.
 pub(super) fn vote_attempts(
     config: &Config,
     loss_permille: u16,
@@ -73,8 +73,8 @@ pub(super) fn vote_attempts(
 }
 
 /// Returns how long a candidate waits before it repeats its vote requests. All attempts together
-/// take half of the minimum election timeout, so that replicas that heard from the old leader a
-/// little later become free to vote meanwhile.
+/// take half of the minimum election timeout. Within this time, replicas that heard from the old
+/// leader slightly later than the candidate also become free to vote.
 pub(super) fn vote_retry_interval(config: &Config, attempts: u32) -> Duration {
     assert!(attempts > 0, "a campaign without requests");
     config.election_timeout_min / 2 / attempts

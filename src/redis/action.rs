@@ -58,9 +58,9 @@ pub enum Action {
     TakeSnapshot,
     /// Apply the settings that `CONFIG SET` has changed, then send the reply.
     ApplySettings,
-    /// Count the commands that ran inside an `EXEC` whose replies do not depend on the state
-    /// machine; [`ReplyFormat::nested_calls`] returns them for an empty list of outcomes. Sends no
-    /// reply.
+    /// Count the commands of an `EXEC` that is not submitted, because none of its replies depends
+    /// on the state machine. [`ReplyFormat::nested_calls`], called with an empty list of outcomes,
+    /// returns the commands to count. Sends no reply.
     CountNestedCalls(ReplyFormat),
     /// Perform several actions in order. Only the last action sends a reply.
     Sequence(Vec<Action>),

@@ -22,8 +22,8 @@ pub struct Context {
     pub cluster_fingerprint: u128,
     /// All replicas of the cluster, including this one, sorted by id.
     pub nodes: Vec<ReplicaInfo>,
-    /// Number of peers in the replica's options. Not all of them are in `nodes` before they
-    /// connect.
+    /// Number of peers in the replica's options. A peer is missing in `nodes` until it has
+    /// connected.
     pub peer_count: usize,
     /// Id of the replica that this replica considers the leader; `None` if it knows no leader.
     pub leader: Option<NodeId>,
@@ -107,8 +107,8 @@ pub struct Context {
     /// Statistics of commands and error replies since the process started or since `CONFIG
     /// RESETSTAT`.
     pub statistics: CommandStatistics,
-    /// Numbers of lookups by this replica's clients, and of keys that have expired in its state,
-    /// since the process started or since `CONFIG RESETSTAT`.
+    /// Number of lookups by this replica's clients, and number of keys that have expired in its
+    /// state, since the process started or since `CONFIG RESETSTAT`.
     pub keyspace_statistics: KeyspaceStatistics,
     /// Processor time that the process has used in user mode; zero if unknown.
     pub cpu_user: Duration,
@@ -220,16 +220,16 @@ pub struct SystemInfo {
 /// Event counters of the consensus core (Raft) since the process started, for `INFO`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RaftCounters {
-    /// Number of disk writes since the process started that took so long that the disk counted as
-    /// stalled.
+    /// Number of disk writes that took so long that the disk counted as stalled, since the process
+    /// started.
     pub disk_stalls: u64,
-    /// Number of reads since the process started that this replica answered during its lease as the
-    /// leader, without confirming its leadership with a quorum.
+    /// Number of reads that this replica, as leader, answered under its lease, without confirming
+    /// its leadership with a quorum, since the process started.
     pub lease_reads: u64,
-    /// Number of reads since the process started that this replica answered as the leader after a
-    /// quorum had confirmed its leadership (read index).
+    /// Number of reads that this replica, as leader, answered after a quorum had confirmed its
+    /// leadership (read index), since the process started.
     pub read_index_reads: u64,
-    /// Number of leadership transfers that this replica has begun as the leader since the process
+    /// Number of leadership transfers that this replica, as leader, has begun since the process
     /// started.
     pub leadership_transfers: u64,
     /// Number of Raft messages rejected because their term is higher than elections can have

@@ -9,8 +9,8 @@ use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, NAME_BYTES_MAX};
 use super::statistics::{CallStatus, CommandNumber};
 
-/// Maximum number of bytes that the error for an unknown command quotes from the command's name.
-/// From all arguments together, the error quotes up to the same number of bytes.
+/// Maximum number of bytes of the command's name that the error for an unknown command quotes. The
+/// same maximum applies to the bytes that it quotes of all arguments together.
 const QUOTED_BYTES_MAX: usize = 128;
 
 /// The name of a command, converted to lower case without a heap allocation.
@@ -78,8 +78,8 @@ impl CommandTable {
         Err(Action::Reply)
     }
 
-    /// Returns the command or subcommand of a request that [`CommandTable::resolve`] has found
-    /// before, with its number.
+    /// Returns the command or subcommand of a request, with its number. [`CommandTable::resolve`]
+    /// must have found it before.
     ///
     /// # Panics
     /// If the command is unknown.

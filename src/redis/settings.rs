@@ -48,7 +48,8 @@ struct Setting {
 /// The kind of value that a setting has, which determines how a new value is checked.
 #[derive(Debug, Clone, Copy)]
 enum ValueKind {
-    /// A value of another kind, of which only the given one is accepted, for the given reason.
+    /// Only one value is accepted. The fields are the kind of the value, with which its syntax is
+    /// checked, the accepted value, and the reason for refusing any other value.
     Only(&'static ValueKind, &'static str, &'static str),
     /// The value consists of letters for classes of keyspace events, as in `notify-keyspace-events`
     /// (see [`KeyspaceNotifications`]).
@@ -218,8 +219,8 @@ impl Settings {
         self.clients_allowed = count;
     }
 
-    /// Sets `maxmemory`, in bytes (0: no limit). While memory usage exceeds it, commands that add
-    /// data are refused.
+    /// Sets `maxmemory`, in bytes (0: no limit). While memory usage exceeds this limit, commands
+    /// that add data are refused.
     pub fn set_memory_max(&mut self, bytes: u64) {
         self.set_number(MEMORY_MAX, bytes);
     }
@@ -265,8 +266,8 @@ impl Settings {
         self.value(LATENCY_TRACKING) == "yes"
     }
 
-    /// Returns `maxmemory`, in bytes (0: no limit). While memory usage exceeds it, commands that
-    /// add data are refused.
+    /// Returns `maxmemory`, in bytes (0: no limit). While memory usage exceeds this limit, commands
+    /// that add data are refused.
     pub fn memory_max(&self) -> u64 {
         self.number(MEMORY_MAX)
     }
@@ -466,7 +467,7 @@ mod tests {
         }
     }
 
-    /// Bug: settings without effect were accepted and shown as set.
+    /// Regression test: settings without effect used to be accepted and shown as set.
     #[test]
     fn config_set_refuses_parameters_without_effect_and_says_why() {
         let mut settings = Settings::new(&Limits::default(), "127.0.0.1", 6379, "folder");
@@ -487,7 +488,7 @@ mod tests {
             let error = settings.set(name, value.as_bytes()).unwrap_err().unwrap();
             assert!(error.contains(wanted), "{name}: {error}");
         }
-        // What tools set to the value that it has here anyway is accepted.
+        // Accepted: values that tools set and that are the fixed values here anyway.
         for (name, value) in [("save", ""), ("appendonly", "YES"), ("appendfsync", "always")] {
             assert_eq!(settings.set(name, value.as_bytes()), Ok(()), "{name}");
         }

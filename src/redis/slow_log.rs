@@ -19,8 +19,8 @@ use super::session::connection::Connection;
 /// at most [`ARGUMENT_BYTES_MAX`] bytes are stored.
 const ARGUMENTS_MAX: usize = 32;
 const ARGUMENT_BYTES_MAX: usize = 128;
-/// Maximum number of latency samples that are stored, one for each second with slow requests. If
-/// there are more, the oldest sample is removed.
+/// Maximum number of latency samples that are stored. Each second with slow requests has one
+/// sample. When the maximum is exceeded, the oldest sample is removed.
 const SAMPLES_MAX: usize = 160;
 
 /// An entry of the slow log: a request that took at least as long as the setting

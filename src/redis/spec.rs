@@ -57,8 +57,8 @@ enum Run {
 #[derive(Debug)]
 pub(super) struct CommandTable {
     commands: Vec<&'static CommandSpec>,
-    /// The number of each command, in the order of `commands`. Its subcommands have the numbers
-    /// after it.
+    /// Number of each command, in the order of `commands`. The numbers that follow a command's own
+    /// number are those of its subcommands.
     numbers: Vec<u16>,
 }
 
@@ -181,8 +181,8 @@ impl CommandSpec {
         self
     }
 
-    /// Lets the state machine's command `command` run with the client's arguments, unchanged, and
-    /// copies its key positions to this row of the command table.
+    /// Assigns the state machine's command `command` to this row, to run with the client's
+    /// arguments unchanged. Copies the key positions of `command` to the row.
     pub(super) const fn runs(mut self, command: CommandId) -> CommandSpec {
         // Indexes in `range` include the command's name, those in `counted_at` do not. A subcommand
         // has a second name.

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// Longest duration in nanoseconds that a histogram of latencies distinguishes. Longer ones count
-/// as this one.
+/// Maximum duration in nanoseconds that a latency histogram can record. Longer durations are
+/// recorded as this maximum.
 const NANOS_MAX: u64 = 10_000_000_000;
-/// Number of significant decimal digits of the durations in a histogram, as in Redis. With two, a
-/// histogram takes about 29 KB.
+/// Number of significant decimal digits of the durations in a histogram, as in Redis. With two
+/// digits, a histogram takes about 29 KB of memory.
 const DIGITS: u8 = 2;
 /// The percentiles that `INFO latencystats` shows, as in Redis by default.
 const PERCENTILES: [(&str, f64); 3] = [("p50", 50.0), ("p99", 99.0), ("p99.9", 99.9)];
-/// Maximum number of different error codes that are counted one by one. More than this server has.
+/// Maximum number of distinct error codes that are counted separately. This server uses fewer.
 const ERROR_CODES_MAX: usize = 64;
 
 /// The number of a command or subcommand in the command table.
@@ -32,9 +32,10 @@ pub enum CallStatus {
     /// unknown, or because it was queued for a transaction.
     #[default]
     NotCounted,
-    /// It was rejected before its command ran, for example because it has too few arguments.
+    /// The request was rejected before its command ran, for example because it has too few
+    /// arguments.
     Rejected(CommandNumber),
-    /// Its command ran, or was submitted to the consensus core.
+    /// The request's command ran, or was submitted to the consensus core.
     Called(CommandNumber),
 }
 
@@ -50,35 +51,36 @@ struct CommandCounts {
     latency: Option<Box<Histogram<u64>>>,
     /// Number of calls whose duration is not known yet; not included in `calls`.
     noted_calls: u64,
-    /// Number of those of them that have failed; not included in `failed`.
+    /// Number of failed calls among `noted_calls`; not included in `failed`.
     noted_failed: u64,
 }
 
 /// The statistics of all commands and error replies of one replica.
 #[derive(Debug, Clone, Default)]
 pub struct CommandStatistics {
-    /// By the number of the command. Shorter than the command table until its last command is used.
+    /// Statistics of each command, indexed by the command's number. Commands after the last one
+    /// that was used may be missing.
     commands: Vec<CommandCounts>,
     /// The commands that have calls whose duration is not known yet.
     noted: Vec<CommandNumber>,
-    /// Whether the durations of calls are not recorded in histograms.
+    /// Whether latency histograms are disabled.
     skips_latency: bool,
-    /// The error codes, such as `ERR`, and the number of replies with each, in the order of the
-    /// codes.
+    /// The error codes, such as `ERR`, each with the number of error replies that have this code.
+    /// Sorted by error code.
     errors: Vec<(Box<str>, u64)>,
     error_count: u64,
 }
 
 impl CommandStatistics {
-    /// Notes a call whose duration is still unknown. The caller must call
-    /// [`CommandStatistics::count_noted`] afterwards.
+    /// Notes a call whose duration is still unknown. When the duration is known, the caller must
+    /// call [`CommandStatistics::count_noted`].
     pub fn note_call(&mut self, command: CommandNumber, failed: bool) {
         self.note_calls(command, 1);
         counts_of(&mut self.commands, command).noted_failed += u64::from(failed);
     }
 
-    /// Notes `calls` successful calls of one command whose duration is still unknown. The caller
-    /// must call [`CommandStatistics::count_noted`] afterwards.
+    /// Notes `calls` successful calls of one command whose duration is still unknown. When the
+    /// duration is known, the caller must call [`CommandStatistics::count_noted`].
     pub fn note_calls(&mut self, command: CommandNumber, calls: u64) {
         if calls == 0 {
             return;
@@ -90,7 +92,8 @@ impl CommandStatistics {
         counts.noted_calls += calls;
     }
 
-    /// Counts the calls noted since the last call of this function. Each of them took `elapsed`.
+    /// Adds the calls that were noted since the previous call of this function to the statistics.
+    /// Each of them took `elapsed`.
     pub fn count_noted(&mut self, elapsed: Duration) {
         for command in self.noted.drain(..) {
             let counts = counts_of(&mut self.commands, command);
@@ -100,7 +103,7 @@ impl CommandStatistics {
         }
     }
 
-    /// Counts a failed call that took `elapsed`. Other calls that were noted stay noted.
+    /// Counts a failed call that took `elapsed`. Does not affect calls that were noted before.
     pub fn count_failed(&mut self, command: CommandNumber, elapsed: Duration) {
         let counts = counts_of(&mut self.commands, command);
         counts.failed += 1;
@@ -126,8 +129,8 @@ impl CommandStatistics {
         }
     }
 
-    /// Sets whether the durations of calls are recorded in histograms. If not, drops the
-    /// histograms.
+    /// Sets whether the durations of calls are recorded in histograms. Drops the existing
+    /// histograms if not.
     pub fn track_latency(&mut self, tracks: bool) {
         self.skips_latency = !tracks;
         if !tracks {
@@ -153,8 +156,8 @@ impl CommandStatistics {
             .map(|(code, count)| (format!("errorstat_{code}"), format!("count={count}")))
     }
 
-    /// Returns the field of `INFO commandstats` for the command with this number and this full
-    /// name: the field's name and value. `None` if it was never called nor rejected.
+    /// Returns the field (name and value) of `INFO commandstats` for the command with this number
+    /// and full name; `None` if the command was neither called nor rejected.
     pub(super) fn command(&self, number: CommandNumber, name: &str) -> Option<(String, String)> {
         let counts = self.commands.get(usize::from(number.0))?;
         let micros = counts.elapsed.as_nanos() as f64 / 1_000.0;
@@ -168,8 +171,8 @@ impl CommandStatistics {
         (calls + rejected > 0).then(|| (format!("cmdstat_{name}"), value))
     }
 
-    /// Returns the field of `INFO latencystats` for the command with this number and this full
-    /// name: the field's name and value. `None` if it was never called.
+    /// Returns the field (name and value) of `INFO latencystats` for the command with this number
+    /// and full name; `None` if the command was never called.
     pub(super) fn latency(&self, number: CommandNumber, name: &str) -> Option<(String, String)> {
         let histogram = self.commands.get(usize::from(number.0))?.latency.as_ref()?;
         let values = PERCENTILES.map(|(percentile, quantile)| {
@@ -181,7 +184,7 @@ impl CommandStatistics {
 }
 
 impl CommandCounts {
-    /// Adds calls that took `elapsed` each.
+    /// Adds `calls` calls, each of which took `elapsed`.
     fn add(&mut self, calls: u64, elapsed: Duration, skips_latency: bool) {
         self.calls += calls;
         self.elapsed += elapsed.saturating_mul(u32::try_from(calls).unwrap_or(u32::MAX));
@@ -193,7 +196,8 @@ impl CommandCounts {
     }
 }
 
-/// Returns the statistics of a command in `commands`, which is extended if necessary.
+/// Returns a mutable reference to the statistics of `command` in `commands`, which is extended if
+/// necessary.
 fn counts_of(commands: &mut Vec<CommandCounts>, command: CommandNumber) -> &mut CommandCounts {
     let at = usize::from(command.0);
     if at >= commands.len() {

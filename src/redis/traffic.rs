@@ -47,7 +47,7 @@ struct Reading {
     bytes_out: u64,
 }
 
-/// The latest readings of the counters of a replica's traffic.
+/// The latest readings of the traffic counters, from which rates are computed.
 ///
 /// Invariant: at most 17 readings, oldest first, at least 100 ms apart.
 #[derive(Debug, Clone, Default)]
@@ -69,7 +69,8 @@ impl Rates {
         }
         let Traffic { commands, bytes_in, bytes_out, .. } = *traffic;
         self.0.push_back(Reading { at: now, commands, bytes_in, bytes_out });
-        // An idle server takes fewer readings. Then old ones must not count for long.
+        // An idle server takes fewer readings. Old readings must not affect the rates for long
+        // then.
         let span = SAMPLE_INTERVAL * u32::try_from(INTERVALS_MAX).expect("it is small");
         let is_old = |reading: &Reading| now.since(reading.at) > span;
         while self.0.len() > 2
@@ -79,7 +80,7 @@ impl Rates {
         }
     }
 
-    /// Forgets all readings, because the counters were set to 0.
+    /// Discards all readings, because the counters were set to 0.
     pub fn reset(&mut self) {
         self.0.clear();
     }
@@ -114,13 +115,13 @@ mod tests {
             |commands| Traffic { commands, bytes_in: 10 * commands, ..Traffic::default() };
         assert_eq!(rates.per_second(), PerSecond::default());
         for tick in 0..100 {
-            // Only every second one is far enough from the last.
+            // Only every second reading is far enough from the last one that was taken.
             rates.sample(millis(50 * tick), &traffic(tick));
         }
         let PerSecond { commands, bytes_in, bytes_out } = rates.per_second();
         assert_eq!((commands.round(), bytes_in.round(), bytes_out.round()), (20.0, 200.0, 0.0));
         assert_eq!(rates.0.len(), INTERVALS_MAX + 1);
-        // Without traffic and with few readings the rates soon are 0.
+        // Without traffic, and with few readings, the rates soon fall to 0.
         for at in [5_500, 6_000, 6_500, 7_000] {
             rates.sample(millis(at), &traffic(99));
         }

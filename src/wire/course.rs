@@ -4,8 +4,8 @@
 //! only its addresses.
 //!
 //! Encoded messages are compact: no white space between tokens, and the last byte is `}`. Decoding
-//! accepts any JSON and distinguishes requests of clients, messages of peers, messages to ignore
-//! and errors. Neither encoding nor decoding builds a JSON tree.
+//! accepts any JSON and distinguishes requests from clients, messages from peers, messages to
+//! ignore, and errors. Neither encoding nor decoding builds a JSON tree.
 
 use std::fmt;
 

@@ -63,7 +63,7 @@ pub enum Datagram<'a> {
     Data(StreamId, Data<'a>),
     /// Acknowledges the data that the stream's receiver has received.
     Ack(StreamId, Ack),
-    /// Ends the stream: the other side has closed it, or does not know it.
+    /// Ends the stream: the other side has closed the stream, or does not know it.
     Reset(StreamId),
 }
 

@@ -62,8 +62,8 @@ const HEADER_BYTES: usize = 8;
 pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX + (1 << 20);
 /// Maximum length in bytes of the client address that a hello message contains.
 const ADDRESS_BYTES_MAX: usize = 256;
-/// Maximum number of starts of the sender that a hello message lists. A replica's folder records
-/// the same number.
+/// Maximum number of starts of the sender for which a hello message contains the random number that
+/// was drawn. A replica's folder records at most the same number of starts.
 pub const OPENINGS_MAX: usize = 4_096;
 /// Length in bytes of the fixed-length fields of a hello message, without members, starts and
 /// client address.
@@ -75,8 +75,8 @@ const FIRST_FRAME_BYTES_MAX: usize =
 /// Bit in the flags of a hello message: the sender is rejoining the cluster after losing its disk.
 const REJOINING: u8 = 1;
 
-/// The hello message, the first frame of a connection between replicas: identifies the sender, and
-/// says which frames follow.
+/// The hello message, the first frame of a connection between replicas. It identifies the sender,
+/// and says which kind of frames follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// Id of the cluster that the sender belongs to.
@@ -171,7 +171,7 @@ pub enum Frame {
     },
     /// The reply to [`Frame::AskReadIndex`].
     ReadIndex {
-        /// Number that the request contained.
+        /// The number in the request that this reply answers.
         ticket: u64,
         /// Read index: log index up to which entries must be applied before reads are served.
         /// `None` if the replying replica is not the leader.
@@ -207,7 +207,7 @@ pub enum FrameError {
         /// Maximum length of a frame at this point of the connection, in bytes.
         max: usize,
     },
-    /// The frame's checksum is wrong: it was damaged in transit.
+    /// The frame's checksum is wrong: the frame was damaged in transit.
     #[error(
         "frame from a peer is damaged: its checksum is {computed:08x}, not {stored:08x}; check \
          the network"

@@ -27,8 +27,8 @@ pub(crate) struct OutboundQueue {
 }
 
 impl OutboundQueue {
-    /// Returns the buffer at the end of the queue, so that the caller can append small pieces to
-    /// it.
+    /// Returns a mutable reference to the buffer at the end of the queue, to which the caller can
+    /// append small pieces.
     pub(crate) fn open(&mut self) -> &mut BytesMut {
         &mut self.open
     }
@@ -94,9 +94,9 @@ impl OutboundQueue {
         Ok(())
     }
 
-    /// Fast path of [`OutboundQueue::write_to`] for a queue that consists of small pieces only: one
-    /// write of the buffer, which is then reused. Returns true if bytes are left and another write
-    /// may succeed; false if all bytes were written or the write would block.
+    /// Fast path of [`OutboundQueue::write_to`] for a queue that consists of small pieces only: a
+    /// single write of the buffer, which is then reused. Returns true if bytes are left and another
+    /// write may succeed; false if all bytes were written or the write would block.
     fn write_open(&mut self, to: &mut impl Write) -> io::Result<bool> {
         if self.open.is_empty() {
             return Ok(false);

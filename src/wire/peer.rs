@@ -81,7 +81,7 @@ pub enum PeerError {
         /// Term of the message.
         term: Term,
     },
-    /// The message contains fewer bytes of a snapshot chunk than its header states.
+    /// The message contains fewer bytes of the snapshot chunk than its header states.
     #[error("peer message states a snapshot chunk of {claimed} bytes, but contains {bytes} bytes")]
     Chunk {
         /// Length of the chunk in bytes according to the header.

@@ -1,4 +1,4 @@
-//! `bowline cluster` in its own folder, on free ports, until the test ends.
+//! Runs `bowline cluster` in its own folder, on free ports, until the test ends.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -7,16 +7,16 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Number of replicas.
+/// Number of replicas in the cluster.
 const REPLICAS: u16 = 3;
-/// Distance of the peer ports from the client ports.
+/// Difference between a replica's peer port and its client port.
 const PEER_PORT_OFFSET: u16 = 1_000;
-/// Distance of the Sentinel ports from the client ports.
+/// Difference between a replica's Sentinel port and its client port.
 pub(crate) const SENTINEL_PORT_OFFSET: u16 = 2_000;
-/// Longest time for the cluster to start, also on a busy machine.
+/// Maximum time for the cluster to start, also on a busy machine.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A running cluster; stopped when dropped.
+/// A running cluster, which is stopped when dropped.
 pub(crate) struct Cluster {
     process: Child,
     port: u16,
@@ -24,7 +24,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster and waits until every replica serves.
+    /// Starts a cluster and waits until every replica serves requests.
     pub(crate) fn start() -> Cluster {
         let folder = tempfile::tempdir().expect("a folder for its data");
         let port = free_ports();
@@ -34,7 +34,7 @@ impl Cluster {
             .arg("--dir")
             .arg(folder.path().join("data"))
             // Long deadlines for each replica: an election on a busy machine, or a slow disk, must
-            // cost clients time and cause no errors.
+            // only delay replies, not cause errors.
             .envs([("BOWLINE_LEADER_WAIT_MS", "60000"), ("BOWLINE_COMMAND_DEADLINE_MS", "60000")])
             .stdout(Stdio::null())
             .spawn()
@@ -50,12 +50,12 @@ impl Cluster {
         cluster
     }
 
-    /// The client ports of the replicas.
+    /// Returns the client ports of the replicas.
     pub(crate) fn ports(&self) -> Vec<u16> {
         (self.port..self.port + REPLICAS).collect()
     }
 
-    /// The client ports as arguments of a command line.
+    /// Returns the client ports as command-line arguments.
     pub(crate) fn port_words(&self) -> Vec<String> {
         self.ports().iter().map(u16::to_string).collect()
     }
@@ -75,7 +75,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Whether the replica on this port can serve a request that goes through the log.
+/// Returns whether the replica on this port serves a write, which goes through the log.
 fn serves(port: u16) -> bool {
     let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
     let set = stream.set_read_timeout(Some(TIMEOUT));
@@ -85,13 +85,14 @@ fn serves(port: u16) -> bool {
         .is_ok_and(|()| reply == *b"+OK\r\n")
 }
 
-/// The next row of ports to try: tests run concurrently, each with a cluster of its own.
+/// Number of the next row of ports to try. Tests run concurrently, each with its own cluster.
 static NEXT_ROW: AtomicU16 = AtomicU16::new(0);
-/// Rows of ports for one process.
+/// Number of rows of ports for one test process.
 const ROWS: u16 = 16;
 
-/// The first of a row of free ports, for clients, peers and Sentinels. Below the range that the
-/// system gives to outgoing connections.
+/// Returns the first port of a free row: its client ports, and the peer and Sentinel ports that
+/// belong to them, are free. The ports are below the range that the system uses for outgoing
+/// connections.
 fn free_ports() -> u16 {
     let first = 12_000 + u16::try_from(std::process::id() % 300).expect("below 300") * 48;
     let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();

@@ -1,7 +1,7 @@
-//! A bank: clients transfer money concurrently, between keys by WATCH, MULTI and EXEC, and within
-//! one key by SET ... IFEQ. Each transfer leaves a journal entry, from which the order of all
-//! transfers can be read. Replayed in that order, they must give what clients read and the final
-//! balances.
+//! A bank as a consistency test: clients transfer money concurrently, between keys by WATCH, MULTI
+//! and EXEC, and within one key by SET ... IFEQ. Each transfer between keys leaves a journal entry,
+//! so that the order of these transfers is known. Replayed in that order, the transfers must give
+//! the balances that clients have read, and the final balances.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,23 +19,26 @@ const JOURNAL: &[u8] = b"journal";
 const PURSES: &[u8] = b"purses";
 const BREATH: Duration = Duration::from_millis(3);
 
-/// The transfers that clients attempted.
+/// The transfers that clients have attempted, and their outcomes.
 #[derive(Default)]
 pub(crate) struct Transfers {
-    /// Logical time: counts starts and ends of transfers, so that no two are equal.
+    /// Logical clock, which advances at each start and end of a transfer, so that no two of them
+    /// have the same time.
     moment: AtomicU64,
-    /// By name: the start of a transfer, and its end if it was acknowledged.
+    /// Transfers between keys, by name: logical time of the start and, if the transfer was
+    /// acknowledged, of the end.
     known: Mutex<BTreeMap<String, (u64, Option<u64>)>>,
-    /// For transfers within one key: the value before, by the value after.
+    /// Transfers within one key: for each value that a client tried to write, the value that it
+    /// replaces.
     before: Mutex<BTreeMap<String, String>>,
-    /// Acknowledged transfers within one key.
+    /// Values written by acknowledged transfers within one key.
     swapped: Mutex<BTreeSet<String>>,
     pub(crate) conflicts: AtomicU64,
     pub(crate) uncertain: AtomicU64,
     pub(crate) refused: AtomicU64,
 }
 
-/// The outcome of an attempt.
+/// The outcome of an attempted transfer.
 enum Fate {
     Done,
     Conflict,
@@ -47,7 +50,7 @@ fn account(number: u64) -> Vec<u8> {
     format!("account{number}").into_bytes()
 }
 
-/// Creates the accounts, before any client starts.
+/// Creates the accounts. Must be called before any client starts.
 pub(crate) fn open(address: SocketAddr) {
     let mut client = Client::connect(address).unwrap();
     for number in 0..ACCOUNTS {
@@ -71,7 +74,7 @@ fn read_purses(text: &str) -> Vec<i64> {
     text.split(' ').skip(1).map(|number| number.parse().unwrap()).collect()
 }
 
-/// The text of a bulk string; `None` for an error or a null reply.
+/// Returns the text of a bulk string reply; `None` for an error or a null reply.
 fn bulk(reply: &[u8]) -> Option<String> {
     if reply[0] != b'$' || reply == b"$-1\r\n" {
         return None;
@@ -109,7 +112,7 @@ impl Transfers {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Runs one client until `stop`. It reconnects when its replica is killed.
+    /// Runs one client until `stop` is set. The client reconnects when its replica is killed.
     pub(crate) fn run(&self, address: SocketAddr, name: &str, stop: &AtomicBool) {
         let mut number = 0;
         while !stop.load(Ordering::Relaxed) {
@@ -132,14 +135,15 @@ impl Transfers {
         }
     }
 
-    /// The accounts and the amount of a transfer.
+    /// Returns the two accounts and the amount of the transfer with this number.
     fn draw(number: u64) -> (u64, u64, i64) {
         let drawn = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
         let (from, amount) = (drawn % ACCOUNTS, i64::try_from(drawn / 64 % 9).unwrap() + 1);
         (from, (from + 1 + drawn / 8 % (ACCOUNTS - 1)) % ACCOUNTS, amount)
     }
 
-    /// A transfer between two keys. Commands that depend on no reply are sent together.
+    /// Attempts a transfer between two keys. Commands that do not depend on a reply are sent
+    /// together.
     fn transfer(&self, client: &mut Client, name: &str, number: u64) -> io::Result<()> {
         let (from, to, amount) = Transfers::draw(number);
         let (from_key, to_key) = (account(from), account(to));
@@ -180,7 +184,7 @@ impl Transfers {
         reply.map(drop)
     }
 
-    /// A transfer within one key.
+    /// Attempts a transfer within one key.
     fn swap(&self, client: &mut Client, name: &str, number: u64) -> io::Result<()> {
         let Some(old) = bulk(&client.call(&[b"GET", PURSES])?) else {
             self.count(&Fate::Refused);
@@ -201,7 +205,8 @@ impl Transfers {
         reply.map(drop)
     }
 
-    /// Reads all accounts at one moment, in two ways, and checks that the sum is constant.
+    /// Reads all accounts at one moment, in two ways (MGET and a transaction), and checks that the
+    /// sum is constant.
     fn look(client: &mut Client) -> io::Result<()> {
         let keys: Vec<Vec<u8>> = (0..ACCOUNTS).map(account).collect();
         let mut words: Vec<&[u8]> = vec![b"MGET"];
@@ -228,7 +233,7 @@ impl Transfers {
         Ok(())
     }
 
-    /// Acknowledged transfers of each kind so far.
+    /// Returns the numbers of acknowledged transfers so far: between keys, and within one key.
     pub(crate) fn acknowledged(&self) -> [usize; 2] {
         let known = self.known.lock().unwrap();
         let transfers = known.values().filter(|(_, end)| end.is_some()).count();
@@ -236,7 +241,7 @@ impl Transfers {
     }
 
     /// Compares the final state on each replica with the acknowledged transfers. All accounts are
-    /// read at one moment, since a transfer with an unknown outcome may still be applied.
+    /// read at one moment, because a transfer with an unknown outcome may still be applied.
     pub(crate) fn judge(&self, addresses: &[SocketAddr]) {
         let accounts: Vec<Vec<u8>> = (0..ACCOUNTS).map(account).collect();
         let mut words: Vec<&[u8]> = vec![b"MGET", JOURNAL, PURSES];
@@ -260,7 +265,8 @@ impl Transfers {
         }
     }
 
-    /// The balances of all accounts after the transfers in the journal.
+    /// Replays the transfers in the journal, checks them, and returns the resulting balances of all
+    /// accounts.
     fn judge_journal(&self, journal: &str) -> Vec<i64> {
         let known = self.known.lock().unwrap();
         let mut held = vec![START; usize::try_from(ACCOUNTS).unwrap()];
@@ -271,7 +277,7 @@ impl Transfers {
                 words[1..].iter().map(|number| number.parse().unwrap()).collect();
             let [from, from_held, to, to_held, amount] = numbers[..] else { panic!("{entry}") };
             let (from, to) = (usize::try_from(from).unwrap(), usize::try_from(to).unwrap());
-            // It read the state that the previous transfer left: no update was lost.
+            // The transfer has read the state that the previous transfer left: no update was lost.
             assert_eq!((held[from], held[to]), (from_held, to_held), "{entry} in {journal}");
             (held[from], held[to]) = (from_held - amount, to_held + amount);
             assert!(seen.insert(words[0]), "{entry} is there twice");

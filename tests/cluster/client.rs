@@ -5,10 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer than any deadline of the servers in these tests.
+/// Timeout of connections, reads and writes: longer than any deadline of the servers in these
+/// tests.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A connection to a server.
+/// A client connection to a server.
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
     input: Vec<u8>,
@@ -29,8 +30,8 @@ impl Client {
         self.reply()
     }
 
-    /// Repeats an idempotent command until it succeeds: while a leader is lost or a disk is slow,
-    /// requests may be refused.
+    /// Repeats an idempotent command until it succeeds, and returns the reply. Requests may be
+    /// refused after the loss of a leader or while a disk is slow.
     pub(crate) fn call_until_ok(&mut self, words: &[&[u8]]) -> Vec<u8> {
         let until = Instant::now() + TIMEOUT;
         loop {
@@ -50,7 +51,7 @@ impl Client {
         self.stream.write_all(bytes)
     }
 
-    /// The next complete reply.
+    /// Reads and returns the next complete reply.
     pub(crate) fn reply(&mut self) -> io::Result<Vec<u8>> {
         loop {
             if let Some(length) = reply_length(&self.input) {
@@ -76,7 +77,7 @@ pub(crate) fn command(words: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// Length of the first reply in `bytes`; `None` if it is incomplete.
+/// Returns the length of the first reply in `bytes`; `None` if the reply is incomplete.
 fn reply_length(bytes: &[u8]) -> Option<usize> {
     let line_end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
     let number = || -> i64 { std::str::from_utf8(&bytes[1..line_end]).unwrap().parse().unwrap() };

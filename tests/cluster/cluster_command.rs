@@ -14,10 +14,11 @@ use crate::client::Client;
 use crate::refusal;
 use crate::replicas::TIMEOUT;
 
-/// Environment variable for the rounds of damage and replacement, for each thread arrangement.
+/// Name of the environment variable that sets the number of rounds of damage and replacement, for
+/// each thread arrangement.
 const ROUNDS_VARIABLE: &str = "BOWLINE_REPLACE_ROUNDS";
 
-/// The first of a row of free ports for `bowline cluster`. Rows lie outside the range of
+/// Returns the first port of a free row for `bowline cluster`. Rows are outside the range of
 /// `free_port`, and do not overlap.
 fn free_row() -> u16 {
     static NEXT_ROW: AtomicU16 = AtomicU16::new(0);
@@ -31,27 +32,29 @@ fn free_row() -> u16 {
         .expect("six free ports")
 }
 
-/// A running `bowline cluster`; stopped when the test ends.
+/// A running `bowline cluster`, which is stopped when the test ends.
 struct Running(std::process::Child);
 
 impl Running {
-    /// The command in a folder, with a row of ports.
+    /// Returns the `bowline cluster` command for a folder and a row of ports that starts at `port`.
     fn command(folder: &Path, port: u16, flags: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
         command.args(["cluster", "--port", &port.to_string(), "--dir"]).arg(folder).args(flags);
-        // With the same long deadlines as replicas of other tests.
+        // The deadlines are as long as those of replicas in other tests.
         command
             .envs([("BOWLINE_LEADER_WAIT_MS", "60000"), ("BOWLINE_COMMAND_DEADLINE_MS", "60000")]);
         command.stdout(std::process::Stdio::piped());
         command
     }
 
-    /// Starts the cluster and waits for a leader. Returns the output so far.
+    /// Starts the cluster and waits for a leader. Returns the running cluster and its output so
+    /// far.
     fn start(folder: &Path, port: u16, flags: &[&str]) -> (Running, String) {
         Running::start_until(folder, port, flags, "is the leader")
     }
 
-    /// Starts the cluster and waits for a text in its output. Returns the output so far.
+    /// Starts the cluster and waits until its output contains the text `words`. Returns the running
+    /// cluster and its output so far.
     fn start_until(folder: &Path, port: u16, flags: &[&str], words: &str) -> (Running, String) {
         let mut command = Running::command(folder, port, flags);
         let mut running = Running(command.spawn().unwrap());
@@ -69,7 +72,7 @@ impl Running {
     /// Stops the cluster with Ctrl-C. Returns whether it exited with success.
     fn stop(&mut self) -> bool {
         let id = rustix::process::Pid::from_child(&self.0);
-        // An error means that it has exited already.
+        // An error means that it has already exited.
         let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
         self.0.wait().unwrap().success()
     }
@@ -117,7 +120,8 @@ fn address(port: u16, at: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port + at))
 }
 
-/// A field of INFO of a replica.
+/// Returns the value of an `INFO` field of the replica with index `at`, in the cluster whose first
+/// port is `port`.
 fn info(port: u16, at: u16, field: &str) -> Option<String> {
     let mut client = Client::connect(address(port, at)).ok()?;
     let text = String::from_utf8(client.call(&[b"INFO"]).ok()?).unwrap();
@@ -140,7 +144,7 @@ fn write(port: u16, at: u16, keys: std::ops::Range<usize>) {
     }
 }
 
-/// Waits until all three replicas have the same keys, then reads every key on each.
+/// Waits until all three replicas have the same keys, then reads every key on each replica.
 fn assert_equal_and_whole(port: u16, keys: usize) {
     let fields = ["raft_applied_index", "raft_state_digest"];
     let state = |at| fields.map(|field| info(port, at, field));
@@ -168,8 +172,8 @@ fn flip(path: &Path, bit: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Damages a replica's folder in one of several ways. Returns the text that the output must
-/// contain.
+/// Damages a replica's data folder in one of several ways, selected by `how`. Returns the text that
+/// the cluster's output must contain.
 fn damage(own: &Path, how: u64) -> String {
     match how % 4 {
         0 => {
@@ -235,7 +239,8 @@ fn replace_rounds(threads: &str) {
     assert!(dir.join("replica-2.broken-1").exists(), "the damaged folder was not kept");
 }
 
-/// Starts the cluster with a broken replica and writes. Returns the output.
+/// Starts the cluster with a broken replica, `id`, and writes through the other replicas. Returns
+/// the output of the cluster.
 fn running_beside(
     dir: &Path,
     port: u16,
@@ -273,7 +278,7 @@ fn bowline_cluster_command_reports_why_no_majority_started() {
     let folder = tempfile::tempdir().unwrap();
     let (dir, port) = (folder.path(), free_row());
     let (mut running, _) = Running::start(dir, port, &[]);
-    // A running replica is not replaced.
+    // A replica that is running is not replaced.
     let text = refusal(Running::command(dir, port, &["--replace", "2"]));
     assert!(text.contains("is running; stop the cluster first"), "{text}");
     assert!(running.stop());

@@ -1,5 +1,5 @@
-//! Replicas that exchange datagrams: over relays that lose some of them, under forged ones, and
-//! beside replicas that use TCP.
+//! Replicas that exchange datagrams: over relays that lose some of the datagrams, under attack by
+//! forged datagrams, and together with replicas that use TCP.
 
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -18,26 +18,26 @@ use crate::replicas::{Cluster, free_port};
 use crate::snapshots::info;
 use crate::{kill_rounds, resident_bytes};
 
-/// Environment variable for another number of forged datagrams.
+/// Name of the environment variable that sets another number of forged datagrams.
 const FORGED_VARIABLE: &str = "BOWLINE_FORGED_DATAGRAMS";
 const UDP: &[&str] = &["--peer-transport", "udp"];
 
-/// Relays between all pairs of replicas. Each loses datagrams in both directions.
+/// Relays between all pairs of replicas. Each relay loses datagrams in both directions.
 struct Relays {
-    /// By sender and receiver: the port to which the sender sends.
+    /// For each sender, then for each receiver: the port of the relay to which the sender sends.
     ports: Vec<Vec<u16>>,
-    /// Share of datagrams that are lost, in permille.
+    /// Share of datagrams that the relays lose, in permille.
     loss: Arc<AtomicU32>,
-    /// Some of the datagrams that went through.
+    /// The first datagrams that the relays forwarded, up to [`SEEN_MAX`].
     seen: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
-/// Passes TCP connections to this port on to `target`, without any loss.
+/// Forwards TCP connections from this port to `target`, without any loss.
 fn forward_tcp(port: u16, target: u16) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
     thread::spawn(move || {
         for from in listener.incoming().flatten() {
-            // Dropping the connection refuses it, as the replica that is down would.
+            // Dropping the connection refuses it, as a replica that is down would.
             let Ok(to) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)) else { continue };
             for (mut from, mut to) in
                 [(from.try_clone(), to.try_clone()), (to.try_clone(), from.try_clone())]
@@ -52,11 +52,12 @@ fn forward_tcp(port: u16, target: u16) {
     });
 }
 
-/// Number of datagrams that relays keep.
+/// Maximum number of forwarded datagrams that are recorded in `seen`.
 const SEEN_MAX: usize = 5_000;
 
 impl Relays {
-    /// Starts relays to replicas that listen on these ports. They end with the process.
+    /// Starts relays to replicas that listen on the ports `targets`. The relays run until the
+    /// process ends.
     fn new(targets: &[u16], loss: u32) -> Relays {
         let loss = Arc::new(AtomicU32::new(loss));
         let seen = Arc::<Mutex<Vec<Vec<u8>>>>::default();
@@ -76,7 +77,7 @@ impl Relays {
                     let mut rng = ChaCha8Rng::seed_from_u64(port.into());
                     let mut space = [0; 2_000];
                     loop {
-                        // An error is about a datagram sent before, to a replica that is down.
+                        // An error refers to an earlier datagram, sent to a replica that is down.
                         let Ok((count, address)) = from.recv_from(&mut space) else { continue };
                         if is_forward {
                             *sender.lock() = address;
@@ -101,12 +102,12 @@ impl Relays {
     }
 }
 
-/// Three replicas with relays between them.
+/// Starts three replicas with relays between them.
 fn between_relays(threads: &'static str, loss: u32) -> (Cluster, Relays) {
     many_between_relays(3, threads, loss)
 }
 
-/// `count` replicas with relays between them.
+/// Starts `count` replicas with relays between them.
 fn many_between_relays(count: usize, threads: &'static str, loss: u32) -> (Cluster, Relays) {
     let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
     let relays = Relays::new(&ports, loss);
@@ -134,7 +135,7 @@ fn writes_survive_kills_over_lossy_udp_with_seven_replicas() {
     kill_rounds(many_between_relays(7, "auto", 200).0, "seven replicas over datagrams");
 }
 
-/// Half of all datagrams are lost, and large values are written all the same.
+/// Half of all datagrams are lost, but large values are still written.
 #[test]
 fn large_values_replicate_at_50_percent_packet_loss() {
     let (cluster, relays) = between_relays("auto", 500);
@@ -164,8 +165,8 @@ fn large_values_replicate_at_50_percent_packet_loss() {
     assert_eq!(later, term, "no election\n{}", cluster.logs());
 }
 
-/// Random bytes, forged and replayed datagrams, from another address: no election, no lost write,
-/// no growing memory.
+/// Random, forged and replayed datagrams from another address cause no election and no lost write,
+/// and memory usage does not grow.
 #[test]
 fn forged_and_replayed_datagrams_are_ignored() {
     let rounds = std::env::var(FORGED_VARIABLE).ok().and_then(|text| text.parse().ok());
@@ -209,8 +210,8 @@ fn forged_and_replayed_datagrams_are_ignored() {
     }
 }
 
-/// Sends `rounds` forged datagrams to each target in turn, at most 50,000 a second. Returns how
-/// long that took.
+/// Sends `rounds` forged datagrams to the targets in turn, at most 50,000 per second in total.
+/// Returns how long the attack took.
 fn attack(rounds: u64, replayed: &[Vec<u8>], targets: [u16; 3]) -> Duration {
     let begin = Instant::now();
     let attacker = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -219,7 +220,7 @@ fn attack(rounds: u64, replayed: &[Vec<u8>], targets: [u16; 3]) -> Duration {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     for (round, target) in (0..rounds).zip(targets.into_iter().cycle()) {
         let mut bytes = Vec::new();
-        // The number of a stream that exists, and a cookie that is a guess.
+        // The number of an existing stream, with a guessed cookie.
         let known = ids[rng.random_range(0..ids.len())];
         let id = StreamId { cookie: rng.random(), ..known };
         match round / 3 % 6 {
@@ -248,7 +249,7 @@ fn attack(rounds: u64, replayed: &[Vec<u8>], targets: [u16; 3]) -> Duration {
     begin.elapsed()
 }
 
-/// The time within which 99 of 100 operations ended.
+/// Returns the 99th percentile of the durations.
 fn p99(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times[times.len() * 99 / 100]
@@ -265,8 +266,8 @@ fn id_of(bytes: &[u8]) -> Option<StreamId> {
     }
 }
 
-/// By default, small messages measure the loss. Where TCP is blocked, as by these relays, entries
-/// use datagrams too.
+/// By default, small messages measure the packet loss. Where TCP is blocked, as by these relays,
+/// entries are sent in datagrams too.
 #[test]
 fn log_entries_replicate_over_udp_where_tcp_is_blocked() {
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
@@ -280,7 +281,8 @@ fn log_entries_replicate_over_udp_where_tcp_is_blocked() {
     assert!(cluster.logs().contains("log entries to a peer switched"), "{}", cluster.logs());
 }
 
-/// By default, entries are datagrams from the time on at which packets begin to get lost.
+/// By default, entries are sent over TCP until packets begin to get lost, and in datagrams from
+/// then on.
 #[test]
 fn log_entries_switch_from_tcp_to_udp_under_packet_loss() {
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
@@ -310,7 +312,7 @@ fn log_entries_switch_from_tcp_to_udp_under_packet_loss() {
     (0..200).for_each(|_| increment(&mut client));
 }
 
-/// TCP to a replica that is down fails too, which says nothing about the network.
+/// When a replica is down, TCP connections to it fail, but this says nothing about the network.
 #[test]
 fn replica_restart_does_not_switch_log_entries_to_udp() {
     let mut cluster = Cluster::start(3, "auto");
@@ -319,7 +321,7 @@ fn replica_restart_does_not_switch_log_entries_to_udp() {
     thread::sleep(Duration::from_millis(500));
     cluster.restart();
     cluster.wait_until_all_serve();
-    // Longer than TCP must fail.
+    // Longer than the time for which TCP must fail before the transport changes.
     thread::sleep(Duration::from_secs(9));
     assert!(!cluster.logs().contains("log entries to a peer switched"), "{}", cluster.logs());
 }
@@ -338,7 +340,7 @@ fn default_transport_sends_log_entries_over_tcp_and_probes_udp() {
     assert!(!cluster.logs().contains("log entries to a peer switched"), "{}", cluster.logs());
 }
 
-/// The transport can be changed one replica at a time.
+/// The transport can be changed on one replica at a time.
 #[test]
 fn replicas_with_tcp_and_udp_transports_form_a_cluster() {
     let mut cluster = Cluster::start(3, "auto");

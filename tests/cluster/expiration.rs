@@ -1,10 +1,10 @@
 //! Expiration in real processes whose wall clocks are wrong or jump, across failovers and cold
 //! starts: a key is never read after it has expired, never missing before, and never comes back.
 //!
-//! Bounds: a reply is checked by the times at which its command was sent and it was received. A key
-//! must be missing for a read that was sent [`BOUND`] after its expiration, and must exist for a
-//! reply received [`BOUND`] before. Both are widened by the longest time for which the machine
-//! suspended a runnable thread.
+//! Bounds: a reply is checked by two times, when its command was sent and when it was received. A
+//! key must be missing for a read that was sent [`BOUND`] after the key's expiration, and must
+//! exist for a reply received [`BOUND`] before it. Both bounds are widened by the longest time for
+//! which the machine suspended a runnable thread.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -19,14 +19,15 @@ use crate::client::Client;
 use crate::load::StopAtEnd;
 use crate::replicas::{Cluster, TIMEOUT};
 
-/// Tolerance of a reply, apart from stalls of the machine.
+/// Maximum difference between a key's expiration and a reply that contradicts it, apart from stalls
+/// of the machine.
 const BOUND: Duration = Duration::from_millis(100);
-/// Failovers or clock jumps in a test, and the environment variable for more.
+/// Number of failovers or clock jumps in a test; an environment variable can set another number.
 const ROUNDS: usize = 3;
 const ROUNDS_VARIABLE: &str = "BOWLINE_EXPIRATION_ROUNDS";
-/// Pause between two of them.
+/// Pause between two failovers or clock jumps.
 const PAUSE: Duration = Duration::from_millis(700);
-/// How often an expired key is read again.
+/// Number of times that an expired key is read again.
 const LOOKS: usize = 6;
 const CLIENTS: usize = 4;
 const NIL: &[u8] = b"$-1\r\n";
@@ -35,9 +36,11 @@ fn rounds() -> usize {
     std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS)
 }
 
-/// Path of the library that shifts wall clocks. `None`, with a message, if it is not installed.
+/// Returns the path of the library that shifts wall clocks. Prints a message and returns `None` if
+/// it is not installed.
 fn faketime() -> Option<String> {
-    // It fails if a process that was killed has left shared memory named after the same process id.
+    // This fails if a process that was killed has left shared memory that is named after the same
+    // process id.
     let output = (0..5).find_map(|_| {
         let mut command = Command::new("faketime");
         command.args(["-m", "-f", "+0", "printenv", "LD_PRELOAD"]);
@@ -51,7 +54,7 @@ fn faketime() -> Option<String> {
     Some(String::from_utf8(output?.stdout).unwrap().trim().to_owned())
 }
 
-/// A cluster whose replicas' wall clocks are set by files.
+/// A cluster in which each replica's wall clock is shifted by the offset in a file.
 struct Clocks {
     cluster: Cluster,
     preload: String,
@@ -80,7 +83,7 @@ impl Clocks {
 
     /// Sets the offset of a replica's wall clock.
     fn set(&self, at: usize, offset: &str) {
-        // Renamed, so that a replica never reads half of it.
+        // Renamed, so that a replica never reads a partly written file.
         let new = self.file(at).with_extension("new");
         fs::write(&new, format!("{offset}\n")).unwrap();
         fs::rename(&new, self.file(at)).unwrap();
@@ -125,15 +128,15 @@ impl Clocks {
     }
 }
 
-/// A reply, and the times at which its command was sent and it was received.
+/// A reply, with the times at which its command was sent and the reply was received.
 struct Answer {
     sent: Instant,
     came: Instant,
     reply: Vec<u8>,
 }
 
-/// Sends a command to one replica after another until one executes it. The command must be
-/// idempotent, because it is repeated after an unknown outcome.
+/// Sends a command to one replica after another until one executes it, and returns the reply. The
+/// command must be idempotent, because it is repeated after an unknown outcome.
 fn ask(addresses: &[SocketAddr], from: usize, words: &[&[u8]]) -> Answer {
     let began = Instant::now();
     for turn in from.. {
@@ -151,20 +154,21 @@ fn ask(addresses: &[SocketAddr], from: usize, words: &[&[u8]]) -> Answer {
     unreachable!("the loop does not end")
 }
 
-/// Replies that contradict an expiration.
+/// State that all clients share: the replies that contradict the expiration of a key, the number of
+/// keys that have expired, and the longest stall of the machine.
 #[derive(Default)]
 struct Seen {
     stop: AtomicBool,
     expired: AtomicUsize,
-    /// The longest time for which a runnable thread was not run, in microseconds.
+    /// Longest time for which a runnable thread was not run, in microseconds.
     stall_micros: AtomicU64,
-    /// How much too late or too early a reply was, with a description.
+    /// Replies that showed a key after its expiration: by how much too late, and a description.
     late: Mutex<Vec<(Duration, String)>>,
     early: Mutex<Vec<(Duration, String)>>,
 }
 
 impl Seen {
-    /// Measures how long the machine keeps a thread from running.
+    /// Measures, until `stop` is set, how long the machine keeps a thread from running.
     fn watch_stalls(&self) {
         let step = Duration::from_millis(2);
         while !self.stop.load(Ordering::Relaxed) {
@@ -175,7 +179,8 @@ impl Seen {
         }
     }
 
-    /// Checks a reply about a key that expires between `earliest` and `latest`.
+    /// Records a reply about a key that expires between `earliest` and `latest` if the reply came
+    /// too early or too late.
     fn judge(&self, answer: &Answer, earliest: Instant, latest: Instant, what: &str) {
         if answer.reply == NIL {
             let early = earliest.saturating_duration_since(answer.came);
@@ -190,7 +195,7 @@ impl Seen {
         }
     }
 
-    /// Fails if a reply is beyond the tolerance.
+    /// Panics if a recorded reply was too early or too late by more than the tolerance.
     fn check(&self) {
         let stall = Duration::from_micros(self.stall_micros.load(Ordering::Relaxed));
         let bound = BOUND + stall * 2;
@@ -204,7 +209,8 @@ impl Seen {
         }
     }
 
-    /// Sets keys with a TTL, reads each until it is missing, and reads it again on every replica.
+    /// Sets keys with a TTL, reads each key until it is missing, and then reads it again on every
+    /// replica.
     fn set_and_look(&self, addresses: &[SocketAddr], name: usize) {
         for round in 0_usize.. {
             if self.stop.load(Ordering::Relaxed) {
@@ -269,7 +275,7 @@ impl Seen {
     }
 }
 
-/// The correct time since 1970.
+/// Returns the correct time since 1970.
 fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
 }
@@ -279,7 +285,7 @@ fn number(reply: &[u8]) -> i64 {
     text.trim_start_matches(':').trim().parse().unwrap_or_else(|_| panic!("{text} is no number"))
 }
 
-/// A replica's wall clock, in seconds since 1970.
+/// Returns a replica's wall clock, in seconds since 1970.
 fn wall_clock(address: SocketAddr) -> i64 {
     let reply = Client::connect(address).unwrap().call(&[b"TIME"]).unwrap();
     let text = String::from_utf8(reply).unwrap();
@@ -315,8 +321,8 @@ fn keys_expire_on_time_across_failovers_with_shared_stage_thread() {
     expirations_hold_across_failovers("fused");
 }
 
-/// Clock jumps of seconds to years, forward and back, of one clock and of all clocks, some
-/// momentary and some permanent.
+/// The wall clocks jump by seconds to years, forward and back: one clock or all clocks, some for a
+/// moment and some permanently.
 #[test]
 fn wall_clock_jumps_expire_no_key_early() {
     let Some(preload) = faketime() else { return };
@@ -334,7 +340,7 @@ fn wall_clock_jumps_expire_no_key_early() {
                 _ => clocks.set(leader, "+9y"),
             }
             thread::sleep(Duration::from_millis(300));
-            // Some offsets of the leader stay.
+            // Some offsets of the leader's clock stay.
             if round % 8 < 5 {
                 clocks.set_all("+0");
             }
@@ -382,7 +388,7 @@ fn expired_key_stays_hidden_after_restart_of_all_replicas() {
     }
 }
 
-/// A cluster that was bootstrapped with all clocks ahead is brought back to the correct time.
+/// A cluster that was bootstrapped while all clocks were ahead is set back to the correct time.
 #[test]
 fn clock_reset_command_moves_an_advanced_replicated_clock_back() {
     let Some(preload) = faketime() else { return };

@@ -1,6 +1,6 @@
-//! Real servers killed at each failpoint of taking a snapshot, of installing a leader's, and of
-//! compacting the log (`src/storage/failpoint.rs`): acknowledged writes are there after the
-//! restart.
+//! Kills real servers at each failpoint (`src/storage/failpoint.rs`) of taking a snapshot,
+//! installing a leader's snapshot, and compacting the log. Acknowledged writes must still be there
+//! after the restart.
 
 use std::os::unix::process::ExitStatusExt as _;
 
@@ -8,8 +8,8 @@ use super::{BULK_KEYS, OFTEN, bulk_key, bulk_value, info, read_bulk, said, write
 use crate::client::Client;
 use crate::replicas::Cluster;
 
-/// The failpoints of a replica that takes its own snapshots; with `:n` at the n-th arrival, when an
-/// earlier snapshot exists.
+/// The failpoints of a replica that takes its own snapshots. With `:n`, the replica is killed when
+/// it reaches the failpoint for the n-th time, when an earlier snapshot exists.
 const TAKING: &[&str] = &[
     "snapshot-own-created",
     "snapshot-own-created:2",
@@ -38,7 +38,7 @@ const TAKING_IN: &[&str] = &[
     "log-restarted-compacted",
 ];
 
-/// Starts a replica with a failpoint.
+/// Starts a replica that is to be killed at the failpoint `point`.
 fn start_to_end(cluster: &mut Cluster, at: usize, point: &str) {
     let mut command = cluster.command(at);
     command.env("BOWLINE_FAILPOINT", point).stdin(std::process::Stdio::piped());
@@ -52,7 +52,7 @@ fn assert_ended(cluster: &mut Cluster, at: usize, point: &str) {
     assert_eq!(end.signal(), Some(9), "{point}: it ended with {end}\n{}", cluster.logs());
 }
 
-/// A cluster of one: an acknowledged write is on its disk or nowhere.
+/// A cluster of one replica: an acknowledged write is on this replica's disk or lost.
 #[test]
 fn kill_at_each_step_of_a_snapshot_loses_no_acknowledged_write() {
     let mut cluster = Cluster::start_with(1, "auto", OFTEN);
@@ -95,14 +95,14 @@ fn kill_at_each_step_of_a_snapshot_loses_no_acknowledged_write() {
                 cluster.logs()
             );
         }
-        // Written again, so that the next round knows the state.
+        // Written again, so that the state is known to the next round.
         write_bulk(&mut client, written..written + 1);
         written += 1;
     }
     assert!(written > 10 * TAKING.len(), "only {written} writes were acknowledged");
 }
 
-/// A follower that lacks compacted entries, so that the leader sends a snapshot.
+/// The follower lacks compacted entries, so the leader sends it a snapshot.
 #[test]
 fn follower_recovers_from_kill_at_each_snapshot_install_step() {
     let mut cluster = Cluster::start_with(3, "auto", OFTEN);
@@ -114,7 +114,7 @@ fn follower_recovers_from_kill_at_each_snapshot_install_step() {
         let reached = info(cluster.address(away), "raft_last_index").unwrap();
         cluster.kill(away);
         let mut client = Client::connect(cluster.address(leader)).unwrap();
-        // Both other replicas, since on a busy machine either may lead by then.
+        // Both other replicas, because on a busy machine either may be the leader by then.
         let living = [leader, (leader + 2) % 3].map(|at| cluster.address(at));
         cluster.wait_for("logs that begin behind what the follower has", || {
             write_bulk(&mut client, written..written + BULK_KEYS);

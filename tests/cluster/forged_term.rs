@@ -7,8 +7,8 @@ use bowline::types::{NodeId, Term};
 use super::client::Client;
 use super::replicas::Cluster;
 
-/// The last term that earlier versions accepted from a peer; no replica could be elected in the
-/// next one.
+/// Highest term that earlier versions accepted from a peer. In the term after it, no replica could
+/// be elected.
 const FORGED: Term = Term((1 << 62) - 1);
 
 #[test]

@@ -1,5 +1,6 @@
-//! `INFO` of a server process beside that of a real Redis: the same fields, or a known reason why
-//! one is missing; equal counts after the same commands; and no field that never changes.
+//! Compares `INFO` of a server process with that of a real Redis: the same fields, or a known
+//! reason why a field is missing; equal counts after the same commands; and no field that never
+//! changes.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -9,8 +10,8 @@ use crate::client::Client;
 use crate::reference::Reference;
 use crate::replicas::Cluster;
 
-/// Fields of Redis 7.0 that are missing here. They describe features that this server does not
-/// have, or it has no source for them.
+/// Fields of Redis 7.0 that are missing here, with the reason. They describe features that this
+/// server does not have, or this server has no source for them.
 const MISSING: &[(&str, &[&str])] = &[
     (
         "the build and the event loop of Redis",
@@ -175,8 +176,8 @@ const CONSTANT: &[&str] = &[
     "aof_enabled",
     "maxmemory_clients",
     "disk_reserve_bytes",
-    // True, since there are no blocking commands, no eviction, and no clients before the end of
-    // loading.
+    // Constant and true, because there are no blocking commands, no eviction, and no clients before
+    // the data is loaded.
     "blocked_clients",
     "evicted_keys",
     "loading",
@@ -187,14 +188,14 @@ const CONSTANT: &[&str] = &[
     "aof_current_rewrite_time_sec",
     "disk_refused_writes",
     "disk_stalls",
-    // Depends on what else uses the disk, and may be the same again.
+    // Depends on other users of the disk, and may have the same value again.
     "disk_free_bytes",
 ];
 
-/// The sections that dashboards show as numbers over time.
+/// The sections whose numbers dashboards show over time.
 const WATCHED: [&str; 6] = ["Clients", "Memory", "Persistence", "Stats", "CPU", "Keyspace"];
 
-/// Field names and values, by section.
+/// The fields of `INFO`: for each section, the names and values.
 type Info = BTreeMap<String, BTreeMap<String, String>>;
 
 fn parse(text: &str) -> Info {
@@ -218,13 +219,13 @@ fn info(client: &mut Client) -> Info {
     parse(&String::from_utf8(client.call(&[b"INFO", b"everything"]).unwrap()).unwrap())
 }
 
-/// All fields of all sections.
+/// Returns the fields of all sections.
 fn all(info: &Info) -> BTreeMap<&str, &str> {
     info.values().flatten().map(|(name, value)| (&**name, &**value)).collect()
 }
 
-/// The kind of a value: a number with or without a fraction, a percentage, a size such as `1.50K`,
-/// pairs, or text.
+/// Returns the kind of a value: a number with or without a fraction, a percentage, a size such as
+/// `1.50K`, pairs, or text.
 fn kind(value: &str) -> &'static str {
     let is_number = |text: &str| text.parse::<f64>().is_ok();
     let stem = |unit: &[char]| value.strip_suffix(unit).is_some_and(is_number);
@@ -243,13 +244,13 @@ fn kind(value: &str) -> &'static str {
     }
 }
 
-/// The value of a key among pairs such as `calls=1,usec=5`.
+/// Returns the value of `key` in a list of pairs such as `calls=1,usec=5`.
 fn part<'i>(value: &'i str, key: &str) -> &'i str {
     let mut pairs = value.split(',').filter_map(|pair| pair.split_once('='));
     pairs.find(|(name, _)| *name == key).unwrap_or_else(|| panic!("no {key} in {value}")).1
 }
 
-/// Commands with hits, misses, errors of several kinds, rejections, and a transaction.
+/// Commands that cause hits, misses, errors of several kinds, and rejections, and a transaction.
 const COMMANDS: &[&str] = &[
     "CONFIG RESETSTAT",
     "SET string v",
@@ -290,13 +291,13 @@ fn words(line: &str) -> Vec<&[u8]> {
     line.split(' ').map(str::as_bytes).collect()
 }
 
-/// Runs `COMMANDS` and then `INFO` on a Redis.
+/// Runs [`COMMANDS`] and then `INFO` on a real Redis.
 fn info_of_redis(reference: &Reference) -> Info {
     let mut stream: UnixStream = reference.connect();
     for line in COMMANDS {
         stream.write_all(format!("{line}\r\n").as_bytes()).unwrap();
     }
-    // By then it has removed the key that expires at once.
+    // Meanwhile, Redis has removed the key that expires at once.
     std::thread::sleep(std::time::Duration::from_millis(500));
     stream.write_all(b"INFO everything\r\nQUIT\r\n").unwrap();
     let mut text = Vec::new();
@@ -304,7 +305,7 @@ fn info_of_redis(reference: &Reference) -> Info {
     parse(&String::from_utf8_lossy(&text))
 }
 
-/// Bug: many fields were missing or constant.
+/// Regression test: many fields used to be missing or constant.
 #[test]
 fn info_has_the_fields_of_redis_with_plausible_values() {
     let Some(reference) = Reference::start() else { return };
@@ -370,7 +371,7 @@ fn info_has_the_fields_of_redis_with_plausible_values() {
     plausible(&ours);
 }
 
-/// Relations between fields that must hold.
+/// Checks relations between fields that must hold.
 fn plausible(info: &Info) {
     let fields = all(info);
     let number = |name: &str| -> f64 { fields[name].parse().unwrap() };
@@ -385,14 +386,15 @@ fn plausible(info: &Info) {
     assert!(!fields["os"].is_empty() && fields["executable"].ends_with("bowline"));
 }
 
-/// Reads the fields like an exporter for dashboards: while the server works, each number changes.
+/// Reads the fields as an exporter for dashboards does: while the server works, each number
+/// changes.
 #[test]
 fn info_fields_used_by_dashboards_change_under_load() {
     let cluster = Cluster::start(1, "fused");
     cluster.wait_until_all_serve();
     let address = cluster.address(0);
     let mut client = Client::connect(address).unwrap();
-    // As text: a change of any digit counts.
+    // Compared as text: a change of any digit counts.
     let numbers = |info: &Info| -> BTreeMap<String, String> {
         let sections = WATCHED.iter().filter_map(|section| info.get(*section)).flatten();
         let mut numbers = BTreeMap::new();
@@ -427,7 +429,7 @@ fn info_fields_used_by_dashboards_change_under_load() {
         client.call(&[b"GET", b"large"]).unwrap();
         client.call(&[b"GET", b"missing"]).unwrap();
         client.call(&[b"GET"]).unwrap();
-        // More than all clients may use, in a command that never ends.
+        // A command that is longer than all clients together may use, and never ends.
         let mut greedy = Client::connect(address).unwrap();
         let _ = greedy.send(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$30000000\r\n");
         let _ = greedy.send(&vec![b'v'; 20 << 20]);

@@ -3,9 +3,9 @@
 use crate::client::{Client, command};
 use crate::replicas::Cluster;
 
-/// Rounds for each thread arrangement.
+/// Number of rounds for each thread arrangement.
 const ROUNDS: usize = 4;
-/// Reads that wait for the leader when it resumes.
+/// Number of reads that are waiting for the leader when it resumes.
 const READS: usize = 100;
 
 fn resumed_leader_serves_no_stale_read(threads: &'static str) {
@@ -18,7 +18,7 @@ fn resumed_leader_serves_no_stale_read(threads: &'static str) {
         let new = format!("new {round}");
         assert_eq!(there.call(&[b"SET", b"k", old.as_bytes()]).unwrap(), b"+OK\r\n");
         let bulk = |value: &str| format!("${}\r\n{value}\r\n", value.len()).into_bytes();
-        // The leader must use its lease, or a stale reply could not occur.
+        // The leader must use its lease, otherwise no stale reply could occur.
         let lease_reads = || cluster.info::<u64>(leader, "raft_lease_reads");
         let before = lease_reads();
         cluster.wait_for("a read under the lease", || {
@@ -32,7 +32,8 @@ fn resumed_leader_serves_no_stale_read(threads: &'static str) {
             let reply = elsewhere.call(&[b"SET", b"k", new.as_bytes()]).unwrap();
             (reply == b"+OK\r\n").then_some(())
         });
-        // The requests wait in its socket and are the first thing that it reads when it resumes.
+        // The requests wait in the leader's socket and are the first input that it reads when it
+        // resumes.
         there.send(&command(&[b"GET", b"k"]).repeat(READS)).unwrap();
         cluster.resume(leader);
         // Every read is answered: the deposed leader asks the new one, and waits for it.

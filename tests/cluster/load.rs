@@ -12,16 +12,16 @@ use bytes::Bytes;
 
 use crate::client::{Client, command};
 
-/// Keys that all clients share in one round. Each round has new ones, because unknown outcomes make
-/// the search for a linearization expensive.
+/// Number of keys that all clients share in one round. Each round has new keys, because unknown
+/// outcomes make the search for a linearization expensive.
 const SHARED_KEYS: u64 = 12;
-/// Commands sent before the first reply is read.
+/// Number of steps whose commands a client sends before it reads the first reply.
 const PIPELINE: u64 = 8;
 /// Pause between pipelines, so that the history of a round stays small enough to be checked.
 const BREATH: Duration = Duration::from_millis(4);
 
-/// Stops the clients when dropped, also when the test fails: otherwise it would wait for them
-/// forever.
+/// Sets the clients' stop flag when dropped. This also happens when the test fails: otherwise, the
+/// test would wait for the clients forever.
 pub(crate) struct StopAtEnd<'s>(pub(crate) &'s AtomicBool);
 
 impl Drop for StopAtEnd<'_> {
@@ -30,7 +30,7 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
-/// The history of all rounds.
+/// The history of all rounds, and the counts of replies to writes.
 #[derive(Default)]
 pub(crate) struct Notes {
     history: Mutex<History>,
@@ -39,15 +39,16 @@ pub(crate) struct Notes {
     pub(crate) refused: AtomicU64,
 }
 
-/// A command of a pipeline, and the reply that it must get.
+/// A command in a pipeline, and how its reply is checked.
 enum Sent {
-    /// Checked with all other operations on its key.
+    /// A command on a shared key. The history checks it against all other operations on the key.
     Shared(OperationId, Call),
-    /// A write to a key that no other client writes.
+    /// A write to a key that no other client writes. The reply must be `OK`.
     Own(u64),
-    /// Must return the latest write, or an older one of the same client if that was not applied.
+    /// A read of the client's own key. It must return the client's latest write, or an older one if
+    /// the later writes may not have been applied.
     ReadOwn,
-    /// Must return exactly these bytes.
+    /// An `ECHO`, which must return exactly these bytes.
     Echo(Vec<u8>),
 }
 
@@ -65,8 +66,8 @@ fn shared_key(round: u64, number: u64) -> Bytes {
     Bytes::from(format!("round{round}:key{}", number % SHARED_KEYS))
 }
 
-/// Runs one client until `stop`. It always uses the same replica, and reconnects when that was
-/// killed. Panics at an impossible reply.
+/// Runs one client until `stop` is set. The client always uses the same replica, and reconnects
+/// when that replica was killed. Panics at an impossible reply.
 pub(crate) fn run(address: SocketAddr, name: u64, round: u64, notes: &Notes, stop: &AtomicBool) {
     let own_key = format!("own{name}:round{round}").into_bytes();
     // For the client's own key: the newest value certainly applied, and the newest possibly
@@ -142,7 +143,8 @@ fn judge(sent: Sent, reply: &[u8], sure: &mut u64, possible: u64, notes: &Notes)
     }
     match sent {
         Sent::Shared(id, _) if refused => notes.history().refuse(id),
-        // It may have been applied, or may still be: the history assumes so until it has a reply.
+        // The write may have been applied, or may still be applied later: the history assumes so
+        // until it has a reply.
         Sent::Shared(_, Call::Put(_)) if uncertain => {}
         Sent::Shared(id, Call::Put(_)) => {
             assert_eq!(shown(), "+OK\r\n", "in answer to a SET");
@@ -168,7 +170,7 @@ fn judge(sent: Sent, reply: &[u8], sure: &mut u64, possible: u64, notes: &Notes)
     }
 }
 
-/// The contents of a bulk string.
+/// Returns the contents of a bulk string reply; `None` for a null reply.
 fn bulk(reply: &[u8]) -> Option<Bytes> {
     assert_eq!(reply[0], b'$', "{} is no bulk string", String::from_utf8_lossy(reply));
     if reply == b"$-1\r\n" {
@@ -178,7 +180,8 @@ fn bulk(reply: &[u8]) -> Option<Bytes> {
     Some(Bytes::copy_from_slice(&reply[start..reply.len() - 2]))
 }
 
-/// Reads all keys of a round on every replica, as the last operations of its history.
+/// Reads all shared keys of a round on every replica, as the last operations in the round's
+/// history.
 pub(crate) fn read_all(addresses: &[SocketAddr], round: u64, notes: &Notes) {
     for address in addresses {
         let mut client = Client::connect(*address).unwrap();
@@ -191,8 +194,9 @@ pub(crate) fn read_all(addresses: &[SocketAddr], round: u64, notes: &Notes) {
     }
 }
 
-/// The replicas, of `count`, that a round kills: as many as may fail including the leader, as many
-/// followers, a majority including the leader, or all.
+/// Returns the indexes of the replicas that a round kills, in a cluster of `count` replicas. In
+/// turn: the leader and as many followers as may fail with it; as many followers as may fail; a
+/// majority that includes the leader; all replicas.
 pub(crate) fn victims(round: u64, leader: usize, count: usize) -> Vec<usize> {
     let failures = (count - 1) / 2;
     let from_leader =

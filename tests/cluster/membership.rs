@@ -1,6 +1,6 @@
-//! Durable membership: replicas started with other `--peers`, with exchanged folders, bootstrapped
-//! with other members or under a new id. All of that is refused by name, and no acknowledged write
-//! is lost.
+//! Durable membership: replicas are started with other `--peers` or with exchanged folders, or are
+//! bootstrapped with other members or under a new id. All of these starts are refused with the
+//! reason, and no acknowledged write is lost.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,10 +10,10 @@ use crate::client::Client;
 use crate::refusal;
 use crate::replicas::Cluster;
 
-/// Environment variable for more rounds of wrong flags.
+/// Name of the environment variable that sets another number of rounds with wrong flags.
 const ROUNDS_VARIABLE: &str = "BOWLINE_MEMBERS_ROUNDS";
 
-/// All files of a folder, except those that no start depends on.
+/// Returns the names and contents of all files in a folder.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let files = fs::read_dir(folder).unwrap().map(|file| {
         let file = file.unwrap();
@@ -43,7 +43,7 @@ fn assert_holds(cluster: &Cluster, count: usize) {
     }
 }
 
-/// Asserts that a write at this replica finds no majority.
+/// Asserts that a write at this replica is not applied, because there is no majority.
 #[track_caller]
 fn assert_serves_no_write(cluster: &Cluster, at: usize) {
     let mut client =
@@ -132,7 +132,7 @@ fn replicas_with_different_member_lists_refuse_each_other() {
     assert_holds(&cluster, 20);
 }
 
-/// Also while the replica to be replaced leads, and when it comes back later.
+/// The replica to be replaced is the leader. It comes back when its replacement has been refused.
 #[test]
 fn replacement_replica_with_a_new_id_is_refused_by_members() {
     let mut cluster = Cluster::start_hasty(3, "auto", &[]);
@@ -140,7 +140,7 @@ fn replacement_replica_with_a_new_id_is_refused_by_members() {
     write(&cluster, 1, 0..10);
     let leader = cluster.leader();
     cluster.kill(leader);
-    // Replica 4 in its place, at its ports.
+    // Replica 4 takes its place, at the same ports.
     let peers: Vec<String> = (0..3)
         .map(|at| {
             let id = if at == leader { 4 } else { at + 1 };

@@ -1,6 +1,6 @@
 //! Real servers whose connections to one another are delayed, cut and healed, and whose processes
-//! are suspended: which replica must lead, which must not, what clients are told, and that memory
-//! stays bounded. No acknowledged write is lost, and none is applied twice.
+//! are suspended. The tests check which replica must lead and which must not, what replies clients
+//! get, and that memory stays bounded. No acknowledged write is lost, and none is applied twice.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,19 +15,21 @@ use crate::proxies::{Flow, Wires};
 use crate::replicas::Cluster;
 use crate::resident_bytes;
 
-/// Duration of the load before an event, and after it is over.
+/// Duration of the load before an event, and after the event is over.
 const LOAD: Duration = Duration::from_millis(300);
-/// Longer than a write waits for its outcome: every waiting client must have a reply by then.
+/// Duration of a partition that is longer than a write waits for its outcome: every waiting client
+/// must have a reply by then.
 const LONG_CUT: Duration = Duration::from_millis(4_500);
-/// Longer than an election timeout and than the check-quorum window.
+/// Duration of a partition that is longer than an election timeout and the check-quorum window.
 const CUT: Duration = Duration::from_millis(2_500);
-/// Without an election in this time, the earlier events cause none.
+/// If no election occurs within this time, the earlier events cause none.
 const CALM: Duration = Duration::from_millis(1_500);
-/// Most memory of a replica beside its log: bytes held for clients, 64 MiB, and for peers, and what
-/// the allocator keeps.
+/// Maximum growth of a replica's memory, apart from its log: bytes held for clients (64 MiB) and
+/// for peers, and free memory that the allocator keeps.
 const MEMORY_MAX: u64 = 448 << 20;
 
-/// Each load has its own keys, since it may read only its own values.
+/// Number of the next load. Each load has its own keys, because a client may read only its own
+/// values.
 static ROUND: AtomicU64 = AtomicU64::new(0);
 
 /// Runs `test` while clients write and read on all replicas, then checks their history.
@@ -54,8 +56,8 @@ fn under_load(cluster: &Cluster, test: impl FnOnce()) {
     }
 }
 
-/// Asserts that `test` succeeds without an election. A busy machine may cause one too, but not in
-/// every attempt.
+/// Asserts that `test` succeeds without an election. It is repeated, because a busy machine may
+/// cause an election too, but not in every attempt.
 fn is_calm(cluster: &Cluster, mut test: impl FnMut()) {
     let calm = (0..10).any(|_| {
         let before = (cluster.leader(), cluster.term());
@@ -66,18 +68,18 @@ fn is_calm(cluster: &Cluster, mut test: impl FnMut()) {
     assert!(calm, "an election each time\n{}", cluster.logs());
 }
 
-/// Asserts that the term stays after everything is healed.
+/// Asserts that the term no longer changes after everything is healed.
 fn stays_calm(cluster: &Cluster) {
     cluster.wait_until_all_serve();
     is_calm(cluster, || thread::sleep(CALM));
 }
 
-/// Clients that send large writes without waiting for replies, as much as the server accepts.
+/// Clients that send large writes without waiting for replies, as fast as the server accepts them.
 struct Flood {
     threads: Vec<(thread::JoinHandle<()>, thread::JoinHandle<[u64; 2]>)>,
 }
 
-/// Number of clients, writes of each, and bytes of a value.
+/// Number of clients, number of writes per client, and length of a value in bytes.
 const FLOOD: (usize, usize, usize) = (3, 512, 64 << 10);
 
 impl Flood {
@@ -109,7 +111,8 @@ impl Flood {
         Flood { threads: threads.collect() }
     }
 
-    /// Waits until each write has its reply. Returns the numbers of applied and of other writes.
+    /// Waits until each write has its reply. Returns the number of applied writes and the number of
+    /// other writes.
     fn end(self) -> [u64; 2] {
         let mut sum = [0, 0];
         for (sending, hearing) in self.threads {
@@ -121,7 +124,7 @@ impl Flood {
     }
 }
 
-/// Asserts that a replica's memory has grown by no more than its log and [`MEMORY_MAX`].
+/// Asserts that a replica's memory has grown by at most [`MEMORY_MAX`] plus the size of its log.
 fn is_bounded(cluster: &Cluster, at: usize, before: Option<u64>) {
     let (clients, writes, bytes) = FLOOD;
     let log = (clients * writes * bytes) as u64;
@@ -135,7 +138,7 @@ fn shown(reply: &[u8]) -> String {
     String::from_utf8_lossy(reply).into_owned()
 }
 
-/// Waits until one of the others leads, and a write through each of them is applied.
+/// Waits until a write through each replica other than `but` is applied.
 fn others_serve(cluster: &Cluster, but: usize) {
     for at in (0..3).filter(|at| *at != but) {
         cluster.wait_for("a write without it", || {
@@ -166,7 +169,7 @@ fn cut_off_leader(threads: &'static str, flow: Flow) {
         let reply = shown(&waiting.call(&[b"SET", b"cut", b"off"]).unwrap());
         assert!(reply.starts_with("-CLUSTERDOWN "), "it has stepped down: {reply}");
         wires.set_around(leader, Flow::Open);
-        // All held requests have their replies, so the replica serves again.
+        // All held requests have their replies, so the replica serves clients again.
         let [_, refused] = flood.end();
         assert!(refused > 0, "a leader that is cut off did all that it was asked");
         cluster.wait_for("a write through the old leader", || {
@@ -221,7 +224,7 @@ fn partitioned_follower_causes_no_election_and_catches_up() {
     }
 }
 
-/// Waits until a replica has applied everything that the leader has committed by now.
+/// Waits until the replica `at` has applied everything that the leader has committed by now.
 fn caught_up(cluster: &Cluster, at: usize) {
     let committed: u64 = cluster.info(cluster.leader(), "raft_commit_index");
     cluster.wait_for("a follower that catches up", || {
@@ -229,9 +232,9 @@ fn caught_up(cluster: &Cluster, at: usize) {
     });
 }
 
-/// Increments a counter through one replica, many times per pipeline, until `stop`. Returns the
-/// least and the greatest possible value, and asserts that the replies are possible. Some
-/// increments succeed however slow the disk is.
+/// Increments a counter through one replica, with pipelined commands, until `stop` is set and at
+/// least one increment has succeeded. Asserts that the replies are possible. Returns the least and
+/// the greatest possible value of the counter.
 fn count(address: SocketAddr, stop: &AtomicBool) -> (u64, u64) {
     const PIPELINE: usize = 16;
     let (mut last, mut done, mut unknown, mut skipped) = (0, 0, 0, 0);
@@ -250,7 +253,7 @@ fn count(address: SocketAddr, stop: &AtomicBool) -> (u64, u64) {
                 let value: u64 = reply.trim_start_matches(':').trim_end().parse().unwrap();
                 let most = last + 1 + skipped;
                 assert!(value > last && value <= most, "{value} after {last}, {most} at most");
-                // Those before it may still be applied.
+                // The increments before this one may still be applied.
                 skipped -= value - last - 1;
                 (last, done) = (value, done + 1);
             }
@@ -274,7 +277,7 @@ fn writes_forwarded_over_flapping_links_are_applied_once() {
                 wires.set_from(follower, flow);
                 thread::sleep(Duration::from_millis(30 + round * 3));
             }
-            // In one round the leader changes too, unless it is the counter's own replica by now.
+            // In one round the leader changes too, unless it is the replica that the counter uses.
             let leader = (round == 15).then(|| cluster.leader()).filter(|at| *at != follower);
             if let Some(leader) = leader {
                 cluster.kill(leader);
@@ -292,10 +295,10 @@ fn writes_forwarded_over_flapping_links_are_applied_once() {
     assert!(least > 0 && (least..=most).contains(&value), "{least} to {most}: {value}");
 }
 
-/// A write is delayed on its way to a leader that is deposed; another leader applies it, and only
-/// then it arrives at the first one, which leads again. False if the counter's own
-/// replica became the leader in between, or there was no leader for long: then nothing was in
-/// flight any more.
+/// Delays a write on its way to the leader, which is then deposed. Another leader applies the
+/// write, and only then does the delayed copy reach the first leader, which leads again. Returns
+/// false if the case did not occur: the replica that the client uses became the leader in between,
+/// or there was no leader for long, so that nothing was in flight any more.
 fn stuck_write(cluster: &mut Cluster, wires: &Wires, key: &[u8]) -> bool {
     cluster.wait_until_all_serve();
     let old = cluster.leader();
@@ -354,8 +357,8 @@ fn stuck_write(cluster: &mut Cluster, wires: &Wires, key: &[u8]) -> bool {
 #[test]
 fn delayed_forwarded_write_is_not_applied_twice() {
     let (mut cluster, wires) = Cluster::start_wired(3, "auto");
-    // Every second time, and more often on a busy machine, the counter's own replica wins the
-    // election.
+    // Every second time, and more often on a busy machine, the replica that the client uses wins
+    // the election.
     let bites =
         (0..40).any(|n| stuck_write(&mut cluster, &wires, format!("counter{n}").as_bytes()));
     assert!(bites, "no write was stuck as it should be\n{}", cluster.logs());
@@ -412,7 +415,7 @@ fn maximum_size_values_cause_no_election() {
                     let key = format!("small{at}");
                     while !stop.load(Ordering::Relaxed) {
                         // Applied, or refused because too much is in flight: both are right. An
-                        // election is not; the check follows below.
+                        // election is not; it is checked below.
                         let reply = shown(&client.call(&[b"SET", key.as_bytes(), b"1"]).unwrap());
                         let words = ["+OK", "-TRYAGAIN ", "-UNCERTAIN ", "-CLUSTERDOWN "];
                         assert!(words.iter().any(|word| reply.starts_with(word)), "{reply}");

@@ -13,29 +13,30 @@ use bowline::wire::frame::{Decoder, Frame, Lane};
 
 use crate::replicas::{Cluster, free_port};
 
-/// Longest time until a change of a proxy takes effect.
+/// Maximum time until a change of a proxy takes effect.
 const STEP: Duration = Duration::from_millis(5);
 
-/// What a proxy does with the bytes of one direction.
+/// What a proxy does with the bytes that it receives, in one direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Flow {
-    /// Forwards them.
+    /// Forwards all bytes.
     Open,
-    /// Delays them, like a network that has stopped delivering.
+    /// Delays all bytes, like a network that has stopped delivering.
     Held,
-    /// Delays those of forwarded writes and entries only.
+    /// Delays only bulk data: forwarded writes and log entries.
     BulkHeld,
-    /// Closes the connections, and new ones too.
+    /// Closes the connections, and any new ones.
     Cut,
 }
 
-/// The current [`Flow`], as a number.
+/// The current [`Flow`] of a proxy, as a number.
 type Switch = Arc<AtomicU8>;
 
 /// The proxies between all pairs of replicas.
 pub(crate) struct Wires {
-    /// By sender and receiver: the port to connect to, and the switch.
+    /// For each sender, then for each receiver: the port of the proxy, and the switch that controls
+    /// it.
     wires: Vec<Vec<(u16, Switch)>>,
 }
 
@@ -55,27 +56,27 @@ impl Wires {
         Wires { wires: (0..ports.len()).map(from).collect() }
     }
 
-    /// The port at which `from` reaches `to`.
+    /// Returns the port of the proxy through which `from` reaches `to`.
     pub(crate) fn port(&self, from: usize, to: usize) -> u16 {
         self.wires[from][to].0
     }
 
-    /// Sets one direction.
+    /// Sets the flow from one replica to another.
     pub(crate) fn set(&self, from: usize, to: usize, flow: Flow) {
         self.wires[from][to].1.store(flow as u8, Ordering::Relaxed);
     }
 
-    /// Sets everything that a replica receives.
+    /// Sets the flow of everything that a replica receives.
     pub(crate) fn set_to(&self, to: usize, flow: Flow) {
         (0..self.wires.len()).for_each(|from| self.set(from, to, flow));
     }
 
-    /// Sets everything that a replica sends.
+    /// Sets the flow of everything that a replica sends.
     pub(crate) fn set_from(&self, from: usize, flow: Flow) {
         (0..self.wires.len()).for_each(|to| self.set(from, to, flow));
     }
 
-    /// Sets both directions of a replica.
+    /// Sets the flow in both directions between a replica and all others.
     pub(crate) fn set_around(&self, at: usize, flow: Flow) {
         self.set_to(at, flow);
         self.set_from(at, flow);
@@ -83,7 +84,7 @@ impl Wires {
 }
 
 impl Cluster {
-    /// Starts `count` replicas on empty folders, with proxies between them.
+    /// Starts `count` replicas with empty folders and with proxies between them.
     pub(crate) fn start_wired(count: usize, threads: &'static str) -> (Cluster, Wires) {
         let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let wires = Wires::new(&ports);
@@ -102,7 +103,8 @@ fn accept(listener: &TcpListener, target: u16, switch: &Switch) {
     }
 }
 
-/// Waits until bytes of this lane, or of a lane not known yet, may pass. False if they never will.
+/// Waits until bytes of this lane (`None`: not known yet) may pass. Returns false if the connection
+/// must be closed instead.
 fn may_pass(switch: &Switch, lane: Option<Lane>) -> bool {
     loop {
         let now = switch.load(Ordering::Relaxed);
@@ -126,7 +128,7 @@ fn carry(mut from: TcpStream, target: SocketAddr, switch: &Switch) -> std::io::R
     to.set_nodelay(true)?;
     let (from_end, mut to_end) = (from.try_clone()?, to.try_clone()?);
     thread::spawn(move || {
-        // The receiver sends nothing: this returns when it has closed the connection.
+        // The receiver sends nothing: this returns when the receiver has closed the connection.
         let _ = to_end.read(&mut [0]);
         let _ = from_end.shutdown(Shutdown::Both);
         let _ = to_end.shutdown(Shutdown::Both);
@@ -150,7 +152,8 @@ fn carry(mut from: TcpStream, target: SocketAddr, switch: &Switch) -> std::io::R
                 lane = Some(hello.lane);
             }
         }
-        // Read a moment before the delay was switched on: these bytes wait too.
+        // The bytes may have been read just before the delay was switched on: then they must wait
+        // too.
         if !may_pass(switch, lane) || to.write_all(&space[..count]).is_err() {
             break;
         }

@@ -7,7 +7,8 @@ use std::time::Instant;
 use crate::client::Client;
 use crate::replicas::{Cluster, TIMEOUT};
 
-/// A message as a subscriber receives it: the elements of an array of bulk strings.
+/// Returns the elements of an array of bulk strings, which is the form of a message to a
+/// subscriber.
 fn words(reply: &[u8]) -> Vec<String> {
     let lines = reply.split(|byte| *byte == b'\n').skip(1);
     let texts = lines.filter(|line| !line.is_empty() && !line.starts_with(b"$"));
@@ -24,7 +25,7 @@ fn listen(cluster: &Cluster, at: usize, words: &[&[u8]]) -> Client {
     client
 }
 
-/// The payloads of the next `count` messages, in order.
+/// Returns the payloads of the next `count` messages, in order.
 fn receive(client: &mut Client, count: usize) -> io::Result<Vec<String>> {
     (0..count).map(|_| Ok(words(&client.reply()?).pop().unwrap_or_default())).collect()
 }
@@ -80,8 +81,8 @@ fn subscribers_get_equal_messages(threads: &'static str) {
     }
 }
 
-/// Reads leader changes from `watcher` until the leader is the one that the replica names: a busy
-/// machine may elect more than one.
+/// Reads leader changes from `watcher` until the reported leader is the one that the replica `at`
+/// names: a busy machine may elect more than one.
 fn follow(cluster: &Cluster, at: usize, watcher: &mut Client, leader: usize) {
     let mut named = cluster.ports[leader].to_string();
     let mut received = false;
@@ -105,7 +106,7 @@ fn follow(cluster: &Cluster, at: usize, watcher: &mut Client, leader: usize) {
     }
 }
 
-/// The port of the leader, from a Sentinel query to a replica.
+/// Returns the port of the leader, according to a Sentinel query to a replica.
 fn master(cluster: &Cluster, at: usize) -> Option<String> {
     let mut client = Client::connect(cluster.address(at)).unwrap();
     let ask: &[&[u8]] = &[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", b"mymaster"];
@@ -122,7 +123,7 @@ fn subscribers_get_messages_in_one_order_with_shared_stage_thread() {
     subscribers_get_equal_messages("fused");
 }
 
-/// Keyspace notifications, expirations included, reach subscribers on every replica.
+/// Keyspace notifications, including those of expirations, reach subscribers on every replica.
 #[test]
 fn key_expirations_are_notified_on_every_replica() {
     let cluster = Cluster::start(3, "auto");
@@ -145,7 +146,7 @@ fn key_expirations_are_notified_on_every_replica() {
     assert_eq!(client.call(&[b"GET", b"k"]).unwrap(), b"$-1\r\n");
 }
 
-/// A subscriber that does not read is disconnected, at no cost to other clients.
+/// A subscriber that does not read its messages is disconnected, without affecting other clients.
 #[test]
 fn pubsub_subscriber_that_does_not_read_is_disconnected() {
     let cluster = Cluster::start(1, "auto");
@@ -162,8 +163,8 @@ fn pubsub_subscriber_that_does_not_read_is_disconnected() {
     assert_eq!(client.call(&[b"PUBLISH", b"news", b"again"]).unwrap(), b":0\r\n");
 }
 
-/// CLIENT REPLY OFF and SKIP suppress replies of all kinds of commands on each replica, and no
-/// others.
+/// CLIENT REPLY OFF and SKIP suppress the replies to commands of all kinds, on each replica, and no
+/// other replies.
 #[test]
 fn client_reply_off_and_skip_suppress_replies() {
     let cluster = Cluster::start(3, "auto");
@@ -180,7 +181,8 @@ fn client_reply_off_and_skip_suppress_replies() {
     }
 }
 
-/// Increments a counter without replies. Returns its value; all other replies must arrive.
+/// Increments a counter with suppressed replies, and returns the counter's value. All other replies
+/// must arrive.
 fn mostly_silent(cluster: &Cluster, at: usize) -> Vec<u8> {
     let mut client = Client::connect(cluster.address(at)).unwrap();
     let lines = "CLIENT REPLY OFF\r\nSET a 1\r\nINCR a\r\nGET a\r\nNONESUCH\r\nPING\r\n\

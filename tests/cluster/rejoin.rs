@@ -1,5 +1,6 @@
-//! A replica that lost its folder comes back empty under its id with `--rejoin`: single servers, as
-//! on separate machines. `cluster_command.rs` has the same for `bowline cluster`.
+//! A replica that lost its folder comes back under its id with an empty folder, with `--rejoin`.
+//! The servers run singly, as on separate machines; `cluster_command.rs` has the same test for
+//! `bowline cluster`.
 
 use std::fs;
 
@@ -7,7 +8,7 @@ use crate::client::Client;
 use crate::refusal;
 use crate::replicas::Cluster;
 
-/// Environment variable for more rounds of loss.
+/// Name of the environment variable that sets another number of disk losses.
 const ROUNDS_VARIABLE: &str = "BOWLINE_REJOIN_ROUNDS";
 
 fn rejoin_rounds(threads: &'static str) {
@@ -43,7 +44,8 @@ fn rejoin_rounds(threads: &'static str) {
         cluster.wait_for("the end of the rejoin", || {
             cluster.log(lost)[before..].contains("rejoined: this replica is").then_some(())
         });
-        // A full member: it forms a majority with either of the others, also after a restart.
+        // The replica is a full member: it forms a majority with either of the others, also after a
+        // restart.
         cluster.kill(lost);
         let mut command = cluster.command(lost);
         command.arg("--rejoin");

@@ -12,14 +12,14 @@ use tempfile::TempDir;
 
 use crate::client::Client;
 
-/// Longest time for anything that must happen. Far more than needed, so that no test fails on a
-/// slow machine.
+/// Maximum time for anything that must happen. It is far more than needed, so that no test fails on
+/// a slow machine.
 pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Below the range of ports that systems give to outgoing connections.
+/// Next port to try, below the range of ports that systems use for outgoing connections.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 
-/// A free port of this machine.
+/// Returns a free port of this machine.
 pub(crate) fn free_port() -> u16 {
     loop {
         let own = u16::try_from(std::process::id() % 1_500).expect("below 1,500") * 12;
@@ -30,34 +30,36 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// Long deadlines: an election or a slow disk delays a reply and causes no error.
+/// Flags with long deadlines, so that an election or a slow disk delays a reply but causes no
+/// error.
 const PATIENT: &[&str] = &["--leader-wait-ms", "60000", "--command-deadline-ms", "60000"];
 
-/// Otherwise derived from the list of peers, which differs between replicas behind proxies.
+/// The `--cluster` option of all replicas. Its default is derived from the list of peers, which
+/// differs between replicas behind proxies.
 pub(crate) const CLUSTER: &str = "000000000000000000000000feedbee5";
 
-/// Replicas with the ids 1 to n.
+/// A cluster of replica processes with the ids 1 to n.
 pub(crate) struct Cluster {
     pub(crate) folder: TempDir,
     pub(crate) ports: Vec<u16>,
-    /// The `--peers` of each replica.
+    /// The option `--peers` of each replica.
     peers: Vec<String>,
     peer_ports: Vec<u16>,
     threads: &'static str,
     flags: &'static [&'static str],
-    /// Flags for the deadlines of requests, if they are not the defaults.
+    /// Flags for the deadlines of requests; empty for the default deadlines.
     deadlines: &'static [&'static str],
     children: Vec<Option<Child>>,
 }
 
 impl Cluster {
-    /// Starts `count` replicas on empty folders, with long deadlines: on a busy machine a leader
+    /// Starts `count` replicas with empty folders and long deadlines: on a busy machine, a leader
     /// may be lost and another one elected without an error for clients.
     pub(crate) fn start(count: usize, threads: &'static str) -> Cluster {
         Cluster::start_with(count, threads, &[])
     }
 
-    /// The same with more flags.
+    /// Like [`Cluster::start`], with additional flags.
     pub(crate) fn start_with(
         count: usize,
         threads: &'static str,
@@ -86,8 +88,8 @@ impl Cluster {
         Cluster::new(peer_ports, threads, flags, deadlines, |_, to| found[to])
     }
 
-    /// Starts replicas with the default deadlines; `port` returns the port at which one replica
-    /// reaches another.
+    /// Starts replicas with the default deadlines. `port(from, to)` returns the port at which one
+    /// replica reaches another.
     pub(crate) fn start_between(
         peer_ports: Vec<u16>,
         threads: &'static str,
@@ -124,22 +126,22 @@ impl Cluster {
         cluster
     }
 
-    /// The folder of a replica.
+    /// Returns the path of a replica's data folder.
     pub(crate) fn replica_folder(&self, at: usize) -> PathBuf {
         self.folder.path().join(format!("replica-{}", at + 1))
     }
 
-    /// The command that starts a replica, for tests that change it.
+    /// Returns the command that starts a replica, for tests that change it.
     pub(crate) fn command(&self, at: usize) -> Command {
         self.command_at(at, self.ports[at], self.peer_ports[at])
     }
 
-    /// The same with other ports.
+    /// Returns the command that starts a replica with other ports.
     pub(crate) fn command_at(&self, at: usize, port: u16, peer_port: u16) -> Command {
         self.command_with(at, port, peer_port, &self.peers[at])
     }
 
-    /// The command that starts a replica with only these replicas in `--peers`.
+    /// Returns the command that starts a replica with only the replicas `named` in `--peers`.
     pub(crate) fn command_naming(&self, at: usize, named: &[usize]) -> Command {
         let all: Vec<&str> = self.peers[at].split(',').collect();
         let named: Vec<&str> = named.iter().map(|place| all[*place]).collect();
@@ -174,7 +176,7 @@ impl Cluster {
         self.children[at] = Some(command.stderr(log).spawn().unwrap());
     }
 
-    /// Starts a replica with a command of the test.
+    /// Starts a replica with the given command.
     pub(crate) fn start_as(&mut self, at: usize, mut command: Command) {
         let path = self.folder.path().join(format!("replica-{}.log", at + 1));
         let log = File::options().create(true).append(true).open(path).unwrap();
@@ -182,7 +184,7 @@ impl Cluster {
         self.children[at] = Some(command.stderr(log).spawn().unwrap());
     }
 
-    /// Waits until a replica's process exits by itself.
+    /// Waits until a replica's process exits by itself, and returns its exit status.
     pub(crate) fn end_of(&mut self, at: usize) -> ExitStatus {
         let mut child = self.children[at].take().expect("it was started");
         let step = Duration::from_millis(20);
@@ -200,12 +202,12 @@ impl Cluster {
         }
     }
 
-    /// The peer port of a replica.
+    /// Returns the peer port of a replica.
     pub(crate) fn peer_port(&self, at: usize) -> u16 {
         self.peer_ports[at]
     }
 
-    /// Runs a command that must exit by itself.
+    /// Runs a command that must exit by itself, and returns its output.
     pub(crate) fn run_to_end(mut command: Command) -> Output {
         command.stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -230,7 +232,7 @@ impl Cluster {
         }
     }
 
-    /// Starts the replicas that do not run.
+    /// Starts all replicas that are not running.
     pub(crate) fn restart(&mut self) {
         for at in 0..self.children.len() {
             if self.children[at].is_none() {
@@ -239,12 +241,12 @@ impl Cluster {
         }
     }
 
-    /// The process id of a running replica.
+    /// Returns the process id of a running replica.
     pub(crate) fn process(&self, at: usize) -> u32 {
         self.children[at].as_ref().expect("it runs").id()
     }
 
-    /// Starts replicas with a limit of file descriptors.
+    /// Starts replicas with a limit on open file descriptors.
     pub(crate) fn start_short_of_files(count: usize, files: u16) -> Cluster {
         let mut cluster = Cluster::start(count, "auto");
         cluster.wait_until_all_serve();
@@ -264,7 +266,7 @@ impl Cluster {
         cluster
     }
 
-    /// Whether a replica's process still runs.
+    /// Returns whether a replica's process is still running.
     pub(crate) fn runs(&mut self, at: usize) -> bool {
         self.children[at].as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
@@ -273,13 +275,13 @@ impl Cluster {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports[at]))
     }
 
-    /// Waits until a replica reports that it leads.
+    /// Waits until a replica reports that it is the leader, and returns the replica's index.
     pub(crate) fn leader(&self) -> usize {
         let all: Vec<usize> = (0..self.ports.len()).collect();
         self.wait_for("a leader", || self.leader_of(&all))
     }
 
-    /// The replica among `some` that reports that it leads, if any.
+    /// Returns a replica in `some` that reports that it is the leader; `None` if there is none.
     pub(crate) fn leader_of(&self, some: &[usize]) -> Option<usize> {
         let leads = |at: &usize| {
             let reply = Client::connect(self.address(*at)).and_then(|mut c| c.call(&[b"ROLE"]));
@@ -288,18 +290,19 @@ impl Cluster {
         some.iter().copied().find(leads)
     }
 
-    /// Another replica that reports that it leads, if any.
+    /// Returns a replica other than `at` that reports that it is the leader; `None` if there is
+    /// none.
     pub(crate) fn leader_but(&self, at: usize) -> Option<usize> {
         let others: Vec<usize> = (0..self.ports.len()).filter(|other| *other != at).collect();
         self.leader_of(&others)
     }
 
-    /// The highest term of any replica.
+    /// Returns the highest term of any replica.
     pub(crate) fn term(&self) -> u64 {
         (0..self.ports.len()).map(|at| self.info::<u64>(at, "raft_term")).max().unwrap_or(0)
     }
 
-    /// A field of a replica's INFO.
+    /// Returns the value of a field of a replica's `INFO`.
     pub(crate) fn info<T: std::str::FromStr>(&self, at: usize, field: &str) -> T {
         self.wait_for(field, || {
             let mut client = Client::connect(self.address(at)).ok()?;
@@ -309,7 +312,7 @@ impl Cluster {
         })
     }
 
-    /// Suspends a replica's process: its sockets stay open.
+    /// Suspends a replica's process. Its sockets stay open.
     pub(crate) fn pause(&self, at: usize) {
         self.signal(at, rustix::process::Signal::STOP);
     }
@@ -348,13 +351,13 @@ impl Cluster {
         }
     }
 
-    /// The output of a replica.
+    /// Returns the output of a replica.
     pub(crate) fn log(&self, at: usize) -> String {
         let path = self.folder.path().join(format!("replica-{}.log", at + 1));
         std::fs::read_to_string(path).unwrap_or_default()
     }
 
-    /// The end of the output of all replicas, for a failing test.
+    /// Returns the end of the output of all replicas, for the message of a failed test.
     pub(crate) fn logs(&self) -> String {
         let read = |at: usize| {
             let text = self.log(at);

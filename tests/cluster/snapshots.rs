@@ -1,5 +1,5 @@
 //! Real servers that take snapshots all the time: their folders stay small, acknowledged writes
-//! survive kills, and a follower that was away for long catches up by a snapshot.
+//! survive kills, and a follower that was away for a long time catches up by a snapshot.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 #[path = "failpoints.rs"]
@@ -19,30 +19,30 @@ use crate::client::{Client, command};
 use crate::load::{self, Notes, StopAtEnd};
 use crate::replicas::Cluster;
 
-/// So small that every test sees many log compactions.
+/// Flags that make the replicas take snapshots so often that every test sees many log compactions.
 const OFTEN: &[&str] = &["--snapshot-log-bytes", "64kb"];
-/// Rounds of kills in each test, and the environment variable for more.
+/// Number of kill rounds in each test; an environment variable can set another number.
 const ROUNDS: u64 = 4;
 const ROUNDS_VARIABLE: &str = "BOWLINE_SNAPSHOT_ROUNDS";
-/// Duration of the load before a kill, between the kill and the restart, and after.
+/// Duration of the load before a kill, between the kill and the restart, and after the restart.
 const LOAD: Duration = Duration::from_millis(300);
-/// Keys of the bulk of the data, and the bytes of a value.
+/// Number of keys for the bulk of the data, and length of each value in bytes.
 const BULK_KEYS: usize = 64;
 const BULK_BYTES: usize = 16 << 10;
-/// Smallest size of a segment of the log.
+/// Minimum size of a segment of the log.
 const SEGMENT_BYTES: u64 = 8 << 20;
 
 fn bulk_key(number: usize) -> Vec<u8> {
     format!("bulk:{}", number % BULK_KEYS).into_bytes()
 }
 
-/// A value that contains the number of its write.
+/// Returns a value that contains the number of its write.
 fn bulk_value(number: usize) -> Vec<u8> {
     format!("{number:08}").into_bytes().repeat(BULK_BYTES / 8)
 }
 
-/// Sends pipelined writes until all are acknowledged. During a leader change, writes that later
-/// ones overtook are refused, which means that they were not applied.
+/// Sends pipelined writes until all of them are acknowledged. During a leader change, writes that
+/// were overtaken by later ones are refused, which means that they were not applied.
 fn send_until_done(client: &mut Client, mut writes: Vec<Vec<u8>>) {
     while !writes.is_empty() {
         client.send(&writes.concat()).unwrap();
@@ -55,7 +55,7 @@ fn send_until_done(client: &mut Client, mut writes: Vec<Vec<u8>>) {
     }
 }
 
-/// Writes the bulk values of these numbers, a few at a time. All must be acknowledged.
+/// Writes the bulk values with these numbers, a few at a time. All must be acknowledged.
 fn write_bulk(client: &mut Client, numbers: std::ops::Range<usize>) {
     let set = |number| command(&[b"SET", &bulk_key(number), &bulk_value(number)]);
     for start in numbers.clone().step_by(16) {
@@ -63,7 +63,7 @@ fn write_bulk(client: &mut Client, numbers: std::ops::Range<usize>) {
     }
 }
 
-/// Asserts that a replica returns for each key the last of `written` bulk values.
+/// Asserts that, for each key, a replica returns the last of the first `written` bulk values.
 fn read_bulk(address: SocketAddr, written: usize) {
     let mut client = Client::connect(address).unwrap();
     for number in written.saturating_sub(BULK_KEYS)..written {
@@ -74,7 +74,7 @@ fn read_bulk(address: SocketAddr, written: usize) {
     }
 }
 
-/// Numbers from one `INFO` reply.
+/// Returns numbers from a single `INFO` reply.
 fn infos<const N: usize>(address: SocketAddr, fields: [&str; N]) -> Option<[u64; N]> {
     let reply = Client::connect(address).ok()?.call(&[b"INFO"]).ok()?;
     let text = String::from_utf8(reply).unwrap();
@@ -84,12 +84,12 @@ fn infos<const N: usize>(address: SocketAddr, fields: [&str; N]) -> Option<[u64;
     }))
 }
 
-/// One number from `INFO`.
+/// Returns a number from `INFO`.
 pub(crate) fn info(address: SocketAddr, field: &str) -> Option<u64> {
     infos(address, [field]).map(|[number]| number)
 }
 
-/// How often this text occurs in the replicas' logs.
+/// Returns how often the text `words` occurs in the logs of the replicas.
 fn said(cluster: &Cluster, words: &str) -> usize {
     let log = |at: usize| {
         let path = cluster.folder.path().join(format!("replica-{}.log", at + 1));
@@ -98,7 +98,7 @@ fn said(cluster: &Cluster, words: &str) -> usize {
     (0..3).map(log).sum()
 }
 
-/// Names and sizes of the files in a replica's folder, without the reserve.
+/// Returns the names and sizes of the files in a replica's folder, without the disk reserve.
 fn files(cluster: &Cluster, at: usize) -> Vec<(String, u64)> {
     let (mut files, mut seen) = (Vec::new(), Vec::new());
     for file in fs::read_dir(cluster.replica_folder(at)).unwrap() {
@@ -106,7 +106,7 @@ fn files(cluster: &Cluster, at: usize) -> Vec<(String, u64)> {
         if file.file_name() == bowline::storage::RESERVE_FILE {
             continue;
         }
-        // It may have been deleted or renamed since.
+        // The file may have been deleted or renamed since.
         if let Ok(about) = file.metadata()
             && !seen.contains(&about.ino())
         {
@@ -159,7 +159,8 @@ fn compacted_data_folder_stays_small_and_restores_all_data() {
     }
 }
 
-/// The largest size of each replica's folder until `stop`, and the number of measurements.
+/// Measures the folders of all replicas until `stop` is set. Returns the maximum size of each
+/// folder in bytes, and the number of measurements.
 fn most_bytes(cluster: &Cluster, stop: &AtomicBool) -> ([u64; 3], usize) {
     let (mut most, mut count) = ([0; 3], 0);
     while !stop.load(Ordering::Relaxed) {
@@ -172,8 +173,9 @@ fn most_bytes(cluster: &Cluster, stop: &AtomicBool) -> ([u64; 3], usize) {
     (most, count)
 }
 
-/// The bound of `src/runtime/stages/snapshot_scheduler.rs`: two snapshots, and a log that snapshots
-/// keep up with, however fast clients write.
+/// Checks the bound in `src/runtime/stages/snapshot_scheduler.rs`: a folder contains at most two
+/// snapshots, and a log that grows no further than snapshots keep up with, however fast clients
+/// write.
 #[test]
 fn data_folder_size_is_bounded_under_fast_writes() {
     const KEYS: usize = 512;
@@ -215,7 +217,8 @@ fn data_folder_size_is_bounded_under_fast_writes() {
     assert!(count > 100, "the files were counted {count} times");
     assert!(most.iter().all(|most| *most > snapshot), "{most:?}");
     for (at, most) in most.iter().enumerate() {
-        // A replica that lags so far that it gets the leader's snapshot keeps its own until then.
+        // A replica that lags so far that it receives the leader's snapshot keeps its own until
+        // then.
         let receives = cluster.log(at).contains("receiving the leader's snapshot");
         let bound = bound + if receives { snapshot } else { 0 };
         assert!(*most <= bound, "replica {}: {most} above {bound}\n{}", at + 1, cluster.logs());
@@ -227,7 +230,7 @@ fn data_folder_size_is_bounded_under_fast_writes() {
     assert!((3 * fewest..=3 * most).contains(&taken), "{taken} snapshots\n{}", cluster.logs());
 }
 
-/// `CONFIG SET` changes the growth of the log after which this one replica takes a snapshot.
+/// On one replica, `CONFIG SET` changes the log growth after which this replica takes a snapshot.
 #[test]
 fn config_set_changes_log_growth_before_the_next_snapshot() {
     let cluster = Cluster::start(3, "auto");
@@ -278,8 +281,8 @@ fn bgsave_and_save_commands_take_a_snapshot() {
     assert_eq!(client.call(&[b"GET", b"k"]).unwrap(), b"$1\r\nv\r\n");
 }
 
-/// Suspends a follower until the leader has compacted the entries that it lacks, and resumes it.
-/// Returns whether there was no election.
+/// Suspends a follower until the leader has compacted the entries that the follower lacks, and
+/// resumes it. Returns whether there was no election meanwhile.
 fn stop_and_continue(cluster: &Cluster, written: &mut usize) -> bool {
     let leader = cluster.leader();
     let away = (leader + 1) % 3;
@@ -329,7 +332,7 @@ fn lagging_follower_catches_up_by_snapshot_with_shared_stage_thread() {
     comes_back("fused");
 }
 
-/// Writes large values until `stop`, so that logs are compacted; ignores the outcomes.
+/// Writes large values until `stop` is set, so that logs are compacted. Ignores the outcomes.
 fn fill(address: SocketAddr, stop: &AtomicBool) {
     let value = vec![b'x'; BULK_BYTES];
     while !stop.load(Ordering::Relaxed) {
@@ -370,8 +373,8 @@ fn kill_rounds(threads: &'static str) {
                 cluster.kill(*victim);
             }
             if round % 4 == 0 {
-                // Until every other log lacks the next entries of the killed replica, whichever
-                // leads when it restarts.
+                // This goes on until the next entries of the killed replica are missing in every
+                // other log, whichever replica leads when it restarts.
                 for living in [1, 2].map(|next| addresses[(victims[0] + next) % 3]) {
                     cluster.wait_for("a log that was cut", || {
                         info(living, "raft_first_index").filter(|first| *first > reached + 1_000)

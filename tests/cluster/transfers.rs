@@ -1,6 +1,6 @@
 //! Guarantees beyond single keys, with servers that are killed and partitioned: transfers lose no
-//! money, and a command sent through ONCE is applied once, however often it is sent. Duplicates of
-//! plain commands that are resent are counted and printed.
+//! money, and a command sent with ONCE is applied once, however often it is sent. The tests also
+//! count and print duplicates of plain commands that are sent again.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,23 +14,24 @@ use crate::proxies::{Flow, Wires};
 use crate::replicas::{Cluster, free_port};
 use crate::{LOAD, ROUNDS_VARIABLE};
 
-/// Four kinds of kills and three kinds of partitions.
+/// Number of fault rounds: four kinds of kills and three kinds of partitions.
 const ROUNDS: u64 = 7;
-/// Small enough that restarted replicas have snapshots, and are sent some.
+/// Flags that make snapshots so frequent that restarted replicas have their own, and receive some
+/// from the leader.
 const FLAGS: &[&str] = &["--snapshot-log-bytes", "65536"];
-/// Longer than a write waits for its outcome.
+/// Duration of a partition that is longer than a write waits for its outcome.
 const CUT: Duration = Duration::from_millis(2_500);
 
-/// Counts of clients that resend until they get a reply.
+/// Counts of the requests of clients that resend them until they get a reply.
 #[derive(Default)]
 struct Counts {
-    /// Requests that got a reply in the end.
+    /// Number of requests that got a reply in the end.
     answered: AtomicU64,
-    /// Attempts after the first.
+    /// Number of attempts, not counting the first attempt for each request.
     again: AtomicU64,
 }
 
-/// A client that sends to one replica after another until it gets a reply.
+/// A client that sends a request to one replica after another until it gets a reply.
 struct RetryingClient<'c> {
     addresses: &'c [SocketAddr],
     at: usize,
@@ -39,7 +40,7 @@ struct RetryingClient<'c> {
 }
 
 impl RetryingClient<'_> {
-    /// The reply to a request, sent as often as necessary.
+    /// Sends a request as often as necessary, and returns the reply.
     fn ask(&mut self, words: &[&[u8]]) -> Vec<u8> {
         loop {
             if let Some(client) = &mut self.client
@@ -65,8 +66,8 @@ fn number(reply: &[u8]) -> u64 {
     digits.trim_end().parse().unwrap()
 }
 
-/// Increments a counter in a session until `stop`, and now and then resends as if the reply was
-/// lost. Returns the number of increments.
+/// Increments a counter with ONCE, in a client session, until `stop` is set. Resends some requests
+/// after their reply, as if the reply had been lost. Returns the number of increments.
 fn count_once(mut client: RetryingClient<'_>, stop: &AtomicBool) -> u64 {
     let session = number(&client.ask(&[b"ONCE", b"OPEN"])).to_string();
     let mut sequence = 0;
@@ -84,7 +85,8 @@ fn count_once(mut client: RetryingClient<'_>, stop: &AtomicBool) -> u64 {
     u64::try_from(sequence).unwrap()
 }
 
-/// The same without a session. Returns the number of replies.
+/// Increments a counter without a client session until `stop` is set. Returns the number of
+/// replies.
 fn count_plainly(mut client: RetryingClient<'_>, stop: &AtomicBool) -> u64 {
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -120,7 +122,7 @@ fn disturb(cluster: &mut Cluster, wires: &Wires, round: u64) {
     cluster.wait_until_all_serve();
 }
 
-/// Waits until enough transfers were attempted, however slow the disk is.
+/// Waits until enough transfers have been attempted, however slow the disk is.
 fn go_on_until_enough(cluster: &Cluster, transfers: &Transfers) {
     for count in (10..=50).step_by(10) {
         cluster.wait_for("more transfers", || {

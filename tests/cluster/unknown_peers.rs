@@ -1,4 +1,5 @@
-//! Connections to the peer port from senders that are not peers: rejected, logged, and harmless.
+//! Connections to the peer port from senders that are not peers. They must be rejected and logged,
+//! and do no harm.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -11,7 +12,7 @@ use bowline::wire::frame::{self, Frame, Hello, Lane};
 use crate::client::Client;
 use crate::replicas::{CLUSTER, Cluster, TIMEOUT};
 
-/// Sends bytes to a replica's peer port and waits until the connection is closed.
+/// Sends bytes to a replica's peer port, and waits until the replica closes the connection.
 fn call(cluster: &Cluster, at: usize, bytes: &[u8]) {
     let mut stream = TcpStream::connect(("127.0.0.1", cluster.peer_port(at))).unwrap();
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -22,13 +23,13 @@ fn call(cluster: &Cluster, at: usize, bytes: &[u8]) {
     assert!(ended.is_err() || rest.is_empty(), "{rest:?}");
 }
 
-/// The hello of another process that claims to be replica 2, to replica 1.
+/// Returns the hello of a foreign process that claims to be replica 2, addressed to replica 1.
 fn hello_of_replica_2() -> Hello {
     Hello {
         cluster: u128::from_str_radix(CLUSTER, 16).unwrap(),
         from: NodeId(2),
         to: NodeId(1),
-        // The running replica has drawn another number.
+        // The running replica 2 has drawn another number.
         incarnation: 1,
         connection: 1,
         openings: vec![7],
@@ -101,8 +102,9 @@ fn unknown_peer_is_rejected_and_logged() {
     drop(crowd);
 }
 
-/// A member that announces that it rejoins is accepted whatever its known history was, and replaces
-/// the running replica of the same id, which is rejected from then on.
+/// A member that announces that it is rejoining is accepted regardless of what its peers know of
+/// its earlier starts. It replaces the running replica with the same id, which is rejected from
+/// then on.
 #[test]
 fn rejoining_replica_disconnects_its_running_predecessor() {
     let cluster = Cluster::start_hasty(3, "auto", &[]);
@@ -117,7 +119,7 @@ fn rejoining_replica_disconnects_its_running_predecessor() {
     assert_eq!(client.call_until_ok(&[b"SET", b"k", b"1"]), b"+OK\r\n");
 }
 
-/// All requests of clients whose replies could contain the cluster's id.
+/// All client requests whose replies could contain the cluster's id.
 const QUESTIONS: &[&[&[u8]]] = &[
     &[b"INFO", b"everything"],
     &[b"CLUSTER", b"NODES"],

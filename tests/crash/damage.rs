@@ -1,5 +1,5 @@
-//! Damaged folders: flipped bits, truncated, swapped, restored and foreign files. All are refused,
-//! with the file named.
+//! Damaged folders: flipped bits, and truncated, swapped, restored and foreign files. All of them
+//! are refused, with an error that names the file.
 
 use bowline::storage::{Disk as _, Log, MemDisk, StorageError};
 use bowline::types::NodeId;
@@ -13,7 +13,7 @@ fn open(disk: &MemDisk) -> Result<bowline::raft::Durable, StorageError> {
     Log::open(disk.clone(), Some(CLUSTER), ME, OPTIONS, None).map(|(_, durable, _)| durable)
 }
 
-/// Asserts that the log is refused with a message that names the file.
+/// Asserts that opening the log fails with an error that names the file, and returns the error.
 #[track_caller]
 fn assert_refused(disk: &MemDisk, file: &str, case: &str) -> StorageError {
     match open(disk) {
@@ -25,8 +25,8 @@ fn assert_refused(disk: &MemDisk, file: &str, case: &str) -> StorageError {
     }
 }
 
-/// Asserts that the log opens with one damaged copy of the meta record, and that both copies are
-/// intact afterwards.
+/// Asserts that the log opens although one copy of the meta record is damaged, and that both copies
+/// are intact afterwards.
 #[track_caller]
 fn assert_repaired(disk: &MemDisk, acknowledged: &bowline::raft::Durable, case: &str) {
     let mut disk = disk.clone();
@@ -35,7 +35,7 @@ fn assert_repaired(disk: &MemDisk, acknowledged: &bowline::raft::Durable, case: 
         let (_, durable, _) = opened.unwrap_or_else(|error| panic!("meta, {case}: {error}"));
         assert!(durable == *acknowledged, "meta, {case}: {durable:?}");
         let middle = disk.read("meta").expect("a disk in memory does not fail").len() / 2;
-        // Whatever the state of the first copy from now on.
+        // This holds from now on, whatever the state of the first copy.
         disk.tamper("meta", |bytes| bytes[..middle].fill(0xEE));
     }
 }
@@ -89,9 +89,9 @@ fn truncated_storage_files_are_refused_unless_a_copy_is_intact() {
     }
 }
 
-/// A sector that was not written although its sync returned. It is found if a later block or
-/// segment proves that it was written. In the very last block nothing does: it looks like a torn
-/// tail.
+/// A sector was not written although its sync returned. The loss is detected if a later block or
+/// segment proves that the sector had been synced. In the very last block nothing proves that: the
+/// sector looks like a torn tail.
 #[test]
 fn log_with_a_lost_sector_before_a_later_block_is_refused() {
     let (disk, account) = faultless_run();
@@ -154,9 +154,10 @@ fn log_with_swapped_sectors_is_refused() {
     }
 }
 
-/// A file restored from an older copy. All are refused except the last segment from a copy taken
-/// since the log was last opened. Such a copy is a complete earlier log, and no other file of the
-/// folder is written with each sync; peers that have seen more expose it.
+/// One file is restored from an older copy of the folder. All restored files are refused except
+/// one: the last segment, from a copy made since the log was last opened. Such a copy is a complete
+/// earlier log, and no other file of the folder is written with each sync; only peers that have
+/// seen later entries detect it.
 #[test]
 fn storage_files_restored_from_old_copies_are_refused() {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
@@ -210,8 +211,8 @@ fn missing_storage_file_is_named_in_the_error() {
         wiped.replace(name, None);
     }
     assert!(matches!(open(&wiped), Err(StorageError::NoIdentity { .. })));
-    // Bootstrapped again under the same id it is an empty log, but the new meta record does not
-    // make the old segments valid.
+    // Bootstrapped again under the same id, the log is empty, but the new meta record does not make
+    // the old segments valid.
     let mut log_only = disk.clone();
     log_only.replace("meta", None);
     let error = Log::bootstrap(&mut log_only, CLUSTER, ME, &[ME]).unwrap_err();

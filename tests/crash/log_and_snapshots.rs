@@ -1,6 +1,6 @@
-//! A replica's use of its log and its snapshots in one folder, drawn from a seed, with an account
-//! of what must be durable. It takes snapshots, installs those of leaders, compacts the log and
-//! restarts it, with several of these in progress at a time.
+//! A random workload, drawn from a seed, for a replica's log and snapshots in one folder, with an
+//! account of what must be durable. The replica takes snapshots, installs those of leaders,
+//! compacts the log and restarts it, with several of these in progress at a time.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 use std::collections::BTreeMap;
@@ -15,8 +15,9 @@ use bowline::types::{EntryId, Index, Term};
 
 use crate::workload::{CLUSTER, ME, OPTIONS, draw_payload};
 
-/// The snapshot of the state after these entries: its id, and its bytes, which are the last entry,
-/// a checksum over all entries, filler, and a checksum over all that.
+/// Returns a snapshot of the state after the entries in `history`: its id, and its bytes, which are
+/// the id of the last entry, a checksum over all entries, `filler` bytes, and a checksum over all
+/// that.
 pub(crate) fn snapshot_of(history: &[Entry], filler: usize) -> (SnapshotId, Vec<u8>) {
     let last = history.last().expect("nobody takes a snapshot of nothing").id();
     let mut bytes = [last.term.0, last.index.0].map(u64::to_le_bytes).concat();
@@ -31,7 +32,7 @@ fn digest(history: &[Entry]) -> u32 {
     history.iter().fold(0, |digest, entry| crc32c::crc32c_append(digest, entry.record()))
 }
 
-/// Checks such a snapshot; the result is the checksum over all entries.
+/// Checks a snapshot made by [`snapshot_of`]. The result is the checksum over all entries.
 #[derive(Default)]
 pub(crate) struct Check(Vec<u8>);
 
@@ -58,11 +59,11 @@ impl SnapshotCheck for Check {
     }
 }
 
-/// The log without compaction.
+/// A complete log, without compaction, and the term and vote.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Whole {
     hard_state: HardState,
-    /// From index 1.
+    /// The entries of the log, from index 1 on.
     entries: Vec<Entry>,
 }
 
@@ -77,41 +78,41 @@ impl Whole {
     }
 }
 
-/// Counts, to show that the runs covered every case.
+/// Counts of events, to show that the runs covered every case.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) taken: u64,
     pub(crate) installed: u64,
     pub(crate) restarts: u64,
     pub(crate) deleted: u64,
-    /// Runs that restarted the log when they opened it.
+    /// Number of runs that restarted the log when they opened it.
     pub(crate) cut_installs: u64,
-    /// Runs that found a snapshot whose completion was not reported.
+    /// Number of runs that found a snapshot whose completion was not reported.
     pub(crate) untold: u64,
 }
 
-/// What a replica must find in its folder, over all its runs.
+/// What a replica must find in its folder, kept over several runs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Account {
     acknowledged: Whole,
     attempted: Whole,
-    /// The state between the two, if making the attempt durable takes two syncs.
+    /// State between `acknowledged` and `attempted`, if making the attempt durable takes two syncs.
     between: Option<Whole>,
-    /// The latest snapshot reported as durable.
+    /// The latest snapshot that was reported as durable.
     latest: Option<SnapshotId>,
-    /// A snapshot whose completion was in progress.
+    /// The snapshot whose completion was in progress.
     finishing: Option<SnapshotId>,
-    /// The history of every snapshot ever taken.
+    /// For every snapshot ever taken, identified by its last entry: the log entries that it covers.
     histories: BTreeMap<(Index, Term), Vec<Entry>>,
-    /// Entries up to this index are committed.
+    /// Index up to which entries are committed.
     commit: Index,
-    /// Terms drawn so far: no two leaders share one.
+    /// Number of terms drawn so far. Each leader has a term of its own.
     terms: u64,
     bootstrapped: bool,
     pub(crate) counts: Counts,
 }
 
-/// A leader's snapshot in transit.
+/// A leader's snapshot that is being received.
 struct Incoming {
     id: SnapshotId,
     bytes: Vec<u8>,
@@ -119,7 +120,7 @@ struct Incoming {
 }
 
 impl Account {
-    /// One process: it opens the folder, checks what it finds, and works for some steps.
+    /// Simulates one process: opens the folder, checks what is found, and works for `steps` steps.
     pub(crate) fn live(
         &mut self,
         disk: &SharedDisk,
@@ -142,7 +143,7 @@ impl Account {
         for _ in 0..steps {
             match rng.below(12) {
                 0 if own.is_none() && self.commit > Index::ZERO => {
-                    // Of committed entries, durable here or not.
+                    // A snapshot covers committed entries, whether they are durable here or not.
                     let end = usize::try_from(self.commit.0).unwrap();
                     let history = self.attempted.entries[..end].to_vec();
                     let (id, bytes) = self.draw_snapshot(history, &mut rng);
@@ -185,7 +186,7 @@ impl Account {
                 }
                 4 if restart.is_some() => {
                     let last = restart.take().expect("it was asked");
-                    // A new term of the job is appended first.
+                    // If the term is new, it is appended first.
                     if last.term > self.attempted.hard_state.term {
                         let hard_state = HardState { term: last.term, voted_for: None };
                         self.attempted.hard_state = hard_state;
@@ -226,7 +227,8 @@ impl Account {
         Ok(())
     }
 
-    /// Opens the folder, which must contain what was reported as durable, or what was attempted.
+    /// Opens the folder, and asserts that it contains what was reported as durable or what was
+    /// attempted.
     pub(crate) fn open(
         &mut self,
         disk: &SharedDisk,
@@ -263,8 +265,9 @@ impl Account {
         Ok((log, snapshots))
     }
 
-    /// The complete log if it was `whole` and this was found after a snapshot; and whether the log
-    /// restarted after the snapshot.
+    /// Returns the complete log if the folder contained `whole` and `found` is the part of it after
+    /// the snapshot, and whether the log contains the snapshot's last entry; if not, the log was
+    /// restarted after the snapshot. `None` if `found` does not match.
     fn cut(&self, whole: &Whole, found: &Durable) -> Option<(Whole, bool)> {
         let mut whole = whole.clone();
         let end = found.snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
@@ -297,7 +300,7 @@ impl Account {
         Ok(())
     }
 
-    /// The last index up to which the log equals the durable one.
+    /// Returns the last index up to which the attempted log equals the durable one.
     fn durable_index(&self) -> Index {
         agreement(&self.acknowledged, &self.attempted)
     }
@@ -309,7 +312,8 @@ impl Account {
         made
     }
 
-    /// A history that a leader may have committed: everything committed here, and more.
+    /// Draws a history that a leader may have committed: everything committed here, and possibly
+    /// more entries.
     fn draw_leaders_history(&mut self, rng: &mut Rng) -> Vec<Entry> {
         let shared = rng.between(self.commit.0, self.attempted.last().index.0);
         let mut history = self.attempted.entries[..usize::try_from(shared).unwrap()].to_vec();
@@ -319,7 +323,7 @@ impl Account {
         history
     }
 
-    /// A job that the core may give to its log writer next.
+    /// Draws a job that the core may give to the log writer next.
     fn draw_job(&mut self, rng: &mut Rng) -> (Option<HardState>, Vec<Entry>) {
         let Whole { hard_state, entries } = &mut self.attempted;
         let changed = hard_state.term == Term(0) || rng.permille(300);
@@ -328,7 +332,7 @@ impl Account {
             let voted_for = rng.permille(500).then_some(ME);
             *hard_state = HardState { term: Term(self.terms), voted_for };
             if rng.permille(400) {
-                // Entries of another leader replace a tail.
+                // Entries of another leader replace the end of the log.
                 let committed = usize::try_from(self.commit.0).unwrap();
                 let tail = (entries.len() - committed).min(8);
                 entries.truncate(entries.len() - rng.index(tail + 1));
@@ -350,13 +354,13 @@ fn draw_entries(term: u64, indexes: std::ops::Range<u64>, rng: &mut Rng) -> Vec<
     indexes.map(&mut encode).collect()
 }
 
-/// The last index up to which both logs are the same.
+/// Returns the last index up to which both logs have the same entries.
 fn agreement(one: &Whole, other: &Whole) -> Index {
     let both = one.entries.iter().zip(&other.entries);
     Index(both.take_while(|(one, other)| one == other).count() as u64)
 }
 
-/// Writes some of the rest of a snapshot, or all of it.
+/// Writes a part of the rest of a snapshot, or all of the rest.
 fn write_rest(
     snapshots: &mut Snapshots<SharedDisk>,
     writer: &mut SnapshotWriter<usize>,

@@ -1,5 +1,5 @@
-//! The log and the snapshots of one folder under power cuts, kills and failures at every operation,
-//! and under damage: together they contain what must be durable, or are refused.
+//! Tests of the log and the snapshots in one folder under damage, and under power cuts, kills and
+//! failures at every operation: together they contain what must be durable, or are refused.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 use bowline::raft::{Durable, HardState, SnapshotId};
@@ -17,7 +17,8 @@ use crate::workload::{CLUSTER, ME, OPTIONS};
 const STEPS: usize = 150;
 const SEEDS: std::ops::Range<u64> = 0..4;
 
-/// A run with a fault of the disk; returns the disk and the account.
+/// Runs the workload on a disk with the fault that `trouble` plans. Returns the disk and the
+/// account.
 fn faulty_run(seed: u64, trouble: impl FnOnce(&mut MemDisk)) -> (MemDisk, Account) {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
     trouble(&mut disk);
@@ -32,7 +33,8 @@ fn assert_is_the_disks(error: &StorageError) {
     assert!(expected, "unexpected error: {error}");
 }
 
-/// Two more runs, which must find everything durable. Only the first one writes.
+/// Runs the workload twice more; both runs must find everything that is durable. Only the first of
+/// them writes.
 fn run_twice_more(disk: MemDisk, account: &mut Account, seed: u64, case: &str) {
     let disk = SharedDisk::new(disk);
     let error = account.live(&disk, seed + 100, 12).err();
@@ -117,7 +119,7 @@ fn kill_or_disk_failure_leaves_snapshot_and_log_consistent() {
     }
 }
 
-/// A folder built step by step.
+/// A folder with a log and snapshots that a test builds step by step.
 struct Folder {
     disk: SharedDisk,
     log: Log<SharedDisk>,
@@ -125,8 +127,8 @@ struct Folder {
     history: Vec<Entry>,
 }
 
-/// The contents of a folder: the log's entries after the snapshot, and the number of damaged
-/// snapshots.
+/// The result of opening a folder: the durable state, including the log's entries after the
+/// snapshot, and the number of damaged snapshots.
 type Found = Result<(Durable, usize), StorageError>;
 
 type Folders = (Log<SharedDisk>, Snapshots<SharedDisk>, Durable, usize);
@@ -154,8 +156,8 @@ impl Folder {
         Folder { disk, log, snapshots, history: Vec::new() }
     }
 
-    /// Writes the entries from `first` to `last`, in place of all from `first` on, each with its
-    /// own sync.
+    /// Writes the entries from `first` to `last`, each with its own sync. They replace all entries
+    /// from `first` on.
     fn write(&mut self, term: u64, first: u64, last: u64) {
         let mut buffer = RecordBuffer::default();
         self.history.truncate(usize::try_from(first - 1).unwrap());
@@ -169,7 +171,8 @@ impl Folder {
         }
     }
 
-    /// A history that a leader may have.
+    /// Returns the history of another leader: equal to this log before index `from`, with entries
+    /// of `term` from there to `last`.
     fn others(&self, term: u64, from: u64, last: u64) -> Vec<Entry> {
         let mut buffer = RecordBuffer::default();
         let mut encode =
@@ -199,7 +202,7 @@ impl Folder {
         names
     }
 
-    /// A copy of the folder with one file changed.
+    /// Returns a copy of the disk on which one file of the folder is changed.
     fn with(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> MemDisk {
         let mut disk = self.disk.snapshot();
         disk.tamper(name, change);
@@ -275,7 +278,8 @@ fn start_with_damaged_snapshot_from_the_leader_is_refused() {
     let error = found(&disk).unwrap_err();
     assert!(matches!(error, StorageError::SnapshotLost { .. }), "{error}");
     assert!(error.to_string().contains(&latest), "{error}");
-    // With the complete snapshot the log restarts, although it lacks the snapshot's term.
+    // With the complete snapshot, the log restarts after it, although the log lacks the snapshot's
+    // term.
     let (durable, _) = found(&folder.disk.snapshot()).unwrap();
     let hard_state = HardState { term: Term(2), voted_for: None };
     assert_eq!(durable, Durable { hard_state, snapshot: Some(id), ..Durable::default() });
@@ -291,7 +295,7 @@ fn start_with_damaged_snapshot_from_the_leader_is_refused() {
     assert_eq!(durable.entries, folder.history[30..]);
 }
 
-/// The first entries of a segment may replace some of the deleted segment before it.
+/// The first entries of a segment may replace the last entries of the deleted segment before it.
 #[test]
 fn log_segment_may_replace_entries_of_a_deleted_segment() {
     let mut folder = Folder::new();
@@ -301,7 +305,7 @@ fn log_segment_may_replace_entries_of_a_deleted_segment() {
         let next = folder.history.len() as u64 + 1;
         folder.write(1, next, next);
     }
-    // All entries but the last, which starts the newest segment, are in older segments.
+    // All entries except the last one, which starts the newest segment, are in older segments.
     let end = folder.history.len() as u64 - 1;
     folder.write(2, end - 1, end + 8);
     let back = usize::try_from(end - 2).unwrap();
@@ -345,7 +349,7 @@ fn damage_to_a_compacted_log_is_detected() {
         for bit in (0..bits).step_by(3) {
             let disk = folder.with(name, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
             if name == "meta" {
-                // The other copy replaces it.
+                // The first copy of the meta record is replaced by the other copy.
                 assert_eq!(found(&disk).unwrap(), whole, "meta, bit {bit}");
                 continue;
             }
@@ -381,7 +385,7 @@ fn invalid_snapshot_from_the_leader_modifies_no_file() {
         assert_eq!(folder.snapshots.latest(), Some(latest));
         assert_eq!(folder.files("snapshot-").len(), 1);
     }
-    // A snapshot older than the latest is complete, but not kept.
+    // A snapshot that is older than the latest one is complete, but is not kept.
     let mut writer = folder.snapshots.begin(SnapshotSource::Incoming).unwrap();
     folder.snapshots.write(&mut writer, &older.1).unwrap();
     folder.snapshots.finish(writer, older.0, Check::default()).unwrap();
@@ -430,7 +434,7 @@ fn damaged_snapshot_in_use_is_replaced() {
     folder.snapshots.write(&mut writer, &bytes).unwrap();
     folder.snapshots.finish(writer, id, Check::default()).unwrap();
     assert_eq!(folder.snapshots.latest(), Some(before));
-    // The same snapshot again replaces it.
+    // A snapshot with the same end replaces it.
     assert_eq!(folder.take(12), latest);
     assert_eq!(folder.snapshots.latest(), Some(latest));
     assert!(folder.snapshots.read(latest, 0, 10).unwrap().is_some());

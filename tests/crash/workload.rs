@@ -1,4 +1,5 @@
-//! A replica's use of its log, drawn from a seed, with an account of what must be durable.
+//! A random workload, drawn from a seed, for a replica's log, with an account of what must be
+//! durable.
 
 use bowline::raft::{Durable, HardState};
 use bowline::record::{Entry, EntryKind, RecordBuffer};
@@ -8,24 +9,24 @@ use bowline::types::{EntryId, NodeId, Term};
 
 pub(crate) const CLUSTER: u128 = 0x00C0_FFEE;
 pub(crate) const ME: NodeId = NodeId(2);
-/// Six sectors, the header included: a few blocks fill a segment, and some blocks need a segment of
-/// their own.
+/// Options with segments of six sectors, including the header, so that a few blocks fill a segment,
+/// and some blocks need a segment of their own.
 pub(crate) const OPTIONS: LogOptions = LogOptions::with_segment_bytes(6 * 512);
 
-/// What a replica must find on its disk, over all its runs.
+/// What a replica must find on its disk, kept over several runs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Account {
-    /// What must be durable: everything that a completed sync covers.
+    /// State that must be durable: everything that a completed sync covers.
     pub(crate) acknowledged: Durable,
-    /// What may be found instead: that, and what was being written.
+    /// State that may be found instead of `acknowledged`: it also includes what was being written.
     pub(crate) attempted: Durable,
-    /// The last reported incarnation.
+    /// The last incarnation that was reported when the log was opened.
     pub(crate) incarnation: u64,
     bootstrapped: bool,
 }
 
 impl Account {
-    /// One process: it opens the log, checks what it finds, and works for some steps.
+    /// Simulates one process: opens the log, checks what is found, and works for `steps` steps.
     pub(crate) fn live(
         &mut self,
         disk: &mut MemDisk,
@@ -65,7 +66,7 @@ impl Account {
         Ok(())
     }
 
-    /// A job that the core may give to its log writer next.
+    /// Draws a job that the core may give to the log writer next.
     fn draw_job(&mut self, rng: &mut Rng) -> (Option<HardState>, Vec<Entry>) {
         let Durable { hard_state, entries, .. } = &mut self.attempted;
         let changed = hard_state.term == Term(0) || rng.permille(300);
@@ -81,7 +82,7 @@ impl Account {
         }
         let count = if rng.permille(200) { 0 } else { rng.between(1, 4) };
         if count > 0 && changed && rng.permille(400) {
-            // Entries of another leader replace a tail.
+            // Entries of another leader replace the end of the log.
             entries.truncate(entries.len() - rng.index(entries.len().min(5) + 1));
         }
         let first = entries.len() as u64 + 1;
@@ -97,7 +98,8 @@ impl Account {
     }
 }
 
-/// Payloads with sizes around that of a sector, and with contents that look unwritten.
+/// Draws a payload: mostly short, sometimes close to the size of a sector or several sectors long.
+/// The contents may look like unwritten sectors.
 pub(crate) fn draw_payload(rng: &mut Rng) -> Vec<u8> {
     let bytes = match rng.below(10) {
         0 => rng.between(400, 600),

@@ -1,13 +1,15 @@
-//! Real folders with flipped bits and lost sectors. What exactly is refused, repaired or truncated:
+//! Real folders with flipped bits and lost sectors. The tests show what exactly is refused,
+//! repaired or truncated:
 //!
-//! - A flipped bit anywhere in a segment, also in the zeros after the last block, is damage: the
-//!   start is refused with the file, the sector and the remedy, and changes nothing in the folder.
-//!   No power cut flips bits, so it is never taken for a torn tail.
+//! - A flipped bit anywhere in a segment, even in the zeros after the last block, is damage: the
+//!   start is refused with an error that names the file, the sector and the remedy, and changes
+//!   nothing in the folder. No power cut flips bits, so a flipped bit is never taken for a torn
+//!   tail.
 //! - A flipped bit in one copy of the meta record is repaired from the other copy; a damaged peer
 //!   record is rebuilt. Both are logged.
 //! - Unwritten sectors in the last block, whose sync had not returned, are a torn tail: it is
 //!   truncated, and the replica starts without that block and with everything before it.
-//! - The same sectors lost after the sync returned look the same and are truncated too; only the
+//! - The same sectors, lost after the sync returned, look the same and are truncated too; only the
 //!   other replicas can restore them. Lost sectors of any earlier block are refused.
 
 use std::fs;
@@ -19,7 +21,7 @@ use crate::client::Client;
 
 const SECTOR: usize = 512;
 
-/// The error of a start that must be refused.
+/// Starts replica 1, which must refuse to start, and returns its error.
 #[track_caller]
 fn refusal(cluster: &Cluster, case: &str) -> String {
     let output = Cluster::run_to_end(cluster.command(0));
@@ -27,13 +29,13 @@ fn refusal(cluster: &Cluster, case: &str) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The block number of each sector; zero for unwritten sectors.
+/// Returns the block number of each sector; zero for unwritten sectors.
 fn blocks(bytes: &[u8]) -> Vec<u32> {
     let number = |sector: &[u8]| u32::from_le_bytes(sector[8..12].try_into().unwrap());
     bytes.chunks(SECTOR).map(number).collect()
 }
 
-/// The sectors of the last block.
+/// Returns the sectors of the last block, as a range of sector numbers.
 fn last_block(bytes: &[u8]) -> std::ops::Range<usize> {
     let blocks = blocks(bytes);
     let last = *blocks.iter().max().unwrap();
@@ -136,7 +138,8 @@ fn torn_tail_of_log_is_truncated_but_earlier_damage_is_refused() {
         let place = format!("segment-0000000001 is damaged at byte {}:", lost * SECTOR);
         assert!(text.contains(&place), "{text}");
     }
-    // As if the power had failed during the last sync: any of its sectors may be there.
+    // As if the power had failed during the last sync: each sector of the last block may or may not
+    // have been written.
     let all: Vec<usize> = last.clone().collect();
     let (folder, kept) = (cluster.replica_folder(0), cluster.folder.path().join("kept"));
     fs::rename(&folder, &kept).unwrap();

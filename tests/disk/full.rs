@@ -1,4 +1,4 @@
-//! A full disk: a small file system in memory, in a namespace that outlives the server.
+//! A full disk: a small file system in memory, in a namespace that exists longer than the server.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -7,12 +7,14 @@ use super::client::Client;
 use super::replicas::{Cluster, free_port};
 use super::{EXIT_DISK, LARGE, assert_holds, field_of, info, info_text, key, lead, value, write};
 
-/// A namespace with a small file system mounted over a folder.
+/// A small file system that is mounted over a replica's folder in a namespace, which this child
+/// process keeps alive.
 struct SmallDisk(Child);
 
 impl SmallDisk {
-    /// Mounts a file system of this size over the folder of a stopped replica, and copies the
-    /// folder's files into it.
+    /// Mounts a file system of the given size over the folder of a stopped replica, and copies the
+    /// files of the folder into it. Prints a message and returns `None` if the system does not
+    /// allow this.
     fn over(cluster: &Cluster, at: usize, size: &str) -> Option<SmallDisk> {
         let folder = cluster.replica_folder(at);
         let script = "mkdir $0.copy && cp -a $0/. $0.copy && mount -t tmpfs -o size=$1 tmpfs $0 \
@@ -38,7 +40,7 @@ impl SmallDisk {
         Some(disk)
     }
 
-    /// A command inside the namespace.
+    /// Returns a command that runs another program inside the namespace.
     fn enter(&self) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--user", "--mount", "--preserve-credentials", "--target"]);
@@ -46,7 +48,7 @@ impl SmallDisk {
         command
     }
 
-    /// Starts the replica with this folder.
+    /// Starts the replica inside the namespace, so that its folder is on the small file system.
     fn start(&self, cluster: &mut Cluster, at: usize) {
         let served = cluster.command(at);
         let mut command = self.enter();
@@ -55,7 +57,7 @@ impl SmallDisk {
         cluster.start_as(at, command);
     }
 
-    /// Fills the disk with a file that is not the replica's.
+    /// Fills the small file system with a foreign file.
     fn fill(&self, cluster: &Cluster, at: usize) {
         let mut fill = self.enter();
         let to = format!("of={}", foreign(cluster, at).display());
@@ -63,7 +65,7 @@ impl SmallDisk {
         assert!(!fill.status().unwrap().success(), "it never became full");
     }
 
-    /// Deletes that file.
+    /// Deletes the foreign file.
     fn free(&self, cluster: &Cluster, at: usize) {
         let status = self.enter().arg("rm").arg(foreign(cluster, at)).status().unwrap();
         assert!(status.success());
@@ -101,7 +103,7 @@ fn exceeding_the_file_size_limit_is_reported_as_an_error() {
     assert!(text.contains("/limited"), "{text}");
 }
 
-/// Without a reserve: the replica exits when it needs disk space and there is none.
+/// Without a disk reserve, the replica exits when it needs disk space and there is none.
 #[test]
 fn acknowledged_writes_survive_a_full_disk() {
     let mut cluster = Cluster::start_with(1, "auto", &["--disk-reserve", "0"]);
@@ -136,7 +138,7 @@ fn acknowledged_writes_survive_a_full_disk() {
     assert_holds(&cluster, 0, acknowledged + 20, LARGE, "with more than fitted before");
 }
 
-/// Writes, each to its own key, and their outcomes.
+/// The numbers of the writes so far, by outcome. Each write has its own key.
 #[derive(Default)]
 struct Outcomes {
     done: Vec<usize>,
@@ -144,8 +146,8 @@ struct Outcomes {
 }
 
 impl Outcomes {
-    /// Writes one value. Returns whether it was applied; any error but that of a full disk fails
-    /// the test.
+    /// Writes one value and returns whether the write was applied. Any error other than that of a
+    /// full disk fails the test.
     #[track_caller]
     fn write(&mut self, client: &mut Client, cluster: &Cluster) -> bool {
         let number = self.done.len() + self.refused.len();
@@ -162,7 +164,7 @@ impl Outcomes {
         done
     }
 
-    /// Asserts that all applied writes are there, and no refused one.
+    /// Asserts that all applied writes are in the replica's state, and that no refused write is.
     #[track_caller]
     fn check(&self, cluster: &Cluster, at: usize, case: &str) {
         let mut client = Client::connect(cluster.address(at)).unwrap();
@@ -181,12 +183,12 @@ impl Outcomes {
 const SMALL: usize = 1_000;
 const RESERVE: &[&str] = &["--disk-reserve", "32mb"];
 
-/// `INFO` lags a moment.
+/// Waits until `INFO` shows this disk state, because `INFO` lags a little.
 fn wait_until_disk_is(cluster: &Cluster, at: usize, state: &str) {
     cluster.wait_for(state, || info(cluster, at, "disk_state").filter(|there| there == state));
 }
 
-/// A cluster of one under load while another process fills the disk.
+/// A cluster of one replica is under load while another process fills the disk.
 #[test]
 fn low_disk_space_refuses_writes_until_space_returns() {
     let mut cluster = Cluster::start_with(1, "auto", RESERVE);
@@ -243,7 +245,7 @@ fn low_disk_space_refuses_writes_until_space_returns() {
     eprintln!("{} writes done, {} refused", outcomes.done.len(), outcomes.refused.len());
 }
 
-/// The other replicas have disk space: clients notice nothing.
+/// Because the other replicas have disk space, clients notice nothing.
 #[test]
 fn leader_with_low_disk_space_transfers_leadership() {
     let mut cluster = Cluster::start_with(3, "auto", RESERVE);
@@ -254,8 +256,8 @@ fn leader_with_low_disk_space_transfers_leadership() {
     disk.start(&mut cluster, victim);
     cluster.wait_until_all_serve();
     let mut outcomes = Outcomes::default();
-    // On a busy machine it may take two attempts, between which it refuses writes, but not every
-    // time.
+    // On a busy machine the leader may need two attempts to transfer its leadership, and refuse
+    // writes between them, but not every time.
     let unnoticed = (0..5).any(|_| {
         lead(&mut cluster, victim);
         is_low_on_space_unnoticed(&cluster, &disk, victim, &mut outcomes)
@@ -264,8 +266,8 @@ fn leader_with_low_disk_space_transfers_leadership() {
     assert!(cluster.runs(victim), "{}", cluster.logs());
 }
 
-/// Fills the leader's disk until another replica leads, and frees it again. Returns whether no
-/// write was refused meanwhile.
+/// Fills the leader's disk until another replica leads, and then frees the space. Returns whether
+/// no write was refused meanwhile.
 fn is_low_on_space_unnoticed(
     cluster: &Cluster,
     disk: &SmallDisk,

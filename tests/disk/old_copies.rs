@@ -12,7 +12,8 @@ use super::client::Client;
 use super::replicas::Cluster;
 use super::{assert_holds, copy, write};
 
-/// Asserts that no request succeeds that needs a majority with the old copy.
+/// Asserts that requests that need a majority fail, both at the old copy (`at`) and at a peer
+/// (`peer`), and that the peer reports the old copy.
 #[track_caller]
 fn assert_refused(cluster: &Cluster, at: usize, peer: usize, case: &str) {
     for place in [at, peer] {
@@ -34,14 +35,15 @@ fn assert_refused(cluster: &Cluster, at: usize, peer: usize, case: &str) {
     });
 }
 
-/// Starts of a replica, more than the number of openings that a record once kept.
+/// Number of starts of a replica: more than the number of starts that a record in the folder once
+/// kept.
 const RESTARTS: u64 = 60;
-/// How many of them are processes, since others only open the log; and the environment variable for
-/// more.
+/// Number of these starts that run a server process, while the others only open the log; an
+/// environment variable can set another number.
 const PROCESSES: u64 = 2;
 const PROCESSES_VARIABLE: &str = "BOWLINE_ROLLBACK_PROCESSES";
 
-/// Restarts a stopped replica over and over, and stops it.
+/// Starts a stopped replica [`RESTARTS`] times, and leaves it stopped.
 fn restart_often(cluster: &mut Cluster, at: usize) {
     let asked = std::env::var(PROCESSES_VARIABLE).ok().and_then(|text| text.parse().ok());
     let processes = asked.unwrap_or(PROCESSES);
@@ -61,7 +63,7 @@ fn restart_often(cluster: &mut Cluster, at: usize) {
     assert!(after >= before + RESTARTS, "{after} openings after {before}");
 }
 
-/// Opens the log as a start does. Returns the count of openings.
+/// Opens the log as a server start does. Returns how many times the log has been opened.
 fn open(folder: &Path, at: usize) -> u64 {
     let id = NodeId(u16::try_from(at + 1).unwrap());
     let disk = RealDisk::open(folder).unwrap();
@@ -69,18 +71,18 @@ fn open(folder: &Path, at: usize) -> u64 {
     identity.incarnation
 }
 
-/// Writes 20 keys at a replica, again if an election interrupts the writes.
+/// Writes 20 keys at a replica, and repeats this if an election interrupts the writes.
 fn write_20(cluster: &Cluster, at: usize) {
     let done = (0..200).any(|_| write(cluster, at, 0, 20, 100) == 20);
     assert!(done, "{}", cluster.logs());
 }
 
-/// How often the log was opened before.
+/// Returns how many times the log has been opened before.
 fn openings(folder: &Path, at: usize) -> u64 {
     open(folder, at) - 1
 }
 
-/// Two of three replicas have the acknowledged writes; one of the two is wiped and bootstrapped
+/// Two of three replicas have the acknowledged writes. One of the two is wiped and bootstrapped
 /// again.
 #[test]
 fn wiped_and_bootstrapped_replica_is_refused_by_its_peers() {

@@ -1,5 +1,5 @@
-//! A disk that stalls: no system call fails, some take seconds. Each replica in turn runs with a
-//! log whose syncs stall now and then, while clients write through the others.
+//! A disk that stalls: no system call fails, but some take seconds. Each replica in turn runs with
+//! a log whose syncs stall now and then, while clients write through the other replicas.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use super::client::Client;
 use super::replicas::Cluster;
 use super::{assert_holds, field_of, info, info_text, key, lead, strace_is_there, traced, value};
 
-/// One sync in 150 of a thread stalls for 2.5 seconds.
+/// Option of strace that makes one of 150 syncs of a thread stall for 2.5 seconds.
 const HANG_EVERY: &str = "inject=fdatasync:delay_exit=2500000:when=150+150";
 const BYTES: usize = 100;
 
@@ -15,12 +15,13 @@ fn count(cluster: &Cluster, at: usize, field: &str) -> u64 {
     info(cluster, at, field).map_or(0, |text| text.parse().unwrap())
 }
 
-/// How often the disks of the other replicas stalled: a slow disk may.
+/// Returns how many times the disks of the replicas other than `victim` have stalled: a slow disk
+/// may stall by itself.
 fn stalls_but(cluster: &Cluster, victim: usize) -> u64 {
     (1..3).map(|next| count(cluster, (victim + next) % 3, "disk_stalls")).sum()
 }
 
-/// What clients saw of one stall.
+/// What clients observed during one stall.
 #[derive(Default)]
 struct Seen {
     written: usize,
@@ -29,8 +30,8 @@ struct Seen {
     stalled: bool,
 }
 
-/// Writes through another replica until the victim's disk has stalled once more, long enough to be
-/// seen, and is healthy again.
+/// Writes through another replica until the victim's disk has stalled once more, for long enough to
+/// be observed, and is healthy again.
 fn write_through_a_hang(cluster: &Cluster, victim: usize, from: usize) -> Seen {
     let writer = (victim + 1) % 3;
     let mut client = Client::connect(cluster.address(writer)).unwrap();
@@ -47,7 +48,8 @@ fn write_through_a_hang(cluster: &Cluster, victim: usize, from: usize) -> Seen {
         last = Instant::now();
         if looked.elapsed() > Duration::from_millis(100) {
             looked = Instant::now();
-            // From one reply: a disk may stall again between two.
+            // Both fields are read from one reply, because a disk may stall again between two
+            // replies.
             let text = info_text(cluster, victim).unwrap();
             let state = field_of(&text, "disk_state").unwrap();
             seen.stalled |= state == "stalled";

@@ -8,11 +8,12 @@ use super::client::Client;
 use super::replicas::Cluster;
 use super::{LARGE, info, key, strace_is_there, traced, value};
 
-/// One call of a thread, as strace prints it: `name(arguments) = result`.
+/// A system call of a thread, as strace prints it: `name(arguments) = result`.
 struct Call {
     thread: String,
     text: String,
-    /// The start of a call, not its end: for calls that must not start too early.
+    /// Whether this is the start of the call; otherwise it is the end. Starts are needed for calls
+    /// that must not start too early.
     begins: bool,
 }
 
@@ -21,7 +22,7 @@ impl Call {
         self.text.starts_with(&format!("{name}(")) || self.text.starts_with(&format!("{name}at"))
     }
 
-    /// The path of the first file descriptor, or the first path in the arguments.
+    /// Returns the path of the first file descriptor, or the first path in the arguments.
     fn file(&self) -> &str {
         let paths = self.text.split_once('<').filter(|_| !self.is("rename") && !self.is("mkdir"));
         match paths {
@@ -30,13 +31,14 @@ impl Call {
         }
     }
 
-    /// Everything in quotation marks.
+    /// Returns all texts in quotation marks.
     fn names(&self) -> Vec<&str> {
         self.text.split('"').skip(1).step_by(2).collect()
     }
 }
 
-/// Joins calls that strace split because another thread made one in between.
+/// Parses the output of strace. Joins calls that strace split because another thread made a call in
+/// between.
 fn calls(text: &str) -> Vec<Call> {
     let mut calls: Vec<Call> = Vec::new();
     let mut unfinished: Vec<(String, String)> = Vec::new();
@@ -60,7 +62,7 @@ fn calls(text: &str) -> Vec<Call> {
     calls
 }
 
-/// Whether a file has its temporary name.
+/// Returns whether a file has its temporary name.
 fn is_unfinished(path: &str) -> bool {
     path.strip_suffix(".new").is_some()
 }
@@ -69,7 +71,7 @@ fn parent(path: &str) -> &str {
     path.rsplit_once('/').unwrap().0
 }
 
-/// The finished calls of one thread that concern files.
+/// Returns the completed calls of one thread that concern files.
 fn of_files<'a>(calls: &'a [Call], thread: &str) -> Vec<&'a Call> {
     const NAMES: [&str; 6] = ["pwrite64", "fdatasync", "fsync", "rename", "mkdir", "unlink"];
     let of_thread = calls.iter().filter(|call| !call.begins && call.thread == thread);
@@ -107,7 +109,7 @@ fn files_are_synced_before_use_and_writes_before_replies() {
     }
     cluster.kill(0);
     cluster.wait_for("the last word of strace", || {
-        // Strace was killed, so the server stays until its standard input is closed.
+        // strace was killed, so the server keeps running until its standard input is closed.
         Client::connect(cluster.address(0)).is_err().then_some(())
     });
     let text = fs::read_to_string(&notes).unwrap();

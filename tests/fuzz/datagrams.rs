@@ -1,5 +1,6 @@
-//! Datagrams of the transport between replicas: as they are, and with corrected checksums, which no
-//! fuzzer guesses. What is decoded also goes to both halves of a stream.
+//! Fuzzes the datagrams of the transport between replicas, both unchanged and with corrected
+//! checksums, because a fuzzer cannot guess checksums. Decoded datagrams are also passed to both
+//! halves of a stream.
 
 use std::io::Write as _;
 
@@ -9,13 +10,13 @@ use bowline::transport::sender::Sender;
 use bowline::types::Instant;
 use bowline::wire::datagram::{self, Datagram, StreamId};
 
-/// Length of the header of a data datagram, which its checksum covers.
+/// Length in bytes of the header of a data datagram, which the checksum covers.
 const DATA_HEADER_BYTES: usize = 40;
-/// Window of the receiving half, in bytes.
+/// Window of the receiving half of the stream, in bytes.
 const WINDOW: usize = 1 << 10;
 const ID: StreamId = StreamId { stream: 1, cookie: 2 };
 
-/// Takes the bytes as datagrams, each after one byte with its length.
+/// Splits the input into datagrams, each preceded by a byte with its length, and processes them.
 pub(crate) fn datagram(bytes: &[u8]) {
     let mut receiver = Receiver::new(ID, WINDOW);
     let mut sender = Sender::new(ID.stream, WINDOW, Instant::ZERO);
@@ -48,7 +49,7 @@ pub(crate) fn datagram(bytes: &[u8]) {
     }
 }
 
-/// What is decoded can be encoded again.
+/// Checks that a decoded datagram can be encoded again.
 fn check(bytes: &[u8]) {
     if let Ok(decoded) = datagram::decode(bytes) {
         let mut again = Vec::new();
@@ -57,7 +58,7 @@ fn check(bytes: &[u8]) {
     }
 }
 
-/// The same bytes with the checksum and the version corrected.
+/// Returns the same bytes with the checksum and the version corrected.
 fn mended(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     if bytes.len() > 5 {

@@ -1,5 +1,5 @@
-//! The entry points of the fuzzers: for every decoder one function that accepts any bytes. It must
-//! not panic, and must be able to encode what it decodes. Shared by the fuzz targets beside this
+//! The entry points of the fuzzers: one function for each decoder, which accepts any bytes. It must
+//! not panic, and must be able to encode what it decodes. Used by the fuzz targets beside this
 //! file, the replay of the committed corpus, and the property tests.
 
 #[path = "datagrams.rs"]
@@ -23,10 +23,10 @@ use bowline::wire::course::{self, Incoming};
 use bowline::wire::peer;
 use bytes::{Bytes, BytesMut};
 
-/// A decoder's entry point: accepts any bytes.
+/// The entry point of a decoder, which accepts any bytes.
 type Decoder = fn(&[u8]);
 
-/// Every decoder, by the name of its fuzz target and of its corpus.
+/// The entry points of all decoders, each with the name of its fuzz target and corpus.
 pub(crate) const TARGETS: [(&str, Decoder); 9] = [
     ("batch", batch),
     ("course", course),
@@ -39,23 +39,24 @@ pub(crate) const TARGETS: [(&str, Decoder); 9] = [
     ("segment", segments::segment),
 ];
 
-/// Runs one decoder.
+/// Runs the entry point of the fuzz target `target` on these bytes.
 pub(crate) fn run(target: &str, bytes: &[u8]) {
     let known = TARGETS.iter().find(|(name, _)| *name == target);
     let (_, decoder) = known.unwrap_or_else(|| panic!("there is no fuzz target {target}"));
     decoder(bytes);
 }
 
-/// The receiving replica.
+/// Id of the replica that receives the messages.
 const ME: NodeId = NodeId(1);
 
-/// Log records: as they are, and with corrected checksums, which no fuzzer guesses.
+/// Decodes log records, both unchanged and with corrected checksums, because a fuzzer cannot guess
+/// checksums.
 fn record(bytes: &[u8]) {
     records(bytes);
     records(&mended(bytes, 0));
 }
 
-/// Corrects the checksums of the records from `start` on.
+/// Returns the bytes with corrected checksums of the records from `start` on.
 fn mended(bytes: &[u8], start: usize) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let mut rest = bytes.get_mut(start..).unwrap_or_default();
@@ -86,7 +87,7 @@ fn records(bytes: &[u8]) {
     }
 }
 
-/// A message of a replica: as it is, and with corrected checksums of its entries.
+/// Decodes a message between replicas, both unchanged and with corrected checksums of its entries.
 fn peer(bytes: &[u8]) {
     message(bytes);
     if let [_, low, high, ..] = bytes {
@@ -102,7 +103,7 @@ fn message(bytes: &[u8]) {
     assert_eq!(peer::decode(again.freeze()), Ok(message));
 }
 
-/// A message of the course's simulator.
+/// Decodes a message of the university course's simulator.
 fn course(bytes: &[u8]) {
     let mut out = Vec::new();
     match course::decode(bytes, ME) {
@@ -126,7 +127,7 @@ fn course(bytes: &[u8]) {
     }
 }
 
-/// A batch of the state machine, which also applies it.
+/// Decodes a batch of operations, and applies it to a state machine.
 fn batch(bytes: &[u8]) {
     let mut store = StateMachine::default();
     let applied = store.apply(Index(1), bytes);
@@ -151,8 +152,8 @@ fn batch(bytes: &[u8]) {
     assert!(!retried.repeated || retried.outcomes == applied.outcomes);
 }
 
-/// A scenario file. A small one is also run to its end, with no replies, since later code relies on
-/// the checks.
+/// Decodes a scenario file. A small scenario is also run to its end, without replies, because later
+/// code relies on the checks.
 fn scenario(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let scenario = match Scenario::parse("FILE", text) {

@@ -1,10 +1,10 @@
-//! Input of a peer connection: as it is, and as frames with corrected checksums, which no fuzzer
-//! guesses.
+//! Fuzzes the input of a peer connection: unchanged, and as frames with corrected checksums,
+//! because a fuzzer cannot guess checksums.
 
 use bowline::wire::frame::{Decoder, Frame, encode, encode_preamble};
 use bytes::{BufMut as _, BytesMut};
 
-/// Bytes before a frame's kind: length and checksum.
+/// Length in bytes of a frame's header, before the kind: length and checksum.
 const HEADER_BYTES: usize = 8;
 
 pub(crate) fn frame(bytes: &[u8]) {
@@ -23,7 +23,8 @@ pub(crate) fn frame(bytes: &[u8]) {
     assert_eq!(frames_of(&again, again.len()), mended, "what was taken was not written again");
 }
 
-/// All frames before the end or the first invalid one.
+/// Decodes `bytes`, which arrive in pieces of `piece` bytes. Returns all frames before the end or
+/// the first invalid frame.
 fn frames_of(bytes: &[u8], piece: usize) -> Vec<Frame> {
     let mut decoder = Decoder::default();
     let mut frames = Vec::new();
@@ -41,7 +42,7 @@ fn frames_of(bytes: &[u8], piece: usize) -> Vec<Frame> {
     frames
 }
 
-/// The same bytes with corrected checksums of all complete frames.
+/// Returns the same bytes with corrected checksums of all complete frames.
 fn mended(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let mut rest = &mut bytes[..];

@@ -1,5 +1,6 @@
-//! A server of one connection without sockets and replicas: the handling of Redis requests, with a
-//! store that applies writes at once. For fuzzing, and for comparisons with a real Redis.
+//! A server with a single connection, without sockets and other replicas: it handles Redis requests
+//! with a store that applies writes at once. Used for fuzzing, and for comparisons with a real
+//! Redis.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use bowline::types::{ClientId, Index, Instant, NodeId, RequestId, RequestKey};
 use bowline::wire::resp::{Limits, Parser, Version, Writer};
 use bytes::{Bytes, BytesMut};
 
-/// The server.
+/// The server, its store, and its only connection.
 pub(crate) struct LocalServer {
     parser: Parser,
     connection: Connection,
@@ -25,7 +26,7 @@ pub(crate) struct LocalServer {
 }
 
 impl LocalServer {
-    /// A server with an empty store.
+    /// Creates a server with an empty store.
     pub(crate) fn new(limits: Limits) -> LocalServer {
         let (id, host) = (NodeId(1), "127.0.0.1".to_owned());
         let me = ReplicaInfo {
@@ -64,19 +65,19 @@ impl LocalServer {
         self.closed = false;
     }
 
-    /// Most bytes of a command in the log.
+    /// Sets the maximum size of a command in the log, in bytes.
     #[allow(dead_code, reason = "only the test of the limit needs it")]
     pub(crate) fn allow_payload(&mut self, bytes: usize) {
         self.context.payload_bytes_max = bytes;
     }
 
-    /// Memory of the connection in bytes.
+    /// Returns the memory usage of the connection in bytes.
     #[allow(dead_code, reason = "not all users need it")]
     pub(crate) fn held_bytes(&self) -> usize {
         self.connection.held_bytes()
     }
 
-    /// Processes input of the client.
+    /// Processes bytes that the client has sent.
     pub(crate) fn receive(&mut self, bytes: &[u8]) {
         self.unused.extend_from_slice(bytes);
         let mut used = 0;
@@ -104,7 +105,7 @@ impl LocalServer {
         self.unused.drain(..used);
     }
 
-    /// Performs the action for a request.
+    /// Performs the action `step` for a request.
     fn act(&mut self, key: RequestKey, index: Index, step: Action) {
         let (connection, out) = (&mut self.connection, &mut self.replies);
         match step {
@@ -150,7 +151,7 @@ impl LocalServer {
         }
     }
 
-    /// Sets the time since 1970, of the wall clock and of the replicated clock.
+    /// Sets the wall clock and the replicated clock to `now`, the time since 1970.
     #[allow(dead_code, reason = "not all users need clocks")]
     pub(crate) fn move_clock(&mut self, now: Duration) {
         self.context.wall_clock = now;
@@ -162,18 +163,18 @@ impl LocalServer {
         self.store.apply(index, &payload);
     }
 
-    /// The replies since the last call.
+    /// Returns the replies since the last call.
     pub(crate) fn replies(&mut self) -> Vec<u8> {
         self.replies.split().to_vec()
     }
 
-    /// Whether the server closed the connection.
+    /// Returns whether the server has closed the connection.
     pub(crate) fn closed(&self) -> bool {
         self.closed
     }
 }
 
-/// The reply to a query about connections.
+/// Returns the reply to `CLIENT LIST`.
 fn list(query: ClientQuery, connection: &Connection, context: &Context) -> Bytes {
     let (mut list, mut out) = (ClientList::new(query), BytesMut::new());
     list.add(connection, context.now, BufferBytes::default());

@@ -1,6 +1,6 @@
-//! Segment files from any bytes: the bytes as a file, and as blocks in a file with correct
-//! checksums, which no fuzzer guesses. Written after the drawing in `src/storage/segment.rs`,
-//! independently of the code under test.
+//! Fuzzes segment files: any bytes are decoded as a file, and as blocks in a file with correct
+//! checksums, because a fuzzer cannot guess checksums. The encoding follows the drawing in
+//! `src/storage/segment.rs`, independently of the code under test.
 
 use bowline::raft::Durable;
 use bowline::record::Entry;
@@ -12,13 +12,13 @@ const CLUSTER: u128 = 1;
 const REPLICA: u16 = 2;
 const NUMBER: u64 = 1;
 
-/// The decoder's entry point.
+/// The entry point of the fuzzer.
 pub(crate) fn segment(bytes: &[u8]) {
     checked(bytes);
     checked(&file_of(&blocks_of(bytes)));
 }
 
-/// An accepted file must be a log that a replica can start with.
+/// Checks a segment file: if it is accepted, it must be a log with which a replica can start.
 fn checked(file: &[u8]) {
     match check_segment(file) {
         Ok(Durable { hard_state, entries, .. }) => {
@@ -34,7 +34,8 @@ fn checked(file: &[u8]) {
     }
 }
 
-/// Splits the bytes into blocks: each a length of two bytes and its stream.
+/// Splits the bytes into blocks. Each block is a length of two bytes, followed by the block's
+/// stream.
 fn blocks_of(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut blocks = Vec::new();
     while let Some((length, rest)) = bytes.split_first_chunk::<2>() {
@@ -45,7 +46,7 @@ fn blocks_of(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     blocks
 }
 
-/// A segment with these blocks and one unwritten sector.
+/// Returns a segment file with these blocks and one unwritten sector.
 fn file_of(blocks: &[Vec<u8>]) -> Vec<u8> {
     let sectors: usize = blocks.iter().map(|block| block.len().div_ceil(PAYLOAD)).sum();
     let sectors = u32::try_from(sectors + 2).expect("a small file");
@@ -53,7 +54,8 @@ fn file_of(blocks: &[Vec<u8>]) -> Vec<u8> {
     let mut header = b"bowline segment\n\x02\0\0\0".to_vec();
     header.extend(owner.concat());
     header.extend(sectors.to_le_bytes());
-    // Nothing before it: chain and blocks, base, opening, term and vote, and no restart.
+    // Nothing precedes this segment: chain and blocks, base, opening, term and vote are 0, and
+    // there is no restart.
     header.extend([0; 8 + 16 + 8 + 12]);
     let mut file = Vec::new();
     put(&mut file, 0, 0, &header);
@@ -74,7 +76,7 @@ fn file_of(blocks: &[Vec<u8>]) -> Vec<u8> {
     file
 }
 
-/// Appends the sectors of a block.
+/// Appends the sectors of a block to `file`.
 fn put(file: &mut Vec<u8>, salt: u32, block: u32, stream: &[u8]) {
     for payload in stream.chunks(PAYLOAD) {
         let place = u32::try_from(file.len() / 512).expect("a small file");

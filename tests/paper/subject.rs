@@ -13,7 +13,7 @@ use bowline::raft::{
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::types::{EntryId, Index, Instant, NodeId, RequestKey, Round, Term};
 
-/// The replica under test; its peers are 2, 3, and so on.
+/// Id of the replica under test. Its peers have the ids 2, 3, and so on.
 pub(crate) const ME: NodeId = NodeId(1);
 
 /// The outputs of a step, as a driver would see them.
@@ -21,31 +21,31 @@ pub(crate) const ME: NodeId = NodeId(1);
 pub(crate) struct Step {
     /// Messages that may be sent now.
     pub(crate) sent: Vec<Envelope>,
-    /// Entries for the state machine.
+    /// Entries to be applied to the state machine.
     pub(crate) applied: Vec<Committed>,
-    /// Requests refused.
+    /// Client requests that the replica refused.
     pub(crate) refused: Vec<Refusal>,
-    /// Number of reads for the state machine.
+    /// Number of reads to be executed by the state machine.
     pub(crate) reads: usize,
 }
 
-/// A replica, its clock, and the jobs that its disk has not done.
+/// A replica under test, its clock, and the jobs that its disk has not completed.
 #[derive(Debug)]
 pub(crate) struct Subject {
     replica: Replica,
     now: Instant,
-    /// The jobs in order; [`Subject::sync`] completes them.
+    /// The jobs of the log writer, in order; [`Subject::sync`] completes them.
     pub(crate) jobs: VecDeque<AppendJob>,
 }
 
 impl Subject {
-    /// Returns one of `replicas` whose disk has `term`, no vote, and a log with one entry for each
-    /// of `terms`.
+    /// Returns a replica of a cluster of `replicas` replicas that has just restarted. Its disk has
+    /// `term`, no vote, and a log with one entry for each of `terms`.
     pub(crate) fn restarted(replicas: u16, term: u64, terms: &[u64]) -> Subject {
         Subject::with_vote(replicas, term, None, terms)
     }
 
-    /// Returns the same with a vote in that term.
+    /// Like [`Subject::restarted`], with the vote `voted_for` in `term`.
     pub(crate) fn with_vote(
         replicas: u16,
         term: u64,
@@ -73,13 +73,14 @@ impl Subject {
         Subject { replica, now, jobs: VecDeque::new() }
     }
 
-    /// Returns the leader of `term` among `replicas`, whose log had one entry for each of `terms`
-    /// before. Its no-op is durable and sent, and no peer has answered.
+    /// Returns the newly elected leader of `term` in a cluster of `replicas` replicas, whose log
+    /// had one entry for each of `terms` before the election. Its no-op is durable and sent, and no
+    /// peer has answered. Also returns the outputs since the election.
     pub(crate) fn leader(replicas: u16, term: u64, terms: &[u64]) -> (Subject, Step) {
         Subject::leader_with(&Config::server(), replicas, term, terms)
     }
 
-    /// Returns the same with this configuration.
+    /// Like [`Subject::leader`], with this configuration.
     pub(crate) fn leader_with(
         config: &Config,
         replicas: u16,
@@ -113,18 +114,18 @@ impl Subject {
         step
     }
 
-    /// Delivers a peer's message.
+    /// Delivers a message from a peer.
     pub(crate) fn receive(&mut self, from: u16, message: PeerMsg) -> Step {
         let from = NodeId(from);
         self.handle(Msg::Peer(Envelope { from, to: ME, leader: None, message }))
     }
 
-    /// Delivers a client's write.
+    /// Delivers a write from a client.
     pub(crate) fn write(&mut self, payload: &'static [u8]) -> Step {
         self.handle(client(RequestKind::Write, payload))
     }
 
-    /// Delivers a client's write and a client's read in one batch of inputs.
+    /// Delivers a write and a read from a client in one batch of inputs.
     pub(crate) fn write_and_read(&mut self, payload: &'static [u8]) -> Step {
         let mut out = Effects::default();
         self.replica.handle_msg(self.now, client(RequestKind::Write, payload), &mut out);
@@ -173,7 +174,7 @@ impl Subject {
         self.handle(Msg::Applied { index: self.replica.commit_index() })
     }
 
-    /// Lets time pass, with the timeouts that fall due.
+    /// Lets the time `span` pass, and handles the timeouts that become due.
     pub(crate) fn wait(&mut self, span: Duration) -> Step {
         let until = self.now + span;
         let mut step = Step::default();
@@ -207,7 +208,7 @@ impl Subject {
 }
 
 impl Step {
-    /// Adds the outputs of a later step.
+    /// Adds the outputs of a later step to this step.
     pub(crate) fn absorb(&mut self, later: Step) {
         self.sent.extend(later.sent);
         self.applied.extend(later.applied);
@@ -215,7 +216,7 @@ impl Step {
         self.reads += later.reads;
     }
 
-    /// Returns the vote requests and their receivers.
+    /// Returns the vote requests that were sent, each with its receiver.
     pub(crate) fn requests(&self) -> Vec<(NodeId, RequestVote)> {
         let request = |envelope: &Envelope| match envelope.message {
             PeerMsg::RequestVote(request) => Some((envelope.to, request)),
@@ -224,7 +225,7 @@ impl Step {
         self.sent.iter().filter_map(request).collect()
     }
 
-    /// Returns the replies to vote requests.
+    /// Returns the replies to vote requests that were sent.
     pub(crate) fn votes(&self) -> Vec<VoteReply> {
         let reply = |envelope: &Envelope| match envelope.message {
             PeerMsg::VoteReply(reply) => Some(reply),
@@ -233,7 +234,7 @@ impl Step {
         self.sent.iter().filter_map(reply).collect()
     }
 
-    /// Returns the appends and their receivers.
+    /// Returns the appends that were sent, each with its receiver.
     pub(crate) fn appends(&self) -> Vec<(NodeId, AppendEntries)> {
         let append = |envelope: &Envelope| match &envelope.message {
             PeerMsg::AppendEntries(append) => Some((envelope.to, append.clone())),
@@ -242,18 +243,18 @@ impl Step {
         self.sent.iter().filter_map(append).collect()
     }
 
-    /// Returns the appends to a peer.
+    /// Returns the appends that were sent to a peer.
     pub(crate) fn appends_to(&self, peer: u16) -> Vec<AppendEntries> {
         let to_peer = |(to, append)| (to == NodeId(peer)).then_some(append);
         self.appends().into_iter().filter_map(to_peer).collect()
     }
 
-    /// Returns the last append to a peer.
+    /// Returns the last append that was sent to a peer; `None` if there was none.
     pub(crate) fn append_to(&self, peer: u16) -> Option<AppendEntries> {
         self.appends_to(peer).pop()
     }
 
-    /// Returns the outcomes in replies to appends.
+    /// Returns the outcomes in the replies to appends that were sent.
     pub(crate) fn outcomes(&self) -> Vec<AppendOutcome> {
         let outcome = |envelope: &Envelope| match envelope.message {
             PeerMsg::AppendReply(reply) => Some(reply.outcome),
@@ -262,7 +263,7 @@ impl Step {
         self.sent.iter().filter_map(outcome).collect()
     }
 
-    /// Returns the indexes of the entries for the state machine.
+    /// Returns the indexes of the entries to be applied to the state machine.
     pub(crate) fn applied(&self) -> Vec<u64> {
         self.applied.iter().map(|committed| committed.entry.index().0).collect()
     }
@@ -272,7 +273,7 @@ fn client(kind: RequestKind, payload: &'static [u8]) -> Msg {
     Msg::Client(ClientRequest { key: RequestKey::default(), kind, payload: payload.into() })
 }
 
-/// Returns entries after index `prev`, one for each term.
+/// Returns consecutive entries after index `prev`, one for each term in `terms`.
 pub(crate) fn entries(prev: u64, terms: &[u64]) -> Vec<Entry> {
     let mut buffer = RecordBuffer::default();
     (prev + 1..)
@@ -283,7 +284,8 @@ pub(crate) fn entries(prev: u64, terms: &[u64]) -> Vec<Entry> {
         .collect()
 }
 
-/// Returns an append with entries of `terms` after `prev`, a (term, index).
+/// Returns an append whose entries follow `prev`, a pair (term, index), with one entry for each
+/// term in `terms`.
 pub(crate) fn append(term: u64, prev: (u64, u64), terms: &[u64], commit_index: u64) -> PeerMsg {
     PeerMsg::AppendEntries(AppendEntries {
         term: Term(term),
@@ -296,13 +298,13 @@ pub(crate) fn append(term: u64, prev: (u64, u64), terms: &[u64], commit_index: u
     })
 }
 
-/// Returns the vote request of a candidate whose log ends with `last`, a (term, index).
+/// Returns the vote request of a candidate whose log ends with `last`, a pair (term, index).
 pub(crate) fn request(term: u64, last: (u64, u64)) -> PeerMsg {
     let last = EntryId::new(last.0, last.1);
     PeerMsg::RequestVote(RequestVote { term: Term(term), pre: false, transfer: false, last })
 }
 
-/// Returns a reply to a vote request.
+/// Returns a reply to a vote request of `term`.
 pub(crate) fn vote(term: u64, granted: bool) -> PeerMsg {
     PeerMsg::VoteReply(VoteReply { term: Term(term), pre: false, granted })
 }
@@ -313,7 +315,7 @@ pub(crate) fn matching(append: &AppendEntries) -> PeerMsg {
     reply_to(append, AppendOutcome::Match { index })
 }
 
-/// Returns a follower's rejection of an append, with `hint` as a (term, index).
+/// Returns a follower's rejection of an append, with `hint` as a pair (term, index).
 pub(crate) fn rejecting(append: &AppendEntries, hint: (u64, u64)) -> PeerMsg {
     let hint = EntryId::new(hint.0, hint.1);
     reply_to(append, AppendOutcome::Reject { refused: append.prev.index, hint })

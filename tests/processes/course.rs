@@ -1,6 +1,6 @@
-//! The replica program under the course's simulator: real processes, real sockets, every transport,
-//! both thread arrangements. The tests assert counts, never durations, because they also run on
-//! busy machines.
+//! The replica program under the university course's simulator: real processes, real sockets, every
+//! transport, both thread arrangements. The tests assert counts, never durations, because they also
+//! run on busy machines.
 
 #[path = "hostile_network.rs"]
 mod hostile_network;
@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use replica_program::REPLICA;
 
-/// Message loss, a partition and a kill in eight seconds. No request comes right before the kill,
-/// and after the last request there is time for every reply. Whether clients can read what they
-/// have written depends on the random requests and is not judged.
+/// A scenario with message loss, a partition and a kill in eight seconds. No request comes right
+/// before the kill, and after the last request there is time for every reply. Whether clients can
+/// read what they have written depends on the random requests and is not judged.
 const SHORT: &str = r#"{
     "lifetime": 8, "start_wait": 4, "end_wait": 5, "replicas": 5, "requests": 80, "mix": 0.5,
     "drops": 0.1,
@@ -30,7 +30,8 @@ const SHORT: &str = r#"{
     }}
 }"#;
 
-/// One run under the process simulator, started like from a terminal. Returns the report.
+/// Runs the scenario once under the process simulator, started as from a terminal, and returns the
+/// report.
 fn run_short(protocol: &str, threads: &str) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_bowline"))
         .args(["sim", "--processes", "--replica", REPLICA, "--protocol", protocol])
@@ -43,7 +44,8 @@ fn run_short(protocol: &str, threads: &str) -> Value {
     reports[0].clone()
 }
 
-/// All transports at once: the runs spend nearly all of their time waiting.
+/// Runs all transports at the same time, because the runs spend nearly all of their time waiting,
+/// and checks the reports.
 fn holds(threads: &str) {
     let protocols = ["udp", "seqpacket", "stream"];
     let reports = std::thread::scope(|scope| {
@@ -62,7 +64,7 @@ fn holds(threads: &str) {
         // A request that the killed leader had not replicated yet, because messages were lost,
         // cannot be answered.
         assert!(report["failures"].as_u64() <= Some(1), "{protocol}: {report}");
-        // One for each time that the leader may have changed.
+        // One duplicate for each time that the leader may have changed.
         assert!(report["duplicates"].as_u64() <= Some(2), "{protocol}: {report}");
     }
 }

@@ -1,5 +1,5 @@
 //! Three replicas behind a router that duplicates messages, replays old ones, and sends garbage.
-//! They must keep replying, and correctly.
+//! The replicas must keep replying, and their replies must be correct.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -17,15 +17,15 @@ use super::replica_program::{Program, TIMEOUT, simulator};
 const CLIENT: &str = "0013";
 const IDS: [&str; 3] = ["0000", "0001", "0002"];
 
-/// The router, in the role of the simulator.
+/// The router, which takes the role of the simulator.
 struct Router {
     sockets: Vec<UdpSocket>,
     addresses: Vec<SocketAddr>,
     programs: Vec<Program>,
     random: ChaCha8Rng,
-    /// The leader that the last reply named.
+    /// Index of the leader that the last reply named.
     leader: usize,
-    /// Messages between replicas, to be replayed much later.
+    /// Messages between replicas, each with its receiver, to be replayed much later.
     old: Vec<(usize, Vec<u8>)>,
     _folder: tempfile::TempDir,
 }
@@ -49,15 +49,17 @@ impl Router {
     }
 
     fn throw(&self, to: usize, text: &[u8]) {
-        // An error means that the replica is dead, which the end of the test reports.
+        // An error means that the replica has exited, which the end of the test reports.
         let _ = self.sockets[to].send_to(text, self.addresses[to]);
     }
 
-    /// Sends a request and routes messages until its reply arrives.
+    /// Sends a request, routes messages until its reply arrives, and returns the reply. Follows
+    /// redirects.
     fn ask(&mut self, request: &Value) -> Value {
         let deadline = Instant::now() + TIMEOUT;
         for attempt in 0.. {
-            // Two replicas that name each other as the leader may redirect it for a while.
+            // Two replicas that each name the other as the leader may redirect the request for a
+            // while.
             let mid = format!("{:010}{attempt:06}", self.random.random_range(0..1_000_000_000_u64));
             let mut request = request.clone();
             let to = self.leader;
@@ -85,7 +87,8 @@ impl Router {
         unreachable!("endless attempts")
     }
 
-    /// Routes one message of each replica with faults. Returns the replies to clients.
+    /// Receives one message from each replica, and forwards messages between replicas with faults.
+    /// Returns the replies to clients.
     fn route(&mut self) -> Vec<Value> {
         let mut answers = Vec::new();
         let mut buffer = vec![0; 65_536];
@@ -115,7 +118,7 @@ impl Router {
         self.throw(victim, &rubbish);
     }
 
-    /// A message that no replica may act on.
+    /// Returns a message that no replica may act on.
     fn rubbish(&mut self) -> Vec<u8> {
         let length = self.random.random_range(0..2_000);
         let mut noise = vec![0; length];
@@ -125,7 +128,8 @@ impl Router {
             1 => vec![],
             2 => b"[".repeat(65_000),
             3 => br#"{"src":"0001","dst":"#.to_vec(),
-            // For nobody, from nobody, of no type, with numbers for names.
+            // Messages with an unknown receiver, an invalid sender, no valid type, or a number in
+            // place of a name.
             4 => json!({"src": "0001", "dst": "0007", "leader": "FFFF", "type": "append",
                         "body": "AAAA"})
             .to_string()

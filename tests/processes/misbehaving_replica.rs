@@ -1,6 +1,6 @@
-//! Replica programs for tests: one that is correct while no replica fails (a star without
-//! consensus), and several that misbehave. They run in the test program, started as a child
-//! process.
+//! Replica programs for tests: one is correct as long as no replica fails (all requests go to one
+//! replica, without consensus), and the others misbehave. They run in the test program, which is
+//! started as a child process.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::UdpSocket;
@@ -9,26 +9,26 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// The behaviour of a replica.
+/// The behaviour of a replica program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Habit {
-    /// Follows the protocol; 0000 leads.
+    /// Follows the protocol. Replica 0000 is always the leader.
     Sound,
-    /// Like `Sound`, and exits at the third request.
+    /// Behaves like `Sound`, but exits at the third request.
     QuitsLater,
-    /// Sends a hello and then broadcasts without end.
+    /// Sends a hello and then broadcasts messages without end.
     Floods,
     /// Replies to every request with half a JSON object.
     SendsBrokenJson,
-    /// Replies to every get with a value of its own.
+    /// Replies to every get with a made-up value.
     Lies,
-    /// Replies to every request twice: with a redirect, then with ok.
+    /// Replies to every request twice: first with a redirect, then with ok.
     AnswersTwice,
     /// Never sends a hello.
     Mute,
 }
 
-/// The transport to the simulator.
+/// The transport between the replica program and the simulator.
 enum Wire {
     Udp(UdpSocket, u16),
     Packet(socket2::Socket),
@@ -61,7 +61,8 @@ impl Wire {
     }
 }
 
-/// Runs until it is killed, with the arguments that the simulator gives a replica.
+/// Runs the replica program until it is killed. `arguments` are those that the simulator passes to
+/// a replica.
 pub(crate) fn run(habit: Habit, arguments: &[String]) -> ! {
     let with_port = arguments[0].parse::<u16>().is_ok_and(|_| arguments[0].len() != 4);
     let ids = &arguments[usize::from(with_port)..];

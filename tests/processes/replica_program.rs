@@ -1,5 +1,5 @@
-//! One replica program, started by hand, with the test in the role of the simulator: arguments,
-//! start and exit.
+//! Tests of the arguments, the start and the exit of the replica program. The test starts the
+//! program itself and takes the role of the simulator.
 
 use std::io::Read as _;
 use std::net::UdpSocket;
@@ -9,13 +9,13 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-/// Path of the built program.
+/// Path of the replica program that was built for the tests.
 pub(crate) const REPLICA: &str = env!("CARGO_BIN_EXE_bowline-replica");
 
-/// Longer than anything takes, so that a test that hangs fails instead.
+/// Timeout that is longer than anything takes, so that a test that hangs fails instead.
 pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A running replica; killed when dropped.
+/// A running replica program, which is killed when dropped.
 pub(crate) struct Program(Child);
 
 impl Program {
@@ -32,7 +32,7 @@ impl Program {
         Program(child)
     }
 
-    /// Whether the process runs and has not closed its output.
+    /// Returns whether the process has not exited yet.
     pub(crate) fn is_alive(&mut self) -> bool {
         self.0.try_wait().expect("our own child").is_none()
     }
@@ -43,7 +43,7 @@ impl Program {
         assert!(Command::new("kill").arg(&pid).status().expect("kill").success());
     }
 
-    /// Waits for the exit. Returns the status and the output.
+    /// Waits until the process exits. Returns its exit status and output.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
         let status = self.0.wait().expect("our own child");
         let mut printed = String::new();
@@ -55,13 +55,13 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // An error means that it has exited already.
+        // An error means that the process has already exited.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A UDP socket in the role of the simulator.
+/// Returns a UDP socket that takes the role of the simulator, and its port as text.
 pub(crate) fn simulator() -> (UdpSocket, String) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
     socket.set_read_timeout(Some(TIMEOUT)).expect("our own socket");

@@ -1,4 +1,5 @@
-//! Replays the committed corpus of the fuzz targets through the same functions, as a plain test.
+//! Replays the committed corpus of the fuzz targets through the same entry points, as an ordinary
+//! test.
 //!
 //! `tests/fuzz/corpus/TARGET/` holds seeds, which this file creates (their names describe them; run
 //! with `UPDATE_CORPUS=1` after a change of a format), and inputs that a fuzzer found (their names
@@ -23,7 +24,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::entries;
 
-/// Inputs found by fuzzing stay few and small, so that the replay is fast.
+/// Maximum length of an input found by fuzzing, in bytes. The inputs stay few and small, so that
+/// the replay is fast.
 const INPUT_BYTES_MAX: u64 = 4 << 10;
 
 fn folder(target: &str) -> PathBuf {
@@ -87,7 +89,8 @@ fn append(entries: Vec<Entry>) -> PeerMsg {
     })
 }
 
-/// Datagrams, each after its length.
+/// Returns seeds for the target `datagram`: datagrams, each preceded by its length. Each seed has
+/// its target, name and contents.
 fn datagrams() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let id = StreamId { stream: 1, cookie: 2 };
     let data = |number, offset, payload| Datagram::Data(id, Data { number, offset, payload });
@@ -114,7 +117,8 @@ fn datagrams() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     inputs.map(|(name, datagrams)| ("datagram", name, encoded(datagrams))).into()
 }
 
-/// Well-formed inputs of every kind, from which a fuzzer starts.
+/// Returns all seeds: well-formed inputs of every kind, with which a fuzzer starts. Each has its
+/// target, name and contents.
 fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut seeds = Vec::new();
     let key = RequestKey { client: ClientId(0x1A), request: RequestId(*b"ABCDEFGHIJ012345") };
@@ -219,7 +223,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds
 }
 
-/// Frames between replicas: one of each kind, and two with a broken end.
+/// Adds seeds of frames between replicas: one frame of each kind, and two with a broken end.
 fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     let key = RequestKey { client: ClientId(3), request: RequestId(*b"ABCDEFGHIJ012345") };
     let last = EntryId::new(2, 8);
@@ -263,7 +267,7 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     seeds.push(("frame", "claim", b"BOWL\x02\0\xFF\xFF\xFF\xFF\0\0\0\0\x02".to_vec()));
 }
 
-/// Input of Redis clients: handshakes, inline commands, and malformed requests.
+/// Adds seeds of input from Redis clients: handshakes, inline commands, and malformed requests.
 fn requests(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     for (name, text) in [
         ("greeting", "*2\r\n$5\r\nhello\r\n$1\r\n3\r\nCLIENT SETINFO LIB-NAME x\r\ninfo\r\n"),
@@ -283,8 +287,8 @@ fn requests(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     }
 }
 
-/// Segment files, complete and torn by a power cut; and single blocks, which the target puts into a
-/// file.
+/// Adds seeds of segment files, complete or torn by a power cut, and of single blocks, which the
+/// target puts into a file.
 fn segments(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     const SEGMENT: &str = "segment-0000000001";
     const SECTOR: usize = 512;
@@ -306,7 +310,7 @@ fn segments(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     let mut disk = log.into_disk();
     let file = disk.read(SEGMENT).expect("the first segment");
     seeds.push(("segment", "whole", file.clone()));
-    // Before the last block there are the block of the opening and that of the entries.
+    // The last block is preceded by the block of the opening and that of the entries.
     for (name, sector) in [("torn_end", 4), ("torn_start", 3), ("lost", 1)] {
         disk.tamper(SEGMENT, |bytes| bytes[sector * SECTOR..(sector + 1) * SECTOR].fill(0));
         let bytes = disk.read(SEGMENT).expect("the first segment");

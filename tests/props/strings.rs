@@ -1,5 +1,5 @@
-//! Random commands on a string that grows from short to long, against a plain vector of bytes,
-//! while snapshots of earlier states are held.
+//! Compares random commands on a string, which grows from short to long, with a plain vector of
+//! bytes, while snapshots of earlier states are held.
 
 use std::ops::Range;
 
@@ -21,16 +21,17 @@ enum Change {
     SetRange(usize, Vec<u8>),
     Append(Vec<u8>),
     SetBit(usize, bool),
-    /// Sets a field of 13 bits at this bit offset, and increases one of 64 bits right behind it.
+    /// Sets a field of 13 bits at this bit offset, and increases a field of 64 bits directly after
+    /// it.
     Bitfield(usize, u16, i64),
     Expire(bool),
-    /// Copies the key, so that both keys share the value, and renames the copy back.
+    /// Copies the key, so that both keys share the value, and then renames the copy to the key.
     CopyAndRename,
     /// Takes a view of the state, from which a snapshot is written at the end.
     Hold,
 }
 
-/// A byte offset, often close to a boundary between chunks.
+/// Generates a byte offset, often close to a boundary between chunks.
 fn offset() -> impl Strategy<Value = usize> {
     let near = (prop::sample::select(&BOUNDARIES[..]), 0_usize..40)
         .prop_map(|(boundary, by)| (boundary + by).saturating_sub(20));
@@ -101,7 +102,7 @@ fn overwrite(model: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     }
 }
 
-/// Applies a change to the state and to the model, and checks its outcome.
+/// Applies a change to the state and to the model, and checks the outcome.
 fn run(state: &mut StateMachine, model: &mut Vec<u8>, change: &Change) {
     let text = |number: usize| number.to_string().into_bytes();
     match change {
@@ -157,7 +158,7 @@ fn run(state: &mut StateMachine, model: &mut Vec<u8>, change: &Change) {
     }
 }
 
-/// Checks what the commands that read the string return, at the places around `near`.
+/// Checks the replies of the commands that read the string, at offsets around `near`.
 fn check_reads(state: &mut StateMachine, model: &[u8], near: usize) {
     let text = |number: usize| number.to_string().into_bytes();
     let value = |outcome: Outcome| outcome.value().expect("a value").into_owned();
@@ -172,7 +173,7 @@ fn check_reads(state: &mut StateMachine, model: &[u8], near: usize) {
         for wanted in [true, false] {
             let bits = from * 8..(from + part.len()) * 8;
             let first = bits.into_iter().find(|bit| bit_of(model, *bit) == wanted);
-            // Redis says that a missing key consists of zeros.
+            // As in Redis, a missing key consists of zeros.
             let none = if model.is_empty() && !wanted { 0 } else { -1 };
             let first = first.map_or(none, int);
             let args = [KEY, if wanted { b"1" } else { b"0" }, &text(from), &text(to)];
@@ -183,7 +184,7 @@ fn check_reads(state: &mut StateMachine, model: &[u8], near: usize) {
     assert_eq!(number(&apply(state, "getbit", &[KEY, &text(near * 8 + 3)])), bit);
 }
 
-/// Returns the digest of a state with only this string, which one command sets.
+/// Returns the digest of a state that contains only this string, set by a single command.
 fn digest_of(model: &[u8], index: Index, expires: bool) -> u64 {
     let mut state = StateMachine::default();
     if !model.is_empty() {

@@ -2,11 +2,11 @@
 //!
 //! A template is a list of words. A word in lower case stands for any argument of that kind (see
 //! `ARGUMENTS` in `templates.rs`), any other word for itself, in random case. `[a b]` is optional,
-//! `[a b ...]` may also be repeated, `(a|b c)` is one of the two, and so is `[a|b c]` unless it is
-//! left out. `;` ends one request and begins another, in which `kind'` is the last argument of that
-//! kind.
+//! `[a b ...]` may also be repeated, `(a|b c)` is one of the two alternatives, and `[a|b c]` is one
+//! of them or nothing. `;` ends one request and begins another, in which `kind'` stands for the
+//! last argument of that kind.
 //!
-//! Most requests follow their template. Now and then a request has an argument too many or too few,
+//! Most requests follow their template. Occasionally a request has an argument too many or too few,
 //! or a wrong one.
 
 use rand::{Rng, RngExt};
@@ -14,56 +14,57 @@ use rand::{Rng, RngExt};
 use super::reply::Agreement;
 use super::templates::{ARGUMENTS, CLOCK_KINDS};
 
-/// A template, and how to compare the replies.
+/// A request template, and how to compare the replies to its requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Template {
     pub(crate) text: &'static str,
     pub(crate) agreement: Agreement,
-    /// It is used once in this many draws.
+    /// Average number of draws of this template of which one is used: 1 for a template that is
+    /// always used.
     pub(crate) rarity: u32,
 }
 
-/// A request, and how to compare the replies.
+/// A request made from a template, and how to compare the replies to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Made {
     pub(crate) words: Vec<Vec<u8>>,
     pub(crate) agreement: Agreement,
 }
 
-/// The replies must be equal in every byte.
+/// Returns a template with replies that must be equal in every byte.
 pub(crate) const fn same(text: &'static str) -> Template {
     Template { text, agreement: Agreement::Exact, rarity: 1 }
 }
 
-/// The elements of the replies must be equal, in any order.
+/// Returns a template with replies whose elements must be equal, in any order.
 pub(crate) const fn any_order(text: &'static str) -> Template {
     Template { text, agreement: Agreement::AnyOrder, rarity: 1 }
 }
 
-/// The pairs of elements in the replies must be equal, in any order.
+/// Returns a template with replies whose pairs of elements must be equal, in any order.
 pub(crate) const fn pairs(text: &'static str) -> Template {
     Template { text, agreement: Agreement::Pairs, rarity: 1 }
 }
 
-/// The replies must have the same type and length. If the result is random and changes the state, a
-/// second request must remove the difference: `SPOP set ; DEL set'`.
+/// Returns a template with replies that must have the same type and length. If the result is random
+/// and changes the state, a second request must remove the difference: `SPOP set ; DEL set'`.
 pub(crate) const fn shape(text: &'static str) -> Template {
     Template { text, agreement: Agreement::TypeAndLength, rarity: 1 }
 }
 
-/// The replies must be numbers that differ by at most `distance`.
+/// Returns a template with replies that must be numbers which differ by at most `distance`.
 pub(crate) const fn near(distance: i64, text: &'static str) -> Template {
     Template { text, agreement: Agreement::Near(distance), rarity: 1 }
 }
 
 impl Template {
-    /// Uses the template only once in this many draws.
+    /// Makes the template rare: it is used only in one of `times` draws on average.
     pub(crate) const fn once_in(mut self, times: u32) -> Template {
         self.rarity = times;
         self
     }
 
-    /// Requests that follow the template, or nearly.
+    /// Makes requests that follow the template, or nearly follow it.
     pub(crate) fn make(&self, rng: &mut impl Rng) -> Vec<Made> {
         let mut said = Expansion { words: vec![Vec::new()], last: Vec::new(), timed: false };
         let pieces = pieces(self.text);
@@ -80,7 +81,7 @@ impl Template {
     }
 }
 
-/// The tokens of a template; brackets, bars and semicolons are tokens of their own.
+/// Splits a template into tokens. Brackets, bars and semicolons are tokens of their own.
 fn pieces(form: &'static str) -> Vec<&'static str> {
     let mut pieces = Vec::new();
     for word in form.split(' ').filter(|word| !word.is_empty()) {
@@ -95,18 +96,19 @@ fn pieces(form: &'static str) -> Vec<&'static str> {
     pieces
 }
 
-/// The requests made so far.
+/// The requests that have been made from a template so far.
 struct Expansion {
     /// The arguments of each request.
     words: Vec<Vec<Vec<u8>>>,
-    /// The last argument of each kind.
+    /// The arguments that were chosen, in order, each with its kind.
     last: Vec<(&'static str, &'static [u8])>,
-    /// Whether an argument is a time.
+    /// Whether any argument is a time.
     timed: bool,
 }
 
 impl Expansion {
-    /// Expands tokens up to a bracket or bar that was not opened in them.
+    /// Expands tokens up to the closing bracket or the bar that ends this sequence. If `says` is
+    /// false, skips the tokens without making requests.
     fn sequence(&mut self, rest: &mut &[&'static str], rng: &mut impl Rng, says: bool) {
         while let Some((piece, behind)) = rest.split_first() {
             match *piece {
@@ -182,7 +184,7 @@ impl Expansion {
     }
 }
 
-/// A random argument of a kind.
+/// Returns a random argument of the kind `kind`.
 fn choose(kind: &str, rng: &mut impl Rng) -> &'static [u8] {
     let (_, bags) = ARGUMENTS
         .iter()
@@ -192,7 +194,7 @@ fn choose(kind: &str, rng: &mut impl Rng) -> &'static [u8] {
     bag[rng.random_range(0..bag.len())]
 }
 
-/// The word in random case, mostly unchanged.
+/// Returns the word, mostly unchanged and sometimes in another case.
 fn in_some_case(word: &str, rng: &mut impl Rng) -> Vec<u8> {
     let mut word = word.as_bytes().to_vec();
     match rng.random_range(0..12) {
@@ -207,8 +209,8 @@ fn in_some_case(word: &str, rng: &mut impl Rng) -> Vec<u8> {
     word
 }
 
-/// Makes a request deviate from its template. Times stay as they are, since a near time may be over
-/// in one server and not yet in the other.
+/// Changes a request so that it deviates from its template. Does not change times, because a time
+/// close to now may have passed in one server and not yet in the other.
 fn corrupt(words: &mut Vec<Vec<u8>>, timed: bool, rng: &mut impl Rng) {
     let kind = ARGUMENTS[rng.random_range(0..ARGUMENTS.len())].0;
     // `CLIENT LIST` cannot be compared.

@@ -1,4 +1,4 @@
-//! ONCE: commands of a session are applied once, with the replies of their commands.
+//! ONCE: the commands of a session are applied once, and get the replies of their commands.
 
 use bowline::wire::resp::Limits;
 
@@ -9,7 +9,7 @@ fn ask(server: &mut LocalServer, line: &str) -> String {
     String::from_utf8(server.replies()).expect("replies of text")
 }
 
-/// A server, and the number of a session.
+/// Returns a server, and the number of a session that was opened on it.
 fn open() -> (LocalServer, String) {
     let mut server = LocalServer::new(Limits::default());
     let session = ask(&mut server, "once open");
@@ -29,7 +29,7 @@ fn repeated_once_command_gets_its_reply_without_being_applied() {
         (6, "MSET a 1 b 2", "+OK\r\n"),
         (7, "GETDEL a", "$1\r\n1\r\n"),
         (8, "DEL b h nothing", ":2\r\n"),
-        // A command that fails uses its number, too.
+        // A command that fails also uses its number.
         (9, "INCR k", "-ERR value is not an integer or out of range\r\n"),
         (10, "INCRBY n many", "-ERR value is not an integer or out of range\r\n"),
         (11, "INCR", "-ERR wrong number of arguments for 'incr' command\r\n"),

@@ -6,7 +6,7 @@ use bowline::types::{Index, Instant, NodeId, Term};
 use bowline::wire::resp::{Limits, Parser};
 use bytes::BytesMut;
 
-/// A connection to replica 2 of three, of which replica 1 leads.
+/// A client connection to replica 2 of three. Replica 1 is the leader.
 struct Client {
     connection: Connection,
     context: Context,
@@ -37,7 +37,8 @@ impl Client {
         Client { connection: Connection::new(3, address, here, Instant::ZERO), context, settings }
     }
 
-    /// The action for a request, and its reply if there is one yet.
+    /// Executes a request. Returns the action for the server, and the reply, which is empty if it
+    /// is not known yet.
     fn ask(&mut self, line: &str) -> (Action, String) {
         let mut parser = Parser::new(Limits::default());
         let line = format!("{line}\n");

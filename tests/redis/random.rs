@@ -1,8 +1,8 @@
-//! Random streams of requests to this server and to a real Redis: the replies must agree.
+//! Sends random streams of requests to this server and to a real Redis: the replies must agree.
 //!
-//! A stream follows from its seed. If one fails, its requests are reduced to a short failing
-//! stream, which is printed with a command to reproduce it. `BOWLINE_REDIS_COMMANDS=1000000` makes
-//! a long run, `BOWLINE_REDIS_SEED=17` runs one stream (or, with the former, starts there), and
+//! A stream follows from its seed. If a stream fails, it is reduced to a short stream that still
+//! fails, which is printed with a command to reproduce it. `BOWLINE_REDIS_COMMANDS=1000000` makes a
+//! long run, `BOWLINE_REDIS_SEED=17` runs one stream (or, with the former, starts there), and
 //! `BOWLINE_REDIS_GROUP=hashes` uses the requests of one group only (see `GROUPS` in
 //! `templates.rs`).
 
@@ -23,24 +23,24 @@ use super::reference::Reference;
 use super::reply::{Agreement, Reply};
 use super::templates::{ALL_KEYS, GROUPS, LAST};
 
-/// Requests of one stream, without the final comparison.
+/// Minimum number of requests in one stream, without the final comparison.
 const STREAM_LEN: usize = 500;
-/// Requests of all streams together, by default.
+/// Default number of requests in all streams together.
 const SAMPLE_LEN: usize = 40_000;
-/// Most requests in flight.
+/// Maximum number of requests in flight.
 const PIPELINED_MAX: usize = 60;
-/// Most streams that are tried to reduce a failing one.
+/// Maximum number of streams that are tried when a failing stream is reduced.
 const TRIES_MAX: usize = 600;
 
-/// Both servers, empty, and a connection to each.
+/// Both servers, and a connection to each.
 struct Both {
     stream: UnixStream,
     server: LocalServer,
-    /// How to compare the replies of commands queued for `EXEC`.
+    /// For each command queued for `EXEC`: how to compare the replies.
     queued: Vec<Agreement>,
 }
 
-/// A request whose replies did not agree.
+/// A request whose replies from the two servers did not agree.
 struct Disagreement {
     at: usize,
     ours: String,
@@ -107,7 +107,7 @@ impl Both {
     }
 }
 
-/// Reads this many replies.
+/// Reads and returns `count` replies.
 fn read_replies(stream: &mut UnixStream, count: usize) -> Vec<Reply> {
     let (mut bytes, mut piece) = (Vec::new(), vec![0; 1 << 16]);
     let (mut replies, mut used) = (Vec::new(), 0);
@@ -124,7 +124,7 @@ fn read_replies(stream: &mut UnixStream, count: usize) -> Vec<Reply> {
     replies
 }
 
-/// A random template of a group.
+/// Returns a random template of a random group.
 fn draw_template(groups: &[(&str, &'static [Template])], rng: &mut impl Rng) -> &'static Template {
     loop {
         let group = groups[rng.random_range(0..groups.len())].1;
@@ -135,7 +135,7 @@ fn draw_template(groups: &[(&str, &'static [Template])], rng: &mut impl Rng) -> 
     }
 }
 
-/// The requests of a seed's stream.
+/// Returns the requests of the stream with this seed.
 fn stream_of(seed: u64) -> Vec<Made> {
     let only = env::var("BOWLINE_REDIS_GROUP").ok();
     let groups: Vec<_> = GROUPS
@@ -153,7 +153,7 @@ fn stream_of(seed: u64) -> Vec<Made> {
     requests
 }
 
-/// Requests for the contents of every key.
+/// Returns requests for the contents of every key.
 fn last_questions() -> impl Iterator<Item = Made> {
     let about = |key: &'static [u8]| {
         LAST.iter().map(move |form| {
@@ -167,8 +167,8 @@ fn last_questions() -> impl Iterator<Item = Made> {
     ALL_KEYS.iter().flat_map(move |key| about(key))
 }
 
-/// Runs a stream on empty servers; returns the first disagreement. The pipelines into which it is
-/// split follow from the seed, too.
+/// Runs a stream on empty servers, and returns the first disagreement. The pipelines into which the
+/// stream is split also follow from the seed.
 fn run(reference: &Reference, seed: u64, requests: &[Made]) -> Result<(), Disagreement> {
     let mut both = Both::new(reference, if seed.is_multiple_of(2) { 2 } else { 3 });
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -182,7 +182,8 @@ fn run(reference: &Reference, seed: u64, requests: &[Made]) -> Result<(), Disagr
     Ok(())
 }
 
-/// Reduces a failing stream: a short suffix that fails, and of that only the necessary requests.
+/// Reduces a failing stream to a short suffix that still fails, and then to the requests of this
+/// suffix that are needed for the failure. Returns these requests and their disagreement.
 fn shrink(
     reference: &Reference,
     seed: u64,
@@ -220,7 +221,7 @@ fn shrink(
     (failing, found)
 }
 
-/// A request as one can type it.
+/// Returns a request as text that can be typed into a client.
 fn typed(request: &Made) -> String {
     let word = |word: &Vec<u8>| {
         let plain = !word.is_empty() && word.iter().all(u8::is_ascii_alphanumeric);
@@ -230,10 +231,10 @@ fn typed(request: &Made) -> String {
     request.words.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// Runs the stream of a seed.
+/// Runs a stream, which was made from `seed`.
 ///
 /// # Panics
-/// If replies do not agree, with a reduced stream.
+/// If replies do not agree. The message contains a reduced stream.
 fn check(reference: &Reference, seed: u64, requests: &[Made]) {
     let Err(found) = run(reference, seed, requests) else { return };
     let (all, only) = (found.at + 1, env::var("BOWLINE_REDIS_GROUP"));
@@ -250,8 +251,8 @@ fn check(reference: &Reference, seed: u64, requests: &[Made]) {
     panic!("{text}cargo test --test redis random::\n");
 }
 
-/// Streams in which keys expire: some get a short TTL, the test waits until it is over, and the
-/// same requests continue.
+/// Streams in which keys expire: some keys get a short TTL, the test waits until the TTL is over,
+/// and the same requests continue.
 #[test]
 fn random_requests_on_expiring_keys_get_the_replies_of_redis() {
     let Some(reference) = Reference::start() else { return };
@@ -261,7 +262,7 @@ fn random_requests_on_expiring_keys_get_the_replies_of_redis() {
         let requests = stream_of(seed);
         let mut asked = Vec::new();
         for requests in requests.chunks(requests.len() / 3) {
-            // For these, Redis shows expired keys until it happens to delete them.
+            // For these commands, Redis shows expired keys until it deletes them.
             let shows = |request: &Made| {
                 ["dbsize", "memory"]
                     .iter()

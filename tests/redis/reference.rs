@@ -1,4 +1,4 @@
-//! A real Redis beside the test, on a UNIX socket in a temporary folder.
+//! A real Redis server that runs beside the test, on a UNIX socket in a temporary folder.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A running Redis; stopped when dropped.
+/// A running Redis server, which is stopped when dropped.
 pub(crate) struct Reference {
     process: Child,
     socket: PathBuf,
@@ -15,7 +15,8 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    /// Starts Redis. `None`, with a message, if the version to compare with is not installed.
+    /// Starts Redis. Prints a message and returns `None` if the version to compare with is not
+    /// installed.
     pub(crate) fn start() -> Option<Reference> {
         let version = Command::new("redis-server").arg("--version").output().ok();
         let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
@@ -29,7 +30,7 @@ impl Reference {
         let folder = tempfile::tempdir().expect("a folder for its socket");
         let socket = folder.path().join("redis");
         let process = Command::new("redis-server")
-            // One database and the same maximum length of strings, like this server.
+            // One database, and the same maximum length of strings as in this server.
             .args(["--port", "0", "--databases", "1", "--save", "", "--appendonly", "no"])
             .args(["--proto-max-bulk-len", "64mb"])
             .arg("--unixsocket")
@@ -47,14 +48,14 @@ impl Reference {
         Some(reference)
     }
 
-    /// A new connection.
+    /// Opens a new connection to Redis.
     pub(crate) fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(&self.socket).expect("it listens");
         stream.set_read_timeout(Some(Duration::from_mins(1))).expect("a timeout of seconds");
         stream
     }
 
-    /// The reply to `bytes` until Redis closes the connection.
+    /// Sends `bytes`, and returns everything that Redis replies until it closes the connection.
     pub(crate) fn until_closed(&self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = self.connect();
         stream.write_all(bytes).expect("it reads");
@@ -69,7 +70,7 @@ impl Reference {
 
 impl Drop for Reference {
     fn drop(&mut self) {
-        // An error means that it has exited already.
+        // An error means that Redis has already exited.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -1,6 +1,6 @@
 //! Decoded replies, and rules to compare them.
 
-/// A reply: its first byte, the text after that, and its elements.
+/// A decoded reply: its first byte, the text after that, and its elements.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Reply {
     kind: u8,
@@ -11,20 +11,21 @@ pub(crate) struct Reply {
 /// How to compare two replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Agreement {
-    /// Every byte must be equal.
+    /// The replies must be equal in every byte.
     Exact,
-    /// The elements must be equal, in any order.
+    /// The elements of the replies must be equal, in any order.
     AnyOrder,
-    /// The pairs of elements must be equal, in any order: fields and their values.
+    /// The pairs of elements (fields and their values) must be equal, in any order.
     Pairs,
-    /// Type and length must be equal: the elements are random.
+    /// The type and the length of the replies must be equal, because the elements are random.
     TypeAndLength,
-    /// Numbers that differ by at most this; numbers below 0 must be equal.
+    /// The replies must be numbers that differ by at most this. Numbers below 0 must be equal.
     Near(i64),
 }
 
 impl Reply {
-    /// The first reply in `bytes`, and its length in bytes; `None` if it is incomplete.
+    /// Decodes the first reply in `bytes`, and returns it with its length in bytes; `None` if the
+    /// reply is incomplete.
     ///
     /// # Panics
     /// If the bytes are not a reply.
@@ -45,7 +46,7 @@ impl Reply {
                     bytes.get(used + length..used + length + 2)?;
                     used += length + 2;
                 } else {
-                    // Null, unlike a text that reads "-1".
+                    // Null differs from a text that reads "-1".
                     reply.kind = b'_';
                 }
             }
@@ -62,7 +63,8 @@ impl Reply {
         Some((reply, used))
     }
 
-    /// Whether two replies agree.
+    /// Returns whether two replies agree, according to `agreement`. Errors must be equal in every
+    /// byte.
     pub(crate) fn agrees(&self, other: &Reply, agreement: Agreement) -> bool {
         // Errors must be equal in every byte.
         if self.kind == b'-' || other.kind == b'-' {
@@ -84,12 +86,12 @@ impl Reply {
         }
     }
 
-    /// Whether this is the reply to a queued command.
+    /// Returns whether this is the reply to a command that was queued for a transaction.
     pub(crate) fn is_queued(&self) -> bool {
         self.kind == b'+' && self.text == b"QUEUED"
     }
 
-    /// The elements.
+    /// Returns the elements of the reply.
     pub(crate) fn items(&self) -> &[Reply] {
         &self.items
     }

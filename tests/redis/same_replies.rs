@@ -1,4 +1,5 @@
-//! The same requests to this server and to a real Redis, with every byte of the replies compared.
+//! Sends the same requests to this server and to a real Redis, and compares every byte of the
+//! replies.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,8 +10,8 @@ use bowline::wire::resp::Limits;
 use super::local_server::LocalServer;
 use super::reference::Reference;
 
-/// Requests with equal replies, one per line. Replies about the server itself (version, commands,
-/// connections) cannot be compared.
+/// Requests that get equal replies, one per line. Requests about the server itself (version,
+/// commands, connections) are missing, because their replies cannot be compared.
 const SAME: &str = r#"
 PING
 ping hello
@@ -325,7 +326,7 @@ RESET
 PING
 "#;
 
-/// Inputs that end a connection.
+/// Inputs after which the server closes the connection.
 const BROKEN: &[&[u8]] = &[
     b"*3\r\n$3\r\nSET\r\n$1\r\nx\r\nfooz\r\n",
     b"*abc\r\n",
@@ -345,10 +346,11 @@ const BROKEN: &[&[u8]] = &[
     b"Host: a\r\n",
 ];
 
-/// Separates replies from one another.
+/// Text that separates the replies from one another.
 const MARK: &[u8] = b"a mark between replies";
 
-/// Sends lines to both servers, each followed by a mark, and compares the replies before the marks.
+/// Sends lines to both servers, each followed by a mark, and compares the replies between the
+/// marks.
 fn compare(reference: &mut UnixStream, server: &mut LocalServer, lines: &[Vec<u8>]) {
     let mark = [b"ECHO '", MARK, b"'\r\n"].concat();
     let sent: Vec<u8> =
@@ -381,7 +383,7 @@ fn compare(reference: &mut UnixStream, server: &mut LocalServer, lines: &[Vec<u8
     assert_eq!(ours.len(), theirs.len());
 }
 
-/// The replies without the marks.
+/// Splits the replies at the marks, and returns them without the marks.
 fn parts(replies: &[u8]) -> Vec<Vec<u8>> {
     let mark = [format!("${}\r\n", MARK.len()).as_bytes(), MARK, b"\r\n"].concat();
     let (mut parts, mut from) = (Vec::new(), 0);
@@ -410,7 +412,7 @@ fn listed_requests_get_the_replies_of_redis() {
         }
         server.receive(greeting.as_bytes());
         server.replies();
-        // Errors quote 128 bytes of a name, and as many of all arguments.
+        // Errors quote 128 bytes of the name, and 128 bytes of all arguments together.
         let long = [format!("FOO {} {} c", "a".repeat(70), "b".repeat(70)), "f".repeat(150)];
         let lines = lines().map(str::to_owned).chain(long);
         let lines: Vec<Vec<u8>> = lines.map(String::into_bytes).collect();
@@ -418,8 +420,8 @@ fn listed_requests_get_the_replies_of_redis() {
     }
 }
 
-/// Commands that Redis has only since 7.2, Sentinel commands, which are in another process there,
-/// and DEBUG, which has no subcommand table there.
+/// Commands of this server that Redis 7.0 lacks, because Redis has them only in later versions or
+/// not at all.
 const LATER: &[&str] = &["client|setinfo", "client|no-touch", "delex", "once"];
 
 #[test]
@@ -461,8 +463,8 @@ fn command_table_matches_that_of_redis() {
     assert!(differences.is_empty(), "{}", differences.concat());
 }
 
-/// From a command's entry in `COMMAND INFO`: arity, flags, key positions and categories, as lines
-/// of the reply; sets are sorted.
+/// Returns the facts in a command's entry in `COMMAND INFO` (arity, flags, key positions and
+/// categories), as lines of the reply. Sets are sorted.
 fn facts(reply: &str) -> Vec<Vec<&str>> {
     // The reply starts with an array of one array of ten, and a name of two lines.
     let mut lines = reply.lines().skip(4);

@@ -1,11 +1,11 @@
-//! Templates of the requests of random streams, and their arguments. To add a command, add a line
-//! to its group here; the syntax is described in `grammar.rs`.
+//! The templates of the requests in random streams, and their arguments. To add a command, add a
+//! line to its group here; the syntax is described in `grammar.rs`.
 
 use super::grammar::{Template, any_order, near, pairs, same, shape};
 
-/// Arguments by kind: the usual ones, and in an optional second row rare ones. An argument that
-/// occurs twice is drawn twice as often. Kinds of keys overlap, so that commands meet keys of
-/// another type.
+/// Arguments by kind. The first row has the usual arguments, the optional second row rare ones. An
+/// argument that occurs twice is drawn twice as often. Kinds of keys overlap, so that commands are
+/// also applied to keys of another type.
 pub(crate) const ARGUMENTS: &[(&str, &[&[&[u8]]])] = &[
     ("str", &[STRING_KEYS, ALL_KEYS]),
     ("hash", &[&[b"h1", b"h2", b"h3"], ALL_KEYS]),
@@ -18,13 +18,13 @@ pub(crate) const ARGUMENTS: &[(&str, &[&[&[u8]]])] = &[
     ("float", &[FLOATS, VALUES]),
     ("member", &[&[b"a", b"b", b"c", b"d", b"e", b"1", b"2"], VALUES]),
     ("count", &[&[b"0", b"1", b"1", b"2", b"3", b"5", b"10", b"-1", b"-2", b"-4"], INTEGERS]),
-    // Without the smallest integer: Redis negates it and gets no count.
+    // Without the smallest integer, which Redis cannot negate to get a count.
     ("rank", &[&[b"1", b"2", b"3", b"-1", b"-2", b"-3"], &[b"0", b"x", b"9223372036854775807"]]),
     ("index", &[&[b"0", b"1", b"2", b"3", b"5", b"-1", b"-2", b"-3", b"-5", b"100"], INTEGERS]),
-    // Not far below 0: Redis replies with this many members of a set.
+    // Not far below 0, because Redis replies with this many members of a set.
     ("some", &[&[b"0", b"1", b"2", b"3", b"10", b"-1", b"-2", b"-4"], NO_NUMBER]),
     ("score", &[SCORES, NO_NUMBER]),
-    // Positive: the product of 0 and a negative number is -0.
+    // Positive, because the product of 0 and a negative number is -0.
     ("weight", &[&[b"1", b"2", b"0.5", b"0.1", b"10", b"1e300", b"inf"], NO_NUMBER]),
     ("smin", &[&[b"-inf", b"0", b"(0", b"1", b"(1", b"-5", b"0.1", b"(-inf"], ENDS]),
     ("smax", &[&[b"+inf", b"inf", b"2", b"(2", b"3.0e3", b"5", b"(5", b"0.3"], ENDS]),
@@ -47,10 +47,10 @@ pub(crate) const ARGUMENTS: &[(&str, &[&[&[u8]]])] = &[
     ("past", &[&[b"1", b"0", b"-1", b"1000000000"]]),
 ];
 
-/// Kinds of arguments that are times. These are far in the future or in the past. Conditions on
-/// order apply to absolute times (`second`, `milli`), not to relative ones. `past` is only for
-/// commands after which Redis deletes an expired key at once: otherwise it counts expired keys for
-/// a while.
+/// Kinds of arguments that are times, all of them far in the future or in the past. Conditions such
+/// as `GT` are used only with absolute times (`second`, `milli`), not with relative ones. `past` is
+/// only for commands after which Redis deletes an expired key at once: otherwise Redis counts
+/// expired keys for a while.
 pub(crate) const CLOCK_KINDS: &[&str] = &["seconds", "millis", "second", "milli", "past"];
 
 /// All keys. Their contents are compared at the end of a stream.
@@ -125,8 +125,8 @@ const FLOATS: &[&[u8]] = &[
     b"123456789.123",
 ];
 
-/// Without -0 and numbers between 10^17 and 2^62, which Redis stores or formats differently in
-/// large sets than in small ones.
+/// Scores. They do not include -0 and numbers between 10^17 and 2^62, which Redis stores or formats
+/// differently in large sets than in small ones.
 const SCORES: &[&[u8]] = &[
     b"0",
     b"1",
@@ -156,7 +156,8 @@ const ENDS: &[&[u8]] = &[
 const FAR_OFFSETS: &[&[u8]] =
     &[b"-1", b"4294967296", b"536870912", b"9223372036854775807", b"x", b"", b"01", b"1.5"];
 
-/// Without the smallest integer, which Redis takes for a large one in saturating bit fields.
+/// Amounts by which bit fields are increased. They do not include the smallest integer, which Redis
+/// treats as a large one in saturating bit fields.
 const AMOUNTS: &[&[u8]] = &[
     b"0",
     b"1",
@@ -196,12 +197,12 @@ const NO_SECONDS: &[&[u8]] = &[
     b"-9223372036854775808",
 ];
 
-/// Seconds by which times may differ: each server reads its own clock.
+/// Maximum difference between times in the replies, in seconds: each server reads its own clock.
 const S: i64 = 20;
-/// The same in milliseconds.
+/// Maximum difference between times in the replies, in milliseconds.
 const MS: i64 = 20_000;
 
-/// Template groups, by the names that `BOWLINE_REDIS_GROUP` accepts.
+/// The groups of templates, by the names that `BOWLINE_REDIS_GROUP` accepts.
 pub(crate) const GROUPS: &[(&str, &[Template])] = &[
     ("strings", STRINGS),
     ("bits", BITS),
@@ -213,8 +214,9 @@ pub(crate) const GROUPS: &[(&str, &[Template])] = &[
     ("connections", CONNECTIONS),
 ];
 
-/// Requests for each key at the end of a stream, as `key`, to compare the final state. For a key of
-/// another type both servers reply with an error.
+/// Requests to compare the final state: they are sent for each key, which takes the place of the
+/// word `key`, at the end of a stream. If the key has another type, both servers reply with an
+/// error.
 pub(crate) const LAST: &[Template] = &[
     same("TYPE key"),
     near(MS, "PTTL key"),

@@ -1,5 +1,5 @@
-//! Transactions: scripts and random transactions get the replies of a real Redis; and what only
-//! this server does.
+//! Transactions: scripts and random transactions must get the same replies as from a real Redis.
+//! Also tests the behaviour that only this server has.
 
 use bowline::wire::resp::Limits;
 use rand::{RngExt, SeedableRng};
@@ -8,7 +8,8 @@ use rand_chacha::ChaCha8Rng;
 use super::local_server::LocalServer;
 use super::reference::Reference;
 
-/// Scripts, one per line, with requests separated by semicolons. Each has its own connection.
+/// Scripts, one per line, with requests separated by semicolons. Each script runs on a connection
+/// of its own.
 const SCRIPTS: &str = "
 EXEC; DISCARD; UNWATCH; EXEC a; MULTI; EXEC a; EXEC
 MULTI; MULTI; WATCH a; SET a 1; EXEC; GET a
@@ -41,7 +42,7 @@ MULTI; SUBSCRIBE c; PSUBSCRIBE e*; EXEC; MULTI; PING; UNSUBSCRIBE; PUNSUBSCRIBE;
 MULTI; PUBLISH c hello; PUBSUB NUMSUB c; INCR n; EXEC
 ";
 
-/// All replies to a script until its connection is closed, without that to HELLO.
+/// Runs a script on a new connection, and returns all replies as escaped text.
 fn ours(server: &mut LocalServer, script: &[u8]) -> String {
     server.connect_again(Limits::default());
     server.receive(script);
@@ -76,7 +77,7 @@ fn listed_transactions_get_the_replies_of_redis() {
     }
 }
 
-/// Random transactions, on so few keys that watched ones change.
+/// Runs random transactions on so few keys that watched keys change.
 #[test]
 fn random_transactions_get_the_replies_of_redis() {
     let Some(reference) = Reference::start() else { return };
@@ -147,7 +148,7 @@ fn random(rng: &mut ChaCha8Rng) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The replies to a script of requests separated by semicolons.
+/// Runs a script of requests separated by semicolons, and returns the replies.
 fn run(server: &mut LocalServer, script: &str) -> String {
     server.receive(format!("{}\r\n", script.replace("; ", "\r\n")).as_bytes());
     String::from_utf8(server.replies()).expect("replies of text")
@@ -189,7 +190,7 @@ fn transaction_larger_than_a_log_entry_is_refused() {
     assert!(last.starts_with("-ERR the transaction takes "), "{last}");
     let reply = run(&mut server, "EXEC; EXISTS a b c");
     assert_eq!(reply, "-EXECABORT Transaction discarded because of previous errors.\r\n:0\r\n");
-    // With the watched keys it is larger than it was when it was queued.
+    // Together with the watched keys, it is larger than it was when it was queued.
     let watched = "w".repeat(1_500);
     let reply = run(&mut server, &format!("WATCH {watched}; MULTI; SET a {value}; EXEC"));
     let last = reply.lines().last().expect("it has a reply");

@@ -29,7 +29,7 @@ const PEERS: [NodeId; 2] = [NodeId(2), NodeId(3)];
 const SNAPSHOT: SnapshotId =
     SnapshotId { last: EntryId::new(2, 10), bytes: 100, checksum: 0xABCD_EF01 };
 
-/// Totals of all runs.
+/// Totals over all runs, which show that the runs covered every case.
 #[derive(Default)]
 struct Totals {
     roles: Vec<RoleName>,
@@ -45,7 +45,8 @@ struct Victim {
     now: Instant,
     jobs: VecDeque<AppendJob>,
     chunks: Vec<SnapshotChunk>,
-    /// The round of the last message to each peer, so that forged replies can be close to it.
+    /// Number of the last message round sent to any peer, so that forged replies can be close to
+    /// it.
     round: Round,
     commit_index: Index,
     term: Term,
@@ -92,7 +93,7 @@ impl Victim {
         self.rng.random_range(0..100) < percent
     }
 
-    /// Mostly a number close to this one, sometimes one close to a bound.
+    /// Returns a number that is mostly close to `number`, and sometimes close to a bound.
     fn near(&mut self, number: u64) -> u64 {
         match self.rng.random_range(0..20) {
             0..9 => number,
@@ -125,7 +126,7 @@ impl Victim {
         Index(self.near(chosen))
     }
 
-    /// Mostly an entry of the log.
+    /// Returns an entry id, mostly that of an entry in the log.
     fn entry_id(&mut self) -> EntryId {
         let index = self.index();
         let held = self.replica.log().term_at(index).filter(|_| self.rng.random_range(0..5) > 0);
@@ -216,8 +217,8 @@ impl Victim {
         self.replica.check();
     }
 
-    /// Delivers valid forged votes and completes disk writes, so that the replica leads now and
-    /// then.
+    /// Delivers valid forged votes and completes disk writes, so that the replica sometimes becomes
+    /// leader.
     fn help(&mut self) {
         let pre = match self.replica.status().role {
             RoleName::PreCandidate => true,
@@ -236,7 +237,7 @@ impl Victim {
         }
     }
 
-    /// Delivers one input.
+    /// Delivers one random input.
     fn step(&mut self, totals: &mut Totals) {
         if self.chance(30) {
             self.help();
@@ -358,7 +359,7 @@ fn forged_peer_messages_never_cause_a_panic() {
     assert_eq!(totals.roles.len(), 4, "{:?}", totals.roles);
 }
 
-/// A replica of a cluster whose terms were forged close to the end of the old range.
+/// Returns a replica of a cluster whose terms were forged close to the end of the old range.
 fn replica_in(term: Term, now: Instant) -> Replica {
     let hard_state = HardState { term, voted_for: None };
     let durable = Durable { hard_state, ..Durable::default() };

@@ -1,7 +1,7 @@
-//! Partial partitions: any set of links cut, each in one or both directions. If some replica still
-//! reaches a quorum in both directions, there is a stable leader within ten election timeouts, it
-//! commits, and the term stops growing. If none does, there is no leader after that time, and the
-//! term stops growing too (pre-vote).
+//! Partial partitions: any set of links is cut, each link in one or both directions. If some
+//! replica still reaches a quorum in both directions, there must be a stable leader within ten
+//! election timeouts; it commits, and the term stops growing. If no replica does, there must be no
+//! leader after that time, and the term must stop growing too (pre-vote).
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey, Term};
 /// Maximum number of messages per link in one election timeout.
 const MESSAGES_PER_TIMEOUT: u64 = 10;
 
-/// The cut links: one bit for each ordered pair of replicas, in order.
+/// The set of links that are cut, with one bit for each ordered pair of replicas, in order.
 #[derive(Clone, Copy)]
 struct Graph {
     replicas: u16,
@@ -34,7 +34,7 @@ impl Graph {
         numbered.filter(|(bit, _)| self.cuts >> bit & 1 == 1).map(|(_, link)| link).collect()
     }
 
-    /// Whether some replica reaches a quorum, itself included, in both directions.
+    /// Returns whether some replica reaches a quorum, including itself, in both directions.
     fn has_a_middle(self) -> bool {
         let cuts = self.cut_links();
         let whole = |one, other| !cuts.contains(&(one, other)) && !cuts.contains(&(other, one));
@@ -92,23 +92,23 @@ impl Setup {
         self.statuses().map(|status| status.term).max().expect("all of them run")
     }
 
-    /// The replicas in the role of leader.
+    /// Returns the replicas that have the role of leader.
     fn leaders(&self) -> Vec<NodeId> {
         let leaders = self.statuses().filter(|status| status.role == RoleName::Leader);
         leaders.map(|status| status.id).collect()
     }
 }
 
-/// When the links are cut.
+/// The time at which the links are cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cut {
-    /// When there is a leader.
+    /// After a leader has been elected.
     Later,
     /// Before the replicas are started.
     First,
 }
 
-/// A cluster, and the links that are cut in it.
+/// The configuration of a cluster, and when links are cut in it.
 #[derive(Clone, Debug)]
 struct Case {
     config: Config,
@@ -116,7 +116,8 @@ struct Case {
     cut: Cut,
 }
 
-/// The violation, if any, in a cluster in which these links are cut.
+/// Runs a cluster in which these links are cut. Returns the violation of the expected behaviour, if
+/// any, as an error.
 fn judge(graph: Graph, case: &Case) -> Result<(), String> {
     let Case { config, protocol, cut } = case;
     let mut setup = Setup::new(graph.replicas, config, *protocol);
@@ -142,8 +143,8 @@ fn judge(graph: Graph, case: &Case) -> Result<(), String> {
     }
 }
 
-/// As [`judge`], for links with which no replica reaches a quorum in both directions. The cluster
-/// has had ten election timeouts, and the highest term was `before` when the links were cut.
+/// Like [`judge`], if no replica reaches a quorum in both directions. The cluster has already run
+/// for ten election timeouts, and the highest term was `before` when the links were cut.
 fn judge_disconnected(
     graph: Graph,
     setup: &mut Setup,
@@ -162,8 +163,8 @@ fn judge_disconnected(
     check_message_count(graph, 15, setup.messages - sent)
 }
 
-/// As [`judge`], for links with which some replica reaches a quorum in both directions. The cluster
-/// has had ten election timeouts.
+/// Like [`judge`], if some replica reaches a quorum in both directions. The cluster has already run
+/// for ten election timeouts.
 fn judge_connected(graph: Graph, setup: &mut Setup, timeout: Duration) -> Result<(), String> {
     let (term, leaders, sent) = (setup.highest_term(), setup.leaders(), setup.messages);
     let [leader] = leaders[..] else {
@@ -187,8 +188,9 @@ fn judge_connected(graph: Graph, setup: &mut Setup, timeout: Duration) -> Result
     check_message_count(graph, 5, setup.messages - sent)
 }
 
-/// The violation if replicas have sent more messages than a few in each election timeout and on
-/// each link: `count` in `timeouts` election timeouts.
+/// Returns an error if the replicas have sent too many messages: `count` is their number in
+/// `timeouts` election timeouts, of which [`MESSAGES_PER_TIMEOUT`] are allowed per link and
+/// timeout.
 fn check_message_count(graph: Graph, timeouts: u64, count: u64) -> Result<(), String> {
     let links = u64::from(graph.replicas * (graph.replicas - 1));
     let most = links * timeouts * MESSAGES_PER_TIMEOUT;
@@ -236,7 +238,8 @@ fn random_partitions_of_five_replicas_have_a_stable_leader_or_none() {
     hold(5, (0..1_000).map(cuts).map(|cuts| cuts & ((1 << 20) - 1)));
 }
 
-/// A and B cannot reach each other and C reaches both, as in the outage of a large network in 2020.
+/// A and B cannot reach each other, and C reaches both, as in the outage of a large network in
+/// 2020.
 #[test]
 fn three_replicas_with_one_cut_link_keep_a_stable_leader() {
     let links: Vec<_> = Graph::links(3).collect();

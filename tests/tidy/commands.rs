@@ -1,8 +1,9 @@
-//! The commands in the `sh` blocks of Markdown pages, split into arguments like in a shell. Without
-//! dependencies: `tests/tidy.rs` and the tests of `bowline` and of `cargo perf` include this file.
+//! The commands in the `sh` blocks of Markdown pages, split into arguments as in a shell. This file
+//! has no dependencies, because `tests/tidy.rs` and the tests of `bowline` and of `cargo perf`
+//! include it.
 
-/// A command of a page: its first line and its words, up to a pipe, a redirection or the next
-/// command.
+/// A command on a page: the number of its first line, and its words up to a pipe, a redirection or
+/// the next command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Command {
     pub(crate) line: usize,
@@ -12,7 +13,8 @@ pub(crate) struct Command {
 /// Words that end a command.
 const ENDS: &[&str] = &["&&", "||", "|", "&", ";", ">", "<", "2>"];
 
-/// Every command in the `sh` blocks of a page, without environment variables, `sudo` and comments.
+/// Returns all commands in the `sh` blocks of a page, without environment variables, `sudo` and
+/// comments.
 pub(crate) fn commands(page: &str) -> Vec<Command> {
     let mut commands = Vec::new();
     let mut in_block = false;
@@ -44,8 +46,8 @@ pub(crate) fn commands(page: &str) -> Vec<Command> {
     commands
 }
 
-/// The arguments after one of `programs`, each a program with fixed first arguments, if the command
-/// runs one of them.
+/// Returns the arguments that follow one of `programs`, if the command runs one of them. An element
+/// of `programs` is a program's name, optionally with its first arguments.
 pub(crate) fn arguments<'c>(command: &'c Command, programs: &[&str]) -> Option<&'c [String]> {
     programs.iter().find_map(|program| {
         let prefix: Vec<&str> = program.split(' ').collect();
@@ -60,7 +62,7 @@ fn is_assignment(word: &str) -> bool {
     word.split_once('=').is_some_and(|(name, _)| !name.is_empty() && name.chars().all(upper))
 }
 
-/// Words, without single and double quotes and comments.
+/// Splits a line into words, without quotation marks and comments.
 fn split(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

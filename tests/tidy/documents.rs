@@ -1,14 +1,15 @@
-//! README, `perf/` and the guide: their length and links, the files, tests and commands that they
-//! name, and banned words.
+//! Checks of the README, `perf/` and the guide: their length and links, the files, tests and
+//! commands that they name, and banned words.
 
 use std::collections::BTreeSet;
 
 use super::commands::{arguments, commands};
 
-/// Most lines of a README.
+/// Maximum number of lines of a README.
 const README_LINES_MAX: usize = 150;
 
-/// Programs that pages run. Another one is likely a mistake; if not, add it.
+/// Programs that commands on pages may run. Any other program is probably a mistake; if not, add
+/// it.
 const PROGRAMS: &[&str] = &[
     "cargo",
     "target/release/bowline",
@@ -24,7 +25,8 @@ const PROGRAMS: &[&str] = &[
     "floor-replica",
 ];
 
-/// Home-made words, as they stand or as the beginning of a longer one, that have a standard term.
+/// Home-made terms that have a standard term, with the standard term. A term is matched at the
+/// beginning of a word.
 const BANNED: &[(&str, &str)] = &[
     ("whoever", "name the actor"),
     ("somebody", "name the actor"),
@@ -68,13 +70,14 @@ const BANNED: &[(&str, &str)] = &[
     ("vouch", "acknowledge"),
 ];
 
-/// Whether a page is written for readers of the project: all that these checks read.
+/// Returns whether a file is a page that these checks read: one that is written for readers of the
+/// project.
 pub(crate) fn is_page(path: &str) -> bool {
     let named = path.strip_suffix(".md").is_some();
     named && (!path.contains('/') || path.starts_with("perf/") || path.starts_with("src/guide/"))
 }
 
-/// READMEs that are too long.
+/// Returns a violation if the page is a README that is too long.
 pub(crate) fn check_length(path: &str, text: &str) -> Vec<String> {
     let lines = text.lines().count();
     let too_long = path.ends_with("README.md") && lines > README_LINES_MAX;
@@ -82,7 +85,7 @@ pub(crate) fn check_length(path: &str, text: &str) -> Vec<String> {
     too_long.then(complaint).into_iter().collect()
 }
 
-/// Top-level folders that README does not name.
+/// Returns a violation for each top-level folder that the README does not name.
 pub(crate) fn check_folders(readme: &str, files: &[String]) -> Vec<String> {
     let tops: BTreeSet<&str> =
         files.iter().filter_map(|file| Some(file.split_once('/')?.0)).collect();
@@ -90,7 +93,7 @@ pub(crate) fn check_folders(readme: &str, files: &[String]) -> Vec<String> {
     missing.map(|top| format!("README.md: say what `{top}/` is for")).collect()
 }
 
-/// Links to files or headings that do not exist.
+/// Returns a violation for each link to a file or heading that does not exist.
 pub(crate) fn check_links(path: &str, text: &str, files: &[String]) -> Vec<String> {
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
     let broken = links(text).into_iter().filter_map(|(line, target)| {
@@ -108,7 +111,7 @@ pub(crate) fn check_links(path: &str, text: &str, files: &[String]) -> Vec<Strin
     broken.collect()
 }
 
-/// Files and folders in backticks that do not exist.
+/// Returns a violation for each file or folder in backticks that does not exist.
 pub(crate) fn check_paths(path: &str, text: &str, files: &[String]) -> Vec<String> {
     let tops = ["src/", "tests/", "benches/", ".ci/", ".cargo/"];
     let missing = code_spans(text).filter_map(|(line, span)| {
@@ -120,8 +123,8 @@ pub(crate) fn check_paths(path: &str, text: &str, files: &[String]) -> Vec<Strin
     missing.collect()
 }
 
-/// Commands that name a program, a test, a benchmark or an alias that does not exist. The programs'
-/// own tests check their arguments.
+/// Returns a violation for each command that names a program, a test, a benchmark or an alias that
+/// does not exist. The arguments are checked by the programs' own tests.
 pub(crate) fn check_commands(
     path: &str,
     text: &str,
@@ -157,7 +160,7 @@ pub(crate) fn check_commands(
     complaints
 }
 
-/// Banned words outside of code.
+/// Returns a violation for each banned term outside of code.
 pub(crate) fn check_words(path: &str, text: &str) -> Vec<String> {
     let prose = prose(text).to_lowercase();
     let mut complaints = Vec::new();
@@ -173,8 +176,9 @@ pub(crate) fn check_words(path: &str, text: &str) -> Vec<String> {
     complaints
 }
 
-/// Mutants that guarantees.md lacks or invents, and tests in it that do not exist where it says.
-/// `read` returns a file of the repository.
+/// Returns a violation for each mutant that `guarantees.md` lacks or invents, and for each test
+/// that it names in a file that does not contain the test. `read` returns the text of a file of the
+/// repository.
 pub(crate) fn check_rules(
     page: &str,
     config: &str,
@@ -218,7 +222,7 @@ pub(crate) fn check_rules(
     complaints
 }
 
-/// The names of `enum Mutant`.
+/// Returns the names of the variants of `enum Mutant`.
 fn variants(config: &str) -> BTreeSet<String> {
     let body = config.split_once("pub enum Mutant {").map_or("", |(_, rest)| rest);
     let body = body.split_once("\n}").map_or("", |(body, _)| body);
@@ -232,7 +236,8 @@ fn is_camel_case(word: &str) -> bool {
         && word.contains(|char: char| char.is_ascii_lowercase())
 }
 
-/// The words in backticks in the last column of the tables of rules.
+/// Returns the texts in backticks in the last column of the tables of rules, with their line
+/// numbers.
 fn rule_spans(page: &str) -> impl Iterator<Item = (usize, &str)> {
     let rows = page.lines().enumerate().filter(|(_, line)| line.starts_with("| **"));
     let cells = rows.filter_map(|(number, line)| Some((number + 1, line.split(" | ").nth(3)?)));
@@ -241,7 +246,7 @@ fn rule_spans(page: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Lines outside of fenced blocks, with their numbers.
+/// Returns the lines outside of fenced blocks, with their line numbers.
 fn text_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut in_block = false;
     text.lines().enumerate().filter_map(move |(number, line)| {
@@ -251,13 +256,13 @@ fn text_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The words in backticks.
+/// Returns the texts in backticks, with their line numbers.
 fn code_spans(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text_lines(text)
         .flat_map(|(number, line)| line.split('`').skip(1).step_by(2).map(move |s| (number, s)))
 }
 
-/// The text without code, with the same lines.
+/// Returns the text with the code removed. The line numbers stay the same.
 fn prose(text: &str) -> String {
     let mut prose = String::new();
     let mut in_block = false;
@@ -274,7 +279,7 @@ fn prose(text: &str) -> String {
     prose
 }
 
-/// Targets of links and pictures, and of link definitions.
+/// Returns the targets of links, pictures and link definitions, with their line numbers.
 fn links(text: &str) -> Vec<(usize, &str)> {
     let mut links = Vec::new();
     for (number, line) in text_lines(text) {
@@ -292,7 +297,7 @@ fn links(text: &str) -> Vec<(usize, &str)> {
     links
 }
 
-/// Headings as anchors of links, in the form that code hosts use.
+/// Returns the headings in the form of link anchors, as code hosts generate them.
 fn headings(text: &str) -> impl Iterator<Item = String> {
     let titles = text_lines(text).filter(|(_, line)| line.starts_with('#'));
     titles.map(|(_, line)| {
@@ -302,7 +307,7 @@ fn headings(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// A relative path from a folder of the repository.
+/// Resolves a relative path, starting from a folder of the repository.
 fn resolve(folder: &str, path: &str) -> String {
     let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
     for part in path.trim_end_matches('/').split('/') {

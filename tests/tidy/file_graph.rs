@@ -1,9 +1,10 @@
-//! Imports between the files of `src/`: no circle of files except a parent with its own children,
-//! and no import of a higher floor inside a folder. `TIDY_PRINT=1 cargo tidy imports --
-//! --nocapture` prints the floors of each folder and the imports of each file, in an order in which
-//! files only import earlier ones.
+//! Imports between the files of `src/`: no circle of files imports one another, except a parent
+//! with its own children, and no file imports from a higher floor inside its folder. `TIDY_PRINT=1
+//! cargo tidy imports -- --nocapture` prints the floors of each folder and the imports of each
+//! file, in an order in which files only import earlier ones.
 //!
-//! A path through a re-export leads to the file that defines the name. Unit tests do not count.
+//! A path through a re-export leads to the file that defines the name. Imports of unit tests are
+//! ignored.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,8 +12,9 @@ use std::fmt::Write as _;
 
 use super::source::{Source, line_of};
 
-/// The floors of a folder, lowest first; each is a list of files and folders. `*` is everything
-/// that is not named. A file imports only from its own floor and from lower ones.
+/// The floors of each folder, lowest first; each floor is a list of files and folders. `*` stands
+/// for everything that is not named. A file may import only from its own floor and from lower
+/// floors.
 const FLOORS: &[(&str, &[&[&str]])] = &[
     ("kv", &[&["values"], &["keyspace"], &["commands"], &["*"]]),
     (
@@ -79,31 +81,31 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     ),
 ];
 
-/// Longest chain of re-exports that is followed.
+/// Maximum length of a chain of re-exports that is followed.
 const RE_EXPORTS_MAX: usize = 8;
 
-/// Words after which a name is defined.
+/// Keywords that are followed by the name that they define.
 const DEFINING: [&str; 10] =
     ["struct", "enum", "union", "trait", "type", "fn", "const", "static", "mod", "macro_rules!"];
 
-/// The imports of every file.
+/// The imports of every file of `src/`.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
     imports: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// A file for the graph.
+/// A source file whose imports are added to the graph.
 struct File<'a> {
     path: &'a str,
-    /// `["raft", "log"]` for `src/raft/log.rs`.
+    /// Module path of the file: `["raft", "log"]` for `src/raft/log.rs`.
     module: Vec<&'a str>,
     code: &'a str,
-    /// Its paths, without those in its unit tests.
+    /// The paths in the file, except those in its unit tests.
     paths: Vec<Vec<String>>,
 }
 
 impl Graph {
-    /// Reads the imports from files of `src/`.
+    /// Builds the graph of the imports between files of `src/`.
     pub(crate) fn new(sources: &[(String, Source)]) -> Graph {
         let counts = |path: &str| {
             path.starts_with("src/") && !path.starts_with("src/bin/") && !path.ends_with("tests.rs")
@@ -129,7 +131,7 @@ impl Graph {
         self.imports.get(file).into_iter().flatten().map(String::as_str)
     }
 
-    /// The shortest circle through a file.
+    /// Returns the shortest circle of imports through a file.
     fn circle<'a>(&'a self, start: &'a str) -> Vec<&'a str> {
         let mut before: BTreeMap<&str, &str> = BTreeMap::new();
         let mut open = VecDeque::from([start]);
@@ -152,7 +154,8 @@ impl Graph {
         Vec::new()
     }
 
-    /// Groups of files that import one another, directly or indirectly (Tarjan's algorithm).
+    /// Returns the groups of files that import one another, directly or indirectly (strongly
+    /// connected components, by Tarjan's algorithm).
     fn groups(&self) -> Vec<Vec<&str>> {
         let mut search =
             Search { graph: self, numbers: BTreeMap::new(), open: Vec::new(), groups: Vec::new() };
@@ -164,8 +167,8 @@ impl Graph {
         search.groups
     }
 
-    /// Whether one file of a group is the parent of all others, and these make no circle without it
-    /// that lacks such a parent.
+    /// Returns whether one file of a group is the parent of all the others, and the others, without
+    /// it, have no forbidden circle.
     fn has_parent(&self, group: &[&str]) -> bool {
         group.iter().any(|parent| {
             let children = group.iter().filter(|file| *file != parent);
@@ -179,7 +182,8 @@ impl Graph {
         })
     }
 
-    /// Circles of files, except those of a parent with its own children.
+    /// Returns a violation for each circle of files, except for circles of a parent and its own
+    /// children.
     fn circles(&self) -> Vec<String> {
         let mut complaints = Vec::new();
         for group in self.groups().into_iter().filter(|group| group.len() > 1) {
@@ -192,7 +196,7 @@ impl Graph {
         complaints
     }
 
-    /// Imports from a higher floor.
+    /// Returns a violation for each import from a higher floor.
     fn upward(&self) -> Vec<String> {
         let mut complaints = Vec::new();
         for (file, imports) in &self.imports {
@@ -210,14 +214,14 @@ impl Graph {
         complaints
     }
 
-    /// Violations of the rules.
+    /// Returns all violations of the rules for imports.
     pub(crate) fn check(&self) -> Vec<String> {
         let mut complaints = self.circles();
         complaints.extend(self.upward());
         complaints
     }
 
-    /// Floors and imports, for a reader.
+    /// Returns the floors and the imports as text for a reader.
     pub(crate) fn print(&self) -> String {
         let mut text = String::new();
         let layers: BTreeSet<&str> = self.imports.keys().map(|file| layer_of(file)).collect();
@@ -239,19 +243,21 @@ impl Graph {
         text
     }
 
-    /// The files of a layer, each after those that it imports unless they are on a circle.
+    /// Returns the files of a layer in an order in which each file comes after those that it
+    /// imports, except in circles.
     fn in_order(&self, layer: &str) -> Vec<&str> {
         let files = self.groups().into_iter().flatten();
         files.filter(|file| layer_of(file) == layer).collect()
     }
 }
 
-/// A search for groups. The groups come in an order in which each imports only earlier ones.
+/// A search for groups of files that import one another. It finds the groups in an order in which
+/// each group imports only earlier ones.
 struct Search<'a> {
     graph: &'a Graph,
-    /// The number of each visited file, in the order of the visits.
+    /// Number of each visited file, in the order of the visits.
     numbers: BTreeMap<&'a str, usize>,
-    /// Visited files that are not in a group yet.
+    /// Visited files that have not been assigned to a group yet.
     open: Vec<&'a str>,
     groups: Vec<Vec<&'a str>>,
 }
@@ -292,7 +298,7 @@ impl<'a> File<'a> {
         File { path, module, code: &source.code, paths }
     }
 
-    /// Whether the file itself defines a name.
+    /// Returns whether the file itself defines a name.
     fn defines(&self, name: &str) -> bool {
         DEFINING.iter().any(|word| {
             let definition = format!("{word} {name}");
@@ -304,7 +310,7 @@ impl<'a> File<'a> {
     }
 }
 
-/// Start of a file's unit tests.
+/// Returns the position at which a file's unit tests start; `None` if it has none.
 fn unit_tests(code: &str) -> Option<usize> {
     let mut marks = code.match_indices("#[cfg(test)]");
     let is_block = |rest: &str| {
@@ -314,8 +320,8 @@ fn unit_tests(code: &str) -> Option<usize> {
     marks.find(|(at, mark)| is_block(&code[at + mark.len()..])).map(|(at, _)| at)
 }
 
-/// The file that a path in a file leads to; `None` for paths outside of the crate and for imported
-/// names.
+/// Returns the file to which a path in `file` leads; `None` for a path outside of the crate, and
+/// for an imported name.
 fn resolve<'a>(
     modules: &BTreeMap<&[&str], &'a File<'a>>,
     file: &File<'_>,
@@ -366,7 +372,8 @@ fn resolve<'a>(
     Some(target.path)
 }
 
-/// Whether a file is in the folder of a parent: `src/a/mod.rs` or `src/a.rs` of `src/a/b.rs`.
+/// Returns whether a file is in the folder of a parent file: `src/a/b.rs` is a child of
+/// `src/a/mod.rs` and of `src/a.rs`.
 fn is_child(file: &str, parent: &str) -> bool {
     let folder = parent.trim_end_matches(".rs").trim_end_matches("/mod");
     file.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
@@ -377,7 +384,8 @@ fn layer_of(file: &str) -> &str {
     inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs")
 }
 
-/// The layer of a file and its floor there; `None` if the layer has no floors.
+/// Returns the layer of a file, and the file's floor in this layer; `None` if the layer has no
+/// floors.
 fn floor_of(file: &str) -> Option<(&str, usize)> {
     let layer = layer_of(file);
     let (_, floors) = FLOORS.iter().find(|(known, _)| *known == layer)?;

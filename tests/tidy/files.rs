@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The root of the repository.
+/// Returns the path of the repository's root.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file that is not ignored, as a path from the root, sorted.
+/// Returns every file that is not ignored, as a path relative to the root, sorted.
 pub(crate) fn files() -> Vec<String> {
     let ignored = fs::read_to_string(root().join(".gitignore")).expect(".gitignore is tracked");
     let mut files = Vec::new();
@@ -36,7 +36,8 @@ fn collect(folder: &Path, ignored: &str, files: &mut Vec<String>) {
     }
 }
 
-/// Whether a `.gitignore` of plain names and paths (no globs) has this file or folder.
+/// Returns whether `.gitignore`, whose text is `ignored`, contains this file or folder. Supports
+/// plain names and paths, but no globs.
 fn is_ignored(path: &str, ignored: &str) -> bool {
     ignored.lines().any(|line| {
         let rule = line.trim_end_matches('/');

@@ -1,9 +1,9 @@
-//! Layers: which folder of `src/` may import which, and which outside crates and parts of `std`
-//! each may use.
+//! Layers: which folders of `src/` may import one another, and which external crates and parts of
+//! `std` each folder may use.
 
 use crate::source::Source;
 
-/// Every layer and what it may import besides itself.
+/// All layers, each with the layers that it may import besides itself.
 const LAYERS: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("guide", &[]),
@@ -73,19 +73,19 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Layers that touch the machine: only these read clocks, open files and sockets, and start
+/// Layers that may depend on the machine: only these read clocks, open files and sockets, and start
 /// threads.
 const IMPURE: &[&str] = &["runtime", "processes", "bin"];
 
-/// The files of a pure layer that touch the machine, behind a trait.
+/// Files of a pure layer that may depend on the machine, behind a trait.
 const IMPURE_FILES: [&str; 3] =
     ["src/storage/background_delete.rs", "src/storage/real_disk.rs", "src/storage/reserve.rs"];
 
 /// Parts of `std` that only [`IMPURE`] layers may use.
 const IMPURE_STD: &[&str] = &["env", "fs", "net", "os", "process", "thread"];
 
-/// Every dependency of the library and the layers that may use it, to keep, for example, sockets
-/// out of the core.
+/// All dependencies of the library, each with the layers that may use it. For example, this keeps
+/// sockets out of the core.
 const CRATES: &[(&str, &[&str])] = &[
     ("anyhow", &["bin"]),
     ("base64", &["wire"]),
@@ -147,7 +147,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Violations in the imports of one file of `src/`.
+/// Returns the violations in the imports of one file of `src/`.
 pub(crate) fn check_file(path: &str, source: &Source) -> Vec<String> {
     let module = module_of(path);
     let Some(own) = module.first().copied() else {
@@ -195,7 +195,7 @@ pub(crate) fn check_file(path: &str, source: &Source) -> Vec<String> {
     complaints
 }
 
-/// The crate root has only documentation and the list of modules.
+/// Returns a violation if the crate root contains more than documentation and the list of modules.
 fn check_root(path: &str, source: &Source) -> Vec<String> {
     let only_modules = |line: &&str| {
         let line = line.trim();
@@ -207,7 +207,8 @@ fn check_root(path: &str, source: &Source) -> Vec<String> {
     other.map(|line| format!("{path}: only `pub mod` lines belong here, not `{line}`")).collect()
 }
 
-/// Dependencies without a purpose comment or without a line in [`CRATES`].
+/// Returns a violation for each dependency without a comment on its purpose, or without a line in
+/// [`CRATES`].
 pub(crate) fn check_dependencies(manifest: &str) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut section = "";
@@ -243,8 +244,8 @@ pub(crate) fn check_dependencies(manifest: &str) -> Vec<String> {
     complaints
 }
 
-/// `[raft, log]` for `src/raft/log.rs`, `[raft]` for `src/raft/mod.rs`, `[]` for `src/lib.rs`;
-/// `[bin]` for all files of a program.
+/// Returns the module path of a file: `[raft, log]` for `src/raft/log.rs`, `[raft]` for
+/// `src/raft/mod.rs`, `[]` for `src/lib.rs`; `[bin]` for all files of a program.
 fn module_of(path: &str) -> Vec<&str> {
     let inside = path.strip_prefix("src/").expect("only called for files in src/");
     let mut module: Vec<&str> = inside.trim_end_matches(".rs").split('/').collect();
@@ -256,10 +257,11 @@ fn module_of(path: &str) -> Vec<&str> {
     module
 }
 
-/// The layer that a path of this crate leads to, if it is another one.
+/// Returns the layer to which a path in `module` leads; `None` if the path leads out of this crate,
+/// or to no layer.
 ///
 /// Inside `mod tests { .. }` a `super` is one step shorter than it looks here. That is harmless:
-/// the name that it seems to lead to is not a layer.
+/// the name to which it seems to lead is not a layer.
 fn own_crate_layer<'a>(module: &[&'a str], names: &[&'a str]) -> Option<&'a str> {
     let ups = names.iter().take_while(|name| **name == "super").count();
     let absolute = if matches!(names[0], "crate" | "bowline") {

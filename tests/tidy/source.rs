@@ -1,27 +1,28 @@
-//! Rust source for the rules of `tests/tidy.rs`: code and comments apart, without the contents of
-//! strings, and the paths in the code. Not a parser: it knows just enough of the language not to
-//! take a word in a string or a comment for code.
+//! Splits Rust source for the rules of `tests/tidy.rs`: separates code from comments, drops the
+//! contents of strings, and finds the paths in the code. This is not a parser: it knows just enough
+//! of the language not to mistake a word in a string or a comment for code.
 
-/// A split file. Both texts have the lines of the original, with blanks for the other.
+/// A source file, split into code and comments. Both texts have the same lines as the original,
+/// with blanks in place of what belongs to the other text.
 #[derive(Debug, Default)]
 pub(crate) struct Source {
-    /// Everything but comments and the contents of strings and characters.
+    /// Everything except comments and the contents of string and character literals.
     pub(crate) code: String,
     /// Only the comments.
     pub(crate) comments: String,
 }
 
-/// A path such as `crate::kv::StateMachine`, imported or used in place.
+/// A path such as `crate::kv::StateMachine`, in an import or used directly.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Path {
-    /// Its first line.
+    /// Number of the line on which the path starts.
     pub(crate) line: usize,
-    /// Its names, in order; `*` for a glob.
+    /// The names in the path, in order; `*` for a glob.
     pub(crate) names: Vec<String>,
 }
 
 impl Source {
-    /// Splits a file.
+    /// Splits the text of a file.
     pub(crate) fn split(text: &str) -> Source {
         let chars: Vec<char> = text.chars().collect();
         let mut source = Source::default();
@@ -43,8 +44,8 @@ impl Source {
         source
     }
 
-    /// All paths of at least two names, with imports expanded: `use a::{b, c::d};` gives `a::b` and
-    /// `a::c::d`.
+    /// Returns all paths of at least two names, with imports expanded: `use a::{b, c::d};` gives
+    /// `a::b` and `a::c::d`.
     pub(crate) fn paths(&self) -> Vec<Path> {
         let tokens = tokens(&self.code);
         let mut paths = Vec::new();
@@ -74,7 +75,8 @@ impl Source {
         paths
     }
 
-    /// The attributes `#[..]` and `#![..]`: line, and text between the brackets.
+    /// Returns the attributes `#[..]` and `#![..]`: for each, the line number and the text between
+    /// the brackets.
     pub(crate) fn attributes(&self) -> Vec<(usize, &str)> {
         let mut attributes = Vec::new();
         for (at, _) in self.code.match_indices('#') {
@@ -93,7 +95,7 @@ impl Source {
     }
 }
 
-/// The line of a byte, counted from 1.
+/// Returns the number of the line that contains the byte at `at`, counted from 1.
 pub(crate) fn line_of(text: &str, at: usize) -> usize {
     text[..at].matches('\n').count() + 1
 }
@@ -105,7 +107,7 @@ enum Kind {
     Literal,
 }
 
-/// Length in characters, and kind, of the first piece of the text.
+/// Returns the length in characters and the kind of the first piece of the text.
 fn piece(text: &[char], before: Option<char>) -> (usize, Kind) {
     let starts = |prefix: &str| prefix.chars().eq(text.iter().copied().take(prefix.len()));
     let word_before = before.is_some_and(|char| char.is_alphanumeric() || char == '_');
@@ -127,15 +129,15 @@ fn piece(text: &[char], before: Option<char>) -> (usize, Kind) {
     if starts("\"") {
         return (length_to(text, 1, "\"", true), Kind::Literal);
     }
-    // A quote begins a character or a lifetime; a lifetime has no closing quote.
+    // A quotation mark begins a character literal or a lifetime; a lifetime has no closing one.
     if starts("'\\") || (starts("'") && text.get(2) == Some(&'\'')) {
         return (length_to(text, 1, "'", true), Kind::Literal);
     }
     (1, Kind::Code)
 }
 
-/// Number of characters up to `end`, included unless it is the end of a line, searched from `from`
-/// on.
+/// Returns the length of the text up to the first `end` at or after position `from`, including this
+/// `end` unless it is a line break. If `escapes` is set, skips each character after a backslash.
 fn length_to(text: &[char], from: usize, end: &str, escapes: bool) -> usize {
     let end: Vec<char> = end.chars().collect();
     let mut at = from;
@@ -180,7 +182,7 @@ fn is_name(text: &str) -> bool {
     text.starts_with(|char: char| char.is_alphabetic() || char == '_')
 }
 
-/// Words, `::`, and every other visible character by itself.
+/// Splits code into tokens: words, `::`, and every other visible character by itself.
 fn tokens(code: &str) -> Vec<Token<'_>> {
     let mut tokens = Vec::new();
     let mut line = 1;
@@ -205,7 +207,8 @@ fn tokens(code: &str) -> Vec<Token<'_>> {
     tokens
 }
 
-/// Expands the import at `at`; returns the position of the token that ends it.
+/// Expands the import at token `at`, and adds its paths to `paths`. Returns the position of the
+/// token that ends the import.
 fn use_tree(tokens: &[Token<'_>], at: usize, prefix: &[String], paths: &mut Vec<Path>) -> usize {
     let mut names = prefix.to_vec();
     let (mut at, mut names_prefix) = (at, false);
@@ -226,7 +229,7 @@ fn use_tree(tokens: &[Token<'_>], at: usize, prefix: &[String], paths: &mut Vec<
         }
         at += 1;
     }
-    // After a trailing comma only the prefix is left.
+    // After a trailing comma, only the prefix is left.
     if names.len() > prefix.len() || names_prefix {
         paths.push(Path { line, names });
     }

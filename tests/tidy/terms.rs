@@ -1,9 +1,10 @@
-//! Banned phrases and old names in the code: in comments, strings and identifiers.
+//! Checks for banned phrases and old names in the code: in comments, strings and identifiers.
 
 use super::source::line_of;
 
-/// Phrases that have a standard term, as the beginning of a word or phrase. A blank also stands for
-/// the underscore of an identifier. Unambiguous ones only: `listener` is right for a socket.
+/// Phrases that have a standard term, with the standard term. A phrase is matched at the beginning
+/// of a word. A blank in it also matches the underscore of an identifier. Only unambiguous phrases
+/// are listed: `listener`, for example, is right for a socket.
 const BANNED: &[(&str, &str)] = &[
     ("whoever", "name the actor"),
     ("somebody", "name the actor"),
@@ -52,9 +53,9 @@ const BANNED: &[(&str, &str)] = &[
     ("writing.md", "a page of the guide"),
 ];
 
-/// Banned phrases in a file of Rust source.
+/// Returns a violation for each banned phrase in a file of Rust source.
 pub(crate) fn check(path: &str, text: &str) -> Vec<String> {
-    // This list itself, and tests of such lists.
+    // These files contain the list itself, or tests of such lists.
     if path.starts_with("tests/tidy/") {
         return Vec::new();
     }

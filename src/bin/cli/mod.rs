@@ -70,7 +70,7 @@ mod tests {
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    /// README, the guide, and the pages on performance.
+    /// Returns the paths of the README, the pages of the guide, and the pages on performance.
     fn pages() -> Vec<PathBuf> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut pages = vec![root.join("README.md")];
@@ -82,7 +82,7 @@ mod tests {
         pages
     }
 
-    /// The long flags of a subcommand and their defaults.
+    /// Returns the long flags of a subcommand, each with its default.
     fn flags(subcommand: &str) -> Vec<(String, Option<String>)> {
         let command = Cli::command();
         let command = command.find_subcommand(subcommand).expect("the subcommand exists");

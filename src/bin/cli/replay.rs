@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::process::Command;
 
-/// Number of events, from the end of a failed simulation run, that are printed.
+/// Number of events to print from the end of a failed simulation run.
 pub(super) const EVENTS_SHOWN: usize = 40;
 /// Number of panics in a series of simulation runs after which the remaining seeds are skipped.
 /// After each panic a child process runs the remaining seeds, so the limit also bounds how deeply
@@ -23,7 +23,7 @@ pub(super) struct Replay {
     /// `--seeds`.
     pub(super) arguments: Vec<String>,
     pub(super) seed: u64,
-    /// Number of seeds of the same scenario or fault profile still to be run after this run.
+    /// Number of seeds of the same scenario or fault profile that remain to be run after this run.
     pub(super) seeds_left: u64,
     /// Whether the run prints its events as they occur (`--trace`), so that a replay need not print
     /// them.
@@ -77,8 +77,8 @@ pub(super) fn install_panic_hook() {
 }
 
 impl Replay {
-    /// Repeats the simulation run with `--trace` in a child process, and prints its last
-    /// [`EVENTS_SHOWN`] events.
+    /// Repeats the simulation run with `--trace` in a child process, and prints the last
+    /// [`EVENTS_SHOWN`] events of the run.
     fn show_events(&self) {
         let seed = self.seed.to_string();
         let again = this_program().and_then(|mut command| {
@@ -125,7 +125,7 @@ impl Replay {
     }
 }
 
-/// Returns a command that starts the currently running program again, as a child process.
+/// Returns a command that starts the currently running program as a child process.
 fn this_program() -> std::io::Result<Command> {
     Ok(Command::new(std::env::current_exe()?))
 }

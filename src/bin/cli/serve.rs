@@ -23,7 +23,7 @@ pub(super) const EXIT_DAMAGED: u8 = 65;
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(super) server: ServerArguments,
-    /// Exit when standard input is closed, that is when the parent process has ended.
+    /// Exit when standard input is closed, which happens when the parent process ends.
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
 }

@@ -91,9 +91,9 @@ pub(crate) struct ServerArguments {
     /// [default: 100].
     #[arg(long, value_name = "PERCENT")]
     snapshot_log_percentage: Option<String>,
-    /// Growth of the log, such as 64mb and at least 64kb, before which no snapshot begins, however
-    /// small the last one is. CONFIG SET auto-aof-rewrite-min-size changes it at run time [default:
-    /// 64mb].
+    /// Minimum growth of the log before a snapshot begins, however small the last snapshot is, such
+    /// as 64mb; at least 64kb. CONFIG SET auto-aof-rewrite-min-size changes it at run time
+    /// [default: 64mb].
     #[arg(long, value_name = "BYTES")]
     snapshot_log_bytes: Option<String>,
     /// Additional address where the replica reports the role of a Sentinel, for clients that check
@@ -118,8 +118,8 @@ pub(crate) struct ServerArguments {
     /// CLUSTERDOWN [default: 2000].
     #[arg(long, value_name = "MS")]
     leader_wait_ms: Option<String>,
-    /// Time that a client waits for the outcome of a command, in milliseconds, before the reply
-    /// UNCERTAIN to a write and CLUSTERDOWN to a read [default: 4000].
+    /// Time that a client waits for the outcome of a command, in milliseconds, before it gets the
+    /// reply UNCERTAIN to a write, or CLUSTERDOWN to a read [default: 4000].
     #[arg(long, value_name = "MS")]
     command_deadline_ms: Option<String>,
 }
@@ -289,7 +289,7 @@ pub(super) mod tests {
         arguments: ServerArguments,
     }
 
-    /// Resolves a command line and environment variables.
+    /// Resolves the settings given as a command line and as environment variables.
     pub(crate) fn resolve(flags: &str, variables: &[(&str, &str)]) -> anyhow::Result<Settings> {
         let arguments = std::iter::once("bowline").chain(flags.split_whitespace());
         let variable = |name: &str| {

@@ -57,7 +57,7 @@ impl VirtualArguments {
         self.listener().map_or_else(Trace::default, Trace::streaming)
     }
 
-    /// Returns the function that prints each line of a trace; `None` without `--trace`.
+    /// Returns the function that prints each line of a trace; `None` unless `--trace` is given.
     pub(super) fn listener(&self) -> Option<fn(&str)> {
         if self.trace { Some(print_line) } else { None }
     }
@@ -85,8 +85,8 @@ pub(super) fn scenario(
         if hanging.len() > HANGING_SHOWN {
             eprintln!("  and {} more requests", hanging.len() - HANGING_SHOWN);
         }
-        // A broken rule ends the run at once, so its last events show it. After any other failure
-        // they are only the end of the run.
+        // A broken rule ends the run at once, so the cause is in the run's last events. After any
+        // other failure, they show only the end of the run.
         if report.incorrect > 0 {
             let options = course_run::Options {
                 trace: Trace::detailed(EVENTS_SHOWN),

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use crate::types::Term;
 
-/// A follower whose disk hangs has received all entries and answers heartbeats, but acknowledges no
-/// entry.
+/// The follower's disk hangs: the follower has received all entries and answers heartbeats, but
+/// acknowledges no entry.
 #[test]
 fn follower_with_a_stalled_disk_is_not_flooded_with_resends() {
     let config = Config::server();
@@ -36,8 +36,8 @@ fn follower_with_a_stalled_disk_is_not_flooded_with_resends() {
     assert!(!progress.is_probing() && progress.can_send_entries(&config));
 }
 
-/// Where retransmissions are fast, a new entry makes them fast again; elsewhere the peer stays
-/// backed off.
+/// Under message loss (`retransmits_soon`), a new entry makes the leader retransmit fast again;
+/// without loss, the longer timeout after several lost messages stays.
 #[test]
 fn new_entry_resets_retransmission_backoff_only_on_lossy_link() {
     let config = Config::course();
@@ -153,8 +153,8 @@ impl Model {
         self.appends.push(Append { round: self.round, sent_at: self.now, prev, last });
     }
 
-    /// Delivers an append to the follower. `guess` determines how close to the agreement the hint
-    /// of a rejection is.
+    /// Delivers an append to the follower. If the follower rejects it, `guess` selects the hint in
+    /// the reply, which is at least `agree`.
     fn deliver(&mut self, append: Append, guess: u64) {
         if append.prev <= self.agree {
             self.agree = self.agree.max(append.last);
@@ -218,8 +218,8 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// Takes one of the messages in `from`; if `again` is set, the message also stays there, to be
-/// delivered again. Returns `None` if there are no messages.
+/// Removes and returns a message from `from`, selected by `which`. If `again` is set, the message
+/// also stays in `from`, to be delivered again. Returns `None` if there are no messages.
 fn take<T: Copy>(from: &mut Vec<T>, which: prop::sample::Index, again: bool) -> Option<T> {
     if from.is_empty() {
         return None;
@@ -229,8 +229,8 @@ fn take<T: Copy>(from: &mut Vec<T>, which: prop::sample::Index, again: bool) -> 
 }
 
 proptest! {
-    /// The match index is never past the agreement, regardless of what the network does, and the
-    /// follower catches up once the network is reliable.
+    /// The match index never exceeds the index up to which the logs agree, regardless of what the
+    /// network does, and the follower catches up once the network is reliable.
     #[test]
     fn match_index_never_exceeds_the_matching_log_and_catches_up(
         agree in 0_u64..12,

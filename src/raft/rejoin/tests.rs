@@ -11,7 +11,7 @@ use crate::types::Round;
 const ME: NodeId = NodeId(1);
 const NONCE: u64 = 99;
 
-/// A replica, its clock, and the jobs that its log writer has not done yet.
+/// A replica, its clock, and the jobs that its log writer has not completed yet.
 struct Subject {
     replica: Replica,
     now: Instant,

@@ -11,7 +11,8 @@ const fn of_bits(name: &'static str, arity: i8, since: &'static str) -> CommandS
     passed_on(name, arity).categories(&["bitmap"]).since(since, "bitmap")
 }
 
-/// Returns a row for a command with the offset of a bit, which `proto-max-bulk-len` limits.
+/// Returns a row of the command table for a command with a bit offset among its arguments. The
+/// setting `proto-max-bulk-len` limits the offset.
 const fn with_offset(name: &'static str, arity: i8, since: &'static str) -> CommandSpec {
     passed_on_with_limit(name, arity).categories(&["bitmap"]).since(since, "bitmap")
 }

@@ -61,7 +61,8 @@ fn get(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `CONFIG RESETSTAT`: resets the statistics that `INFO` shows, as far as Redis resets them.
+/// Runs `CONFIG RESETSTAT`: resets the statistics that `INFO` shows, but only those that Redis
+/// resets, too.
 fn reset_statistics(call: &mut Call<'_>) -> Action {
     call.writer.ok();
     Action::ResetStatistics(Statistics::Counters)

@@ -103,7 +103,7 @@ fn hello(call: &mut Call<'_>) -> Action {
 }
 
 /// Runs `AUTH [user] password`: accepts any password for the user `default`, which has no password.
-/// Without a user name, returns the same error as Redis without a configured password.
+/// Without a user name, returns the same error as a Redis server that has no password configured.
 fn auth(call: &mut Call<'_>) -> Action {
     match call.request.len() {
         2 => call.error(
@@ -117,7 +117,7 @@ fn auth(call: &mut Call<'_>) -> Action {
 }
 
 /// Runs `PING [message]`: returns the message, or `PONG` without one. A RESP2 client with
-/// subscriptions gets an array of `pong` and the message.
+/// subscriptions gets an array of `pong` and the message, which is empty if none was sent.
 fn ping(call: &mut Call<'_>) -> Action {
     let has_subscriptions = !call.connection.subscriptions.is_empty();
     let message = call.request.get(1);

@@ -177,7 +177,8 @@ fn persistence(text: &mut Text, Source { context, .. }: &Source<'_>) {
     text.field("rdb_current_bgsave_time_sec", seconds(snapshot.current_seconds));
     text.field("rdb_saves", snapshot.saves);
     text.field("aof_enabled", 1);
-    // A snapshot, after which the log is compacted, is what rewrites the append-only file here.
+    // In this server, the counterpart of rewriting the append-only file is a snapshot, after which
+    // the log is compacted.
     text.field("aof_rewrite_in_progress", taking);
     text.field("aof_last_rewrite_time_sec", seconds(snapshot.last_seconds));
     text.field("aof_current_rewrite_time_sec", seconds(snapshot.current_seconds));

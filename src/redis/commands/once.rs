@@ -13,7 +13,7 @@ use crate::redis::session::reply_format::ReplyKind;
 use crate::redis::spec::{CommandSpec, CommandTable, KeyRange, command_with_table};
 use crate::wire::resp::Writer;
 
-/// The state machine's command that changes nothing and whose outcome is its argument, as an error.
+/// The state machine's command that changes nothing and returns its argument as an error.
 const REFUSE: CommandId = CommandId::of("refuse");
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 /// Index of the name of the inner command among the arguments of `ONCE session number command ...`.
@@ -102,7 +102,7 @@ fn numbered_operation(
     }
 }
 
-/// Returns the text of an encoded error reply: without `-` at its start and the line end.
+/// Returns the text of an encoded error reply, without the leading `-` and the line ending.
 fn error_text(reply: &[u8]) -> Vec<u8> {
     let reply = reply.strip_prefix(b"-").unwrap_or(reply);
     reply.strip_suffix(b"\r\n").unwrap_or(reply).to_vec()

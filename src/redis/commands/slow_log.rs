@@ -7,7 +7,7 @@ use crate::redis::spec::{ADMIN, CommandSpec, subcommand};
 
 use super::help::{container, help_row};
 
-/// Name of the only `LATENCY` event of this server: a slow request of a client. Redis has more
+/// Name of the only `LATENCY` event of this server: a slow request from a client. Redis has more
 /// events.
 const EVENT: &[u8] = b"command";
 

@@ -23,7 +23,8 @@ pub(in crate::redis) struct ReplyMode {
 }
 
 impl ReplyMode {
-    /// Sets `muted` at the start of a request: whether the reply to this request is suppressed.
+    /// Sets `muted` at the start of a request, according to whether the reply to this request is
+    /// suppressed.
     pub(in crate::redis) fn begin_request(&mut self) {
         self.muted = self.off || std::mem::take(&mut self.skip_next);
     }
@@ -144,8 +145,8 @@ impl Connection {
         self.follows_redirects
     }
 
-    /// Ends all subscriptions of a connection that is closed, and returns the changes, which must
-    /// be applied to the replica's [`Subscriptions`](super::subscriptions::Subscriptions).
+    /// Ends all subscriptions of a connection that is being closed, and returns the changes, which
+    /// must be applied to the replica's [`Subscriptions`](super::subscriptions::Subscriptions).
     pub fn unsubscribe_all(&mut self) -> Vec<SubscriptionChange> {
         self.subscriptions.clear()
     }

@@ -66,8 +66,8 @@ impl ExecReply {
         }
     }
 
-    /// Takes the outcome of the command from those of the transaction; `None` if the reply does not
-    /// depend on an outcome.
+    /// Takes the command's outcome from `outcomes`, the outcomes of the transaction; `None` if the
+    /// reply does not depend on an outcome.
     fn outcome_from<'o>(
         &self,
         outcomes: &mut impl Iterator<Item = &'o Outcome>,
@@ -125,9 +125,9 @@ impl ReplyFormat {
         write(&mut Writer::new(out, self.version), &self.kind, outcome);
     }
 
-    /// Returns the number of each command that ran inside the request, and the text of its error
-    /// reply, if its reply is an error. Empty if the request is not an `EXEC`, or if its outcome
-    /// says that the transaction was aborted.
+    /// Returns the commands that ran inside the request: for each, the command's number and, if the
+    /// reply to the command is an error, the error text. Empty if the request is not an `EXEC`, or
+    /// if `outcome` says that the transaction was aborted.
     pub fn nested_calls(&self, outcome: &Outcome) -> Vec<(CommandNumber, Option<Bytes>)> {
         let (ReplyKind::Exec(replies), Outcome::List(outcomes)) = (&self.kind, outcome) else {
             return Vec::new();

@@ -68,8 +68,8 @@ impl ClientSubscriptions {
         names.map(|name| 2 * name.len() + SUBSCRIPTION_BYTES).sum()
     }
 
-    /// Returns the patterns to which the connection subscribes if `is_pattern` is true, otherwise
-    /// the channels.
+    /// Returns a mutable reference to the set of patterns to which the connection subscribes if
+    /// `is_pattern` is true, otherwise to the set of channels.
     pub(in crate::redis) fn names(&mut self, is_pattern: bool) -> &mut BTreeSet<Bytes> {
         if is_pattern { &mut self.patterns } else { &mut self.channels }
     }

@@ -122,7 +122,7 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
             let openings = (0..count).map(|_| body.get_u64_le()).collect();
             check(body.len() <= ADDRESS_BYTES_MAX)?;
             let address = std::str::from_utf8(&body).map_err(|_| FrameError::Body(kind))?;
-            // Clients are redirected to it, so it may hold nothing but printable characters.
+            // Clients are redirected to the address, so it may contain only printable characters.
             check(address.bytes().all(|byte| byte.is_ascii_graphic()))?;
             Frame::Hello(Hello {
                 cluster,

@@ -3,9 +3,9 @@
 
 use std::ops::Range;
 
-/// Splits the line of an inline command into arguments. Appends their bytes to `arguments`, and
-/// each argument's range in it to `ranges`. Returns false if a quote is not closed, or a closing
-/// quote is not followed by white space.
+/// Splits the line of an inline command into arguments. Appends the bytes of the arguments to
+/// `arguments`, and the range of each argument in `arguments` to `ranges`. Returns false if a quote
+/// is not closed, or a closing quote is not followed by white space.
 pub(super) fn split_arguments(
     line: &[u8],
     arguments: &mut Vec<u8>,
@@ -40,8 +40,8 @@ fn take_argument<'a>(mut text: &'a [u8], arguments: &mut Vec<u8>) -> Option<&'a 
     }
 }
 
-/// Returns `rest`, the text after a closing quote in an inline command, if it is empty or begins
-/// with white space, as it must; `None` otherwise.
+/// Checks the text after a closing quote in an inline command, which must be empty or begin with
+/// white space. Returns `rest` if so; `None` otherwise.
 fn closed(rest: &[u8]) -> Option<&[u8]> {
     rest.first().is_none_or(|byte| is_space(*byte)).then_some(rest)
 }

@@ -118,8 +118,8 @@ impl<'a> Request<'a> {
         Request { bytes, arguments }
     }
 
-    /// Returns the request nested in the arguments of this one, from the argument at index `first`
-    /// on, which is the nested command's name. `None` if there is no such argument.
+    /// Returns the request that is nested in this one: the arguments from index `first` on, which
+    /// begin with the nested command's name. `None` if there is no such argument.
     pub fn from(self, first: usize) -> Option<Request<'a>> {
         let arguments = self.arguments.get(first..).filter(|rest| !rest.is_empty())?;
         Some(Request { bytes: self.bytes, arguments })
@@ -157,7 +157,7 @@ impl<'a> Request<'a> {
 }
 
 impl Parser {
-    /// Creates a parser for a new client connection.
+    /// Creates a parser for a new client connection, with limits on the size of a request.
     pub fn new(limits: Limits) -> Parser {
         Parser {
             limits,
@@ -274,7 +274,7 @@ impl Parser {
         if self.bulk_bytes.is_some() {
             return Ok(self.bulk_bytes);
         }
-        // The first byte is enough for the error, but Redis waits for the whole line.
+        // The first byte is enough to detect the error, but Redis waits for the whole line.
         let Some(line) = self.line(bytes, ProtocolError::LengthTooBig)? else { return Ok(None) };
         let digits = match line {
             [b'$', digits @ ..] => digits,

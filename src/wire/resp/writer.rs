@@ -52,8 +52,8 @@ impl<'a> Writer<'a> {
         self.version = version;
     }
 
-    /// Returns the buffer to which the writer appends replies. The caller may use it as scratch
-    /// space, but must remove everything that it has appended.
+    /// Returns a mutable reference to the buffer to which the writer appends replies. The caller
+    /// may use it as scratch space, but must remove everything that it has appended.
     pub fn buffer(&mut self) -> &mut BytesMut {
         self.out
     }

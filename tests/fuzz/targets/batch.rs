@@ -1,4 +1,4 @@
-//! Fuzz target: a command of the state machine.
+//! Fuzz target: batches of operations of the state machine.
 #![no_main]
 
 #[path = "../entries.rs"]

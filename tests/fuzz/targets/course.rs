@@ -1,4 +1,4 @@
-//! Fuzz target: a message of the course's simulator.
+//! Fuzz target: messages of the university course's simulator.
 #![no_main]
 
 #[path = "../entries.rs"]

@@ -1,4 +1,4 @@
-//! Fuzz target: a message of a replica.
+//! Fuzz target: messages between replicas.
 #![no_main]
 
 #[path = "../entries.rs"]

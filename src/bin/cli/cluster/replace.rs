@@ -13,7 +13,8 @@ use super::Arguments;
 use super::folder::{self, members};
 use crate::cli::options::REJOIN_MEMBERS_MIN;
 
-/// Reason why a replica cannot start, or does not vote in the cluster yet.
+/// Problem with a replica's data folder: the reason why the replica cannot start, or does not vote
+/// in the cluster yet.
 enum Problem {
     /// The replica's folder is damaged or missing, as the given error message says.
     Damage(String),

@@ -18,7 +18,7 @@ fn main() {
     println!("the redis crate is content");
 }
 
-/// A plain connection to one replica, leader or not.
+/// Tests a plain connection to one replica, which may be the leader or a follower.
 fn plain(port: &str) {
     for version in ["resp2", "resp3"] {
         let client = Client::open(format!("redis://127.0.0.1:{port}/?protocol={version}"));
@@ -57,7 +57,7 @@ fn plain(port: &str) {
     }
 }
 
-/// The cluster client, which knows one replica and finds the leader.
+/// Tests the cluster client, which is given one replica and finds the leader.
 fn cluster(port: &str) {
     let client = ClusterClient::new([format!("redis://127.0.0.1:{port}/")]).expect("an address");
     let mut connection = client.get_connection().expect("it listens");
@@ -69,7 +69,7 @@ fn cluster(port: &str) {
     }
 }
 
-/// The Sentinel client, which asks the replicas for the leader on their Sentinel ports.
+/// Tests the Sentinel client, which asks the replicas for the leader on their Sentinel ports.
 fn sentinel(ports: &[String]) {
     let offset = std::env::var("SENTINEL_PORT_OFFSET").expect("where Sentinels are");
     let offset: u16 = offset.parse().expect("a number");
