@@ -1,10 +1,10 @@
-//! `perf sim` as a program: its output files, and that invalid arguments give a clear message and
-//! an exit code and leave no files.
+//! Tests of the program `perf sim`: it writes its output files, and rejects invalid arguments with
+//! a clear message and exit code, without leaving files.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// An empty folder for one test.
+/// Returns an empty folder for the test `name`.
 fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if folder.exists() {

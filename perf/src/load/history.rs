@@ -110,8 +110,8 @@ fn parse(line: &str) -> Option<Record> {
 /// Converts recorded operations to the input of the linearizability checker: calls and replies,
 /// sorted by time.
 fn history(records: &[Record]) -> History {
-    // Calls sort before replies of the same nanosecond: such operations then overlap, so that the
-    // check has no false positives.
+    // If a call and a reply have the same time, the call sorts first. The two operations then
+    // overlap, so that the check has no false positives.
     let mut moments: Vec<(u64, bool, usize)> = Vec::with_capacity(records.len() * 2);
     for (place, record) in records.iter().enumerate() {
         moments.push((record.called, false, place));

@@ -159,8 +159,8 @@ fn nats(socket: SocketAddr) -> io::Result<String> {
     Ok(info["version"].as_str().ok_or_else(damaged)?.to_owned())
 }
 
-/// A blocking connection to a server that sends one request at a time, used to ask for the server's
-/// version and settings.
+/// A blocking connection to a server that sends one request at a time. It is used to query the
+/// server's version and settings.
 struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
