@@ -88,8 +88,8 @@ impl InFlightTable {
         }
     }
 
-    /// Returns the oldest request with a sequence number of at least `from`: its sequence number
-    /// and the request. `None` if there is no such request, or if the request arrived after
+    /// Returns the oldest request with a sequence number of at least `from`, together with its
+    /// sequence number. Returns `None` if there is no such request, or if it arrived after
     /// `before`. Sequence numbers increase in order of arrival.
     pub(crate) fn next_since(&self, from: u64, before: Instant) -> Option<(u64, InFlight)> {
         let slow = self.slow.range(from..).next().map(|(sequence, request)| (*sequence, *request));
