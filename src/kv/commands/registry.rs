@@ -213,7 +213,7 @@ mod tests {
         }
     }
 
-    /// Logs hold these numbers.
+    /// Tests the numbers because log entries contain them.
     #[test]
     fn command_numbers_are_contiguous_within_each_group() {
         for (group, from) in [

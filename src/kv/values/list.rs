@@ -404,7 +404,7 @@ mod tests {
         list
     }
 
-    /// Checks that a list is equal to its model, and checks the list's invariants.
+    /// Asserts that a list is equal to its model and that its invariants hold.
     fn check(list: &List, wanted: &VecDeque<Vec<u8>>) {
         assert_eq!(list.len(), wanted.len());
         assert!(list.iter_from(0).eq(wanted), "{list:?} {wanted:?}");

@@ -122,8 +122,9 @@ impl Chunks {
         }
     }
 
-    /// Returns the chunks that contain the bytes in `range`, and the range counted from the first
-    /// of these chunks. Shares the whole string if they are all its chunks.
+    /// Returns the chunks that contain the bytes in `range`, and the range counted from the start
+    /// of the first of these chunks. If these are all chunks of the string, shares the whole
+    /// string.
     pub(in crate::kv) fn part(&self, range: Range<usize>) -> (Chunks, Range<usize>) {
         let (first, end) = (range.start / CHUNK_BYTES, range.end.div_ceil(CHUNK_BYTES));
         if (first, end) == (0, self.all().len()) {
@@ -335,7 +336,7 @@ mod tests {
         string.slices(0..string.len()).collect::<Vec<_>>().concat()
     }
 
-    /// Checks that a string is equal to its model, and checks the string's invariants.
+    /// Asserts that a string is equal to its model and that its invariants hold.
     fn check(string: &LongString, model: &[u8]) {
         assert!(bytes_of(string) == model, "{} bytes, {} wanted", string.len(), model.len());
         assert_eq!(string.len(), model.len());
