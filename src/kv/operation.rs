@@ -35,8 +35,9 @@ pub enum Operation<'a> {
     Clock {
         /// New reading of the replicated clock, in milliseconds since 1970.
         millis: u64,
-        /// Number of resets of the replicated clock when the leader proposed this operation. If the
-        /// clock is reset again before the operation is applied, the operation has no effect.
+        /// How many times the replicated clock had been reset when the leader proposed this
+        /// operation. If the clock is reset again before the operation is applied, the operation
+        /// has no effect.
         resets: u64,
     },
     /// Runs the commands of a transaction atomically (`MULTI`/`EXEC`), unless a watched key has

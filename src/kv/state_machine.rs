@@ -256,8 +256,8 @@ impl StateMachine {
     }
 
     /// Returns an immutable copy-on-write view of the state. `last` must be the id of the last
-    /// applied log entry. Takes little time even for a large state, because nothing is copied at
-    /// once: a later write copies only the part that it changes, such as one hash table.
+    /// applied log entry. Takes little time even for a large state, because nothing is copied now:
+    /// a later write copies only the part that it changes, such as one hash table.
     pub fn view(&mut self, last: EntryId) -> View {
         assert_eq!(last.index, self.applied_index(), "a view is of the current state");
         let (digest, key_count) = (self.digest(), self.key_count());

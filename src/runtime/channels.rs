@@ -299,8 +299,8 @@ pub(super) struct ReadTimestamp {
     /// Reading of the replicated clock (which decides when keys expire) when the leader confirmed
     /// the read, in milliseconds since 1970.
     pub(super) millis: u64,
-    /// Number of times that `CLOCK RESET` had reset the replicated clock (which decides when keys
-    /// expire) when the leader confirmed the read.
+    /// How many times `CLOCK RESET` had reset the replicated clock (which decides when keys expire)
+    /// when the leader confirmed the read.
     pub(super) resets: u64,
 }
 

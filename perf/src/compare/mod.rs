@@ -143,7 +143,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) cases: Vec<Case>,
     pub(crate) together: bool,
     pub(crate) hosts: Vec<Host>,
-    /// Number of servers of each system for which it can be chosen; `None` for the default number.
+    /// Number of servers of each system, if that system allows a choice; `None` for the default
+    /// number.
     pub(crate) replicas: Option<u8>,
     /// Length of a run in seconds unless `--seconds` is given.
     pub(crate) seconds: f64,

@@ -346,8 +346,9 @@ impl Comparison {
         })
     }
 
-    /// Returns the case without packet loss that otherwise equals `case`; `None` if there is none,
-    /// or if `case` is it. Only sweeps of packet loss have a parameter of 0.
+    /// Returns the case that differs from `case` only in having no packet loss; `None` if there is
+    /// no such case, or if `case` itself has no packet loss. Only sweeps of packet loss have a
+    /// parameter of 0.
     fn lossless(&self, case: &Case) -> Option<&Case> {
         let sweep = case.sweep.as_ref().filter(|sweep| sweep.value > 0.0)?;
         let is_lossless = |other: &SweepPoint| other.name == sweep.name && other.value == 0.0;

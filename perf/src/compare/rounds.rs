@@ -26,7 +26,8 @@ pub(crate) struct Rounds<'a> {
     pub(crate) together: bool,
     pub(crate) programs: Programs,
     pub(crate) hosts: Vec<Host>,
-    /// Number of servers of each system for which it can be chosen; `None` for the default number.
+    /// Number of servers of each system, if that system allows a choice; `None` for the default
+    /// number.
     pub(crate) replicas: Option<u8>,
     /// Returns the counters of the network between the hosts.
     pub(crate) network_counters: &'a dyn Fn() -> Counters,

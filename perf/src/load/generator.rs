@@ -108,7 +108,8 @@ pub(crate) struct Generator {
     /// Statistics of the current second of the measured window.
     pub(crate) stats: Stats,
     /// End of the current second of the measured window, in nanoseconds since the start of the run.
-    /// Before the window it is the window's start, and `u64::MAX` until the load starts.
+    /// Before the window begins, this is the start of the window; before the load starts,
+    /// `u64::MAX`.
     second_end: u64,
     number: Option<u64>,
     /// Completed seconds of the measured window that have not been sent to the main thread yet: the

@@ -52,8 +52,9 @@ impl<'a> Args<'a> {
 
     /// Returns the argument at index `at`, counted from 0.
     ///
-    /// # Errors If there are not enough arguments. The server checks the number of arguments of
-    /// clients' commands, but commands in the log are untrusted.
+    /// # Errors
+    /// If there are not enough arguments. The server checks the number of arguments of clients'
+    /// commands, but commands in the log are untrusted.
     pub(in crate::kv) fn get(&self, at: usize) -> Result<&'a [u8], Refusal> {
         self.all().get(at).copied().ok_or(Refusal::Syntax)
     }

@@ -19,7 +19,6 @@ const INLINE: usize = 2;
 ///
 /// Invariant: the total length of the encoding is the sum of the lengths of the byte strings and of
 /// their length fields.
-/// its total length.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Items<'a> {
     bytes: &'a [u8],

@@ -163,8 +163,9 @@ fn srandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 /// distinct positions or, if `count` is negative, exactly `-count` positions, possibly with
 /// repetitions.
 ///
-/// # Errors If `count` is negative and `-count` exceeds [`REPEATED_MAX`], which limits the memory
-/// usage of the reply. (Redis has no such limit.)
+/// # Errors
+/// If `count` is negative and `-count` exceeds [`REPEATED_MAX`], which limits the memory usage of
+/// the reply. (Redis has no such limit.)
 pub(in crate::kv) fn places(
     args: &Args<'_>,
     count: i64,

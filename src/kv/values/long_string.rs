@@ -62,7 +62,7 @@ impl LongString {
         self.0.length
     }
 
-    /// Returns a hash of the string: equal strings have equal hashes, in whichever way they were
+    /// Returns a hash of the string: equal strings have equal hashes, no matter how they were
     /// built. O(1).
     pub(in crate::kv) fn digest(&self) -> u64 {
         digest_of(self.0.hash, self.0.length)
@@ -151,8 +151,8 @@ fn slices_of(chunks: &[Arc<Chunk>], range: Range<usize>) -> impl Iterator<Item =
 }
 
 impl From<&[u8]> for LongString {
-    /// Copies `bytes`, which must be long enough for a long string, or be a part of one that the
-    /// caller extends before it stores it.
+    /// Copies `bytes` into a new long string. If `bytes` are too few for a long string, the caller
+    /// must extend the string before storing it.
     fn from(bytes: &[u8]) -> LongString {
         let mut content = Content::default();
         content.append(bytes);

@@ -107,7 +107,8 @@ pub enum FolderState {
 /// Checks a replica's folder in the same way as when the replica starts. Changes nothing except
 /// that it removes incomplete snapshots.
 ///
-/// # Errors If the replica could not start with the folder, or if another process is using it.
+/// # Errors
+/// If the replica could not start with the folder, or if another process is using it.
 pub fn inspect(
     folder: &Path,
     cluster: u128,

@@ -66,8 +66,8 @@ struct Unfinished {
     /// state had already applied all of them when the applier began the batch.
     index: Option<Index>,
     entries_done: usize,
-    /// The outcomes of the operations already applied from the entry that is applied only in part,
-    /// which is the entry after the first `entries_done` entries of the batch.
+    /// The outcomes so far of the entry that has been applied only in part, which is the entry
+    /// after the first `entries_done` entries of the batch.
     outcomes: Vec<Outcome>,
 }
 

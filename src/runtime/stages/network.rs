@@ -11,11 +11,12 @@ use crate::runtime::pass::StageState;
 pub(crate) trait NetworkStage: Send {
     /// Sleeps until a socket or a queue has work, but at most for `timeout`; `None` means no limit.
     ///
-    /// # Errors If the system call that polls the sockets fails.
+    /// # Errors
+    /// If the system call that polls the sockets fails.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Waits like [`NetworkStage::wait`]. Called only if no other thread ever wakes the current
-    /// one, so that an implementation may block in its socket instead of in `Poll`.
+    /// Waits like [`NetworkStage::wait`]. Must be called only if no other thread ever wakes the
+    /// current one, so that an implementation may block in its socket instead of in `Poll`.
     ///
     /// # Errors
     /// If the system call that polls the sockets fails.

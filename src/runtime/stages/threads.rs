@@ -70,7 +70,8 @@ impl Threads {
 /// otherwise each on a thread of its own. The snapshots stage and a log writer that waits for a
 /// disk always have threads of their own.
 ///
-/// # Errors If a thread cannot be started, or if the system call that polls the sockets fails.
+/// # Errors
+/// If a thread cannot be started, or if the system call that polls the sockets fails.
 pub(crate) fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result<()> {
     if !fused {
         return run_dedicated(stages);

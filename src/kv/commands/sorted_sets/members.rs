@@ -66,7 +66,8 @@ impl Rules {
     /// is the member's current score (`None` if the set does not contain the member), and `score`
     /// is the given score or increment.
     ///
-    /// # Errors If the sum of the old score and the increment is NaN.
+    /// # Errors
+    /// If the sum of the old score and the increment is NaN.
     fn new_score(self, old: Option<f64>, score: f64) -> Result<Option<f64>, Refusal> {
         let Some(old) = old else { return Ok(Some(score).filter(|_| !self.if_present)) };
         if self.if_absent {
@@ -195,8 +196,8 @@ pub(in crate::kv) fn zrevrank(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(place.map_or(Outcome::Value(None), Outcome::count))
 }
 
-/// The end of a sorted set from which members are popped: `Min` is the lowest score, `Max` the
-/// highest.
+/// The end of a sorted set from which members are popped: `Min` is the end with the lowest score,
+/// `Max` that with the highest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Min,

@@ -70,7 +70,7 @@ pub(crate) struct Client {
     /// When this client last read replies: when bytes were last written to its socket.
     pub(crate) written_at: Instant,
     /// Time since which this client, a subscriber, has had a large number of unsent bytes; `None`
-    /// if it does not have so many.
+    /// if it has few or none.
     pub(crate) backlog_since: Option<Instant>,
     /// When the first part of an incomplete request arrived; `None` if no request is incomplete.
     pub(crate) partial_since: Option<Instant>,
@@ -368,8 +368,8 @@ impl Client {
         self.encode_replies();
     }
 
-    /// Returns when the request in this slot was first sent to the Raft core or to the leader;
-    /// `None` if it was not sent, or if its reply is in the outbound queue.
+    /// Returns the time at which the request in this slot was first sent to the Raft core or to the
+    /// leader; `None` if it was not sent, or if its reply is in the outbound queue.
     pub(crate) fn sent_at(&self, slot: u64) -> Option<Instant> {
         self.slots.get(self.at(slot)?)?.sent_at
     }

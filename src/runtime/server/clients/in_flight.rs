@@ -102,8 +102,8 @@ impl InFlightTable {
         slow.or_else(recent).filter(|(_, request)| request.arrived_at <= before)
     }
 
-    /// Returns when the oldest request without an outcome arrived; `None` if all requests have
-    /// their outcomes.
+    /// Returns the time at which the oldest request without an outcome arrived; `None` if all
+    /// requests have their outcomes.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         if let Some((_, request)) = self.slow.first_key_value() {
             return Some(request.arrived_at);

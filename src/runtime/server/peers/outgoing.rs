@@ -41,8 +41,8 @@ const LOSSY_PERMILLE: u32 = 10;
 /// datagrams instead with [`PeerTransport::Auto`]. If the peer is down, the streams to it have
 /// failed by then, too.
 const TCP_FAILING_MIN: Duration = Duration::from_secs(7);
-/// If bulk messages use a stream of datagrams because TCP has failed, the time after which TCP is
-/// tried again. The attempt interrupts the connection.
+/// Time after which TCP is tried again for bulk messages that use a stream of datagrams because TCP
+/// has failed. The attempt interrupts the connection.
 const TCP_RETRY_AFTER: Duration = Duration::from_mins(30);
 /// Loss of datagrams, in permille, below which bulk messages use TCP again instead of a stream of
 /// datagrams once the loss has stayed below it for [`LOSSLESS_FOR`].

@@ -111,7 +111,8 @@ impl Socket {
     /// Returns whether the connection is established; false while the attempt to connect is in
     /// progress.
     ///
-    /// # Errors If the connection cannot be established.
+    /// # Errors
+    /// If the connection cannot be established.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         if let Some(error) = self.stream.take_error()? {
             return Err(error);

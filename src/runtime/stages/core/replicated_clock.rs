@@ -37,8 +37,8 @@ pub(crate) struct CoreClock {
     board: Arc<ClockBoard>,
     observed_at: Option<Instant>,
     published_at: Option<Instant>,
-    /// Whether a warning has been logged for the current clock difference, because each difference
-    /// is logged only once.
+    /// Whether a warning about the current clock difference has been logged. Each difference is
+    /// logged only once.
     warned: bool,
     /// Requests that arrived before this replica, as a new leader, knew the wall clocks of a
     /// quorum, in order of arrival.

@@ -5,7 +5,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::kv::RecordedEvents;
 
-/// Values that a setting does not accept because it has only one possible value.
+/// Settings that have only one possible value, each with a different value, which is refused.
 const REFUSED: &[(&str, &str)] = &[
     ("save", "900 1"),
     ("appendonly", "no"),
