@@ -17,44 +17,48 @@
 //!                                              +--------- released -------> network
 //! ```
 //!
-//! Each holds up to [`QUEUE_LEN`] items. When it is full:
+//! Each channel holds up to [`QUEUE_LEN`] items. When a channel is full:
 //!
-//! - `requests`, [`Requests`] from the network: all requests of clients, in order. This channel is
-//!   separate so that peers' messages and completions never wait behind requests; the core receives
-//!   an item only after it has handled the one before. Requests of this replica's clients are sent
-//!   while the channel is less than half full; the others wait at the network: under a simulator of
-//!   the university course up to [`HELD_REQUESTS_MAX`] of them, in the server up to the limit on
-//!   each connection's requests and replies. Beyond that, the network stops reading. Writes
-//!   forwarded by peers are not read from the peers while the channel is half full. If the channel
-//!   is full nevertheless, the first copy of a forwarded write is refused as busy; a repeated copy
-//!   is dropped and counted, and its client finally gets `UNCERTAIN`.
-//! - `core_inbox`, [`CoreItem::Peers`] from the network: the messages are dropped and counted.
+//! - `requests`, [`Requests`] from the network stage: contains all clients' requests, in order. The
+//!   channel is separate so that peers' messages and completions never wait behind requests; the
+//!   core receives an item only after it has handled the previous one. Requests of this replica's
+//!   clients are sent only while the channel is less than half full, and otherwise wait in the
+//!   network stage. Under a simulator of the university course, up to [`HELD_REQUESTS_MAX`] of them
+//!   wait; in the server, their number is limited by the limit on each connection's requests and
+//!   replies. At these limits, the network stage stops reading. Writes forwarded by peers are not
+//!   read from the peers while the channel is half full. If the channel is full nevertheless, the
+//!   first copy of a forwarded write is refused as busy; a repeated copy is dropped and counted,
+//!   and its client finally gets `UNCERTAIN`.
+//! - `core_inbox`, [`CoreItem::Peers`] from the network stage: the messages are dropped and
+//!   counted.
 //! - `core_inbox`, [`CoreItem::Persisted`] and [`CoreItem::DiskSpace`] from the log writer, and
-//!   [`CoreItem::Snapshot`] from the snapshots stage: the stage waits. The core never waits for it.
+//!   [`CoreItem::Snapshot`] from the snapshots stage: the sending stage waits. The core never waits
+//!   for either of these stages.
 //! - `core_inbox`, [`CoreItem::Applied`], [`CoreItem::IndexedReads`] and [`CoreItem::TakeSnapshot`]
-//!   from the network: they wait at the network for its next pass.
+//!   from the network stage: the items wait in the network stage for its next pass.
 //! - `outbound`, [`Outbound`] from the core: messages to peers are dropped and counted; refusals
-//!   and a new leader wait at the core for its next pass.
-//! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`], from the core: jobs wait at
+//!   and the report of a new leader wait in the core for its next pass.
+//! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`], from the core: jobs wait in
 //!   the core and join the next batch; see below.
-//! - `released`, messages to peers that a job has released or that carry a chunk of a snapshot:
-//!   they are dropped and counted.
+//! - `released`, messages to peers from the log writer and the snapshots stage: the messages are
+//!   dropped and counted.
 //! - `snapshot_jobs`, [`SnapshotJob`]. From the core: chunks are dropped and counted; the leader
-//!   sends again what is not acknowledged. From the applier: a snapshot is taken later, and a state
-//!   that was replaced is freed by the applier itself.
-//! - `replies`, [`ReplyBatch`] from the applier: the applier waits for the network, which takes
-//!   none while its socket is full.
+//!   sends unacknowledged chunks again. From the applier: a snapshot is taken later, and the
+//!   applier itself frees a state that was replaced.
+//! - `replies`, [`ReplyBatch`] from the applier: the applier waits for the network stage, which
+//!   receives no replies while its socket is full.
 //!
-//! While 4 MiB of appends are in flight, committed entries wait at the core. So clients slow down
+//! While 4 MiB of appends are in flight, committed entries wait in the core. So clients slow down
 //! to the speed of this replica's log, even if other replicas commit entries faster.
 //!
-//! The work waiting at the core is bounded, too. The core adds up the bytes of all jobs in flight,
-//! and at [`JOB_BYTES_MAX`] it drops appends and refuses requests as busy, both counted. So a stuck
-//! log writer or applier, or a simulator that does not read, leads to refusals and not to unbounded
-//! memory use. The core blocks only in its one receive call.
+//! The work that waits in the core is bounded, too. The core adds up the bytes of all jobs in
+//! flight, and at [`JOB_BYTES_MAX`] it drops appends and refuses requests as busy; both are
+//! counted. So a stuck log writer or applier, or a simulator that does not read, leads to refusals
+//! and not to unbounded memory use. The core blocks only in its one receive call.
 //!
-//! Stages never wait for each other in a cycle: the applier waits for the network, the log writer
-//! and the snapshots stage wait for the core, and the core and the network wait for no stage.
+//! Stages never wait for each other in a cycle: the applier waits for the network stage, the log
+//! writer and the snapshots stage wait for the core, and the core and the network stage wait for no
+//! stage.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -96,7 +96,8 @@ impl Child {
         let file = File::options().create(true).append(true).open(log);
         let file = file.with_context(|| {
             format!(
-                "cannot open the log file {} of {name}; check its permissions and those of its folder",
+                "cannot open the log file {} of {name}; check its permissions and those of its \
+                 folder",
                 log.display()
             )
         })?;

@@ -338,7 +338,8 @@ pub(crate) fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
     let folder = folder.join("clients");
     fs::create_dir_all(&folder).with_context(|| {
         format!(
-            "cannot create the folder {}; check free space and the permissions of its parent folder",
+            "cannot create the folder {}; check free space and the permissions of its parent \
+             folder",
             folder.display()
         )
     })?;

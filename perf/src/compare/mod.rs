@@ -178,8 +178,8 @@ pub(crate) fn measure(
     );
     std::fs::create_dir_all(&common.dir).with_context(|| {
         format!(
-            "cannot create the data folder {}; check the permissions of its parent folder, or choose \
-             another --dir",
+            "cannot create the data folder {}; check the permissions of its parent folder, or \
+             choose another --dir",
             common.dir.display()
         )
     })?;

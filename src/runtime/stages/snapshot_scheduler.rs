@@ -1,33 +1,33 @@
 //! When snapshots are taken, how fast they are written, and when the log writer waits for them. The
 //! aim is that a replica's folder stays small, regardless of how much and how fast clients write.
 //!
-//! The policy is that of a Redis with an append-only file: the next snapshot begins when the log
-//! has grown by T since the last one was completed, where T is a percentage of the last snapshot's
-//! size (`--snapshot-log-percentage`, 100 by default), but at least `--snapshot-log-bytes`. Unlike
-//! in Redis, the log must not grow without limit while the snapshot is written. So the snapshot is
-//! written slowly at first, and without pauses once the log grows faster than the snapshot. If that
-//! is not enough, because the disk or the processors are busy, the log writer waits for the
-//! snapshot, longer the further the log is ahead, so clients see a slower disk.
+//! The policy is that of Redis with an append-only file: the next snapshot begins when the log has
+//! grown by T since the last snapshot was completed. T is a percentage of the last snapshot's size
+//! (`--snapshot-log-percentage`, 100 by default), but at least `--snapshot-log-bytes`. Unlike in
+//! Redis, the log must not grow without limit while the snapshot is written. Therefore the snapshot
+//! is written slowly at first, and without pauses once the log grows faster than the snapshot. If
+//! that is not enough, because the disk or the processors are busy, the log writer waits for the
+//! snapshot. The further the log is ahead, the longer it waits, so clients see a slower disk.
 //!
 //! While a snapshot is being taken, the folder holds the latest complete snapshot, a part of the
-//! next one, and the log from where the latest one ends. That log consists of three parts: its
-//! growth while the latest snapshot was written, of which at most 7/16 T count, then T, then its
-//! growth while the next one is written. Combined they are at most 15/8 T. So if the state takes S
-//! bytes as a snapshot, the folder stays under
+//! next one, and the log after the last entry of the latest one. This log consists of three parts:
+//! its growth while the latest snapshot was written (of which at most 7/16 T count), then T, then
+//! its growth while the next snapshot is written. Together, these parts are at most 15/8 T. So if a
+//! snapshot of the state takes S bytes, the size of the folder stays below
 //!
 //! ```text
 //!   2 S + 2 T + 4 segments + the reserve     T = max(S, --snapshot-log-bytes), by default
 //! ```
 //!
-//! four times S where S is large. A follower that receives the leader's snapshot, because it lags
-//! too far, keeps its own until then and needs the space of S more. The last eighth of T is for
-//! what the log writer writes before it waits long enough. It waits at most [`DELAY_MAX`] at a
-//! time, which is too short for a follower to suspect its leader. It always writes an eighth of a
-//! pass in that time, 1.25 MiB a second. With a disk so slow that this matters while a snapshot is
-//! taken, the folder exceeds its bound. The core applies no committed entries while the log is too
-//! far behind it. While no snapshot is being taken, for want of disk space or after a failure,
-//! nothing waits, and the bounds of [`MemoryBoard`] hold. These also limit T, because the log is in
-//! memory too.
+//! which is four times S if S is large. A follower that lags too far receives the leader's
+//! snapshot. It keeps its own snapshot until the leader's is complete, and needs S more bytes for
+//! that. The last eighth of T is for what the log writer writes before it waits long enough. It
+//! waits at most [`DELAY_MAX`] at a time, which is too short for a follower to suspect its leader,
+//! and always writes an eighth of a pass in that time, which is 1.25 MiB per second. If the disk is
+//! so slow that this matters while a snapshot is taken, the folder exceeds its bound. The core
+//! applies no committed entries while the log is too far behind it. While no snapshot is being
+//! taken, because of a lack of disk space or after a failure, nothing waits, and the bounds of
+//! [`MemoryBoard`] hold. These also limit T, because the log is in memory, too.
 //!
 //! All of this is arithmetic on positions that the log writer, the applier and the snapshots stage
 //! share. The growth of the log is measured in bytes of its files, in which a small write fills a

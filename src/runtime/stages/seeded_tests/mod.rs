@@ -289,7 +289,7 @@ impl Run {
         if self.healed.get() || self.pause_depth.get() >= 2 {
             return;
         }
-        // The pause is long, so that much happens elsewhere, or very short.
+        // The pause is either long, with many events elsewhere, or very short.
         let steps = match self.draw(1_024) {
             0..2 if self.pause_depth.get() == 0 => self.draw(300),
             2..100 => self.draw(6),
