@@ -187,7 +187,7 @@ impl MemoryBoard {
     /// Returns the limit on log entries in memory, in bytes, above which a leader refuses writes:
     /// half of `--maxmemory`, but at least [`LOG_BYTES_MIN`], and at most the larger of
     /// [`LOG_BYTES_MAX`] and the size of the latest snapshot. The log reaches this limit only if
-    /// snapshots fail, since otherwise it is compacted long before.
+    /// snapshots fail, since otherwise it is compacted long before that.
     pub(super) fn log_bytes_max(&self) -> u64 {
         let most = LOG_BYTES_MAX.max(self.snapshots.bytes());
         match self.limit_bytes.load(Ordering::Relaxed) {
@@ -196,8 +196,8 @@ impl MemoryBoard {
         }
     }
 
-    /// Returns by how many bytes the log may grow between the beginning of one snapshot and the
-    /// completion of the next, until which the new entries stay in memory. This is half of
+    /// Returns the number of bytes by which the log may grow between the beginning of one snapshot
+    /// and the completion of the next; the new entries stay in memory until then. This is half of
     /// [`MemoryBoard::log_bytes_max`], or a quarter of it if `--maxmemory` is set, because that
     /// option limits keyspace and log combined.
     pub(super) fn snapshot_log_bytes_max(&self) -> u64 {

@@ -355,9 +355,9 @@ impl Comparison {
         self.cases.iter().find(|other| other.sweep.as_ref().is_some_and(is_lossless))
     }
 
-    /// Returns whether reports list the events of this run, such as errors and leader changes. They
-    /// do for every run over a simulated network, and for other runs only if there were errors or
-    /// leader changes.
+    /// Returns whether reports list the events of this run, such as errors and leader changes. True
+    /// for every run over a simulated network, and for other runs if there were errors or leader
+    /// changes.
     pub(crate) fn is_eventful(&self, run: &Measurement) -> bool {
         !self.network.is_empty() || run.errors > 0 || run.leader_changes.is_some_and(|it| it > 0)
     }

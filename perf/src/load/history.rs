@@ -34,8 +34,8 @@ pub(crate) struct Record {
 /// Outcome of an operation in a recorded history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The client received no definite reply, so the operation may have been applied or may still
-    /// be.
+    /// The client received no definite reply, so the operation may have been applied, or may be
+    /// applied later.
     Unknown,
     /// The operation was rejected: it was not applied, and never will be.
     Rejected,

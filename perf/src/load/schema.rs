@@ -39,8 +39,9 @@ pub(crate) struct LoadRecord {
     pub(crate) config: Config,
     /// Start of the measured window, in seconds since 1970.
     pub(crate) began_unix_s: f64,
-    /// Actual length of the measured window in seconds: up to the planned end or the last
-    /// successful reply, whichever is later; if the run ended early, up to that moment.
+    /// Actual length of the measured window in seconds. The window ends at the planned end or at
+    /// the last successful reply, whichever is later; if the run ended early, it ends at that
+    /// moment.
     pub(crate) window_s: f64,
     /// Reason why the run ended early; `None` if it ran to completion.
     pub(crate) partial: Option<String>,

@@ -26,8 +26,8 @@ use relay::RelayCounters;
 const INSIDE: &str = "BOWLINE_PERF_INSIDE";
 /// Length of a run in seconds unless `--seconds` is given.
 const SECONDS: f64 = 6.0;
-/// Time in seconds after which Bowline answers a write that was not committed with an error: the
-/// default of `--command-deadline-ms`. Shorter runs do not count such writes.
+/// Time in seconds after which Bowline answers an uncommitted write with an error: the default of
+/// `--command-deadline-ms`. Shorter runs do not count such writes.
 const COMMAND_DEADLINE_S: f64 = 4.0;
 
 /// Arguments of `perf lossy`.

@@ -31,8 +31,8 @@ pub(crate) enum Input {
     Comparison(Box<Comparison>),
 }
 
-/// Reads all given result files. An interval log (.hlog) whose JSON file, with the same path except
-/// for the extension, is also given becomes part of the same run.
+/// Reads all given result files. If an interval log (.hlog) and a JSON file with the same path
+/// except for the extension are both given, they form one run.
 pub(crate) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     let is_log = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "hlog");
     let named = |path: &Path| paths.iter().any(|other| other == path);

@@ -4,8 +4,8 @@ use crate::kv::commands::items::Arguments;
 use crate::kv::commands::outcome::Refusal;
 use crate::kv::values::number::parse_integer;
 
-/// Maximum length of a string value, in bytes, as in Redis. A lower limit (`proto-max-bulk-len`) is
-/// part of the operations to which it applies.
+/// Maximum length of a string value, in bytes, as in Redis. Operations contain the lower limit
+/// `proto-max-bulk-len` if it applies to them.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
 /// Maximum number of arguments that [`Args`] stores in an array instead of a heap allocation.

@@ -16,7 +16,7 @@ pub enum Outcome {
     /// A byte string, such as the value of a key; `None` if the key does not exist (null reply).
     Value(Option<Bytes>),
     /// A byte string that shares the memory of a long string in the keyspace. The reply is the same
-    /// as for [`Outcome::Value`]; after it was stored, this outcome is restored as `Value`.
+    /// as for [`Outcome::Value`]. A stored outcome of this kind is decoded as a `Value`.
     LongValue(LongValue),
     /// The command succeeded and has no other result. For most commands, the reply is `OK`.
     Done,

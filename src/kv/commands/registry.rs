@@ -15,7 +15,8 @@ use crate::kv::commands::{
 use crate::kv::keyspace::Keyspace;
 
 /// All commands of the state machine, in groups such as list commands or hash commands. Each group
-/// has a range of command numbers, which the test `numbers_are_grouped` lists.
+/// has a range of command numbers, which the test
+/// `command_numbers_are_contiguous_within_each_group` lists.
 const GROUPS: &[&[Row]] = &[
     generic::COMMANDS,
     keys::COMMANDS,

@@ -32,7 +32,7 @@ pub(in crate::kv) enum Scale {
     /// The arguments of the command; each takes constant or logarithmic time.
     Arguments,
     /// The arguments, and the elements of the collection that the command replaces, if any. That
-    /// collection is at the command's only key, or else at its second key.
+    /// collection is at the command's only key, or at the second key of a command with two keys.
     Replaced,
     /// The number of elements to return or remove: the largest integer among the arguments after
     /// the first, if there is one. Limited by the size of the values at the command's keys, unless

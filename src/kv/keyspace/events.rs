@@ -43,8 +43,8 @@ pub struct RecordedEvents {
 }
 
 /// The events for this replica's Pub/Sub subscribers: which kinds of events are recorded, and the
-/// recorded events that are waiting for delivery. Reads also record events, although they only
-/// share the keyspace.
+/// recorded events that are waiting for delivery. Reads, which have only a shared reference to the
+/// keyspace, also record events.
 #[derive(Debug, Default)]
 pub(super) struct Events {
     recorded: RecordedEvents,

@@ -25,7 +25,8 @@ impl KeyspaceStatistics {
     }
 }
 
-/// The current counts. They are cells, because reads, which share the keyspace, also count.
+/// The current counts. They are cells because reads, which have only a shared reference to the
+/// keyspace, also count.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     /// Whether a read command is running, whose lookups count.

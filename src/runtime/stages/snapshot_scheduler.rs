@@ -200,8 +200,8 @@ impl SnapshotScheduler {
         self.board.end(false);
     }
 
-    /// Records that the running snapshot was given up, either because it failed (`failed`) or
-    /// because it was no longer needed.
+    /// Records that the running snapshot was given up, either because it failed (`failed` is true)
+    /// or because it was no longer needed.
     pub(crate) fn give_up(&self, failed: bool) {
         self.board.end(failed);
     }

@@ -204,8 +204,8 @@ enum End {
     Max,
 }
 
-/// Removes up to `count` members from one end of the sorted set at a key, and returns them in the
-/// order of removal. Returns an empty vector if the key does not exist.
+/// Removes up to `count` members from one end of the sorted set at a key, and returns them, the
+/// member nearest to that end first. Returns an empty vector if the key does not exist.
 fn pop(
     keyspace: &mut Keyspace,
     key: &[u8],

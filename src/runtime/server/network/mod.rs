@@ -85,7 +85,7 @@ const WALL_CLOCK_INTERVAL: Duration = Duration::from_millis(500);
 const SPACE_BYTES: usize = 64 << 10;
 
 /// The parts from which the network stage is created: its sockets, its ends of the channels, and
-/// the shared status records (boards) that other stages write and it reads.
+/// the shared status records (boards) that other stages write and the network stage reads.
 pub(crate) struct Parts {
     pub(crate) poll: Poll,
     pub(crate) wake: Arc<Wake>,

@@ -60,8 +60,8 @@ struct Peer {
     /// datagrams. It does while the loss is high, and for [`LOSSLESS_FOR`] afterwards.
     is_lossy: bool,
     /// Time at which the loss of datagrams was last at least [`LOSSLESS_PERMILLE`]. After a failure
-    /// of TCP, this is instead a time in the future, so that bulk messages do not use TCP for a
-    /// longer time.
+    /// of TCP, this is instead a time in the future, so that bulk messages do not use TCP before
+    /// that time.
     lossy_at: Instant,
     /// The state of the connections to this peer (connected, lost or unreachable) that the last log
     /// line about the peer reported.
