@@ -19,7 +19,8 @@ fn perf(folder: &Path, arguments: &[&str]) -> Output {
     command.current_dir(folder).arg("sim").args(arguments).output().expect("perf was built")
 }
 
-/// Checks for exit code 2, all `texts` on stderr, nothing on stdout and no files.
+/// Asserts that `perf sim` rejects `arguments`: exit code 2, all `texts` on stderr, nothing on
+/// stdout and no files.
 #[track_caller]
 fn assert_rejected(folder: &Path, arguments: &[&str], texts: &[&str]) {
     let output = perf(folder, arguments);

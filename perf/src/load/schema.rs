@@ -131,8 +131,7 @@ pub(crate) struct Config {
     /// Name of the workload: `ycsb-a` to `ycsb-f`, `set`, `get`, or `mix` for shares given on the
     /// command line.
     pub(crate) workload: String,
-    /// Fractions of the operations that are of each kind, by the name of the kind; the fractions
-    /// add up to 1.
+    /// Fraction of operations of each kind, by the name of the kind; the fractions add up to 1.
     pub(crate) mix: BTreeMap<String, f64>,
     /// Name of the key distribution: `uniform`, `zipfian` (with the popular keys scattered over the
     /// key space), `latest` or `sequential`.

@@ -47,8 +47,7 @@ impl Kind {
 pub(crate) struct Mix {
     /// Name of the workload as used in results.
     pub(crate) name: String,
-    /// Fractions of the operations that are of each kind, in the order of [`KINDS`]; they add up to
-    /// 1.
+    /// Fraction of operations of each kind, in the order of [`KINDS`]; the fractions add up to 1.
     pub(crate) shares: [f64; 5],
     /// Distribution from which keys are drawn if the command line names no other.
     pub(crate) distribution: Distribution,

@@ -28,7 +28,7 @@ pub(super) const DEVICE: &str = "relay";
 pub(super) const PACKETS_MAX: usize = 1 << 16;
 /// Maximum number of packets in the queue of the device that the relay has not read yet.
 pub(super) const DEVICE_PACKETS_MAX: u32 = 10_000;
-/// A packet that is sent more than this after its due time counts as late.
+/// Delay after its due time above which a packet counts as late.
 pub(super) const LATE: Duration = Duration::from_millis(1);
 
 /// Maximum length of a packet in bytes: the MTU of the hosts' devices and of the TUN device.

@@ -199,8 +199,8 @@ fn bitpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     })
 }
 
-/// Returns the offset of the first bit equal to `wanted` at the bit offsets in `bits`; `None` if
-/// there is no such bit.
+/// Returns the offset of the first bit that equals `wanted` among the bits with offsets in `bits`;
+/// `None` if there is no such bit.
 fn first_bit(value: &[u8], wanted: bool, bits: Range<usize>) -> Option<usize> {
     let Range { start: mut at, end } = bits;
     while at < end {
