@@ -66,8 +66,8 @@ impl Files {
         Ok(paths)
     }
 
-    /// Returns the error message that the output file whose name ends with `ending` cannot be
-    /// written.
+    /// Returns an error message that says that the output file whose name ends with `ending` cannot
+    /// be written.
     pub(crate) fn cannot_write(&self, ending: &str) -> String {
         cannot_write(&self.folder.join(format!("{}.{ending}", self.name)))
     }
@@ -80,8 +80,8 @@ impl Files {
 impl Drop for Files {
     fn drop(&mut self) {
         for open in &self.open {
-            // Finished files have been renamed; an error in removing the others is not worth
-            // reporting.
+            // Finished files have been renamed. For the others, an error while removing them is not
+            // worth reporting.
             let _ = fs::remove_file(self.unfinished(&open.ending));
         }
     }

@@ -51,8 +51,8 @@ pub(crate) struct Record {
 /// Latencies of the replies to gets and puts that arrived in one second of a run.
 #[derive(Debug, Serialize)]
 struct Second {
-    /// Number of this second, counted from 0 at the start of the run. The first request is sent
-    /// later than the start.
+    /// Number of this second, counted from 0 at the start of the run, which is earlier than the
+    /// first request.
     second: u64,
     /// Latencies of operations from the first request to the final reply, including redirects.
     latency: Latency,
@@ -61,8 +61,8 @@ struct Second {
 /// An event during a run, such as killing the leader, to be marked in charts.
 #[derive(Debug, Serialize)]
 struct Mark {
-    /// Time of the event, in seconds since the start of the run. The first request is sent later
-    /// than the start.
+    /// Time of the event in seconds since the start of the run, which is earlier than the first
+    /// request.
     at_s: f64,
     /// Short description of the event.
     what: String,

@@ -1,10 +1,10 @@
-//! `perf sim` as a program: its output files, and that invalid arguments give a clear message and
-//! an exit code and leave no files.
+//! Tests of the program `perf sim`: it writes its output files, and rejects invalid arguments with
+//! a clear message and exit code, without leaving files.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// An empty folder for one test.
+/// Returns an empty folder for the test `name`.
 fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if folder.exists() {
@@ -19,7 +19,8 @@ fn perf(folder: &Path, arguments: &[&str]) -> Output {
     command.current_dir(folder).arg("sim").args(arguments).output().expect("perf was built")
 }
 
-/// Checks for exit code 2, all `texts` on stderr, nothing on stdout and no files.
+/// Asserts that `perf sim` rejects `arguments`: exit code 2, all `texts` on stderr, nothing on
+/// stdout and no files.
 #[track_caller]
 fn assert_rejected(folder: &Path, arguments: &[&str], texts: &[&str]) {
     let output = perf(folder, arguments);

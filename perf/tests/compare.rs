@@ -1,5 +1,5 @@
-//! `perf compare` as a program, with real servers and very short runs. `PATH` is empty, so the
-//! tests behave as on a machine without etcd and Redis.
+//! Tests of the program `perf compare`, with real servers and very short runs. `PATH` is empty, so
+//! the tests behave as on a machine without etcd and Redis.
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
 mod common;
@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use common::{command, folder, perf, stderr};
 use serde_json::Value;
 
-/// Timeout of a wait, far above what any step takes.
+/// Timeout of every wait, far longer than any step takes.
 const TIMEOUT: Duration = Duration::from_mins(3);
 
-/// Path of the server program. The tests of the server build it; a build here is only needed if
-/// they did not run before.
+/// Returns the path of the server program. The server's own tests build it; it is built here only
+/// if they did not run before.
 fn bowline() -> PathBuf {
     let perf = Path::new(env!("CARGO_BIN_EXE_perf"));
     let program = perf.with_file_name("bowline");
@@ -32,8 +32,9 @@ fn bowline() -> PathBuf {
     program
 }
 
-/// Command lines of server processes that mention this folder. Not those of setpriv, before it has
-/// become the server: until then nothing kills it with its parent.
+/// Returns the command lines of server processes that mention `folder`. Omits processes that are
+/// still setpriv and have not executed the server yet, because until then they are not killed with
+/// their parent.
 fn processes(folder: &Path) -> Vec<String> {
     let name = folder.to_str().unwrap();
     let lines = fs::read_dir("/proc").unwrap().filter_map(|entry| {
@@ -114,7 +115,8 @@ fn perf_compare_runs_rounds_in_order_and_records_them() {
             assert_eq!(run["shared_operations"], sum, "{run}");
         }
     }
-    // One after the other would take at least 2 s. A busy machine may delay some runs.
+    // One after the other, the runs would take at least 2 s. On a busy machine, some runs may be
+    // delayed.
     let beside = runs.iter().filter(|run| run["case"] == "readers-3-beside-2:get");
     let fastest = beside.filter_map(|run| run["wall_s"].as_f64()).fold(f64::MAX, f64::min);
     assert!(fastest < 2.0, "readers and writers took turns: {fastest} s");
@@ -182,7 +184,8 @@ fn killing_perf_compare_kills_the_servers_that_it_measures() {
     wait_until("all replicas have exited", || processes(&folder).is_empty());
 }
 
-/// Checks for exit code 2, all `texts` on stderr, no processes and no files.
+/// Asserts that perf rejects `arguments`: exit code 2, all `texts` on stderr, no processes and no
+/// files.
 #[track_caller]
 fn assert_rejected(folder: &Path, arguments: &[&str], texts: &[&str]) {
     let output = perf(folder, arguments);
@@ -228,8 +231,8 @@ fn perf_compare_rejects_invalid_arguments() {
     assert_rejected(&folder, &["compare", "--out", "file/out"], &["file/out", "--out"]);
 }
 
-/// Runs `perf lossy` with these arguments and returns its results and stderr; `None` if this
-/// machine or user cannot create such networks.
+/// Runs `perf lossy` with `arguments`, and returns its results and stderr; `None` if this machine
+/// or user cannot create network namespaces.
 fn lossy(folder: &Path, arguments: &[&str]) -> Option<(Value, String)> {
     let bowline = bowline();
     let lengths = ["--rounds", "1", "--seconds", "2", "--keys", "100", "--connections", "4"];
@@ -297,7 +300,7 @@ fn perf_compare_delays_and_burst_drops_packets_of_replicas() {
     let expected = ["loss-0", "loss-20"].map(|loss| format!("{loss}-burst-4-rtt-20-replicas-5"));
     assert_eq!(names, expected.each_ref(), "{stderr_text}");
     for run in runs {
-        // A write waits for a round trip at least: no machine is faster.
+        // A write takes at least one round trip, even on the fastest machine.
         assert!(run["p50_s"].as_f64().unwrap() > 0.02, "{run}");
         let retransmitted = run["counters"]["tcp_RetransSegs"].as_u64().unwrap_or(0);
         assert!(run["case"] == *names[0] || retransmitted > 0, "{run}");

@@ -1,6 +1,6 @@
-//! `perf load` as a program, against scripted servers and real ones: what it measures, what counts
-//! as failed, and that invalid arguments and failures give a clear message and an exit code and
-//! keep the results so far.
+//! Tests of the program `perf load`, against scripted and real servers: what it measures, what
+//! counts as failed, and that after invalid arguments or failures it gives a clear message and exit
+//! code and keeps the results so far.
 
 #[path = "load/programs.rs"]
 mod programs;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::Value;
 use server::{Reply, Server};
 
-/// An empty folder for one test.
+/// Returns an empty folder for the test `name`.
 fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("load").join(name);
     if folder.exists() {
@@ -38,7 +38,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The JSON of a run with this exit code.
+/// Asserts that a run ended with the exit code `code`, and returns its JSON.
 #[track_caller]
 fn record(output: &Output, code: i32) -> Value {
     assert_eq!(output.status.code(), Some(code), "{}", stderr(output));
@@ -49,7 +49,7 @@ fn seconds(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("not a number: {value}"))
 }
 
-/// Sum of a count over the per-second series.
+/// Returns the sum of the field `field` over all seconds of a run.
 fn sum(record: &Value, field: &str) -> u64 {
     let seconds = record["per_second"].as_array().expect("a list");
     seconds.iter().map(|second| second[field].as_u64().expect("a count")).sum()
@@ -226,7 +226,8 @@ fn load_run_counts_errors_by_kind_and_not_as_successes() {
     assert!(csv.lines().nth(1).is_some_and(|line| line.starts_with("\"SET\",\"")), "{csv}");
 }
 
-/// WAITAOF follows each write, after the write's reply, and decides whether it succeeded.
+/// Tests that a WAITAOF follows each write after the write's reply, and decides whether the write
+/// succeeded.
 #[test]
 fn load_run_counts_a_write_only_if_waitaof_confirms_its_sync() {
     let folder = folder("wait_aof");
@@ -250,7 +251,7 @@ fn load_run_counts_a_write_only_if_waitaof_confirms_its_sync() {
 #[test]
 fn server_too_slow_for_the_request_rate_fails_the_load_run() {
     let folder = folder("slow");
-    // One connection and 20 ms per reply: at most 50 per second.
+    // With one connection and 20 ms per reply, at most 50 operations per second are possible.
     let server = Server::start(|_, _| Reply::After(Duration::from_millis(20), "+OK\r\n"));
     let load = format!("load --target {} -w set -c 1 --warm-up 0 --timeout 0.3", server.url());
     let output = perf(&folder, &format!("{load} --rate 200 --seconds 1 --json"));
@@ -269,8 +270,8 @@ fn load_run_counts_a_missing_reply_as_a_timeout() {
     let folder = folder("timeout");
     let server =
         Server::start(|number, _| if number == 50 { Reply::Never } else { Reply::Execute });
-    // Long enough for everything else on a busy machine, and over well before the run, or the
-    // reconnect would have no use.
+    // The timeout is long enough for everything else on a busy machine, but much shorter than the
+    // run; otherwise the reconnect would have no effect.
     let load = format!("load --target {} -w set -c 2 --warm-up 0 --timeout 3", server.url());
     let output = perf(&folder, &format!("{load} --rate 30 --seconds 7 --json"));
     let record = record(&output, 1);
@@ -360,7 +361,7 @@ fn perf_check_detects_non_linearizable_histories() {
     let said = String::from_utf8_lossy(&honest.stdout).into_owned();
     assert_eq!(honest.status.code(), Some(0), "{said}");
     assert!(said.contains("linearizable") && said.contains("on 20 keys"), "{said}");
-    // Acknowledges every write and drops some.
+    // The server acknowledges every write but drops some of them.
     let forgets = Server::start(|number, _| match number {
         200..300 => Reply::Drop,
         _ => Reply::Execute,
@@ -403,12 +404,12 @@ fn interrupted_load_run_keeps_its_results() {
     assert!(record["counts"]["succeeded"].as_u64().is_some_and(|count| count >= 99));
 }
 
-/// Every kind of run against a real server: reads, writes, verified reads, deep pipelines, values
-/// larger than any buffer, and a history.
+/// Asserts that every kind of run works against a real server: reads, writes, verified reads, deep
+/// pipelines, values larger than any buffer, and a history.
 #[track_caller]
 fn assert_measurable(folder: &Path, url: &str, server: &str) {
     let load = format!("load --target {url} --fail-if errors>0 --fail-if not_found>0 --json");
-    // Tolerates a disk that is slow for a while.
+    // The timeouts tolerate a disk that is slow for a while.
     let load = format!("{load} --warm-up 0.1 --timeout 60 --give-up 60");
     for (what, succeeded) in [
         ("--rate 400 --seconds 1 -w f --keys 50 -c 8 --verify --threads 2", Some(400)),
@@ -433,13 +434,13 @@ fn load_run_on_bowline_is_marked_partial_if_it_is_killed() {
     let folder = folder("bowline");
     let Some(mut bowline) = programs::bowline(&folder) else { return };
     assert_measurable(&folder, &bowline.url, "");
-    // And the server is killed during a run.
+    // The server is killed during a run.
     let before = bowline.applied();
     let load = format!("load --target {} -w set --keys 50 --give-up 5 --json", bowline.url);
     let mut command = command(&folder, &format!("{load} --rate 200 --seconds 60 --history h"));
     let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("perf was built");
-    // Preload, warm-up and part of the measured window.
+    // Wait for the preload, the warm-up and part of the measured window.
     while bowline.applied() < before + 50 + 200 + 100 {
         assert!(child.try_wait().expect("our own child").is_none(), "perf exited early");
         std::thread::sleep(Duration::from_millis(20));
@@ -473,7 +474,7 @@ fn load_run_on_etcd_completes() {
     let load = format!("load --target {} --rate 100 --seconds 1 -w e --keys 50", etcd.url);
     let scans = record(&perf(&folder, &format!("{load} --json --fail-if errors>0")), 0);
     assert!(scans["latencies"]["scan"]["service"]["count"].as_u64().is_some_and(|n| n > 50));
-    // Values above etcd's limit: the errors are etcd's own.
+    // The values exceed etcd's limit, so etcd itself reports the errors.
     let load = format!("load --target {} -w set -d 2000000 --keys 1", etcd.url);
     let output = perf(&folder, &format!("{load} --rate 5 --seconds 1 --warm-up 0 --json"));
     let errors = record(&output, 1)["errors"].clone();

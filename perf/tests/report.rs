@@ -1,4 +1,4 @@
-//! `perf report` as a program: the charts are parsed and compared with the input files.
+//! Tests of the program `perf report`: the charts are parsed and compared with the input files.
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
 mod common;
@@ -21,8 +21,8 @@ fn latency(count: u64, p50_s: f64, p99_s: f64) -> Value {
     })
 }
 
-/// JSON of `perf load` with these rates per second; half of the operations take at most `p50_s`,
-/// all take at most `p99_s`.
+/// Returns JSON of `perf load` with one second for each of `rates`, in operations per second. Half
+/// of the operations take at most `p50_s`, and all take at most `p99_s`.
 fn load(name: &str, rates: &[u64], p50_s: f64, p99_s: f64) -> Value {
     let seconds = rates.iter().enumerate().map(|(number, rate)| {
         json!({
@@ -72,7 +72,7 @@ fn read(folder: &Path, name: &str) -> String {
     fs::read_to_string(folder.join("out").join(name)).unwrap_or_else(|_| panic!("{name} is there"))
 }
 
-/// Writes a report of these files to `out/`.
+/// Runs `perf report` with `arguments`, which writes the report to `out/`.
 #[track_caller]
 fn report(folder: &Path, arguments: &[&str]) {
     let output = perf(folder, &[&["report", "--out", "out"], arguments].concat());
@@ -109,7 +109,7 @@ fn number(node: Node<'_, '_>, attribute: &str) -> f64 {
     node.attribute(attribute).unwrap().parse().unwrap()
 }
 
-/// The points of each path in a group.
+/// Returns the points of each path in a group.
 fn paths(group: Node<'_, '_>) -> Vec<Vec<[f64; 2]>> {
     let of = |node: Node<'_, '_>| {
         let path = node.attribute("d").unwrap();
@@ -124,7 +124,7 @@ fn paths(group: Node<'_, '_>) -> Vec<Vec<[f64; 2]>> {
     group.descendants().filter(|node| node.has_tag_name_local("path")).map(of).collect()
 }
 
-/// Vertical positions of a label on the left axes, from the top.
+/// Returns the vertical positions, from the top, of a label on the left axes.
 fn heights(svg: &Document<'_>, label: &str) -> Vec<f64> {
     let labels = svg.descendants().filter(|node| {
         node.has_tag_name_local("text")
@@ -160,7 +160,7 @@ fn plotted_curves_and_event_marks_match_the_axis_scales() {
     let (name, group) = &groups(&svg, "series")[0];
     assert_eq!(name, "steady");
     let curve = &paths(*group)[0];
-    // 0 to 50 % at 1 ms, from 99 % on 10 ms.
+    // The curve is at 1 ms from 0 to 50 %, and at 10 ms from 99 % on.
     near(curve[0][1], heights(&svg, "1 ms")[0]);
     near(curve[0][0], place(&svg, "0 %"));
     let half = curve.iter().find(|point| (point[0] - place(&svg, "50 %")).abs() < 0.2);
@@ -204,11 +204,12 @@ fn perf_report_shows_every_run_in_every_chart() {
     }
     let text = read(&folder, "report.over-time.svg");
     let svg = parse(&text);
-    // Marks of the file appear once, marks of a run with the run's name.
+    // Marks of the file appear once; marks of a run appear with the run's name.
     let marks = names(&svg, "mark");
     assert_eq!(marks.iter().filter(|mark| *mark == "cut off").count(), 1);
     assert!(marks.contains(&"alpha: leader <killed>".to_owned()), "{marks:?}");
-    // The second second of beta has no replies: its rate falls to 0, its latency line breaks.
+    // Run beta has no replies in its second second, so its rate falls to 0 and its latency line has
+    // a gap.
     let (_, beta) = &groups(&svg, "series")[1];
     near(paths(*beta)[0][1][1], heights(&svg, "0")[0]);
 
@@ -222,7 +223,7 @@ fn perf_report_shows_every_run_in_every_chart() {
     assert!(text.contains("beta &lt;&amp;&quot;&gt;") && text.contains("prefers-color-scheme"));
 }
 
-/// Writes an interval log of two seconds with puts of 2 ms and gets of 500 us.
+/// Writes an interval log of two seconds with puts of 2 ms and gets of 500 µs.
 fn write_log(folder: &Path, name: &str) {
     let mut out = fs::File::create(folder.join(name)).unwrap();
     let mut serializer = V2DeflateSerializer::new();
@@ -269,7 +270,7 @@ fn latency_log_is_plotted_with_a_heat_map() {
     let told: Vec<_> = cells.map(|cell| cell.first_element_child().unwrap().text()).collect();
     assert_eq!(told.len(), 4, "two seconds with two kinds: {told:?}");
     assert!(told.iter().flatten().filter(|text| text.starts_with("30 operations")).count() == 2);
-    // The log beside a JSON file of the same name is used as well.
+    // The log beside a JSON file of the same name is also used.
     write(&folder, "mixed.json", &load("mixed", &[40, 40], 0.002, 0.002));
     report(&folder, &["mixed.json", "mixed.hlog", "--name", "both"]);
     let text = read(&folder, "both.over-time.svg");
@@ -366,7 +367,7 @@ fn benchmark_comparisons_are_plotted_as_bar_and_line_charts() {
     assert!(page.contains("skipped: redis-server is not installed"));
 }
 
-/// Checks for exit code 2, all `texts` on stderr and no files.
+/// Asserts that `arguments` are rejected: exit code 2, all `texts` on stderr and no files.
 #[track_caller]
 fn assert_rejected(folder: &Path, arguments: &[&str], texts: &[&str]) {
     let output = perf(folder, &[&["report", "--out", "out"], arguments].concat());
@@ -413,7 +414,7 @@ fn perf_report_rejects_invalid_result_files() {
     assert_rejected(&folder, &["damaged.hlog"], &["damaged.hlog", "corrupt"]);
     assert_rejected(&folder, &["noise.hlog"], &["noise.hlog", "not an interval log"]);
     assert_rejected(&folder, &["nothing.json"], &["nothing to draw"]);
-    // One invalid file among valid ones, and invalid marks.
+    // One result file among valid ones is invalid; then the marks are invalid.
     assert_rejected(&folder, &["good.json", "text.json"], &["text.json"]);
     assert_rejected(&folder, &["good.json", "--marks", "marks"], &["marks, line 2", "seconds"]);
     assert_rejected(&folder, &["good.json", "--name", "../escape"], &["--name"]);

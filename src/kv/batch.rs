@@ -1,13 +1,13 @@
-//! Batches: the payload of a log entry or of a read. A batch has one operation for each request of
-//! a client, a key that identifies it, and a flag that says whether more than one copy of it may be
-//! in the log.
+//! Batches: the payload of a log entry or of a read. A batch has one operation for each client
+//! request, a key that identifies the batch, and a flag that says whether more than one copy of the
+//! batch may be in the log.
 //!
 //! A batch is one rkyv archive without unused bytes: first the list of encoded operations (see
-//! [`Items`]), then the other fields. So operations can be added to a batch before its key is
+//! [`Items`]), then the other fields, so that operations can be added to a batch before its key is
 //! known. The archive is flat (no recursion, no shared pointers) and is only read through rkyv's
 //! checked access, which validates its layout; then the list and the other fields are validated.
-//! Operations are decoded one by one when they are applied, and an invalid one does not affect the
-//! others.
+//! Operations are decoded one by one when they are applied, and an invalid operation does not
+//! affect the others.
 
 use bytes::Bytes;
 use rkyv::api::low;
@@ -22,17 +22,17 @@ use crate::kv::commands::items::{Items, put_item};
 use crate::kv::operation::Operation;
 use crate::types::{ClientId, RequestId, RequestKey};
 
-/// A decoded batch: operations for the state machine that are replicated together as the payload of
-/// one log entry, or that are read-only and answered together as one read. Borrows the encoded
-/// bytes.
+/// A decoded batch. It contains either operations that are replicated together as the payload of
+/// one log entry, or read-only operations that are answered together as one read. Borrows the
+/// encoded bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch<'a> {
     /// Unique id of the batch. If the batch is in the log more than once, every occurrence has the
     /// same key.
     pub key: RequestKey,
     /// Whether the batch may be in the log more than once, because the replica that forwards it to
-    /// the leader may send it again. If so, only its first occurrence in the log is applied, and
-    /// the results are stored, to be returned for later occurrences. Every occurrence has the same
+    /// the leader may send it again. If so, only the first occurrence in the log is applied, and
+    /// its outcomes are stored, to be returned for later occurrences. Every occurrence has the same
     /// flag.
     pub may_repeat: bool,
     /// Number of operations in the batch.
@@ -75,7 +75,7 @@ pub enum BatchError {
 }
 
 /// A group of up to [`GROUP_MAX`] consecutive operations of a batch. The memory that they access is
-/// prefetched for the whole group at once, so that the cache misses overlap.
+/// prefetched for the whole group at once, so that cache misses overlap.
 #[derive(Debug)]
 pub struct Group<'a> {
     operations: [Option<Operation<'a>>; GROUP_MAX],
@@ -103,7 +103,7 @@ pub struct BatchBuffer {
 }
 
 /// Maximum number of operations of a batch. It limits the work for one log entry, and the memory
-/// that is allocated for a corrupt batch that claims to have a huge number of operations.
+/// that is allocated for a corrupt batch that states a huge number of operations.
 pub const BATCH_OPERATIONS_MAX: usize = 1_024;
 
 /// Maximum number of operations in a [`Group`]: about the number of memory accesses that a
@@ -117,8 +117,8 @@ const MAY_REPEAT: u8 = 1;
 /// fill in the time before it appends the batch to the log.
 const RESETS_CLOCK: u8 = 2;
 
-/// The fixed-size part of an encoded batch, in the archive format of the library rkyv. It follows
-/// the encoded operations.
+/// The fixed-size part of an encoded batch, which follows the encoded operations, in the archive
+/// format of the library rkyv.
 #[derive(Archive, Serialize)]
 struct Record {
     client: u32,
@@ -129,9 +129,9 @@ struct Record {
     operations: usize,
 }
 
-/// Serializer of the field `operations` of a [`Record`]. The encoded operations have already been
-/// written, directly before the record. So this serializer writes only an rkyv reference to them,
-/// with their length in bytes.
+/// Serializer of the field `operations` of a [`Record`]. It writes only an rkyv reference to the
+/// encoded operations, with their length in bytes, because they have already been written directly
+/// before the record.
 struct BytesBefore;
 
 impl ArchiveWith<usize> for BytesBefore {
@@ -158,8 +158,8 @@ const RECORD_BYTES: usize = size_of::<Archived<Record>>();
 const OPERATION_HEAD_BYTES: usize = size_of::<u32>();
 
 impl<'a> Batch<'a> {
-    /// Returns an encoded batch that contains only `operation`. Marks the batch as one that may be
-    /// in the log more than once, of which replicas apply only the first occurrence.
+    /// Returns an encoded batch that contains only `operation`. The batch is marked as possibly
+    /// being in the log more than once, so replicas apply only its first occurrence.
     pub fn one(key: RequestKey, operation: &Operation<'_>) -> Bytes {
         Batch::encode(key, true, [operation])
     }
@@ -201,8 +201,8 @@ impl<'a> Batch<'a> {
         {
             return Err(meaningless);
         }
-        // rkyv finds the root at the end and ignores other bytes before it. Unused bytes must not
-        // be replicated and stored.
+        // rkyv finds the root at the end and ignores other bytes before it, but unused bytes must
+        // not be replicated and stored.
         let expected = RECORD_BYTES + operations.bytes().len();
         if length != expected {
             return Err(BatchError::Length { length, expected });
@@ -222,8 +222,8 @@ impl<'a> Batch<'a> {
         self.count == 0
     }
 
-    /// Iterates over the operations, in order, and decodes each; `None` for an operation that is
-    /// invalid.
+    /// Iterates over the operations in order, and decodes each; yields `None` for an invalid
+    /// operation.
     pub fn operations(&self) -> impl Iterator<Item = Option<Operation<'a>>> + use<'a> {
         self.operations.iter().map(|bytes| Operation::decode(bytes).ok())
     }
@@ -303,8 +303,9 @@ impl BatchBuffer {
         self.bytes.len() + RECORD_BYTES
     }
 
-    /// Returns the encoding of the batch that was built, and begins a new, empty batch.
-    /// `may_repeat` must be true if the batch may be in the log more than once.
+    /// Returns the encoding of the batch that was built, and begins a new, empty batch. `key`
+    /// identifies the batch. `may_repeat` must be true if the batch may be in the log more than
+    /// once.
     pub fn finish(&mut self, key: RequestKey, may_repeat: bool) -> Bytes {
         let length = self.encoded_len();
         let mut bytes = std::mem::take(&mut self.bytes);
@@ -336,7 +337,7 @@ mod tests {
         RequestKey { client: ClientId(0x1A), request: RequestId(*b"ABCDEFGHIJ012345") }
     }
 
-    /// A batch of each sample, one of all samples, and an empty one.
+    /// Returns encoded batches: one of each sample operation, one of all samples, and an empty one.
     fn batches() -> Vec<Bytes> {
         let mut batches: Vec<Bytes> =
             samples().iter().map(|operation| Batch::one(key(), operation)).collect();

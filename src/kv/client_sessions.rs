@@ -1,5 +1,5 @@
-//! Client sessions: a request in a session is executed exactly once, however often the client sends
-//! it, because the session keeps the outcomes of its latest requests.
+//! Client sessions: a request in a session is executed exactly once, no matter how often the client
+//! sends it, because the session stores the outcomes of its latest requests.
 //!
 //! A session's id is the number of the operation that opened it, so it is unique. Its requests are
 //! numbered from 1, and a request is executed if its number is the next one. A repeated request
@@ -23,16 +23,16 @@ use crate::kv::values::digest::{Digest, fingerprint, mix};
 
 /// A client session expires when no request has used it for this many milliseconds: one day.
 const LIFETIME: Millis = 24 * 60 * 60 * 1_000;
-/// Number of a client session's latest requests whose outcomes are stored, so that a retry of such
+/// Number of latest requests of a client session whose outcomes are stored, so that a retry of such
 /// a request gets the outcome of the original.
 const OUTCOMES_MAX: usize = 64;
 /// Maximum encoded length in bytes of an outcome that a client session stores for retries. For a
 /// longer outcome, the session stores only that the request was applied.
 const ENCODED_OUTCOME_BYTES_MAX: usize = 1 << 10;
-/// Maximum number of client sessions. Above it, the least recently used sessions are closed.
+/// Maximum number of client sessions. If there are more, the least recently used ones are closed.
 const SESSIONS_MAX: usize = 16_384;
-/// Maximum memory usage of all client sessions combined, in bytes. Above it, the least recently
-/// used sessions are closed.
+/// Maximum memory usage of all client sessions combined, in bytes. If they use more, the least
+/// recently used ones are closed.
 const BYTES_MAX: usize = 64 << 20;
 /// Approximate memory overhead of a client session, in bytes, excluding its stored outcomes.
 const SESSION_BYTES: usize = 256;
@@ -67,7 +67,7 @@ pub(super) struct ClientSession {
     /// Outcomes of the session's latest requests, oldest first; the last element belongs to request
     /// `last_sequence`.
     outcomes: VecDeque<StoredOutcome>,
-    /// Sum of the hashes of the session's stored outcomes, part of the state's digest.
+    /// Sum of the hashes of the session's stored outcomes. It is part of the state's digest.
     digest: Digest,
     /// Approximate memory usage of the session's stored outcomes, in bytes.
     bytes: usize,
@@ -95,7 +95,7 @@ pub(super) enum Decision {
 impl StoredOutcome {
     fn new(hash: u64, outcome: &Outcome) -> StoredOutcome {
         let mut bytes = Vec::new();
-        // A much longer outcome need not be encoded to see that it is too long.
+        // An outcome that is far too long need not be encoded to find that out.
         let fits = outcome.value_bytes() <= 8 * ENCODED_OUTCOME_BYTES_MAX;
         if fits {
             outcome.encode(&mut bytes);
@@ -116,9 +116,10 @@ impl StoredOutcome {
         mix(mix(sequence, self.request_hash), outcome)
     }
 
-    /// Returns the reply to a repeated request, which has the hash `hash` and the same sequence
-    /// number as the request of this stored outcome: the stored outcome, or an error if the outcome
-    /// was too long to be stored, or if the hashes show that the two requests differ.
+    /// Returns the reply to a repeated request that has the same sequence number as the request of
+    /// this stored outcome. `hash` is the hash of the repeated request. The reply is the stored
+    /// outcome, or an error if the outcome was too long to be stored or if the hashes show that the
+    /// two requests differ.
     fn reply(&self, hash: u64) -> Outcome {
         if hash != self.request_hash {
             return Outcome::error(
@@ -264,9 +265,10 @@ impl ClientSessions {
         self.evict(clock);
     }
 
-    /// Decides whether to execute request `sequence` of the client session `id`, or to reply with a
-    /// stored outcome or an error. `request_hash` is the hash of the request, to detect a different
-    /// request with the same sequence number. `None` if the session does not exist.
+    /// Decides whether to execute request number `sequence` of the client session `id`, or to reply
+    /// with a stored outcome or an error. `request_hash` is the hash of the request, by which a
+    /// different request with the same sequence number is detected. Returns `None` if the session
+    /// does not exist.
     pub(super) fn decide(&self, id: u64, sequence: u64, request_hash: u64) -> Option<Decision> {
         self.by_id.get(&id).map(|session| session.decide(sequence, request_hash))
     }
@@ -277,8 +279,8 @@ impl ClientSessions {
         self.change(id, revision, clock, |_| ());
     }
 
-    /// Stores the outcome (result) of the next request of the client session `id`, which the
-    /// operation with the number `revision` executed when the replicated clock showed `clock`.
+    /// Stores the outcome of the next request of the client session `id`. The operation with the
+    /// number `revision` executed the request when the replicated clock showed `clock`.
     pub(super) fn store(
         &mut self,
         id: u64,
@@ -322,9 +324,9 @@ impl ClientSessions {
         Some((*id, &self.by_id[id]))
     }
 
-    /// Closes client sessions that have expired when the replicated clock shows `clock`; then
-    /// closes the least recently used sessions until their number and memory usage are within the
-    /// limits.
+    /// Closes the client sessions that have expired when the replicated clock shows `clock`. Then
+    /// closes the least recently used sessions until the number and the memory usage of all
+    /// sessions are within the limits.
     pub(super) fn evict(&mut self, clock: Millis) {
         while let Some((id, session)) = self.oldest()
             && (session.last_used_at.saturating_add(LIFETIME) <= clock
@@ -378,7 +380,7 @@ mod tests {
         feeder.apply(Operation::Once { session, sequence, operation: &operation })
     }
 
-    /// First word of an error.
+    /// Returns the first word of an error outcome, which is the error code.
     fn code(outcome: &Outcome) -> &str {
         let Outcome::Error(text) = outcome else { panic!("{outcome:?} is no error") };
         std::str::from_utf8(text).unwrap().split(' ').next().unwrap()

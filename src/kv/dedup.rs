@@ -1,6 +1,5 @@
-//! Deduplication table: stores the outcomes of recently applied batches, for batches of which the
-//! log may contain more than one copy. A repeated batch is answered with its stored outcomes and
-//! not applied again.
+//! Deduplication table: stores the outcomes of recently applied batches that may be in the log more
+//! than once. A repeated batch is answered with its stored outcomes and not applied again.
 //!
 //! In the server, these are the batches that one replica forwards to another, and may have to send
 //! again. A batch that the leader assembles from requests of its own clients enters the log at most
@@ -35,29 +34,29 @@ use crate::kv::values::digest::mix;
 use crate::types::{ClientId, RequestId, RequestKey};
 
 /// Maximum number of batches (payloads of log entries) whose outcomes the deduplication table
-/// stores, to recognise a batch that is in the log again.
+/// stores. Batches in the table are recognised if they are in the log again.
 pub const DEDUP_ENTRIES_MAX: usize = 65_536;
 
-/// Maximum total size in bytes of the values (byte strings) in the outcomes (results of operations)
-/// that the deduplication table stores. While the total exceeds this limit, the table drops the
-/// values of the oldest outcomes, but keeps the keys of the batches, by which it recognises them.
+/// Maximum total size in bytes of the values (byte strings) in the outcomes that the deduplication
+/// table stores. While the total exceeds this limit, the table drops the values of the oldest
+/// outcomes, but keeps the keys of their batches, so that it still recognises these batches.
 const VALUE_BYTES_MAX: usize = 16 << 20;
 
-/// Initial number of hash chains of the deduplication table's hash index.
+/// Initial number of hash chains in the index of the deduplication table.
 const CHAINS_MIN: usize = 64;
-/// Minimum number of hash chains for each entry of the deduplication table; when there are fewer,
-/// the number of chains is doubled.
+/// Minimum number of hash chains per entry of the deduplication table. When there are fewer, the
+/// number of chains is doubled.
 const CHAINS_PER_ENTRY: usize = 2;
 /// Number of low bits of a request id that are not hashed, but select one of 64 adjacent hash
 /// chains. Consecutive request ids therefore use adjacent memory, which saves cache misses.
 const ADJACENT_BITS: u32 = 6;
 
-/// Number of entries in each copy-on-write chunk of the deduplication table's queue. A power of
+/// Number of entries in each copy-on-write chunk of the deduplication table's queue; a power of
 /// two.
 const CHUNK_LEN: usize = 1_024;
 
-/// Sequence number of an entry of the deduplication table, in log order, starting at 1. Wraps
-/// around after 2^32 entries, far more than the table holds at a time.
+/// Number of an entry of the deduplication table. Entries are numbered in log order, starting at 1.
+/// Numbers wrap around after 2^32 entries, far more than the table holds at a time.
 type EntryNumber = u32;
 
 /// The deduplication table: stores the outcomes of recently applied batches, so that a batch that
@@ -91,8 +90,9 @@ pub(super) struct DedupEntry {
 /// The stored outcomes (results) of all operations of a batch, in compact form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StoredOutcomes {
-    /// A single outcome and the number of operations that have it: either all operations have this
-    /// outcome and it contains no byte strings, or the batch has only one operation.
+    /// A single outcome and the number of operations that have this outcome. Used if all operations
+    /// have the same outcome and it contains no byte strings, or if the batch has only one
+    /// operation.
     Equal(Outcome, u32),
     /// One outcome for each operation of the batch, in order; used if the outcomes differ or
     /// contain byte strings.
@@ -120,8 +120,7 @@ impl StoredOutcomes {
         }
     }
 
-    /// Returns the same number of outcomes without their content: [`Outcome::Forgotten`] for each
-    /// operation of the batch.
+    /// Returns outcomes without content: [`Outcome::Forgotten`] for each operation of the batch.
     fn forgotten(&self) -> StoredOutcomes {
         let count = match self {
             StoredOutcomes::Equal(_, count) => *count,
@@ -268,8 +267,8 @@ impl DedupTable {
         }
     }
 
-    /// Frees the outcomes of the oldest batch that still has byte strings in its outcomes, and
-    /// stores [`Outcome::Forgotten`] instead.
+    /// Drops the outcomes of the oldest batch whose outcomes still contain byte strings, and stores
+    /// [`Outcome::Forgotten`] instead.
     fn forget_oldest_values(&mut self) {
         let number = self.with_values.pop_front().expect("called only if `value_bytes` is above 0");
         let position = self.position(number);
@@ -333,7 +332,7 @@ impl DedupTable {
         let ([before, last], []) = key.request.0.as_chunks::<8>() else {
             unreachable!("a request id has 16 bytes")
         };
-        // The last bytes of a server's request ids are a counter.
+        // The last bytes of the request ids that servers assign are a counter.
         let (before, last) = (u64::from_be_bytes(*before), u64::from_be_bytes(*last));
         let group = mix(mix(0, before), last >> ADJACENT_BITS);
         let within_group = last & ((1 << ADJACENT_BITS) - 1);
@@ -345,7 +344,8 @@ impl DedupTable {
 }
 
 /// Appends the key and the outcomes of a batch to `out`, encoded for a snapshot: the key, the
-/// number of outcomes with a flag that says whether all are equal, then one outcome or all of them.
+/// number of outcomes with a flag that says whether all are equal, and then either the one outcome
+/// or all of them.
 pub(super) fn encode_batch(key: &RequestKey, outcomes: &StoredOutcomes, out: &mut Vec<u8>) {
     out.put_u32_le(key.client.0);
     out.put_slice(&key.request.0);
@@ -387,8 +387,8 @@ mod tests {
         RequestKey { client: ClientId(7), request: RequestId([number; 16]) }
     }
 
-    /// Returns the outcome of a batch that has exactly one; `None` if the batch is not in the
-    /// table.
+    /// Returns the outcome of a batch that has exactly one outcome; `None` if the batch is not in
+    /// the table.
     fn out(table: &DedupTable, key: &RequestKey) -> Option<Outcome> {
         let mut outcomes = table.outcomes(key)?.to_vec();
         assert_eq!(outcomes.len(), 1);
@@ -437,12 +437,12 @@ mod tests {
         assert_eq!(out(&table, &other), None);
     }
 
-    /// Compares the table with a vector as a model, with consecutive and random request ids, and
-    /// while the number of chains grows.
+    /// Compares the table with a vector as a model. Uses consecutive and random request ids, and
+    /// lets the number of chains grow.
     #[test]
     fn deduplication_table_matches_a_naive_model() {
         let names = (0..4_000_u64).map(|number| {
-            // Three sources: two with consecutive ids, one without.
+            // Batches come from three sources: two with consecutive ids, one with random ids.
             let (source, count) = (number % 3, number / 3);
             let last = if source == 2 { count.wrapping_mul(0x9E37_79B9_7F4A_7C15) } else { count };
             let id = u128::from(source) << 64 | u128::from(last);

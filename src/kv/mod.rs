@@ -3,7 +3,7 @@
 //!
 //! The state machine reads no wall clock and draws no random numbers, and nothing in it depends on
 //! the iteration order of a hash table. It is independent of Raft: to the log, a batch is a byte
-//! string, and to the state machine, the log is a sequence of indexes. It has four layers, each of
+//! string; to the state machine, the log is a sequence of indexes. It has four layers, each of
 //! which imports only from the layers below:
 //!
 //! | layer | files |

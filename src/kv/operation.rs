@@ -1,5 +1,5 @@
 //! Operations, which clients' requests ask the state machine to execute, and their encoding. The
-//! encoding is the same in batches, in transactions and in the requests of client sessions.
+//! encoding is the same in batches, transactions and client sessions.
 //!
 //! ```text
 //!  +--------+------+
@@ -7,10 +7,10 @@
 //!  +--------+------+
 //! ```
 //!
-//! `number` is the number of a registered command, and then `body` contains its arguments (see
-//! [`Items`]), or one of five reserved numbers above those of commands. Integers are little endian.
-//! Untrusted bytes are validated when they are decoded. Nesting is limited: at most, a request of a
-//! client session contains a transaction that contains calls.
+//! `number` is either the number of a registered command, in which case `body` contains its
+//! arguments (see [`Items`]), or one of five reserved numbers above those of commands. Integers are
+//! little endian. Untrusted bytes are validated when they are decoded. Nesting is limited: at most,
+//! a request of a client session contains a transaction that contains calls.
 
 use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 
@@ -35,17 +35,18 @@ pub enum Operation<'a> {
     Clock {
         /// New reading of the replicated clock, in milliseconds since 1970.
         millis: u64,
-        /// Number of resets of the replicated clock when the leader proposed this operation. If the
-        /// clock is reset again before the operation is applied, the operation has no effect.
+        /// How many times the replicated clock had been reset when the leader proposed this
+        /// operation. If the clock is reset again before the operation is applied, the operation
+        /// has no effect.
         resets: u64,
     },
     /// Runs the commands of a transaction atomically (`MULTI`/`EXEC`), unless a watched key has
     /// changed. The outcome is a `List` of the commands' outcomes, or `NoList` if a watched key has
     /// changed.
     Transaction {
-        /// The watched keys, each followed by the key's revision when the client sent `WATCH` (8
-        /// bytes, little endian). A key's revision is a number that changes whenever the key
-        /// changes.
+        /// The watched keys, each followed by the revision (8 bytes, little endian) that the key
+        /// had when the client sent `WATCH`. A key's revision is a number that changes whenever the
+        /// key changes.
         watched: Items<'a>,
         /// The commands of the transaction, in order, each encoded as an `Operation::Call` by
         /// [`Operation::encode`].
@@ -55,7 +56,7 @@ pub enum Operation<'a> {
     /// `Integer`: the id of the new session.
     OpenSession,
     /// Runs a request of a client session. The request is applied only once, even if the client
-    /// sends it several times; each repetition gets the stored outcome.
+    /// sends it several times; each repetition returns the stored outcome.
     Once {
         /// Id of the client session.
         session: u64,
@@ -95,12 +96,12 @@ const OPEN_SESSION: u16 = 0xFFFD;
 const ONCE: u16 = 0xFFFC;
 const RESET_CLOCK: u16 = 0xFFFB;
 
-/// Minimum capacity in bytes that [`Operation::encode_in`] reserves when it has to enlarge a
-/// buffer.
+/// Minimum spare capacity, in bytes, that [`Operation::encode_in`] reserves if a buffer is too
+/// small.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Length in bytes of the number at the start of an encoded operation, which says which command or
-/// other operation it is.
+/// Length in bytes of the number at the start of an encoded operation, which identifies the command
+/// or the kind of operation.
 const NUMBER_BYTES: usize = 2;
 
 /// The context in which an operation is decoded: directly in a batch (`Nothing`), in a request of a
@@ -163,8 +164,8 @@ impl<'a> Operation<'a> {
         bytes.starts_with(&RESET_CLOCK.to_le_bytes())
     }
 
-    /// Returns whether two encoded operations run the same command, or are both of the same kind if
-    /// they are not single commands.
+    /// Returns whether two encoded operations run the same command or, if they are not single
+    /// commands, are of the same kind.
     pub fn are_same_command(one: &[u8], other: &[u8]) -> bool {
         one.first_chunk::<NUMBER_BYTES>() == other.first_chunk::<NUMBER_BYTES>()
     }
@@ -216,8 +217,8 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Returns the encoding of the operation: a number that says which command or other operation
-    /// it is, followed by its arguments or fields.
+    /// Returns the encoding of the operation: a number that identifies the command or the kind of
+    /// operation, followed by the arguments or fields.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.encoded_len());
         self.put(&mut bytes);
@@ -225,8 +226,8 @@ impl<'a> Operation<'a> {
     }
 
     /// Encodes the operation at the end of `buffer`, then splits off the encoded bytes and returns
-    /// them. The earlier content of `buffer` is unchanged. Saves allocations: the encodings of many
-    /// small operations share one.
+    /// them. The earlier content of `buffer` is unchanged. Saves allocations, because the encodings
+    /// of many small operations share one.
     pub fn encode_in(&self, buffer: &mut BytesMut) -> Bytes {
         let (start, length) = (buffer.len(), self.encoded_len());
         if buffer.capacity() - start < length {
@@ -269,9 +270,9 @@ impl<'a> Operation<'a> {
     }
 }
 
-/// Decodes an operation other than a single command from its `number` and its `body`, the encoded
-/// fields. `None` if the operation is invalid, or not allowed in the context `within`, such as a
-/// transaction in a transaction.
+/// Decodes an operation other than a single command from its `number` and its `body`, which
+/// contains the encoded fields. Returns `None` if the operation is invalid, or not allowed in the
+/// context `within`, such as a transaction in a transaction.
 fn decode_other(number: u16, mut body: &[u8], within: Within) -> Option<Operation<'_>> {
     let allowed = match number {
         TRANSACTION => within != Within::Transaction,
@@ -425,8 +426,8 @@ pub(super) mod tests {
             for bit in 0..bytes.len() * 8 {
                 let mut damaged = bytes.clone();
                 damaged[bit / 8] ^= 1 << (bit % 8);
-                // The encoding has no checksum, the log does: here, a flipped bit in a value gives
-                // another valid value.
+                // The encoding has no checksum (the log has one), so a flipped bit in a value
+                // results in another valid value.
                 if let Ok(other) = Operation::decode(&damaged) {
                     assert_eq!(other.encode(), damaged, "bit {bit}");
                 }

@@ -54,8 +54,9 @@ pub(super) fn digest_of(content: Digest, index: Index, clock: ReplicatedClock) -
         .fold(content.salted(index.0), mix)
 }
 
-/// Returns a random seed for each operation of the batch with this key, starting with the operation
-/// at index `position`. Operations have different seeds, which are equal on all replicas.
+/// Returns random seeds for the operations of the batch with this key, one for each operation,
+/// starting with that at index `position`. The seeds of different operations differ, and all
+/// replicas compute the same seeds.
 fn seeds_from(key: &RequestKey, position: usize) -> impl Iterator<Item = u64> {
     let (halves, _) = key.request.0.as_chunks::<8>();
     let batch =
@@ -214,7 +215,7 @@ impl StateMachine {
         let seeds = seeds_from(&batch.key, outcomes.len());
         for (operation, seed) in group.operations().iter().zip(seeds) {
             let outcome = match operation {
-                // A `Clock` operation leaves the keys unchanged, but is not a read.
+                // A `Clock` operation does not change keys, but it is not a read.
                 None | Some(Operation::Clock { .. }) => None,
                 Some(Operation::Transaction { watched, operations }) => {
                     transactions::read(&self.keyspace, *watched, *operations, seed)
@@ -255,8 +256,8 @@ impl StateMachine {
     }
 
     /// Returns an immutable copy-on-write view of the state. `last` must be the id of the last
-    /// applied log entry. Takes little time even for a large state, because nothing is copied at
-    /// once: a later write copies only the part that it changes, such as one hash table.
+    /// applied log entry. Takes little time even for a large state, because nothing is copied now:
+    /// a later write copies only the part that it changes, such as one hash table.
     pub fn view(&mut self, last: EntryId) -> View {
         assert_eq!(last.index, self.applied_index(), "a view is of the current state");
         let (digest, key_count) = (self.digest(), self.key_count());
@@ -291,7 +292,7 @@ impl StateMachine {
     }
 
     /// Returns the number of operations applied so far, which is also the number of the latest
-    /// operation. Each key stores the number of the operation that last changed it, its revision.
+    /// operation. Each key stores the number of the operation that last changed it as its revision.
     pub(super) fn revision(&self) -> u64 {
         self.keyspace.revision()
     }
@@ -303,8 +304,8 @@ impl StateMachine {
     }
 
     /// Returns the outcome of an operation that needs no change of the state: a read-only command,
-    /// or a `Clock` operation, whose effect the caller has already applied. `None` for any other
-    /// operation.
+    /// or a `Clock` operation, whose effect the caller has already applied. Returns `None` for any
+    /// other operation.
     pub(super) fn answer(&self, operation: &Operation<'_>, seed: u64) -> Option<Outcome> {
         match operation {
             Operation::Call { command, args } if command.is_read() => {
@@ -344,8 +345,8 @@ impl StateMachine {
         self.keyspace.replicated_clock().resets
     }
 
-    /// Returns the earliest expiration time of all keys, in milliseconds since 1970, at which the
-    /// leader has to advance the replicated clock. `None` if no key expires. The time may already
+    /// Returns the earliest expiration time of all keys, in milliseconds since 1970; `None` if no
+    /// key expires. The leader has to advance the replicated clock to this time, which may already
     /// have passed.
     pub fn next_expiry(&self) -> Option<u64> {
         self.keyspace.next_expiry()
@@ -364,10 +365,10 @@ impl StateMachine {
         (self.clock(), self.clock_resets(), self.next_expiry())
     }
 
-    /// Returns whether the state's clock is too far behind to answer the reads in `batch`, which
-    /// were confirmed when the replicated clock showed `millis` after `resets` resets: a read may
-    /// access a key that is expired at the time `millis`, but not yet by the clock of this state.
-    /// `None` for `batch` means that any key may be read.
+    /// Returns whether the state's clock is too far behind to answer the reads in `batch`, because
+    /// one of them may access a key that has expired at the time `millis`, but not yet by the clock
+    /// of this state. The reads were confirmed when the replicated clock showed `millis` and had
+    /// been reset `resets` times. `None` for `batch` means that any key may be read.
     pub fn is_behind(&self, batch: Option<&Batch<'_>>, millis: u64, resets: u64) -> bool {
         if self.clock() >= millis
             || self.clock_resets() != resets
@@ -389,8 +390,8 @@ impl StateMachine {
 
     /// Sets the replicated clock back to `millis`, the time in milliseconds since 1970 that the
     /// wall clocks of a quorum have reached. The outcome is the number of milliseconds by which the
-    /// clock was set back, 0 if it was not ahead; an error if `millis` is 0, which means that too
-    /// few wall clocks are known.
+    /// clock was set back, which is 0 if the clock was not ahead. The outcome is an error if
+    /// `millis` is 0, which means that too few wall clocks are known.
     fn reset_clock(&mut self, millis: Millis) -> Outcome {
         if millis == 0 {
             return Outcome::error(
@@ -401,14 +402,14 @@ impl StateMachine {
         Outcome::Integer(i64::try_from(back).unwrap_or(i64::MAX))
     }
 
-    /// Opens a client session, and returns the id of the session as outcome.
+    /// Opens a client session. The outcome is the id of the session.
     fn open_session(&mut self) -> Outcome {
         let id = self.revision();
         self.client_sessions.open(id, self.keyspace.clock());
         Outcome::Integer(i64::try_from(id).expect("revisions are far below 2^63"))
     }
 
-    /// Runs the encoded operation `bytes`, request number `sequence` of the client session
+    /// Runs the encoded operation `bytes`, which is request number `sequence` of the client session
     /// `session`, if this is the number of the session's next request. Otherwise changes nothing
     /// and returns the stored outcome of the request with this number, or an error if none is
     /// stored.
@@ -445,8 +446,8 @@ impl StateMachine {
         self.keyspace.record_events(recorded);
     }
 
-    /// Returns the numbers of lookups and of expired keys since the last call. They are not part of
-    /// the state.
+    /// Returns the numbers of lookups and of expired keys since the last call. These numbers are
+    /// not part of the state.
     pub fn take_statistics(&mut self) -> KeyspaceStatistics {
         self.keyspace.take_statistics()
     }
@@ -504,7 +505,7 @@ pub(super) mod tests {
             outcome
         }
 
-        /// Returns a copy that was written to a snapshot and restored from it.
+        /// Returns a copy whose state was written to a snapshot and restored from it.
         pub(in crate::kv) fn restored(&self) -> Feeder {
             let last = EntryId { term: Term(1), index: self.store.applied_index() };
             let mut reader = SnapshotReader::default();

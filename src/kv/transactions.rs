@@ -25,8 +25,8 @@ pub(super) fn run(
     Outcome::List(calls(operations, seed).map(run).collect())
 }
 
-/// Runs a transaction of read-only commands, with the same outcome as [`run`]; `None` if one of its
-/// commands may change the state.
+/// Runs a transaction of read-only commands, with the same outcome as [`run`]. Returns `None` if a
+/// command of the transaction may change the state.
 pub(super) fn read(
     keyspace: &Keyspace,
     watched: Items<'_>,
@@ -38,8 +38,8 @@ pub(super) fn read(
     Some(if has_changed(keyspace, watched) { Outcome::NoList } else { Outcome::List(outcomes) })
 }
 
-/// Iterates over the commands of a transaction with their arguments. Gives each command a random
-/// seed of its own, derived from `seed`.
+/// Iterates over the commands of a transaction with their arguments. Each command gets a different
+/// random seed, derived from `seed`.
 fn calls(operations: Items<'_>, seed: u64) -> impl Iterator<Item = (CommandId, Args<'_>)> {
     (0..).zip(operations.iter()).map(move |(position, bytes)| {
         let (command, args) = call(bytes);

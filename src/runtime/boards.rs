@@ -1,6 +1,6 @@
-//! The state that the stages publish for each other besides the channels: each value is written by
-//! one stage, and other stages read the latest value at any time. Stages share no other memory,
-//! except for the waker ([`Wake`](super::wake::Wake)) and the positions of
+//! The state that the stages publish for each other besides the channels: one stage writes each
+//! value, and other stages read the latest value at any time. Stages share no other memory, except
+//! for the waker ([`Wake`](super::wake::Wake)) and the positions of
 //! [`SnapshotScheduler`](super::stages::snapshot_scheduler::SnapshotScheduler).
 //!
 //! | board | written by | read by |
@@ -29,12 +29,12 @@ use crate::raft::{SnapshotId, Status};
 use crate::storage::FreeSpace;
 use crate::types::{Instant, NodeId};
 
-/// Maximum value of the limit on the size of log entries in memory (1 GiB). If the latest snapshot
-/// is larger, its size is the maximum instead.
+/// Upper bound of the limit on the size of log entries in memory (1 GiB), unless the latest
+/// snapshot is larger; then the size of that snapshot is the upper bound.
 const LOG_BYTES_MAX: u64 = 1 << 30;
-/// Minimum value of the limit on the size of log entries in memory (64 MiB), regardless of how low
-/// `--maxmemory` is. Below this value, the limit would not leave enough memory for the entries that
-/// are waiting to be written to disk.
+/// Lower bound of the limit on the size of log entries in memory (64 MiB), regardless of how low
+/// `--maxmemory` is. A lower limit would not leave enough memory for the entries that are waiting
+/// to be written to disk.
 const LOG_BYTES_MIN: u64 = 64 << 20;
 /// Maximum number of wall clock reports from peers that are queued for the Raft core. While the
 /// queue is full, further reports are dropped; each peer soon sends a newer one.
@@ -82,8 +82,8 @@ impl Counter {
     }
 }
 
-/// Counters of a replica's runtime (its sockets, queues and clients) since the process started. The
-/// consensus core has [`Counters`](crate::raft::Counters) of its own.
+/// Counters of a replica's runtime (its sockets, queues and clients), which count from the start of
+/// the process. The consensus core has separate [`Counters`](crate::raft::Counters).
 #[derive(Debug, Default)]
 pub struct RuntimeCounters {
     /// Number of received messages that the network stage could not decode: malformed, damaged or
@@ -102,8 +102,8 @@ pub struct RuntimeCounters {
     /// connected, or because too many bytes were queued for its socket.
     pub unsent: Counter,
     /// Under a simulator of the university course: number of messages that could not be sent
-    /// because they were too large for the socket, because the simulator's protocol cannot encode
-    /// the reply, or because the send failed.
+    /// because they were too large for the socket, because the reply could not be encoded in the
+    /// simulator's protocol, or because the send failed.
     pub send_failures: Counter,
     /// Number of syncs (fsync) of the log. One sync makes all waiting log entries durable.
     pub log_syncs: Counter,
@@ -118,9 +118,9 @@ pub struct RuntimeCounters {
     /// Number of jobs for the snapshots stage, such as snapshot chunks to send or to store, that
     /// the Raft core dropped because the stage's queue was full.
     pub chunks_dropped: Counter,
-    /// Number of batches of writes that a peer forwarded again and this replica dropped, because
-    /// the deduplication table might not recognize an earlier copy in the log, because this replica
-    /// was not the leader, or because a queue was full.
+    /// Number of batches of writes that a peer forwarded again and this replica dropped. Reasons:
+    /// the deduplication table might not recognize an earlier copy in the log, this replica was not
+    /// the leader, or a queue was full.
     pub repeats_dropped: Counter,
     /// Number of connections from peers that this replica closed because of an invalid hello (first
     /// message), a damaged frame, or too many connections.
@@ -158,7 +158,7 @@ pub(super) struct MemoryBoard {
 
 impl MemoryBoard {
     /// Creates the shared record of memory usage. `limit_bytes` is the limit for keyspace, log and
-    /// clients combined, 0 for no limit; `snapshots` supplies the size of the latest snapshot.
+    /// clients combined (0 for no limit). `snapshots` supplies the size of the latest snapshot.
     pub(super) fn new(limit_bytes: u64, snapshots: Arc<SnapshotBoard>) -> MemoryBoard {
         MemoryBoard { limit_bytes: limit_bytes.into(), snapshots, ..MemoryBoard::default() }
     }
@@ -178,8 +178,8 @@ impl MemoryBoard {
         self.log_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Returns the memory usage of the keyspace, then that of the log entries in memory, each in
-    /// bytes.
+    /// Returns the memory usage in bytes of the keyspace and of the log entries in memory, in this
+    /// order.
     pub(super) fn store_and_log_bytes(&self) -> (u64, u64) {
         (self.store_bytes.load(Ordering::Relaxed), self.log_bytes.load(Ordering::Relaxed))
     }
@@ -187,7 +187,7 @@ impl MemoryBoard {
     /// Returns the limit on log entries in memory, in bytes, above which a leader refuses writes:
     /// half of `--maxmemory`, but at least [`LOG_BYTES_MIN`], and at most the larger of
     /// [`LOG_BYTES_MAX`] and the size of the latest snapshot. The log reaches this limit only if
-    /// snapshots fail, since otherwise it is compacted long before.
+    /// snapshots fail, since otherwise it is compacted long before that.
     pub(super) fn log_bytes_max(&self) -> u64 {
         let most = LOG_BYTES_MAX.max(self.snapshots.bytes());
         match self.limit_bytes.load(Ordering::Relaxed) {
@@ -197,9 +197,9 @@ impl MemoryBoard {
     }
 
     /// Returns the number of bytes by which the log may grow between the beginning of one snapshot
-    /// and the completion of the next. The new entries stay in memory until the next snapshot is
-    /// complete. The result is half of [`MemoryBoard::log_bytes_max`], or a quarter of it if
-    /// `--maxmemory` is set, because that option limits keyspace and log combined.
+    /// and the completion of the next; the new entries stay in memory until then. This is half of
+    /// [`MemoryBoard::log_bytes_max`], or a quarter of it if `--maxmemory` is set, because that
+    /// option limits keyspace and log combined.
     pub(super) fn snapshot_log_bytes_max(&self) -> u64 {
         let is_limited = self.limit_bytes.load(Ordering::Relaxed) > 0;
         self.log_bytes_max() / if is_limited { 4 } else { 2 }
@@ -228,8 +228,8 @@ pub(super) struct DiskSpaceBoard {
 }
 
 impl DiskSpaceBoard {
-    /// Creates the shared record of free disk space, for a disk reserve of `reserve` bytes. Free
-    /// space reads as 0 before the first measurement.
+    /// Creates the shared record of free disk space, with a disk reserve of `reserve` bytes. Until
+    /// the first measurement, the free space is 0.
     pub(super) fn new(reserve: u64) -> DiskSpaceBoard {
         DiskSpaceBoard { reserve, ..DiskSpaceBoard::default() }
     }
@@ -254,33 +254,34 @@ impl DiskSpaceBoard {
     }
 }
 
-/// Log growth after which a snapshot begins, measured from the completion of the latest snapshot:
-/// the larger of a percentage of that snapshot's size and a minimum.
+/// How much the log must grow after the completion of the latest snapshot before the next one
+/// begins: the larger of a percentage of that snapshot's size and a minimum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SnapshotGrowth {
-    /// Log growth as a percentage of the latest snapshot's size; 0 if only the memory limit bounds
-    /// the growth.
+    /// Log growth as a percentage of the latest snapshot's size; 0 if only the memory limit
+    /// triggers snapshots.
     pub(super) percentage: u64,
     /// Minimum log growth in bytes, regardless of how small the latest snapshot is.
     pub(super) bytes_min: u64,
 }
 
-/// The latest snapshot of this replica, whether another one is being taken now, and the log growth
-/// after which the next one begins.
+/// The latest snapshot of this replica, whether another snapshot is being taken, and the log growth
+/// after which the next snapshot begins.
 #[derive(Debug, Default)]
 pub(super) struct SnapshotBoard {
     growth_percentage: AtomicU64,
     growth_bytes_min: AtomicU64,
     index: AtomicU64,
     bytes: AtomicU64,
-    /// When the latest snapshot was completed, or loaded at the start of the process, in seconds
-    /// since 1970; 0 before the first snapshot.
+    /// Time at which the latest snapshot was completed, or loaded at the start of the process, in
+    /// seconds since 1970; 0 before the first snapshot.
     saved_at: AtomicU64,
-    /// When the running snapshot began, in seconds since 1970; 0 if none is running.
+    /// Time at which the running snapshot began, in seconds since 1970; 0 if no snapshot is
+    /// running.
     begun_at: AtomicU64,
-    /// Number of snapshots that were completed since the process started.
+    /// Number of snapshots completed since the process started.
     saves: AtomicU64,
-    /// Duration of the latest snapshot in seconds. Valid if `saves` is not 0.
+    /// Duration of the latest completed snapshot in seconds. Meaningless while `saves` is 0.
     last_seconds: AtomicU64,
     taking: AtomicBool,
     failed: AtomicBool,
@@ -293,18 +294,18 @@ pub(super) struct SnapshotStatus {
     pub(super) index: u64,
     /// The size of the latest snapshot in bytes; 0 before the first snapshot.
     pub(super) bytes: u64,
-    /// When the latest snapshot was completed, or loaded at the start of the process, in seconds
-    /// since 1970; 0 before the first snapshot.
+    /// Time at which the latest snapshot was completed, or loaded at the start of the process, in
+    /// seconds since 1970; 0 before the first snapshot.
     pub(super) saved_at: u64,
     /// Whether a snapshot is being taken now.
     pub(super) taking: bool,
     /// Whether the last attempt to take a snapshot failed.
     pub(super) failed: bool,
-    /// Number of snapshots that were completed since the process started.
+    /// Number of snapshots completed since the process started.
     pub(super) saves: u64,
     /// Duration of the latest completed snapshot in seconds; `None` before the first.
     pub(super) last_seconds: Option<u64>,
-    /// Time in seconds since the running snapshot began; `None` if none is running.
+    /// Time in seconds since the running snapshot began; `None` if no snapshot is running.
     pub(super) current_seconds: Option<u64>,
 }
 
@@ -345,8 +346,8 @@ impl SnapshotBoard {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Records that the snapshot that was being taken is complete or, if `failed` is true, has
-    /// failed.
+    /// Records that the running snapshot has ended: it has failed if `failed` is true, and is
+    /// complete otherwise.
     pub(super) fn end(&self, failed: bool) {
         self.failed.store(failed, Ordering::Relaxed);
         self.taking.store(false, Ordering::Relaxed);
@@ -407,8 +408,8 @@ pub(super) struct ClockBoard {
 /// Readings of the Raft core's clocks, all taken at the same instant, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClockReadings {
-    /// This replica's wall clock in milliseconds since 1970. If the clock jumps, the jump is
-    /// ignored until it has lasted for some time. `None` if the clock could not be read yet.
+    /// This replica's wall clock in milliseconds since 1970. A jump of the clock is ignored until
+    /// it has lasted for some time. `None` if the clock could not be read yet.
     pub(super) own: Option<u64>,
     /// The latest time, in milliseconds since 1970, that the wall clocks of a quorum have reached;
     /// `None` if the wall clocks of a quorum are not known.
@@ -425,8 +426,8 @@ pub(super) struct ClockReadings {
 }
 
 impl ClockBoard {
-    /// Creates the clock readings that the stages share, for a replica with the given peers. At
-    /// first, all clocks are unknown.
+    /// Creates the clock readings that the stages share, for a replica with the given peers. All
+    /// clocks are unknown at first.
     pub(super) fn new(peers: &[NodeId]) -> ClockBoard {
         ClockBoard {
             own: Offset::default(),
@@ -439,24 +440,24 @@ impl ClockBoard {
         }
     }
 
-    /// Queues a report of a peer's wall clock for the Raft core. Called by the network. `millis` is
-    /// the peer's wall clock in milliseconds since 1970; `now` is a reading of this replica's
-    /// monotonic clock after the report was received.
+    /// Queues a report of a peer's wall clock for the Raft core. Called by the network stage.
+    /// `from` is the peer, `millis` its wall clock in milliseconds since 1970, and `now` a reading
+    /// of this replica's monotonic clock after the report was received.
     pub(super) fn report(&self, from: NodeId, now: Instant, millis: u64) {
         // If the queue is full, the report is dropped: the core has enough reports.
         let _ = self.reports.push((from, now, millis));
     }
 
-    /// Removes and returns the oldest queued report of a peer's wall clock: the peer, this
-    /// replica's monotonic clock after the report was received, and the peer's wall clock in
-    /// milliseconds since 1970. `None` if the queue is empty. Called by the Raft core.
+    /// Removes and returns the oldest queued report of a peer's wall clock; `None` if the queue is
+    /// empty. A report contains the peer, a reading of this replica's monotonic clock after the
+    /// report was received, and the peer's wall clock in milliseconds since 1970. Called by the
+    /// Raft core.
     pub(super) fn next_report(&self) -> Option<(NodeId, Instant, u64)> {
         self.reports.pop()
     }
 
-    /// Publishes the clock readings that were taken at `now`. Called by the Raft core.
-    /// `ahead_of_own` returns by how many milliseconds a peer's wall clock is ahead of this
-    /// replica's; `None` if unknown.
+    /// Publishes clock readings taken at `now`. Called by the Raft core. `ahead_of_own` returns by
+    /// how many milliseconds a peer's wall clock is ahead of this replica's; `None` if unknown.
     pub(super) fn publish(
         &self,
         now: Instant,
@@ -493,14 +494,15 @@ impl ClockBoard {
         self.replicated.read(now)
     }
 
-    /// Returns the number of jumps of this replica's wall clock, then the number of resets of the
-    /// replicated clock (which decides when keys expire).
+    /// Returns the number of jumps of this replica's wall clock and the number of resets of the
+    /// replicated clock (which decides when keys expire), in this order.
     pub(super) fn jumps_and_resets(&self) -> (u64, u64) {
         (self.jumps.load(Ordering::Relaxed), self.resets.load(Ordering::Acquire))
     }
 
     /// Returns, for each peer, its id and by how many milliseconds its wall clock is ahead of this
-    /// replica's (negative if behind); `None` if the peer has not reported its clock recently.
+    /// replica's (negative if behind); the latter is `None` if the peer has not reported its clock
+    /// recently.
     pub(super) fn peers(&self) -> Vec<(NodeId, Option<i64>)> {
         let known = |ahead: &AtomicI64| {
             Some(ahead.load(Ordering::Relaxed)).filter(|ahead| *ahead != UNKNOWN)
@@ -537,25 +539,26 @@ fn millis_of(now: Instant) -> i64 {
     i64::try_from(now.0 / 1_000_000).expect("2^64 nanoseconds are 2^44 milliseconds")
 }
 
-/// What the network tells the applier, and the other way round.
+/// Values that the network stage and the applier publish for each other.
 ///
-/// The network sets which events this replica's subscribers need: Pub/Sub messages, keyspace
-/// notifications, both or neither. The applier collects only these events, and reads this setting
-/// once in each iteration of its loop. The applier sets since when its current pass (iteration of
-/// its loop) has been running, by which the network notices that an operation takes long.
+/// The network stage publishes which events this replica's subscribers need: Pub/Sub messages,
+/// keyspace notifications, both or neither. The applier reads this setting once in each iteration
+/// of its loop, and collects only these events. The applier publishes since when its current pass
+/// (iteration of its loop) has been running, so that the network stage notices operations that take
+/// long.
 #[derive(Debug, Default)]
 pub(super) struct ApplierBoard {
     messages: AtomicBool,
     key_events: AtomicBool,
     misses: AtomicBool,
-    /// When the applier's current pass began, in nanoseconds of the monotonic clock; 0 if the
-    /// applier is waiting for work.
+    /// Time at which the applier's current pass began, in nanoseconds of the monotonic clock; 0 if
+    /// the applier is waiting for work.
     pass_began_at: AtomicU64,
 }
 
 impl ApplierBoard {
-    /// Sets which events the applier collects. Pub/Sub messages must be collected if any client of
-    /// this replica has a subscription; keyspace notifications if they are enabled as well.
+    /// Sets which events the applier collects. It must collect Pub/Sub messages if any client of
+    /// this replica has a subscription, and also keyspace notifications if they are enabled.
     pub(super) fn set(&self, recorded: RecordedEvents) {
         self.messages.store(recorded.messages, Ordering::Relaxed);
         self.key_events.store(recorded.keys, Ordering::Relaxed);
@@ -581,8 +584,8 @@ impl ApplierBoard {
         self.pass_began_at.store(0, Ordering::Relaxed);
     }
 
-    /// Returns for how long the applier's current pass has been running at `now`; zero if the
-    /// applier is waiting for work.
+    /// Returns how long the applier's current pass has been running at `now`; zero if the applier
+    /// is waiting for work.
     pub(super) fn pass_time(&self, now: Instant) -> Duration {
         match self.pass_began_at.load(Ordering::Relaxed) {
             0 => Duration::ZERO,

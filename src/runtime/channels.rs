@@ -17,44 +17,48 @@
 //!                                              +--------- released -------> network
 //! ```
 //!
-//! Each holds up to [`QUEUE_LEN`] items. When it is full:
+//! Each channel holds up to [`QUEUE_LEN`] items. When a channel is full:
 //!
-//! - `requests`, [`Requests`] from the network: all requests of clients, in order. This channel is
-//!   separate so that peers' messages and completions never wait behind requests; the core receives
-//!   an item only after it has handled the one before. Requests of this replica's clients are sent
-//!   while the channel is less than half full; the others wait at the network: under a simulator of
-//!   the university course up to [`HELD_REQUESTS_MAX`] of them, in the server up to the limit on
-//!   each connection's requests and replies. Beyond that, the network stops reading. Writes
-//!   forwarded by peers are not read from the peers while the channel is half full. If the channel
-//!   is full nevertheless, the first copy of a forwarded write is refused as busy; a repeated copy
-//!   is dropped and counted, and its client finally gets `UNCERTAIN`.
-//! - `core_inbox`, [`CoreItem::Peers`] from the network: the messages are dropped and counted.
+//! - `requests`, [`Requests`] from the network stage: contains all clients' requests, in order. The
+//!   channel is separate so that peers' messages and completions never wait behind requests; the
+//!   core receives an item only after it has handled the previous one. Requests of this replica's
+//!   clients are sent only while the channel is less than half full, and otherwise wait in the
+//!   network stage. Under a simulator of the university course, up to [`HELD_REQUESTS_MAX`] of them
+//!   wait; in the server, their number is limited by the limit on each connection's requests and
+//!   replies. At these limits, the network stage stops reading. Writes forwarded by peers are not
+//!   read from the peers while the channel is half full. If the channel is full nevertheless, the
+//!   first copy of a forwarded write is refused as busy; a repeated copy is dropped and counted,
+//!   and its client finally gets `UNCERTAIN`.
+//! - `core_inbox`, [`CoreItem::Peers`] from the network stage: the messages are dropped and
+//!   counted.
 //! - `core_inbox`, [`CoreItem::Persisted`] and [`CoreItem::DiskSpace`] from the log writer, and
-//!   [`CoreItem::Snapshot`] from the snapshots stage: the stage waits. The core never waits for it.
+//!   [`CoreItem::Snapshot`] from the snapshots stage: the sending stage waits. The core never waits
+//!   for either of these stages.
 //! - `core_inbox`, [`CoreItem::Applied`], [`CoreItem::IndexedReads`] and [`CoreItem::TakeSnapshot`]
-//!   from the network: they wait at the network for its next pass.
+//!   from the network stage: the items wait in the network stage for its next pass.
 //! - `outbound`, [`Outbound`] from the core: messages to peers are dropped and counted; refusals
-//!   and a new leader wait at the core for its next pass.
-//! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`], from the core: jobs wait at
+//!   and the report of a new leader wait in the core for its next pass.
+//! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`], from the core: jobs wait in
 //!   the core and join the next batch; see below.
-//! - `released`, messages to peers that a job has released or that carry a chunk of a snapshot:
-//!   they are dropped and counted.
+//! - `released`, messages to peers from the log writer and the snapshots stage: the messages are
+//!   dropped and counted.
 //! - `snapshot_jobs`, [`SnapshotJob`]. From the core: chunks are dropped and counted; the leader
-//!   sends again what is not acknowledged. From the applier: a snapshot is taken later, and a state
-//!   that was replaced is freed by the applier itself.
-//! - `replies`, [`ReplyBatch`] from the applier: the applier waits for the network, which takes
-//!   none while its socket is full.
+//!   sends unacknowledged chunks again. From the applier: a snapshot is taken later, and the
+//!   applier itself frees a state that was replaced.
+//! - `replies`, [`ReplyBatch`] from the applier: the applier waits for the network stage, which
+//!   receives no replies while its socket is full.
 //!
-//! While 4 MiB of appends are in flight, committed entries wait at the core. So clients slow down
+//! While 4 MiB of appends are in flight, committed entries wait in the core. So clients slow down
 //! to the speed of this replica's log, even if other replicas commit entries faster.
 //!
-//! The work waiting at the core is bounded, too. The core adds up the bytes of all jobs in flight,
-//! and at [`JOB_BYTES_MAX`] it drops appends and refuses requests as busy, both counted. So a stuck
-//! log writer or applier, or a simulator that does not read, leads to refusals and not to unbounded
-//! memory use. The core blocks only in its one receive call.
+//! The work that waits in the core is bounded, too. The core adds up the bytes of all jobs in
+//! flight, and at [`JOB_BYTES_MAX`] it drops appends and refuses requests as busy; both are
+//! counted. So a stuck log writer or applier, or a simulator that does not read, leads to refusals
+//! and not to unbounded memory use. The core blocks only in its one receive call.
 //!
-//! Stages never wait for each other in a cycle: the applier waits for the network, the log writer
-//! and the snapshots stage wait for the core, and the core and the network wait for no stage.
+//! Stages never wait for each other in a cycle: the applier waits for the network stage, the log
+//! writer and the snapshots stage wait for the core, and the core and the network stage wait for no
+//! stage.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -73,23 +77,23 @@ use crate::wire::frame::Attempt;
 
 use crate::runtime::wake::{COMPLETIONS, OUTBOUND, READ_PEERS, RELEASED, REPLIES, Wake};
 
-/// Capacity of each channel between two stages, in items. An item is a batch of messages or
+/// Capacity of each channel between two stages, in items. One item is a batch of messages or
 /// requests.
 pub(super) const QUEUE_LEN: usize = 64;
 /// Under a simulator of the university course: maximum number of messages that the network stage
 /// receives from its socket before it sends them to the Raft core.
 pub(super) const BATCH_MESSAGES_MAX: usize = 64;
-/// Under a simulator of the university course: maximum total size, in bytes, of the messages that
-/// the network stage sends to the Raft core in one batch. Together with [`QUEUE_LEN`], this bounds
-/// the bytes in the core's queue.
+/// Under a simulator of the university course: maximum total size, in bytes, of the messages in one
+/// batch from the network stage to the Raft core. Together with [`QUEUE_LEN`], this bounds the
+/// bytes in the core's queue.
 pub(super) const BATCH_BYTES_MAX: usize = 256 << 10;
 /// Under a simulator of the university course: maximum number of clients' requests that the network
 /// stage holds while the Raft core's request queue is at least half full. At this number, the
 /// network stage stops receiving.
 pub(super) const HELD_REQUESTS_MAX: usize = 1_024;
-/// Limit on the total size, in bytes, of the jobs in flight (sent by the Raft core to the log
-/// writer or the applier but not completed). At the limit, the Raft core drops `AppendEntries`
-/// messages with entries and refuses clients' requests.
+/// Limit on the total size, in bytes, of the jobs in flight, which the Raft core has sent to the
+/// log writer or the applier and which are not completed. At the limit, the Raft core drops
+/// `AppendEntries` messages with entries and refuses clients' requests.
 pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
 
 /// A message in the Raft core's inbox: Raft messages from peers, or a report or request from
@@ -103,23 +107,23 @@ pub(super) enum CoreItem {
     Persisted {
         /// One report for each completed append job.
         completions: Vec<Persisted>,
-        /// Total size in bytes of the completed jobs, which the Raft core subtracts from its bytes
-        /// in flight.
+        /// Total size in bytes of the completed jobs. The Raft core subtracts it from its bytes in
+        /// flight.
         bytes: usize,
     },
-    /// From the network: the applier's report of completed work, passed on once the network stage
-    /// has handled the replies to clients.
+    /// From the network stage: the applier's report of completed work. The network stage passes it
+    /// on after it has handled the replies to clients.
     Applied(Applied),
-    /// From the network: reads for which the leader has confirmed a read index.
+    /// From the network stage: reads for which the leader has confirmed a read index.
     IndexedReads(IndexedReads),
-    /// From the network: a client asks for a snapshot now (`BGSAVE`).
+    /// From the network stage: a client has requested a snapshot (`BGSAVE`).
     TakeSnapshot,
     /// From the snapshots stage: an event, such as the completion of a snapshot or the storage of a
     /// chunk.
     Snapshot(SnapshotEvent),
-    /// From the log writer: a new measurement of free disk space that the Raft core must handle.
+    /// From the log writer: a measurement of free disk space that the Raft core must handle.
     DiskSpace(DiskSpaceReport),
-    /// From the network: the network stage has stopped, so all other stages must stop, too.
+    /// From the network stage: the network stage has stopped, so all other stages must stop, too.
     Stop,
 }
 
@@ -127,8 +131,8 @@ pub(super) enum CoreItem {
 /// the server, each element is a batch of requests.
 #[derive(Debug)]
 pub(super) enum Requests {
-    /// Requests of this replica's own clients, and requests of peers for a read index, which the
-    /// peers need to answer reads of their clients.
+    /// Requests from this replica's own clients, and requests from peers for a read index, which
+    /// the peers need to answer reads from their clients.
     Clients(Vec<ClientRequest>),
     /// Batches of writes that other replicas have forwarded to this one.
     Forwarded(Vec<ForwardedWrite>),
@@ -137,8 +141,8 @@ pub(super) enum Requests {
 /// The log writer's report of a change in free disk space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct DiskSpaceReport {
-    /// The consensus core's view of the disk: whether disk space is low, and how many bytes of log
-    /// entries still fit.
+    /// The disk state for the consensus core: whether disk space is low, and how many more bytes of
+    /// log entries fit.
     pub(super) space: DiskSpace,
     /// Whether less than twice the disk reserve is free, so that a snapshot should be taken to
     /// compact the log.
@@ -156,10 +160,9 @@ pub(super) enum SnapshotEvent {
     Taken(SnapshotId),
     /// This replica's latest snapshot is damaged, so the replica must take another one.
     Lost,
-    /// A chunk of a leader's snapshot was stored; reports how much of the snapshot is stored now.
+    /// A chunk of a leader's snapshot was stored. Reports how much of that snapshot is stored now.
     ChunkStored(ChunkStored),
-    /// A snapshot received from a leader is complete and durable, and must be installed by the
-    /// applier.
+    /// A snapshot received from a leader is complete and durable, and the applier must install it.
     Received(Box<ReceivedSnapshot>),
 }
 
@@ -175,20 +178,19 @@ pub(super) struct ReceivedSnapshot {
 /// A job for the snapshots stage, from the Raft core or the applier.
 #[derive(Debug)]
 pub(super) enum SnapshotJob {
-    /// From the Raft core: snapshot messages to followers. The stage reads the chunk that each
-    /// message names, and sends the message with the chunk.
+    /// From the Raft core: snapshot messages to followers. The snapshots stage reads the chunk for
+    /// each message, and sends the message with its chunk.
     SendChunks(Vec<Envelope>),
     /// From the Raft core: received chunks of a leader's snapshot, to be stored on disk.
     StoreChunks(Vec<SnapshotChunk>),
     /// From the Raft core, if this replica is the leader: ids of its snapshots that followers have
-    /// received and found damaged. The stage reads and verifies these snapshots on this replica's
-    /// disk.
+    /// received and found damaged. The snapshots stage reads and verifies these snapshots on this
+    /// replica's disk.
     Verify(Vec<SnapshotId>),
     /// From the applier: an immutable view of the current state, to be written as a snapshot.
     Write(Box<View>),
-    /// From the applier: an old state machine that a leader's snapshot has replaced, to be freed by
-    /// the snapshots stage, because freeing a large one on the applier's thread would delay
-    /// clients.
+    /// From the applier: an old state machine that a leader's snapshot has replaced. The snapshots
+    /// stage frees it, because freeing a large one on the applier's thread would delay clients.
     Drop(Box<StateMachine>),
 }
 
@@ -196,15 +198,15 @@ pub(super) enum SnapshotJob {
 #[derive(Debug)]
 pub(super) struct ForwardedWrite {
     /// Whether this is the first copy of the batch, which carries the leader's term, or a repeated
-    /// copy, which is sent after a leader change or a lost connection. If it is a repeated copy, an
-    /// earlier copy may already be in the log.
+    /// copy. A repeated copy is sent after a leader change or a lost connection, so an earlier copy
+    /// may already be in the log.
     pub(super) attempt: Attempt,
     /// The forwarded batch of writes, with its request key.
     pub(super) request: ClientRequest,
 }
 
-/// Clients' reads, with a read index that the leader confirmed after the reads had arrived. This
-/// replica answers the reads once it has applied the log up to the read index.
+/// Reads from clients, with a read index that the leader confirmed after the reads had arrived.
+/// This replica answers the reads once it has applied the log up to the read index.
 #[derive(Debug)]
 pub(super) struct IndexedReads {
     /// The read index: the commit index that the leader confirmed for these reads.
@@ -213,35 +215,34 @@ pub(super) struct IndexedReads {
     pub(super) reads: Vec<ClientRequest>,
 }
 
-/// The current Raft term and its leader, as known to this replica.
+/// The current Raft term and its leader, as far as this replica knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Leadership {
-    /// The current Raft term, as known to this replica.
+    /// The current Raft term, as far as this replica knows.
     pub(super) term: Term,
     /// The leader of `term`; `None` while no leader is known, and during a leadership transfer.
     pub(super) leader: Option<NodeId>,
 }
 
 /// The applier's report of completed work. The network stage passes the report on to the Raft core
-/// once it has handled the replies to clients; under a simulator of the university course, once the
-/// socket has accepted them.
+/// once it has handled the replies to clients, or, under a simulator of the university course, once
+/// the socket has accepted these replies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Applied {
     /// The index of the last log entry that the applier has applied; `None` if no entry was
     /// applied, for example if only reads were answered.
     pub(super) index: Option<Index>,
-    /// Total size in bytes of the completed batches, which the Raft core subtracts from its bytes
-    /// in flight.
+    /// Total size in bytes of the completed batches. The Raft core subtracts it from its bytes in
+    /// flight.
     pub(super) bytes: usize,
-    /// Id of the leader's snapshot that the applier has installed; `None` if no snapshot was
-    /// installed as part of the reported work. If both `index` and `installed` are set, the Raft
-    /// core handles `index` first.
+    /// Id of the leader's snapshot that the applier has installed; `None` if this work installed no
+    /// snapshot. If both `index` and `installed` are set, the Raft core handles `index` first.
     pub(super) installed: Option<SnapshotId>,
-    /// The replicated clock (which decides when keys expire) in the state after the reported work.
+    /// The replicated clock (which decides when keys expire) in the state after this work.
     pub(super) clock: AppliedClock,
-    /// The time in milliseconds since 1970 that the replicated clock (which decides when keys
-    /// expire) must reach before the applier can answer the reads that are waiting for it; `None`
-    /// if no reads are waiting.
+    /// The reading, in milliseconds since 1970, that the replicated clock (which decides when keys
+    /// expire) must reach before the applier can answer the reads that wait for it; `None` if no
+    /// reads wait for the clock.
     pub(super) clock_wanted: Option<u64>,
 }
 
@@ -254,7 +255,7 @@ pub(super) struct Outbound {
     /// Refusals of clients' requests. When the channel is full, the Raft core keeps the refusals
     /// and sends them with the next batch.
     pub(super) refusals: Vec<Refusal>,
-    /// The new term and leader; `None` if neither has changed since the last batch.
+    /// The new term and its leader; `None` if neither has changed since the last batch.
     pub(super) leadership: Option<Leadership>,
 }
 
@@ -275,14 +276,14 @@ pub(super) struct AppendBatch {
 pub(super) struct ApplyBatch {
     /// Committed entries to be applied, and reads to be answered after them.
     pub(super) job: ApplyJob,
-    /// Reads for which the leader has confirmed a read index. If a read index is above the last
-    /// entry in `job`, its reads wait in the applier until that index has been applied.
+    /// Reads for which the leader has confirmed a read index. Reads whose read index is above the
+    /// last entry in `job` wait in the applier until that index has been applied.
     pub(super) indexed_reads: Vec<IndexedReads>,
-    /// The reading of the replicated clock (which decides when keys expire) that the state must
-    /// have reached before the applier answers the reads in `job`.
+    /// The reading that the replicated clock (which decides when keys expire) must have reached in
+    /// the state before the applier answers the reads in `job`.
     pub(super) read_timestamp: ReadTimestamp,
-    /// The leader, as known to the Raft core when it sent this batch; `None` if unknown. Used only
-    /// under a simulator of the university course, in whose protocol replies name the leader.
+    /// The leader, as far as the Raft core knew when it sent this batch; `None` if unknown. Used
+    /// only under a simulator of the university course, where replies name the leader.
     pub(super) leader: Option<NodeId>,
     /// Size of this batch in bytes. The Raft core limits the total size of all jobs in flight to
     /// [`JOB_BYTES_MAX`].
@@ -302,8 +303,8 @@ pub(super) struct ReadTimestamp {
     /// Reading of the replicated clock (which decides when keys expire) when the leader confirmed
     /// the read, in milliseconds since 1970.
     pub(super) millis: u64,
-    /// Number of times that `CLOCK RESET` had reset the replicated clock (which decides when keys
-    /// expire) when the leader confirmed the read.
+    /// How many times `CLOCK RESET` had reset the replicated clock (which decides when keys expire)
+    /// when the leader confirmed the read.
     pub(super) resets: u64,
 }
 
@@ -318,7 +319,7 @@ pub(super) struct ReplyBatch {
     pub(super) read_indexes: Vec<(RequestKey, Index)>,
     /// Pub/Sub messages and keyspace notifications, to be delivered to this replica's subscribers.
     pub(super) events: VecDeque<Event>,
-    /// The leader that the replies to clients name, copied from [`ApplyBatch::leader`]; `None` if
+    /// The leader to name in the replies to clients, copied from [`ApplyBatch::leader`]; `None` if
     /// unknown.
     pub(super) leader: Option<NodeId>,
     /// Number of keys in the keyspace of the applied state.
@@ -328,8 +329,8 @@ pub(super) struct ReplyBatch {
     /// Average expiration time of the keys that have one, in milliseconds since 1970; `None` if no
     /// key expires.
     pub(super) average_expiry: Option<u64>,
-    /// Numbers of lookups by this replica's clients, and of expired keys, since the last batch of
-    /// replies.
+    /// Number of lookups by this replica's clients, and number of expired keys, since the previous
+    /// batch of replies.
     pub(super) statistics: KeyspaceStatistics,
     /// Digest (hash) of the applied state. Replicas that have applied the log up to the same index
     /// have equal digests.
@@ -339,12 +340,12 @@ pub(super) struct ReplyBatch {
     pub(super) applied: Applied,
 }
 
-/// The outcomes of one batch of clients' requests, from which the network stage writes the replies.
+/// The outcomes of one batch of clients' requests. The network stage writes the replies from them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// The key (client id and request id) of the batch whose outcomes these are.
+    /// Key (client id and request id) of the batch of requests.
     pub(super) key: RequestKey,
-    /// The outcomes of the batch's operations, in the same order as the operations.
+    /// Outcomes of the batch's operations, in the order of the operations.
     pub(super) outcomes: Vec<Outcome>,
 }
 
@@ -375,7 +376,8 @@ impl ApplyBatch {
 #[derive(Debug)]
 pub(super) struct ToNetwork<T> {
     sender: Sender<T>,
-    /// The channel's bit in `wake`, which tells the network stage that the channel may have items.
+    /// The bit of this channel in `wake`, by which the network stage learns that the channel may
+    /// have items.
     mark: u32,
     wake: Arc<Wake>,
 }
@@ -385,14 +387,16 @@ impl<T> ToNetwork<T> {
         ToNetwork { sender, mark, wake: Arc::clone(wake) }
     }
 
-    /// Sends `item` to the network stage without waiting; fails if the channel is full.
+    /// Sends `item` to the network stage without waiting. Fails if the channel is full or the
+    /// network stage has stopped.
     pub(super) fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
         self.sender.try_send(item)?;
         self.notify();
         Ok(())
     }
 
-    /// Sends `item`; waits while the channel is full.
+    /// Sends `item` to the network stage, and waits while the channel is full. Fails if the network
+    /// stage has stopped.
     pub(super) fn send(&self, item: T) -> Result<(), SendError<T>> {
         self.sender.send(item)?;
         self.notify();
@@ -404,19 +408,19 @@ impl<T> ToNetwork<T> {
         self.sender.is_full()
     }
 
-    /// Asks the network stage to read all peers' sockets, and to record in [`PeersRead`] when it
+    /// Asks the network stage to read all peers' sockets, and to record in [`PeersRead`] that it
     /// has done so.
     pub(super) fn read_peers(&self) {
         self.wake.notify(READ_PEERS).expect("a write to the waker's own descriptor");
     }
 
-    /// Returns what wakes the network stage.
+    /// Returns the waker of the network stage.
     pub(super) fn wake(&self) -> Arc<Wake> {
         Arc::clone(&self.wake)
     }
 
     fn notify(&self) {
-        // If the network stage can't be woken, the replica can neither receive nor send.
+        // If the network stage cannot be woken, the replica can neither receive nor send.
         self.wake.notify(self.mark).expect("a write to the waker's own descriptor");
     }
 }
@@ -430,7 +434,8 @@ pub(super) struct ToCore {
 }
 
 impl ToCore {
-    /// Sends `item`; waits while the channel is full.
+    /// Sends `item` to the Raft core, and waits while the channel is full. Fails if the core has
+    /// stopped.
     pub(super) fn send(&self, item: CoreItem) -> Result<(), SendError<CoreItem>> {
         self.sender.send(item)?;
         if let Some(wake) = &self.wake {
@@ -446,11 +451,11 @@ impl ToCore {
 }
 
 /// The latest instant up to which the network stage has read the peers' sockets: all messages that
-/// had arrived there by this instant are in the Raft core's queue, or were dropped.
+/// had arrived there by this instant are in the Raft core's queue or were dropped.
 ///
-/// The core checks this instant before it treats a peer as silent (election timeout, lost lease):
-/// after a pause of this process, or while the network is busy, the peer's messages may still be in
-/// a socket.
+/// The core checks this instant before it treats a peer as silent (election timeout, lost lease),
+/// because after a pause of this process, or while the network stage is busy, messages from the
+/// peer may still be in a socket.
 #[derive(Debug, Default)]
 pub(super) struct PeersRead(AtomicU64);
 
@@ -461,8 +466,8 @@ impl PeersRead {
         self.0.store(at.0, Ordering::Release);
     }
 
-    /// Returns the latest recorded instant: all peers' messages that had arrived by that instant
-    /// are in the Raft core's queue, or were dropped. Called by the core.
+    /// Returns the latest recorded instant. All peers' messages that had arrived by that instant
+    /// are in the Raft core's queue or were dropped. Called by the core.
     pub(super) fn at(&self) -> Instant {
         Instant(self.0.load(Ordering::Acquire))
     }
@@ -525,9 +530,9 @@ pub(super) struct Ends {
     pub(super) snapshots: SnapshotEnds,
 }
 
-/// Creates the channels of one replica. `core_sleeps_in_poll` says whether the Raft core and the
-/// network stage share a thread that sleeps in `mio::Poll`, so that senders to the core must wake
-/// that thread through `wake`.
+/// Creates the channels of one replica. If `core_sleeps_in_poll` is true, the Raft core and the
+/// network stage share a thread that sleeps in `mio::Poll`, so senders to the core must wake that
+/// thread through `wake`.
 pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (to_core, inbox) = channel::bounded(QUEUE_LEN);
     let (requests_in, requests) = channel::bounded(QUEUE_LEN);

@@ -15,16 +15,16 @@ const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(target_os = "linux"))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
-/// Maximum time between the two readings of the monotonic clock right before and right after a
-/// reading of the wall clock. If more time has passed between them, the wall clock reading is
-/// discarded as inaccurate.
+/// Maximum time between the readings of the monotonic clock right before and right after a reading
+/// of the wall clock. If more time has passed between them, the wall clock reading is discarded as
+/// inaccurate.
 const SAMPLE_MAX: Duration = Duration::from_millis(5);
 
 /// A monotonic clock that reads zero at the time it is created.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     origin: Duration,
-    /// The clock that is read instead of the system's clock; `None` for the system's clock.
+    /// The clock that replaces the system's clock in a test; `None` to read the system's clock.
     #[cfg(test)]
     test_clock: Option<&'static dyn TestClock>,
 }
@@ -32,8 +32,8 @@ pub(super) struct Clock {
 /// A simulated clock for tests, whose time the test controls.
 #[cfg(test)]
 pub(super) trait TestClock: std::fmt::Debug + Sync {
-    /// Returns the current time of the test clock. An implementation may advance the time, or run
-    /// other code, right after the reading.
+    /// Returns the current time of the test clock. An implementation may advance the time or run
+    /// other code after it has determined the time to return.
     fn read(&self) -> Instant;
 }
 
@@ -45,8 +45,7 @@ fn reading() -> Duration {
 }
 
 impl Clock {
-    /// Creates a monotonic clock whose readings are measured from now, so that the first ones are
-    /// near zero.
+    /// Creates a monotonic clock that starts now, so that its first readings are near zero.
     pub(super) fn start() -> Clock {
         Clock {
             origin: reading(),
@@ -70,9 +69,9 @@ impl Clock {
         Instant::ZERO + reading().saturating_sub(self.origin)
     }
 
-    /// Returns a reading of the monotonic clock, and one of the wall clock at the same instant, in
-    /// milliseconds since 1970. `None` if too much time passed between the two readings, for
-    /// example because the process was paused.
+    /// Reads the monotonic clock and the wall clock at the same instant, and returns both readings,
+    /// that of the wall clock in milliseconds since 1970. Returns `None` if the readings are too
+    /// far apart, for example because the process was paused between them.
     pub(super) fn wall_millis(&self) -> Option<(Instant, u64)> {
         let before = self.now();
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The errors that prevent a replica from starting, or stop it. Their messages say what failed, on
-//! what, why, and what to do.
+//! The errors that prevent a replica from starting, or stop it. Their messages say what failed,
+//! with which address or file, why, and what to do.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,14 +13,14 @@ pub enum RunError {
     /// The configuration is invalid, because some of its values contradict each other.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The replica's data folder can't be used.
+    /// The replica's data folder cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// A listening socket could not be opened.
     #[error("cannot listen for {whom} on {address}: {source}; {advice}")]
     Listen {
-        /// The kind of connections that the socket was to accept: connections from clients, from
-        /// Sentinel clients, or from peers.
+        /// The kind of connections for which the socket was to be opened: connections from clients,
+        /// from Sentinel clients, or from peers.
         whom: &'static str,
         /// The address to listen on, as given in the options.
         address: SocketAddr,

@@ -1,5 +1,5 @@
-//! How a failing stage ends the process. A replica with one dead stage and a live network is worse
-//! than a dead replica: it keeps its clients and followers connected, but serves neither.
+//! How a failing stage ends the process. A replica with one dead stage and a live network stage is
+//! worse than a dead replica: it keeps its clients and followers connected, but serves neither.
 
 use std::thread;
 
@@ -10,8 +10,8 @@ use crate::storage::StorageError;
 const EXIT_DISK: i32 = 74;
 
 /// Logs the error of a failed disk operation, and exits the process with code 74. The operation is
-/// not retried: after a failed sync, the content of the disk is unknown, so the replica must not
-/// acknowledge anything.
+/// not retried, because after a failed sync the content of the disk is unknown, so the replica must
+/// not acknowledge anything.
 pub(crate) fn exit_on_disk_failure(error: &StorageError) -> ! {
     tracing::error!(%error, "disk write failed, shutting down");
     std::process::exit(EXIT_DISK)

@@ -1,8 +1,8 @@
 //! The threaded driver: runs a replica on real sockets, disks and clocks.
 //!
-//! A replica consists of five stages that are connected by bounded channels. The stages share
-//! threads or have a thread each. A stage is a loop: receive, call pure code, send. The simulator
-//! runs the same pure code under its own driver.
+//! A replica consists of five stages that are connected by bounded channels. Stages share threads,
+//! or each stage has its own thread. A stage is a loop: receive, call pure code, send. The
+//! simulator runs the same pure code with a different driver.
 //!
 //! ```text
 //!             sockets

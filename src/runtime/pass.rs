@@ -1,9 +1,9 @@
 //! Bounds, in items and in time, on a pass (one iteration of a stage's loop) over a queue. Items
 //! that a pass does not take stay in the queue, in order, for the next pass.
 //!
-//! Every loop over a queue that another stage may be filling at the same time has such a bound, or
-//! another one. So urgent messages, above all heartbeats, never wait until a flood of other
-//! messages ends.
+//! Every loop over a queue that another stage may be filling at the same time has this or another
+//! bound, so that urgent messages, above all heartbeats, never wait until a flood of other messages
+//! ends.
 
 use std::time::Duration;
 
@@ -36,8 +36,8 @@ pub(super) enum StageState {
 #[derive(Debug)]
 pub(super) struct Pass {
     clock: Clock,
-    /// When the time budget of the pass (iteration of the stage's loop) ends; `None` before the
-    /// first item is taken, so that a pass over an empty queue does not read the clock.
+    /// Time at which the time budget of the pass (iteration of the stage's loop) ends; `None`
+    /// before the first item is taken, so that a pass over an empty queue does not read the clock.
     until: Option<Instant>,
     /// When the clock was last read; `None` before the first item is taken.
     read_at: Option<Instant>,
@@ -104,8 +104,8 @@ impl Pass {
         self.items_left == 0
     }
 
-    /// Returns the time since the pass last read the clock: since the last item was taken, in a
-    /// pass over large items. 0 before the first item is taken.
+    /// Returns the time since the pass last read the clock, which in a pass over large items is the
+    /// time since the last item was taken. 0 before the first item is taken.
     pub(super) fn since_reading(&self) -> Duration {
         self.read_at.map_or(Duration::ZERO, |at| self.clock.now().since(at))
     }

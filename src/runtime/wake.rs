@@ -18,7 +18,7 @@ pub(super) const RELEASED: u32 = 4;
 pub(super) const COMPLETIONS: u32 = 8;
 /// Mark (bit of [`Wake`]): the Raft core asks the network stage to read the sockets of its peers.
 pub(super) const READ_PEERS: u32 = 16;
-/// Mark (bit of [`Wake`]): the network stage is sleeping in `Poll` or about to, so it must be
+/// Mark (bit of [`Wake`]): the network stage is sleeping in `Poll` or about to sleep, so it must be
 /// woken.
 const ASLEEP: u32 = 32;
 
@@ -50,7 +50,8 @@ impl Wake {
     /// If the system call fails. The network stage might then sleep forever.
     pub(super) fn notify(&self, mark: u32) -> io::Result<()> {
         let before = self.marks.fetch_or(mark, Ordering::AcqRel);
-        // Of several wakers only the one that clears the flag makes the system call.
+        // If several stages call this at once, only the one that clears the flag makes the system
+        // call.
         if before & ASLEEP != 0 && self.marks.fetch_and(!ASLEEP, Ordering::AcqRel) & ASLEEP != 0 {
             return self.waker.wake();
         }
@@ -60,7 +61,7 @@ impl Wake {
     /// Returns the marks (one bit per queue) that were set since the last call, and clears them.
     /// Called by the network stage.
     pub(super) fn take_marks(&self) -> u32 {
-        // Most of the time there are none, and a load leaves the cache line shared.
+        // Most of the time there are no marks, and a plain load leaves the cache line shared.
         if self.marks.load(Ordering::Relaxed) == 0 {
             return 0;
         }
@@ -94,9 +95,10 @@ pub(super) mod tests {
         Arc::new(Wake::new(mio::Waker::new(poll.registry(), Token(0)).unwrap()))
     }
 
-    /// Two threads send one item after the other, each waiting until the sleeping thread has
-    /// received it. So that thread is about to sleep nearly every time an item is sent, and a lost
-    /// wake-up would leave it in `poll` until the timeout, which fails the test.
+    /// Tests that no wake-up is lost: two threads send items in turn, each waiting until the
+    /// sleeping thread has received its item. So that thread is about to sleep nearly every time an
+    /// item is sent, and a lost wake-up would leave it in `poll` until the timeout, which fails the
+    /// test.
     #[test]
     fn concurrent_wake_ups_of_a_stage_are_not_lost() {
         const ROUNDS: u32 = 5_000;

@@ -3,11 +3,11 @@
 //! real replica, but does not run Raft.
 //!
 //! The replica with the lowest id is always the leader. The leader replies to gets at once. It
-//! sends each put to only as many other replicas as a majority needs, two of four, chosen in turn,
-//! and replies to the client when both have acknowledged the put. The other replicas redirect
-//! clients. There is no log, no term and no election, so the additional latency of a real replica
-//! under the same simulator is the cost of consensus and threads. To compare the two programs,
-//! alternate their runs (perf/results/course.md).
+//! sends each put only to as many other replicas as a majority needs (two of four, in rotation),
+//! and replies to the client when all of these have acknowledged the put. The other replicas
+//! redirect clients. There is no log, no term and no election, so the additional latency of a real
+//! replica under the same simulator is the cost of consensus and threads. To compare the two
+//! programs, alternate their runs (perf/results/course.md).
 
 use std::collections::HashMap;
 use std::io;
@@ -25,8 +25,8 @@ use serde::Deserialize;
 /// Time after which the leader resends an unacknowledged append message. It is much longer than a
 /// normal round trip.
 const RESEND_AFTER: Duration = Duration::from_millis(100);
-/// Number of decimal digits, including leading zeros, of a put's sequence number. The body of each
-/// message between replicas begins with this number.
+/// Number of decimal digits, including leading zeros, of a put's sequence number, with which the
+/// body of each message between replicas begins.
 const NUMBER_DIGITS: usize = 16;
 
 /// The fields of a message from the university course's simulator that this program uses.
@@ -45,8 +45,8 @@ struct Message<'a> {
     body: &'a str,
 }
 
-/// A put that the leader has sent to other replicas, but that some of them have not acknowledged
-/// yet.
+/// A put that the leader has sent to other replicas and that at least one of them has not
+/// acknowledged yet.
 struct Pending {
     client: String,
     mid: String,
@@ -121,7 +121,7 @@ impl Floor {
                 Err(error) if is_timeout(&error) => {}
                 Err(error) => {
                     return Err(error)
-                        .context("cannot receive messages of the simulator on the UDP socket");
+                        .context("cannot receive messages from the simulator on the UDP socket");
                 }
             }
             if !self.pending.is_empty() {
@@ -162,8 +162,8 @@ impl Floor {
         ));
     }
 
-    /// Sends a message of the type `kind` about put number `number` to the replica `to`. Pads the
-    /// message to `length` bytes.
+    /// Sends a message of the type `kind` about put number `number` to the replica `to`, padded to
+    /// `length` bytes.
     fn send_padded(&self, to: &str, kind: &str, number: &str, length: usize) {
         let mut text = format!(
             r#"{{"src":"{}","dst":"{to}","leader":"{}","type":"{kind}","body":"{number}"#,

@@ -75,8 +75,8 @@ pub(crate) struct Case {
     pub(crate) value_bytes: usize,
     /// Number of different keys that the requests use.
     pub(crate) keys: u64,
-    /// Number of connections of a second client program, which writes the keys that the first one
-    /// reads at the same time; `None` if there is only one client program.
+    /// Number of connections of a second client program, which writes keys while the first one
+    /// reads them; `None` if there is only one client program.
     pub(crate) writers: Option<usize>,
     /// Scheduled operations per second of an open loop. `None` for a closed loop, in which each
     /// connection sends its next request after a reply.
@@ -129,7 +129,7 @@ pub(crate) const NAMES: &str = "put-CONNECTIONS[-PIPELINE], get-CONNECTIONS[-PIP
 
 /// Returns the cases with the given names. The name of a sweep (a series of cases that differ in
 /// one parameter) stands for all of its cases. `keys` is the number of different keys that requests
-/// use, and `rate` the operations per second of the case `put-rate`.
+/// use, and `rate` is the rate of the case `put-rate` in operations per second.
 pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Vec<Case>> {
     let default = || DEFAULT.iter().map(|name| (*name).to_owned()).collect();
     let names: Vec<String> = if names.is_empty() { default() } else { names.to_vec() };
@@ -145,8 +145,8 @@ pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Ve
                 ..sweep("depth", "requests in flight per connection", pipeline as f64, keys)
             })),
             "values" => cases.extend([16, 1_024, 16_384, 131_072, 1_048_576].map(|value_bytes| {
-                // Large values get fewer keys, at most 256 MiB of values in total; otherwise the
-                // run would measure memory.
+                // Large values get fewer keys, so that all values together take at most 256 MiB;
+                // otherwise the run would measure memory.
                 let keys = keys.min((256 << 20) / value_bytes as u64).max(1);
                 Case { value_bytes, ..sweep("values", "bytes per value", value_bytes as f64, keys) }
             })),
@@ -236,14 +236,15 @@ fn sweep(name: &str, axis: &str, value: f64, keys: u64) -> Case {
     }
 }
 
-/// Returns a share, from 0 to 1, as a percentage. Rounded, because 0.07 times 100 is not exactly 7.
+/// Converts a fraction from 0 to 1 to a percentage. Rounds it, because 0.07 times 100 is not
+/// exactly 7.
 fn percent_of(share: f64) -> f64 {
     (share * 1e6).round() / 1e4
 }
 
-/// Returns a case of puts over `connections` connections, in which the fraction `loss` of the
-/// packets between replicas is lost, from 0 to 1. `replicas` is the number of replicas if it is not
-/// the usual one.
+/// Returns a case of puts over `connections` connections. The network drops the fraction `loss`,
+/// from 0 to 1, of the packets between replicas. `replicas` is the number of replicas; `None` for
+/// the default.
 pub(crate) fn lossy(
     loss: f64,
     path: NetworkPath,
@@ -281,7 +282,7 @@ pub(crate) fn lossy(
 
 impl Case {
     /// Returns the load of this case's second client program, which writes while the first one
-    /// reads, as a case of its own; `None` if the case has only one client program.
+    /// reads, as a separate case; `None` if this case has only one client program.
     pub(crate) fn beside(&self) -> Option<Case> {
         let connections = self.writers?;
         Some(Case { operation: Operation::Put, connections, writers: None, ..self.clone() })

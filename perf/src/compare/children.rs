@@ -1,7 +1,7 @@
 //! Child processes of a comparison. A child is killed when its handle is dropped, when this process
 //! panics (release builds abort without unwinding), and, if `setpriv` is installed, when this
-//! process is killed. Signals are sent by process id, and only to children whose exit status has
-//! not been collected yet: until then, the id cannot be reused for another process.
+//! process is killed. A signal is sent to a process id only while the child's exit status has not
+//! been collected, because only until then can no other process get the same id.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -12,7 +12,7 @@ use std::sync::{Mutex, Once, PoisonError};
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Ids of the child processes that have not been waited for yet. A panic kills these processes.
+/// Ids of the child processes whose exit status has not been collected yet. A panic kills them.
 static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 static HOOK: Once = Once::new();
 
@@ -36,14 +36,15 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         return Some(PathBuf::from(name)).filter(|path| path.is_file());
     }
     let path = std::env::var_os("PATH")?;
-    // Servers and network tools may be here even if `PATH` of ordinary users does not include it.
+    // Ordinary users may not have these folders, which can contain servers and network tools, in
+    // `PATH`.
     let system_folders = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     let folders = std::env::split_paths(&path).chain(system_folders);
     folders.map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 /// Returns a command that runs `program` in the network namespace of the process with the id
-/// `within`; in this process's own namespace if `within` is `None`.
+/// `within`, or in this process's own network namespace if `within` is `None`.
 pub(crate) fn command(program: &Path, within: Option<u32>) -> Command {
     let mut arguments: Vec<String> = Vec::new();
     if let Some(process) = within {
@@ -94,7 +95,11 @@ impl Child {
         kill_children_on_panic();
         let file = File::options().create(true).append(true).open(log);
         let file = file.with_context(|| {
-            format!("cannot open the log file {} of {name}; check its permissions", log.display())
+            format!(
+                "cannot open the log file {} of {name}; check its permissions and those of its \
+                 folder",
+                log.display()
+            )
         })?;
         let for_errors = file.try_clone().with_context(|| {
             format!("cannot duplicate the file descriptor of the log of {name}; check `ulimit -n`")

@@ -49,8 +49,8 @@ pub(crate) struct Target<'a> {
     pub(crate) clients: &'a [SocketAddr],
 }
 
-/// Runs the client programs `perf load` and `redis-benchmark`; two at the same time in a case with
-/// readers and writers.
+/// Runs the client programs `perf load` and `redis-benchmark`. A case with readers and writers runs
+/// two client programs at the same time.
 #[derive(Debug)]
 pub(crate) struct Clients<'a> {
     pub(crate) interrupted: &'a AtomicBool,
@@ -84,15 +84,15 @@ impl Clients<'_> {
                     pipeline: 64,
                     ..case.clone()
                 };
-                // Keys are random: with three writes per key on average, one key in e^3 (about 20)
-                // is missing.
+                // `redis-benchmark` writes random keys: with three writes per key on average, one
+                // key in e^3 (about 20) is missing.
                 let count = usize::try_from(case.keys)?.saturating_mul(3);
                 self.redis_benchmark(target, &writer, count, TIMEOUT * 4).map(drop)
             }
         }
     }
 
-    /// Returns the number of operations with which a run of the case takes about the planned time.
+    /// Returns the number of operations for which a run of the case takes about the planned time.
     /// Returns 0 for `perf load`, which stops by itself after the planned time.
     pub(crate) fn calibrate(&self, target: Target<'_>, case: &Case) -> anyhow::Result<usize> {
         match case.client {
@@ -136,8 +136,9 @@ impl Clients<'_> {
         }
     }
 
-    /// Starts `perf load` with the load of `case` for `seconds` seconds. `name` is the name of its
-    /// result and log files, without extension. `preload` tells it to write all keys first.
+    /// Starts `perf load` with the load of `case` for `seconds` seconds. `name` is the name,
+    /// without extension, of its result and log files. If `preload` is true, `perf load` first
+    /// writes all keys.
     fn start_load(
         &self,
         name: &str,
@@ -162,7 +163,7 @@ impl Clients<'_> {
         Ok(Load { child: Child::start("perf load", command, &log)?, path })
     }
 
-    /// Waits until `perf load` has exited, at most for `timeout`, and returns its results.
+    /// Waits at most `timeout` until `perf load` has exited, and returns its results.
     fn finish_load(&self, load: Load, timeout: Duration) -> anyhow::Result<ClientResult> {
         let Load { mut child, path } = load;
         let status = self.await_end(&mut child, timeout)?;
@@ -336,7 +337,11 @@ pub(crate) fn missing(client: Client) -> Option<String> {
 pub(crate) fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
     let folder = folder.join("clients");
     fs::create_dir_all(&folder).with_context(|| {
-        format!("cannot create the folder {}; check free space and permissions", folder.display())
+        format!(
+            "cannot create the folder {}; check free space and the permissions of its parent \
+             folder",
+            folder.display()
+        )
     })?;
     Ok(folder)
 }

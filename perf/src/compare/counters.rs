@@ -34,8 +34,9 @@ const TCP: &[(&str, &str, &str)] = &[
     ("netstat", "TcpExt:", "TCPAbortOnTimeout"),
 ];
 
-/// Reads the counters of all servers that reply. As leader changes, counts for Bowline the terms so
-/// far, which include elections without a winner, and for etcd the changes that a member has seen.
+/// Reads the counters of all servers that reply. For Bowline, the counter of leader changes is the
+/// current term, which also counts elections without a winner; for etcd, it is the number of leader
+/// changes that a member has seen.
 pub(crate) fn of_servers(protocol: Protocol, clients: &[SocketAddr]) -> Counters {
     let mut counters = Counters::new();
     for client in clients {
@@ -52,9 +53,9 @@ pub(crate) fn of_servers(protocol: Protocol, clients: &[SocketAddr]) -> Counters
     counters
 }
 
-/// Adds one server's counters `names` to `counters`; `text` contains the server's metrics.
-/// `changes` is the name of the server's counter of leader changes. All servers count the same
-/// leader changes, so their maximum is kept instead of the sum.
+/// Adds the counters with the names `names` of one server to `counters`. `text` contains the
+/// server's metrics. `changes` is the name of the server's counter of leader changes. All servers
+/// count the same leader changes, so the maximum is kept instead of the sum.
 fn add(counters: &mut Counters, text: &str, changes: &str, names: &[&str]) {
     if let Some(seen) = query::number(text, changes) {
         let most = counters.entry(LEADER_CHANGES.to_owned()).or_default();
@@ -67,7 +68,7 @@ fn add(counters: &mut Counters, text: &str, changes: &str, names: &[&str]) {
     }
 }
 
-/// Reads the TCP counters of all hosts with a network namespace of their own, and sums them up.
+/// Reads the TCP counters of all hosts that have their own network namespace, and adds them up.
 pub(crate) fn of_network(hosts: &[Host]) -> Counters {
     let mut counters = Counters::new();
     for process in hosts.iter().filter_map(|host| host.within) {

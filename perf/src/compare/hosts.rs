@@ -1,5 +1,5 @@
-//! Hosts on which the servers of measured systems run. Either all of them are the loopback address,
-//! or each is a network namespace of its own.
+//! Hosts on which the servers of measured systems run: either the loopback address for all servers,
+//! or a separate network namespace for each server.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -18,12 +18,11 @@ pub(crate) struct Host {
 /// The host with the loopback address, in this program's own network namespace.
 pub(crate) const LOOPBACK: Host = Host { address: Ipv4Addr::LOCALHOST, within: None };
 
-/// Lowest port used by servers that have a network namespace of their own, in which all ports are
-/// free.
+/// Lowest port of servers that have their own network namespace, in which no other port is in use.
 const FIRST_PORT: u16 = 7_001;
 
-/// Chooses free ports for the server on each host. Returns, for each host, `COUNT` addresses with
-/// different ports.
+/// Chooses free ports for the server on each host. Returns `COUNT` addresses with different ports
+/// for each host.
 pub(crate) fn allocate<const COUNT: usize>(
     hosts: &[Host],
 ) -> anyhow::Result<Vec<[SocketAddr; COUNT]>> {

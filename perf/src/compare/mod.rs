@@ -137,20 +137,21 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     measure(&arguments.common, "compare", setup, &mut |_| Ok(()))
 }
 
-/// What a comparison measures, and on which hosts: its systems, its cases and the network.
+/// What a comparison measures and where: its systems, cases, hosts and network.
 pub(crate) struct Setup<'a> {
     pub(crate) systems: &'a [System],
     pub(crate) cases: Vec<Case>,
     pub(crate) together: bool,
     pub(crate) hosts: Vec<Host>,
-    /// Number of servers of systems that can have any number; `None` for their usual number.
+    /// Number of servers of each system, if that system allows a choice; `None` for the default
+    /// number.
     pub(crate) replicas: Option<u8>,
     /// Length of a run in seconds unless `--seconds` is given.
     pub(crate) seconds: f64,
     /// Properties of the simulated network between the hosts, for the results file, as names and
     /// values; empty for the loopback interface.
     pub(crate) network: BTreeMap<String, String>,
-    /// Returns the reason why a system cannot run on the hosts; `None` if it can.
+    /// A function that returns the reason why a system cannot run on the hosts; `None` if it can.
     pub(crate) unavailable: &'a dyn Fn(System) -> Option<String>,
     /// A function that returns the counters of the network between the hosts.
     pub(crate) counters: &'a dyn Fn() -> Counters,
@@ -177,7 +178,8 @@ pub(crate) fn measure(
     );
     std::fs::create_dir_all(&common.dir).with_context(|| {
         format!(
-            "cannot create the data folder {}; check its permissions, or choose another --dir",
+            "cannot create the data folder {}; check the permissions of its parent folder, or \
+             choose another --dir",
             common.dir.display()
         )
     })?;
@@ -253,8 +255,8 @@ pub(crate) fn measure(
     Ok(if complete && succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Creates a comparison without results, with the systems and cases that can be measured on this
-/// machine. Prints the skipped systems and cases.
+/// Creates a comparison that has no results yet, with the systems and cases that can be measured on
+/// this machine. Prints which systems and cases are skipped.
 fn prepare(
     common: &Common,
     name: &str,

@@ -34,9 +34,9 @@ fn server_name(number: usize) -> String {
     format!("nats-{number}")
 }
 
-/// Creates the NATS key-value bucket to be measured, unless it exists, with a replica on each of
-/// `servers` servers. Returns the number of the server that leads the bucket once all replicas are
-/// up to date, otherwise `None`.
+/// Creates the NATS key-value bucket to be measured, unless it exists, with one replica on each of
+/// `servers` servers. Returns the number of the server that leads the bucket if all replicas are up
+/// to date, otherwise `None`.
 pub(crate) fn leader(client: SocketAddr, servers: usize) -> Option<usize> {
     let bucket = json!({
         "name": "KV_perf", "subjects": ["$KV.perf.>"], "num_replicas": servers,
@@ -81,8 +81,8 @@ fn request(address: SocketAddr, subject: &str, body: &str) -> io::Result<Value> 
     }
 }
 
-/// Returns the NATS message whose protocol line begins with `start`; `None` if it has not been
-/// completely received.
+/// Returns the NATS message in `received` whose protocol line begins with `start`; `None` if that
+/// message has not been completely received.
 fn reply_after(received: &str, start: &str) -> Option<String> {
     let (_, message) = received.split_once(start)?;
     let (length, message) = message.split_once("\r\n")?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::report::to_count;
 
-/// Timeout of a query to a server. A server that does not reply in this time is considered not
+/// Timeout of a query to a server. A server that does not reply within this time is considered not
 /// ready.
 const TIMEOUT: Duration = Duration::from_millis(500);
 /// Maximum number of bytes read from an HTTP response. The rest is ignored.
@@ -21,8 +21,8 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Sends a Redis command and returns its reply: the content of a bulk string, the undecoded first
-/// elements of an array, or the first line of any other reply.
+/// Sends a Redis command and returns its reply: the content of a bulk string, the still encoded
+/// first elements of an array, or the first line of any other reply.
 pub(crate) fn redis(address: SocketAddr, arguments: &[&str]) -> io::Result<String> {
     redis_in_turn(address, &[arguments])
 }

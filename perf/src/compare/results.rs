@@ -14,7 +14,7 @@ pub(crate) const SCHEMA: &str = "bowline-compare";
 /// Version of the JSON format of a comparison's results. It is incremented when the meaning of a
 /// field changes.
 pub(crate) const SCHEMA_VERSION: u32 = 2;
-/// Maximum steal time, as a fraction of all processor time, of a quiet run, whose results are
+/// Steal time, as a fraction of all processor time, below which a run is quiet. Only quiet runs are
 /// comparable. Steal time is processor time that the hypervisor withheld from this virtual machine.
 pub(crate) const QUIET_SHARE: f64 = 0.06;
 
@@ -72,7 +72,7 @@ pub(crate) struct System {
     /// Description of the configuration in which the system is measured.
     pub(crate) about: String,
     /// Minimum number of servers that have received a write when the client receives the
-    /// acknowledgement of the write.
+    /// acknowledgement.
     pub(crate) copies: u32,
     /// Whether the servers counted in `copies` have synced a write to disk when the client receives
     /// its acknowledgement.
@@ -116,9 +116,9 @@ pub(crate) struct Measurement {
     pub(crate) case: String,
     /// Number of operations that succeeded during the run.
     pub(crate) operations: u64,
-    /// Number of successful operations of both client programs combined, if readers and writers ran
-    /// at the same time. The servers' processor time, disk writes and syncs, which both programs
-    /// caused, are divided by this number. `None` if the run had only one client program.
+    /// Number of successful operations of both client programs combined if readers and writers ran
+    /// at the same time. Since both programs caused the servers' processor time, disk writes and
+    /// syncs, these are divided by this number. `None` if the run had only one client program.
     #[serde(default)]
     pub(crate) shared_operations: Option<u64>,
     /// Number of operations that failed during the run.
@@ -128,11 +128,11 @@ pub(crate) struct Measurement {
     #[serde(default)]
     pub(crate) error_kinds: BTreeMap<String, u64>,
     /// Number of leader changes during the run; `None` if the system does not report them. For
-    /// Bowline, the number of new terms, which includes elections without a winner; for etcd, the
-    /// maximum of the changes that each member has seen.
+    /// Bowline, the number of new terms, including elections without a winner; for etcd, the
+    /// maximum over the members of the number of leader changes that each has seen.
     #[serde(default)]
     pub(crate) leader_changes: Option<u64>,
-    /// Increase of other server counters during the run, by name; under `perf lossy` also of TCP
+    /// Increase of the other server counters during the run, by name; in `perf lossy` also of TCP
     /// counters. Counters that did not increase are omitted.
     #[serde(default)]
     pub(crate) counters: BTreeMap<String, u64>,
@@ -191,17 +191,17 @@ pub(crate) struct Summary {
     /// versions of this program.
     #[serde(default)]
     pub(crate) stolen_share: Option<Spread>,
-    /// Comparison with each other system, by its name: ratios of this system's results to that
-    /// system's results in the same round.
+    /// Comparison with each other system, by that system's name: the ratios of this system's
+    /// results to the other system's results in the same round.
     pub(crate) against: BTreeMap<String, Ratios>,
-    /// The ratios of this system's figures to its own figures without packet loss in the same
-    /// round; `None` if this case has no packet loss, or was not measured without it.
+    /// Ratios of this system's results to its own results without packet loss in the same round;
+    /// `None` if this case has no packet loss, or the system was not measured without it.
     #[serde(default)]
     pub(crate) of_lossless: Option<Ratios>,
 }
 
-/// Ratios of one system's results to those of another system in the same round: the median and the
-/// range over all rounds.
+/// Ratios of two results in the same round, usually of two systems: the median and the range over
+/// all rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ratios {
     /// Ratio of the two systems' operations per second; above 1 if the first system is faster.
@@ -252,14 +252,14 @@ impl Measurement {
         1_000.0 * self.per_operation(self.cpu_s)
     }
 
-    /// Returns `resource`, the amount of a resource such as processor time that the servers used
-    /// during the run, per successful operation.
+    /// Returns the amount of a resource, such as processor time, per successful operation.
+    /// `resource` is the amount that the servers used during the run.
     fn per_operation(&self, resource: f64) -> f64 {
         resource / self.shared_operations.unwrap_or(self.operations) as f64
     }
 
-    /// Returns whether the run was quiet: its steal time was less than the fraction [`QUIET_SHARE`]
-    /// of all processor time, so that its results are comparable.
+    /// Returns whether the run was quiet, so that its results are comparable: its steal time was
+    /// less than the fraction [`QUIET_SHARE`] of all processor time.
     pub(crate) fn is_quiet(&self, cores: usize) -> bool {
         self.stolen_share(cores) < QUIET_SHARE
     }
@@ -346,16 +346,18 @@ impl Comparison {
         })
     }
 
-    /// Returns the case without packet loss that otherwise equals `case`; `None` if there is none,
-    /// or if `case` is it. Only sweeps of packet loss have a parameter of 0.
+    /// Returns the case that differs from `case` only in having no packet loss; `None` if there is
+    /// no such case, or if `case` itself has no packet loss. Only sweeps of packet loss have a
+    /// parameter of 0.
     fn lossless(&self, case: &Case) -> Option<&Case> {
         let sweep = case.sweep.as_ref().filter(|sweep| sweep.value > 0.0)?;
         let is_lossless = |other: &SweepPoint| other.name == sweep.name && other.value == 0.0;
         self.cases.iter().find(|other| other.sweep.as_ref().is_some_and(is_lossless))
     }
 
-    /// Returns whether reports show the events of this run: those of all runs over a simulated
-    /// network, and of other runs with errors or leader changes.
+    /// Returns whether reports list the events of this run, such as errors and leader changes. True
+    /// for every run over a simulated network, and for other runs if there were errors or leader
+    /// changes.
     pub(crate) fn is_eventful(&self, run: &Measurement) -> bool {
         !self.network.is_empty() || run.errors > 0 || run.leader_changes.is_some_and(|it| it > 0)
     }

@@ -21,12 +21,13 @@ pub(crate) struct Rounds<'a> {
     pub(crate) systems: Vec<System>,
     pub(crate) cases: Vec<Case>,
     pub(crate) count: u32,
-    /// Whether all systems are started at once in each round, and run each case before the next
-    /// case. If false, the systems are started and measured one after another.
+    /// Whether each round starts all systems at once and runs each case on all of them before the
+    /// next case. If false, the systems are started and measured one after another.
     pub(crate) together: bool,
     pub(crate) programs: Programs,
     pub(crate) hosts: Vec<Host>,
-    /// Number of servers of systems that can have any number; `None` for their usual number.
+    /// Number of servers of each system, if that system allows a choice; `None` for the default
+    /// number.
     pub(crate) replicas: Option<u8>,
     /// Returns the counters of the network between the hosts.
     pub(crate) network_counters: &'a dyn Fn() -> Counters,
@@ -45,8 +46,8 @@ pub(crate) struct Link {
     pub(crate) rto_min_ms: Option<u32>,
 }
 
-/// Loss pattern and delay of the network between the servers, the same for all benchmark cases of a
-/// run.
+/// Loss pattern and delay of the network between the servers, which are the same for all cases of a
+/// comparison.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NetworkPath {
     /// Mean number of packets that are lost in a row; 1 if packets are lost independently.
@@ -59,8 +60,8 @@ pub(crate) struct NetworkPath {
 /// before a system starts, and before each case with packet loss.
 pub(crate) type SetLink<'a> = dyn FnMut(Link) -> anyhow::Result<()> + 'a;
 
-/// A running system, and the sets of keys that have been written to it before measurements, each as
-/// the number of keys and the length of their values in bytes.
+/// A running system, and the sets of keys that were written to it before measurements. Each set is
+/// described by its number of keys and the length of their values in bytes.
 struct Started {
     system: System,
     running: Running,
@@ -68,8 +69,8 @@ struct Started {
 }
 
 impl Rounds<'_> {
-    /// Runs all rounds, and passes the result of each run to `on_run`. Returns the reason if the
-    /// rounds ended early; `None` if all were completed.
+    /// Runs all rounds, and passes the result of each run to `on_run`. If the rounds ended early,
+    /// returns the reason; otherwise `None`.
     pub(crate) fn run(
         &self,
         set_link: &mut SetLink<'_>,
@@ -202,8 +203,8 @@ impl Rounds<'_> {
 }
 
 impl Measurement {
-    /// Returns the results of a run that failed with `error`, one for each client of the case,
-    /// without any measurements.
+    /// Returns the results of a run that failed with `error`: one result without measurements for
+    /// each client of the case.
     fn failed(
         round: u32,
         system: System,

@@ -19,8 +19,8 @@ use super::query;
 use super::results;
 use super::usage::{Usage, usage};
 
-/// Maximum time from the start of a system until it accepts requests. A system that takes longer
-/// counts as failed, as do all of its runs.
+/// Maximum time from the start of a system until it accepts requests. If a system takes longer, all
+/// of its runs in that round count as failed.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -161,8 +161,8 @@ impl System {
         }
     }
 
-    /// Returns the number of server processes of the system. `replicas` is their number if it can
-    /// be chosen, and was.
+    /// Returns the number of server processes of the system. `replicas` is the number given on the
+    /// command line, if any; it applies only to systems for which the number can be chosen.
     pub(crate) fn processes(self, replicas: Option<u8>) -> usize {
         self.fixed_processes().unwrap_or_else(|| replicas.map_or(3, usize::from))
     }
@@ -209,8 +209,8 @@ impl System {
             name: self.name(),
             version,
             about: self.setup(processes),
-            // The copies at the time of the acknowledgement: those of a majority, or those of the
-            // primary and of the one replica that WAIT or WAITAOF waits for.
+            // The servers that have a write at its acknowledgement: a majority, or the primary and
+            // the one replica that WAIT or WAITAOF waits for.
             copies: u32::try_from(match self {
                 System::RedisWait | System::ValkeyWaitaof => 2,
                 _ => processes / 2 + 1,
@@ -268,7 +268,10 @@ impl System {
     ) -> anyhow::Result<Running> {
         remove(folder)?;
         fs::create_dir_all(folder).with_context(|| {
-            format!("cannot create the data folder {}; check its permissions", folder.display())
+            format!(
+                "cannot create the data folder {}; check the permissions of its parent folder",
+                folder.display()
+            )
         })?;
         let program = self.program(programs)?;
         let folder = fs::canonicalize(folder).with_context(|| {
@@ -306,14 +309,13 @@ fn remove(folder: &Path) -> anyhow::Result<()> {
 }
 
 impl Running {
-    /// Returns the addresses that clients connect to. A client that uses only one address uses the
+    /// Returns the addresses that clients connect to. A client that needs only one address uses the
     /// first.
     pub(crate) fn clients(&self) -> &[SocketAddr] {
         &self.clients
     }
 
-    /// Returns the processor time and the disk writes of all server processes since they started,
-    /// summed up.
+    /// Returns the total processor time and disk writes of all server processes since they started.
     pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
         usage(self.children.iter().map(Child::id))
     }
@@ -401,7 +403,10 @@ impl Running {
             let name = format!("{}-{}", self.system.name(), number + 1);
             let folder = self.folder.join(&name);
             fs::create_dir_all(&folder).with_context(|| {
-                format!("cannot create the data folder {}; check its permissions", folder.display())
+                format!(
+                    "cannot create the data folder {}; check the permissions of its parent folder",
+                    folder.display()
+                )
             })?;
             let (address, port) = (client.ip().to_string(), client.port().to_string());
             let mut command = command(program, host.within);

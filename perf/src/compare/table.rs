@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::results::{Comparison, Measurement, Spread};
 use crate::report::{amount, duration};
 
-/// Formats the result of one run as a line of text; for a failed run, the reason.
+/// Formats the result of one run as a line of text, which for a failed run states the reason.
 pub(crate) fn line(run: &Measurement) -> String {
     let start = format!("round {} {:<16} {:<18}", run.round, run.system, run.case);
     match &run.failure {
@@ -22,7 +22,7 @@ pub(crate) fn line(run: &Measurement) -> String {
     }
 }
 
-/// Returns counts by name as text.
+/// Formats counts with their names as text.
 pub(crate) fn list(counts: &BTreeMap<String, u64>) -> String {
     let counts: Vec<String> =
         counts.iter().map(|(name, count)| format!("{name} {count}")).collect();

@@ -33,8 +33,8 @@ impl Sub for Usage {
     }
 }
 
-/// Returns the processor time and disk writes of the processes with the ids `processes` since they
-/// started, summed up.
+/// Returns the total processor time and disk writes, since they started, of the processes with the
+/// ids `processes`.
 pub(crate) fn usage(processes: impl IntoIterator<Item = u32>) -> anyhow::Result<Usage> {
     let mut sum = Usage::default();
     for id in processes {
@@ -61,8 +61,8 @@ pub(crate) fn usage(processes: impl IntoIterator<Item = u32>) -> anyhow::Result<
 }
 
 /// Returns a process's user and kernel time in clock ticks (fields 14 and 15) from `stat`, the
-/// content of `/proc/PID/stat`. An earlier field, the process name, may contain any characters, so
-/// fields are counted from its end.
+/// content of `/proc/PID/stat`. Fields are counted from the end of field 2, the process name, which
+/// may contain any characters.
 fn read_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! `--fail-if`: conditions on the results of a run. A run fails if one of its conditions holds.
+//! `--fail-if`: conditions on the results of a run. A run fails if its results meet one of them.
 
 use anyhow::{Context as _, ensure};
 
@@ -25,7 +25,7 @@ enum Metric {
     P999,
     P9999,
     Max,
-    /// Achieved rate, as a percentage of the rate at which an open loop was to send operations.
+    /// Achieved rate as a percentage of the intended rate of an open loop.
     AchievedShare,
     /// Achieved rate, in successful operations per second.
     Achieved,
@@ -96,8 +96,8 @@ impl Condition {
         self.metric == Metric::AchievedShare
     }
 
-    /// Checks the condition against the results of a run. If they meet it, returns its text with
-    /// the measured value; otherwise `None`.
+    /// Checks the condition against the results of a run. If the results meet it, returns its text
+    /// with the measured value; otherwise `None`.
     pub(crate) fn check(&self, record: &LoadRecord) -> Option<String> {
         let latency = record.latencies.get("all").map_or(Latency::default(), |all| *all.main());
         let figure = match self.metric {

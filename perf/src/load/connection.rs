@@ -1,5 +1,5 @@
 //! One connection of the load generator: its socket, its buffers, its operations in flight and its
-//! state. All decisions about it are made by the engine.
+//! state. The engine makes all decisions about the connection.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
@@ -33,7 +33,7 @@ pub(crate) enum State {
     Up,
 }
 
-/// One connection of the load generator to a server, with its buffers and operations in flight.
+/// A connection of the load generator to a server, with its buffers and operations in flight.
 #[allow(clippy::struct_excessive_bools, reason = "marks of the engine, each for itself")]
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -53,8 +53,8 @@ pub(crate) struct Connection {
     pub(crate) nats: Option<Box<Nats>>,
     /// Operations that are waiting for a reply, in the order in which their requests were written.
     pub(crate) in_flight: VecDeque<Operation>,
-    /// Number of operations at the end of `in_flight` whose requests were added to the output
-    /// buffer after the last attempt to write the buffer to the socket.
+    /// Number of operations at the end of `in_flight` whose requests have been in the output buffer
+    /// only since the last attempt to write the buffer to the socket.
     unsent_count: usize,
     /// Whether the connection is in the load thread's queue of connections with capacity for more
     /// requests.
@@ -87,8 +87,8 @@ pub(crate) enum Input {
 }
 
 impl Connection {
-    /// Creates a connection that is still closed. `address` is the index of its server in the load
-    /// thread's list of addresses, `pipeline` the expected number of operations in flight.
+    /// Creates a connection that is not open yet. `address` is the index of its server in the load
+    /// thread's list of addresses, and `pipeline` is the expected number of operations in flight.
     pub(crate) fn new(address: usize, pipeline: usize) -> Connection {
         Connection {
             stream: None,
@@ -119,8 +119,8 @@ impl Connection {
         until: u64,
     ) -> io::Result<()> {
         let mut stream = TcpStream::connect(socket)?;
-        // Registered once for reading and writing, because each change of the interest would cost a
-        // system call.
+        // Registered once for both reading and writing, because each change of the registration
+        // would cost a system call.
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         self.stream = Some(stream);
         self.state = State::Connecting { until };
@@ -213,8 +213,8 @@ impl Connection {
         self.out.extend_from_slice(bytes);
     }
 
-    /// Writes as much of the output buffer as the socket accepts. The send time of operations whose
-    /// requests are in the buffer becomes `now`, unless they have one already.
+    /// Writes as much of the output buffer as the socket accepts. Sets the send time of the
+    /// operations whose requests are in the buffer to `now`, unless they already have a send time.
     pub(crate) fn flush(&mut self, now: u64) -> io::Result<()> {
         let old = self.in_flight.len() - self.unsent_count.min(self.in_flight.len());
         for operation in self.in_flight.range_mut(old..) {
@@ -248,7 +248,7 @@ impl Connection {
     }
 
     /// Reads bytes from the socket into `buffer` without blocking. Returns the number of bytes
-    /// read, or that the socket has no data, or that the connection has ended.
+    /// read, that the socket has no data, or that the connection has ended.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Input {
         let Some(stream) = &mut self.stream else { return Input::Nothing };
         loop {

@@ -25,9 +25,9 @@ pub(crate) struct RequestEncoder {
 }
 
 impl RequestEncoder {
-    /// Creates an encoder for keys of `key_bytes` bytes and values of `value_bytes` bytes. `wait`
-    /// and `wait_aof` are numbers of replicas: each write is followed by a WAIT for `wait` replicas
-    /// unless it is `None`, and encoded WAITAOF requests wait for `wait_aof` replicas.
+    /// Creates an encoder for keys of `key_bytes` bytes and values of `value_bytes` bytes. If
+    /// `wait` is not `None`, each write is followed by a WAIT for that number of replicas.
+    /// `wait_aof` is the number of replicas that encoded WAITAOF requests wait for.
     pub(crate) fn new(
         key_bytes: usize,
         value_bytes: usize,

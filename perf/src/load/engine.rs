@@ -1,5 +1,5 @@
-//! One thread of the load generator: its connections, and the event loop that sends the requests
-//! that are due and reads the replies, which `replies` handles.
+//! One thread of the load generator: its connections, and the event loop that sends due requests
+//! and reads replies. The submodule `replies` handles the replies.
 //!
 //! The engine shares the machine with the servers that it measures, so it is cheap by design: per
 //! wake-up and connection it makes one read and one write, regardless of the number of requests; it
@@ -87,21 +87,21 @@ pub(crate) struct Engine {
     events: Events,
     timer: Timer,
     connections: Vec<Connection>,
-    /// Indexes of the connections that may have capacity for more requests, each at most once. Some
-    /// may have been closed since they were added.
+    /// Indexes of the connections that may have capacity for more requests, without duplicates.
+    /// Some of these connections may have been closed since they were added.
     ready: VecDeque<usize>,
     /// Operations to be sent again, for example after a redirect. They take precedence over new
     /// operations.
     retries: VecDeque<Operation>,
-    /// Indexes of the connections whose output buffers have new bytes, which are soon written to
-    /// the sockets.
+    /// Indexes of the connections whose output buffers have new bytes, to be written to the sockets
+    /// soon.
     dirty: Vec<usize>,
     requests: RequestEncoder,
     addresses: Vec<SocketAddr>,
     /// Index in `addresses` of the server that is believed to be the leader.
     leader: usize,
-    /// Index in `addresses` of the leader that was last connected to; `None` before the first
-    /// connection. When another server takes its place, this is reported as a leader change.
+    /// Index in `addresses` of the leader to which a connection was last established; `None` before
+    /// the first connection. A connection to a different leader is reported as a leader change.
     announced_leader: Option<usize>,
     pipeline: usize,
     buffer: Vec<u8>,
@@ -187,8 +187,8 @@ impl Engine {
 
     /// Applies the load until the measured window ends. The first request is due at `first`, and
     /// the window begins at `begin`, both in nanoseconds since the start of the run. Calls `each`
-    /// whenever one or more seconds of the window have ended. Returns why the run ended early;
-    /// `None` if it did not.
+    /// whenever at least one more second of the window has ended. If the run ended early, returns
+    /// the reason; otherwise `None`.
     pub(crate) fn measure(
         &mut self,
         first: u64,
@@ -253,9 +253,9 @@ impl Engine {
         }
         let due = self.generator.due().is_some_and(|due| due <= now);
         if !waiting && !due && self.retries.is_empty() && self.in_flight() == 0 {
-            // Nothing was due, so the lack of replies is no problem. In a closed loop something is
-            // always due, so while all connections are down, the time without replies counts
-            // towards `--give-up`.
+            // If no operation was due, the lack of replies is no problem. In a closed loop an
+            // operation is always due, so while all connections are down, the time without replies
+            // counts towards `--give-up`.
             if self.connections.iter().any(|connection| connection.state == State::Up) {
                 self.generator.last_success = now;
             }
@@ -275,8 +275,9 @@ impl Engine {
         )))
     }
 
-    /// Waits for a socket event, the due time of the next request or the next periodic check, and
-    /// handles socket events. Returns the current time in nanoseconds since the start of the run.
+    /// Waits for the first of: a socket event, the due time of the next request, and the next
+    /// periodic check. Handles socket events. Returns the current time in nanoseconds since the
+    /// start of the run.
     fn poll_once(&mut self) -> anyhow::Result<u64> {
         let now = self.clock.now();
         if let Some(due) = self.generator.due().filter(|_| !self.ready.is_empty()) {
@@ -394,7 +395,7 @@ impl Engine {
     }
 
     /// Records that the server `leader` is believed to be the leader. Connections to other servers
-    /// are gradually replaced with connections to the leader. Does nothing with `--no-follow`.
+    /// are then gradually replaced with connections to it. Does nothing with `--no-follow`.
     fn follow(&mut self, leader: SocketAddr) {
         if !self.plan.follow || self.addresses[self.leader] == leader {
             return;
@@ -434,8 +435,8 @@ impl Engine {
         let was_up = connection.state == State::Up;
         let (generator, retries) = (&mut self.generator, &mut self.retries);
         connection.close(now + pause, |operation| {
-            // A WAITAOF cannot move to another connection, because it waits only for writes of its
-            // own.
+            // A WAITAOF cannot move to another connection, because it waits only for earlier writes
+            // on its own connection.
             if operation.request_sent == 0 && operation.request != Request::WaitAof {
                 retries.push_back(operation);
             } else if let Next::Retry(operation) = generator.on_lost(&operation, reason, now) {
@@ -452,8 +453,8 @@ impl Engine {
         }
     }
 
-    /// Records an event to be marked in charts, described by `what`. Ignores it if the same event
-    /// was recorded within the last second.
+    /// Records an event to be marked in charts: `what` happened at the time `at`. Ignores it if the
+    /// same event was recorded within the last second.
     fn note(&mut self, at: u64, what: String) {
         const REPEAT_AFTER: u64 = 1_000_000_000;
         let last = self.notices.iter().rev().find(|notices| notices.what == what);
@@ -500,7 +501,7 @@ impl Engine {
             self.connections[number].push(operation, &self.requests, &self.generator.values);
             self.mark_dirty(number);
             if self.plan.rate.is_some() {
-                // Round robin, as if each connection were a user of its own.
+                // Round robin, as if each connection belonged to a different user.
                 self.ready.rotate_left(1);
             }
         }

@@ -1,5 +1,5 @@
 //! The messages of etcd's v3 API that the load generator needs, with a minimal encoder and decoder
-//! of protocol buffers.
+//! for Protocol Buffers.
 
 use super::generator::{Operation, Request};
 use super::http2::Http2;
@@ -36,7 +36,7 @@ pub(crate) fn call(
         }),
         Request::Scan => http2.call(out, RANGE, |out| {
             key(out);
-            // Range end "\0": all keys from here on, up to the limit.
+            // Range end "\0": all keys from the start key on, up to the limit.
             field_head(out, 2, 1);
             out.push(0);
             varint(out, 3 << 3 | NUMBER);

@@ -26,7 +26,7 @@ pub(crate) struct Operation {
     pub(crate) request: Request,
     pub(crate) key: u64,
     /// For a put, the unique number that identifies the value to write. For a scan, the number of
-    /// keys to read.
+    /// keys to read. Otherwise unused.
     pub(crate) mark: u64,
     /// Time at which the operation should be sent according to the schedule of an open loop. In a
     /// closed loop, the time at which the operation was generated. In nanoseconds since the start
@@ -42,7 +42,7 @@ pub(crate) struct Operation {
     redirects: u8,
 }
 
-/// Kind of a request that the load generator sends to a server.
+/// Kind of request that the load generator sends to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Get,
@@ -70,10 +70,10 @@ pub(crate) enum Next {
 /// Where a load thread gets its operations from in the current phase of the run.
 #[derive(Debug)]
 enum Source {
-    /// No operations are due: the preload or the load has not started yet, or the load has ended.
+    /// No operation is due: the preload or the load has not started yet, or the load has ended.
     Nothing,
-    /// Preload: before the load, each key of this thread's share is written once. `next` is the
-    /// number of the next key.
+    /// Preload: before the load, the thread writes each key of its share once. `next` is the number
+    /// of the next key.
     Preload { next: u64 },
     /// Closed loop: an operation is due whenever a connection has capacity for it, until the time
     /// `end`, in nanoseconds since the start of the run.
@@ -82,8 +82,7 @@ enum Source {
     Open(Schedule),
 }
 
-/// Maximum number of times that an operation is sent to another server after a redirect. If it is
-/// redirected once more, it fails.
+/// Maximum number of redirects of an operation. At the next redirect, the operation fails.
 const REDIRECTS_MAX: u8 = 16;
 /// Maximum number of keys that a scan reads. The number is drawn uniformly from 1 to this maximum,
 /// as in YCSB.
@@ -109,11 +108,12 @@ pub(crate) struct Generator {
     /// Statistics of the current second of the measured window.
     pub(crate) stats: Stats,
     /// End of the current second of the measured window, in nanoseconds since the start of the run.
-    /// Before the window it is the window's start, and `u64::MAX` until the load starts.
+    /// Before the window begins, this is the start of the window; before the load starts,
+    /// `u64::MAX`.
     second_end: u64,
     number: Option<u64>,
-    /// Completed seconds of the measured window whose statistics the main thread has not received
-    /// yet: the number of each second, from 0, and its statistics.
+    /// Completed seconds of the measured window that have not been sent to the main thread yet: the
+    /// number of each second, from 0, and its statistics.
     pub(crate) over: Vec<(u64, Stats)>,
     /// Time at which the last successful reply arrived, in nanoseconds since the start of the run.
     pub(crate) last_success: u64,
@@ -124,8 +124,8 @@ pub(crate) struct Generator {
 
 impl Generator {
     /// Creates the operation generator of load thread number `thread`. `run` is a number that
-    /// identifies the run; it is part of every written value, so that values of different runs
-    /// differ.
+    /// identifies the run. It is part of every written value, so that different runs write
+    /// different values.
     pub(crate) fn new(
         plan: &Arc<Plan>,
         thread: usize,
@@ -133,7 +133,7 @@ impl Generator {
         inserts: &Arc<Inserts>,
     ) -> Generator {
         let mut rng = Rng::new(plan.seed);
-        // All threads encode values in the same way, because each may read what another has
+        // All threads encode values in the same way, because each may read values that another has
         // written.
         let values = Values::new(plan.value_bytes, &mut rng.split());
         let mut rng = (0..=thread).map(|_| rng.split()).last().expect("one at least");
@@ -272,8 +272,9 @@ impl Generator {
             (_, Reply::Error(text)) => self.on_error(operation, text, now),
             (Request::Get, Reply::Value(value)) => self.on_value(operation, value, now),
             (Request::Put, Reply::Done) if self.plan.wait_aof.is_some() => {
-                // The WAITAOF is not sent together with the put, because replicas acknowledge at
-                // once only what they have already synced, and anything later within a second.
+                // The WAITAOF is not sent together with the put: it makes replicas acknowledge at
+                // once what they have already synced, and if that does not include the put, their
+                // next acknowledgement follows up to a second later.
                 Next::Continue(Operation {
                     request: Request::WaitAof,
                     request_sent: 0,
@@ -324,7 +325,8 @@ impl Generator {
 
     fn on_error(&mut self, mut operation: Operation, text: &[u8], now: u64) -> Next {
         let code = error_code(text);
-        // With these errors, the server has not applied the command, and ordinary clients retry it.
+        // These errors mean that the server has not applied the command, and ordinary clients retry
+        // it.
         let rejected =
             matches!(code, "MOVED" | "CLUSTERDOWN" | "TRYAGAIN" | "LOADING" | "READONLY");
         let preload = matches!(self.source, Source::Preload { .. });
@@ -387,8 +389,8 @@ impl Generator {
         Next::Done
     }
 
-    /// Returns whether the operation counts in the results: in an open loop, if the operation's
-    /// scheduled time is in the measured window; in a closed loop, if its reply arrived after the
+    /// Returns whether the operation counts in the results. In an open loop it does if its
+    /// scheduled time is in the measured window, in a closed loop if its reply arrived after the
     /// start of the window.
     fn is_measured(&self, operation: &Operation, now: u64) -> bool {
         match self.plan.rate {

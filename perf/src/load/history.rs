@@ -34,8 +34,8 @@ pub(crate) struct Record {
 /// Outcome of an operation in a recorded history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The client received no definite reply, so the operation may have been applied or may still
-    /// be.
+    /// The client received no definite reply, so the operation may have been applied, or may be
+    /// applied later.
     Unknown,
     /// The operation was rejected: it was not applied, and never will be.
     Rejected,
@@ -110,8 +110,8 @@ fn parse(line: &str) -> Option<Record> {
 /// Converts recorded operations to the input of the linearizability checker: calls and replies,
 /// sorted by time.
 fn history(records: &[Record]) -> History {
-    // Calls sort before replies of the same nanosecond: such operations then overlap, so that the
-    // check has no false positives.
+    // If a call and a reply have the same time, the call sorts first. The two operations then
+    // overlap, so that the check has no false positives.
     let mut moments: Vec<(u64, bool, usize)> = Vec::with_capacity(records.len() * 2);
     for (place, record) in records.iter().enumerate() {
         moments.push((record.called, false, place));

@@ -80,8 +80,8 @@ pub(crate) fn read(block: &[u8], headers: &mut Headers) -> Result<(), Broken> {
     Ok(())
 }
 
-/// Takes an HPACK integer from the start of `rest` and returns its value. The integer begins in the
-/// lowest `bits` bits of the first byte.
+/// Takes an HPACK integer from the start of `rest` and returns its value. The integer starts in the
+/// `bits` low-order bits of the first byte.
 fn integer(rest: &mut &[u8], bits: u32) -> Result<usize, Broken> {
     let mut take = || {
         let (&byte, after) = rest.split_first().ok_or(Broken)?;
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn hpack_decodes_http_status_and_grpc_headers() {
         let mut headers = Headers::default();
-        // Table size update, :status 200, content-type and grpc-status as literals.
+        // A table size update, then :status 200, content-type and grpc-status as literals.
         let mut block = bytes("20 88 0f10 04");
         block.extend_from_slice(b"text");
         block.extend_from_slice(b"\x00\x0bgrpc-status\x0214\x40\x0cgrpc-message\x04gone");

@@ -18,8 +18,8 @@ const FRAME_HEAD: usize = 9;
 const FRAME_MAX: usize = 1 << 14;
 const INITIAL_WINDOW: i64 = 65_535;
 const WINDOW_MAX: u32 = (1 << 31) - 1;
-/// Number of bytes received after which the load generator enlarges the connection's receive window
-/// again, with a `WINDOW_UPDATE` frame.
+/// Number of received bytes after which the load generator sends a `WINDOW_UPDATE` frame to enlarge
+/// the connection's receive window again.
 const REFILL_AFTER: u32 = 1 << 24;
 
 const DATA: u8 = 0;
@@ -48,7 +48,7 @@ pub(crate) struct Http2 {
     next_stream: u32,
     /// The gRPC calls in flight, in the order in which they were made.
     calls: VecDeque<Call>,
-    /// Send window of the connection: number of bytes that may still be sent on all streams
+    /// Send window of the connection: the number of bytes that may still be sent on all streams
     /// combined. `stream_window` is the initial send window of each new stream.
     window: i64,
     stream_window: i64,
@@ -226,7 +226,7 @@ impl Http2 {
         Ok(Some((FRAME_HEAD + length, ended)))
     }
 
-    /// Returns the buffer of a response message to the pool, so that a later call reuses it.
+    /// Returns `buffer`, which held a response message, to the pool of buffers for later calls.
     pub(crate) fn recycle(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         self.spare.push(buffer);
@@ -250,8 +250,8 @@ impl Http2 {
         Ok((flags & END_STREAM != 0).then(|| self.finish(place)))
     }
 
-    /// Decodes the header block that is being received, if the frame with the flags `flags` is its
-    /// last one. Returns the call that the block completes, if any.
+    /// Decodes the header block that is being received if the current frame, which has the flags
+    /// `flags`, is the last one of the block. Returns the call that the block completes, if any.
     fn on_block(&mut self, flags: u8) -> Result<Option<Ended>, Broken> {
         if flags & END_HEADERS == 0 {
             return Ok(None);
@@ -274,7 +274,8 @@ impl Http2 {
     }
 
     /// Returns the index, among the calls in flight, of the call on the stream with the id
-    /// `stream`; `None` if there is none. Calls mostly complete in order, so the search is short.
+    /// `stream`; `None` if there is no such call. Calls mostly complete in order, so the search is
+    /// short.
     fn place(&self, stream: u32) -> Option<usize> {
         self.calls.iter().position(|call| call.stream == stream)
     }
@@ -285,7 +286,7 @@ impl Http2 {
         let call = &mut self.calls[place];
         let result = match (call.headers.http_status, call.headers.grpc_status) {
             (Some(200), Some(0)) => {
-                // One message: the compression flag, its length, its bytes.
+                // The body is one message: the compression flag, the length and the bytes.
                 let length = call.body.get(1..5).and_then(|length| number(length).ok());
                 if call.body.first() == Some(&0)
                     && length.is_some_and(|length| length as usize + 5 == call.body.len())

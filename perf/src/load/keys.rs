@@ -10,13 +10,13 @@ use bowline::sim::rng::Rng;
 pub(crate) enum Distribution {
     /// All keys are equally likely.
     Uniform,
-    /// A few keys are popular (zipfian distribution). The popular keys are scattered over the key
-    /// space.
+    /// A few keys are popular (zipfian distribution). The popular keys are scattered over the range
+    /// of keys.
     Zipfian,
     /// The most recently inserted keys are the most popular (zipfian distribution).
     Latest,
-    /// Each thread uses the keys of its share in ascending order, starting again after the last
-    /// one.
+    /// Each thread uses the keys of its share in ascending order, and starts again after the last
+    /// key.
     Sequential,
 }
 
@@ -32,7 +32,7 @@ impl Distribution {
     }
 }
 
-/// Two key counters for inserts, shared by all threads: keys reserved for an insert, and keys whose
+/// Counters of inserted keys that all threads share: keys reserved for an insert, and keys whose
 /// insert the server has acknowledged. Both counts include the keys that exist at the start of the
 /// run.
 #[derive(Debug)]
@@ -57,8 +57,8 @@ impl Inserts {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the number of keys that the server has acknowledged. Since inserts complete out of
-    /// order, a few keys with lower numbers may not exist yet.
+    /// Returns the number of existing keys, including acknowledged inserts. Since inserts complete
+    /// out of order, a few keys with lower numbers may not exist yet.
     fn known(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
@@ -71,8 +71,8 @@ pub(crate) struct Keys {
     count: u64,
     zipf: Zipf,
     /// Factor by which ranks of the zipfian distribution are multiplied, modulo `count`, so that
-    /// popular keys are scattered over the key space. It is coprime to `count`, so that each rank
-    /// gets its own key.
+    /// popular keys are scattered over the range of keys. It is coprime to `count`, so that each
+    /// rank maps to a different key.
     stride: u64,
     next: u64,
     step: u64,
@@ -119,9 +119,9 @@ impl Keys {
     }
 }
 
-/// Returns a factor that scatters the ranks of a distribution over `keys` keys when ranks are
-/// multiplied by it, modulo `keys`. It is about 0.618 times `keys`, so that neighbouring ranks are
-/// far apart, and coprime to `keys`, so that each rank gets its own key.
+/// Returns a factor that scatters the ranks of a distribution over `keys` keys when a rank is
+/// multiplied by it, modulo `keys`. The factor is about 0.618 times `keys`, so that neighbouring
+/// ranks are far apart, and coprime to `keys`, so that each rank maps to a different key.
 fn stride(keys: u64) -> u64 {
     let golden = (u128::from(keys) * 0x9E37_79B9_7F4A_7C15) >> 64;
     let first = u64::try_from(golden).expect("below `keys`").max(1);
@@ -142,12 +142,12 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
 pub(crate) struct Zipf {
     ranks: u64,
     theta: f64,
-    /// Lower bound of the random numbers that the sampler draws uniformly and converts to ranks
-    /// through the inverse of the density's integral; `high` is the upper bound.
+    /// Lower bound of the sampler's random numbers, which are uniformly distributed. The inverse of
+    /// the density's integral converts them to ranks. `high` is the upper bound.
     low: f64,
     high: f64,
-    /// Shortcut of the sampler: a sample that lies at most this far below the rank to which it is
-    /// rounded is accepted without evaluating the density.
+    /// Shortcut of the sampler: a sample that is rounded down, or rounded up by at most this
+    /// amount, is accepted without evaluating the density.
     accept_within: f64,
 }
 
@@ -170,7 +170,7 @@ impl Zipf {
         }
     }
 
-    /// Draws a rank from the distribution: at least 0 and less than the number of ranks.
+    /// Draws a random rank from the distribution: at least 0 and less than the number of ranks.
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -216,8 +216,8 @@ const PREFIX: &[u8] = b"key:";
 /// Maximum number of decimal digits in a key's number, a `u64`.
 const DIGITS_MAX: usize = 20;
 
-/// Appends the key with the number `key` to `out`: `key:` and the number, with leading zeros up to
-/// a length of `length` bytes.
+/// Appends the key with the number `key` to `out`: `key:` and the number, with as many leading
+/// zeros as a key of `length` bytes needs.
 pub(crate) fn write_key(out: &mut Vec<u8>, key: u64, length: usize) {
     let digits = length - PREFIX.len();
     out.extend_from_slice(PREFIX);
@@ -233,8 +233,9 @@ pub(crate) fn write_key(out: &mut Vec<u8>, key: u64, length: usize) {
     }
 }
 
-/// Returns the number of different keys of `length` bytes, at most 10^15. A run may start with half
-/// as many keys; the other half is reserved for inserts.
+/// Returns the number of different keys of `length` bytes that the load generator can use, at most
+/// 10^15. At most half of them may exist at the start of a run; the other half is reserved for
+/// inserts.
 pub(crate) fn keys_max(length: usize) -> u64 {
     let digits = u32::try_from(length.saturating_sub(PREFIX.len())).unwrap_or(u32::MAX);
     10_u64.saturating_pow(digits.min(15))
@@ -278,8 +279,9 @@ impl Values {
         out.extend_from_slice(self.rest(mark));
     }
 
-    /// Returns the unique number at the start of `value`, which was read from a server. `None`
-    /// means corruption: some byte differs from the value that this program writes for this number.
+    /// Returns the unique number at the start of `value`, which was read from a server. Returns
+    /// `None` if the value is corrupt: a byte differs from the value that this program writes for
+    /// this number.
     pub(crate) fn mark(&self, value: &[u8]) -> Option<u64> {
         let (mark, rest) = value.split_at_checked(MARK_BYTES)?;
         let mark = u64::from_str_radix(std::str::from_utf8(mark).ok()?, 16).ok()?;
@@ -288,7 +290,8 @@ impl Values {
 
     fn rest(&self, mark: u64) -> &[u8] {
         let length = if self.length >= MARK_BYTES { self.length - MARK_BYTES } else { self.length };
-        // Offsets are 97 apart, so that consecutive values differ from their first letters on.
+        // Consecutive values start at offsets that are 97 apart, so they differ from their first
+        // letters on.
         let at = usize::try_from(mark % 0xFFFF_FFFF).expect("32 bits") * 97 % POOL_BYTES;
         &self.pool[at..at + length]
     }
@@ -298,8 +301,8 @@ impl Values {
 mod tests {
     use super::*;
 
-    /// Frequencies follow the formula: each of the first hundred ranks is within five standard
-    /// deviations of its probability, and so are all other ranks combined.
+    /// Tests that frequencies follow the formula: each of the first hundred ranks is within five
+    /// standard deviations of its probability, and so are all other ranks combined.
     #[test]
     fn zipf_draw_frequencies_match_theoretical_probabilities() {
         for (theta, ranks) in [(0.99, 1_000_u64), (0.5, 200), (1.0, 300), (1.5, 10_000), (0.99, 1)]

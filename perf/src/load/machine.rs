@@ -32,9 +32,9 @@ pub(crate) fn cpu_s() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Returns the steal time since this virtual machine started: processor time in seconds, summed
-/// over all cores, that the hypervisor withheld from the machine; `None` if the kernel does not
-/// report it.
+/// Returns the steal time since this virtual machine started: the processor time, in seconds and
+/// summed over all cores, that the hypervisor withheld from the machine. Returns `None` if the
+/// kernel does not report it.
 pub(crate) fn stolen_s() -> Option<f64> {
     let text = fs::read_to_string("/proc/stat").ok()?;
     parse_stolen(&text)

@@ -63,7 +63,7 @@ const INTERVALS: &str = "hlog";
 
 /// Exit code of a complete run that meets a `--fail-if` condition.
 const EXIT_FAILED: u8 = 1;
-/// Exit code of a run that ended early, or of which some results could not be written.
+/// Exit code of a run that ended early, or whose results could not all be written.
 const EXIT_ERROR: u8 = 2;
 
 /// Runs `perf load`: applies the load that the arguments describe, and writes the results. Returns
@@ -96,7 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     record.failed =
         plan.conditions.iter().filter_map(|condition| condition.check(&record)).collect();
 
-    // Each output is written on its own: if one cannot be written, the others are kept.
+    // Each output is written separately: if one cannot be written, the others are kept.
     let mut output_errors = Vec::new();
     let mut attempt = |result: anyhow::Result<()>| {
         if let Err(error) = result {
@@ -131,8 +131,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Creates the output files for the option `--out`. Returns the name of the run and the open files,
-/// or `None` for both without `--out`.
+/// Creates the output files for the option `--out`. Returns the name of the run and the open files;
+/// both are `None` without `--out`.
 fn begin_files(arguments: &Arguments) -> anyhow::Result<(Option<String>, Option<Files>)> {
     let Some(path) = &arguments.out else { return Ok((None, None)) };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());

@@ -1,4 +1,4 @@
-//! The client side of NATS's text protocol, as far as its key-value store needs it. As in NATS's
+//! The client side of the part of NATS's text protocol that its key-value store needs. As in NATS's
 //! own clients, a put publishes a message that a stream acknowledges, and a get requests the last
 //! message of a subject. Replies may arrive in any order; the last token of a reply's subject
 //! identifies the request.
@@ -26,16 +26,16 @@ const LINE_MAX: usize = 1 << 16;
 /// Client state of one connection to a NATS server.
 #[derive(Debug)]
 pub(crate) struct Nats {
-    /// Prefix of the NATS subjects on which this connection receives replies; no other connection
-    /// of the load generator has the same.
+    /// Prefix of the NATS subjects on which this connection receives replies. It differs from the
+    /// prefixes of the load generator's other connections.
     inbox: String,
     next_id: u64,
     /// Ids of the requests in flight, in ascending order.
     ids: VecDeque<u64>,
 }
 
-/// Result of reading a line of the NATS protocol: the request that it completes, as its index among
-/// the requests in flight, and the reply; `None` if it completes no request.
+/// Result of reading a line of the NATS protocol: the index, among the requests in flight, of the
+/// request that the line completes, and the reply. `None` if the line completes no request.
 pub(crate) type Message<'a> = Option<(usize, Reply<'a>)>;
 
 impl Nats {
@@ -72,8 +72,8 @@ impl Nats {
     }
 
     /// Parses the NATS protocol line at the start of `input`, with its message if it has one.
-    /// Returns the length of both in bytes, and the request that they complete, if any; `None` if
-    /// `input` is incomplete. Appends the answer to a PING to `out`.
+    /// Returns the length of both in bytes, and the request that they complete, if any. Returns
+    /// `None` if `input` is incomplete. Appends the answer to a PING to `out`.
     ///
     /// # Errors
     /// If `input` does not begin with a valid line, or the line reports an error or replies to an

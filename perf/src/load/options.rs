@@ -142,8 +142,8 @@ pub(crate) struct Plan {
     pub(crate) protocol: Protocol,
     /// Addresses of the servers as given on the command line, each as `host:port`.
     pub(crate) addresses: Vec<String>,
-    /// Resolved socket addresses of the servers, in the order of `addresses`, except that etcd's
-    /// leader is moved to the front.
+    /// Resolved socket addresses of the servers, in the order of `addresses`, except that the
+    /// leader of etcd is moved to the front.
     pub(crate) sockets: Vec<SocketAddr>,
     pub(crate) kind: Loop,
     /// Scheduled operations per second of all connections combined; `None` in a closed loop.

@@ -17,9 +17,9 @@ use super::workload::Kind;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Asks the servers what they are before a run. Returns the name and version of the first server
-/// that replies, and its settings that affect results. For etcd, asks all servers, and moves the
-/// leader to the front of `plan.sockets`.
+/// Queries the servers before a run. Returns the name and version of the first server that replies,
+/// and its settings that affect results. For etcd, asks all servers, and moves the leader to the
+/// front of `plan.sockets`.
 ///
 /// # Errors
 /// If no server replies, or the server lacks a command that the workload needs.
@@ -159,8 +159,8 @@ fn nats(socket: SocketAddr) -> io::Result<String> {
     Ok(info["version"].as_str().ok_or_else(damaged)?.to_owned())
 }
 
-/// A blocking connection to a server that sends one request at a time, used to ask for the server's
-/// version and settings.
+/// A blocking connection to a server that sends one request at a time. It is used to query the
+/// server's version and settings.
 struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,

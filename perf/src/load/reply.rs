@@ -16,9 +16,9 @@ pub(crate) enum Reply<'a> {
     Error(&'a [u8]),
 }
 
-/// Returns the error code: the first word of an error message. Returns `ERROR` if this word does
-/// not look like an error code, so that a misbehaving server cannot fill the results with arbitrary
-/// codes.
+/// Returns the error code, which is the first word of an error message. Returns `ERROR` if that
+/// word does not look like an error code, so that a misbehaving server cannot fill the results with
+/// arbitrary codes.
 pub(crate) fn error_code(text: &[u8]) -> &str {
     const LENGTH_MAX: usize = 24;
     let word = text.split(|&byte| byte == b' ').next().unwrap_or_default();

@@ -3,7 +3,7 @@
 
 use super::reply::Reply;
 
-/// Error: the received bytes violate the protocol of the connection.
+/// Error: the received bytes violate the connection's protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Broken;
 
@@ -73,8 +73,8 @@ pub(crate) fn is_synced(list: &[u8], replicas: u32) -> bool {
     matches!(numbers.as_deref(), Some([1, synced]) if *synced >= replicas)
 }
 
-/// Returns the length in bytes of the Redis reply at the start of `input`, of any type; `None` if
-/// the reply is incomplete. `depth` is the number of arrays in which the reply is nested.
+/// Returns the length in bytes of the Redis reply at the start of `input`, whatever its type;
+/// `None` if the reply is incomplete. `depth` is the number of arrays in which the reply is nested.
 fn skip(input: &[u8], depth: usize) -> Result<Option<usize>, Broken> {
     if depth > DEPTH_MAX {
         return Err(Broken);

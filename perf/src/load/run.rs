@@ -33,7 +33,7 @@ enum Event {
     Second(u64, Box<Stats>),
     /// The thread has completed its part of the load, with these results.
     Done(Box<Ended>),
-    /// The thread failed with this error.
+    /// The thread has failed with this error.
     Failed(anyhow::Error),
 }
 
@@ -136,8 +136,8 @@ struct Collector<'a, 'b> {
     plan: &'a Plan,
     progress: &'a mut ProgressLine,
     each_second: &'a mut EachSecond<'b>,
-    /// Seconds of the measured window that not all threads have completed yet. Maps the number of a
-    /// second to the number of threads that have completed it and the sum of their statistics.
+    /// Seconds of the measured window that some threads have not completed yet. Maps the number of
+    /// a second to the number of threads that have completed it and the sum of their statistics.
     open: BTreeMap<u64, (usize, Stats)>,
     seconds: Vec<Second>,
     total: Stats,
@@ -208,7 +208,7 @@ impl<'a, 'b> Collector<'a, 'b> {
                 Ok(Event::Second(number, stats)) => self.on_second(number, &stats),
                 Ok(Event::Done(ended)) => {
                     done += 1;
-                    // A thread that ends early stops the others.
+                    // A thread that ends early stops the other threads.
                     if ended.early.is_some() {
                         stop.store(true, Ordering::Relaxed);
                         self.early = self.early.take().or(ended.early);
@@ -248,7 +248,7 @@ impl<'a, 'b> Collector<'a, 'b> {
         let open = self.plan.kind == Loop::Open;
         self.total.add(stats);
         self.total.backlog = stats.backlog;
-        // After the planned end only late replies arrive: skip seconds without any.
+        // After the planned end only late replies arrive: skip seconds without replies.
         let planned = self.plan.length.as_secs_f64().ceil();
         if number as f64 >= planned && stats.is_empty() {
             return;

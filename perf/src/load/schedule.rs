@@ -18,8 +18,8 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// Creates the schedule of load thread number `thread` of `threads`. The run sends `rate`
-    /// requests per second over all threads, from the time `first` on and for `length`, both in
+    /// Creates the schedule of load thread number `thread` of `threads`. All threads together send
+    /// `rate` requests per second. The schedule starts at `first` and lasts `length`, both in
     /// nanoseconds.
     pub(crate) fn new(
         first: u64,
@@ -34,7 +34,7 @@ impl Schedule {
     }
 
     /// Returns the time at which the thread's next request is due, in nanoseconds since the start
-    /// of the run, which may be in the past. `None` after the last request.
+    /// of the run; this time may have passed already. Returns `None` after the last request.
     pub(crate) fn due(&self) -> Option<u64> {
         (self.next < self.count).then(|| self.due_at(self.next))
     }
@@ -61,7 +61,7 @@ impl Schedule {
     }
 
     fn due_at(&self, place: u64) -> u64 {
-        // Computed from the start each time, because adding periods would accumulate rounding
+        // Computed from the start each time, because adding up periods would accumulate rounding
         // errors.
         self.first + to_u64(place as f64 * self.period)
     }

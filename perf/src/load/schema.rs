@@ -1,6 +1,7 @@
-//! The JSON of a load run, which `--out` and `--json` write and `perf report` and `perf compare`
-//! read; described in `perf/formats.md`. Removing a field or changing its meaning increments
-//! [`SCHEMA_VERSION`]. Adding a field that readers may ignore (with `#[serde(default)]`) does not.
+//! The JSON results of a load run. `--out` and `--json` write them, `perf report` and `perf
+//! compare` read them, and `perf/formats.md` describes them. Removing a field or changing its
+//! meaning increments [`SCHEMA_VERSION`]. Adding a field that readers may ignore (with
+//! `#[serde(default)]`) does not.
 //!
 //! Durations are in seconds, and rates are per second. Times are in seconds since the start of the
 //! measured window, unless stated otherwise.
@@ -38,8 +39,9 @@ pub(crate) struct LoadRecord {
     pub(crate) config: Config,
     /// Start of the measured window, in seconds since 1970.
     pub(crate) began_unix_s: f64,
-    /// Actual length of the measured window in seconds: up to the planned end or the last
-    /// successful reply, whichever is later; if the run ended early, up to that moment.
+    /// Actual length of the measured window in seconds. The window ends at the planned end or at
+    /// the last successful reply, whichever is later; if the run ended early, it ends at that
+    /// moment.
     pub(crate) window_s: f64,
     /// Reason why the run ended early; `None` if it ran to completion.
     pub(crate) partial: Option<String>,
@@ -47,20 +49,20 @@ pub(crate) struct LoadRecord {
     pub(crate) intended_rate: Option<f64>,
     /// Achieved rate: successful operations per second in the measured window.
     pub(crate) achieved_rate: f64,
-    /// Number of operations of the measured window by outcome.
+    /// Numbers of operations in the measured window, by outcome.
     pub(crate) counts: Counts,
     /// Number of failed operations by error. An error from the server is named by the first word of
-    /// its message, in capitals; after `UNCERTAIN` the command may have been applied. An error that
-    /// the client detected is in lower case: `timeout`, `connection` (lost while the request was in
-    /// flight) or `corrupt` (a reply of the wrong type, or a value that this program did not
+    /// its message, in capitals; `UNCERTAIN` means that the command may have been applied. An error
+    /// that the client detected is in lower case: `timeout`, `connection` (lost while the request
+    /// was in flight) or `corrupt` (a reply of the wrong type, or a value that this program did not
     /// write). A `MOVED` redirect is followed and is not an error.
     pub(crate) errors: BTreeMap<String, u64>,
     /// Latencies for each kind of operation (`read`, `update`, `insert`, `scan`,
     /// `read_modify_write`) and for all kinds combined (`all`). A read-modify-write counts as one
     /// operation.
     pub(crate) latencies: BTreeMap<String, Latencies>,
-    /// Delay between the time at which an operation should have been sent and the time at which it
-    /// was sent, which grows when the machine or all connections are busy. `None` in a closed loop.
+    /// Delay between the scheduled time of an operation and the time at which it was sent. The
+    /// delay grows when the machine or all connections are busy. `None` in a closed loop.
     pub(crate) lag: Option<Latency>,
     /// Results of each second of the measured window. The last second may be cut short by the end
     /// of the window. A second after the planned end is included only if late replies arrived in
@@ -106,7 +108,8 @@ pub(crate) struct Target {
     pub(crate) facts: BTreeMap<String, String>,
 }
 
-/// When requests are sent: at scheduled times, or each after the reply to an earlier request.
+/// When requests are sent: at scheduled times, or as soon as the reply to an earlier request
+/// arrives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Loop {
@@ -128,8 +131,7 @@ pub(crate) struct Config {
     /// Name of the workload: `ycsb-a` to `ycsb-f`, `set`, `get`, or `mix` for shares given on the
     /// command line.
     pub(crate) workload: String,
-    /// Fraction of the operations for each kind of operation, by the name of the kind; the
-    /// fractions add up to 1.
+    /// Fraction of operations of each kind, by the name of the kind; the fractions add up to 1.
     pub(crate) mix: BTreeMap<String, f64>,
     /// Name of the key distribution: `uniform`, `zipfian` (with the popular keys scattered over the
     /// key space), `latest` or `sequential`.
@@ -160,7 +162,7 @@ pub(crate) struct Config {
     pub(crate) preload: bool,
 }
 
-/// Number of operations of the measured window by outcome.
+/// Numbers of operations in the measured window, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
     /// Number of successful operations, including reads of keys that do not exist.
@@ -229,8 +231,8 @@ pub(crate) struct Latency {
 /// One point of a percentile curve: a quantile and the latency at this quantile.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Point {
-    /// Quantile from 0 to 1. The quantiles of a curve's points increase, and only the last one is
-    /// 1.
+    /// Quantile from 0 to 1. It increases from point to point of a curve, and only the last point
+    /// has the quantile 1.
     pub(crate) quantile: f64,
     /// Latency at the quantile, in seconds.
     pub(crate) seconds: f64,

@@ -57,7 +57,7 @@ impl Stats {
         }
     }
 
-    /// Returns whether these statistics count no operation and no operation is overdue.
+    /// Returns whether these statistics are empty: no operation was counted and none was overdue.
     pub(crate) fn is_empty(&self) -> bool {
         self.counts == Counts::default() && self.backlog == 0
     }

@@ -1,5 +1,5 @@
-//! A timer with a finer resolution than the timeout of `Poll`, which is in whole milliseconds, so
-//! that an open loop would send requests up to a millisecond late.
+//! A timer with a finer resolution than the timeout of `Poll`, whose resolution of a millisecond
+//! would delay the requests of an open loop by up to a millisecond.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};

@@ -14,7 +14,7 @@ pub(crate) enum Kind {
     Update,
     /// Writes a new key.
     Insert,
-    /// Reads up to 100 keys in a row, from a random key on.
+    /// Reads up to 100 consecutive keys, starting at a random key.
     Scan,
     /// Reads a key and then writes it.
     ReadModifyWrite,
@@ -47,8 +47,7 @@ impl Kind {
 pub(crate) struct Mix {
     /// Name of the workload as used in results.
     pub(crate) name: String,
-    /// Fraction of the operations for each kind of operation, in the order of [`KINDS`]; the
-    /// fractions add up to 1.
+    /// Fraction of operations of each kind, in the order of [`KINDS`]; the fractions add up to 1.
     pub(crate) shares: [f64; 5],
     /// Distribution from which keys are drawn if the command line names no other.
     pub(crate) distribution: Distribution,
@@ -123,7 +122,7 @@ impl Mix {
                 return kind;
             }
         }
-        // Reached only through rounding errors: take the last kind of the workload.
+        // Reached only through rounding errors: use the last kind of the workload.
         *KINDS.iter().rfind(|kind| self.has(**kind)).expect("shares add up to 1")
     }
 }

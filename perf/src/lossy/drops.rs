@@ -1,10 +1,10 @@
-//! The nftables rules with which a host drops packets from other hosts on arrival: each packet at
+//! The nftables rules with which a host drops arriving packets from other hosts: each packet at
 //! random, or in bursts.
 //!
 //! For bursts, each path has a pattern: a random sequence of lost and delivered packets, with
 //! exactly the given loss and mean length of the bursts. The kernel counts the packets of the path
-//! and starts over at the end of the pattern. Both lengths, of bursts and of the gaps between them,
-//! are distributed as in Gilbert's model of two states.
+//! and repeats the pattern. The lengths of the bursts and of the gaps between them are distributed
+//! as in Gilbert's two-state model.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +12,7 @@ use bowline::sim::rng::Rng;
 
 use crate::report::to_count;
 
-/// Number of steps into which the probability of a random loss is divided.
+/// Resolution of the probability of a random loss: the number of steps from 0 to 1.
 const LOSS_RESOLUTION: u32 = 100_000;
 /// Number of packets after which the pattern of a path repeats.
 const PATTERN_PACKETS: usize = 10_000;
@@ -26,15 +26,15 @@ pub(super) fn reset(rule: &str) -> String {
     )
 }
 
-/// Returns the rule that drops each packet that is not from `client` with the probability `loss`.
+/// Returns a rule that drops packets with the probability `loss`, except packets from `client`.
 pub(super) fn random(client: Ipv4Addr, loss: f64) -> String {
     let steps = to_count(loss * f64::from(LOSS_RESOLUTION));
     format!("ip saddr != {client} numgen random mod {LOSS_RESOLUTION} < {steps} counter drop")
 }
 
-/// Returns an nftables script that adds a rule to the chain: drop the packets from `source` in
-/// bursts of `mean` packets on average, so that the fraction `loss` of them is lost. [`can_burst`]
-/// must be true.
+/// Returns an nftables script that adds a rule to the chain. The rule drops packets from `source`
+/// in bursts of `mean` packets on average, so that the fraction `loss` of them is lost.
+/// [`can_burst`] must return true for `loss` and `mean`.
 pub(super) fn bursts(source: Ipv4Addr, loss: f64, mean: u32, rng: &mut Rng) -> String {
     let pattern = pattern(loss, mean, rng);
     let ranges: Vec<String> =
@@ -46,8 +46,8 @@ pub(super) fn bursts(source: Ipv4Addr, loss: f64, mean: u32, rng: &mut Rng) -> S
     )
 }
 
-/// Returns whether bursts of `mean` packets on average can lose the fraction `loss` of all packets:
-/// there must be a packet between two bursts.
+/// Returns whether the fraction `loss` of all packets can be lost in bursts of `mean` packets on
+/// average, with at least one packet between two bursts.
 pub(super) fn can_burst(loss: f64, mean: u32) -> bool {
     loss == 0.0 || {
         let (drops, bursts) = drops_and_bursts(loss, mean);
@@ -61,7 +61,7 @@ fn drops_and_bursts(loss: f64, mean: u32) -> (usize, usize) {
     (drops, to_count(drops as f64 / f64::from(mean)))
 }
 
-/// Returns the first and the last packet of each burst in a random pattern.
+/// Returns the bursts of a random pattern, each as the indexes of its first and its last packet.
 fn pattern(loss: f64, mean: u32, rng: &mut Rng) -> Vec<(usize, usize)> {
     let (drops, bursts) = drops_and_bursts(loss, mean);
     let gaps = split(PATTERN_PACKETS - drops, bursts, rng);
@@ -77,8 +77,8 @@ fn pattern(loss: f64, mean: u32, rng: &mut Rng) -> Vec<(usize, usize)> {
         .collect()
 }
 
-/// Splits `total` at random into `count` numbers of at least 1. All ways to split it are equally
-/// likely.
+/// Splits `total` at random into `count` numbers that are at least 1. All ways to split it are
+/// equally likely.
 fn split(total: usize, count: usize, rng: &mut Rng) -> Vec<usize> {
     assert!((1..=total).contains(&count), "{total} into {count} numbers");
     let (mut numbers, mut begin) = (Vec::new(), 0);

@@ -4,9 +4,8 @@
 //! namespace of this program can delay these packets. Packets from and to clients are neither
 //! dropped nor delayed.
 //!
-//! This program first enters a network namespace of its own, and sets up everything inside it. A
-//! namespace disappears with its last process, so nothing is left behind, regardless of how the
-//! program ends.
+//! This program first enters a new network namespace, and sets up everything inside it. A namespace
+//! disappears with its last process, so nothing is left behind, regardless of how the program ends.
 
 mod drops;
 mod net;
@@ -22,13 +21,13 @@ use crate::compare::{self, Common, NetworkPath, Setup, System, find_program};
 use net::Net;
 use relay::RelayCounters;
 
-/// Environment variable that tells this program, when it executes itself again, that it is running
-/// in its own network namespace.
+/// Environment variable that marks a process of this program as already running in the new network
+/// namespace.
 const INSIDE: &str = "BOWLINE_PERF_INSIDE";
 /// Length of a run in seconds unless `--seconds` is given.
 const SECONDS: f64 = 6.0;
-/// Time in seconds after which Bowline answers a write that was not committed with an error: the
-/// default of `--command-deadline-ms`. Runs that are shorter do not count such writes.
+/// Time in seconds after which Bowline answers an uncommitted write with an error: the default of
+/// `--command-deadline-ms`. Shorter runs do not count such writes.
 const COMMAND_DEADLINE_S: f64 = 4.0;
 
 /// Arguments of `perf lossy`.
@@ -38,12 +37,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PERCENTS", value_delimiter = ',',
           default_values_t = [0.0, 1.0, 5.0, 10.0, 20.0, 30.0])]
     losses: Vec<f64>,
-    /// Mean number of packets that are lost in a row. 1: packets get lost independently.
+    /// Mean number of consecutive packets that are lost. 1: packets are lost independently.
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
     burst: u32,
-    /// Round-trip time between replicas in milliseconds. A relay in this program delays the
-    /// packets; 0 for the relay without a delay. Default: no relay.
+    /// Round-trip time between replicas in milliseconds, caused by a relay in this program. 0: a
+    /// relay that does not delay packets. Default: no relay.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000))]
     rtt_ms: Option<u32>,
     /// Number of replicas of Bowline and etcd (default: 3).
@@ -141,7 +140,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         },
     };
     let result = compare::measure(&arguments.common, "lossy", setup, &mut |link| net.set(link));
-    // The figures of the last case would be wrong without it.
+    // If the relay has failed, the results of the last case are wrong.
     net.ensure_relay_running()?;
     result
 }
@@ -152,8 +151,8 @@ fn relay_counters(relay: &RelayCounters) -> [(String, u64); 2] {
         .map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed)))
 }
 
-/// Executes this program again in a new network namespace, in place of this process (`exec`).
-/// Returns, with an error, only if that fails.
+/// Replaces this process with a new run of this program in a new network namespace (`exec`).
+/// Returns only if that fails, with an error.
 fn enter() -> anyhow::Result<ExitCode> {
     ensure!(
         rustix::process::geteuid().is_root(),

@@ -1,5 +1,5 @@
-//! Network namespaces connected by a bridge, which drop packets from each other, and between which
-//! a relay delays packets.
+//! Network namespaces that are connected by a bridge, drop packets from each other, and can be
+//! connected through a relay that delays packets.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,12 +16,12 @@ use super::drops;
 use super::relay::{self, Relay, RelayCounters};
 use crate::compare::{Child, Host, Link, NetworkPath, command, find_program};
 
-/// Last byte of the IP address of the bridge, from which clients connect. Hosts have the last bytes
-/// 1, 2, 3 and so on.
+/// Last byte of the IP address of the bridge, from which clients connect. The last bytes of the
+/// hosts' addresses are 1, 2, 3 and so on.
 const BRIDGE_NUMBER: u8 = 254;
 /// Number of the routing table that sends packets between hosts to the relay.
 const RELAY_TABLE: &str = "100";
-/// Maximum number of checks, at intervals of 5 ms, for a new process to enter its own network
+/// Maximum number of checks, 5 ms apart, whether a new process has entered its own network
 /// namespace.
 const NAMESPACE_TRIES: u32 = 500;
 
@@ -32,7 +32,7 @@ pub(super) struct Net {
     /// Packet loss and retransmission timeout that were set last; `None` if they have not been set
     /// yet.
     link: Option<Link>,
-    /// The properties of the paths between hosts that do not change.
+    /// The constant properties of the paths between hosts.
     path: NetworkPath,
     /// Delays the packets between hosts; `None` if they are not delayed.
     relay: Option<Relay>,
@@ -40,8 +40,8 @@ pub(super) struct Net {
     rng: Rng,
     /// Name of the TCP congestion control algorithm of all hosts.
     congestion_control: String,
-    /// Error message if the hosts could not be made to send each TCP segment as a packet of its
-    /// own, in which case they may combine segments into larger packets; `None` if they could.
+    /// Error message if the hosts may combine TCP segments into larger packets because this could
+    /// not be turned off; `None` if they send each segment as a separate packet.
     large_packets: Option<String>,
 }
 
@@ -56,9 +56,9 @@ fn address(number: u8) -> Ipv4Addr {
 
 impl Net {
     /// Creates `hosts` simulated hosts and a bridge that connects them. The bridge is created in
-    /// this program's network namespace, so this must not be the machine's own. The hosts use the
-    /// given TCP congestion control, and send each TCP segment as a packet of its own, as on a real
-    /// network. `seed` determines which packets of a burst pattern get lost.
+    /// this program's network namespace, which must not be the machine's own. The hosts use the
+    /// given TCP congestion control, and send each TCP segment as a separate packet, as on a real
+    /// network. `seed` determines which packets of a burst pattern are lost.
     pub(super) fn new(
         hosts: u8,
         path: NetworkPath,
@@ -125,7 +125,7 @@ impl Net {
         Ok(())
     }
 
-    /// Returns an error if this kernel does not support setting the minimum TCP retransmission
+    /// Returns the error if this kernel does not support setting the minimum TCP retransmission
     /// timeout (RTO); `None` if it does.
     pub(super) fn rto_min_error(&self) -> Option<anyhow::Error> {
         let set = |ms| {
@@ -147,7 +147,8 @@ impl Net {
             let mut arguments = vec!["route", "change", &network, "dev", "eth0", "src", &own];
             let router = address(BRIDGE_NUMBER).to_string();
             match self.relay {
-                // The bridge does not forward packets to other hosts; this namespace routes them.
+                // The bridge does not forward packets to other hosts; this namespace routes the
+                // packets.
                 Some(_) => arguments.extend(["via", &router, "onlink"]),
                 None => arguments.extend(["proto", "kernel", "scope", "link"]),
             }
@@ -196,7 +197,7 @@ impl Net {
         facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// Returns which offload features of the first host's network device are on, as text, or why
+    /// Returns as text which offload features of the first host's network device are on, or why
     /// this is unknown.
     fn offloads(&self) -> String {
         let shown = in_network("ethtool", self.holders.first().map(Child::id))
@@ -218,7 +219,7 @@ impl Net {
             .collect()
     }
 
-    /// Returns the counters of the relay; `None` without one.
+    /// Returns the counters of the relay; `None` if there is no relay.
     pub(super) fn relay_counters(&self) -> Option<Arc<RelayCounters>> {
         self.relay.as_ref().map(Relay::counters)
     }
@@ -261,8 +262,8 @@ impl Net {
     }
 }
 
-/// Starts a relay for the round-trip time `rtt_ms`, in milliseconds, and routes the packets that
-/// arrive from the bridge through it.
+/// Starts a relay that adds the round-trip time `rtt_ms`, in milliseconds, and routes the packets
+/// that arrive from the bridge through it.
 fn start_relay(rtt_ms: u32) -> anyhow::Result<Relay> {
     let relay = Relay::start(Duration::from_millis(rtt_ms.into()) / 2)?;
     let queue = relay::DEVICE_PACKETS_MAX.to_string();
@@ -270,7 +271,8 @@ fn start_relay(rtt_ms: u32) -> anyhow::Result<Relay> {
     let route = ["route", "add", "default", "dev", relay::DEVICE, "table", RELAY_TABLE];
     run("ip", &route, None)?;
     run("ip", &["rule", "add", "iif", "bridge", "lookup", RELAY_TABLE], None)?;
-    // Reverse path filters would drop packets from the relay, because the way back is the bridge.
+    // Reverse path filters would drop packets from the relay, because the route back to their
+    // source leads through the bridge.
     let relay_filter = format!("conf/{}/rp_filter", relay::DEVICE);
     for (setting, value) in
         [("ip_forward", "1"), ("conf/all/rp_filter", "0"), (relay_filter.as_str(), "0")]

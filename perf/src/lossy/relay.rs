@@ -1,7 +1,7 @@
 //! A relay that delays packets. The kernel routes the packets between hosts to a TUN device. The
 //! relay reads them from the device and, after the delay, writes them back to it, and the kernel
-//! routes them to their host. Traffic control (`netem`) would do the same, but many kernels are
-//! built without it.
+//! then routes them to their destination. Traffic control (`netem`) could do the same, but many
+//! kernels are built without it.
 //!
 //! All packets have the same delay, so they keep their order. The queue is bounded: while it is
 //! full, packets stay in the queue of the device, and when that is full too, the kernel drops them.
@@ -24,31 +24,32 @@ use crate::compare::find_program;
 
 /// Name of the TUN device.
 pub(super) const DEVICE: &str = "relay";
-/// Maximum number of packets that wait in the relay at the same time.
+/// Maximum number of delayed packets in the relay at the same time.
 pub(super) const PACKETS_MAX: usize = 1 << 16;
-/// Maximum number of packets that wait in the queue of the device.
+/// Maximum number of packets in the queue of the device that the relay has not read yet.
 pub(super) const DEVICE_PACKETS_MAX: u32 = 10_000;
-/// A packet that is sent this much too late counts as late.
+/// Delay after its due time above which a packet counts as late.
 pub(super) const LATE: Duration = Duration::from_millis(1);
 
 /// Maximum length of a packet in bytes: the MTU of the hosts' devices and of the TUN device.
 const PACKET_BYTES_MAX: usize = 1_500;
-/// Maximum number of packets that are read before those that are due are sent.
+/// Maximum number of packets that are read in a row before due packets are sent.
 const READS_MAX: usize = 64;
-/// Real-time priority of the relay's thread: any is enough to run before the servers, because a
-/// network does not wait for the hosts' processors. A nice value may count only within a session.
+/// Real-time priority of the relay's thread. Any real-time priority makes it run before the
+/// servers, as a real network does not wait for the hosts' processors. A nice value may not
+/// suffice, because it may count only within a session.
 const PRIORITY: &str = "1";
 
-/// Numbers of relayed packets, which the relay counts while it runs.
+/// Counters of relayed packets, which the relay updates while it runs.
 #[derive(Debug, Default)]
 pub(super) struct RelayCounters {
     /// Number of packets that were sent.
     pub(super) packets: AtomicU64,
-    /// Number of those that were sent later than [`LATE`] after they were due.
+    /// Number of packets that were sent more than [`LATE`] after they were due.
     pub(super) late: AtomicU64,
 }
 
-/// A running relay. It runs until this program ends.
+/// A running relay, which runs until this program ends or the device fails.
 #[derive(Debug)]
 pub(super) struct Relay {
     counters: Arc<RelayCounters>,
@@ -66,7 +67,8 @@ impl Relay {
         let counters = Arc::new(RelayCounters::default());
         let for_thread = Arc::clone(&counters);
         let thread = thread::Builder::new().name(DEVICE.to_owned()).spawn(move || {
-            // Without it, the counter of late packets shows whether that matters.
+            // Without real-time priority, packets may be late; the counter of late packets shows
+            // whether they are.
             if let Err(error) = raise_priority() {
                 eprintln!("perf: warning: the relay has no real-time priority: {error:#}");
             }
@@ -94,11 +96,11 @@ impl Relay {
     }
 }
 
-/// Packets that wait, in the order in which they arrived.
+/// Queue of delayed packets, in the order in which they arrived.
 #[derive(Debug)]
 struct DelayQueue {
     delay: Duration,
-    /// Each packet with the time at which it is due.
+    /// The packets, each with the time at which it is due.
     packets: VecDeque<(Instant, Box<[u8]>)>,
 }
 
@@ -118,7 +120,8 @@ impl DelayQueue {
         self.packets.push_back((now + self.delay, packet.into()));
     }
 
-    /// Removes and returns the first packet that is due at `now`, with the time since it was due.
+    /// Removes and returns the first packet if it is due at `now`, together with the time since it
+    /// was due.
     fn pop(&mut self, now: Instant) -> Option<(Duration, Box<[u8]>)> {
         let (due, packet) = self.packets.pop_front_if(|(due, _)| *due <= now)?;
         Some((now - due, packet))

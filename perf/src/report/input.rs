@@ -1,5 +1,5 @@
 //! Reads result files: JSON of `perf load`, `perf sim`, `perf compare` and `perf lossy`, and
-//! interval logs (`.hlog`) of any tool. For any other file, the error says why it is rejected.
+//! interval logs (`.hlog`) of any tool. The error for any other file says why the file is rejected.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,8 +31,8 @@ pub(crate) enum Input {
     Comparison(Box<Comparison>),
 }
 
-/// Reads all given result files. If a run's interval log (.hlog) has the same path as its JSON
-/// except for the extension, the log is read along with the JSON.
+/// Reads all given result files. If an interval log (.hlog) and a JSON file with the same path
+/// except for the extension are both given, they form one run.
 pub(crate) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     let is_log = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "hlog");
     let named = |path: &Path| paths.iter().any(|other| other == path);
@@ -378,8 +378,8 @@ impl SimLatency {
             (0.9999, self.p9999_s),
             (1.0, self.max_s),
         ];
-        // Percentiles that the number of samples cannot resolve are equal to the maximum, which is
-        // the last point anyway.
+        // Percentiles too high for the number of samples are equal to the maximum, which is the
+        // last point of the curve anyway.
         let known = 1.0 - 1.0 / self.count.max(1) as f64;
         let meaningful = |point: &(f64, f64)| point.0 <= known || point.0 >= 1.0;
         let points = points.into_iter().filter(meaningful).collect();
@@ -431,7 +431,7 @@ fn from_sim(value: Value) -> anyhow::Result<Run> {
 /// run, followed by a description. Empty lines and lines that begin with `#` are skipped.
 pub(crate) fn read_marks(path: &Path) -> anyhow::Result<Vec<Mark>> {
     let text = fs::read_to_string(path)
-        .with_context(|| format!("cannot read the file {} of --marks", path.display()))?;
+        .with_context(|| format!("cannot read the --marks file {}", path.display()))?;
     let lines = text.lines().enumerate().filter(|(_, line)| {
         let line = line.trim();
         !line.is_empty() && !line.starts_with('#')

@@ -8,7 +8,7 @@ pub(crate) const MARGIN: f64 = 16.0;
 /// Height in pixels of one line of a chart's legend.
 const LEGEND_LINE: f64 = 18.0;
 /// Minimum distance in pixels, horizontally or vertically, between consecutive points of a drawn
-/// line. Closer points are left out.
+/// line. Points that are closer to the previous one are left out.
 const MIN_DISTANCE: f64 = 0.4;
 
 /// The rectangle, in pixels, in which a plot is drawn, without its axis labels.
@@ -45,8 +45,8 @@ impl Frame {
         self.bottom() - scale.place(value) * self.height
     }
 
-    /// Draws the left axis of a plot: grid lines, their labels, which `label` formats, and the axis
-    /// title `name`.
+    /// Draws the left axis of a plot: the grid lines with their labels, and the axis title `name`.
+    /// `label` formats the label of a value.
     pub(crate) fn left_axis(
         &self,
         svg: &mut Svg,
@@ -65,8 +65,8 @@ impl Frame {
         svg.rotated_text([MARGIN + 8.0, self.top + self.height / 2.0], "middle", name);
     }
 
-    /// Draws the lower axis of a plot: grid lines, their labels, which `label` formats, and the
-    /// axis title `name`.
+    /// Draws the lower axis of a plot: the grid lines with their labels, and the axis title `name`.
+    /// `label` formats the label of a value.
     pub(crate) fn lower_axis(
         &self,
         svg: &mut Svg,
@@ -100,8 +100,9 @@ pub(crate) fn heading(svg: &mut Svg, subtitle: &str) {
 /// many lines as needed.
 #[derive(Debug)]
 pub(crate) struct Legend {
-    /// Entries of the legend: the name of the data series, its number, which determines its colour,
-    /// and the entry's position in pixels from the legend's upper left corner.
+    /// Entries of the legend. Each has the name of its data series, the number of the series, which
+    /// determines the colour, and the entry's position in pixels from the legend's upper left
+    /// corner.
     entries: Vec<(String, usize, [f64; 2])>,
     /// Height of the whole legend in pixels.
     pub(crate) height: f64,
@@ -135,7 +136,7 @@ impl Legend {
 }
 
 /// Simplifies a line for drawing: drops each point that is closer than `MIN_DISTANCE` pixels to the
-/// last point kept, except the line's last point.
+/// last point kept, but always keeps the line's last point.
 pub(crate) fn simplified(points: impl IntoIterator<Item = [f64; 2]>) -> Vec<[f64; 2]> {
     let mut kept: Vec<[f64; 2]> = Vec::new();
     let mut last = None;

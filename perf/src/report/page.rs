@@ -175,7 +175,8 @@ fn add_comparison(body: &mut String, comparison: &Comparison) {
     }
 }
 
-/// Appends a table of what each system keeps of its figures without packet loss, if there are any.
+/// Appends a table of each system's results under packet loss as ratios to its own results without
+/// packet loss, if there are such ratios.
 fn add_lossless_ratios(body: &mut String, comparison: &Comparison) {
     let about = |name: &str| {
         let case = comparison.cases.iter().find(|case| case.name == name);
@@ -198,7 +199,8 @@ fn add_lossless_ratios(body: &mut String, comparison: &Comparison) {
     }
 }
 
-/// Appends a table of the leader changes, errors and other events of each run, if there are any.
+/// Appends a table of the leader changes, errors and other events of each run, unless there are
+/// none.
 fn add_events(body: &mut String, comparison: &Comparison) {
     let runs = comparison.runs.iter();
     let rows: Vec<Vec<String>> = runs

@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 /// Nanoseconds per second, to convert latencies from histograms (nanoseconds) to charts (seconds).
 const NANOSECONDS: f64 = 1e9;
 
-/// Maximum number of time intervals in a run. A file with more is rejected.
+/// Maximum number of time intervals in a run. A file with more intervals is rejected.
 pub(crate) const INTERVALS_MAX: usize = 100_000;
 /// Minimum length in seconds of the empty intervals that fill gaps between recorded time intervals.
 const GAP_LENGTH_S_MIN: f64 = 0.01;

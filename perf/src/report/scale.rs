@@ -36,8 +36,8 @@ pub(crate) struct Tick {
 
 /// Approximate number of labels on a linear axis.
 const LABEL_COUNT: f64 = 6.0;
-/// Maximum number of powers of ten that a logarithmic axis spans if it also has labels at 2 and 5
-/// times each power of ten.
+/// Maximum number of powers of ten on a logarithmic axis that has labels at 2 and 5 times each
+/// power of ten. A longer axis has labels only at powers of ten.
 const DECADES_IN_DETAIL: f64 = 2.2;
 
 impl Scale {
@@ -67,8 +67,8 @@ impl Scale {
         Scale::Log { low, high: if high > low { high } else { round_above(low * 1.5) } }
     }
 
-    /// Returns a scale of quantiles for a distribution of `samples` samples, of which it assumes at
-    /// least 5. The scale ends below 100 % by half of one sample.
+    /// Returns a scale of quantiles for a distribution of `samples` samples, or of 5 if there are
+    /// fewer. The scale ends half a sample below 100 %.
     pub(crate) fn nines(samples: u64) -> Scale {
         Scale::Nines { nines: (2.0 * samples.max(5) as f64).log10() }
     }

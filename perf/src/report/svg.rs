@@ -66,15 +66,15 @@ impl Svg {
         }
     }
 
-    /// Draws a text at the point (`x`, `y`). `class` may contain `start`, `middle` or `end`, which
-    /// says which part of the text is at `x`.
+    /// Draws a text at the point (`x`, `y`). `class` may contain `start`, `middle` or `end` to
+    /// specify which part of the text is at `x`.
     pub(crate) fn text(&mut self, [x, y]: [f64; 2], class: &str, text: &str) {
         let text = escape(text);
         self.add(format_args!(r#"<text x="{x:.1}" y="{y:.1}" class="{class}">{text}</text>"#));
     }
 
     /// Draws a text at the point (`x`, `y`), rotated by 90 degrees. `class` may contain `start`,
-    /// `middle` or `end`, which says which part of the text is at this point.
+    /// `middle` or `end` to specify which part of the text is at this point.
     pub(crate) fn rotated_text(&mut self, [x, y]: [f64; 2], class: &str, text: &str) {
         let text = escape(text);
         self.add(format_args!(
@@ -138,8 +138,8 @@ impl Svg {
         self.add(format_args!(r#"<path d="{path}Z" class="{class}"/>"#));
     }
 
-    /// Begins a group of SVG elements with the name `name`; [`Svg::end_group`] ends it. By these
-    /// names, tests and tools find the elements of a chart.
+    /// Begins a group of SVG elements with the name `name`; [`Svg::end_group`] ends it. Tests and
+    /// tools find the elements of a chart by these names.
     pub(crate) fn begin_group(&mut self, class: &str, name: &str) {
         let name = escape(name);
         self.add(format_args!(r#"<g class="{class}" data-name="{name}">"#));

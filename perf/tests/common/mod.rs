@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// An empty folder for one test.
+/// Returns an empty folder for the test `name`.
 pub(crate) fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if folder.exists() {
@@ -13,19 +13,19 @@ pub(crate) fn folder(name: &str) -> PathBuf {
     folder
 }
 
-/// A command that runs the program in this folder.
+/// Returns a command that runs `perf` with `arguments` in `folder`.
 pub(crate) fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_perf"));
     command.current_dir(folder).args(arguments);
     command
 }
 
-/// Runs the program in this folder.
+/// Runs `perf` with `arguments` in `folder`, and returns its output.
 pub(crate) fn perf(folder: &Path, arguments: &[&str]) -> Output {
     command(folder, arguments).output().expect("perf was built")
 }
 
-/// Its stderr.
+/// Returns the stderr of a program's output as text.
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("stderr is UTF-8")
 }

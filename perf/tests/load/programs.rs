@@ -1,5 +1,5 @@
-//! Real servers, each in its test's folder on its own port. If one is not installed, its test is
-//! skipped with a message; with `BOWLINE_CLIENTS=required` it fails.
+//! Real servers, each in its test's folder on its own port. A test whose server is not installed is
+//! skipped with a message, or fails with `BOWLINE_CLIENTS=required`.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -15,7 +15,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Bowline's applied index.
+    /// Returns Bowline's applied index.
     pub(crate) fn applied(&self) -> u64 {
         let address = self.url.strip_prefix("redis://").expect("a redis URL");
         let mut stream = TcpStream::connect(address).expect("it listens");
@@ -35,14 +35,14 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have exited already.
+        // The server may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A free port below the ephemeral port range: an ephemeral port may be taken by another test's
-/// client before the server binds it.
+/// Returns a free address with a port below the ephemeral range; an ephemeral port might be taken
+/// by another test's client before the server binds it.
 fn free_address() -> SocketAddr {
     static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
     loop {
@@ -74,7 +74,7 @@ fn start(scheme: &str, address: SocketAddr, command: &mut Command) -> Option<Pro
     Some(program)
 }
 
-/// One Bowline replica: the program beside this one; `None` if it was not built.
+/// Starts one Bowline replica from the program beside this one; `None` if that was not built.
 pub(crate) fn bowline(folder: &Path) -> Option<Program> {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_perf")).with_file_name("bowline");
     let (address, peers) = (free_address(), free_address());
@@ -89,7 +89,7 @@ pub(crate) fn bowline(folder: &Path) -> Option<Program> {
     start("redis", address, &mut command)
 }
 
-/// Redis without persistence; `None` if it is not installed.
+/// Starts Redis without persistence; `None` if it is not installed.
 pub(crate) fn redis(folder: &Path) -> Option<Program> {
     let address = free_address();
     let mut command = Command::new("redis-server");
@@ -100,7 +100,7 @@ pub(crate) fn redis(folder: &Path) -> Option<Program> {
     start("redis", address, &mut command)
 }
 
-/// One etcd member; `None` if it is not installed.
+/// Starts one etcd member; `None` if it is not installed.
 pub(crate) fn etcd(folder: &Path) -> Option<Program> {
     let (address, peers) = (free_address(), free_address());
     let (client, peer) = (format!("http://{address}"), format!("http://{peers}"));

@@ -9,19 +9,19 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How to handle a request.
+/// How the server handles a request.
 pub(crate) enum Reply {
-    /// Execute it.
+    /// Execute the request.
     Execute,
-    /// Acknowledge it without executing it.
+    /// Acknowledge the request without executing it.
     Drop,
-    /// Reply with this text only.
+    /// Reply with this text, without executing the request.
     Text(&'static str),
-    /// Reply with this text only.
+    /// Reply with this text, without executing the request.
     Owned(String),
-    /// Execute it after a delay, and reply with this text.
+    /// Execute the request after a delay, and reply with this text.
     After(Duration, &'static str),
-    /// No reply, and no further replies on this connection.
+    /// Do not reply to this request or to later requests on the same connection.
     Never,
     /// Close the listener and all connections.
     Shutdown,
@@ -29,7 +29,7 @@ pub(crate) enum Reply {
 
 type Rule = dyn Fn(u64, &str) -> Reply + Send + Sync;
 
-/// The server, stopped when dropped.
+/// A scripted server, which is stopped when dropped.
 pub(crate) struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -51,12 +51,13 @@ struct State {
 }
 
 impl Server {
-    /// Starts a server; `rule` decides how each read and write, numbered from 0, is handled.
+    /// Starts a server. `rule` receives the number, from 0, and the text of each read or write, and
+    /// decides how it is handled.
     pub(crate) fn start(rule: impl Fn(u64, &str) -> Reply + Send + Sync + 'static) -> Server {
         Server::new(rule, false)
     }
 
-    /// Like `start`, but a delayed request also delays all others.
+    /// Starts a server like `start`, except that a delayed request also delays all other requests.
     pub(crate) fn start_stalling_all(
         rule: impl Fn(u64, &str) -> Reply + Send + Sync + 'static,
     ) -> Server {
@@ -94,7 +95,7 @@ impl Server {
         format!("redis://{}", self.address)
     }
 
-    /// The reads and writes received so far.
+    /// Returns the reads and writes received so far.
     pub(crate) fn received(&self) -> Vec<String> {
         self.shared.state.lock().expect("no thread panicked").received.clone()
     }
@@ -104,7 +105,7 @@ impl Server {
         self.shared.state.lock().expect("no thread panicked").received.clear();
     }
 
-    /// Waits until `count` reads and writes were received.
+    /// Waits until `count` reads and writes have been received.
     pub(crate) fn wait_for(&self, count: usize) {
         let started = Instant::now();
         while self.received().len() < count {
@@ -136,7 +137,7 @@ impl Shared {
         }
     }
 
-    /// The reply; `None` to close the connection.
+    /// Returns the reply to a request; `None` if the connection is to be closed.
     fn answer(&self, words: &[String]) -> Option<String> {
         let is_data = matches!(words[0].as_str(), "GET" | "SET" | "WAITAOF");
         if !is_data {
@@ -193,12 +194,12 @@ impl Shared {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.dead.store(true, Ordering::SeqCst);
-        // Wakes the accepting thread.
+        // Wakes the thread that accepts connections.
         drop(TcpStream::connect(self.address));
     }
 }
 
-/// The first request and its length; `None` if it is incomplete.
+/// Returns the first request in `bytes` and its length; `None` if it is incomplete.
 fn request(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
     let mut at = 0;
     let mut line = || {

@@ -4,8 +4,8 @@ use crate::kv::commands::items::Arguments;
 use crate::kv::commands::outcome::Refusal;
 use crate::kv::values::number::parse_integer;
 
-/// Maximum length of a string value, in bytes, as in Redis. A lower limit, `proto-max-bulk-len`, is
-/// part of the operations to which it applies.
+/// Maximum length of a string value, in bytes, as in Redis. Operations contain the lower limit
+/// `proto-max-bulk-len` if it applies to them.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
 /// Maximum number of arguments that [`Args`] stores in an array instead of a heap allocation.
@@ -53,7 +53,7 @@ impl<'a> Args<'a> {
     /// Returns the argument at index `at`, counted from 0.
     ///
     /// # Errors
-    /// If there are fewer arguments. The server checks the number of arguments of clients'
+    /// If there are not enough arguments. The server checks the number of arguments of clients'
     /// commands, but commands in the log are untrusted.
     pub(in crate::kv) fn get(&self, at: usize) -> Result<&'a [u8], Refusal> {
         self.all().get(at).copied().ok_or(Refusal::Syntax)
@@ -73,9 +73,9 @@ impl<'a> Args<'a> {
         self.all().get(from..).unwrap_or_default()
     }
 
-    /// Returns the maximum length of a string that the command may make, in bytes: the argument at
-    /// index `at`, which the server appends to the client's arguments. Without this argument,
-    /// returns [`VALUE_BYTES_MAX`].
+    /// Returns the maximum length, in bytes, of a string that the command may create. This is the
+    /// argument at index `at`, which the server appends to the client's arguments, or
+    /// [`VALUE_BYTES_MAX`] if there is no such argument.
     pub(in crate::kv) fn value_bytes_max(&self, at: usize) -> usize {
         split_limit(self.rest(at)).0
     }
@@ -86,10 +86,10 @@ impl<'a> Args<'a> {
     }
 }
 
-/// Splits off the last argument if it is the maximum length of a string in the form in which the
-/// server appends it: 8 bytes, little endian, of which the last is zero. Text has no zero bytes.
-/// Returns the maximum length, at most [`VALUE_BYTES_MAX`], and the other arguments. Without such
-/// an argument, returns [`VALUE_BYTES_MAX`] and all arguments.
+/// Splits off the last argument if it is a maximum string length in the form in which the server
+/// appends it: 8 bytes, little endian, of which the last is zero (text has no zero bytes). Returns
+/// the maximum length, at most [`VALUE_BYTES_MAX`], and the other arguments. Without such an
+/// argument, returns [`VALUE_BYTES_MAX`] and all arguments.
 pub(in crate::kv) fn split_limit<'s, 'a>(args: &'s [&'a [u8]]) -> (usize, &'s [&'a [u8]]) {
     if let Some((last, rest)) = args.split_last()
         && let Ok(limit @ [.., 0]) = <[u8; 8]>::try_from(*last)

@@ -13,8 +13,7 @@ use crate::kv::values::string::{StringEdit, StringRef};
 pub(in crate::kv) const COMMANDS: &[Row] =
     &[write(104, "bitfield", ONE_KEY, bitfield), read(105, "bitfield_ro", ONE_KEY, bitfield_ro)];
 
-/// Length in bytes of the number in which a field is read and changed, which is longer than the
-/// bytes that contain its bits, at most nine.
+/// Length in bytes of the number into which the bytes that contain a field (at most nine) are read.
 const WORD_BYTES: usize = size_of::<i128>();
 
 /// The `OVERFLOW` option of `BITFIELD`: what is stored if an integer does not fit into its field.
@@ -48,8 +47,8 @@ enum Action {
 }
 
 impl Field {
-    /// Parses a field of `BITFIELD` from its type, such as `i16`, and its offset: a number of bits,
-    /// or `#` and a number that is multiplied by the field's width.
+    /// Parses a field of `BITFIELD` from its type, such as `i16`, and its offset. The offset is a
+    /// number of bits, or `#` followed by a number that is multiplied by the field's width.
     fn read(kind: &[u8], offset: &[u8], value_bytes_max: usize) -> Result<Field, Outcome> {
         let (signed, bits) = match kind {
             [b'i', bits @ ..] => (true, bits),
@@ -86,12 +85,13 @@ impl Field {
         (first, usize::try_from(behind).expect("at most 8 bytes more") - first, unused)
     }
 
-    /// Reads the integer in the field. `read` copies bytes of the string, from the given index on.
+    /// Reads the integer in the field. `read` copies bytes of the string, starting at the given
+    /// index.
     fn get(self, read: impl Fn(usize, &mut [u8])) -> i128 {
         self.wrapped(self.word(read) >> self.place().2)
     }
 
-    /// Returns the bytes that contain bits of the field as a number, the first byte highest.
+    /// Returns the bytes that contain bits of the field as a big-endian number.
     fn word(self, read: impl Fn(usize, &mut [u8])) -> i128 {
         let (first, count, _) = self.place();
         let mut word = [0; WORD_BYTES];
@@ -136,8 +136,8 @@ fn number(number: i128) -> Outcome {
     Outcome::Integer(i64::try_from(number).expect("a field has at most 64 bits with its sign"))
 }
 
-/// Parses the arguments of `BITFIELD` into a list of subcommands, each with the field to which it
-/// applies. The server appends an argument with the maximum length of a string.
+/// Parses the arguments of `BITFIELD`, including the maximum length of a string that the server
+/// appends, into a list of subcommands, each with the field to which it applies.
 fn parse(args: &[&[u8]]) -> Result<Vec<(Field, Action)>, Outcome> {
     let (mut actions, mut overflow) = (Vec::new(), Overflow::Wrap);
     let (value_bytes_max, mut rest) = split_limit(args);

@@ -125,7 +125,7 @@ fn bitcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(pieces.map(|piece| ones(piece.bytes, piece.bits)).sum()))
 }
 
-/// A slice of a string, and the bits in it that a command examines.
+/// A slice of a string, and the bits in the slice that a command examines.
 struct Piece<'s> {
     bytes: &'s [u8],
     /// Offset of the first bit of the slice in the string.
@@ -193,14 +193,14 @@ fn bitpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
         .find_map(|piece| Some(piece.start + first_bit(piece.bytes, wanted, piece.bits)?));
     Ok(match found {
         Some(at) => Outcome::count(at),
-        // Without an explicit end, the string counts as followed by zeros.
+        // Without an explicit end, the string is treated as if zeros followed it.
         None if !wanted && args.len() < 4 => Outcome::count(end),
         None => Outcome::Integer(-1),
     })
 }
 
-/// Returns the offset of the first bit equal to `wanted` at the bit offsets in `bits`; `None` if
-/// there is no such bit.
+/// Returns the offset of the first bit that equals `wanted` among the bits with offsets in `bits`;
+/// `None` if there is no such bit.
 fn first_bit(value: &[u8], wanted: bool, bits: Range<usize>) -> Option<usize> {
     let Range { start: mut at, end } = bits;
     while at < end {
@@ -247,7 +247,7 @@ fn bitop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         }
     }
     for value in values.iter().skip(1) {
-        // Shorter strings count as padded with zeros.
+        // Shorter strings are treated as if padded with zeros.
         let mut rest = &mut result[..];
         for slice in value.slices(0..value.len()) {
             let (there, behind) = rest.split_at_mut(slice.len());

@@ -1,6 +1,6 @@
-//! Commands on the expiration of keys. Time is the replicated clock, which only log entries
-//! advance: a key expires at the same entry on every replica, and an expired key never comes back,
-//! whatever the wall clocks of machines say.
+//! Commands on the expiration of keys. They use the replicated clock, which only log entries
+//! advance. So a key expires at the same log entry on every replica, and an expired key never comes
+//! back, whatever the wall clocks of machines show.
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
@@ -31,7 +31,7 @@ pub(in crate::kv) enum Unit {
     Millis,
 }
 
-/// The point in time from which an expiration argument is counted: now or 1970.
+/// The point in time from which an expiration argument is counted: the current time or 1970.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kv) enum From {
     /// The expiration argument is a TTL, counted from the current time of the replicated clock, as
@@ -60,7 +60,8 @@ pub(in crate::kv) fn moment(
     }
 }
 
-/// Returns the error reply of `command` to an expiration time that is out of range or not positive.
+/// Returns the error reply of `command` for an expiration time that is out of range or not
+/// positive.
 pub(in crate::kv) fn invalid(command: &str) -> Outcome {
     Outcome::error(format!("ERR invalid expire time in '{command}' command"))
 }
@@ -210,8 +211,8 @@ fn pexpiretime(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 /// Returns the remaining TTL of a key, converted from milliseconds by `round`; -1 if the key does
 /// not expire, -2 if it does not exist. The second argument, which the server appends, contains the
 /// current reading of the replicated clock and the number of times that the clock has been reset (8
-/// bytes each, little endian). This reading is used instead of the state machine's own one if it is
-/// later and the numbers of resets are equal.
+/// bytes each, little endian). The TTL is computed from this reading, or from the state machine's
+/// own reading if that is later or the numbers of resets differ.
 fn left(keyspace: &Keyspace, args: &Args<'_>, round: fn(Millis) -> Millis) -> Answer {
     let reading = args.get(1)?.split_first_chunk::<8>();
     let (millis, resets) =
@@ -264,7 +265,7 @@ mod tests {
         at(&mut feeder, 1_050);
         assert_eq!((feeder.get(b"k"), feeder.store.key_count()), (None, 0));
         assert_eq!(feeder.store.next_expiry(), None);
-        // A leader whose wall clock is hours behind.
+        // A leader's wall clock is hours behind.
         at(&mut feeder, 10);
         assert_eq!(feeder.get(b"k"), None);
         feeder.call("set", &["k", "w", "PX", "5"]);
@@ -290,7 +291,7 @@ mod tests {
         );
         assert!(behind(&feeder, dbsize, 1_050, 0));
         assert!(feeder.store.is_behind(None, 1_050, 0) && !feeder.store.is_behind(None, 1_049, 0));
-        // A reading from before a reset.
+        // This reading is from before the reset.
         assert!(!behind(&feeder, get(b"k"), 1_050, 1));
         at(&mut feeder, 1_050);
         assert!(!behind(&feeder, get(b"k"), 1_050, 0) && !behind(&feeder, dbsize, 1_060, 0));
@@ -309,7 +310,8 @@ mod tests {
         assert_eq!(reset(&mut feeder, 1_000), 8_999_000);
         assert_ne!(feeder.store.digest(), before);
         assert_eq!((feeder.store.clock_resets(), feeder.store.next_expiry()), (1, Some(1_050)));
-        // A leader that does not know of the reset yet proposes this: it has no effect.
+        // A leader that does not know of the reset yet proposes this clock reading, which has no
+        // effect.
         feeder.apply(Operation::Clock { millis: 9_000_000, resets: 0 });
         assert_eq!(feeder.get(b"k").as_deref(), Some(&b"v"[..]));
         at(&mut feeder, 1_050);

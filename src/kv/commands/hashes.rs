@@ -51,8 +51,8 @@ fn hmset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     })
 }
 
-/// Sets fields of a hash, and returns the number of new fields. `command` is the command's name for
-/// error messages.
+/// Sets fields of a hash, and returns the number of new fields. `command` is the name of the
+/// command in error messages.
 fn set_many(keyspace: &mut Keyspace, args: &Args<'_>, command: &str) -> Answer {
     let key = args.get(0)?;
     let (pairs, rest) = args.rest(1).as_chunks::<2>();
@@ -83,8 +83,8 @@ fn hget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(value_of(keyspace, args.get(0)?, args.get(1)?)?.map(Element::to_shared)))
 }
 
-/// Runs `HMGET key field [field ...]`: returns the values of fields of a hash, null for a missing
-/// field.
+/// Runs `HMGET key field [field ...]`: returns the values of fields of a hash, with null for each
+/// missing field.
 fn hmget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let value = |field: &&[u8]| hash.and_then(|hash| hash.get(field)).map(Element::to_shared);
@@ -201,7 +201,7 @@ fn hvals(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 }
 
 /// Runs `HRANDFIELD key [count [WITHVALUES]]`: returns up to `count` distinct random fields of a
-/// hash; if `count` is negative, exactly `-count` fields, possibly with repetitions.
+/// hash. If `count` is negative, returns exactly `-count` fields, possibly with repetitions.
 fn hrandfield(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = |key| keyspace.collection::<Hash>(key);
     let Some(count) = args.rest(1).first() else {
@@ -230,7 +230,7 @@ fn hrandfield(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     } else if length == 0 {
         Vec::new()
     } else if number > REPEATED_MAX {
-        // The reply would take unbounded memory; Redis does not limit it.
+        // Without this limit, which Redis does not have, the reply could take unbounded memory.
         return Err(Refusal::OutOfRange);
     } else {
         (0..).take(number).map(|turn| args.below(turn, length)).collect()
@@ -268,7 +268,8 @@ mod tests {
     use crate::kv::state_machine::tests::Feeder;
     use crate::kv::values::hash::{SMALL_BYTES_MAX, SMALL_FIELDS_MAX};
 
-    /// A hash with fields `f0`, `f1` and so on, whose values are their numbers.
+    /// Returns a state with a hash of `count` fields `f0`, `f1` and so on, whose values are their
+    /// numbers.
     fn filled(count: usize) -> Feeder {
         let mut feeder = Feeder::new();
         for number in 0..count {
@@ -289,7 +290,7 @@ mod tests {
         }
     }
 
-    /// The next cursor and the elements.
+    /// Runs `HSCAN` and returns the next cursor and the elements.
     fn scan(feeder: &mut Feeder, cursor: &str, options: &[&str]) -> (String, Vec<String>) {
         let outcome = feeder.call("hscan", &[&["h", cursor], options].concat());
         let Outcome::List(parts) = outcome else { panic!("{outcome:?}") };

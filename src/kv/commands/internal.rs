@@ -1,5 +1,5 @@
 //! Commands that clients cannot name: the network stage sends them for `WATCH` and `ONCE`, and the
-//! simulator to check that transfers conserve a sum.
+//! simulator sends one to check that transfers between keys do not change the sum of the values.
 
 use bytes::Bytes;
 
@@ -36,7 +36,7 @@ fn refuse(_store: &mut Keyspace, args: &Args<'_>) -> Answer {
 }
 
 /// Runs `transfer from to amount`: moves `amount` from the unsigned integer at the key `from` to
-/// the one at the key `to`, and returns 1; returns 0 and changes nothing if this is impossible. The
+/// that at the key `to`, and returns 1; returns 0 and changes nothing if this is impossible. The
 /// simulator uses this command to check that the sum of all integers never changes.
 fn transfer(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (from, to) = (args.get(0)?, args.get(1)?);
@@ -44,9 +44,9 @@ fn transfer(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(moved(keyspace, from, to, amount).is_some()))
 }
 
-/// Subtracts `amount` from the unsigned integer at the key `from` and adds it to the one at the key
-/// `to`. Returns `None`, and changes nothing, if `from` holds less than `amount`, a key does not
-/// hold an unsigned integer, or the sum overflows.
+/// Subtracts `amount` from the unsigned integer at the key `from` and adds it to that at the key
+/// `to`. Returns `None`, and changes nothing, if the integer at `from` is less than `amount`, the
+/// value of a key is not an unsigned integer, or the sum overflows.
 fn moved(keyspace: &mut Keyspace, from: &[u8], to: &[u8], amount: u64) -> Option<()> {
     let left = balance(keyspace, from)?.checked_sub(amount)?;
     let sum = balance(keyspace, to)?;

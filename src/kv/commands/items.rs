@@ -11,13 +11,14 @@ use bytes::BufMut;
 /// Length in bytes of the length field in front of each byte string of an encoded list.
 const LENGTH_BYTES: usize = 4;
 
-/// Maximum number of arguments that [`Arguments`] stores in an array instead of borrowing a slice.
+/// Maximum number of arguments that [`Arguments`] can store in its own array, without borrowing a
+/// slice.
 const INLINE: usize = 2;
 
 /// An encoded list of byte strings, such as the arguments of a command, borrowed from a buffer.
 ///
-/// Invariant: the lengths of the byte strings in the encoding, with their length fields, add up to
-/// its total length.
+/// Invariant: the total length of the encoding is the sum of the lengths of the byte strings and of
+/// their length fields.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Items<'a> {
     bytes: &'a [u8],
@@ -29,8 +30,8 @@ pub struct ItemsBuffer {
     bytes: Vec<u8>,
 }
 
-/// The arguments of a command: either an encoded list, or byte strings that are not encoded yet.
-/// Two values are equal if they contain the same arguments, whatever their forms are.
+/// The arguments of a command, either as an encoded list or as byte strings that are not encoded
+/// yet. Two values are equal if they contain the same arguments, regardless of their forms.
 #[derive(Clone, Copy)]
 pub struct Arguments<'a>(Form<'a>);
 
@@ -199,7 +200,7 @@ impl<'a, const COUNT: usize> From<&'a [&'a [u8]; COUNT]> for Arguments<'a> {
 }
 
 impl<'a> Arguments<'a> {
-    /// Returns the arguments `few`, stored in an array. There must be at most [`INLINE`] of them.
+    /// Returns the arguments `few`, of which there must be at most [`INLINE`], stored in an array.
     fn inline(few: &[&'a [u8]]) -> Arguments<'a> {
         let mut inline = [&[][..]; INLINE];
         inline[..few.len()].copy_from_slice(few);

@@ -1,9 +1,10 @@
 //! `KEYS` and `SCAN`: iteration over all keys.
 //!
-//! The order is that of scan positions, the last 52 bits of key hashes, which is also the order of
-//! the keyspace's tables. A cursor is the lowest position that was not visited yet, so it means the
-//! same on every replica, whatever keys were added and removed: a key that exists during the whole
-//! scan is returned exactly once. Cursors fit into the integers of JavaScript.
+//! The order is that of scan positions, which are the last 52 bits of key hashes; the tables of the
+//! keyspace are in the same order. A cursor is the lowest position that was not visited yet, so it
+//! has the same meaning on every replica, no matter which keys were added and removed: a key that
+//! exists during the whole scan is returned exactly once. Cursors fit into the integers of
+//! JavaScript.
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;
@@ -26,7 +27,7 @@ pub(in crate::kv) const COMMANDS: &[Row] =
 const LOOKED_AT_MAX: usize = 1 << 14;
 
 /// Runs `KEYS pattern`: returns the matching keys. Examines all keys, which takes some tenths of a
-/// second for a million keys; no other command is applied meanwhile. `SCAN` avoids this.
+/// second for a million keys, and no other command is applied in that time. `SCAN` avoids this.
 fn keys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let pattern = args.get(0)?;
     if !pattern.iter().any(|byte| b"*?[\\".contains(byte)) {
@@ -36,7 +37,8 @@ fn keys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let is_wanted = |entry: &&KeyEntry| pattern == b"*" || glob::matches(pattern, entry.key());
     let mut found: Vec<&KeyEntry> = keyspace.entries().filter(is_wanted).collect();
     found.retain(|entry| !keyspace.is_expired(entry));
-    // Sort into an order that is the same on every replica. It is nearly that of the tables.
+    // Sort into an order that is the same on every replica; the order of the tables is nearly the
+    // same.
     found.sort_by_key(|entry| (entry.scan_position(), entry.key()));
     Ok(Outcome::Values(found.into_iter().map(|entry| Some(entry.shared_key())).collect()))
 }
@@ -120,7 +122,7 @@ mod tests {
                     *times.entry(key).or_insert(0) += 1;
                 }
                 cursor = next;
-                // Other keys are added and removed meanwhile.
+                // Other keys are added and removed during the scan.
                 feeder.call("set", &[&format!("new:{steps}"), "v"]);
                 if steps % 3 == 0 && steps < 500 {
                     feeder.call("delex", &[&format!("key:{}", 1_000 + steps)]);

@@ -12,9 +12,9 @@ use crate::kv::values::number::parse_integer;
 /// commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[read(88, "lcs", TWO_KEYS, lcs).per(Scale::Values)];
 
-/// Maximum size of the table that `LCS` computes, in cells: about the product of the lengths of the
-/// two strings in bytes. Longer strings are refused, because no other command is applied while
-/// `LCS` runs. (Redis's limit is eight times higher.)
+/// Maximum size, in cells, of the table that `LCS` computes; it is about the product of the lengths
+/// of the two strings in bytes. Longer strings are refused, because no other command is applied
+/// while `LCS` runs. (Redis's limit is eight times higher.)
 const TABLE_MAX: usize = 1 << 24;
 
 /// Options of the `LCS` command.
@@ -133,8 +133,8 @@ impl Table {
         self.lengths[one * self.width + other]
     }
 
-    /// Returns the longest common subsequence of the two strings and its matches, the last match
-    /// first. If there are several subsequences of this length, returns the same one as Redis.
+    /// Returns the longest common subsequence of the two strings and its matches, starting with the
+    /// last match. If there are several subsequences of this length, returns the same one as Redis.
     fn walk(&self, one: &[u8], other: &[u8]) -> (Vec<u8>, Vec<Piece>) {
         let (mut common, mut runs) = (Vec::new(), Vec::<Piece>::new());
         let (mut row, mut column) = (one.len(), other.len());

@@ -128,8 +128,8 @@ fn pop(keyspace: &mut Keyspace, args: &Args<'_>, end: End, command: &str) -> Ans
     })
 }
 
-/// Removes and returns up to `count` values from one end of the list at a key, each wrapped in
-/// `Some`. Returns an empty vector if the key does not exist.
+/// Removes up to `count` values from one end of the list at a key, and returns them, each wrapped
+/// in `Some`. Returns an empty vector if the key does not exist.
 fn pop_many(
     keyspace: &mut Keyspace,
     key: &[u8],
@@ -250,8 +250,8 @@ fn linsert(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
 }
 
 /// Runs `LREM key count value`: removes up to `count` values equal to `value` from a list, starting
-/// at the left end, or at the right end if `count` is negative; removes all of them if `count` is
-/// 0.
+/// at the left end. Starts at the right end if `count` is negative, and removes all such values if
+/// `count` is 0.
 fn lrem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, value) = (args.get(0)?, args.get(2)?);
     let count = parse_integer(args.get(1)?).ok_or(Refusal::NotAnInteger)?;
@@ -292,7 +292,8 @@ fn move_one(keyspace: &mut Keyspace, from: &[u8], to: &[u8], off: End, onto: End
     }
     keyspace.collection::<List>(to)?;
     let value = if from == to {
-        // In one step: a list of one value would be removed in between, and its expiration with it.
+        // The value is moved in one step, because otherwise a list of one value would be removed in
+        // between, together with its expiration time.
         keyspace.update(from, |list: &mut List| {
             let value = list.pop(off).expect("stored lists are not empty");
             list.push(onto, value.clone());
@@ -324,7 +325,7 @@ fn lpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
             None => Outcome::Value(None),
         });
     };
-    // `i64::MIN` cannot be negated; Redis treats it as beyond all values.
+    // `i64::MIN` cannot be negated; Redis treats it as a rank beyond all values.
     let skipped = options.rank.checked_abs().map_or(0, |rank| rank - 1);
     let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
     let wanted = options.count.unwrap_or(1);

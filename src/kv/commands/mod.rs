@@ -1,5 +1,6 @@
-//! Commands: one file for each group with its rows of the registry, and what they share: arguments,
-//! outcomes, random choices. Commands read and change the keyspace and know nothing of the log.
+//! Commands: one file for each group with its rows of the registry, and shared code for arguments,
+//! outcomes and random choices. Commands read and change the keyspace; they do not depend on the
+//! log.
 
 pub(in crate::kv) mod args;
 pub(in crate::kv) mod bitfields;

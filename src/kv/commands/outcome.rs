@@ -1,5 +1,5 @@
-//! Outcomes of commands. An outcome, including a refusal, follows from the log, so it is equal on
-//! every replica. It is sent to the client and stored for retries.
+//! Outcomes of commands. An outcome, even if it is a refusal, depends only on the log, so it is
+//! equal on every replica. It is sent to the client and stored for retries.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ pub enum Outcome {
     /// A byte string, such as the value of a key; `None` if the key does not exist (null reply).
     Value(Option<Bytes>),
     /// A byte string that shares the memory of a long string in the keyspace. The reply is the same
-    /// as for [`Outcome::Value`], and a stored outcome is restored as one.
+    /// as for [`Outcome::Value`]. A stored outcome of this kind is decoded as a `Value`.
     LongValue(LongValue),
     /// The command succeeded and has no other result. For most commands, the reply is `OK`.
     Done,
@@ -66,7 +66,7 @@ impl PartialEq for Double {
 
 impl Eq for Double {}
 
-/// The reason why a command was refused. Snapshots contain a reason as its index in `Refusal::ALL`,
+/// The reason why a command was refused. Snapshots store a reason as its index in `Refusal::ALL`,
 /// so append new reasons at the end of that list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -77,7 +77,7 @@ pub enum Refusal {
     /// The new value would be longer than `proto-max-bulk-len` of the replica that received the
     /// command, or than [`VALUE_BYTES_MAX`](crate::kv::VALUE_BYTES_MAX).
     TooLong,
-    /// The value of the key has another type than the command requires (`WRONGTYPE`).
+    /// The value of the key has a different type than the command requires (`WRONGTYPE`).
     WrongType,
     /// The order or the number of the arguments is invalid, or an option is unknown.
     Syntax,
@@ -128,8 +128,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// All reasons for a refusal. Snapshots contain a reason as its index in this list, so append
-    /// new reasons at the end.
+    /// All reasons for a refusal. Snapshots store a reason as its index in this list, so append new
+    /// reasons at the end.
     pub(in crate::kv) const ALL: &[Refusal] = &[
         Refusal::NotAnInteger,
         Refusal::Overflow,
@@ -177,7 +177,8 @@ impl Outcome {
         }
     }
 
-    /// Returns the outcome of a command that returns several strings, `None` for a missing one.
+    /// Returns the outcome of a command that returns several strings, where `None` is a missing
+    /// string.
     pub(in crate::kv) fn strings(strings: impl Iterator<Item = Option<SharedString>>) -> Outcome {
         let strings: Vec<Option<SharedString>> = strings.collect();
         if strings.iter().any(|string| matches!(string, Some(SharedString::Long(_)))) {
@@ -207,8 +208,9 @@ impl Outcome {
         Outcome::Error(Bytes::from([text.as_bytes(), &word[..end]].concat()))
     }
 
-    /// Returns the error outcome for a wrong number of arguments of `command`, in a case that the
-    /// general check of the number cannot detect, such as `HSET` with a field but no value.
+    /// Returns the error outcome for a wrong number of arguments of `command`, such as for `HSET`
+    /// with a field but no value. The general check of the number of arguments cannot detect such
+    /// cases.
     pub(in crate::kv) fn wrong_number(command: &str) -> Outcome {
         Outcome::error(format!("ERR wrong number of arguments for '{command}' command"))
     }
@@ -218,7 +220,7 @@ impl Outcome {
         Outcome::Integer(truth.into())
     }
 
-    /// Returns the value that a read has returned, an empty one if the key does not exist; `None`
+    /// Returns the value in the outcome of a read, which is empty if the key does not exist; `None`
     /// if the outcome is not a value.
     pub fn value(&self) -> Option<Cow<'_, [u8]>> {
         match self {

@@ -8,7 +8,7 @@ use crate::kv::values::codec::{put_bytes, take_bytes, take_flag};
 use crate::kv::values::collection::ValueType;
 
 /// Maximum nesting depth of an encoded outcome, which bounds the recursion when an untrusted
-/// snapshot is decoded. One level more than the outcome of a transaction needs.
+/// snapshot is decoded. It is one more than the outcome of a transaction needs.
 const DEPTH_MAX: usize = 6;
 
 impl Outcome {

@@ -1,5 +1,5 @@
-//! Pub/Sub: publishing goes through the log, so that subscribers on every replica see messages in
-//! the same order. Subscriptions belong to connections and are no part of the state.
+//! Pub/Sub: published messages go through the log, so that subscribers on every replica see them in
+//! the same order. Subscriptions belong to connections and are not part of the state.
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;

@@ -10,7 +10,7 @@ impl Args<'_> {
     /// Returns a random number from 0 to `end - 1`; `end` must not be 0. The number depends only on
     /// the command's random seed and `turn`, so a command uses a different `turn` for each choice.
     pub(in crate::kv) fn below(&self, turn: u64, end: usize) -> usize {
-        // Mixed twice, because turns differ in their lowest bits only and the highest bits of the
+        // Mixed twice, because turns differ only in their low bits, whereas the high bits of the
         // result are used.
         let wide = u128::from(mix(mix(self.seed, turn), turn)) * (end as u128);
         usize::try_from(wide >> 64).expect("the product is below `end` << 64")

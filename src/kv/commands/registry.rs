@@ -15,7 +15,8 @@ use crate::kv::commands::{
 use crate::kv::keyspace::Keyspace;
 
 /// All commands of the state machine, in groups such as list commands or hash commands. Each group
-/// has a range of command numbers, which the test `numbers_are_grouped` lists.
+/// has a range of command numbers, which the test
+/// `command_numbers_are_contiguous_within_each_group` lists.
 const GROUPS: &[&[Row]] = &[
     generic::COMMANDS,
     keys::COMMANDS,
@@ -213,7 +214,7 @@ mod tests {
         }
     }
 
-    /// Logs hold these numbers.
+    /// Tests the numbers because log entries contain them.
     #[test]
     fn command_numbers_are_contiguous_within_each_group() {
         for (group, from) in [

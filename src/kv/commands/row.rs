@@ -5,8 +5,8 @@ use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::keyspace::Keyspace;
 
-/// The result of a command's function: an outcome, or the reason why the command was refused, in
-/// which case it has changed nothing.
+/// The result of a command's function: an outcome, or the reason why the command was refused
+/// without changing anything.
 pub(in crate::kv) type Answer = Result<Outcome, Refusal>;
 
 /// A row of the table of all commands of the state machine: a command's number, name, key positions
@@ -23,20 +23,20 @@ pub(in crate::kv) struct Row {
     pub(in crate::kv) run: Run,
 }
 
-/// What the running time of a command is proportional to. By this, a long command can be recognized
+/// What the running time of a command is proportional to, so that a long command can be recognized
 /// before it runs. The time can be longer if a write copies a collection that a snapshot shares,
-/// which the estimate in `kv/work.rs` counts too; and in cases that it does not count: `MSET`
-/// replaces collections, or large values expire.
+/// which the estimate in `kv/work.rs` also counts. It can also be longer in cases that are not
+/// counted: `MSET` replaces collections, or large values expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum Scale {
     /// The arguments of the command; each takes constant or logarithmic time.
     Arguments,
-    /// The arguments, and the elements of the collection that the command replaces, if it does: at
-    /// its only key, or else at the second.
+    /// The arguments, and the elements of the collection that the command replaces, if any. That
+    /// collection is at the command's only key, or at the second key of a command with two keys.
     Replaced,
-    /// The largest integer among the arguments after the first, if there is one: the number of
-    /// elements to return or remove. At most the values at the command's keys, unless the number is
-    /// negative.
+    /// The number of elements to return or remove: the largest integer among the arguments after
+    /// the first, if there is one. Limited by the size of the values at the command's keys, unless
+    /// the number is negative.
     Count,
     /// The arguments, and all values at the command's keys.
     Values,
@@ -149,7 +149,7 @@ impl KeyPositions {
 }
 
 impl Row {
-    /// Returns this row for a command whose running time is proportional to `scale`.
+    /// Returns a copy of this row for a command whose running time is proportional to `scale`.
     pub(in crate::kv) const fn per(mut self, scale: Scale) -> Row {
         self.scale = scale;
         self

@@ -89,7 +89,7 @@ impl<'w> Options<'w> {
     /// Returns whether the element `text` matches the pattern of the option `MATCH`; true if the
     /// option is missing.
     pub(in crate::kv) fn fits(&self, text: &[u8]) -> bool {
-        // `*` alone matches the empty text, unlike in a pattern for channels.
+        // Unlike in a pattern for channels, a pattern that is only `*` matches the empty text.
         self.pattern.is_none_or(|pattern| pattern == b"*" || glob::matches(pattern, text))
     }
 }

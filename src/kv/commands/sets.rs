@@ -118,8 +118,8 @@ fn spop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         _ => return Err(Refusal::Syntax),
     };
     let taken = keyspace.update_existing(key, |set: &mut Set| {
-        // Removes from the last position to the first, because removing a member only moves members
-        // behind it.
+        // Members are removed from the last position to the first, because the removal of a member
+        // moves only members behind it.
         let places = args.different(count, set.len());
         let taken: Vec<_> = places.into_iter().rev().filter_map(|place| set.take(place)).collect();
         let changed = !taken.is_empty();
@@ -137,8 +137,8 @@ fn spop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     })
 }
 
-/// Runs `SRANDMEMBER key [count]`: returns up to `count` distinct random members of a set; if
-/// `count` is negative, exactly `-count` members, possibly with repetitions.
+/// Runs `SRANDMEMBER key [count]`: returns up to `count` distinct random members of a set. If
+/// `count` is negative, returns exactly `-count` members, possibly with repetitions.
 fn srandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = |key| keyspace.collection::<Set>(key);
     let count = match args.rest(1) {
@@ -160,7 +160,7 @@ fn srandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 }
 
 /// Returns random positions from 0 to `length - 1`; `length` must not be 0. Returns up to `count`
-/// distinct positions; if `count` is negative, exactly `-count` positions, possibly with
+/// distinct positions or, if `count` is negative, exactly `-count` positions, possibly with
 /// repetitions.
 ///
 /// # Errors
@@ -221,7 +221,7 @@ fn sets<'s>(keyspace: &'s Keyspace, keys: &[&[u8]]) -> Result<Vec<Option<&'s Set
 fn common<'s>(sets: &[Option<&'s Set>]) -> impl Iterator<Item = &'s Element> {
     let mut there: Vec<&Set> = sets.iter().copied().flatten().collect();
     let all = there.len() == sets.len();
-    // The smallest set first: its members are looked up in all others.
+    // The smallest set comes first: its members are looked up in all others.
     there.sort_by_key(|set| set.len());
     let smallest = there.first().copied().filter(|_| all);
     let members = smallest.into_iter().flat_map(Set::iter);
@@ -327,8 +327,8 @@ fn sintercard(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 
 /// Runs `SSCAN key cursor [MATCH pattern] [COUNT count]`: returns the next cursor and some members
 /// of a set. A small set is returned in one call. A large set is scanned from the end of its order
-/// to the start, and the cursor is the number of members that were not visited yet. Removals move
-/// members only towards the start, so the scan visits every member that stays in the set.
+/// to the start, and the cursor is the number of members that have not been visited yet. Removals
+/// move members only towards the start, so the scan visits every member that stays in the set.
 fn sscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let cursor = match scan::cursor(args.get(1)?) {
         Ok(cursor) => cursor,
@@ -344,9 +344,9 @@ fn sscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 }
 
 /// Returns the range of positions that one call of a scan visits in a collection of `length`
-/// elements: its start (inclusive) and its end (exclusive). A scan goes from the end of the
-/// collection to the start. `cursor` is the number of elements that were not visited yet, 0 in the
-/// first call.
+/// elements, as its start (inclusive) and its end (exclusive). A scan goes from the end of the
+/// collection to the start. `cursor` is the number of elements that have not been visited yet, or 0
+/// in the first call. `count` is the number of elements to visit.
 pub(in crate::kv) fn scanned(cursor: u64, count: usize, length: usize) -> (usize, usize) {
     if length <= SCANNED_AT_ONCE_MAX {
         return (0, length);

@@ -84,8 +84,8 @@ fn getdel(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::string(old))
 }
 
-/// Runs `MGET key [key ...]`: returns the values of keys, null for a key that does not exist or
-/// whose value is not a string.
+/// Runs `MGET key [key ...]`: returns the values of keys, with null for each key that does not
+/// exist or whose value is not a string.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn mget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let value = |key: &&[u8]| keyspace.shared_string(key).unwrap_or_default();
@@ -182,7 +182,7 @@ enum Ttl<'w> {
 }
 
 impl<'w> Ttl<'w> {
-    /// Parses `option` if it is `EX`, `PX`, `EXAT` or `PXAT`, with its argument `next`. Returns
+    /// Parses `option` with its argument `next` if it is `EX`, `PX`, `EXAT` or `PXAT`. Returns
     /// false, and changes nothing, if it is another option, its argument is missing, or it
     /// contradicts an earlier option. If the same option is given more than once, the last argument
     /// is used.
@@ -273,8 +273,8 @@ fn set_with_options(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         if matches!(end, Ttl::At(..)) {
             keyspace.notify("expire", key);
         }
-        // The time may have passed already. If so, the key does not exist for clients, and the next
-        // log entry removes it.
+        // The expiration time may already have passed. If so, the key does not exist for clients,
+        // and the next log entry removes it.
     }
     Ok(match (returns_old, is_set) {
         (true, _) => Outcome::string(old),
@@ -313,7 +313,7 @@ fn getex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
             stays = true;
             continue;
         }
-        // The expiration time that was given last, if any.
+        // The expiration time of the last option, if any.
         let mut said = if end == Ttl::Kept { Ttl::Never } else { end };
         if stays || !said.take(option, options.as_slice().first()) {
             return Err(Refusal::Syntax);
@@ -421,8 +421,8 @@ fn incrbyfloat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(Some(Bytes::from(sum))))
 }
 
-/// Runs `DELEX key [IFEQ text | IFNE text]`, a command of Redis 8.4: removes a key if its value
-/// equals `text`, or differs from it.
+/// Runs `DELEX key [IFEQ text | IFNE text]`, a command of Redis 8.4: removes a key if its value is
+/// equal to `text` (`IFEQ`) or differs from it (`IFNE`).
 fn delex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let (equal, text) = match *args.rest(1) {
@@ -439,9 +439,9 @@ fn delex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(goes))
 }
 
-/// Returns the expiration time, in milliseconds since 1970, that an option specifies: `unit` is its
-/// name, such as `EX`, and `number` its argument. `None` if the argument is not positive or too
-/// large.
+/// Returns the expiration time, in milliseconds since 1970, that an option specifies. `unit` is the
+/// name of the option, such as `EX`, and `number` is its argument. Returns `None` if the argument
+/// is not positive or too large.
 pub(in crate::kv) fn expiration_of(keyspace: &Keyspace, number: i64, unit: &str) -> Option<Millis> {
     let (unit, from) = match unit {
         "EX" => (Unit::Seconds, From::Now),
@@ -570,7 +570,7 @@ mod tests {
             feeder.call(args[0], &args[1..]);
             assert_eq!(touched::take(), 0, "{command}");
         }
-        // The other key shares all chunks, and so does a view.
+        // The other key shares all chunks, and so does a view of the state.
         let at = last(&feeder);
         let view = feeder.store.view(at);
         feeder.call("setbit", &["k", "80000000", "0"]);
@@ -622,7 +622,7 @@ mod tests {
         assert_eq!(call("bitfield k set u8 8000 1"), no_offset);
         assert_eq!(call("bitfield_ro k get u8 #1000"), no_offset);
         assert_eq!(call("bitfield k set u8 #999 1"), Outcome::List(vec![Outcome::Integer(120)]));
-        // Without a limit, the largest one applies.
+        // Without an appended limit, the maximum length applies.
         assert_eq!(feeder.call("setrange", &["k", "1000", "x"]), Outcome::Integer(1_001));
         let refused = feeder.call("setrange", &["k", "536870912", "x"]);
         assert_eq!(refused, too_long);

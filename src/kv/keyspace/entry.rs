@@ -1,7 +1,7 @@
 //! A key and its value in one allocation, because a lookup of the key is usually followed by an
 //! access to the value, and each allocation costs a cache miss. A hash table holds only one word (a
 //! pointer) per entry, so tables are small and fast to copy. Collections and long strings are
-//! outside, so that a change of the entry does not copy them.
+//! stored outside the entry, so that a change of the entry does not copy them.
 //!
 //! ```text
 //! count 8 | length 8 | fingerprint 8 | meta 8 | outside 8 |
@@ -24,7 +24,7 @@ use crate::kv::values::string::{COPIED_BYTES_MAX, LongValue, SharedString, Strin
 /// Approximate memory overhead of a heap allocation, in bytes: the allocator's bookkeeping and
 /// rounding.
 const ALLOCATION_BYTES: usize = 16;
-/// Size in bytes of the reference count and the length, which come before the header in the heap
+/// Size in bytes of the reference count and the length, which precede the header in the heap
 /// allocation of a keyspace entry.
 const COUNT_BYTES: usize = 16;
 /// Maximum length in bytes of a string for which `OBJECT ENCODING` returns `embstr`, as in Redis. A
@@ -33,10 +33,10 @@ const EMBEDDED_MAX: usize = 44;
 /// Size in bytes of a cache line of most processors.
 const CACHE_LINE_BYTES: usize = 64;
 /// Maximum number of cache lines of an entry that are prefetched before the entry is encoded. The
-/// processor itself prefetches the rest of a longer entry.
+/// processor itself prefetches the rest of a larger entry.
 const FETCHED_LINES_MAX: usize = 8;
 /// Maximum size in bytes of an entry that is assembled on the stack and then copied to the heap at
-/// once. A longer entry is assembled on the heap.
+/// once. A larger entry is assembled on the heap.
 const STACK_BYTES: usize = 512;
 
 /// An entry of the keyspace: a key with its value and its expiration time. Snapshots and replies
@@ -47,8 +47,8 @@ pub(in crate::kv) struct KeyEntry(ThinArc<Header, u8>);
 /// The fixed-size header in front of the key and value bytes in an entry's allocation.
 #[derive(Clone)]
 struct Header {
-    /// Hash of the entry's key, value and expiration time, part of the keyspace's digest. Stored so
-    /// that removing the entry does not require reading its value.
+    /// Hash of the entry's key, value and expiration time, which is part of the keyspace's digest.
+    /// Stored so that the entry can be removed without reading its value.
     fingerprint: u64,
     meta: PackedMeta,
     /// The entry's value if it is a collection or a long string; `None` if it is a short string,
@@ -63,8 +63,8 @@ enum Outside {
     Collection(Collection),
 }
 
-/// The entry's revision (number of the operation that last changed it), the length of its key if
-/// short, and whether it has an expiration time, packed into 64 bits.
+/// Three values packed into 64 bits: the entry's revision (number of the operation that last
+/// changed it), the length of its key if the key is short, and whether it has an expiration time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PackedMeta(u64);
 
@@ -79,8 +79,8 @@ pub(in crate::kv) struct Metadata {
     expires_at: Option<NonZeroU64>,
 }
 
-/// The value of a key: a string or a collection (hash, list, set or sorted set). A string of at
-/// least [`LONG_BYTES_MIN`] bytes is stored as a [`LongString`], whichever variant it is here.
+/// The value of a key: a string or a collection (hash, list, set or sorted set). Regardless of its
+/// variant here, a string of at least [`LONG_BYTES_MIN`] bytes is stored as a [`LongString`].
 pub(in crate::kv) enum Value<'v> {
     String(&'v [u8]),
     LongString(LongString),
@@ -224,8 +224,8 @@ impl KeyEntry {
     }
 
     /// Replaces the entry's value and metadata. Reuses the allocation if it is not shared, the old
-    /// and the new value are short strings of equal length, and the entry has an expiration time
-    /// either both before and after or never.
+    /// and the new value are short strings of equal length, and the entry neither gains nor loses
+    /// an expiration time.
     pub(in crate::kv) fn replace(&mut self, new_value: Value<'_>, metadata: Metadata) {
         if let Value::String(value) = &new_value
             && self.rewrite(value, metadata)
@@ -317,8 +317,8 @@ impl KeyEntry {
         }
     }
 
-    /// Returns whether something else shares the entry, and with it its collection, or shares the
-    /// collection alone.
+    /// Returns whether the memory of the entry's collection is shared, for example by a snapshot:
+    /// either because the whole entry is shared or because only the collection is.
     pub(in crate::kv) fn is_collection_shared(&self) -> bool {
         self.collection().is_some_and(|it| ThinArc::strong_count(&self.0) > 1 || it.is_shared())
     }
@@ -450,13 +450,13 @@ impl KeyEntry {
         black_box((self.revision(), self.value().last().copied()));
     }
 
-    /// Prefetches the start of the entry, which contains the reference count: reads the start so
-    /// that it is loaded into the processor's cache.
+    /// Prefetches the start of the entry, which contains the reference count: reads it so that it
+    /// is loaded into the processor's cache.
     pub(in crate::kv) fn fetch_start(&self) {
         black_box(self.revision());
     }
 
-    /// Prefetches the whole entry, up to [`FETCHED_LINES_MAX`] cache lines. Unlike the reads of
+    /// Prefetches the whole entry, up to [`FETCHED_LINES_MAX`] cache lines. Unlike in
     /// [`KeyEntry::fetch`], the reads do not depend on each other, so that the cache misses of many
     /// entries overlap.
     pub(in crate::kv) fn fetch_all(&self) {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::Keyspace;
 
-/// Maximum number of recorded events (published messages and keyspace notifications) that wait for
-/// delivery to this replica's subscribers. Further events are dropped.
+/// Maximum number of recorded events (published messages and keyspace notifications) that are
+/// waiting for delivery to this replica's subscribers. Further events are dropped.
 const EVENTS_MAX: usize = 1 << 16;
 
 /// An event for Pub/Sub subscribers: a published message, or a change of a key, which can cause
@@ -43,7 +43,8 @@ pub struct RecordedEvents {
 }
 
 /// The events for this replica's Pub/Sub subscribers: which kinds of events are recorded, and the
-/// recorded events that wait for delivery. Reads, which share the keyspace, record events, too.
+/// recorded events that are waiting for delivery. Reads, which have only a shared reference to the
+/// keyspace, also record events.
 #[derive(Debug, Default)]
 pub(super) struct Events {
     recorded: RecordedEvents,
@@ -172,7 +173,7 @@ mod tests {
             ("new", &b"k"[..]),
             ("new", b"l"),
             ("keymiss", b"missing"),
-            // The write finds it expired.
+            // The write finds that the key has expired.
             ("expired", b"l"),
             ("new", b"l"),
             ("expired", b"k"),

@@ -16,8 +16,7 @@ pub(in crate::kv) const REMOVED_MAX: usize = 64;
 /// Index of the keys that have an expiration time, in the order of these times.
 #[derive(Debug, Default)]
 pub(in crate::kv) struct ExpirationIndex {
-    /// The expiration time of each key that expires, in milliseconds since 1970, and the hash of
-    /// the key.
+    /// The expiration time, in milliseconds since 1970, and the key hash of each key that expires.
     by_time: BTreeSet<(Millis, u64)>,
     /// Sum of the expiration times in `by_time`.
     sum: u128,
@@ -30,9 +29,9 @@ impl ExpirationIndex {
         if from == to {
             return;
         }
-        // Two keys with equal hashes and expiration times share one element. After one of them is
-        // removed, the other is no longer removed in the background, but once expired it still does
-        // not exist for clients.
+        // Two keys with equal hashes and expiration times share one element. When one of them is
+        // removed, the other loses its element and is no longer removed in the background, but once
+        // it has expired it still does not exist for clients.
         if let Some(from) = from
             && self.by_time.remove(&(from, hash))
         {
@@ -123,9 +122,9 @@ impl Keyspace {
 
     /// Sets the replicated clock back to `millis` if it is ahead, and makes all expiration times
     /// earlier by the same amount, so that each key keeps its remaining TTL. Returns the number of
-    /// milliseconds by which the clock was set back. Keys whose clients set an absolute expiration
-    /// time then expire too early; this is accepted, because the clock was wrong when these times
-    /// were set.
+    /// milliseconds by which the clock was set back. Keys for which clients have set an absolute
+    /// expiration time then expire too early; this is accepted, because the clock was wrong when
+    /// these times were set.
     pub(in crate::kv) fn set_back_clock(&mut self, millis: Millis) -> Millis {
         let back = self.clock.millis.saturating_sub(millis);
         if back == 0 {

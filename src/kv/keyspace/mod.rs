@@ -42,8 +42,8 @@ pub(in crate::kv) struct Keyspace {
     entry_bytes: usize,
     expirations: ExpirationIndex,
     clock: ReplicatedClock,
-    /// Number of operations applied so far, including the one that is being applied. A key that
-    /// this operation changes stores the number as its revision.
+    /// Number of operations applied so far, including the current one. A key that the current
+    /// operation changes stores this number as its revision.
     revision: u64,
     events: Events,
     /// Counts for `INFO`, not part of the state.
@@ -65,8 +65,8 @@ impl Keyspace {
         entry
     }
 
-    /// Returns the entry of a key like [`Keyspace::entry`], but records no keyspace notification if
-    /// a read command does not find it.
+    /// Returns the entry of a key like [`Keyspace::entry`], except that a read command that does
+    /// not find the key records no keyspace notification.
     pub(in crate::kv) fn entry_without_event(&self, key: &[u8]) -> Option<&KeyEntry> {
         let entry = self.uncounted_entry(key);
         self.counts.count_lookup(entry.is_some());
@@ -158,8 +158,8 @@ impl Keyspace {
     }
 
     /// Searches the hash tables, starting with the table for the hash `hash` and wrapping around,
-    /// for a table with an entry for which `wanted` returns true, and iterates over all entries of
-    /// this kind in that table. Used to choose a random key.
+    /// for a table with an entry for which `wanted` returns true. Iterates over all such entries in
+    /// that table. Used to choose a random key.
     pub(in crate::kv) fn any_table(
         &self,
         hash: u64,
@@ -222,7 +222,7 @@ impl Keyspace {
     }
 
     /// Sets a key to a string, without expiration. Copies `value`, because sharing its memory would
-    /// keep the memory of a whole log entry allocated for one small value.
+    /// keep a whole log entry in memory for one small value.
     pub(in crate::kv) fn put(&mut self, key: &[u8], value: &[u8]) {
         self.put_expiring(key, value, None);
     }
@@ -403,7 +403,7 @@ impl Keyspace {
     }
 
     /// Applies `change` to the entry whose key has the hash `hash` and for which `is_it` returns
-    /// true, which must exist. Updates the keyspace's digest, memory usage and expiration index
+    /// true. The entry must exist. Updates the keyspace's digest, memory usage and expiration index
     /// accordingly, and returns the result of `change`.
     fn modify<R>(
         &mut self,
@@ -534,8 +534,8 @@ impl Keyspace {
 
 /// Methods for writing and restoring snapshots.
 impl Keyspace {
-    /// Returns an immutable copy-on-write view of all tables. The time does not depend on the
-    /// number of keys; the first write to a shared table copies that table.
+    /// Returns an immutable copy-on-write view of all tables. Takes the same time for any number of
+    /// keys; the first write to a shared table copies that table.
     pub(in crate::kv) fn share(&mut self) -> Vec<Arc<Table>> {
         self.shards.share()
     }

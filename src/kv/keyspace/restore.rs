@@ -9,7 +9,7 @@
 //! `head` is four times the number of operations since the key's revision, plus 2 if the key
 //! expires, plus 1 if the value is a collection. `expiry` is present only if the key expires.
 //! `type` is present only for a collection, whose own encoding then replaces the value and its
-//! length. So an entry with a string takes about seven bytes more than its key and value. A compact
+//! length. So the entry of a string takes about seven bytes more than its key and value. A compact
 //! encoding matters because a data directory temporarily holds two snapshots.
 
 use bytes::{Buf as _, BufMut as _};
@@ -20,9 +20,9 @@ use crate::kv::values::codec::{put_bytes, put_number, take_bytes, take_number};
 use crate::kv::values::collection::{Collection, ValueType};
 use crate::kv::values::digest::key_hash;
 
-/// Number of flag bits: the lowest bits of `head`, the first number of an encoded keyspace entry.
-/// The other bits of `head` say how many operations were applied after the operation that last
-/// changed the entry.
+/// Number of flag bits, which are the lowest bits of `head`, the first number of an encoded
+/// keyspace entry. The other bits of `head` contain the number of operations that were applied
+/// after the operation that last changed the entry.
 const FLAG_BITS: u32 = 2;
 const EXPIRES: u64 = 2;
 const IS_COLLECTION: u64 = 1;

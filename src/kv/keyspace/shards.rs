@@ -12,13 +12,13 @@ use crate::kv::values::copy_on_write::CopyOnWrite;
 
 /// Number of hash tables (shards) into which the keyspace is divided. A power of two.
 const SHARDS: usize = 4_096;
-/// Index of the lowest bit of a key's hash that helps to select the key's hash table (shard). The
+/// Index of the lowest of the bits of a key's hash that select the key's hash table (shard). The
 /// lookup within the table uses other bits of the hash.
 const SHARD_SHIFT: u32 = 40;
 
 /// Exclusive upper bound of the scan positions, which determine the order in which `SCAN` visits
-/// keys. A key's scan position is the low bits of its hash, of which the highest select the key's
-/// hash table (shard), so `SCAN` visits one table after another.
+/// keys. A key's scan position consists of the low bits of its hash. The highest of these bits
+/// select the key's hash table (shard), so `SCAN` visits one table after another.
 pub(in crate::kv) const SCAN_END: u64 = (SHARDS as u64) << SHARD_SHIFT;
 
 /// A hash table (shard) of the keyspace. The hash of a key determines which of the tables contains
@@ -45,7 +45,7 @@ impl Default for Shards {
 
 impl Shards {
     /// Returns the entry whose key has the hash `hash` and for which `is_it` returns true; `None`
-    /// if there is none.
+    /// if there is no such entry.
     pub(in crate::kv) fn find(
         &self,
         hash: u64,
@@ -60,8 +60,8 @@ impl Shards {
     }
 
     /// Returns a mutable reference to the entry whose key has the hash `hash` and for which `is_it`
-    /// returns true; `None` if there is none. Copies the entry's hash table first if a snapshot
-    /// shares it.
+    /// returns true; `None` if there is no such entry. Copies the entry's hash table first if a
+    /// snapshot shares it.
     pub(in crate::kv) fn find_mut(
         &mut self,
         hash: u64,
@@ -87,7 +87,7 @@ impl Shards {
     }
 
     /// Removes and returns the entry whose key has the hash `hash` and for which `is_it` returns
-    /// true; `None` if there is none.
+    /// true; `None` if there is no such entry.
     pub(in crate::kv) fn remove(
         &mut self,
         hash: u64,
@@ -109,8 +109,8 @@ impl Shards {
     }
 
     /// Searches the hash tables, starting with the table for the hash `hash` and wrapping around,
-    /// for a table with an entry for which `wanted` returns true, and iterates over all entries of
-    /// this kind in that table. Yields nothing if no table contains one.
+    /// for a table with an entry for which `wanted` returns true. Iterates over all such entries in
+    /// that table. Yields nothing if there is no such table.
     pub(in crate::kv) fn any_table(
         &self,
         hash: u64,
@@ -153,8 +153,8 @@ impl Shards {
 }
 
 /// Returns a mutable reference to a hash table, and copies the table first if a snapshot shares it.
-/// Before copying, reads the reference counts of all entries: the cache misses of these reads
-/// overlap, while those of the atomic increments during the copying do not.
+/// Before copying, reads the reference counts of all entries, because the cache misses of these
+/// reads overlap, whereas those of the atomic increments during the copying do not.
 fn table_mut(table: &mut CopyOnWrite<Table>) -> &mut Table {
     if let Some(table) = table.to_copy() {
         table.iter().for_each(KeyEntry::fetch_start);

@@ -31,9 +31,9 @@ pub fn slot_of(key: &[u8]) -> u16 {
     crc % SLOT_COUNT
 }
 
-/// Returns the part of a key that determines its Redis Cluster hash slot: the hash tag, which is
-/// the text between the first `{` and the next `}`, or the whole key if it has no hash tag or an
-/// empty one.
+/// Returns the part of a key that determines its Redis Cluster hash slot. This is the hash tag,
+/// which is the text between the first `{` and the next `}`, or the whole key if there is no hash
+/// tag or it is empty.
 fn tag_of(key: &[u8]) -> &[u8] {
     let tag = || {
         let behind = &key[key.iter().position(|byte| *byte == b'{')? + 1..];

@@ -5,7 +5,7 @@ use std::cell::Cell;
 
 use super::Keyspace;
 
-/// Counts of events in the keyspace since they were last taken.
+/// Numbers of events in the keyspace since these numbers were last taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeyspaceStatistics {
     /// Number of keys that read commands looked up and found.
@@ -25,10 +25,11 @@ impl KeyspaceStatistics {
     }
 }
 
-/// The current counts. Reads share the keyspace, so they count in cells.
+/// The current counts. They are cells because reads, which have only a shared reference to the
+/// keyspace, also count.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    /// Whether a read command runs, whose lookups count.
+    /// Whether a read command is running, whose lookups count.
     is_reading: Cell<bool>,
     hits: Cell<u64>,
     misses: Cell<u64>,
@@ -36,7 +37,8 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Counts the lookup of a key if a read command runs. Returns whether it counts as a miss.
+    /// Counts the lookup of a key if a read command is running. Returns whether the lookup was
+    /// counted as a miss.
     pub(super) fn count_lookup(&self, found: bool) -> bool {
         let counts = self.is_reading.get();
         if counts {
@@ -101,7 +103,7 @@ mod tests {
             ("append", &["string", "v"], 0, 0),
             ("incr", &["number"], 0, 0),
             ("del", &["missing"], 0, 0),
-            // Not lookups of a client.
+            // These are not lookups by a client.
             ("revisions", &["string", "missing"], 0, 0),
             ("memory|usage", &["string"], 0, 0),
             ("randomkey", &[], 0, 0),
@@ -116,7 +118,8 @@ mod tests {
         }
     }
 
-    /// Bug: `expired_keys` was always 0. Whatever removes an expired key, it counts once.
+    /// Regression test: `expired_keys` used to be always 0. Each expired key counts once, no matter
+    /// what removes it.
     #[test]
     fn expired_key_is_counted_once_however_it_is_deleted() {
         let mut keyspace = Keyspace::default();

@@ -37,8 +37,8 @@ const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8 + 8 + 8;
 const BLOCK_HEAD_BYTES: usize = 1 + 4 + 8;
 /// Length in bytes of the checksum at the end of a block.
 const CHECKSUM_BYTES: usize = 4;
-/// Length in bytes at which a block is closed. A block becomes longer than this by at most one
-/// item, such as a key with its whole value.
+/// Length in bytes at which a block is closed. A block may exceed this length by at most one item,
+/// such as a key with its whole value.
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// Kind byte of a block with entries of the keyspace. The blocks of a snapshot are in ascending
@@ -76,10 +76,11 @@ pub enum SnapshotError {
     /// The snapshot ends before its last block.
     #[error("snapshot is incomplete: it ends after {bytes} bytes")]
     Short {
-        /// Number of bytes that were received of the snapshot.
+        /// Number of received bytes of the snapshot.
         bytes: u64,
     },
-    /// The number of keys or the digest of the snapshot's content differs from that in its header.
+    /// The number of keys or the digest in the snapshot's header does not match the snapshot's
+    /// content.
     #[error("snapshot of {keys} keys does not match the key count or digest in its header")]
     Contents {
         /// Number of keys that the snapshot actually contains.

@@ -1,6 +1,6 @@
 //! Reads and validates snapshots. The bytes are untrusted, because they come from a disk or a peer:
 //! no input causes a panic, and memory usage is proportional to the number of bytes received, not
-//! to the lengths that they claim.
+//! to the lengths that the input states.
 
 use bytes::{Buf as _, BytesMut};
 
@@ -17,7 +17,7 @@ use crate::kv::state_machine::{StateMachine, digest_of};
 use crate::kv::values::digest::Digest;
 use crate::types::{EntryId, Index};
 
-/// Decodes a snapshot, which it receives in pieces of any size, and verifies it.
+/// Decodes and verifies a snapshot, which it receives in pieces of any size.
 #[derive(Debug)]
 pub struct SnapshotReader {
     buffer: BytesMut,
@@ -31,7 +31,7 @@ pub struct SnapshotReader {
     /// snapshot.
     state: Option<StateMachine>,
     /// Digest (sum of hashes) of the keys and client sessions decoded so far, if the reader only
-    /// verifies the snapshot. Otherwise 0, because the restored state computes it.
+    /// verifies the snapshot. Otherwise 0, because the restored state computes the digest.
     digest: Digest,
     /// Number of keyspace entries decoded from the snapshot so far.
     entries: u64,
@@ -195,7 +195,7 @@ impl SnapshotReader {
         if self.ended || kind < self.kind || kind > END {
             return Err(self.damaged("unexpected kind of block"));
         }
-        // No memory is allocated for the claimed length: if it is too large, the input ends too
+        // No memory is allocated for the stated length: if it is too large, the input ends too
         // early.
         let around = (BLOCK_HEAD_BYTES + CHECKSUM_BYTES) as u64;
         let whole = length.checked_add(around).and_then(|whole| usize::try_from(whole).ok());
@@ -221,9 +221,9 @@ impl SnapshotReader {
         Ok(true)
     }
 
-    /// Decodes the first element of the block content `items`, and removes it from there. `kind`
-    /// says what a block's elements are: keyspace entries, batches or client sessions. `None` if
-    /// the element is malformed or a duplicate.
+    /// Decodes the first item of `items`, the items of a block, and removes it from there. `kind`
+    /// says what the items of the block are: keyspace entries, batches or client sessions. Returns
+    /// `None` if the item is malformed or a duplicate.
     fn read_item(&mut self, kind: u8, items: &mut &[u8]) -> Option<()> {
         let revision = self.header.map_or(0, |header| header.revision);
         let is_new = match (kind, &mut self.state) {

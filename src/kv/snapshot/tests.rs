@@ -145,7 +145,8 @@ fn snapshot_view_is_immutable_while_the_state_changes() {
     let mut bytes = Vec::new();
     let mut parts = 0;
     let mark = loop {
-        // Changes of every kind, to entries that are already written and to others.
+        // The changes are of every kind, and affect entries that are already written as well as
+        // others.
         let number = 3_000 + parts;
         let (key, fresh) = (&name(parts * 7 % 3_000), name(number));
         apply(

@@ -1,5 +1,4 @@
-//! Writes snapshots: a snapshot of a state in one call, or a snapshot of a copy-on-write view in
-//! several steps.
+//! Writes snapshots, either of a state in one call, or of a copy-on-write view in several steps.
 
 use std::sync::Arc;
 
@@ -158,9 +157,8 @@ impl StateMachine {
     }
 }
 
-/// Writes a snapshot of a copy-on-write view of the state in several steps, one hash table of the
-/// keyspace in each. The memory of a table that the view shares is released once the table is
-/// written.
+/// Writes a snapshot of a copy-on-write view of the state in several steps, one for each hash table
+/// of the keyspace. After a table is written, the memory that the view shares with it is released.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     view: View,
@@ -176,8 +174,8 @@ impl SnapshotWriter {
         SnapshotWriter { table_count: view.tables.len() as u64, view, blocks: None }
     }
 
-    /// Returns the number of the keyspace's hash tables that have been written, and their total
-    /// number.
+    /// Returns how many of the keyspace's hash tables have been written, and the total number of
+    /// tables.
     pub fn progress(&self) -> (u64, u64) {
         (self.table_count - self.view.tables.len() as u64, self.table_count)
     }
@@ -188,9 +186,9 @@ impl SnapshotWriter {
     }
 
     /// Writes the next part of the snapshot to `sink`: one hash table of the keyspace or, after the
-    /// last one, the rest. Returns `None` while more parts follow, and at the end the mark that
-    /// identifies the snapshot (id of its last log entry, length and checksum). Must not be called
-    /// again after the end.
+    /// last table, the rest of the snapshot. Returns `None` while more parts follow. At the end,
+    /// returns the mark that identifies the snapshot (id of its last log entry, length and
+    /// checksum), and must not be called again.
     pub fn write(&mut self, sink: &mut dyn FnMut(&[u8])) -> Option<SnapshotMark> {
         let View { last, revision, digest, clock, key_count, tables, dedup, client_sessions } =
             &mut self.view;

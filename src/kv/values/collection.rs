@@ -109,8 +109,9 @@ impl Collection {
         }
     }
 
-    /// Returns whether the copy of a collection before a change takes time for each element. A copy
-    /// of a list takes time only for each of its chunks, whose memory it shares.
+    /// Returns whether copying a shared collection before a change takes time for each element.
+    /// Copying a list takes time only for each of its chunks, because the copy shares the memory of
+    /// the chunks.
     pub(in crate::kv) fn is_copied_whole(&self) -> bool {
         !matches!(self, Collection::List(_))
     }

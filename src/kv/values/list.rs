@@ -406,7 +406,7 @@ mod tests {
         list
     }
 
-    /// Checks that a list is equal to its model, and checks the list's invariants.
+    /// Asserts that a list is equal to its model and that its invariants hold.
     fn check(list: &List, wanted: &VecDeque<Vec<u8>>) {
         let elements: Vec<Element> = wanted.iter().map(|value| value[..].into()).collect();
         assert_eq!(list.len(), wanted.len());

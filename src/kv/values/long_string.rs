@@ -62,7 +62,7 @@ impl LongString {
         self.0.length
     }
 
-    /// Returns a hash of the string: equal strings have equal hashes, in whichever way they were
+    /// Returns a hash of the string: equal strings have equal hashes, no matter how they were
     /// built. O(1).
     pub(in crate::kv) fn digest(&self) -> u64 {
         digest_of(self.0.hash, self.0.length)
@@ -122,8 +122,9 @@ impl Chunks {
         }
     }
 
-    /// Returns the chunks that contain the bytes in `range`, and the range counted from the first
-    /// of these chunks. Shares the whole string if they are all its chunks.
+    /// Returns the chunks that contain the bytes in `range`, and the range counted from the start
+    /// of the first of these chunks. If these are all chunks of the string, shares the whole
+    /// string.
     pub(in crate::kv) fn part(&self, range: Range<usize>) -> (Chunks, Range<usize>) {
         let (first, end) = (range.start / CHUNK_BYTES, range.end.div_ceil(CHUNK_BYTES));
         if (first, end) == (0, self.all().len()) {
@@ -150,8 +151,8 @@ fn slices_of(chunks: &[Arc<Chunk>], range: Range<usize>) -> impl Iterator<Item =
 }
 
 impl From<&[u8]> for LongString {
-    /// Copies `bytes`, which must be long enough for a long string, or be a part of one that the
-    /// caller extends before it stores it.
+    /// Copies `bytes` into a new long string. If `bytes` are too few for a long string, the caller
+    /// must extend the string before storing it.
     fn from(bytes: &[u8]) -> LongString {
         let mut content = Content::default();
         content.append(bytes);
@@ -335,7 +336,7 @@ mod tests {
         string.slices(0..string.len()).collect::<Vec<_>>().concat()
     }
 
-    /// Checks that a string is equal to its model, and checks the string's invariants.
+    /// Asserts that a string is equal to its model and that its invariants hold.
     fn check(string: &LongString, model: &[u8]) {
         assert!(bytes_of(string) == model, "{} bytes, {} wanted", string.len(), model.len());
         assert_eq!(string.len(), model.len());

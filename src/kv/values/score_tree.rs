@@ -326,7 +326,8 @@ mod tests {
         Scored { score, member: member.to_be_bytes()[..].into() }
     }
 
-    /// Checks the invariants of a node and of all nodes below it. Returns the height of the node.
+    /// Asserts that the invariants of a node and of all nodes below it hold. Returns the node's
+    /// height.
     fn check(node: &Node) -> usize {
         match node {
             Node::Leaf(members) => {

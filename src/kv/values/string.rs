@@ -52,8 +52,8 @@ impl<'s> StringRef<'s> {
         }
     }
 
-    /// Returns the bytes of a short string; `None` if the string is long, so that it is neither a
-    /// number nor an option.
+    /// Returns the bytes of a short string; `None` if the string is long, in which case it is
+    /// neither a number nor an option.
     pub(in crate::kv) fn short(self) -> Option<&'s [u8]> {
         match self {
             StringRef::Short(bytes) => Some(bytes),
@@ -151,8 +151,9 @@ impl SharedString {
         }
     }
 
-    /// Returns the bytes in `range`, which must not extend beyond the end of the string. They are a
-    /// copy if they are at most [`COPIED_BYTES_MAX`].
+    /// Returns the bytes in `range`, which must not extend beyond the end of the string. Copies
+    /// bytes of a long string if there are at most [`COPIED_BYTES_MAX`] of them; otherwise the
+    /// result shares the string's memory.
     pub(in crate::kv) fn part(&self, range: Range<usize>) -> SharedString {
         match self {
             SharedString::Short(bytes) => SharedString::Short(bytes.slice(range)),

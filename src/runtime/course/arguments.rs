@@ -38,7 +38,7 @@ pub struct CourseArguments {
 enum Address {
     /// The simulator receives datagrams on this UDP port of 127.0.0.1.
     Udp(u16),
-    /// The simulator listens on the UNIX socket with this path, in the current directory.
+    /// The simulator listens on the UNIX socket at this path, relative to the current directory.
     Unix(PathBuf),
 }
 
@@ -61,8 +61,8 @@ pub enum CourseArgumentsError {
     /// This replica id is given twice on the command line.
     #[error("replica id {0} is given twice; each id must occur once")]
     Twice(NodeId),
-    /// The command line has this number of replica ids, which is more than any simulator of the
-    /// university course uses.
+    /// The command line has this many replica ids, more than any simulator of the university course
+    /// uses.
     #[error("{0} replica ids are given, but a cluster has at most {REPLICAS_MAX} replicas")]
     TooMany(usize),
 }
@@ -99,9 +99,9 @@ impl CourseArguments {
         Ok(CourseArguments { me, others, address })
     }
 
-    /// Connects to the simulator and, if the connection uses UDP, sends it a hello (first message).
-    /// Returns the transport over the connection, and the proof that a simulator has started this
-    /// process.
+    /// Connects to the simulator and, if the connection uses UDP, sends a hello (first message) to
+    /// it. Returns the transport over the connection, and the proof that a simulator has started
+    /// this process.
     pub(super) fn connect(
         &self,
         now: Instant,

@@ -1,6 +1,6 @@
 //! The socket to the simulator of the university course, of any of the three kinds that the course
-//! has used. Frames messages, and queues outgoing messages that the socket does not accept yet, but
-//! does not parse messages. Only [`Connection::wait`] blocks.
+//! has used. Frames messages but does not parse them, and queues outgoing messages that the socket
+//! does not accept yet. Only [`Connection::wait`] blocks.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -14,16 +14,16 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::runtime::course::line_buffer::{Line, LineBuffer};
 
-/// Maximum size of a received message, in bytes. A longer datagram is truncated by the kernel and
+/// Maximum size of a received message, in bytes. The kernel truncates a longer datagram, which then
 /// cannot be decoded; a longer line is skipped.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
-/// Maximum total size of the queued outgoing messages, in bytes. Above it, messages with
+/// Maximum total size of the queued outgoing messages, in bytes. When it is reached, messages with
 /// [`Delivery::MayBeLost`] are dropped instead of queued.
 const OUTGOING_BYTES_MAX: usize = 256 << 10;
 
-/// Number of datagrams that the kernel must report as refused, with no datagram received in
-/// between, before the replica assumes that the simulator has exited.
+/// Number of datagrams reported by the kernel as refused, without a datagram received in between,
+/// after which the replica assumes that the simulator has exited.
 const REFUSALS_MAX: u32 = 200;
 
 /// Minimum receive timeout of the socket. The kernel interprets a timeout of zero as no timeout.
@@ -59,7 +59,7 @@ pub(super) enum Received<'a> {
     Message(&'a [u8]),
     /// A received line was longer than [`MESSAGE_BYTES_MAX`] and was skipped.
     TooLong,
-    /// No message is available before `Poll` reports the socket as readable again.
+    /// No more messages are available until `Poll` reports the socket as readable again.
     Drained,
     /// The simulator has closed the connection, or the connection has failed.
     Closed,
@@ -116,9 +116,9 @@ pub(super) struct Connection {
     /// returned yet.
     buffered: bool,
     outgoing: Outgoing,
-    /// Number of messages written to the socket or queued, since the connection was opened.
+    /// Number of messages written to the socket or queued since the connection was opened.
     accepted: u64,
-    /// Number of messages, since the connection was opened, that were written to the socket in full
+    /// Number of messages that, since the connection was opened, were written to the socket in full
     /// or dropped from the queue after a send error.
     written: u64,
     /// Number of datagrams that the kernel reported as refused since a datagram was last received.
@@ -149,7 +149,7 @@ impl Connection {
     pub(super) fn open_udp(port: u16) -> io::Result<Connection> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-        // On a connected socket the kernel drops datagrams of other senders, and a send needs no
+        // On a connected socket the kernel drops datagrams from other senders, and a send needs no
         // route lookup.
         socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
         Ok(Connection::new(socket, Kind::Datagram))
@@ -196,7 +196,7 @@ impl Connection {
         self.socket.as_raw_fd()
     }
 
-    /// Returns how messages are framed on this socket.
+    /// Returns the kind of the socket, which determines how messages are framed.
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
@@ -207,7 +207,8 @@ impl Connection {
     }
 
     /// Returns whether a call of [`Connection::receive`] may return a message or find the
-    /// connection closed. If false, the socket must be polled first.
+    /// connection closed. If false, the caller must first wait for `Poll` to report the socket as
+    /// readable.
     pub(super) fn is_readable(&self) -> bool {
         self.readable || self.buffered || self.arrived.is_some() || self.closed
     }
@@ -223,15 +224,15 @@ impl Connection {
         self.outgoing.bytes < OUTGOING_BYTES_MAX
     }
 
-    /// Returns the number of messages written to the socket or queued, since the connection was
+    /// Returns the number of messages written to the socket or queued since the connection was
     /// opened.
     pub(super) fn accepted(&self) -> u64 {
         self.accepted
     }
 
-    /// Returns the number of [`accepted`](Connection::accepted) messages that are no longer queued,
-    /// because they were written to the socket in full or dropped after a send error. Messages are
-    /// written in order.
+    /// Returns how many of the [`accepted`](Connection::accepted) messages are no longer queued,
+    /// because they were written to the socket in full or dropped after a send error. Messages
+    /// leave the queue in order.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
@@ -257,8 +258,8 @@ impl Connection {
         }
     }
 
-    /// Blocks until a message arrives, for about `timeout` at most. Needs one system call per
-    /// message, whereas `Poll` and a receive would need two.
+    /// Blocks until a message arrives, but at most for about `timeout`. Needs one system call per
+    /// message, whereas polling and then receiving needs two.
     pub(super) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         let timeout = timeout.max(WAIT_MIN);
         // Waiting too briefly does no harm, so the socket's timeout is raised only after a wait
@@ -311,8 +312,8 @@ impl Connection {
         self.closed = self.refusals >= REFUSALS_MAX;
     }
 
-    /// Sends a message, or queues it if the socket does not accept it yet. For a stream socket,
-    /// appends a newline to `message`.
+    /// Sends a message, or queues it if the socket does not accept it yet. On a stream socket,
+    /// first appends a newline to `message`.
     pub(super) fn send(&mut self, message: &mut Vec<u8>, delivery: Delivery) -> Sent {
         if message.len() > self.kind.send_bytes_max() || self.closed {
             return Sent::Failed;
@@ -419,7 +420,7 @@ mod tests {
         messages
     }
 
-    /// Receives and returns everything that is waiting at `theirs`, the simulator's end of the
+    /// Receives and returns everything that has arrived at `theirs`, the simulator's end of the
     /// socket pair, with a buffer of the simulator's size. Each element is the result of one
     /// receive.
     fn read_all(mut theirs: &Socket) -> Vec<Vec<u8>> {

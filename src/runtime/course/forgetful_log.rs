@@ -1,7 +1,7 @@
 //! Log storage that keeps nothing: all entries that a replica has acknowledged are lost when its
 //! process ends. This is safe only under the simulators of the university course, which never
-//! restart a replica that they have killed. So this type is private to the course's modules, and
-//! creating a value requires proof that a simulator has started this process.
+//! restart a replica that they have killed. Therefore this type is private to the course's modules,
+//! and creating a value requires proof that a simulator has started this process.
 
 use crate::raft::AppendJob;
 use crate::runtime::stages::log_writer::LogStorage;

@@ -1,5 +1,5 @@
 //! Splits a stream of bytes into lines. The buffer owns no socket, so that tests can end a read at
-//! every position of a line.
+//! any position within a line.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ pub(super) struct LineBuffer {
     start: usize,
     end: usize,
     /// Whether received bytes are being discarded up to the next newline, because they belong to a
-    /// line that is longer than the buffer.
+    /// line that is too long for the buffer.
     skipping: bool,
 }
 

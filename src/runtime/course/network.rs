@@ -1,6 +1,6 @@
 //! The network stage under a simulator of the university course. It owns `Poll` and the socket, and
-//! moves messages between the socket and the other stages. It decides only what to do when a queue
-//! or the socket is full.
+//! moves messages between the socket and the other stages. It makes only one kind of decision: what
+//! to do when a queue or the socket is full.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -32,9 +32,9 @@ pub(super) const WAKER: Token = Token(1);
 /// Interval at which the network stage retries sending to the Raft core while the core's queue is
 /// full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
-/// Total size, in bytes, of answered reads at which the network stage sends the Raft core a
-/// separate report about them. Until then, the size is added to the next report on applied entries,
-/// because each report costs the core one iteration of its loop.
+/// Total size, in bytes, of answered reads at which the network stage reports them to the Raft core
+/// separately. Below that size, they are part of the next report on applied entries, because each
+/// report costs the core one iteration of its loop.
 const READ_REPORT_BYTES: usize = JOB_BYTES_MAX / 8;
 
 /// The network stage of a replica under a simulator of the university course.
@@ -49,19 +49,21 @@ pub(super) struct Network {
     transport: CourseTransport,
     ends: NetworkEnds,
     clock: Clock,
-    /// A reading of the monotonic clock, taken before the socket was last checked for messages.
+    /// Reading of the monotonic clock that was taken before the socket was last checked for
+    /// messages.
     checked_at: Instant,
     /// Clients' requests, in order of arrival, that are waiting until the Raft core's request queue
     /// has space.
     waiting: Vec<ClientRequest>,
-    /// Reports on applied entries, for the Raft core, that are waiting until the socket has
-    /// accepted the replies to the entries. Each has a message count: the report is sent once the
-    /// connection has written this number of messages.
+    /// Reports on applied entries for the Raft core, which wait until the socket has accepted the
+    /// replies to the entries. Each report has a message count, and is sent once the connection has
+    /// written this number of messages.
     reports: VecDeque<(u64, Applied)>,
     /// Total size, in bytes, of the answered reads that have not been reported to the Raft core
     /// yet.
     read_bytes: usize,
-    /// Bit set of the queues to this stage that may have items, one bit per queue, as in `Wake`.
+    /// Bit set with one bit for each queue to this stage, which is set if the queue may have items;
+    /// see `Wake`.
     marks: u32,
     /// Whether `Poll` reports when the socket becomes writable; true only while messages are queued
     /// for the socket.
@@ -98,8 +100,8 @@ impl Network {
         })
     }
 
-    /// Returns the shorter of `timeout` and the time until this stage must act because a retry or a
-    /// hello (first message to the simulator) is due. `None` means no limit.
+    /// Returns `timeout`, or the time until this stage must retry or send a hello (first message to
+    /// the simulator) if that is shorter. `None` means no limit.
     fn limit_timeout(&self, mut timeout: Option<Duration>) -> Option<Duration> {
         let mut at_most = |limit: Duration| {
             timeout = Some(timeout.map_or(limit, |timeout| timeout.min(limit)));
@@ -187,7 +189,7 @@ impl Network {
         }
     }
 
-    /// Makes `Poll` report when the socket becomes writable, but only while messages are queued.
+    /// Makes `Poll` report that the socket has become writable only while messages are queued.
     /// Otherwise each message that the simulator receives would wake this thread.
     fn update_interest(&mut self) -> io::Result<()> {
         let queued = self.transport.connection.has_outgoing();
@@ -203,14 +205,14 @@ impl Network {
 }
 
 impl NetworkStage for Network {
-    /// Sleeps until the socket or a queue of this stage has work, for at most `timeout`.
+    /// Sleeps until the socket or a queue of this stage has work, but at most for `timeout`.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.checked_at = self.clock.now();
         if self.may_receive() && self.transport.connection.is_readable() {
             // The last pass did not empty the socket, so there is no need to poll.
             return Ok(());
         }
-        // Replies that the socket does not accept are waiting for the socket, not for this thread.
+        // Replies that the socket does not accept wait for the socket, not for this thread.
         let idle = self.marks & !REPLIES == 0
             && (self.marks == 0 || !self.transport.connection.can_queue());
         let asleep = idle && self.wake.begin_sleep();
@@ -228,7 +230,7 @@ impl NetworkStage for Network {
         Ok(())
     }
 
-    /// Waits like [`Network::wait`], but is called only if no other thread ever wakes this one:
+    /// Waits like [`Network::wait`], but may be called only if no other thread ever wakes this one:
     /// blocks in a receive on the socket instead of in `Poll`, unless messages are queued for the
     /// socket.
     fn wait_alone(&mut self, timeout: Duration) -> io::Result<()> {
@@ -264,9 +266,9 @@ impl NetworkStage for Network {
         StageState::Running
     }
 
-    /// Writes to the socket what is queued for it, then replies, refusals and messages to peers.
-    /// After that, reports to the Raft core the entries whose replies were sent. This is the second
-    /// half of a pass (iteration of the stage's loop).
+    /// Writes queued messages to the socket, then replies, refusals and messages to peers, and then
+    /// reports to the Raft core the entries whose replies were sent. This is the second half of a
+    /// pass (iteration of the stage's loop).
     fn send(&mut self) -> io::Result<()> {
         if self.transport.connection.has_outgoing() {
             self.transport.connection.flush();

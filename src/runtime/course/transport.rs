@@ -37,9 +37,9 @@ pub(super) struct CourseTransport {
     pub(super) connection: Connection,
     /// Buffer in which each outgoing message is encoded; reused for all messages.
     text: Vec<u8>,
-    /// When the next hello (first message to the simulator) is due, and how many hellos may still
-    /// be sent. `None` if no more are to be sent, for example because the simulator has sent a
-    /// message.
+    /// Time at which the next hello (first message to the simulator) is due, and how many more
+    /// hellos may be sent. `None` if no more are to be sent, for example because the simulator has
+    /// sent a message.
     hello: Option<(Instant, u32)>,
     /// Whether the next call of [`CourseTransport::receive`] returns after one message, because
     /// messages are arriving one at a time.
@@ -67,8 +67,8 @@ impl CourseTransport {
         }
     }
 
-    /// Returns when the next hello (first message to the simulator) is due; `None` if no more
-    /// hellos are to be sent.
+    /// Returns the time at which the next hello (first message to the simulator) is due; `None` if
+    /// no more hellos are to be sent.
     pub(super) fn hello_due(&self) -> Option<Instant> {
         self.hello.map(|(due, _)| due)
     }
@@ -134,8 +134,8 @@ impl CourseTransport {
         self.send(Delivery::MayBeLost);
     }
 
-    /// Sends a client the outcome of its request. The reply names `leader` as the leader, or no
-    /// leader if `leader` is `None` (unknown).
+    /// Sends the outcome of a client's request to the client. The reply names the leader `leader`,
+    /// or no leader if `leader` is `None` (unknown).
     pub(super) fn send_answer(&mut self, answer: &Answer, leader: Option<NodeId>) {
         self.text.clear();
         let value = answer.outcomes.first().and_then(Outcome::value);
@@ -144,7 +144,7 @@ impl CourseTransport {
         self.send_encoded(&encoded);
     }
 
-    /// Sends a client a redirect instead of an outcome. The redirect names the leader, if one is
+    /// Sends a redirect to a client instead of an outcome. The redirect names the leader if one is
     /// known.
     pub(super) fn send_refusal(&mut self, refusal: &Refusal) {
         self.text.clear();
@@ -152,8 +152,8 @@ impl CourseTransport {
         self.send_encoded(&encoded);
     }
 
-    /// Sends the reply that was encoded into the buffer. If the simulator's protocol cannot express
-    /// the reply (`encoded` is an error), counts a send failure instead.
+    /// Sends the encoded reply in the buffer. If `encoded` is an error, because the simulator's
+    /// protocol cannot express the reply, counts a send failure instead.
     fn send_encoded(&mut self, encoded: &Result<(), CourseError>) {
         match encoded {
             Ok(()) => self.send(Delivery::MustArrive),

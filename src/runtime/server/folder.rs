@@ -27,8 +27,8 @@ pub(crate) struct OpenedFolder {
 }
 
 /// Opens the folder of a replica: reads the log and the latest snapshot. Writes only the reserve
-/// file (disk space allocated in advance) and the file `peers` (the last start of each peer that
-/// this replica knows of). The log is opened for writing later.
+/// file (disk space allocated in advance) and the file `peers` (the last known start of each peer).
+/// The log is opened for writing later.
 pub(crate) fn open(
     options: &ServerOptions,
     disk_space: &DiskSpaceBoard,
@@ -40,7 +40,7 @@ pub(crate) fn open(
         );
         failpoint::choose(&failpoint);
     }
-    // A process that was killed keeps its folder locked until its last disk write has ended.
+    // A process that was killed keeps its folder locked until its last disk write has completed.
     let disk = retry_while(
         || RealDisk::open(&options.folder),
         |error| matches!(error, StorageError::Locked { .. }),
@@ -60,7 +60,7 @@ pub(crate) fn open(
              the disk"
         );
     }
-    // Opening the log frees the reserve again if it needs the space.
+    // Opening the log frees the reserve again if the log needs the space.
     shared.keep_reserve(reserve_file_bytes(options.disk_reserve))?;
     disk_space.write(shared.free_space()?);
     let peers = PeerRecords::open(shared, recovered.identity())?;
@@ -108,7 +108,7 @@ pub enum FolderState {
 /// that it removes incomplete snapshots.
 ///
 /// # Errors
-/// If the replica could not start with the folder, or if another process has it open.
+/// If the replica could not start with the folder, or if another process is using it.
 pub fn inspect(
     folder: &Path,
     cluster: u128,

@@ -74,9 +74,9 @@ pub use self::folder::{FolderState, bootstrap, inspect};
 pub use self::options::{Bootstrap, ServerOptions};
 pub use self::peers::PeerTransport;
 
-/// Number by which the size of the kernel's socket buffer is divided to get the maximum window of
-/// one stream of datagrams. Several streams share the buffer, and the kernel counts more bytes than
-/// the payload.
+/// Divisor of the size of the kernel's socket buffer: the quotient is the maximum window of one
+/// stream of datagrams. Several streams share the buffer, and the kernel counts more bytes than the
+/// payload.
 const BUFFER_SHARES: usize = 4;
 
 /// Runs a server until polling its sockets fails. SIGTERM ends the process at once, which is safe
@@ -90,7 +90,8 @@ pub fn run_server(
     counters: &Arc<RuntimeCounters>,
 ) -> Result<(), RunError> {
     options.config.validate()?;
-    // Before the folder is opened, so that a second start by mistake does not count as a restart.
+    // Bound before the folder is opened, so that a second start by mistake does not count as a
+    // restart.
     let (client_listener, peer_listener) =
         (listen("clients", options.listen)?, listen("peers", options.peer_listen)?);
     let sentinel_listener = sentinel_listener(options)?;
@@ -151,8 +152,8 @@ pub fn run_server(
         counters: Arc::clone(counters),
     })
     .map_err(system_error("cannot set up the network"))?;
-    // The last step that can fail, so that a failed start does not count as an opening; and before
-    // the first byte to a peer.
+    // This is the last step that can fail, so that a failed start does not count as a start, and it
+    // precedes the first byte to a peer.
     let (log, durable) = recovered.open(snapshot)?;
     log_start(options, &log, durable.entries.last(), last_snapshot);
     let replica = Replica::new(
@@ -202,16 +203,15 @@ fn bootstrap_if_requested(options: &ServerOptions) -> Result<(), RunError> {
     bootstrap(&options.folder, cluster, options.id, &options.members(), how)
 }
 
-/// Creates the `Poll` of the network stage, and the waker with which other stages wake it from a
-/// poll.
+/// Creates the `Poll` of the network stage, and the waker with which other stages wake it.
 fn poll_and_wake() -> io::Result<(Poll, Arc<Wake>)> {
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKER)?;
     Ok((poll, Arc::new(Wake::new(waker))))
 }
 
-/// Creates the tables of outgoing connections to peers and incoming connections from peers. Opens
-/// no connection yet.
+/// Creates the tables of outgoing connections to peers and incoming connections from peers, without
+/// opening connections.
 fn peer_connections(
     options: &ServerOptions,
     datagrams: &DatagramSocket,
@@ -298,8 +298,8 @@ fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError>
 }
 
 /// Opens a socket by calling `bind` with `address`. If the address is in use, tries again for some
-/// seconds, in case an earlier process is still exiting. `whom` says in the error message what the
-/// socket is for.
+/// seconds, in case an earlier process is still exiting. `whom` is the purpose of the socket for
+/// the error message.
 fn bind<T>(
     whom: &'static str,
     address: SocketAddr,
@@ -352,7 +352,7 @@ fn settings(options: &ServerOptions) -> Settings {
     settings
 }
 
-/// Sets the fields of the context from which `INFO` reports on the state: applied index, number of
+/// Sets the fields of the context that `INFO` reports about the state: applied index, number of
 /// keys and digest.
 fn set_state(context: &mut Context, store: &StateMachine, applied: Index) {
     context.note_applied(applied);

@@ -42,8 +42,8 @@ pub struct ServerOptions {
     pub clients_max: u64,
     /// Memory limit, in bytes, for the connections of all clients combined.
     pub clients_bytes_max: u64,
-    /// Memory limit, in bytes, for keyspace, log and clients combined. Above it, commands that add
-    /// data are refused; 0 for no limit.
+    /// Memory limit, in bytes, for keyspace, log and clients combined, above which commands that
+    /// add data are refused; 0 for no limit.
     pub memory_max: u64,
     /// Idle time in seconds after which a client is disconnected; 0 to never disconnect idle
     /// clients.
@@ -60,11 +60,11 @@ pub struct ServerOptions {
     pub sentinel_name: String,
     /// Whether clients may use the command `DEBUG`.
     pub debug: bool,
-    /// Bytes of free disk space below which the replica refuses writes while it is the leader; 0
-    /// for no limit.
+    /// Amount of free disk space, in bytes, below which the replica refuses writes while it is the
+    /// leader; 0 for no limit.
     pub disk_reserve: u64,
-    /// Time limits for clients' requests: to find a leader, to get an outcome, and to be received
-    /// in full.
+    /// Time limits for clients' requests: for finding a leader, for getting an outcome, and for
+    /// receiving a request in full.
     pub timeouts: Timeouts,
 }
 

@@ -1,5 +1,5 @@
-//! What the operating system reports about this process and its machine, for `INFO`. Read from
-//! `/proc` on Linux; unknown on other systems.
+//! Information from the operating system about this process and its machine, for `INFO`. It is read
+//! from `/proc` on Linux, and unknown on other systems.
 
 use std::fs;
 use std::time::Duration;
@@ -8,17 +8,18 @@ use rustix::param::{clock_ticks_per_second, page_size};
 
 use crate::redis::SystemInfo;
 
-/// Use of memory and processor time by this process. Zero where unknown.
+/// Memory and processor time used by this process. Values that are unknown are zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ProcessUsage {
     pub(crate) resident_bytes: u64,
-    /// Processor time in user mode and in the kernel. Its resolution is a tick, usually 10 ms.
+    /// Processor time in user mode; `cpu_system` is that in the kernel. The resolution is a tick,
+    /// usually 10 ms.
     pub(crate) cpu_user: Duration,
     pub(crate) cpu_system: Duration,
 }
 
 impl ProcessUsage {
-    /// Reads the current use from the system.
+    /// Reads the current values from the operating system.
     pub(crate) fn read() -> ProcessUsage {
         let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         ProcessUsage::parse(&text).unwrap_or_default()
@@ -26,8 +27,8 @@ impl ProcessUsage {
 
     /// Parses the content of `/proc/self/stat`; `None` if it is malformed.
     fn parse(text: &str) -> Option<ProcessUsage> {
-        // The name of the program, in parentheses, may contain anything. The field after it is
-        // number 3 in the manual page proc(5); the others count from there.
+        // The name of the program, in parentheses, may contain any characters. The field after it
+        // is number 3 in the manual page proc(5); the other fields are counted from there.
         let (_, fields) = text.rsplit_once(") ")?;
         let field = |number: usize| -> Option<u64> {
             fields.split_ascii_whitespace().nth(number - 3)?.parse().ok()
@@ -44,7 +45,7 @@ impl ProcessUsage {
     }
 }
 
-/// Returns the facts about the machine and the program that `INFO` reports.
+/// Returns the information about the machine and the program that `INFO` reports.
 pub(super) fn system_info() -> SystemInfo {
     let uname = rustix::system::uname();
     let names = [uname.sysname(), uname.release(), uname.machine()];

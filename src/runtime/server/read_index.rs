@@ -35,9 +35,9 @@ pub(crate) struct ReadIndexRequests {
 }
 
 impl ReadIndexRequests {
-    /// Creates an empty list of requests. Tickets (numbers by which replies are matched to
-    /// requests) start at a value derived from `opening`, the random number that identifies this
-    /// start of the replica, so that late replies to requests from an earlier start are not
+    /// Creates an empty list of requests. A ticket is the number by which a reply is matched to its
+    /// request. Tickets start at a value derived from `opening`, the random number that identifies
+    /// this start of the replica, so that late replies to requests from an earlier start are not
     /// accepted.
     pub(crate) fn new(opening: u64) -> ReadIndexRequests {
         let next_ticket = (opening << 32) + 1;
@@ -49,9 +49,9 @@ impl ReadIndexRequests {
         self.gathered.push(read);
     }
 
-    /// Creates a request to the leader that covers all gathered reads. Returns the request's
-    /// ticket, the number that the leader's reply will carry; `None` if there are no gathered
-    /// reads.
+    /// Creates a request to the leader `leader` that covers all gathered reads. Returns the
+    /// request's ticket, the number that the leader's reply will contain; `None` if there are no
+    /// gathered reads.
     pub(crate) fn request(&mut self, leader: NodeId, now: Instant) -> Option<u64> {
         if self.gathered.is_empty() {
             return None;
@@ -63,7 +63,7 @@ impl ReadIndexRequests {
         Some(ticket)
     }
 
-    /// Removes the request for a read index that was sent to `leader` with the number `ticket`, and
+    /// Removes the request for a read index that was sent to `leader` with the ticket `ticket`, and
     /// returns the reads that it covers. Returns an empty list if there is no such request.
     pub(crate) fn take(&mut self, leader: NodeId, ticket: u64) -> Vec<ClientRequest> {
         let is_it = |it: &Requested| it.ticket == ticket && it.leader == leader;

@@ -1,8 +1,8 @@
-//! Ids of batches of requests, and of requests for a read index. An id consists of an origin (the
-//! replica's id and the random number that identifies its current start, drawn when the process
-//! opened the log) and a sequence number that the process never reuses. So an id is unique in the
-//! cluster, except with negligible probability. The number of the replica's starts could not take
-//! the place of the random number, because it begins again when a replica is replaced.
+//! Ids of batches of requests, and of requests for a read index. An id consists of an origin and a
+//! sequence number that the process never reuses. The origin is the replica's id and the random
+//! number that identifies its current start, generated when the process opened the log. So an id is
+//! unique in the cluster, except with negligible probability. A counter of the replica's starts
+//! could not replace the random number, because it begins again when a replica is replaced.
 
 use bytes::Bytes;
 
@@ -18,7 +18,7 @@ pub(crate) const BATCH_CLIENT: ClientId = ClientId(1);
 
 /// Returns the first eight bytes of all ids that `replica` creates: the replica's id in two bytes,
 /// and the lower six bytes of `opening`, the random number that identifies the replica's current
-/// start, drawn when it opened its log.
+/// start and was generated when it opened its log.
 pub(crate) fn origin_of(replica: NodeId, opening: u64) -> [u8; ORIGIN_BYTES] {
     let mut origin = [0; ORIGIN_BYTES];
     origin[..2].copy_from_slice(&replica.0.to_be_bytes());
@@ -26,8 +26,8 @@ pub(crate) fn origin_of(replica: NodeId, opening: u64) -> [u8; ORIGIN_BYTES] {
     origin
 }
 
-/// Returns the id of a batch or of a request for a read index: `origin`, which is the result of
-/// [`origin_of`] for the replica that creates the id, followed by the sequence number.
+/// Returns the id of a batch or of a request for a read index: `origin` followed by the sequence
+/// number. `origin` is the result of [`origin_of`] for the replica that creates the id.
 pub(crate) fn request_id(origin: [u8; ORIGIN_BYTES], sequence: u64) -> RequestId {
     let mut id = [0; 16];
     id[..ORIGIN_BYTES].copy_from_slice(&origin);
@@ -35,8 +35,7 @@ pub(crate) fn request_id(origin: [u8; ORIGIN_BYTES], sequence: u64) -> RequestId
     RequestId(id)
 }
 
-/// Returns the replica that created the batch or request with this id, and the sequence number that
-/// the replica gave it.
+/// Returns the replica that created the batch or request with this id, and its sequence number.
 pub(crate) fn replica_and_sequence(id: RequestId) -> (NodeId, u64) {
     let replica = u16::from_be_bytes([id.0[0], id.0[1]]);
     let mut sequence = [0; 8];
@@ -46,7 +45,7 @@ pub(crate) fn replica_and_sequence(id: RequestId) -> (NodeId, u64) {
 
 /// Returns a peer's request for a read index in the form in which the Raft core handles it: a read
 /// without a payload. `opening` is the random number that identifies the peer's current start,
-/// drawn when the peer opened its log; the reply carries the number `ticket`.
+/// generated when the peer opened its log. `ticket` is the number that the reply will contain.
 pub(crate) fn read_index_request(from: NodeId, opening: u64, ticket: u64) -> ClientRequest {
     let request = request_id(origin_of(from, opening), ticket);
     let key = RequestKey { client: READ_INDEX_CLIENT, request };

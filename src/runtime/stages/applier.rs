@@ -35,8 +35,8 @@ use super::snapshot_scheduler::SnapshotScheduler;
 /// stage's loop). A group consists of up to [`GROUP_MAX`] consecutive operations of one batch.
 const PASS_GROUPS_MAX: usize = 4_096 / GROUP_MAX;
 
-/// Estimated number of steps of a group of operations (see [`StateMachine::estimate`]) from which
-/// on it is long: about as long as a heartbeat interval.
+/// Minimum estimated number of steps of a long group of operations (see
+/// [`StateMachine::estimate`]). This number of steps takes about one heartbeat interval.
 const LONG_STEPS: u64 = 1_000_000;
 
 /// Length in bytes of a request id's origin: the beginning of the id, which identifies the replica
@@ -66,15 +66,15 @@ struct Unfinished {
     /// state had already applied all of them when the applier began the batch.
     index: Option<Index>,
     entries_done: usize,
-    /// The outcomes of those operations that have already been applied from the entry that is
-    /// applied only in part. That is the entry after the first `entries_done` entries of the batch.
+    /// The outcomes so far of the entry that has been applied only in part, which is the entry
+    /// after the first `entries_done` entries of the batch.
     outcomes: Vec<Outcome>,
 }
 
-/// How the applier treats operations that take long by the estimate of [`StateMachine::estimate`].
+/// How the applier treats operations that take long according to [`StateMachine::estimate`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum LongOperations {
-    /// The applier has a thread of its own, and runs them like all others.
+    /// The applier has a thread of its own, and runs long operations like all others.
     Run,
     /// The applier shares its thread: a pass ends before a long operation.
     Defer,
@@ -172,8 +172,9 @@ impl Applier {
         self
     }
 
-    /// Sets the board that the applier shares with the network: which events (Pub/Sub messages,
-    /// keyspace notifications) to collect, and since when the applier's pass has been running.
+    /// Sets the board that the applier shares with the network stage. It holds which events
+    /// (Pub/Sub messages, keyspace notifications) the applier must collect, and since when its
+    /// current pass has been running.
     pub(crate) fn with_board(mut self, board: Arc<ApplierBoard>) -> Applier {
         self.board = board;
         self
@@ -199,7 +200,7 @@ impl Applier {
         self.long_operations = LongOperations::Defer;
     }
 
-    /// Returns what wakes the network stage.
+    /// Returns the waker of the network stage.
     pub(super) fn network_wake(&self) -> Arc<Wake> {
         self.ends.to_network.wake()
     }
@@ -218,8 +219,8 @@ impl Applier {
         }
     }
 
-    /// Returns whether the last pass (iteration of the stage's loop) left a part of a batch, or a
-    /// read, for the next pass.
+    /// Returns whether the last pass (iteration of the stage's loop) left work for the next pass: a
+    /// part of a batch, or a read.
     fn has_rest(&self) -> bool {
         self.unfinished.is_some() || !self.ready_reads.is_empty()
     }
@@ -445,8 +446,8 @@ impl Applier {
         self.has_deferred()
     }
 
-    /// Adds the outcomes of a batch of writes to `replies`, if this replica must reply. The clients
-    /// of any other batch get their replies from another replica.
+    /// Adds the outcomes of a batch of writes to `replies`, if this replica must reply to the
+    /// batch. Otherwise another replica replies.
     fn answer(
         &self,
         key: RequestKey,
@@ -463,8 +464,8 @@ impl Applier {
         }
     }
 
-    /// Takes the statistics of a batch that was just applied, without the lookups of another
-    /// replica's clients, which that replica counts.
+    /// Takes the statistics of a batch that was just applied. If another replica's clients sent the
+    /// batch, omits its lookups, because that replica counts them.
     fn statistics_of(&mut self, key: RequestKey) -> KeyspaceStatistics {
         let statistics = self.store.take_statistics();
         if self.is_own(key) {
@@ -490,10 +491,10 @@ impl Applier {
         }
     }
 
-    /// Queues reads to be answered. A batch with a read that must not be answered before the
-    /// replicated clock (which decides when keys expire) reaches `at` is kept until then.
+    /// Queues reads to be answered. A batch that contains a read that must not be answered before
+    /// the replicated clock (which decides when keys expire) reaches `at` is kept until then.
     fn queue_reads(&mut self, reads: Vec<ClientRequest>, at: ReadTimestamp) {
-        // Seldom true; then each batch is checked by itself.
+        // Seldom true; only then is each batch checked separately.
         if !self.store.is_behind(None, at.millis, at.resets) {
             self.ready_reads.extend(reads);
             return;
@@ -504,7 +505,7 @@ impl Applier {
     }
 
     fn queue_read(&mut self, read: ClientRequest, at: ReadTimestamp) {
-        // A peer's request has no operations; any read of its client may follow.
+        // A peer's request has no operations, and its client's read may be of any kind.
         let batch = self.is_own(read.key).then(|| Batch::decode(&read.payload));
         let batch = batch.map(|batch| batch.expect("the network encoded this batch"));
         if !self.store.is_behind(batch.as_ref(), at.millis, at.resets) {
@@ -539,7 +540,8 @@ impl Applier {
     fn answer_ready_reads(&mut self, groups: &mut Pass, replies: &mut ReplyBatch) {
         // Cloned for its payload, which operations borrow; the bytes are shared.
         while let Some(read) = self.ready_reads.front().cloned() {
-            // A peer's read is answered from the peer's own state. It asks for the read index only.
+            // A peer's read is answered from the peer's own state; the peer requests only the read
+            // index.
             if !self.is_own(read.key) {
                 if groups.next(|| Some(())).is_none() {
                     return;

@@ -22,14 +22,14 @@ pub(crate) struct DiskLog {
     log: Log<RealDisk>,
     disk_space: DiskSpaceMonitor,
     scheduler: SnapshotScheduler,
-    /// Whether the hellos (first frames of connections) that this replica sends to its peers say
-    /// that it is rejoining after the loss of its folder.
+    /// Whether this replica is rejoining after the loss of its folder. The replica states this in
+    /// the hellos (first frames of connections) that it sends to its peers.
     rejoining: Arc<AtomicBool>,
     counters: Arc<RuntimeCounters>,
     /// The index of the last entry that may be removed from the log, according to the jobs appended
-    /// since the last compaction; `None` if those jobs permit no compaction.
+    /// since the last compaction; `None` if these jobs allow no entries to be removed.
     compact_to: Option<Index>,
-    /// Whether a job appended since the last sync has made this replica a full member again, after
+    /// Whether a job appended since the last sync has made this replica a full member again after
     /// the loss of its folder.
     rejoined: bool,
 }
@@ -101,8 +101,8 @@ impl LogStorage for DiskLog {
     }
 }
 
-/// Writes an append job to the log: first the job's hard state (term and vote), then the restart of
-/// the log after a snapshot, if any, then the job's entries. The order matters, because the log
+/// Writes an append job to the log. The order is: the job's hard state (term and vote), the restart
+/// of the log after a snapshot, if any, and the job's entries. The order matters, because the log
 /// must have stored a term before it contains an entry of that term.
 fn write(log: &mut Log<RealDisk>, job: &AppendJob) -> Result<(), StorageError> {
     log.append(job.hard_state, &[])?;
@@ -120,8 +120,8 @@ mod tests {
     use crate::storage::LogOptions;
     use crate::types::{EntryId, JobSequence, NodeId, Term};
 
-    /// A log that restarts after a leader's snapshot accepts the snapshot's term if the hard state
-    /// in the same append job has that term.
+    /// Tests that a log that restarts after a leader's snapshot accepts the snapshot's term if the
+    /// hard state in the same append job has that term.
     #[test]
     fn log_restart_after_snapshot_accepts_a_term_written_with_it() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Measures free disk space for the log writer, between the log writer's jobs: the log writer is
-//! the stage that uses the space, and it runs whenever space is used. So a lack of space is noticed
+//! Measures free disk space for the log writer, between the log writer's jobs. The log writer is
+//! the stage that uses the space, and it runs whenever space is used, so a lack of space is noticed
 //! before a write fails.
 
 use std::sync::Arc;
@@ -15,8 +15,8 @@ pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
 /// Interval at which the log writer repeats its report to the Raft core that disk space is scarce,
 /// as long as nothing changes.
 const REMIND_INTERVAL: Duration = Duration::from_secs(5);
-/// Maximum size in bytes of the reserve file. The reserve file is the part of the disk reserve that
-/// is allocated for the log's next segments, so that no other program can take it.
+/// Maximum size in bytes of the reserve file, which is the part of the disk reserve that is
+/// allocated for the log's next segments, so that no other program can use it.
 const RESERVE_FILE_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of disk space kept free for the small files in the replica's folder, that is, all files
 /// except the log and the snapshots.
@@ -36,8 +36,8 @@ pub(crate) struct DiskSpaceMonitor {
     /// Whether free disk space is low. It becomes low when it falls below the disk reserve, and
     /// stays low until it is a quarter above the reserve.
     low: bool,
-    /// The last report to the Raft core on free disk space, and when it was made; `None` before the
-    /// first report.
+    /// The last report on free disk space to the Raft core, and the time at which it was made;
+    /// `None` before the first report.
     reported: Option<(DiskSpaceReport, Instant)>,
     /// Whether the last measurement failed. Only the first of several consecutive failures is
     /// logged.
@@ -84,7 +84,7 @@ impl DiskSpaceMonitor {
     }
 
     /// If disk space is no longer low and the log has used a part of the reserve file, allocates
-    /// that part again. Returns the free space after that.
+    /// that part again. Returns the free space afterwards.
     fn refill_reserve(&self, disk: &RealDisk, free: FreeSpace) -> Result<FreeSpace, StorageError> {
         if free.held >= reserve_file_bytes(self.board.reserve) || self.is_low(free) {
             return Ok(free);
@@ -109,8 +109,8 @@ impl DiskSpaceMonitor {
         let low = self.is_low(free);
         let was_low = std::mem::replace(&mut self.low, low);
         let is_scarce = free.bytes() / 2 < self.board.reserve;
-        // Half of it, since entries take more bytes on disk than in memory, and segments are
-        // allocated whole.
+        // Only half of it counts, since entries take more bytes on disk than in memory, and
+        // segments are allocated as a whole.
         let bytes = (free.bytes() / 2).saturating_sub(SMALL_FILES_BYTES);
         let space = DiskSpace { low, bytes };
         let free_bytes = self.board.read().free;

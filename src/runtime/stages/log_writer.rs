@@ -1,12 +1,13 @@
 //! The log writer stage: makes append jobs durable, in order, then sends the messages that must not
-//! be sent before, and reports the completed jobs to the core. It never reads the messages that it
-//! sends.
+//! be sent before that, and reports the completed jobs to the core. It does not interpret the
+//! messages that it sends.
 //!
 //! Group commit: all waiting jobs are written and synced together. Jobs that arrive meanwhile wait
 //! for the next sync, so on a slower disk each sync covers more jobs.
 //!
-//! A [`LogStorage`] decides where the entries are stored. A failed write or sync ends the process:
-//! the content of the disk is unknown then, so the replica must not acknowledge anything any more.
+//! A [`LogStorage`] decides where the entries are stored. A failed write or sync ends the process,
+//! because the content of the disk is then unknown and the replica must not acknowledge anything
+//! any more.
 
 use std::sync::Arc;
 use std::thread;
@@ -40,13 +41,13 @@ pub(crate) trait LogStorage: Send {
     fn waits_for_disk(&self) -> bool;
 
     /// Returns how long the log writer must wait before it writes the next jobs, so that a running
-    /// snapshot can keep up; `None` for no wait.
+    /// snapshot can keep up; `None` if it need not wait.
     fn delay(&self) -> Option<Duration> {
         None
     }
 
-    /// Returns the number of bytes of append jobs after which one pass (iteration of the log
-    /// writer's loop) takes no further jobs.
+    /// Returns the maximum total size, in bytes, of the append jobs in one pass (iteration of the
+    /// log writer's loop). The last job may exceed it.
     fn pass_bytes_max(&self) -> usize {
         usize::MAX
     }
@@ -96,8 +97,8 @@ impl LogWriter {
             }
             match self.ends.jobs.recv_timeout(disk_space::INTERVAL) {
                 Ok(batch) => {
-                    // Jobs that arrive during the delay are written in the same pass. A vote does
-                    // not wait.
+                    // Jobs that arrive during the delay are written in the same pass. A vote is not
+                    // delayed.
                     let has_vote = batch.jobs.iter().any(|job| job.hard_state.is_some());
                     if !has_vote && let Some(delay) = self.log.delay() {
                         thread::sleep(delay);
@@ -154,7 +155,7 @@ impl LogWriter {
             "jobs out of order: {completions:?}"
         );
         self.log.sync();
-        // After the sync and not before: a follower that lost power in between would come back
+        // Sent after the sync and not before: a follower that lost power in between would restart
         // without entries that it had acknowledged.
         if !released.is_empty()
             && let Err(refused) = self.ends.to_network.try_send(released)

@@ -1,6 +1,5 @@
-//! The stages of a replica: plain objects, each with a pass that receives the items that are
-//! waiting, calls pure code, and sends the results once. How stages are assigned to threads is
-//! decided in `threads.rs`.
+//! The stages of a replica: plain objects, each with a pass that receives the waiting items, calls
+//! pure code, and sends the results once. `threads.rs` assigns stages to threads.
 //!
 //! | stage | file | owns |
 //! |---|---|---|
@@ -31,7 +30,7 @@ use self::core::Core;
 use self::log_writer::LogWriter;
 use self::snapshots::SnapshotIo;
 
-/// The stages of one replica, as passed to the code that starts their threads.
+/// The stages of one replica, which are passed to the code that starts their threads.
 pub(crate) struct Stages<N> {
     pub(crate) network: N,
     pub(crate) core: Core,

@@ -9,14 +9,14 @@ use crate::runtime::pass::StageState;
 /// The network stage as seen by the code that assigns stages to threads. It owns the sockets and
 /// moves messages between them and the other stages.
 pub(crate) trait NetworkStage: Send {
-    /// Sleeps until a socket or a queue needs work, for at most `timeout`; `None` for no limit.
+    /// Sleeps until a socket or a queue has work, but at most for `timeout`; `None` means no limit.
     ///
     /// # Errors
     /// If the system call that polls the sockets fails.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Waits like [`NetworkStage::wait`]. Called only if no other thread ever wakes the current
-    /// one, so that an implementation may block in its socket instead of in `Poll`.
+    /// Waits like [`NetworkStage::wait`]. Must be called only if no other thread ever wakes the
+    /// current one, so that an implementation may block in its socket instead of in `Poll`.
     ///
     /// # Errors
     /// If the system call that polls the sockets fails.

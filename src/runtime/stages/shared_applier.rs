@@ -2,7 +2,7 @@
 //!
 //! A single operation may take seconds, for example the union of large sets. On a shared thread it
 //! would delay heartbeats and votes until the replica lost its leadership. So the applier moves to
-//! a helper thread for each long operation, and comes back afterwards. Meanwhile the other stages
+//! a helper thread for each long operation, and returns afterwards. Meanwhile the other stages
 //! continue, and batches wait in the applier's queue.
 
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use crate::runtime::wake::{REPLIES, Wake};
 
 use super::applier::Applier;
 
-/// The applier on a shared thread, or away on the helper thread.
+/// The applier of a shared thread, which is at times away on the helper thread.
 pub(super) struct SharedApplier {
-    /// The applier; `None` while it is away.
+    /// The applier; `None` while it is on the helper thread.
     here: Option<Box<Applier>>,
-    /// The way to the helper thread and back; `None` if long operations run on the shared thread as
-    /// well.
+    /// The channels to and from the helper thread; `None` if long operations run on the shared
+    /// thread, too.
     helper: Option<HelperEnds>,
 }
 
-/// The shared thread's ends of the two channels to and from the helper thread. Each holds at most
-/// the one applier.
+/// The shared thread's ends of the two channels to and from the helper thread. Each channel holds
+/// at most the one applier.
 struct HelperEnds {
     to_helper: Sender<Box<Applier>>,
     from_helper: Receiver<Box<Applier>>,
@@ -55,13 +55,13 @@ impl SharedApplier {
     }
 
     /// Returns whether the applier has work that it can do now on the shared thread. False while it
-    /// is away: it wakes the network when it can be taken back.
+    /// is on the helper thread, which wakes the network stage when the applier can be taken back.
     pub(super) fn is_ready(&self) -> bool {
         self.here.as_ref().is_some_and(|applier| applier.is_ready())
     }
 
-    /// Runs one pass of the applier (see [`Applier::run_ready`]), unless it is away. Sends it to
-    /// the helper thread if the pass ended before a long operation.
+    /// Runs one pass of the applier (see [`Applier::run_ready`]), unless it is on the helper
+    /// thread. Sends it there if the pass ended before a long operation.
     pub(super) fn run_ready(&mut self, has_jobs: bool) {
         let Some(applier) = &mut self.here else { return };
         applier.run_ready(has_jobs);
@@ -92,7 +92,7 @@ impl SharedApplier {
 }
 
 impl Helper {
-    /// Runs the long operations on the current thread until the shared thread has stopped.
+    /// Runs long operations on the current thread until the shared thread has stopped.
     pub(super) fn run(&self) {
         for mut applier in &self.jobs {
             applier.run_deferred();

@@ -1,33 +1,33 @@
-//! When snapshots are taken, how fast they are written, and when the log writer waits for them, so
-//! that a replica's folder stays small regardless of how much is written and how fast.
+//! When snapshots are taken, how fast they are written, and when the log writer waits for them. The
+//! aim is that a replica's folder stays small, regardless of how much and how fast clients write.
 //!
-//! The policy is that of a Redis with an append-only file: the next snapshot begins when the log
-//! has grown by T since the last one was completed, where T is a percentage of the last snapshot's
-//! size (`--snapshot-log-percentage`, 100 by default), but at least `--snapshot-log-bytes`. Unlike
-//! in Redis, the log must not grow without limit while the snapshot is written. So the snapshot is
-//! written slowly at first, and without pauses once the log grows faster than the snapshot. If that
-//! is not enough, because the disk or the processors are busy, the log writer waits for the
-//! snapshot, longer the further the log is ahead, so clients see a slower disk.
+//! The policy is that of Redis with an append-only file: the next snapshot begins when the log has
+//! grown by T since the last snapshot was completed. T is a percentage of the last snapshot's size
+//! (`--snapshot-log-percentage`, 100 by default), but at least `--snapshot-log-bytes`. Unlike in
+//! Redis, the log must not grow without limit while the snapshot is written. Therefore the snapshot
+//! is written slowly at first, and without pauses once the log grows faster than the snapshot. If
+//! that is not enough, because the disk or the processors are busy, the log writer waits for the
+//! snapshot. The further the log is ahead, the longer it waits, so clients see a slower disk.
 //!
 //! While a snapshot is being taken, the folder holds the latest complete snapshot, a part of the
-//! next one, and the log from where the latest one ends. That log consists of three parts: its
-//! growth while the latest snapshot was written, of which at most 7/16 T count, then T, then its
-//! growth while the next one is written. Combined they are at most 15/8 T. So if the state takes S
-//! bytes as a snapshot, the folder stays under
+//! next one, and the log after the last entry of the latest one. This log consists of three parts:
+//! its growth while the latest snapshot was written (of which at most 7/16 T count), then T, then
+//! its growth while the next snapshot is written. Together, these parts are at most 15/8 T. So if a
+//! snapshot of the state takes S bytes, the size of the folder stays below
 //!
 //! ```text
 //!   2 S + 2 T + 4 segments + the reserve     T = max(S, --snapshot-log-bytes), by default
 //! ```
 //!
-//! four times S where S is large. A follower that receives the leader's snapshot, because it lags
-//! too far, keeps its own until then and needs the space of S more. The last eighth of T is for
-//! what the log writer writes before it waits long enough. It waits at most [`DELAY_MAX`] at a
-//! time, which is too short for a follower to suspect its leader. It always writes an eighth of a
-//! pass in that time, 1.25 MiB a second. With a disk so slow that this matters while a snapshot is
-//! taken, the folder exceeds its bound. The core applies no committed entries while the log is too
-//! far behind it. While no snapshot is being taken, for want of disk space or after a failure,
-//! nothing waits, and the bounds of [`MemoryBoard`] hold. These also limit T, because the log is in
-//! memory too.
+//! which is four times S if S is large. A follower that lags too far receives the leader's
+//! snapshot. It keeps its own snapshot until the leader's is complete, and needs S more bytes for
+//! that. The last eighth of T is for what the log writer writes before it waits long enough. It
+//! waits at most [`DELAY_MAX`] at a time, which is too short for a follower to suspect its leader,
+//! and always writes an eighth of a pass in that time, which is 1.25 MiB per second. If the disk is
+//! so slow that this matters while a snapshot is taken, the folder exceeds its bound. The core
+//! applies no committed entries while the log is too far behind it. While no snapshot is being
+//! taken, because of a lack of disk space or after a failure, nothing waits, and the bounds of
+//! [`MemoryBoard`] hold. These also limit T, because the log is in memory, too.
 //!
 //! All of this is arithmetic on positions that the log writer, the applier and the snapshots stage
 //! share. The growth of the log is measured in bytes of its files, in which a small write fills a
@@ -39,8 +39,8 @@ use std::time::Duration;
 
 use crate::runtime::boards::{MemoryBoard, SnapshotBoard, SnapshotGrowth};
 
-/// Progress of a running snapshot, out of [`PROGRESS_DONE`], that is reached when its file has been
-/// written in full. The rest of the progress is made while the file is read back and verified.
+/// Progress of a running snapshot, out of [`PROGRESS_DONE`], at which its file has been written in
+/// full. The rest of the progress is made while the file is read back and verified.
 pub(crate) const PROGRESS_WRITTEN: u64 = 768;
 const PROGRESS_DONE: u64 = 1_024;
 /// Minimum slack in bytes. The slack is the number of bytes by which the log may outgrow what the
@@ -48,9 +48,9 @@ const PROGRESS_DONE: u64 = 1_024;
 const SLACK_BYTES_MIN: u64 = 1 << 20;
 /// Time that the log writer waits if the log has outgrown what the running snapshot's progress
 /// allows by twice the slack (the excess in bytes for which it does not wait). For other excesses,
-/// the time is proportional to the part above one slack.
+/// the time is proportional to the part of the excess above the slack.
 const DELAY: Duration = Duration::from_millis(60);
-/// Maximum time that the log writer pauses between two writes to the log, so that a running
+/// Maximum time for which the log writer waits between two writes to the log, so that a running
 /// snapshot gets its share of the disk.
 const DELAY_MAX: Duration = Duration::from_millis(200);
 /// Maximum number of bytes that the log writer writes before it checks again whether it must wait
@@ -65,11 +65,11 @@ const PASS_BYTES_MAX: usize = 2 << 20;
 struct Positions {
     /// Position of the end of the log, after the last byte that was written.
     end: AtomicU64,
-    /// Position of the end of the log at the time when the latest complete snapshot was begun. The
-    /// log may be compacted up to this position.
+    /// Position of the end of the log when the latest complete snapshot was begun. The log may be
+    /// compacted up to this position.
     cut: AtomicU64,
-    /// Position of the end of the log at the time when a snapshot was last begun, whether or not
-    /// that snapshot was completed.
+    /// Position of the end of the log when a snapshot was last begun, whether or not that snapshot
+    /// was completed.
     begun: AtomicU64,
     /// Bytes by which the log grew while the latest complete snapshot was being taken.
     grown: AtomicU64,
@@ -101,8 +101,8 @@ fn while_taken(threshold: u64) -> u64 {
 }
 
 impl SnapshotScheduler {
-    /// Creates a scheduler that begins a snapshot when the log has grown by the size of the latest
-    /// snapshot, and by at least `bytes_min` bytes, since the latest snapshot was completed.
+    /// Creates a scheduler that begins a snapshot when the log has grown, since the completion of
+    /// the latest snapshot, by at least that snapshot's size and at least `bytes_min` bytes.
     /// [`SnapshotBoard::set_growth`] changes both conditions.
     pub(crate) fn new(
         bytes_min: u64,
@@ -150,15 +150,15 @@ impl SnapshotScheduler {
         threshold + 2 * while_taken(threshold)
     }
 
-    /// Returns the number of bytes by which the log has grown since the latest complete snapshot
-    /// was begun.
+    /// Returns the number of bytes by which the log has grown since the beginning of the latest
+    /// complete snapshot.
     fn growth(&self) -> u64 {
         get(&self.positions.end).saturating_sub(get(&self.positions.cut))
     }
 
     /// Returns whether a snapshot must begin now, because of the log's growth or because a snapshot
-    /// was `requested`. False while one is being taken. After a failed attempt, the growth leads to
-    /// another attempt only once the log has grown further.
+    /// was `requested`. False while a snapshot is being taken. After a failed attempt, the growth
+    /// triggers another attempt only once the log has grown further.
     pub(crate) fn is_due(&self, requested: bool) -> bool {
         if self.board.is_taking() {
             return false;
@@ -178,7 +178,7 @@ impl SnapshotScheduler {
         self.board.begin();
     }
 
-    /// Records the progress of the running snapshot: `done` of `all` parts of it have been written.
+    /// Records the progress of the running snapshot: `done` of its `all` parts have been written.
     pub(crate) fn note_written(&self, done: u64, all: u64) {
         set(&self.positions.progress, done.min(all) * PROGRESS_WRITTEN / all.max(1));
     }
@@ -200,8 +200,8 @@ impl SnapshotScheduler {
         self.board.end(false);
     }
 
-    /// Records that the running snapshot was given up, either because it failed (`failed`) or
-    /// because it was no longer needed.
+    /// Records that the running snapshot was given up, either because it failed (`failed` is true)
+    /// or because it was no longer needed.
     pub(crate) fn give_up(&self, failed: bool) {
         self.board.end(failed);
     }
@@ -216,8 +216,8 @@ impl SnapshotScheduler {
     }
 
     /// Returns the number of bytes by which the log has outgrown what the running snapshot's
-    /// progress allows; 0 if no snapshot is running. At half of the progress, for example, about
-    /// half of the permitted growth is allowed.
+    /// progress allows; 0 if no snapshot is running. For example, when the snapshot is half done,
+    /// about half of the permitted growth is allowed.
     fn ahead(&self) -> u64 {
         if !self.board.is_taking() {
             return 0;
@@ -235,7 +235,7 @@ impl SnapshotScheduler {
     }
 
     /// Returns how long the log writer must wait for the running snapshot before it writes again;
-    /// `None` for no wait.
+    /// `None` if it need not wait.
     pub(crate) fn delay(&self) -> Option<Duration> {
         Some(self.full_delay()?.min(DELAY_MAX))
     }
@@ -249,7 +249,7 @@ impl SnapshotScheduler {
     }
 
     /// Returns how long the log writer would have to wait for the running snapshot without the
-    /// limit [`DELAY_MAX`]; `None` for no wait.
+    /// limit [`DELAY_MAX`]; `None` if it need not wait.
     fn full_delay(&self) -> Option<Duration> {
         let slack = (self.threshold() / 32).max(SLACK_BYTES_MIN);
         let excess = self.ahead().checked_sub(slack)?;
@@ -341,7 +341,7 @@ mod tests {
         let mut written = None;
         for tick in 0.. {
             if tick >= paused_until {
-                // A pass is as long as the log writer may write at once.
+                // A pass writes as much as the log writer may write at once.
                 end += (log_rate * MIB / TICKS).min(scheduler.pass_bytes_max() as u64);
                 scheduler.note_end(end);
                 let delay = scheduler.delay().unwrap_or_default().as_millis();
@@ -356,7 +356,7 @@ mod tests {
             if let Some(bytes) = &mut written {
                 *bytes += snapshot_rate * MIB / TICKS;
                 scheduler.note_written((*bytes).min(all), all);
-                // Reading it back takes a third of the time.
+                // Reading the snapshot back takes a third of the time.
                 if *bytes > all {
                     scheduler.note_read(*bytes - all, all / 3);
                 }
@@ -388,10 +388,11 @@ mod tests {
 
     #[test]
     fn number_of_snapshots_is_proportional_to_log_growth() {
-        // A snapshot of 160 MiB is written in 0.4 s, in which the log grows by 16 MiB: one for each
-        // 176 MiB of the log.
+        // A snapshot of 160 MiB is written in 0.4 s, in which the log grows by 16 MiB, so there is
+        // one snapshot for each 176 MiB of the log.
         assert_eq!(largest_folder(160, 40, 500).0, 4_096 / 176);
-        // The log writer waits for slow snapshots, so one is taken for each 230 MiB.
+        // The log writer waits for slow snapshots, so there is one snapshot for each 230 MiB of the
+        // log.
         assert_eq!(largest_folder(160, 1_000, 100).0, 4_096 / 230);
         assert_eq!(largest_folder(1, 40, 500).0, 4_096 / 64 - 1);
     }

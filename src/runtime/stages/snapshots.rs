@@ -1,7 +1,7 @@
-//! The snapshots stage: snapshot I/O. It writes snapshots of this replica's own state, sends the
-//! latest one to followers that are far behind, and stores the one that a leader sends. It owns the
-//! snapshot files, and always has a thread of its own, because reading and writing snapshots takes
-//! seconds.
+//! The snapshots stage, which performs snapshot I/O. It writes snapshots of this replica's own
+//! state, sends the latest one to followers that are far behind, and stores a snapshot that a
+//! leader sends. It owns the snapshot files, and always has a thread of its own, because reading
+//! and writing snapshots takes seconds.
 //!
 //! This stage may fall behind, but must not delay other stages: it writes in small slices, slowly
 //! while the log grows slowly (`snapshot_scheduler.rs`), syncs the file after every few slices, and
@@ -30,15 +30,15 @@ use super::snapshot_scheduler::SnapshotScheduler;
 
 /// Maximum number of bytes of a snapshot in one message (chunk) to a follower.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Number of bytes of a snapshot written at once. Pauses between the writes limit the rate to 64
-/// MiB per second; there are no pauses while the log grows faster than the snapshot.
+/// Number of bytes of a snapshot that are written at once. Pauses between the writes limit the rate
+/// to 64 MiB per second; while the log grows faster than the snapshot, there are no pauses.
 const SLICE_BYTES: usize = 256 << 10;
 const SLICE_INTERVAL: Duration = Duration::from_millis(4);
-/// How long a snapshot file stays readable after a follower was last sent a chunk of it, even if a
-/// newer snapshot has replaced it. This allows the transfer to the follower to complete.
+/// Time for which a snapshot file stays readable after a chunk of it was last sent to a follower,
+/// even if a newer snapshot has replaced it. This allows the transfer to the follower to complete.
 const OUTGOING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without a chunk after which a follower assumes that the leader has stopped sending its
-/// snapshot. A snapshot of the follower's own state may then replace the part received.
+/// snapshot. A snapshot of the follower's own state may then replace the part that was received.
 const INCOMING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Minimum time between two reports to the Raft core that the latest snapshot is damaged.
 const LOST_INTERVAL: Duration = Duration::from_secs(1);
@@ -76,7 +76,7 @@ pub(crate) fn load_latest(disk: RealDisk) -> Result<LoadedSnapshots, StorageErro
 struct Taking {
     source: SnapshotWriter,
     file: Writer,
-    /// The earliest time at which the next slice (part of the file) of the snapshot may be written.
+    /// The earliest time at which the next slice (part of the file) may be written.
     next_at: Instant,
     /// Buffer for the slice (part of the file) that is being written. Empty between slices, and
     /// kept to reuse its memory.
@@ -90,7 +90,7 @@ struct Incoming {
     /// complete.
     file: Option<Writer>,
     received_bytes: u64,
-    /// When the most recently received chunk of the snapshot arrived.
+    /// Time at which the most recent chunk of the snapshot was received.
     heard_at: Instant,
 }
 
@@ -105,8 +105,8 @@ pub(crate) struct SnapshotIo {
     /// The leader's snapshot that was last refused because of a lack of disk space, so that each
     /// refusal is logged only once; `None` if no snapshot was refused.
     refused: Option<SnapshotId>,
-    /// When the stage last reported to the Raft core that the latest snapshot is damaged; `None` if
-    /// it never did.
+    /// Time at which the stage last reported to the Raft core that the latest snapshot is damaged;
+    /// `None` if it has never done so.
     lost_at: Option<Instant>,
     scheduler: SnapshotScheduler,
     disk_space: Arc<DiskSpaceBoard>,
@@ -163,7 +163,7 @@ impl SnapshotIo {
 
     /// Runs the stage's loop on the current thread until core and applier have stopped.
     pub(crate) fn run(&mut self) {
-        // Without the permission for it the stage runs at normal priority.
+        // Without the permission to change its priority, the stage runs at normal priority.
         let _ = rustix::process::setpriority_process(None, NICENESS);
         loop {
             let job = match &self.taking {
@@ -225,7 +225,7 @@ impl SnapshotIo {
             }
             self.abandon_incoming();
         }
-        // It will be about as large as the latest one.
+        // The new snapshot will be about as large as the latest one.
         if !self.disk_space.fits_snapshot(self.scheduler.board().bytes()) {
             self.skip_for_space();
             return;
@@ -293,7 +293,7 @@ impl SnapshotIo {
         }
     }
 
-    /// Gives up the running snapshot after an error that the replica can tolerate: the disk is
+    /// Abandons the running snapshot after an error that the replica can tolerate: the disk is
     /// full, or the file reads back differently. The log still has all entries then. Any other disk
     /// error ends the process.
     fn fail(&self, error: &StorageError) {
@@ -340,8 +340,9 @@ impl SnapshotIo {
                     install.chunk = chunk;
                     true
                 }
-                // The core will send a later snapshot. If this one is damaged and another could not
-                // be taken yet, that is tried again: nothing else might ask for one.
+                // The core will send a later snapshot. If this one is damaged and no other could be
+                // taken yet, its loss is reported again, because nothing else might request a new
+                // one.
                 Ok(None) => {
                     lost |= self.files.is_lost(install.snapshot);
                     false
@@ -399,7 +400,7 @@ impl SnapshotIo {
         if self.incoming.as_ref().is_none_or(|incoming| incoming.snapshot != snapshot)
             && !self.begin_incoming(snapshot)
         {
-            // The leader sends it again.
+            // The leader sends the chunk again.
             return;
         }
         let Some(incoming) = &mut self.incoming else { return };
@@ -424,7 +425,7 @@ impl SnapshotIo {
     }
 
     /// Begins to receive a leader's snapshot, and abandons any other snapshot that is being
-    /// written. Returns false if the new snapshot can't be stored now.
+    /// written. Returns false if the new snapshot cannot be stored now.
     fn begin_incoming(&mut self, snapshot: SnapshotId) -> bool {
         self.abandon_incoming();
         self.abandon_taking();
@@ -476,7 +477,7 @@ impl SnapshotIo {
                 self.report(SnapshotEvent::Received(received));
             }
             Err(error) => {
-                // The leader sends it again from the beginning.
+                // The leader sends the snapshot again from the beginning.
                 self.incoming = None;
                 refuse(&error);
             }
@@ -499,8 +500,8 @@ impl SnapshotIo {
     }
 }
 
-/// Logs that a leader's snapshot can't be stored now, for example because the disk is full. If the
-/// replica can't go on after the error, ends the process instead.
+/// Logs that a leader's snapshot cannot be stored now, for example because the disk is full. If the
+/// replica cannot continue after the error, ends the process instead.
 fn refuse(error: &StorageError) {
     if !is_tolerable(error) {
         exit_on_disk_failure(error);
@@ -508,8 +509,8 @@ fn refuse(error: &StorageError) {
     tracing::error!(%error, "cannot store the leader's snapshot");
 }
 
-/// Returns whether the replica can go on without a snapshot after this error: true if the snapshot
-/// is damaged or the disk is full.
+/// Returns whether the replica can continue without a snapshot after this error: true if the
+/// snapshot is damaged or the disk is full.
 fn is_tolerable(error: &StorageError) -> bool {
     match error {
         StorageError::Snapshot { .. } => true,

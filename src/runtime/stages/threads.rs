@@ -34,8 +34,8 @@ pub enum Threads {
     Auto,
 }
 
-/// The error for a threads option whose value is not `dedicated`, `fused` or `auto`. Contains that
-/// value.
+/// The error for a threads option whose value is not `dedicated`, `fused` or `auto`. Contains the
+/// invalid value.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("unknown thread mode `{0}`; choose dedicated, fused or auto")]
 pub struct ThreadsError(String);
@@ -59,19 +59,19 @@ impl Threads {
         match self {
             Threads::Dedicated => false,
             Threads::Fused => true,
-            // A system that can't tell how many cores there are counts as a small one, where
+            // A system that cannot tell how many cores there are is treated like a small one, where
             // dedicated threads cost most.
             Threads::Auto => thread::available_parallelism().map_or(1, usize::from) <= 2,
         }
     }
 }
 
-/// Runs all stages until one of them stops: on the current thread if `fused`, otherwise each on a
-/// thread of its own. The snapshots stage and a log writer that waits for a disk always have
-/// threads of their own.
+/// Runs all stages until one of them stops. If `fused` is true, they run on the current thread,
+/// otherwise each on a thread of its own. The snapshots stage and a log writer that waits for a
+/// disk always have threads of their own.
 ///
 /// # Errors
-/// If a thread can't be started, or if the system call that polls the sockets fails.
+/// If a thread cannot be started, or if the system call that polls the sockets fails.
 pub(crate) fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result<()> {
     if !fused {
         return run_dedicated(stages);
@@ -120,8 +120,8 @@ fn run_fused<N: NetworkStage>(
                 return Ok(());
             }
             let output = core.output();
-            // A follower acknowledges entries before it applies others. With a log writer on a
-            // thread of its own, the acknowledgement does not wait for this thread.
+            // A follower acknowledges entries before it applies earlier ones. If the log writer has
+            // a thread of its own, the acknowledgement does not wait for this thread.
             let apply_last = log_writer.is_some() && output.applies == ApplyOutput::Background;
             if !apply_last {
                 applier.run_ready(output.applies != ApplyOutput::None);
@@ -151,8 +151,9 @@ fn run_dedicated<N: NetworkStage>(stages: Stages<N>) -> io::Result<()> {
     let Stages { mut network, mut core, mut log_writer, mut applier, snapshots } = stages;
     thread::scope(|scope| {
         spawn_snapshots(scope, snapshots)?;
-        // In this order a stage that can't be started stops those that were: the core owns the only
-        // senders of the first two, and stops without a network.
+        // The stages are started in this order so that a stage that cannot be started stops those
+        // already started: the core owns the only senders of the first two, and stops without a
+        // network.
         spawn(scope, "log_writer", move || log_writer.run())?;
         spawn(scope, "applier", move || {
             applier.run();

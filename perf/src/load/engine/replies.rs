@@ -1,4 +1,4 @@
-//! The replies that an engine receives: over the protocols of Redis, etcd and NATS, and those that
+//! How an engine handles replies in the protocols of Redis, etcd and NATS, including those that
 //! name the leader.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -136,8 +136,8 @@ impl Engine {
         true
     }
 
-    /// Handles the reply to one of the operations in flight on connection `number`; `place` is the
-    /// operation's index among them.
+    /// Handles the reply to one of the operations in flight on connection `number`. `place` is the
+    /// index of the operation among the operations in flight.
     fn on_reply_at(&mut self, number: usize, place: usize, reply: Reply<'_>, now: u64) {
         let connection = &mut self.connections[number];
         let Some(operation) = connection.in_flight.remove(place) else { return };

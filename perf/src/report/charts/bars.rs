@@ -1,5 +1,6 @@
 //! Bar charts that compare systems, with a block of bars for each case: operations per second,
-//! latency and processor time. Bars show medians, dots the single rounds, and whiskers the range.
+//! latency and processor time. Bars show medians, dots show individual rounds, and whiskers show
+//! the range.
 
 use crate::compare::results::{Case, Comparison, Measurement, Spread, Summary};
 use crate::report::layout::{Frame, MARGIN, heading};

@@ -52,7 +52,7 @@ pub(crate) fn heat(run: &Run) -> Option<Svg> {
     for (column, rows) in cells.iter().enumerate() {
         for (row, count) in rows.iter().enumerate().filter(|(_, count)| **count > 0) {
             // Logarithmic, because otherwise a few slow operations would be invisible beside
-            // thousands of others.
+            // thousands of fast ones.
             let depth = ((1 + count) as f64).ln() / ((1 + most) as f64).ln();
             let corner =
                 [frame.left + column as f64 * wide, frame.bottom() - (row + 1) as f64 * high];

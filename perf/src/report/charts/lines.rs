@@ -1,5 +1,5 @@
-//! Line charts of sweeps, with a line for each system: the line shows medians over the rounds, and
-//! a band around it the range.
+//! Line charts of sweeps, with a line for each system. The line shows medians over the rounds, and
+//! a band around it shows the range.
 
 use crate::compare::results::{Case, Comparison, Spread, Summary, SweepPoint};
 use crate::report::layout::{Frame, Legend, MARGIN, heading};
@@ -9,8 +9,8 @@ use crate::report::svg::{Svg, colour};
 const WIDTH: f64 = 860.0;
 const PLOT_HEIGHT: f64 = 190.0;
 const LEFT: f64 = 82.0;
-/// Ratio of a sweep's largest to its smallest parameter value above which the parameter's axis is
-/// logarithmic.
+/// Ratio of a sweep's largest to its smallest parameter value above which the axis of the parameter
+/// is logarithmic.
 const RATIO_FOR_LOG: f64 = 30.0;
 
 /// Function that selects the quantity that a chart shows, such as operations per second, from the

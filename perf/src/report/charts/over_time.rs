@@ -56,8 +56,8 @@ pub(crate) fn over_time(runs: &[&Run]) -> Option<Svg> {
         svg.begin_group("series", &run.name);
         let class = format!("{} line", colour(number));
         svg.polyline(&line(upper, rates, Interval::rate), &class, &hint("operations/s"));
-        // Without replies there is no latency, and a line through the gap would show latencies that
-        // do not exist.
+        // Without replies there is no latency, so the line has a gap; a line across the gap would
+        // show latencies that do not exist.
         for part in run.intervals.chunk_by(|a, b| answered(&a) == answered(&b)) {
             if !part.iter().any(|interval| interval.count > 0) {
                 continue;
@@ -123,9 +123,9 @@ struct Place {
     line: usize,
 }
 
-/// Returns the position of each event's description: on the lowest text line where it overlaps no
-/// other one; `None` if it fits on no line. `x` converts seconds to pixels, and `right` is the
-/// right edge of the plot in pixels.
+/// Returns the position of each event's description: on the lowest text line where it does not
+/// overlap another description; `None` if there is no such line. `x` converts seconds to pixels,
+/// and `right` is the right edge of the plot in pixels.
 fn place_texts(marks: &[Mark], x: impl Fn(f64) -> f64, right: f64) -> Vec<Option<Place>> {
     let mut taken: Vec<Vec<(f64, f64)>> = vec![Vec::new(); MARK_LINES];
     marks

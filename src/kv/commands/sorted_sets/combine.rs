@@ -68,8 +68,7 @@ struct Query<'s> {
     limit: usize,
 }
 
-/// Returns `score`, or 0 if it is NaN. Redis does the same when it adds infinity and minus
-/// infinity.
+/// Returns `score`, or 0 if it is NaN, as Redis does for the sum of infinity and minus infinity.
 fn number_or_0(score: f64) -> f64 {
     if score.is_nan() { 0.0 } else { score }
 }
@@ -78,7 +77,8 @@ impl Aggregate {
     fn of(self, one: f64, other: f64) -> f64 {
         match self {
             Aggregate::Sum => number_or_0(one + other),
-            // Not `f64::min`, because it may return either of -0 and 0: this keeps the first one.
+            // Not `f64::min`, because it may return either of -0 and 0, whereas this code keeps the
+            // first one.
             Aggregate::Min => {
                 if other < one {
                     other
@@ -135,9 +135,9 @@ impl<'s> Source<'s> {
 }
 
 impl<'s> Query<'s> {
-    /// Parses the arguments from `numkeys` on, and looks up the values at the input keys. Checks
-    /// the types of the values before it parses the options, so that it reports the same error as
-    /// Redis.
+    /// Parses the arguments starting with `numkeys`, and looks up the values at the input keys.
+    /// Checks the types of the values before it parses the options, so that it reports the same
+    /// error as Redis.
     fn read(
         keyspace: &'s Keyspace,
         args: &[&[u8]],

@@ -1,4 +1,4 @@
-//! Commands on single members of a sorted set, and those that pop, sample or scan members.
+//! Commands on single members of a sorted set, and commands that pop, sample or scan members.
 
 use super::{members_reply, text, text_and_score};
 use crate::kv::commands::args::Args;
@@ -63,9 +63,9 @@ impl Rules {
         true
     }
 
-    /// Returns the new score of a member, or `None` if the options of `ZADD` forbid a change. `old`
+    /// Returns the new score of a member; `None` if the options of `ZADD` forbid the change. `old`
     /// is the member's current score (`None` if the set does not contain the member), and `score`
-    /// is the new score or the increment.
+    /// is the given score or increment.
     ///
     /// # Errors
     /// If the sum of the old score and the increment is NaN.
@@ -108,8 +108,7 @@ fn add(keyspace: &mut Keyspace, args: &Args<'_>, adds_up: bool) -> Answer {
     let scores = scores.ok_or(Refusal::NotAFloat)?;
     let set = keyspace.collection::<SortedSet>(key)?;
     let is_there = set.is_some();
-    // `INCR` is computed before anything is changed, because a refused command must not change the
-    // keyspace.
+    // `INCR` is computed before anything is changed, because a refused command must change nothing.
     let tried = match (rules.adds_up, pairs) {
         (true, [[_, member]]) => {
             rules.new_score(set.and_then(|set| set.score(member)), scores[0])?
@@ -173,24 +172,24 @@ pub(in crate::kv) fn zscore(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(score_or_nothing(set.and_then(|set| set.score(member))))
 }
 
-/// Runs `ZMSCORE key member [member ...]`: returns the scores of members, null for a missing
-/// member.
+/// Runs `ZMSCORE key member [member ...]`: returns the scores of members, with null for each
+/// missing member.
 pub(in crate::kv) fn zmscore(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
     let tell = |member: &&[u8]| score_or_nothing(set.and_then(|set| set.score(member)));
     Ok(Outcome::List(args.rest(1).iter().map(tell).collect()))
 }
 
-/// Runs `ZRANK key member`: returns the rank of a member, counted from the lowest score; null if
-/// the sorted set does not contain it.
+/// Runs `ZRANK key member`: returns the rank of a member, where rank 0 has the lowest score; null
+/// if the sorted set does not contain the member.
 pub(in crate::kv) fn zrank(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
     let member = args.get(1)?;
     Ok(set.and_then(|set| set.rank(member)).map_or(Outcome::Value(None), Outcome::count))
 }
 
-/// Runs `ZREVRANK key member`: returns the rank of a member, counted from the highest score; null
-/// if the sorted set does not contain it.
+/// Runs `ZREVRANK key member`: returns the rank of a member, where rank 0 has the highest score;
+/// null if the sorted set does not contain the member.
 pub(in crate::kv) fn zrevrank(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
     let member = args.get(1)?;
@@ -198,17 +197,16 @@ pub(in crate::kv) fn zrevrank(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(place.map_or(Outcome::Value(None), Outcome::count))
 }
 
-/// The end of a sorted set from which members are popped: `Min` is the lowest score, `Max` the
-/// highest.
+/// The end of a sorted set from which members are popped: `Min` is the end with the lowest score,
+/// `Max` that with the highest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Min,
     Max,
 }
 
-/// Removes up to `count` members from one end of the sorted set at a key, and returns them,
-/// starting with the lowest or the highest score. Returns an empty vector if the key does not
-/// exist.
+/// Removes up to `count` members from one end of the sorted set at a key, and returns them, the
+/// member nearest to that end first. Returns an empty vector if the key does not exist.
 fn pop(
     keyspace: &mut Keyspace,
     key: &[u8],
@@ -308,7 +306,7 @@ pub(in crate::kv) fn zmpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
 }
 
 /// Runs `ZRANDMEMBER key [count [WITHSCORES]]`: returns up to `count` distinct random members of a
-/// sorted set; if `count` is negative, exactly `-count` members, possibly with repetitions.
+/// sorted set. If `count` is negative, returns exactly `-count` members, possibly with repetitions.
 pub(in crate::kv) fn zrandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = |key| keyspace.collection::<SortedSet>(key);
     let Some(count) = args.rest(1).first() else {
@@ -346,8 +344,8 @@ pub(in crate::kv) fn zscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     };
     let options = Options::read(args, 2)?;
     if set.len() <= crate::kv::values::set::SCANNED_AT_ONCE_MAX {
-        // Redis returns the members of small sets in order of scores, and prints integers in full
-        // if no member is long.
+        // Redis returns the members of small sets in order of scores, and formats integer scores
+        // without an exponent if no member is long.
         let write = if set.is_packed() { write_whole } else { write_double };
         let all = set.by_rank().range(0..set.len()).map(|scored| (&scored.member, scored.score));
         return Ok(scan_reply(0, all, &options, write));
@@ -356,8 +354,8 @@ pub(in crate::kv) fn zscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(scan_reply(from as u64, set.range(from..to), &options, write_double))
 }
 
-/// Formats a score as text: an integer of at most 2^62 in magnitude without an exponent, any other
-/// score like C's `%.17g`. Redis does the same for small sorted sets.
+/// Formats a score as text. An integer with a magnitude of at most 2^62 has no exponent; any other
+/// score is formatted like C's `%.17g`. Redis does the same for small sorted sets.
 fn write_whole(score: f64) -> String {
     #[allow(clippy::cast_possible_truncation, reason = "the range was checked")]
     if score.fract() == 0.0 && score.abs() <= (i64::MAX / 2) as f64 {

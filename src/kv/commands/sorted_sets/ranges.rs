@@ -12,8 +12,8 @@ use crate::kv::values::number::parse_integer;
 use crate::kv::values::score_tree::Scored;
 use crate::kv::values::sorted_set::SortedSet;
 
-/// The property of members that the bounds of a sorted-set range refer to: rank, score, or the
-/// member itself.
+/// The property of members to which the bounds of a sorted-set range refer: the rank, the score, or
+/// the member itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     Rank,
@@ -76,7 +76,7 @@ impl<'w> Lex<'w> {
         }
     }
 
-    /// Returns whether the member `there` is below a range that has this bound as its minimum.
+    /// Returns whether the member `there` is outside a range of which this bound is the minimum.
     fn excludes_below(self, there: &[u8]) -> bool {
         match self {
             Lex::Least => false,
@@ -85,7 +85,7 @@ impl<'w> Lex<'w> {
         }
     }
 
-    /// Returns whether the member `there` is not above a range that has this bound as its maximum.
+    /// Returns whether the member `there` is not above a range of which this bound is the maximum.
     fn includes(self, there: &[u8]) -> bool {
         match self {
             Lex::Least => false,
@@ -105,8 +105,9 @@ impl<'w> Ends<'w> {
         })
     }
 
-    /// Returns the ranks of the members of `set` that are in the range. Ranks are counted from the
-    /// lowest score, but if `rev` is true, the bounds of a range of ranks count from the highest.
+    /// Returns the ranks of the members of `set` that are in the range. The returned ranks are
+    /// counted from the lowest score. If `rev` is true, the bounds of a range of ranks count from
+    /// the highest score instead.
     #[allow(clippy::float_cmp, reason = "bounds are compared exactly")]
     fn places(self, set: &SortedSet, rev: bool) -> Range<usize> {
         let order = set.by_rank();
@@ -159,9 +160,9 @@ struct Query<'w> {
 
 impl<'w> Query<'w> {
     /// Parses the arguments of a range command after the key. `by` and `rev` are `Some` if the
-    /// command's name determines them, as in `ZREVRANGEBYSCORE`; if `None`, the command has the
-    /// options `BYSCORE` and `BYLEX`, or `REV`. `stores` is true for a command that stores its
-    /// result, which does not have the option `WITHSCORES`.
+    /// command's name determines them, as in `ZREVRANGEBYSCORE`. If `by` is `None`, the command has
+    /// the options `BYSCORE` and `BYLEX`; if `rev` is `None`, it has the option `REV`. `stores` is
+    /// true for a command that stores its result, which does not have the option `WITHSCORES`.
     fn read(
         args: &[&'w [u8]],
         by: Option<By>,
@@ -198,7 +199,7 @@ impl<'w> Query<'w> {
             return Err(Refusal::LimitOfPlaces);
         }
         if by == By::Rank {
-            // There is no limit, so Redis does not check this.
+            // Without a limit, Redis does not check the offset.
             offset = 0;
         }
         if with_scores && by == By::Lex {
@@ -225,7 +226,7 @@ impl<'w> Query<'w> {
 }
 
 /// Runs a range command and returns its reply. `by` and `rev` are `Some` if the command's name
-/// determines them, as in `ZREVRANGEBYSCORE`; if `None`, they are options in `args`.
+/// determines them, as in `ZREVRANGEBYSCORE`; if `None`, they are parsed from options in `args`.
 fn reply(keyspace: &Keyspace, args: &Args<'_>, by: Option<By>, rev: Option<bool>) -> Answer {
     let key = args.get(0)?;
     let query = Query::read(args.rest(1), by, rev, false)?;
@@ -264,13 +265,14 @@ pub(in crate::kv) fn zrevrangebyscore(keyspace: &Keyspace, args: &Args<'_>) -> A
     reply(keyspace, args, Some(By::Score), Some(true))
 }
 
-/// Runs `ZRANGEBYLEX key min max [LIMIT offset count]`: returns the members between two members.
+/// Runs `ZRANGEBYLEX key min max [LIMIT offset count]`: returns the members in a lexicographic
+/// range.
 pub(in crate::kv) fn zrangebylex(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     reply(keyspace, args, Some(By::Lex), Some(false))
 }
 
-/// Runs `ZREVRANGEBYLEX key max min [LIMIT offset count]`: returns the members between two members,
-/// in descending order.
+/// Runs `ZREVRANGEBYLEX key max min [LIMIT offset count]`: returns the members in a lexicographic
+/// range, in descending order.
 pub(in crate::kv) fn zrevrangebylex(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     reply(keyspace, args, Some(By::Lex), Some(true))
 }
@@ -298,7 +300,7 @@ pub(in crate::kv) fn zcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     count(keyspace, args, By::Score)
 }
 
-/// Runs `ZLEXCOUNT key min max`: returns the number of members between two members.
+/// Runs `ZLEXCOUNT key min max`: returns the number of members in a lexicographic range.
 pub(in crate::kv) fn zlexcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     count(keyspace, args, By::Lex)
 }
@@ -328,7 +330,7 @@ pub(in crate::kv) fn zremrangebyscore(keyspace: &mut Keyspace, args: &Args<'_>) 
     remove(keyspace, args, By::Score, "zremrangebyscore")
 }
 
-/// Runs `ZREMRANGEBYLEX key min max`: removes the members between two members.
+/// Runs `ZREMRANGEBYLEX key min max`: removes the members in a lexicographic range.
 pub(in crate::kv) fn zremrangebylex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     remove(keyspace, args, By::Lex, "zremrangebylex")
 }

@@ -65,8 +65,7 @@ pub(crate) struct Batches {
     writes: OpenBatch,
     /// Whether the batches being built will be forwarded to another replica, the leader.
     forwarded: bool,
-    /// The applied index of this replica at the time when it began to build the current batches;
-    /// `now` is that time.
+    /// This replica's applied index at the time `now`, when it began to build the current batches.
     since: Index,
     now: Instant,
     /// Maximum number of operations in each of the batches being built.
@@ -94,8 +93,8 @@ impl OpenBatch {
 }
 
 impl Batches {
-    /// Creates an empty table of batches. `origin` identifies this replica and its current start,
-    /// and is the prefix of all batches' request ids.
+    /// Creates an empty table of batches. `origin` identifies this replica and the current run of
+    /// its process, and is the prefix of the request ids of all batches.
     pub(crate) fn new(origin: [u8; ORIGIN_BYTES]) -> Batches {
         Batches {
             origin,
@@ -190,9 +189,9 @@ impl Batches {
         std::mem::take(&mut self.complete)
     }
 
-    /// Returns whether later writes should wait for a larger batch, because small batches are in
-    /// flight: at least [`AHEAD_BATCHES`] batches of writes have no outcomes yet, and these batches
-    /// contain fewer than [`AHEAD_OPERATIONS`] writes in total.
+    /// Returns whether later writes should wait to form a larger batch, because the batches in
+    /// flight are small: at least [`AHEAD_BATCHES`] batches of writes have no outcomes yet, and
+    /// they contain fewer than [`AHEAD_OPERATIONS`] writes in total.
     pub(crate) fn are_small_batches_ahead(&self) -> bool {
         let writes = self.sent.values().filter(|batch| batch.kind == RequestKind::Write);
         let (mut batches, mut operations) = (0, 0);
@@ -204,7 +203,7 @@ impl Batches {
     }
 
     /// Removes and returns the batch with this key, because its outcomes are now known; `None` if
-    /// they were known already, or if this process did not build the batch.
+    /// the batch was removed already, or if this process did not build it.
     pub(crate) fn remove(&mut self, key: RequestKey) -> Option<SentBatch> {
         self.sent.remove(&self.number(key)?)
     }
@@ -242,8 +241,8 @@ impl Batches {
         self.sent[&replica_and_sequence(key.request).1].requests().collect()
     }
 
-    /// Removes the sent batches in which no request is waiting for a reply any more, for example
-    /// because its client has disconnected. `is_unanswered` returns whether the request with a
+    /// Removes the sent batches without any request that is still waiting for a reply, for example
+    /// because their clients have disconnected. `is_unanswered` returns whether the request with a
     /// sequence number is still waiting.
     pub(crate) fn retain(&mut self, is_unanswered: impl Fn(u64) -> bool) {
         self.sent.retain(|_, batch| batch.requests().any(&is_unanswered));

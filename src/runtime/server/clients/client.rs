@@ -25,12 +25,13 @@ use crate::wire::resp::Parser;
 /// Maximum number of requests of one client whose replies have not been sent. At this number, the
 /// server parses no further requests of the client.
 const SLOTS_MAX: usize = 1_024;
-/// Time for which a client must have read no replies, while its reply budget (limit on unsent
-/// replies) is used up, before the server receives more of its requests without parsing them. A
-/// client that reads slowly is not affected: it gets to send more requests as it reads replies.
+/// Time after which the server receives more requests of a client, without parsing them, although
+/// the client's reply budget (limit on unsent replies) is used up, if the client has read no
+/// replies during this time. A slow reader is not affected, since it can send more requests as it
+/// reads replies.
 pub(crate) const READ_AHEAD_DELAY: Duration = Duration::from_millis(100);
-/// Maximum number of slots (each holds a request or its reply) for which an empty queue keeps its
-/// memory. The memory of a larger queue is freed when the queue becomes empty.
+/// Maximum capacity, in slots (each holds a request or its reply), that an empty queue keeps. The
+/// memory of a larger queue is freed when the queue becomes empty.
 const SLOTS_KEPT: usize = 16;
 
 /// One client's connection, with its requests in order of arrival. Each request has a numbered
@@ -57,8 +58,8 @@ pub(crate) struct Client {
     /// the reply budget (limit on unsent replies); doubled again, up to [`SLOTS_MAX`], each time
     /// that no request is in flight any more.
     window: usize,
-    /// Whether replies have exceeded the reply budget (limit on unsent replies), so that no request
-    /// of this client is sent until no request of this client is in flight any more.
+    /// Whether replies have exceeded the reply budget (limit on unsent replies). If so, no further
+    /// request of this client is sent until none of its requests is in flight any more.
     draining: bool,
     /// The last time that this client's requests could make progress, because an outcome arrived or
     /// the reply budget (limit on unsent replies) had space again. For a request that was sent or
@@ -68,15 +69,15 @@ pub(crate) struct Client {
     pub(crate) active_at: Instant,
     /// When this client last read replies: when bytes were last written to its socket.
     pub(crate) written_at: Instant,
-    /// Since when this client, a subscriber, has had a large number of unsent bytes; `None` if it
-    /// has not.
+    /// Time since which this client, a subscriber, has had a large number of unsent bytes; `None`
+    /// if it has few or none.
     pub(crate) backlog_since: Option<Instant>,
     /// When the first part of an incomplete request arrived; `None` if no request is incomplete.
     pub(crate) partial_since: Option<Instant>,
     /// The current limits on the size of this client's replies.
     pub(crate) budget: ReplyBudget,
-    /// Number of the slot whose request blocks the connection, such as `WATCH`: later requests are
-    /// not parsed before this request has its reply. `None` if no request blocks the connection.
+    /// Number of the slot whose request, such as `WATCH`, blocks the connection: later requests are
+    /// not parsed until this request has its reply. `None` if no request blocks the connection.
     pub(crate) blocked_on: Option<u64>,
     /// Whether the client has closed its sending side of the connection, so that no more requests
     /// will arrive.
@@ -154,7 +155,7 @@ impl Client {
         }
     }
 
-    /// Returns whether another request of this client may be parsed: not while the connection is
+    /// Returns whether another request of this client may be parsed. False while the connection is
     /// closing or blocked, or while too many requests or reply bytes are waiting.
     pub(crate) fn may_parse(&self) -> bool {
         !self.closing
@@ -169,11 +170,11 @@ impl Client {
         self.socket.outbound.len() + self.reply_bytes >= self.budget.output_bytes
     }
 
-    /// Returns whether more requests of this client may be received although they cannot be parsed:
-    /// the client has read no replies for some time while its reply budget (limit on unsent
-    /// replies) is used up. Such a client may send all its requests before it reads the first
-    /// reply, as pipelines of many client libraries do. If the server waited for the client to
-    /// read, both would wait forever.
+    /// Returns whether more requests of this client may be received, although they cannot be
+    /// parsed. This is the case if the client has read no replies for some time while its reply
+    /// budget (limit on unsent replies) is used up. Such a client may send all its requests before
+    /// it reads the first reply, as pipelines of many client libraries do; if the server waited for
+    /// the client to read, both would wait forever.
     pub(crate) fn may_read_ahead(&self, now: Instant) -> bool {
         self.is_full_and_readable() && now >= self.written_at + READ_AHEAD_DELAY
     }
@@ -306,8 +307,8 @@ impl Client {
         let repeat = was_sent
             && kind == RequestKind::Read
             && (self.draining || !self.reply_fits(slot))
-            // Not if a later read already has its outcome: this read would then see a newer state
-            // than the later one.
+            // Does not hold if a later read already has its outcome, because this read would then
+            // see a newer state than the later one.
             && self.slots.range(at + 1..).all(|later| {
                 later.sent_at.is_none() || !matches!(later.state, RequestState::Done(_))
             });
@@ -328,8 +329,8 @@ impl Client {
         if repeat {
             self.draining = true;
             self.requeue(slot);
-            // The time limit on its wait for a leader begins anew: so far it has waited for its own
-            // client.
+            // The time limit on this read's wait for a leader begins anew, because so far the read
+            // has waited for its own client.
             self.slots[at].sent_at = None;
             return OutcomeUse::Dropped;
         }
@@ -367,8 +368,8 @@ impl Client {
         self.encode_replies();
     }
 
-    /// Returns when the request in this slot was first sent to the Raft core or to the leader;
-    /// `None` if it was not sent, or if its reply is in the outbound queue.
+    /// Returns the time at which the request in this slot was first sent to the Raft core or to the
+    /// leader; `None` if it was not sent, or if its reply is in the outbound queue.
     pub(crate) fn sent_at(&self, slot: u64) -> Option<Instant> {
         self.slots.get(self.at(slot)?)?.sent_at
     }
@@ -384,8 +385,8 @@ impl Client {
         }
     }
 
-    /// Returns the commands that ran inside the request in this slot, if it is an `EXEC` with this
-    /// outcome, each with the text of its error reply, if it has failed; else an empty list.
+    /// If the request in this slot is an `EXEC` with this outcome, returns the commands that it
+    /// ran, each with the text of its error reply if it failed. Otherwise returns an empty list.
     pub(crate) fn nested_calls(
         &self,
         slot: u64,

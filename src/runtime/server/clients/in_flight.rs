@@ -88,8 +88,8 @@ impl InFlightTable {
         }
     }
 
-    /// Returns the oldest request with a sequence number of at least `from`: its sequence number
-    /// and the request. `None` if there is no such request, or if the request arrived after
+    /// Returns the oldest request with a sequence number of at least `from`, together with its
+    /// sequence number. Returns `None` if there is no such request, or if it arrived after
     /// `before`. Sequence numbers increase in order of arrival.
     pub(crate) fn next_since(&self, from: u64, before: Instant) -> Option<(u64, InFlight)> {
         let slow = self.slow.range(from..).next().map(|(sequence, request)| (*sequence, *request));
@@ -102,8 +102,8 @@ impl InFlightTable {
         slow.or_else(recent).filter(|(_, request)| request.arrived_at <= before)
     }
 
-    /// Returns when the oldest request without an outcome arrived; `None` if all requests have
-    /// their outcomes.
+    /// Returns the time at which the oldest request without an outcome arrived; `None` if all
+    /// requests have their outcomes.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         if let Some((_, request)) = self.slow.first_key_value() {
             return Some(request.arrived_at);

@@ -52,9 +52,9 @@ impl ClientMemory {
         self.used_bytes
     }
 
-    /// Updates the total memory usage after that of the client at `index` has changed from `before`
-    /// to `now` bytes. If the client had the permission for one large client to be read while
-    /// memory is scarce, and is small now, the permission becomes free for another one.
+    /// Updates the total memory usage: the usage of the client at `index` has changed from `before`
+    /// to `now` bytes. If this client had the turn to be read while memory is scarce, and is small
+    /// now, another large client may get the turn.
     pub(crate) fn update(&mut self, index: usize, before: usize, now: usize) {
         self.used_bytes = self.used_bytes + now - before;
         if self.turn == Some(index) && now <= SMALL_BYTES {
@@ -91,7 +91,7 @@ impl ClientMemory {
         self.used_bytes > self.limit_bytes
     }
 
-    /// Returns the reply budget that each client has when there are `client_count` clients.
+    /// Returns the reply budget of each client if there are `client_count` clients.
     pub(crate) fn budget(&self, client_count: usize) -> ReplyBudget {
         let share = self.limit_bytes / 4 / client_count.max(1);
         ReplyBudget {

@@ -73,7 +73,7 @@ pub(crate) struct Clients {
     /// The values that commands such as `INFO` report about this replica.
     pub(crate) context: Context,
     memory: ClientMemory,
-    /// When idle connections were last searched for.
+    /// Time of the last search for idle connections.
     swept_at: Instant,
     /// The sequence number of the request with which the next call of [`Clients::expire`]
     /// continues.
@@ -81,7 +81,7 @@ pub(crate) struct Clients {
     /// Indexes of the clients that have input to read or to parse.
     to_read: Vec<usize>,
     /// Indexes of the clients that have input to read, but must wait because memory is scarce and
-    /// they use much of it.
+    /// they use more than a small amount of it.
     stalled: Vec<usize>,
     /// Indexes of the clients that have input to read, but whose reply budget (limit on unsent
     /// replies) is used up.
@@ -105,7 +105,7 @@ pub(crate) struct Clients {
     to_close: Vec<(usize, ClientId)>,
     slow_log: SlowLogSettings,
     board: Arc<ApplierBoard>,
-    /// The last time at which the applier was seen to be running a long operation.
+    /// Time at which the applier was last seen to be running a long operation.
     applier_resumed_at: Instant,
     counters: Arc<RuntimeCounters>,
 }
@@ -225,7 +225,7 @@ impl Clients {
         !self.to_dispatch.is_empty()
     }
 
-    /// Returns whether the clients' waiting writes should be gathered into a larger batch, because
+    /// Returns whether clients' waiting writes should be delayed to form a larger batch, because
     /// small batches of writes are already in flight.
     pub(crate) fn gathers_writes(&self) -> bool {
         self.batches.are_small_batches_ahead()
@@ -320,19 +320,19 @@ impl Clients {
         self.mark_flush(index);
         self.count_memory(index);
         if !may_parse {
-            // Others may receive large requests meanwhile.
+            // Other clients may receive large requests in the meantime.
             self.memory.release_turn(index);
         }
         count
     }
 
-    /// Returns when [`Clients::read_ahead`] is due; `None` if no client has requests in its socket
-    /// while its reply budget (limit on unsent replies) is used up.
+    /// Returns the time at which [`Clients::read_ahead`] is due; `None` if no client has requests
+    /// in its socket while its reply budget (limit on unsent replies) is used up.
     pub(crate) fn next_read_ahead(&self) -> Option<Instant> {
         (!self.unread.is_empty()).then(|| self.read_ahead_at + READ_AHEAD_DELAY)
     }
 
-    /// Allows the server to read requests of those clients whose reply budget (limit on unsent
+    /// Allows the server to receive requests from those clients whose reply budget (limit on unsent
     /// replies) is used up and that have read no replies for some time.
     pub(crate) fn read_ahead(&mut self, now: Instant) {
         if now < self.read_ahead_at + READ_AHEAD_DELAY {
@@ -347,7 +347,7 @@ impl Clients {
         }
     }
 
-    /// Updates the memory usage of the client at `index`, in bytes, in the total for all clients.
+    /// Updates the memory usage of the client at `index` in the total memory usage of all clients.
     fn count_memory(&mut self, index: usize) {
         let Some(client) = self.connected.get_mut(index) else { return };
         let bytes = client.memory_bytes();
@@ -397,8 +397,9 @@ impl Clients {
     }
 
     /// Writes once to each client that has replies to send, until the limits of `pass` (number of
-    /// clients and time) are reached. Closes the connections of clients that are finished, and
-    /// those of the clients that use the most memory while all clients combined exceed the limit.
+    /// clients and time) are reached. Closes the connections of clients that are finished. While
+    /// the memory usage of all clients combined exceeds the limit, also closes the connections of
+    /// the clients that use the most memory.
     pub(crate) fn flush(&mut self, registry: &Registry, pass: &mut Pass) {
         let now = self.context.now;
         self.close_marked(registry);
@@ -418,8 +419,8 @@ impl Clients {
                 client.update_backlog();
                 self.context.traffic.writes += 1;
             }
-            // These replies are written in the next pass, so that a client with many does not
-            // delay the others.
+            // The remaining replies are written in the next pass, so that a client with many
+            // replies does not delay the others.
             client.encode_replies();
             let again = client.socket.can_flush();
             if failed || client.is_finished() {

@@ -16,8 +16,8 @@ use crate::runtime::server::clients::client::Client;
 /// instead, the subscriber would not notice the loss.
 const UNSENT_BYTES_MAX: usize = 32 << 20;
 
-/// Number of unsent bytes above which a subscriber is disconnected if it has had more for
-/// [`BACKLOG_TIME_MAX`] without interruption.
+/// Number of unsent bytes that a subscriber may exceed only for [`BACKLOG_TIME_MAX`] without
+/// interruption, before it is disconnected.
 const BACKLOG_BYTES: usize = 8 << 20;
 /// Maximum time for which a subscriber may have more than [`BACKLOG_BYTES`] unsent bytes. The
 /// limits are those of Redis's `client-output-buffer-limit pubsub`.
@@ -124,8 +124,8 @@ impl Clients {
 }
 
 impl Client {
-    /// Ends the backlog of the client, a subscriber, if few enough of its bytes are unsent. Must be
-    /// called after bytes were sent.
+    /// Clears the backlog time of this client, a subscriber, if its number of unsent bytes is small
+    /// enough. Must be called after bytes were sent.
     pub(super) fn update_backlog(&mut self) {
         if self.socket.outbound.len() <= BACKLOG_BYTES {
             self.backlog_since = None;

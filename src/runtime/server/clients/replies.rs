@@ -75,8 +75,8 @@ impl Clients {
         self.context.statistics.count_noted(now.since(batch.sent_at));
     }
 
-    /// Passes an outcome that is an error, or that may be that of an `EXEC`, to the client that
-    /// sent the request. The statistics need the content of such an outcome.
+    /// Passes the outcome of a request to the client that sent it, if the outcome is an error or
+    /// may be that of an `EXEC`. The statistics need the content of such an outcome.
     #[cold]
     fn on_error_or_list(&mut self, sequence: u64, request: InFlight, outcome: Outcome) {
         let Some(client) = sender(&mut self.connected, request) else { return };
@@ -91,7 +91,8 @@ impl Clients {
         self.note_nested_calls(nested);
     }
 
-    /// Notes a call for the statistics, with the text of its error reply, if its reply is an error.
+    /// Counts a call of `command` in the statistics. `error` is the text of the reply if that is an
+    /// error.
     fn note_call(&mut self, command: CommandNumber, error: Option<&[u8]>) {
         self.context.statistics.note_call(command, error.is_some());
         if let Some(text) = error {
@@ -99,7 +100,7 @@ impl Clients {
         }
     }
 
-    /// Notes the calls inside an `EXEC` for the statistics.
+    /// Counts the calls inside an `EXEC` in the statistics.
     pub(super) fn note_nested_calls(&mut self, calls: Vec<(CommandNumber, Option<Bytes>)>) {
         for (command, error) in calls {
             self.note_call(command, error.as_deref());

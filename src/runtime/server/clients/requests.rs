@@ -116,14 +116,14 @@ impl Clients {
         };
     }
 
-    /// Returns the maximum length of an argument of a request, in bytes. More than the default
-    /// limit would not fit into a log entry.
+    /// Returns the maximum length of an argument of a request, in bytes: at most the default limit,
+    /// because longer arguments would not fit into a log entry.
     pub(super) fn bulk_bytes_max(&self) -> usize {
         Limits::default().bulk_bytes_max.min(self.settings.value_bytes_max())
     }
 
-    /// Performs the action that the command `command` of the client at `index` has returned. If the
-    /// command already has its reply, the reply is in `self.reply`.
+    /// Performs `action`, which is the result of executing `command` for the client at `index`. If
+    /// the command already has its reply, the reply is in `self.reply`.
     fn perform(&mut self, index: usize, action: Action, command: CommandNumber) {
         match action {
             Action::Reply => self.send_reply(index),
@@ -203,8 +203,8 @@ impl Clients {
         }
     }
 
-    /// Applies the settings of the slow log, of the statistics, of keyspace notifications, of the
-    /// number of clients and of the length of arguments, which `CONFIG SET` may have changed.
+    /// Applies the settings that `CONFIG SET` may have changed: those of the slow log, statistics,
+    /// keyspace notifications, number of clients and length of arguments.
     fn apply_settings(&mut self) {
         self.slow_log = self.settings.slow_log();
         self.context.slow_log.shorten(self.slow_log.entries_max);
@@ -243,10 +243,10 @@ impl Clients {
         }
     }
 
-    /// Takes those of the clients' waiting requests that may be sent now, as long as `admits`
-    /// returns true for the length of the next request's operation in bytes. Returns the requests
-    /// in order, in batches of at most `operations_max`. The caller must send all of them to the
-    /// Raft core or the leader, or return them by calling [`Clients::requeue`].
+    /// Takes the clients' waiting requests that may be sent now, until `admits` returns false for
+    /// the length in bytes of the next request's operation. Returns the requests in order, in
+    /// batches of at most `operations_max`. The caller must send all of them to the Raft core or
+    /// the leader, or return them by calling [`Clients::requeue`].
     pub(crate) fn dispatch(
         &mut self,
         target: Target,
@@ -275,7 +275,7 @@ impl Clients {
                     !refused
                 });
             }
-            // Clients that wait for outcomes of their own are marked again when these arrive.
+            // A client that waits for outcomes of its own is marked again when these arrive.
             if refused && client.has_waiting() {
                 self.mark_dispatch(index);
             }

@@ -33,7 +33,7 @@ struct Fixture {
     space: Vec<u8>,
 }
 
-/// A request that was sent to the core in a batch of its own.
+/// A request that was sent to the core in a separate batch.
 struct SentRequest {
     key: RequestKey,
     kind: RequestKind,
@@ -82,7 +82,7 @@ impl Fixture {
         }
     }
 
-    /// Connections whose sockets hold few bytes.
+    /// Creates a fixture whose connections have small socket buffers.
     fn with_small_buffers() -> Fixture {
         let fixture = Fixture::new();
         SockRef::from(&fixture.listener).set_recv_buffer_size(32 << 10).unwrap();
@@ -126,7 +126,7 @@ impl Fixture {
 
     /// Sends the clients' requests that may be sent now, and returns them.
     fn dispatch(&mut self) -> Vec<SentRequest> {
-        // A batch for each request.
+        // One batch for each request.
         let sent = self.clients.dispatch(Target::Core, 1, |_| true);
         let request = |batch: &ClientRequest| {
             let (key, kind) = (batch.key, batch.kind);
@@ -210,7 +210,8 @@ fn timed_out_request_error_tells_if_it_may_have_been_applied() {
     fixture.pass();
     fixture.advance(Duration::from_millis(1_900));
     assert_eq!(fixture.dispatch_some().len(), 1);
-    // The deadline of the write counts from when it was sent; the read waits behind it.
+    // The deadline of the write is measured from the time at which it was sent; the read waits
+    // behind it.
     fixture.advance(Duration::from_millis(3_900));
     fixture.pass();
     assert!(fixture.reply(&mut client, 0).is_empty());
@@ -221,7 +222,7 @@ fn timed_out_request_error_tells_if_it_may_have_been_applied() {
          been applied, check before retrying\r\n\
          -CLUSTERDOWN no leader is known; not applied, try again\r\n",
     );
-    // Without a leader; then with a leader that accepts nothing.
+    // First there is no leader, then a leader that accepts nothing.
     client.write_all(b"GET k\r\n").unwrap();
     fixture.pass();
     fixture.advance(Duration::from_secs(2));
@@ -371,7 +372,7 @@ fn reads_beyond_the_output_buffer_limit_are_retried_in_order() {
         assert!(fixture.clients.memory.used_bytes() < 4 << 20);
         sent.len()
     };
-    // The client does not read: at some point nothing more is sent, and nothing is refused.
+    // The client does not read, so at some point no more requests are sent, but none is refused.
     let mut quiet = 0;
     while quiet < 20 {
         fixture.pass();
@@ -580,7 +581,7 @@ fn subscriber_with_a_lasting_backlog_is_disconnected() {
         read(&mut quick, &mut received);
         (received.len() > 20 << 20).then_some(())
     });
-    // This one falls behind and catches up.
+    // This client falls behind and catches up.
     let behind = |fixture: &mut Fixture| {
         let clients = fixture.clients.connected.iter_mut();
         clients.filter(|(_, client)| client.backlog_since.is_some()).count()
@@ -701,7 +702,7 @@ fn watch_blocks_later_pipelined_requests_until_its_reply() {
     let watch = fixture.dispatch_some();
     fixture.on_outcome(watch[0].key, revision(8));
     fixture.expect(&mut client, "+OK\r\n+PONG\r\n");
-    // Closed while blocked, nothing is left.
+    // After the connection was closed while blocked, nothing is left of it.
     client.write_all(b"WATCH k\r\nPING\r\n").unwrap();
     fixture.dispatch_some();
     drop(client);

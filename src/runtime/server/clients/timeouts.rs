@@ -17,8 +17,8 @@ use crate::runtime::server::clients::request::{FailureReason, Reply, Wait};
 /// Interval at which the server searches for idle connections and for incomplete requests that have
 /// exceeded their timeout.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Running time of the applier's pass from which on the time does not count for the timeouts of
-/// requests, since the applier is running a long operation. Other passes take a few milliseconds.
+/// Running time of the applier's pass above which it counts as a long operation. That time does not
+/// count for the timeouts of requests. Other passes take a few milliseconds.
 const LONG_PASS: Duration = Duration::from_millis(100);
 /// Minimum rate, in bytes per second, at which a client must send the rest of a request once the
 /// [`Timeouts::request_read`] timeout has passed.
@@ -35,7 +35,7 @@ pub struct Timeouts {
     /// core or to the leader.
     pub command_deadline: Duration,
     /// Time limit for a client to send the rest of an incomplete request, extended by one second
-    /// for each 64 KiB received. After it, the connection is closed.
+    /// for each 64 KiB received. When it has passed, the connection is closed.
     pub request_read: Duration,
 }
 
@@ -56,7 +56,7 @@ impl Clients {
         self.in_flight.oldest().map(|arrived_at| arrived_at + self.timeouts.leader_wait)
     }
 
-    /// Returns when [`Clients::sweep`] is due; `None` if no client is connected.
+    /// Returns the time at which [`Clients::sweep`] is due; `None` if no client is connected.
     pub(crate) fn next_sweep(&self) -> Option<Instant> {
         (self.connected.len() > 0).then(|| self.swept_at + SWEEP_INTERVAL)
     }
@@ -95,7 +95,8 @@ impl Clients {
                     (since, command_deadline, FailureReason::NoLeader)
                 }
             };
-            // Behind a long operation of another client, requests wait as they do in Redis.
+            // While a long operation of another client is running, requests wait as they do in
+            // Redis.
             let since = match self.context.leader {
                 Some(_) => since.max(self.applier_resumed_at),
                 None => since,

@@ -1,5 +1,5 @@
 //! The values that `INFO`, `ROLE`, `CLUSTER` and other commands report. They are kept up to date
-//! from the boards (shared status) of the other stages and from the hellos of peers.
+//! from the boards (shared status records) of the other stages and from the hellos of peers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -26,7 +26,8 @@ impl ServerNetwork {
         let (store_bytes, log_bytes) = parts.memory.store_and_log_bytes();
         parts.clients.set_memory(store_bytes, log_bytes);
         let context = &mut parts.clients.context;
-        // In this order: an old number of resets with a newer clock does no harm.
+        // The resets are read before the clock: a number of resets that is older than the clock
+        // does no harm, whereas a newer one would be wrong.
         (context.clocks.jumps, context.clocks.resets) = parts.clocks.jumps_and_resets();
         context.clocks.replicated = parts.clocks.replicated(now).unwrap_or(0);
     }
@@ -85,8 +86,8 @@ impl ServerNetwork {
         }
     }
 
-    /// Handles a leader change: reads that are waiting for a read index of the earlier leader are
-    /// sent again, and clients that follow redirects are redirected.
+    /// Handles a leader change: sends reads that are waiting for a read index from the earlier
+    /// leader again, and redirects clients that follow redirects.
     pub(super) fn on_leadership(&mut self, leadership: Leadership) {
         self.leadership = leadership;
         self.leader_refused_until = Instant::ZERO;
@@ -114,7 +115,7 @@ impl ServerNetwork {
         self.parts.clients.redirect_all();
     }
 
-    /// Stores the address, as `host:port`, on which a peer listens for clients.
+    /// Stores the address, as `host:port`, on which the peer `peer` listens for clients.
     pub(super) fn update_address(&mut self, peer: NodeId, address: &str) {
         let Some((host, port)) = address.rsplit_once(':') else { return };
         let Ok(port) = port.parse::<u16>() else { return };

@@ -17,11 +17,11 @@ use crate::wire::frame::{Attempt, Frame};
 
 use super::{Parts, ServerNetwork};
 
-/// How long no requests are sent to a replica after it has refused a request because it is not the
-/// leader.
+/// Time for which no requests are sent to a replica after it has refused a request because it is
+/// not the leader.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(10);
-/// Total size, in bytes, of the operations sent to the Raft core or the leader in one pass
-/// (iteration of the stage's loop) at which no further requests are sent in this pass.
+/// Maximum total size, in bytes, of the operations sent to the Raft core or the leader in one pass
+/// (iteration of the stage's loop). The last operation may exceed it.
 const BYTES_MAX: usize = 1 << 20;
 /// Maximum number of requests that are sent to the Raft core or the leader in one pass (iteration
 /// of the stage's loop).
@@ -38,8 +38,7 @@ enum Route {
     Core,
     /// Requests go to the leader, which is another replica.
     Leader(NodeId),
-    /// No destination: requests wait, because no leader is known or this replica has no connection
-    /// to it.
+    /// Requests wait, because no leader is known or this replica has no connection to it.
     None,
 }
 
@@ -49,13 +48,13 @@ enum Route {
 pub(super) struct WriteRoute {
     term: Term,
     leader: NodeId,
-    /// Number of connections made to the leader since the process started, which changes with each
-    /// new connection; 0 if this replica is the leader.
+    /// Number of connections made to the leader since the process started, which increases with
+    /// each new connection; 0 if this replica is the leader.
     connection_count: u64,
 }
 
-/// A short delay of clients' writes, so that more of them share a batch: each batch costs system
-/// calls and wake-ups on all replicas. Writes are delayed while small batches are in flight
+/// A short delay of clients' writes, so that more of them share a batch, because each batch costs
+/// system calls and wake-ups on all replicas. Writes are delayed while small batches are in flight
 /// (without outcomes yet), for at most [`GATHER_MAX`].
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
@@ -74,7 +73,7 @@ impl Gathering {
         self.since.is_some()
     }
 
-    /// Returns the latest time until which writes are delayed; `None` if no writes are delayed.
+    /// Returns the time at which the current delay of writes ends; `None` if no writes are delayed.
     pub(super) fn ends_at(&self) -> Option<Instant> {
         self.since.map(|since| since + GATHER_MAX)
     }
@@ -89,7 +88,7 @@ impl ServerNetwork {
         }
     }
 
-    /// Returns whether requests must wait because the replica that this one takes for the leader
+    /// Returns whether requests must wait because the replica that this one considers the leader
     /// has just answered that it is not the leader. Always false on the leader.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
         now < self.leader_refused_until && self.leadership.leader != Some(self.parts.me)
@@ -102,7 +101,8 @@ impl ServerNetwork {
         self.dispatch_unfinished = false;
         let clients = &self.parts.clients;
         let may_gather = route == Route::Core && clients.has_waiting() && clients.gathers_writes();
-        // Before the returns below: a wait that is never ended would keep the poll from sleeping.
+        // Called before the returns below, because a delay that never ends would keep the poll from
+        // sleeping.
         let gathers = self.gathering.continues(may_gather, now);
         if route == Route::None
             || (route == Route::Core && !self.core_accepts_requests())
@@ -148,7 +148,8 @@ impl ServerNetwork {
             let ClientRequest { key, kind, payload } = batch;
             if kind == RequestKind::Read {
                 self.read_indexes.gather(ClientRequest { key, kind, payload });
-            // After a batch that could not be sent no other is: both may have writes of one client.
+            // After a batch that could not be sent, no other batch is sent, because both may
+            // contain writes of the same client.
             } else if !lost.is_empty()
                 || !outgoing.send(leader, &Frame::Forward { key, attempt, payload })
             {
@@ -163,9 +164,9 @@ impl ServerNetwork {
         clients.requeue(&lost);
     }
 
-    /// After a change of the leader, its term or the connection to it, sends the writes without an
-    /// outcome again. Returns true once all of them are sent. They are sent before any new request,
-    /// to keep the order of each client's requests.
+    /// Sends the writes without an outcome again after a change of the leader, its term or the
+    /// connection to it. Returns true once all of them are sent. They are sent before any new
+    /// request, to keep the order of each client's requests.
     fn resend(&mut self, route: Route) -> bool {
         let (leader, connection_count) = match route {
             Route::Core => (self.parts.me, 0),
@@ -198,9 +199,9 @@ impl ServerNetwork {
         self.resend_from.is_none()
     }
 
-    /// Submits batches, and peers' requests for a read index, to the Raft core. If the core's queue
-    /// is full, the requests of this replica's clients return to the waiting state, and those of
-    /// peers are refused.
+    /// Submits batches of requests, and peers' requests for a read index, to the Raft core. If the
+    /// core's queue is full, the requests of this replica's clients return to the waiting state,
+    /// and those of peers are refused.
     pub(super) fn submit(&mut self, requests: Vec<ClientRequest>) {
         if requests.is_empty() {
             return;
@@ -242,8 +243,8 @@ impl ServerNetwork {
     }
 
     /// Handles batches that the Raft core has refused. Requests of this replica's clients fail or
-    /// are sent again, depending on the reason. For a batch that another replica has forwarded, the
-    /// refusal is sent to that replica.
+    /// are sent again, depending on the reason. If another replica forwarded the batch, the refusal
+    /// is sent to that replica.
     pub(super) fn on_refusals(&mut self, refusals: &[Refusal]) {
         let mut requeued = Vec::new();
         for refusal in refusals {
@@ -256,8 +257,8 @@ impl ServerNetwork {
         self.parts.clients.requeue(&requeued);
     }
 
-    /// Handles the refusal of a copy of a batch of this replica; that copy was not applied. Adds
-    /// the batch's key to `requeued` if the batch's requests may be sent again.
+    /// Handles the refusal of a copy of one of this replica's batches; the copy was not applied.
+    /// Adds the batch's key to `requeued` if the requests in the batch may be sent again.
     pub(super) fn on_refusal(
         &mut self,
         key: RequestKey,
@@ -304,7 +305,7 @@ mod tests {
         assert_eq!(gathering.ends_at(), Some(at(1_100)));
         assert!(!gathering.continues(true, at(1_100)), "the first write has waited long enough");
         assert!(gathering.continues(true, at(1_200)));
-        // Another replica leads now, for example. A time in the past would keep the poll awake.
+        // For example, another replica leads now. A time in the past would keep the poll awake.
         assert!(!gathering.continues(false, at(1_300)));
         assert_eq!(gathering.ends_at(), None);
     }

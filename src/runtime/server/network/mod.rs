@@ -67,16 +67,17 @@ const EXPIRY_COUNT: usize = 1 << 16;
 /// Maximum number of connections that one listener accepts per pass (iteration of the stage's
 /// loop), so that established connections are not delayed.
 const ACCEPTED_MAX: usize = 64;
-/// Maximum number of events that one poll returns. If a poll returns this many, more events may be
+/// Maximum number of events that one poll returns. If a poll returns this many events, more may be
 /// pending, so the stage polls again.
 const EVENTS_MAX: usize = 1_024;
-/// Maximum number of consecutive polls while each of them returns [`EVENTS_MAX`] events.
+/// Maximum number of consecutive polls that return [`EVENTS_MAX`] events each, before the stage
+/// handles other work.
 const POLLS_MAX: usize = 16;
-/// Maximum number of clients that are read, and likewise of clients that are written to, in one
-/// pass (iteration of the stage's loop).
+/// Maximum number of clients that one pass (iteration of the stage's loop) reads from. The same
+/// maximum applies to the clients that it writes to.
 const PASS_CLIENTS_MAX: usize = 1 << 16;
-/// Maximum number of batches of replies and events for subscribers, combined, that one pass
-/// (iteration of the stage's loop) handles.
+/// Maximum number of batches of replies and of events for subscribers, added together, that one
+/// pass (iteration of the stage's loop) handles.
 const PASS_EVENTS_MAX: usize = 1 << 16;
 /// Interval at which this replica sends the time of its wall clock to its peers.
 const WALL_CLOCK_INTERVAL: Duration = Duration::from_millis(500);
@@ -84,21 +85,21 @@ const WALL_CLOCK_INTERVAL: Duration = Duration::from_millis(500);
 const SPACE_BYTES: usize = 64 << 10;
 
 /// The parts from which the network stage is created: its sockets, its ends of the channels, and
-/// the shared status records (boards) that other stages write and it reads.
+/// the shared status records (boards) that other stages write and the network stage reads.
 pub(crate) struct Parts {
     pub(crate) poll: Poll,
     pub(crate) wake: Arc<Wake>,
     pub(crate) ends: NetworkEnds,
     pub(crate) clock: Clock,
     pub(crate) me: NodeId,
-    /// The random number that identifies the current start of this replica's process. It was drawn
-    /// when the process opened the replica's log.
+    /// The random number that identifies the current start of this replica's process. It was
+    /// generated when the process opened the replica's log.
     pub(crate) opening: u64,
     pub(crate) client_listener: Listener,
     /// The listener of the additional address for Sentinel commands; `None` if there is none.
     pub(crate) sentinel_listener: Option<Listener>,
     pub(crate) peer_listener: Listener,
-    /// The socket for datagrams of peers.
+    /// The socket for datagrams from and to peers.
     pub(crate) datagrams: DatagramSocket,
     pub(crate) clients: Clients,
     pub(crate) outgoing: OutgoingPeers,
@@ -118,7 +119,7 @@ pub(crate) struct ServerNetwork {
     events: Events,
     read_indexes: ReadIndexRequests,
     leadership: Leadership,
-    /// The last replica that was known to be the leader. Kept while no leader is known.
+    /// The replica that was last known to be the leader. Kept while no leader is known.
     last_leader: Option<NodeId>,
     /// The leader, its term and the connection to it when writes without an outcome were last sent
     /// again; `None` before the first leader.
@@ -126,11 +127,12 @@ pub(crate) struct ServerNetwork {
     /// Number of the first batch of writes that must still be sent again after a change of the
     /// leader, its term or the connection to it; `None` if no batch must be sent again.
     resend_from: Option<u64>,
-    /// Time until which no requests are sent to the replica that this one takes for the leader,
+    /// Time until which no requests are sent to the replica that this one considers the leader,
     /// because that replica has answered that it is not the leader. The new leader should be known
     /// by then.
     leader_refused_until: Instant,
-    /// When the last poll began, if that poll returned all pending events; otherwise `None`.
+    /// Time at which the last poll began, if that poll returned all pending events; otherwise
+    /// `None`.
     polled_at: Option<Instant>,
     /// Whether the last dispatch of requests to the Raft core or the leader reached its limit of
     /// bytes, requests or time while more requests could be sent.
@@ -146,17 +148,17 @@ pub(crate) struct ServerNetwork {
     /// Whether a client has requested a snapshot (`BGSAVE`) and the request has not been sent to
     /// the Raft core yet.
     snapshot_requested: bool,
-    /// When the values that `INFO` reports were last refreshed; `None` if they have not been
-    /// refreshed yet.
+    /// Time at which the values that `INFO` reports were last refreshed; `None` if they have not
+    /// been refreshed yet.
     refreshed_at: Option<Instant>,
-    /// When this replica next sends the time of its wall clock to its peers.
+    /// Time at which this replica next sends the time of its wall clock to its peers.
     wall_clock_at: Instant,
-    /// When requests are next checked for exceeded timeouts.
+    /// Time of the next check for requests that have exceeded their timeout.
     expiry_at: Instant,
     /// The receive buffer that all connections share.
     space: Vec<u8>,
-    /// Buffer for received frames. Empty between passes (iterations of the stage's loop), and kept
-    /// to reuse its memory.
+    /// Buffer for received frames. It is empty between passes (iterations of the stage's loop), and
+    /// kept to reuse its memory.
     frames: Vec<(NodeId, u64, Frame)>,
     gathering: Gathering,
 }
@@ -202,8 +204,8 @@ impl ServerNetwork {
         to_core.len() < QUEUE_LEN / 2 && requests.len() < QUEUE_LEN / 2
     }
 
-    /// Returns the shorter of `timeout` and the time until this stage must act next, for example
-    /// because a timeout is due. `None` means no limit.
+    /// Returns `timeout`, or the time until this stage must act next if that is shorter, for
+    /// example because a request's timeout is due. `None` means no limit.
     fn limit_timeout(&mut self, mut timeout: Option<Duration>) -> Option<Duration> {
         let now = self.parts.clock.now();
         let core_accepts = self.core_accepts_requests();
@@ -261,8 +263,8 @@ impl ServerNetwork {
         timeout
     }
 
-    /// Passes the events of a poll to their connections. Returns the number of events. Adds the
-    /// peers whose connection for urgent messages has just been established to `connected`.
+    /// Passes the events of a poll to their connections, and returns the number of events. Adds
+    /// each peer whose connection for urgent messages has just been established to `connected`.
     fn handle_events(&mut self, connected: &mut Vec<NodeId>) -> usize {
         let parts = &mut self.parts;
         let now = parts.clock.now();
@@ -335,8 +337,8 @@ impl ServerNetwork {
     }
 
     /// Tells the Raft core when the last poll began, if everything that peers had sent before the
-    /// poll was read: the core then knows that no earlier message is still in a socket. Does
-    /// nothing if bytes are left to read.
+    /// poll was read. The core then knows that no earlier message is still in a socket. Does
+    /// nothing if unread bytes are left.
     fn note_peers_read(&mut self) {
         if let Some(polled_at) = self.polled_at.take()
             && !self.parts.incoming.is_readable(true)
@@ -389,9 +391,9 @@ impl ServerNetwork {
         self.applied.get_or_insert_default().merge(batch.applied);
     }
 
-    /// Sends to the Raft core, as far as its queue has space, a client's request for a snapshot
-    /// (`BGSAVE`), the reads with a confirmed read index, and the report on applied entries. The
-    /// rest waits for the next call.
+    /// Sends to the Raft core, if its queue has space, a client's request for a snapshot
+    /// (`BGSAVE`), the reads with a confirmed read index, and the report on applied entries. What
+    /// does not fit waits for the next call.
     fn report_to_core(&mut self) {
         self.snapshot_requested |= std::mem::take(&mut self.parts.clients.snapshot_requested);
         let to_core = &self.parts.ends.to_core;
@@ -435,7 +437,8 @@ impl NetworkStage for ServerNetwork {
             }
             timeout = Some(Duration::ZERO);
         }
-        // Before any other frame, so that a vote never arrives before the voter's wall clock.
+        // The wall clock is sent before any other frame, so that a vote never arrives before the
+        // voter's wall clock.
         let now = self.parts.clock.now();
         for peer in connected {
             self.send_wall_clock(peer, now);
@@ -484,7 +487,7 @@ impl NetworkStage for ServerNetwork {
         let registry = parts.poll.registry();
         let mut pass = Pass::of_large(parts.clock, PASS_CLIENTS_MAX);
         parts.clients.flush(registry, &mut pass);
-        // Requests that were forwarded to the leader.
+        // Writes requests that were forwarded to the leader.
         parts.outgoing.flush(now, registry, &parts.datagrams);
         self.report_to_core();
         Ok(())

@@ -17,8 +17,8 @@ use crate::runtime::server::network::dispatch::REFUSED_PAUSE;
 const PASS_DATAGRAM_BYTES: usize = 2 << 20;
 
 impl ServerNetwork {
-    /// Receives datagrams from peers, and passes each to the incoming or outgoing connection that
-    /// it belongs to.
+    /// Receives datagrams from peers, and passes each to the incoming or outgoing connection to
+    /// which it belongs.
     pub(super) fn receive_datagrams(&mut self, now: Instant) {
         let with_bulk = self.core_accepts_requests();
         let Parts { datagrams, incoming, outgoing, poll, counters, .. } = &mut self.parts;
@@ -72,16 +72,16 @@ impl ServerNetwork {
                     let to = self.parts.me;
                     messages.push(Envelope { from, to, leader: None, message });
                 }
-                // With a clock reading from after its arrival: with an older one the peer's clock
-                // would seem later than it is.
+                // The clock reading must be later than the report's arrival: with an earlier
+                // reading, the peer's clock would seem later than it is.
                 Frame::WallClock { millis } => {
                     self.parts.clocks.report(from, self.parts.clock.now(), millis);
                 }
-                // Peers may forward requests of their own clients only.
+                // Peers may forward only requests of their own clients.
                 Frame::Forward { key, .. } if replica_and_sequence(key.request).0 != from => {
                     self.parts.counters.ignored.add_one();
                 }
-                // The peer has checked its own memory limit only.
+                // The peer has checked only its own memory limit.
                 Frame::Forward { key, attempt: Attempt::First { .. }, payload }
                     if leads && self.parts.clients.context.is_full && may_add_data(&payload) =>
                 {
@@ -111,8 +111,8 @@ impl ServerNetwork {
                 Frame::ReadIndex { ticket, index } => {
                     let reads = self.read_indexes.take(from, ticket);
                     match index {
-                        // Expired, or requested from another replica: an earlier leader's read
-                        // index is not valid under the current one.
+                        // The request has expired, or it was sent to another replica: an earlier
+                        // leader's read index is not valid under the current leader.
                         _ if reads.is_empty() => self.parts.counters.ignored.add_one(),
                         Some(index) => self.indexed_reads.push_back(IndexedReads { index, reads }),
                         None => {
@@ -129,7 +129,7 @@ impl ServerNetwork {
             && let Err(TrySendError::Full(CoreItem::Peers(messages))) =
                 self.parts.ends.to_core.try_send(CoreItem::Peers(messages))
         {
-            // Peers send them again.
+            // Peers send these messages again.
             self.parts.counters.arrivals_dropped.add(messages.len());
         }
         self.submit_forwarded(forwarded);

@@ -1,5 +1,5 @@
-//! The handshake: a peer's connection begins with a hello, which must come from a member of the
-//! same cluster, be addressed to this replica, and not come from an older copy of the peer's
+//! The handshake: a connection from a peer begins with a hello, which must come from a member of
+//! the same cluster, be addressed to this replica, and not come from an older copy of the peer's
 //! folder. Refusals are logged, equal ones at most once per [`LOG_INTERVAL`].
 
 use std::time::Duration;
@@ -11,16 +11,16 @@ use crate::transport::incoming::ConnectionError;
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::{Hello, OPENINGS_MAX};
 
-/// Minimum interval between two log lines about the same refusal of a peer's connection. A refused
+/// Minimum interval between two log lines about equal refusals of connections from peers. A refused
 /// peer tries again twice a second.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// Maximum number of distinct refusals of peers' connections for which the time of the last log
+/// Maximum number of distinct refusals of connections from peers for which the time of the last log
 /// line is kept.
 const LOGGED_MAX: usize = 16;
 
 const _: () = assert!(OPENINGS_MAX == OPENINGS_KEPT, "a hello has all openings");
 
-/// The reason why the connection of a peer is closed.
+/// The reason why a connection from a peer is closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PeerError {
     #[error(
@@ -55,9 +55,9 @@ pub(super) enum PeerError {
 }
 
 /// Decides whether to accept a peer's hello (first frame of a connection). Returns the record of
-/// the peer that is to be stored. `check_history` compares the list of the peer's latest process
-/// starts in the hello with the stored record, to detect an older copy of the peer's folder. Each
-/// start is identified by a random number, drawn when the peer opened its log. `check_history` is
+/// the peer to be stored. Each start of a peer's process is identified by a random number that is
+/// generated when the peer opens its log, and the hello lists the latest starts. `check_history`
+/// compares this list with the stored record, to detect an older copy of the peer's folder. It is
 /// not called for a rejoining peer, which has lost the list of its earlier starts with its folder.
 pub(super) fn check(
     me: &Identity,
@@ -88,16 +88,16 @@ pub(super) fn check(
     checked.map_err(|error| PeerError::History { peer, error })
 }
 
-/// A refusal of a peer's connection, with the time of the last log line about it.
+/// A refusal of a connection from a peer, with the time of the last log line about it.
 #[derive(Debug)]
 struct Logged {
     error: PeerError,
     at: Instant,
-    /// Number of refusals equal to this one that were not logged since the last log line about it.
+    /// Number of refusals equal to this one that have not been logged since that log line.
     suppressed: u64,
 }
 
-/// Limits how often equal refusals of peers' connections are logged.
+/// Limits how often equal refusals of connections from peers are logged.
 #[derive(Debug, Default)]
 pub(super) struct RefusalLog {
     /// The most recently logged distinct refusals, at most [`LOGGED_MAX`] of them.
@@ -105,9 +105,9 @@ pub(super) struct RefusalLog {
 }
 
 impl RefusalLog {
-    /// Counts a refusal of a peer's connection. Returns `None` if it must not be logged now.
-    /// Otherwise returns the number of equal refusals since the last log line about such a refusal,
-    /// none of which was logged.
+    /// Counts a refusal of a connection from a peer. If it must be logged now, returns the number
+    /// of equal refusals that were not logged since the last log line about them; otherwise returns
+    /// `None`.
     pub(super) fn count(&mut self, error: &PeerError, now: Instant) -> Option<u64> {
         let at = self.logged.iter().position(|logged| logged.error == *error);
         if let Some(at) = at
@@ -225,7 +225,8 @@ mod tests {
         assert_eq!(connect(4, &[11, 12, 13, 14]), other(4));
         assert_eq!(connect(5, &[11, 12, 13, 14, 16]), other(5), "restored from a copy");
         assert_eq!(connect(6, &[11, 12, 13, 14, 16, 17]), other(6), "and started twice");
-        // Wiped, bootstrapped again, and restarted any number of times.
+        // The peer's folder is wiped and bootstrapped again, and the peer restarts any number of
+        // times.
         let again: Vec<u64> = (100..100 + 5_000).collect();
         for count in [1, 5, 60, OPENINGS_KEPT] {
             let refused = |error| Err(PeerError::History { peer: NodeId(2), error });
@@ -244,7 +245,7 @@ mod tests {
         let rejoining = Hello { incarnation: 1, openings: vec![77], rejoining: true, ..hello() };
         let new = check_after(Some(old), &rejoining).unwrap();
         assert_eq!(new, PeerOpening { peer: NodeId(2), incarnation: 1, opening: 77 });
-        // It may connect again and restart; the lost one is refused.
+        // The new peer may connect again and restart; the lost one is refused.
         assert_eq!(check_after(Some(new), &rejoining), Ok(new));
         let later = Hello { incarnation: 2, openings: vec![77, 78], ..hello() };
         assert!(check_after(Some(new), &later).is_ok());

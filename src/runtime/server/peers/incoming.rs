@@ -1,5 +1,5 @@
 //! Connections from peers: TCP connections and streams of datagrams. `transport::incoming` decides
-//! which frames of which connections are read; here are the sockets, the check of a hello
+//! which frames of which connections are read. This file contains the sockets, the check of a hello
 //! (`handshake`) with its durable record, and the log lines about refused connections.
 
 use std::net::SocketAddr;
@@ -28,9 +28,9 @@ pub(crate) struct IncomingPeers {
     me: Identity,
     /// The ids of all members, including this replica, in ascending order.
     members: Vec<NodeId>,
-    /// For each peer, the durable record of the random numbers that identify its starts, drawn each
-    /// time the peer opened its log. With this record, an older copy of the peer's folder is
-    /// detected.
+    /// For each peer, the durable record of the random numbers that identify its starts; the peer
+    /// generates one each time it opens its log. The record makes it possible to detect an older
+    /// copy of the peer's folder.
     records: PeerRecords<RealDisk>,
     connections: IncomingConnections<Socket, SocketAddr, PeerError>,
     first_token: usize,
@@ -77,15 +77,15 @@ impl IncomingPeers {
         }
     }
 
-    /// Handles a peer's request to open a stream of datagrams: replies with the cookie (token) that
-    /// the peer needs to open it.
+    /// Handles a peer's request to open a stream of datagrams: replies with the cookie (token) with
+    /// which the peer can open it.
     pub(crate) fn on_open(&mut self, from: SocketAddr, id: StreamId, now: Instant) {
         self.connections.on_open(from, id, now);
     }
 
     /// Handles a datagram with data of a stream. If the stream is unknown but its cookie is valid,
-    /// adds it as a new connection. `with_bulk` says whether connections for bulk messages are read
-    /// in this pass, see [`IncomingPeers::receive`].
+    /// adds the stream as a new connection. `with_bulk` says whether connections for bulk messages
+    /// are read in this pass; see [`IncomingPeers::receive`].
     pub(crate) fn on_data(
         &mut self,
         from: SocketAddr,
@@ -99,8 +99,8 @@ impl IncomingPeers {
         self.close_ended(now, registry);
     }
 
-    /// Returns the share of the latest datagrams from `peer` that were lost, in permille: the
-    /// higher value if the peer has two streams, 0 if the peer has no stream.
+    /// Returns the fraction of the latest datagrams from `peer` that were lost, in permille. If the
+    /// peer has two streams, this is the higher value of the two; if it has none, 0.
     pub(crate) fn loss_from(&self, peer: NodeId) -> u32 {
         self.connections.loss_from(peer)
     }
@@ -137,8 +137,8 @@ impl IncomingPeers {
 
     /// Receives frames. Calls `on_frame` for each frame with the peer, the random number that
     /// identifies the peer's current start, and the frame. The first frame of a connection is its
-    /// hello. Connections for bulk messages are read only if `with_bulk` is true: otherwise their
-    /// socket buffers fill, which slows the peer down.
+    /// hello. If `with_bulk` is false, connections for bulk messages are not read, so that their
+    /// socket buffers fill up, which slows the peer down.
     pub(crate) fn receive(
         &mut self,
         now: Instant,
@@ -184,7 +184,7 @@ impl IncomingPeers {
     }
 }
 
-/// Decides about a hello, and stores the start of the peer that it names.
+/// Decides whether to accept a hello, and stores the start of the peer that the hello names.
 fn accept(
     me: &Identity,
     members: &[NodeId],
@@ -193,10 +193,10 @@ fn accept(
 ) -> Accepted<PeerError> {
     let record =
         check(me, members, hello, |peer, history| records.check(peer, history, OPENINGS_KEPT))?;
-    // Blocks this stage once per start of a peer: nothing that the peer sends may be accepted
-    // before the record is durable.
+    // This blocks the stage once per start of a peer, because nothing that the peer sends may be
+    // accepted before the record is durable.
     match records.note(record) {
-        // The record stays in memory until a restart.
+        // The record stays only in memory until this replica restarts.
         Err(error) if error.is_disk_full() => {
             tracing::warn!(
                 peer = %record.peer,

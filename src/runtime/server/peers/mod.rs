@@ -8,9 +8,9 @@
 //! | `incoming` | connections from peers |
 //! | `handshake` | whether to accept the hello that begins a connection |
 //!
-//! What a connection does, whatever it is made of, is in `transport::outgoing` and
-//! `transport::incoming`. The simulator runs them too, as with `--peer-transport udp`: without TCP,
-//! and without the change between TCP connections and streams.
+//! The behaviour of connections, independent of TCP or datagrams, is in `transport::outgoing` and
+//! `transport::incoming`. The simulator also runs that code, as with `--peer-transport udp`:
+//! without TCP, and without the change between TCP connections and streams.
 
 mod handshake;
 pub(crate) mod incoming;

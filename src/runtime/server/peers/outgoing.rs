@@ -26,26 +26,26 @@ use crate::transport::outgoing::{Established, Outgoing, OutgoingLanes, OutgoingT
 use crate::transport::sender::Sender;
 use crate::wire::datagram::{Ack, StreamId};
 
-/// Time without a connection to a peer after which the peer is logged as unreachable.
+/// Time without a connection to a peer after which a log line reports the peer as unreachable.
 const LOG_DOWN_AFTER: Duration = Duration::from_secs(5);
 /// Maximum congestion window of a stream of datagrams, in bytes.
 const WINDOW_MAX: usize = 8 << 20;
-/// Maximum time for which data sent over TCP may remain unacknowledged. After it, the connection is
+/// Maximum time for which data sent over TCP may remain unacknowledged. Then the connection is
 /// closed and reestablished.
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Minimum loss of datagrams, in permille, at which bulk messages use a stream of datagrams instead
-/// of TCP, with [`PeerTransport::Auto`]. With more loss, TCP is much slower.
+/// Loss of datagrams, in permille, at or above which bulk messages use a stream of datagrams
+/// instead of TCP with [`PeerTransport::Auto`]. At this loss, TCP is much slower.
 const LOSSY_PERMILLE: u32 = 10;
 /// Time for which attempts to connect over TCP must fail before bulk messages use a stream of
-/// datagrams instead, with [`PeerTransport::Auto`]. By then, the streams to a peer that is down
-/// have failed too.
+/// datagrams instead with [`PeerTransport::Auto`]. If the peer is down, the streams to it have
+/// failed by then, too.
 const TCP_FAILING_MIN: Duration = Duration::from_secs(7);
-/// Time after which TCP is tried again for bulk messages if they use a stream of datagrams because
-/// TCP had failed. The attempt interrupts the connection.
+/// Time after which TCP is tried again for bulk messages that use a stream of datagrams because TCP
+/// has failed. The attempt interrupts the connection.
 const TCP_RETRY_AFTER: Duration = Duration::from_mins(30);
 /// Loss of datagrams, in permille, below which bulk messages use TCP again instead of a stream of
-/// datagrams, once the loss has been lower for [`LOSSLESS_FOR`].
+/// datagrams once the loss has stayed below it for [`LOSSLESS_FOR`].
 const LOSSLESS_PERMILLE: u32 = 3;
 const LOSSLESS_FOR: Duration = Duration::from_mins(1);
 
@@ -57,16 +57,17 @@ struct Peer {
     /// The two outgoing connections to the peer.
     lanes: OutgoingLanes<Socket>,
     /// Whether the network path to the peer counts as lossy, so that bulk messages use a stream of
-    /// datagrams: the loss is high, or was less than [`LOSSLESS_FOR`] ago.
+    /// datagrams. It does while the loss is high, and for [`LOSSLESS_FOR`] afterwards.
     is_lossy: bool,
-    /// When the loss of datagrams was last at least [`LOSSLESS_PERMILLE`]. After TCP has failed,
-    /// this is instead a time in the future, until which bulk messages do not use TCP.
+    /// Time at which the loss of datagrams was last at least [`LOSSLESS_PERMILLE`]. After a failure
+    /// of TCP, this is instead a time in the future, so that bulk messages do not use TCP before
+    /// that time.
     lossy_at: Instant,
-    /// The state of the connections to this peer (connected, lost or unreachable) according to the
-    /// last log line about it.
+    /// The state of the connections to this peer (connected, lost or unreachable) that the last log
+    /// line about the peer reported.
     logged: Logged,
-    /// When the connection to the peer was lost, or when the process started if the peer has never
-    /// been connected.
+    /// Time at which the connection to the peer was lost, or at which the process started if the
+    /// peer has never been connected.
     down_since: Instant,
 }
 
@@ -77,7 +78,7 @@ enum Logged {
     Lost,
     /// The peer is connected.
     Up,
-    /// The peer is unreachable: there was no connection to it for at least [`LOG_DOWN_AFTER`].
+    /// The peer is unreachable: there has been no connection to it for at least [`LOG_DOWN_AFTER`].
     Down,
 }
 
@@ -96,15 +97,15 @@ pub(crate) struct OutgoingPeers {
     window_max: usize,
     first_token: usize,
     counters: Arc<RuntimeCounters>,
-    /// Buffer for datagrams to be sent. Empty between passes (iterations of the stage's loop), and
-    /// kept to reuse its memory.
+    /// Buffer for datagrams to be sent. It is empty between passes (iterations of the stage's
+    /// loop), and kept to reuse its memory.
     out: Outbox,
 }
 
 impl Peer {
-    /// Decides whether the network path to the peer counts as lossy, from the measured loss of
-    /// datagrams to the peer and from the peer (`incoming_permille`). A path also counts as lossy
-    /// if TCP fails but datagrams get through.
+    /// Decides whether the network path to the peer counts as lossy. Uses the measured loss of
+    /// datagrams to the peer and of those from the peer (`incoming_permille`). A path also counts
+    /// as lossy if TCP fails but datagrams get through.
     fn note_loss(&mut self, incoming_permille: u32, now: Instant) {
         let is_stream = self.lanes.lane(Lane::Urgent).is_stream();
         let bulk = self.lanes.lane_mut(Lane::Bulk);
@@ -205,7 +206,7 @@ impl OutgoingPeers {
         self.peers.iter().map(|peer| peer.id)
     }
 
-    /// Returns the number of connections made to a peer since the process started.
+    /// Returns the number of connections to `peer` that were made since the process started.
     pub(crate) fn connection_count(&self, peer: NodeId) -> u64 {
         self.peer(peer).map_or(0, |peer| peer.lanes.connection_count())
     }
@@ -244,8 +245,8 @@ impl OutgoingPeers {
     }
 
     /// Returns the earliest time at which [`OutgoingPeers::connect`] must start or abort an attempt
-    /// to connect, or [`OutgoingPeers::flush`] must send datagrams; `None` if there is nothing to
-    /// wait for.
+    /// to connect, or [`OutgoingPeers::flush`] must send datagrams; `None` if none of these is
+    /// pending.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let due = self.peers.iter().map(|peer| peer.lanes.next_due());
         due.min().filter(|due| *due < Instant::MAX)
@@ -253,7 +254,7 @@ impl OutgoingPeers {
 
     /// Starts the attempts to connect that are due, and aborts those that take too long. With
     /// [`PeerTransport::Auto`], also prepares the streams of datagrams that are to replace TCP
-    /// connections; `incoming_permille` returns the loss of datagrams from a peer.
+    /// connections. `incoming_permille` returns the loss of datagrams from a peer, in permille.
     pub(crate) fn connect(
         &mut self,
         now: Instant,
@@ -299,9 +300,10 @@ impl OutgoingPeers {
         }
     }
 
-    /// Makes the next attempt to connect to a peer due at once and resets the delay between
-    /// attempts. Called because the peer, whose current start `opening` identifies, has just
-    /// connected to this replica. If it has restarted, older streams of datagrams to it are closed.
+    /// Makes the next attempt to connect to `peer` due at once, and resets the delay between
+    /// attempts. Called when the peer has just connected to this replica. `opening` identifies the
+    /// peer's current start; if the peer has restarted, older streams of datagrams to it are
+    /// closed.
     pub(crate) fn on_hello(&mut self, peer: NodeId, opening: u64, now: Instant) {
         for peer in self.peers.iter_mut().filter(|it| it.id == peer) {
             peer.lanes.on_hello(opening, now);
@@ -334,8 +336,8 @@ impl OutgoingPeers {
         None
     }
 
-    /// Handles a cookie, the peer's reply to a request to open a stream of datagrams, with which
-    /// the stream is established. If the stream is a peer's connection for urgent messages, returns
+    /// Handles a cookie, which is the peer's reply to a request to open a stream of datagrams and
+    /// establishes the stream. If the stream is a peer's connection for urgent messages, returns
     /// the peer; otherwise returns `None`.
     pub(crate) fn on_cookie(
         &mut self,
@@ -432,7 +434,7 @@ fn check(outgoing: &mut Outgoing<Socket>) -> bool {
     true
 }
 
-/// Returns the hello of a new connection, which has a higher number than all before.
+/// Returns the hello for a new connection, with a higher number than all hellos before it.
 fn next_hello(hello: &mut Hello, rejoining: &AtomicBool, to: NodeId, lane: Lane) -> Hello {
     hello.connection += 1;
     let rejoining = rejoining.load(Ordering::Acquire);

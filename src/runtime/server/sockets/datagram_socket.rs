@@ -1,5 +1,5 @@
-//! The UDP socket on which a replica exchanges datagrams with its peers. Many datagrams take one
-//! system call, where the system can do that (GSO and GRO of Linux).
+//! The UDP socket on which a replica exchanges datagrams with its peers. On systems that support it
+//! (GSO and GRO of Linux), one system call handles many datagrams.
 
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
@@ -27,8 +27,8 @@ const BUFFER_BYTES: usize = 64 << 10;
 pub(crate) struct DatagramSocket {
     socket: UdpSocket,
     state: UdpSocketState,
-    /// Whether datagrams may be waiting in the kernel. Set by `Poll` events, cleared when a read
-    /// finds no more.
+    /// Whether datagrams may be waiting in the kernel. Set by `Poll` events; cleared when a read
+    /// finds no more datagrams.
     readable: bool,
     space: Vec<u8>,
     /// Size of the kernel's receive buffer, in bytes; `send_buffer_bytes` is that of its send
@@ -42,7 +42,7 @@ impl DatagramSocket {
     pub(crate) fn bind(address: SocketAddr) -> io::Result<DatagramSocket> {
         let socket = UdpSocket::bind(address)?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        // The defaults of the system are enough to work with.
+        // If this fails, the system's default sizes are large enough.
         let _ = state.set_recv_buffer_size(UdpSockRef::from(&socket), SYSTEM_BUFFER_BYTES);
         let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), SYSTEM_BUFFER_BYTES);
         let receive_buffer_bytes = state.recv_buffer_size(UdpSockRef::from(&socket))?;
@@ -82,8 +82,8 @@ impl DatagramSocket {
         self.readable
     }
 
-    /// Reads datagrams until no datagrams are left or at least `bytes_max` bytes were read. Calls
-    /// `on_datagram` with the sender's address and the contents of each.
+    /// Reads datagrams until none are left or at least `bytes_max` bytes have been read. Calls
+    /// `on_datagram` for each datagram with the sender's address and the contents.
     pub(crate) fn receive(
         &mut self,
         bytes_max: usize,
@@ -98,8 +98,8 @@ impl DatagramSocket {
             let socket = UdpSockRef::from(&self.socket);
             match self.state.recv(socket, &mut buffers, &mut metas) {
                 Ok(count) => {
-                    // Fewer leave no more for now, and later ones give an event. Other systems
-                    // fill one buffer each time.
+                    // If fewer buffers were filled, no more datagrams are waiting, and later ones
+                    // cause an event. Systems other than Linux fill only one buffer per call.
                     self.readable = count == BUFFERS || !cfg!(target_os = "linux");
                     for (meta, buffer) in metas[..count].iter().zip(&buffers) {
                         bytes += DATAGRAM_COST;
@@ -110,8 +110,8 @@ impl DatagramSocket {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
-                // One about a datagram sent before, or an interruption. If it lasts, the streams
-                // fail, and say so.
+                // The error concerns a datagram sent earlier, or the call was interrupted. If
+                // errors persist, the streams fail and report it.
                 Err(_) => bytes += BUFFER_BYTES,
             }
         }
@@ -149,7 +149,7 @@ mod tests {
         let id = StreamId { stream: 1, cookie: 2 };
         let payload = [7; 1_000];
         let mut out = Outbox::default();
-        // Also more than one system call can send.
+        // The counts include more datagrams than one system call can send.
         for number in 0..COUNT {
             let payload = &payload[..if number % 5 == 4 && number < 100 { 10 } else { 1_000 }];
             out.push(&Datagram::Data(id, Data { number, offset: 0, payload }));

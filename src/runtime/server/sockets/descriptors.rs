@@ -39,7 +39,7 @@ pub(crate) fn raise_limit(clients: u64, peer_count: usize) -> u64 {
     clients_max.min(clients)
 }
 
-/// Returns the largest number of client connections to which [`raise_limit`] can raise the limit.
+/// Returns the maximum number of client connections that [`raise_limit`] can make possible.
 pub(crate) fn clients_allowed(peer_count: usize) -> u64 {
     let reserved = RESERVED + RESERVED_PER_PEER * peer_count as u64;
     let limit = getrlimit(Resource::Nofile);

@@ -10,14 +10,14 @@ use mio::{Interest, Registry, Token};
 
 use crate::types::Instant;
 
-/// How long no further connection is accepted after accepting one has failed.
+/// Time for which no further connection is accepted after an error in accepting one.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A listening socket that accepts connections without blocking.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: TcpListener,
-    /// Whether connections may be waiting to be accepted. Set by `Poll` events, cleared when an
+    /// Whether connections may be waiting to be accepted. Set by `Poll` events; cleared when an
     /// accept would block.
     acceptable: bool,
     paused_until: Instant,
@@ -52,8 +52,8 @@ impl Listener {
         self.acceptable.then_some(self.paused_until)
     }
 
-    /// Accepts one pending connection. Returns `None` if no connection is pending, while accepting
-    /// is paused, or on an error.
+    /// Accepts one pending connection without blocking. Returns `None` if no connection is pending,
+    /// if accepting is paused after an error, or if accepting fails.
     pub(crate) fn accept(&mut self, now: Instant) -> Option<TcpStream> {
         if !self.is_acceptable(now) {
             return None;
@@ -61,7 +61,8 @@ impl Listener {
         match self.socket.accept() {
             Ok((stream, _)) => return Some(stream),
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.acceptable = false,
-            // Closed before it was accepted, or a signal: the next one may be pending.
+            // The connection was closed before it was accepted, or a signal arrived: the next
+            // connection may be pending.
             Err(error)
                 if matches!(
                     error.kind(),

@@ -1,5 +1,5 @@
-//! Non-blocking sockets: TCP for clients and peers, UDP for peers. No file in this folder knows
-//! what the bytes mean.
+//! Non-blocking sockets: TCP for clients and peers, UDP for peers. The code in this folder does not
+//! interpret the bytes.
 
 pub(crate) mod datagram_socket;
 pub(crate) mod descriptors;

@@ -1,4 +1,4 @@
-//! A table of connections with small, reused indexes, which fit into `Poll` tokens.
+//! A table of connections with small, reusable indexes, which fit into `Poll` tokens.
 
 /// A table that assigns small indexes to its values and reuses the indexes of removed values.
 ///

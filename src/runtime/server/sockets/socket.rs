@@ -61,7 +61,7 @@ impl Socket {
         if let Some(after) = after {
             let interval = (after / 3).max(Duration::from_secs(1));
             let parameters = TcpKeepalive::new().with_time(after).with_interval(interval);
-            // On an error there are no probes.
+            // If this fails, no probes are sent.
             let _ = SockRef::from(&self.stream).set_tcp_keepalive(&parameters);
         }
     }
@@ -77,8 +77,8 @@ impl Socket {
     }
 
     /// Sets `TCP_USER_TIMEOUT`: the connection is closed when sent data is not acknowledged within
-    /// `timeout`. By default it takes a quarter of an hour until a broken connection is closed.
-    /// Does nothing on systems without this option.
+    /// `timeout`. By default, the system closes a broken connection only after about a quarter of
+    /// an hour. Does nothing on systems without this option.
     pub(crate) fn set_user_timeout(&self, timeout: Duration) {
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
         let _ = SockRef::from(&self.stream).set_tcp_user_timeout(Some(timeout));
@@ -108,7 +108,8 @@ impl Socket {
         self.writable && !self.outbound.is_empty()
     }
 
-    /// Returns whether the connection is established; false while it is still being established.
+    /// Returns whether the connection is established; false while the attempt to connect is in
+    /// progress.
     ///
     /// # Errors
     /// If the connection cannot be established.
@@ -128,8 +129,8 @@ impl Socket {
         match self.stream.read(space) {
             Ok(0) => ReadResult::Closed,
             Ok(count) => {
-                // A partial read leaves no more for now, and later bytes give an event. A close
-                // that was reported with these bytes gives no other event.
+                // After a partial read no more bytes are waiting, and later bytes cause an event. A
+                // close that was reported with these bytes causes no further event.
                 if count < space.len() {
                     self.readable = self.ending;
                 }

@@ -80,11 +80,12 @@ fn read_of_an_expired_key_waits_for_a_replicated_clock_entry() {
         (wanted(1), wanted(2), wanted(3), wanted(4)),
         (None, Some(1_050), Some(1_052), None)
     );
-    // One clock entry serves all of them, and by it the key has expired.
+    // One clock entry serves all of them, and at its time the key has expired.
     assert_eq!(answers(4), [(key(102), none.clone()), (key(104), none)]);
 }
 
-/// Each replica counts the lookups of its own clients, and all of them count expired keys.
+/// Tests that each replica counts the lookups of its own clients, and that all replicas count
+/// expired keys.
 #[test]
 fn replica_counts_keyspace_hits_of_its_own_clients_only() {
     let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
@@ -160,7 +161,7 @@ fn snapshot_from_the_leader_replaces_an_older_state() {
     let install = |store| Some(Box::new(ReceivedSnapshot { id, store }));
     applier.run_once(Some(batch(vec![put(1, b"1", false)], vec![], 1)));
     network.replies.try_recv().unwrap();
-    // Entries in it are not applied again, but answered from its deduplication table.
+    // Entries in the snapshot are not applied again, but answered from its deduplication table.
     let entries = vec![put(2, b"2", true), put(3, b"3", false), put(4, b"4", true)];
     let first = ApplyBatch { install: install(ahead), ..batch(entries, vec![], 7) };
     applier.run_once(Some(first));
@@ -273,7 +274,7 @@ fn full_network_queue_does_not_block_applier_on_shared_thread() {
     assert_eq!((network.replies.len(), applier.ends.jobs.len()), (QUEUE_LEN, 0));
 }
 
-/// A committed entry with these operations.
+/// Returns a committed entry with these operations.
 fn commit(index: u64, operations: &[Operation<'_>]) -> Committed {
     let payload = Batch::encode(key(u8::try_from(index).unwrap()), false, operations);
     let id = EntryId::new(1, index);
@@ -319,7 +320,7 @@ fn applier_on_a_shared_thread_defers_long_operations() {
     let read = answer(100, Outcome::Value(Some(Bytes::from_static(b"17"))));
     assert_eq!(pass(&mut applier, true), (vec![Answer { key: key(2), outcomes }, read], false));
     assert!(matches!(snapshots.jobs.try_recv(), Ok(SnapshotJob::Write(_))));
-    // It only estimates the length: the read is refused, because the values are no sets.
+    // The command is only estimated to be long: it fails, because the values are not sets.
     let payload = Batch::one(key(101), &Operation::call(command("sunion"), &names[..]));
     let long_read = ClientRequest { key: key(101), kind: RequestKind::Read, payload };
     core.to_applier.send(batch(vec![], vec![long_read, get(102, b"k")], 0)).unwrap();

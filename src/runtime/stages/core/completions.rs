@@ -1,4 +1,4 @@
-//! What the other stages report to the core: completed jobs, snapshots, and free disk space.
+//! How the core handles reports from other stages: completed jobs, snapshots, and free disk space.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::runtime::channels::{
 use super::Core;
 
 /// Minimum number of segment files of the log at which the core requests a snapshot because disk
-/// space is scarce: with a newer snapshot, segments can be removed. If free space is even below the
-/// disk reserve, [`LOW_SEGMENTS_MIN`] is the minimum instead.
+/// space is scarce; a newer snapshot allows segments to be removed. If free space is even below the
+/// disk reserve, the minimum is [`LOW_SEGMENTS_MIN`] instead.
 const SCARCE_SEGMENTS_MIN: u64 = 4;
 const LOW_SEGMENTS_MIN: u64 = 2;
 /// Minimum time between two snapshots that the core requests because disk space is scarce.
@@ -51,7 +51,7 @@ impl Core {
             SnapshotEvent::ChunkStored(stored) => self.handle(Msg::ChunkStored(stored)),
             SnapshotEvent::Received(received) => {
                 let end = |snapshot: &ReceivedSnapshot| snapshot.id.last.index;
-                // Of two that wait here, the later one includes the other.
+                // If two snapshots wait here, the later one includes the other.
                 let waiting = self.applies.install.as_deref();
                 if waiting.is_none_or(|waiting| end(waiting) < end(&received)) {
                     self.applies.install = Some(received);
@@ -60,8 +60,8 @@ impl Core {
         }
     }
 
-    /// Handles a report on free disk space: informs the consensus code, and requests a snapshot if
-    /// space is scarce and the log has enough segment files that a snapshot would make removable.
+    /// Handles a report on free disk space: informs the consensus code. Also requests a snapshot if
+    /// space is scarce and the log has enough segment files, which a snapshot makes removable.
     pub(super) fn on_disk_space(&mut self, report: DiskSpaceReport) {
         self.free_bytes = report.free_bytes;
         let segments_min = if report.space.low { LOW_SEGMENTS_MIN } else { SCARCE_SEGMENTS_MIN };
@@ -75,9 +75,9 @@ impl Core {
         self.handle(Msg::DiskSpace(report.space));
     }
 
-    /// Informs the consensus code of this replica's completed snapshot, as soon as the consensus
-    /// code knows that all entries in the snapshot were applied. The core may receive the report of
-    /// the snapshot before the report of the entries.
+    /// Informs the consensus code of a completed snapshot of this replica, once the consensus code
+    /// knows that all entries in the snapshot were applied. The report of the snapshot may reach
+    /// the core before the report of the entries.
     fn announce_snapshot(&mut self) {
         let is_applied =
             |snapshot: &SnapshotId| snapshot.last.index <= self.replica.status().applied_index;
@@ -109,7 +109,7 @@ mod tests {
         let snapshot = SnapshotId { last, ..SnapshotId::default() };
         core.run_once(Some(CoreItem::Snapshot(SnapshotEvent::Taken(snapshot))));
         assert_eq!(core.unannounced_snapshot, Some(snapshot), "nothing is applied yet");
-        // A leader's snapshot has brought the state further.
+        // A snapshot from the leader has advanced the state further.
         let installed = Some(SnapshotId { last: EntryId::new(2, 9), ..snapshot });
         core.run_once(Some(CoreItem::Applied(Applied { installed, ..Applied::default() })));
         assert_eq!((core.unannounced_snapshot, core.replica.commit_index()), (None, Index(9)));

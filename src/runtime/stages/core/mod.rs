@@ -86,8 +86,8 @@ pub(crate) struct Core {
     effects: Effects,
     ends: CoreEnds,
     requests: PendingRequests,
-    /// Whether the core is delaying an expired timeout because messages that peers sent before the
-    /// timeout may still be unread in this replica's sockets.
+    /// Whether the core is delaying an expired timeout because messages that peers sent before its
+    /// end may still be unread in this replica's sockets.
     waits_for_peers: bool,
     /// Messages and refusals waiting to be sent because the network stage's queue is full. Normally
     /// empty between two iterations of the core's loop, like `appends` and `applies`.
@@ -97,14 +97,14 @@ pub(crate) struct Core {
     in_flight: InFlight,
     output: PassOutput,
     /// A durable snapshot of this replica's own state that has not been announced to the consensus
-    /// code, because the core does not know yet that all entries in the snapshot were applied.
-    /// `None` if there is none.
+    /// code yet, because the core does not know yet that all entries in it were applied. `None` if
+    /// there is no such snapshot.
     unannounced_snapshot: Option<SnapshotId>,
     memory: Arc<MemoryBoard>,
-    /// When the core last requested a snapshot because the log in memory was full; `None` if it has
-    /// never done so.
+    /// Time at which the core last requested a snapshot because the log in memory was full; `None`
+    /// if it has never done so.
     full_log_snapshot_at: Option<Instant>,
-    /// When the core last requested a snapshot because disk space was scarce.
+    /// Time at which the core last requested a snapshot because disk space was scarce.
     scarce_disk_snapshot_at: Instant,
     non_leader_policy: NonLeaderPolicy,
     /// The leader and the term as last reported to the network stage. During a leadership transfer,
@@ -113,13 +113,13 @@ pub(crate) struct Core {
     /// The replicated clock, which decides when keys expire; `None` under the university course's
     /// simulator, where no key expires.
     replicated_clock: Option<CoreClock>,
-    /// The state of the disk (healthy, low on space or stalled) according to the latest log line
-    /// about it.
+    /// The state of the disk (healthy, low on space or stalled) that the latest log line about it
+    /// reported.
     disk: DiskState,
     /// Free disk space in bytes, as last reported by the log writer.
     free_bytes: u64,
     status_board: Arc<StatusBoard>,
-    /// When the core last published the replica's status for the other stages.
+    /// Time at which the core last published the replica's status for the other stages.
     published_at: Instant,
     rejected_log: RejectedLog,
     counters: Arc<RuntimeCounters>,
@@ -178,9 +178,9 @@ impl Core {
         self
     }
 
-    /// Waits for the next item or request, or until the replica's next timeout. Returns the item if
-    /// one was received. Returns `None` after a timeout, or if requests are waiting in
-    /// `self.requests` or in its queue.
+    /// Blocks until an item or a request arrives, or until the replica's next timeout. Returns the
+    /// item if one was received. Returns `None` after a timeout, or if requests are waiting in
+    /// `self.requests` or in the request queue.
     pub(crate) fn wait(&mut self) -> Option<CoreItem> {
         if self.has_work() {
             return None;
@@ -200,8 +200,8 @@ impl Core {
         }
     }
 
-    /// Returns how long a thread that polls sockets may sleep before the core's next pass
-    /// (iteration of its loop), measured from the last pass. Zero if the core has work now.
+    /// Returns how long after the last pass (iteration of the core's loop) a thread that polls
+    /// sockets may sleep before the next one. Zero if the core has work now.
     pub(crate) fn poll_timeout(&self) -> Duration {
         if self.has_work() { Duration::ZERO } else { self.next_pass().since(self.now) }
     }
@@ -216,17 +216,17 @@ impl Core {
         !self.ends.inbox.is_empty()
     }
 
-    /// Returns which stages the core sent output to in its last pass (iteration of its loop), so
-    /// that a thread that runs several stages need not check their queues.
+    /// Returns to which stages the core sent output in its last pass (iteration of its loop), so
+    /// that a thread that runs several stages need not check the queues of the others.
     pub(crate) fn output(&self) -> PassOutput {
         self.output
     }
 
-    /// Returns when the core's next pass (iteration of its loop) is due if no item or request
-    /// arrives earlier.
+    /// Returns the time at which the core's next pass (iteration of its loop) is due if no item or
+    /// request arrives earlier.
     fn next_pass(&self) -> Instant {
         let timeout = self.replica.next_timeout();
-        // A timeout that was put off is not due again at once.
+        // A timeout that was delayed is not due again at once.
         let timeout = if self.waits_for_peers { timeout.max(self.now + RETRY) } else { timeout };
         let clock = self.replicated_clock.as_ref().filter(|_| self.replica.accepts_writes());
         let due = clock.and_then(|clock| clock.next_due(self.now));
@@ -238,7 +238,8 @@ impl Core {
     /// requests, up to a limit, and sends the resulting jobs and messages. Returns whether the
     /// stage continues.
     pub(crate) fn run_once(&mut self, first: Option<CoreItem>) -> StageState {
-        // Before the queue is emptied: what the network had read by then is in it.
+        // Read before the queue is emptied: the queue contains everything that the network stage
+        // had read by then.
         let peers_read_at = self.ends.peers_read.at();
         self.now = self.clock.now();
         self.update_clocks();
@@ -247,9 +248,9 @@ impl Core {
         }
         let took_all = self.ends.inbox.is_empty();
         self.take_requests();
-        // After everything was received, for the reads that a lease serves; before anything is
-        // sent, for the leases that begin with it. The thread may have been paused since the last
-        // reading.
+        // Read after everything was received, for the reads that a lease serves, and before
+        // anything is sent, for the leases that begin with it. The thread may have been paused
+        // since the last reading.
         self.now = self.clock.now();
         if self.replica.accepts_writes()
             && let Some(request) = self.replicated_clock.as_mut().and_then(|it| it.due(self.now))
@@ -297,9 +298,9 @@ impl Core {
         StageState::Running
     }
 
-    /// Reads the clock. Must be called between receiving and handling a leader's message: the
-    /// promise to grant no vote for a while (the leader's lease) is measured from this reading,
-    /// which must not be earlier than the time at which the message was sent.
+    /// Reads the clock. Must be called after a leader's message is received and before it is
+    /// handled, because the promise to grant no vote for a while (the leader's lease) is measured
+    /// from this reading, which must not be earlier than the time at which the message was sent.
     fn read_clock_after_receipt(&mut self) {
         if !self.replica.breaks(Mutant::PromiseBeforeReceipt) {
             self.now = self.clock.now();
@@ -343,7 +344,7 @@ impl Core {
         &self.replica
     }
 
-    /// Returns two sizes in bytes: that of all jobs in flight (sent to other stages and not
+    /// Returns the total size in bytes of all jobs in flight (sent to other stages and not
     /// completed), and that of the append jobs among them.
     pub(super) fn in_flight(&self) -> (usize, usize) {
         (self.in_flight.bytes(), self.in_flight.append_bytes())

@@ -31,7 +31,7 @@ pub(super) struct InFlight {
     append_bytes: usize,
 }
 
-/// Which stages the core sent output to in its last pass (iteration of its loop).
+/// To which stages the core sent output in its last pass (iteration of its loop).
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct PassOutput {
     /// Whether the core sent anything to the network stage: messages, refusals or a leader change.
@@ -39,7 +39,7 @@ pub(crate) struct PassOutput {
     /// Whether the core sent append jobs (log entries to be written) to the log writer.
     pub(crate) appends: bool,
     /// Whether the core sent a batch to the applier, and if so, whether clients may be waiting for
-    /// it.
+    /// the batch.
     pub(crate) applies: ApplyOutput,
 }
 
@@ -57,14 +57,14 @@ pub(crate) enum ApplyOutput {
 }
 
 impl InFlight {
-    /// Returns the total size in bytes of all jobs in flight: sent to the log writer or the applier
-    /// and not completed.
+    /// Returns the total size in bytes of all jobs in flight, which were sent to the log writer or
+    /// the applier and are not completed.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Returns the total size in bytes of append jobs in flight: sent to the log writer and not yet
-    /// durable.
+    /// Returns the total size in bytes of the append jobs in flight, which were sent to the log
+    /// writer and are not durable yet.
     pub(super) fn append_bytes(&self) -> usize {
         self.append_bytes
     }
@@ -102,7 +102,7 @@ impl Core {
     }
 
     /// Moves the output of the consensus code (messages, jobs, refusals) to the batches that the
-    /// core sends to other stages next. Publishes the replica's status if that is due.
+    /// core sends to other stages next. Also publishes the replica's status if that is due.
     pub(super) fn collect(&mut self) {
         self.log_disk_state();
         self.rejected_log.report(&mut self.effects.rejected, self.now);
@@ -144,9 +144,9 @@ impl Core {
         }
     }
 
-    /// Reports a change of the term or the leader to the network. During a leadership transfer, the
-    /// report names no leader, so that requests wait in the network stage and then go to the new
-    /// leader.
+    /// Reports a change of the term or the leader to the network stage. During a leadership
+    /// transfer, the report names no leader, so that requests wait in the network stage and then go
+    /// to the new leader.
     fn note_leadership(&mut self) {
         let target = self.replica.transfer_target();
         let leader = if target.is_some() { None } else { self.replica.leader() };
@@ -165,11 +165,12 @@ impl Core {
         self.published_at = Instant::ZERO;
     }
 
-    /// Sets how far the replicated clock (which decides when keys expire) in the applied state must
-    /// have advanced before the applier answers the reads that the leader has confirmed now.
+    /// Sets the reading that the replicated clock (which decides when keys expire) in the applied
+    /// state must reach before the applier answers the reads that the leader has confirmed now.
     fn set_read_timestamp(&mut self) {
         let Some(clock) = &mut self.replicated_clock else { return };
-        // A leader without disk space can't move the clock: no key expires, but reads are answered.
+        // A leader without disk space cannot advance the clock. Then no key expires, but reads are
+        // answered.
         let lacks_space = self.replica.is_leader()
             && !self.replica.accepts_writes()
             && self.replica.transfer_target().is_none();
@@ -266,7 +267,7 @@ impl Core {
 }
 
 /// Moves all elements of `more` to the end of `list`. If `list` is empty, which is the usual case,
-/// swaps the two lists.
+/// swaps the two lists instead.
 fn append_or_take<T>(list: &mut Vec<T>, more: &mut Vec<T>) {
     if list.is_empty() {
         std::mem::swap(list, more);
@@ -275,8 +276,8 @@ fn append_or_take<T>(list: &mut Vec<T>, more: &mut Vec<T>) {
     }
 }
 
-/// Returns whether clients of this replica may be waiting for the batch: true if it contains reads,
-/// or entries that this replica committed as the leader. False is only a guess: clients may also be
+/// Returns whether clients of this replica are probably waiting for the batch: true if it contains
+/// reads, or entries that this replica committed as the leader. If false, clients may still be
 /// waiting for entries committed by another leader.
 fn serves_clients(batch: &ApplyBatch) -> bool {
     let ApplyBatch { job, indexed_reads, .. } = batch;
@@ -285,8 +286,8 @@ fn serves_clients(batch: &ApplyBatch) -> bool {
 }
 
 /// Returns the number of bytes that an append job adds to the bytes in flight: the size of its
-/// entries, plus a fixed size for the job and for each of its messages, so that many empty jobs are
-/// limited too.
+/// entries, plus a fixed size for the job and for each of its messages, so that the number of empty
+/// jobs is limited, too.
 fn append_bytes(job: &AppendJob) -> usize {
     let entries: usize = job.entries.iter().map(|entry| entry.record().len()).sum();
     entries + (1 + job.release.len()) * size_of::<Envelope>()
@@ -397,7 +398,7 @@ mod tests {
             core.effects.suspect_snapshots.push(SnapshotId::default());
             core.collect();
         }
-        // The test's snapshots stage has gone, so every job is dropped.
+        // The test's snapshots stage no longer exists, so every job is dropped.
         assert_eq!(core.counters.chunks_dropped.get(), QUEUE_LEN as u64 + 2);
     }
 

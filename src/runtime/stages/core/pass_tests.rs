@@ -1,5 +1,5 @@
-//! Tests of single passes of the core under a clock that the test advances: what a pass takes, what
-//! it leaves, and from which instants promises are measured.
+//! Tests of single passes of the core with a clock that the test advances: which items a pass
+//! handles, which it leaves, and from which instants promises are measured.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,7 +87,7 @@ fn raft_core_defers_events_beyond_its_limit_per_loop_pass() {
 fn lease_grant_starts_no_earlier_than_heartbeat_receipt() {
     let (mut core, network, time) = follower();
     core.run_once(Some(CoreItem::Peers(vec![append(0)])));
-    // This thread is paused right after a reading, and a heartbeat arrives meanwhile.
+    // This thread is paused right after a reading, and a heartbeat arrives during the pause.
     let sent_after = Duration::from_millis(180);
     let item = CoreItem::Peers(vec![append(0)]);
     *time.late.lock() = Some((network.to_core.clone(), item, sent_after));
@@ -127,7 +127,7 @@ fn backlog_of_client_requests_does_not_delay_peer_messages() {
     let slice = core.replica.log().last().index.0 - begin;
     assert_eq!(slice, PASS_REQUESTS_MAX as u64);
     assert_eq!(core.poll_timeout(), Duration::ZERO);
-    // With slow requests the slice is smaller.
+    // With slow requests, a pass handles fewer of them.
     time.step.store(1_000_000, Ordering::Relaxed);
     core.run_once(None);
     let small = core.replica.log().last().index.0 - begin - slice;
@@ -142,7 +142,7 @@ fn backlog_of_client_requests_does_not_delay_peer_messages() {
         core.run_once(None);
     }
     let all = core.replica.log().last().index.0 - begin;
-    // With some clock entries among them.
+    // Some clock entries are among them.
     assert!((FLOOD..FLOOD + 100).contains(&all), "{all} of {FLOOD}");
 }
 
@@ -150,7 +150,7 @@ fn backlog_of_client_requests_does_not_delay_peer_messages() {
 fn pre_vote_waits_until_all_peer_sockets_are_read() {
     let (mut core, network, time) = follower();
     core.run_once(Some(CoreItem::Peers(vec![append(0)])));
-    // The process was paused: what peers sent meanwhile is in its sockets.
+    // The process was paused: messages that peers sent during the pause are in its sockets.
     time.advance(Duration::from_secs(3));
     core.run_once(None);
     assert_eq!(core.replica.status().counters.pre_votes, 0);

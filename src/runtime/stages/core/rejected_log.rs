@@ -1,5 +1,5 @@
 //! Logs messages that no correct peer sends: at most one line per second, regardless of how many
-//! arrive.
+//! such messages arrive.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(crate) struct RejectedLog {
 
 impl RejectedLog {
     /// Logs the first of the `rejected` messages, unless a line was logged less than a second
-    /// before `now`. Counts the other messages, and clears the list in either case.
+    /// before `now`. Counts the messages that are not logged. Clears the list in either case.
     pub(crate) fn report(&mut self, rejected: &mut Vec<RejectedMessage>, now: Instant) {
         if let Some((message, others)) = self.take(rejected, now) {
             let RejectedMessage { from, reason } = message;

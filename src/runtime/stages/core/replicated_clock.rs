@@ -1,5 +1,5 @@
-//! The core's side of the replicated clock: it reads the wall clock, collects the wall clock times
-//! that peers report, and proposes the log entries that [`crate::clock`] asks for.
+//! The core's part of the replicated clock: it reads the wall clock, collects the wall clock times
+//! that peers report, and proposes the log entries that [`crate::clock`] requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,15 +17,15 @@ const OBSERVE_INTERVAL: Duration = Duration::from_millis(10);
 /// Minimum time between two publications of the clock readings for the other stages.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum number of batches of clients' requests that a new leader holds until it knows the wall
-/// clocks of a quorum. The same maximum applies to forwarded writes. Beyond it, requests are
-/// refused, and repeated copies of forwarded writes are dropped.
+/// clocks of a quorum. The same maximum applies to forwarded writes. At the maximum, further
+/// requests are refused, and repeated copies of forwarded writes are dropped.
 const HELD_MAX: usize = 256;
-/// Clock difference in milliseconds at which a warning is logged: this replica's wall clock
-/// deviates from the time that a quorum agrees on, in either direction, or the replicated clock
-/// (which decides when keys expire) is ahead of that time.
+/// Clock difference in milliseconds at which a warning is logged. This is the difference, in either
+/// direction, between this replica's wall clock and the time that a quorum agrees on, or the amount
+/// by which the replicated clock (which decides when keys expire) is ahead of that time.
 const WARN_MILLIS: i64 = 1_000;
 /// Minimum number of milliseconds by which the replicated clock (which decides when keys expire)
-/// must be ahead of the time that a quorum agrees on for `CLOCK RESET` to set the replicated clock
+/// must be ahead of the time that a quorum agrees on before `CLOCK RESET` sets the replicated clock
 /// back.
 const RESET_MIN_MILLIS: u64 = 1_000;
 
@@ -37,7 +37,7 @@ pub(crate) struct CoreClock {
     board: Arc<ClockBoard>,
     observed_at: Option<Instant>,
     published_at: Option<Instant>,
-    /// Whether a warning has been logged for the current clock difference. Each difference is
+    /// Whether a warning about the current clock difference has been logged. Each difference is
     /// logged only once.
     warned: bool,
     /// Requests that arrived before this replica, as a new leader, knew the wall clocks of a
@@ -134,15 +134,15 @@ impl CoreClock {
         self.clock.note_applied(now, applied);
     }
 
-    /// Sets the time that the replicated clock (which decides when keys expire) must reach for the
-    /// reads that are waiting in the applier, in milliseconds since 1970; `None` if no reads are
-    /// waiting.
+    /// Sets the time, in milliseconds since 1970, that the replicated clock (which decides when
+    /// keys expire) must reach for the reads that are waiting in the applier; `None` if no reads
+    /// are waiting.
     pub(super) fn set_read_target(&mut self, millis: Option<u64>) {
         self.clock.set_read_target(millis);
     }
 
-    /// Records that the last proposed clock entry (log entry that advances the replicated clock)
-    /// was not appended to the log at `now`.
+    /// Records that, at `now`, the last proposed clock entry (log entry that advances the
+    /// replicated clock) was refused instead of being appended to the log.
     pub(super) fn proposal_refused(&mut self, now: Instant) {
         self.clock.proposal_refused(now);
     }
@@ -166,8 +166,8 @@ impl CoreClock {
         Some(self.entry(millis))
     }
 
-    /// Returns the clock entry (log entry that advances the replicated clock) to be proposed
-    /// because a key has expired or reads are waiting for the clock; `None` if no entry is due.
+    /// Returns the clock entry (log entry that advances the replicated clock) that must be proposed
+    /// now because a key has expired or reads are waiting for the clock; `None` if no entry is due.
     pub(super) fn due(&mut self, now: Instant) -> Option<ClientRequest> {
         let millis = self.clock.entry_at_expiry(now).or_else(|| self.clock.entry_for_reads(now))?;
         Some(self.entry(millis))
@@ -180,7 +180,7 @@ impl CoreClock {
     }
 
     fn entry(&self, millis: u64) -> ClientRequest {
-        // No client waits for it, so it has the key of no request.
+        // No client waits for the entry, so it does not have the key of a request.
         let key = RequestKey::default();
         let operation = Operation::Clock { millis, resets: self.clock.applied().resets };
         let payload = Batch::encode(key, false, &[operation]);
@@ -214,8 +214,8 @@ impl CoreClock {
         !self.clock.is_ready(now, term)
     }
 
-    /// Holds a request until the wall clocks of a quorum are known. Returns the request as the
-    /// error if too many requests are held already.
+    /// Holds a request until the wall clocks of a quorum are known. If too many requests are held
+    /// already, returns the request as the error.
     pub(super) fn hold(&mut self, message: Msg) -> Result<(), Msg> {
         if self.held.len() >= HELD_MAX {
             return Err(message);
@@ -224,8 +224,8 @@ impl CoreClock {
         Ok(())
     }
 
-    /// Holds a forwarded write until the wall clocks of a quorum are known. Returns the write as
-    /// the error if too many writes are held already.
+    /// Holds a forwarded write until the wall clocks of a quorum are known. If too many writes are
+    /// held already, returns the write as the error.
     pub(super) fn hold_forwarded(&mut self, write: ForwardedWrite) -> Result<(), ForwardedWrite> {
         if self.held_forwarded.len() >= HELD_MAX {
             return Err(write);
@@ -241,13 +241,13 @@ impl CoreClock {
     }
 
     /// Removes and returns everything that was held until the wall clocks of a quorum were known:
-    /// the forwarded writes, and the requests.
+    /// first the forwarded writes, then the requests.
     pub(super) fn release(&mut self) -> (Vec<ForwardedWrite>, Vec<Msg>) {
         (std::mem::take(&mut self.held_forwarded), std::mem::take(&mut self.held))
     }
 
-    /// Queues a report that the wall clock of peer `from` showed `millis` (milliseconds since 1970)
-    /// when the monotonic clock of this replica showed `now`.
+    /// Queues a report that the wall clock of the peer `from` showed `millis` (milliseconds since
+    /// 1970) when this replica's monotonic clock showed `now`.
     #[cfg(test)]
     pub(super) fn report(&mut self, from: NodeId, now: Instant, millis: u64) {
         self.board.report(from, now, millis);

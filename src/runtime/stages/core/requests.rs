@@ -1,6 +1,6 @@
-//! What the core admits: requests and peers' messages go to the replica, wait until the wall clocks
-//! of a quorum are known, or are refused while too many bytes are in flight. In the server, one
-//! request to the core is a batch of clients' requests, which is refused as a whole.
+//! Which input the core admits: requests and peers' messages go to the replica, wait until the wall
+//! clocks of a quorum are known, or are refused while too many bytes are in flight. In the server,
+//! one request to the core is a batch of clients' requests, which is refused as a whole.
 
 use std::time::Duration;
 use std::vec;
@@ -19,8 +19,8 @@ use super::Core;
 /// Minimum time between two snapshots that the core requests because the log in memory is full.
 const FULL_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Maximum number of log entries between the first copy of a forwarded write (measured from the
-/// sender's applied index when it sent that copy) and a repeated copy. The maximum is less than the
+/// Maximum number of log entries between the first copy of a forwarded write and a repeated copy,
+/// measured from the sender's applied index when it sent the first copy. It is less than the
 /// capacity of the deduplication table, so that the table still has the outcome of the first copy.
 pub(super) const AGAIN_ENTRIES_MAX: u64 = 60_000;
 const _: () = assert!(AGAIN_ENTRIES_MAX < DEDUP_ENTRIES_MAX as u64);
@@ -110,9 +110,9 @@ impl Core {
     }
 
     /// Passes a request or a peer's message to the consensus code. While too many bytes are in
-    /// flight (sent to the log writer or the applier and not completed), refuses requests and drops
-    /// `AppendEntries` messages with entries instead. While the log in memory is full, does the
-    /// same, but still passes on reads.
+    /// flight (sent to the log writer or the applier and not completed), instead refuses requests
+    /// and drops `AppendEntries` messages with entries. While the log in memory is full, does the
+    /// same, except that it still passes on reads.
     pub(super) fn admit(&mut self, mut message: Msg) {
         if let Msg::Client(request) = &message {
             let key = request.key;
@@ -127,8 +127,8 @@ impl Core {
                 return;
             }
         }
-        // If no snapshot can be taken, for want of disk space perhaps, the log can't be compacted
-        // and must not grow for ever. Reads add nothing to it.
+        // If no snapshot can be taken, for example for lack of disk space, the log cannot be
+        // compacted and must not grow without limit. Reads add nothing to it.
         let log_bytes = self.replica.log().bytes() as u64;
         let log_is_full = log_bytes >= self.memory.log_bytes_max();
         let is_due = |at| self.now.since(at) >= FULL_LOG_INTERVAL;
@@ -200,9 +200,10 @@ impl Core {
         is_affordable
     }
 
-    /// Admits a write that a peer has forwarded, if the deduplication table of the state machine,
-    /// whose size is bounded, is certain to recognize any other copy of the write in the log. This
-    /// is decided when the write gets its index, because a copy may have been delayed for long.
+    /// Admits a write that a peer has forwarded, but only if the deduplication table of the state
+    /// machine, whose size is bounded, is certain to recognize any other copy of the write in the
+    /// log. This is decided when the write gets its index, because a copy may have been delayed for
+    /// long.
     ///
     /// - A first copy is admitted only in the term that it names. After a change of the term or of
     ///   the connection, its sender sends a repeated copy, and what is left on the old connection
@@ -297,7 +298,7 @@ mod tests {
         core.run_once(Some(CoreItem::Applied(applied)));
         let mut second = clock_entries(&log_writer);
         while second.is_empty() {
-            // The wanted time has not come yet; the core wakes up by itself.
+            // The wanted time has not come yet; the core wakes up without input.
             core.wait();
             core.run_once(None);
             second = clock_entries(&log_writer);
@@ -382,10 +383,11 @@ mod tests {
         let writes = (1..).zip(writes).map(|(number, attempt)| forwarded(number, attempt));
         network.requests.try_send(Requests::Forwarded(writes.collect())).unwrap();
         core.run_once(None);
-        // The first is not admitted and not refused either: an earlier copy may be in the log.
+        // The first write is neither admitted nor refused, because an earlier copy may be in the
+        // log.
         assert_eq!(core.counters.repeats_dropped.get(), 1);
         assert!(network.outbound.try_iter().all(|outbound| outbound.refusals.is_empty()));
-        // The second has no copy up to `oldest`, and is now the last entry but one.
+        // The second write has no copy up to `oldest`, and is now the last entry but one.
         let index = core.replica.log().last().index.0 - 1;
         assert_eq!((index, index - oldest), (last + 1, AGAIN_ENTRIES_MAX));
     }
@@ -417,7 +419,7 @@ mod tests {
         let (core, network, log_writer, _applier) = leading_core(3);
         let memory = Arc::new(MemoryBoard::default());
         let mut core = core.with_memory(Arc::clone(&memory));
-        // The smallest share.
+        // This gives the log its smallest share of memory.
         memory.set_limit(1);
         let share = usize::try_from(memory.log_bytes_max()).unwrap();
         let request = |number: u8, kind| {
@@ -451,7 +453,7 @@ mod tests {
         assert_eq!((core.replica.log().last(), core.effects.refusals.len()), (last, 0));
         memory.set_limit(4 * share as u64);
         core.admit(Msg::Client(request(201, RequestKind::Write)));
-        // A clock entry may have come first.
+        // A clock entry may have preceded the write.
         assert!(core.replica.log().last().index > last.index, "writes are admitted again");
     }
 }

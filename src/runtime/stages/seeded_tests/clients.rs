@@ -29,11 +29,11 @@ fn name_of(write: u64) -> Vec<u8> {
 }
 
 impl Run {
-    /// Queues random requests of clients at replica `at`. If that replica is the leader, may also
-    /// send it writes as if another replica had forwarded them.
+    /// Queues random requests of clients at replica `at`. If that replica is the leader, some of
+    /// them may be writes that look as if another replica had forwarded them.
     pub(super) fn send_requests(&self, at: usize, network: &mut ScriptedNetwork) {
         let count = match self.draw(1_000) {
-            // A flood, where it may be answered.
+            // A flood of requests, but only if they may be answered.
             0 if network.leads.is_some() => 3 * PASS_REQUESTS_MAX as u64,
             1..50 => self.draw(200),
             _ => self.draw(6),
@@ -130,7 +130,7 @@ impl Run {
     /// Records the refusal of a request. The request was therefore certainly not applied.
     pub(super) fn on_refusal(&self, key: RequestKey) {
         if key == RequestKey::default() {
-            // A clock entry, for which no client waits.
+            // The request is a clock entry, for which no client waits.
             return;
         }
         self.cover(|coverage| coverage.refused += 1);

@@ -1,12 +1,12 @@
 //! Tests of the runtime's stages under a scheduler whose decisions follow from one random seed. The
-//! simulator replaces these stages with drivers of its own. So these tests look for faults between
+//! simulator replaces these stages with its own drivers, so these tests search for faults between
 //! the stages, such as an item that is received and not handled, or a clock reading that is too
 //! old.
 //!
-//! Three replicas of core, log writer and applier run as they are, joined by their channels; the
-//! network and the clients are scripted. The scheduler draws which stage runs next, how much it
-//! takes, how full the queues get, and how much time passes. After each reading of the clock the
-//! thread may be paused: time passes, and other stages run.
+//! Three replicas run the real core, log writer and applier, connected by their channels; the
+//! network and the clients are scripted. The scheduler draws which stage runs next, how much work
+//! it gets, how full the queues get, and how much time passes. After each reading of the clock the
+//! thread may be paused, so that time passes and other stages run.
 //!
 //! | file | content |
 //! |---|---|
@@ -60,8 +60,8 @@ const STEPS: usize = 2_500;
 /// must have a reply.
 const HEALED_STEPS: usize = 60_000;
 
-/// Counts of the situations that a run has reached. A test fails if a situation that it must cover
-/// was never reached.
+/// Counts how often a run has reached certain situations. A test fails if a situation that it must
+/// cover was never reached.
 #[derive(Clone, Copy, Debug, Default)]
 struct Coverage {
     /// Number of requests that got a reply other than a refusal.
@@ -89,8 +89,8 @@ thread_local! {
     static RUN: RefCell<Option<Rc<Run>>> = const { RefCell::new(None) };
 }
 
-/// The test clock shared by all replicas in a run. After each reading it may pause the thread: time
-/// passes, and other stages run.
+/// The test clock shared by all replicas in a run. After each reading it may pause the thread, so
+/// that time passes and other stages run.
 #[derive(Debug)]
 struct PausingClock;
 
@@ -109,20 +109,21 @@ impl TestClock for PausingClock {
     }
 }
 
-/// The stages of one replica. Also holds its promises (leases granted to leaders) and its votes,
-/// which the test checks against each other.
+/// The stages of one replica. Also records its promises (leases granted to leaders) and its votes,
+/// which the test compares with each other.
 struct ReplicaStages {
     core: RefCell<Core>,
     log_writer: RefCell<LogWriter>,
     applier: RefCell<Applier>,
     network: RefCell<ScriptedNetwork>,
-    /// When the Raft core of this replica last read the clock.
+    /// Time at which the Raft core of this replica last read the clock.
     read_at: Cell<Instant>,
-    /// The votes that this replica granted to other replicas: the time and the term of each.
+    /// The votes that this replica granted to other replicas, each as the time and the term of the
+    /// vote.
     votes: RefCell<Vec<(Instant, Term)>>,
-    /// For each term, the latest start of a leader's round (numbered broadcast) that this replica
-    /// has acknowledged. The acknowledgement promises the leader a lease that begins with the
-    /// round.
+    /// For each term, the start of the latest of the leader's rounds (numbered broadcasts) that
+    /// this replica has acknowledged. An acknowledgement promises the leader a lease that begins
+    /// with the round.
     promises: RefCell<BTreeMap<Term, Instant>>,
 }
 
@@ -131,15 +132,16 @@ struct Run {
     random: Cell<u64>,
     config: Config,
     now: Cell<Instant>,
-    /// Current number of nested pauses: while one stage is paused, another one may be paused too.
+    /// Number of pauses that are nested in each other now: while one stage is paused, another one
+    /// may be paused, too.
     pause_depth: Cell<usize>,
     /// Index in `replicas` of the replica whose core stage the scheduler is running now; `None`
     /// while it runs no core.
     running_core: Cell<Option<usize>>,
     replicas: Vec<ReplicaStages>,
     in_transit: RefCell<Vec<InTransit>>,
-    /// One-way partitions: `[from][to]` says whether all messages from one replica to the other are
-    /// lost.
+    /// One-way partitions: `[from][to]` says whether all messages from the replica `from` to the
+    /// replica `to` are lost.
     partitioned: RefCell<[[bool; REPLICAS]; REPLICAS]>,
     /// Whether fault injection has ended in this run.
     healed: Cell<bool>,
@@ -152,8 +154,8 @@ struct Run {
     /// Requests that have no reply yet, each with the expected reply.
     open: RefCell<BTreeMap<RequestKey, Expectation>>,
     next_request: Cell<u64>,
-    /// Numbers of the writes that were acknowledged. Writes that were certainly not applied are in
-    /// `refused` instead.
+    /// Numbers of the acknowledged writes. Writes that were certainly not applied are in `refused`
+    /// instead.
     acknowledged: RefCell<Vec<u64>>,
     refused: RefCell<Vec<u64>>,
     /// Known start times of leaders' rounds (numbered broadcasts), by leader, term and round
@@ -179,7 +181,7 @@ fn origin_of(at: usize) -> [u8; ORIGIN_BYTES] {
 impl Run {
     /// Creates the run of one seed, with its replicas, and makes it the current run of this thread.
     fn start(seed: u64, change: &dyn Fn(&mut Config)) -> Rc<Run> {
-        // A slow log writer is as slow as the scheduler likes, and does not count as a stalled
+        // The scheduler makes the log writer as slow as it likes, which does not count as a stalled
         // disk.
         let mut config = Config { lease_reads: true, disk_stall_timeout: None, ..Config::server() };
         change(&mut config);
@@ -218,8 +220,8 @@ impl Run {
         RUN.with(|there| *there.borrow_mut() = None);
     }
 
-    /// Runs the scheduler with faults, then without. Panics unless in the end every request has a
-    /// reply and no bytes are in flight.
+    /// Runs the scheduler first with faults, then without. Panics unless, at the end, every request
+    /// has a reply and no bytes are in flight.
     fn run(&self) {
         for _ in 0..STEPS {
             self.step();
@@ -287,7 +289,7 @@ impl Run {
         if self.healed.get() || self.pause_depth.get() >= 2 {
             return;
         }
-        // For long, in which much happens elsewhere, or for a moment.
+        // The pause is either long, with many events elsewhere, or very short.
         let steps = match self.draw(1_024) {
             0..2 if self.pause_depth.get() == 0 => self.draw(300),
             2..100 => self.draw(6),
@@ -370,7 +372,7 @@ impl Run {
         let read_at = stages.read_at.get();
         if before.leader == Some(id_of(at)) && after.leader == before.leader {
             let added = after.last.index.0 - before.last.index.0;
-            // With clock entries, and requests that waited for a clock or a leader.
+            // The number includes clock entries, and requests that waited for a clock or a leader.
             assert!(added <= PASS_REQUESTS_MAX as u64 + 500, "{added} requests in one pass");
             if core.has_work() {
                 self.cover(|coverage| coverage.slices += 1);
@@ -461,8 +463,8 @@ fn random_thread_schedules_lose_no_request_and_break_no_lease() {
     assert!(all.slices > 0, "{all:?}");
 }
 
-/// The test detects a deliberate bug: a follower measures its promise to the leader (the lease)
-/// from a time before it received the leader's message.
+/// Tests that a deliberate bug is detected: a follower measures its promise to the leader (the
+/// lease) from a time before it received the leader's message.
 #[cfg(feature = "mutants")]
 #[test]
 fn random_schedules_detect_a_lease_that_predates_its_heartbeat() {

@@ -11,7 +11,7 @@ use crate::types::{Instant, Term};
 
 use super::{Run, id_of, position_of};
 
-/// A message between replicas that was sent and has not arrived yet.
+/// A message between replicas that was sent but has not arrived yet.
 pub(super) struct InTransit {
     arrives_at: Instant,
     envelope: Envelope,
@@ -49,10 +49,10 @@ impl ScriptedNetwork {
 }
 
 impl Run {
-    /// Takes one batch of output of replica `at`'s Raft core from the queue to the network stage,
-    /// and sends the messages in it. `known` holds the time at which the leader's rounds (numbered
-    /// broadcasts) in the batch began, and the time until which the replica has promised not to
-    /// vote for another replica; `None` if these times are not known.
+    /// Takes one batch of output of the Raft core of replica `at` from the queue to the network
+    /// stage, and sends the messages in it. `known` contains the time at which the leader's rounds
+    /// (numbered broadcasts) in the batch began, and the time until which the replica has promised
+    /// not to vote for another replica; `None` if these times are not known.
     pub(super) fn take_outbound(&self, at: usize, known: Option<(Instant, Option<Instant>)>) {
         let Ok(mut network) = self.replicas[at].network.try_borrow_mut() else { return };
         let Ok(outbound) = network.ends.outbound.try_recv() else { return };
@@ -132,7 +132,7 @@ impl Run {
         let now = self.now.get();
         let mut in_transit = self.in_transit.borrow_mut();
         for InTransit { envelope, .. } in in_transit.extract_if(.., |it| it.arrives_at <= now) {
-            // A network that is in a pass loses the message.
+            // A network stage that is in the middle of a pass loses the message.
             let network = self.replicas[position_of(envelope.to)].network.try_borrow_mut();
             if let Ok(mut network) = network {
                 network.arrived.push_back(envelope);
@@ -162,7 +162,7 @@ impl Run {
         }
         if !self.healed.get() {
             self.send_requests(at, &mut network);
-            // A client that requests snapshots all the time.
+            // Simulates a client that requests snapshots all the time.
             if self.draw(30) == 0 {
                 while network.ends.to_core.try_send(CoreItem::TakeSnapshot).is_ok() {}
             }

@@ -5,7 +5,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::kv::RecordedEvents;
 
-/// Values that the settings without a choice do not accept.
+/// Settings that have only one possible value, each with a different value, which is refused.
 const REFUSED: &[(&str, &str)] = &[
     ("save", "900 1"),
     ("appendonly", "no"),
@@ -19,7 +19,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("requirepass", "secret"),
 ];
 
-/// Changes a setting, which must be accepted.
+/// Changes a setting with `CONFIG SET`, and asserts that the change is accepted.
 #[track_caller]
 fn set(fixture: &mut Fixture, client: &mut TcpStream, name: &str, value: &str) {
     client.write_all(format!("CONFIG SET {name} {value}\r\n").as_bytes()).unwrap();
@@ -140,7 +140,7 @@ fn check_maximum_of_clients(fixture: &mut Fixture, client: &mut TcpStream) {
     fixture.clients.context.peer_count = 1_000;
     let hard = getrlimit(Resource::Nofile).maximum;
     if hard.is_none_or(|hard| hard > 20_000) {
-        // More clients than the soft limit on open files allows.
+        // This is more than the soft limit on open files allows.
         let mut limit = getrlimit(Resource::Nofile);
         limit.current = Some(5_000);
         setrlimit(Resource::Nofile, limit).unwrap();
@@ -155,7 +155,8 @@ fn check_maximum_of_arguments(
     client: &mut TcpStream,
     other: &mut TcpStream,
 ) {
-    // Applies at once, also to the rest of the same input and to other connections.
+    // The change takes effect at once, also for the rest of the same input and for other
+    // connections.
     let large = b"*2\r\n$4\r\nECHO\r\n$1048577\r\n";
     let early = [b"CONFIG SET proto-max-bulk-len 1mb\r\n", &large[..]].concat();
     client.write_all(&early).unwrap();
@@ -167,7 +168,7 @@ fn check_maximum_of_arguments(
     }
 }
 
-/// Bug: some settings were accepted and shown as set, but had no effect.
+/// Regression test: some settings used to be accepted and shown as set, but had no effect.
 #[test]
 fn config_set_applies_or_refuses_every_parameter() {
     let mut fixture = Fixture::new();

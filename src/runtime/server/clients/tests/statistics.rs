@@ -9,7 +9,7 @@ fn info(fixture: &mut Fixture, client: &mut TcpStream, section: &str, part: &str
     reply.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
 }
 
-/// Answers all requests that wait: reads with a null value, and writes with an error.
+/// Answers all waiting requests: reads with a null value, and writes with an error.
 fn answer_all(fixture: &mut Fixture, elapsed: Duration) {
     let sent = fixture.dispatch_some();
     fixture.advance(elapsed);
@@ -22,7 +22,7 @@ fn answer_all(fixture: &mut Fixture, elapsed: Duration) {
     }
 }
 
-/// Bug: `INFO` showed no statistics of commands, errors and latencies.
+/// Regression test: `INFO` used to show no statistics of commands, errors and latencies.
 #[test]
 fn info_counts_command_calls_errors_and_latencies() {
     let mut fixture = Fixture::new();
@@ -53,7 +53,8 @@ fn info_counts_command_calls_errors_and_latencies() {
     assert_eq!(calls.len(), 1, "only the command that has reset the statistics: {calls:?}");
     assert!(calls[0].starts_with("cmdstat_config|resetstat:calls=1,"), "{calls:?}");
     assert!(info(fixture, client, "errorstats", "errorstat_").is_empty());
-    // Bug: the next connection set the number back to that since the start of the process.
+    // Regression test: the next connection used to set the number back to the number of clients
+    // since the start of the process.
     fixture.connect();
     assert_eq!(
         info(fixture, client, "stats", "total_connections"),
@@ -91,7 +92,7 @@ fn commandstats_counts_commands_of_a_transaction_one_by_one() {
     assert_eq!(errors, ["errorstat_ERR:count=1", "errorstat_WRONGTYPE:count=1"]);
 }
 
-/// Bug: `INFO` did not show the calls before it in the same pipeline.
+/// Regression test: `INFO` used to omit the calls before it in the same pipeline.
 #[test]
 fn info_includes_earlier_calls_of_the_same_pipeline() {
     let mut fixture = Fixture::new();
@@ -104,7 +105,7 @@ fn info_includes_earlier_calls_of_the_same_pipeline() {
     assert!(field("cmdstat_config|set:").ends_with("failed_calls=1"), "{reply}");
 }
 
-/// Bug: a reply that was replaced by an error because of its size counted as a success.
+/// Regression test: a reply replaced by an error because of its size used to count as a success.
 #[test]
 fn commandstats_counts_a_too_large_reply_as_a_failed_call() {
     let mut fixture = Fixture::new();
@@ -137,7 +138,7 @@ fn errorstats_counts_failed_requests_by_error_code() {
     fixture.until("both requests", |fixture| {
         (fixture.clients.context.traffic.commands == 2).then_some(())
     });
-    // The time before it is sent does not count.
+    // The time before the request is sent does not count.
     fixture.advance(Duration::from_secs(1));
     fixture.dispatch_some();
     fixture.advance(Duration::from_secs(4));
