@@ -19,6 +19,10 @@ const ARGUMENT_BYTES_PER_STEP: u64 = 16;
 /// of a collection.
 const VALUE_BYTES_PER_STEP: u64 = 64;
 
+/// Maximum number of keys of one operation, after its first key, whose entries are prefetched. More
+/// might evict each other from the processor's cache.
+const OTHER_KEYS_MAX: usize = 64;
+
 /// An entry of the keyspace, with the hash of its key.
 type Found<'k> = (u64, &'k KeyEntry);
 
@@ -40,9 +44,11 @@ pub(super) fn prefetch<'k>(
     }
     entries.iter().flatten().for_each(|(_, entry)| entry.fetch());
     for (entry, operation) in entries.iter().zip(group.operations()) {
-        if let Some((_, entry)) = entry
+        let Some(Operation::Call { command, args }) = operation else { continue };
+        if let Some(step) = command.keys().step_to_end() {
+            prefetch_keys(keyspace, args.iter().step_by(step).skip(1));
+        } else if let Some((_, entry)) = entry
             && let Some(collection) = entry.collection()
-            && let Some(Operation::Call { args, .. }) = operation
         {
             let mut args = args.iter().skip(1);
             if let Some(first) = args.next() {
@@ -51,6 +57,21 @@ pub(super) fn prefetch<'k>(
         }
     }
     entries
+}
+
+/// Loads the entries of the keys that an operation has after its first key, at most
+/// [`OTHER_KEYS_MAX`].
+fn prefetch_keys<'a>(keyspace: &Keyspace, keys: impl Iterator<Item = &'a [u8]>) {
+    let mut keys = keys.take(OTHER_KEYS_MAX);
+    loop {
+        let mut entries = [None; GROUP_MAX];
+        let slots = entries.iter_mut().zip(keys.by_ref());
+        let count = slots.map(|(entry, key)| *entry = find(keyspace, key_hash(key))).count();
+        entries.iter().flatten().for_each(|(_, entry)| entry.fetch());
+        if count < GROUP_MAX {
+            return;
+        }
+    }
 }
 
 /// Prefetches like [`prefetch`]. Returns an estimate of the time that the operations will take, in

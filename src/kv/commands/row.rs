@@ -127,6 +127,12 @@ impl KeyPositions {
         self.first == 0 && self.count != Count::Fixed(0)
     }
 
+    /// Returns the distance between two keys if the command has keys from the first argument to the
+    /// last, such as 2 for `MSET`; otherwise `None`.
+    pub(in crate::kv) fn step_to_end(self) -> Option<usize> {
+        (self.first == 0 && self.count == Count::ToEnd).then_some(usize::from(self.step))
+    }
+
     /// Returns the keys among the arguments `args`; `None` if the `numkeys` argument is malformed
     /// or exceeds the number of arguments that follow it.
     pub(in crate::kv) fn keys<'a>(self, args: &[&'a [u8]]) -> Option<Vec<&'a [u8]>> {
