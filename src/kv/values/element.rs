@@ -38,8 +38,8 @@ impl Element {
         }
     }
 
-    /// Returns the element as the outcome of a command: a copy of a short element, or a reference to
-    /// the memory of a long one.
+    /// Returns the element as the outcome of a command: a copy of a short element, or a reference
+    /// to the memory of a long one.
     pub(in crate::kv) fn to_shared(&self) -> Bytes {
         match &self.0 {
             Storage::Inline { .. } => Bytes::copy_from_slice(self),
@@ -48,8 +48,8 @@ impl Element {
     }
 }
 
-/// Returns each element as [`Element::to_shared`] does. All copies share one piece of memory, which is
-/// cheaper than one for each of them.
+/// Returns each element as [`Element::to_shared`] does. All copies share one piece of memory, which
+/// is cheaper than one for each of them.
 pub(in crate::kv) fn share_all<'e>(
     elements: impl IntoIterator<Item = &'e Element>,
 ) -> impl ExactSizeIterator<Item = Bytes> {

@@ -14,8 +14,8 @@ use crate::kv::values::element::Element;
 /// Maximum number of values in a chunk of a list. A change of a list that a snapshot shares copies
 /// one chunk and the list of chunks.
 const CHUNK_LEN_MAX: usize = 128;
-/// Approximate memory usage of one value of a list, in bytes: its place in a chunk, including the value
-/// if it is short.
+/// Approximate memory usage of one value of a list, in bytes: its place in a chunk, including the
+/// value if it is short.
 const VALUE_BYTES: usize = 40;
 /// Approximate memory overhead of a list without its values, in bytes.
 const LIST_BYTES: usize = 160;

@@ -12,8 +12,8 @@ use super::digest::{Digest, key_hash};
 use super::element::Element;
 use super::number::parse_integer;
 
-/// Approximate memory usage of one member of a set, in bytes: its place in the hash table, including
-/// the member if it is short.
+/// Approximate memory usage of one member of a set, in bytes: its place in the hash table,
+/// including the member if it is short.
 const MEMBER_BYTES: usize = 64;
 
 /// Maximum number of members of a set or sorted set that `SSCAN` or `ZSCAN` returns in one call. A

@@ -13,8 +13,8 @@ use super::element::Element;
 use super::score_tree::{ScoreTree, Scored};
 use super::set::SCANNED_AT_ONCE_MAX;
 
-/// Approximate memory usage of one member of a sorted set, in bytes: its places in the hash table and
-/// in the tree, including the member if it is short.
+/// Approximate memory usage of one member of a sorted set, in bytes: its places in the hash table
+/// and in the tree, including the member if it is short.
 const MEMBER_BYTES: usize = 128;
 
 /// Maximum length in bytes of the members of a sorted set for which `OBJECT ENCODING` returns
