@@ -51,7 +51,7 @@ pub(crate) struct Record {
 /// Latencies of the replies to gets and puts that arrived in one second of a run.
 #[derive(Debug, Serialize)]
 struct Second {
-    /// Number of this second, counted from 0 at the start of the run, which is earlier than the
+    /// Index of this second, counted from 0 at the start of the run, which is earlier than the
     /// first request.
     second: u64,
     /// Latencies of operations from the first request to the final reply, including redirects.

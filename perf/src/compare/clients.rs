@@ -1,5 +1,5 @@
-//! Client programs: `perf load`, which runs as a separate process so that its processor time is
-//! measured separately, and `redis-benchmark`.
+//! Client programs: `perf load`, which runs as a separate process so that its CPU time is measured
+//! separately, and `redis-benchmark`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -150,7 +150,7 @@ impl Clients<'_> {
         let path = self.folder.join(format!("{name}.json"));
         let _ = fs::remove_file(&path);
         let program = std::env::current_exe().context(
-            "cannot determine the path of the program `perf`, which is to be started again",
+            "cannot determine the path of the program `perf` to start `perf load` from it",
         )?;
         let mut command = command(&program, None);
         command

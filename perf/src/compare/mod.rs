@@ -1,5 +1,5 @@
 //! `perf compare`: measures Bowline, etcd, Redis, Valkey and NATS in turn, under the same load and
-//! in fresh folders. Also measures the servers' processor time and disk writes.
+//! in fresh folders. Also measures the servers' CPU time and disk writes.
 
 mod cases;
 mod children;
@@ -65,7 +65,7 @@ pub(crate) struct Arguments {
     keys: u64,
     /// Start all systems at once, and run each case on all of them before the next case. The runs
     /// of a case on the different systems are then only seconds apart, but idle systems use some
-    /// processor time.
+    /// CPU time.
     #[arg(long)]
     together: bool,
     /// Systems to measure.

@@ -35,7 +35,7 @@ fn server_name(number: usize) -> String {
 }
 
 /// Creates the NATS key-value bucket to be measured, unless it exists, with one replica on each of
-/// `servers` servers. Returns the number of the server that leads the bucket if all replicas are up
+/// `servers` servers. Returns the index of the server that leads the bucket if all replicas are up
 /// to date, otherwise `None`.
 pub(crate) fn leader(client: SocketAddr, servers: usize) -> Option<usize> {
     let bucket = json!({

@@ -14,8 +14,8 @@ pub(crate) const SCHEMA: &str = "bowline-compare";
 /// Version of the JSON format of a comparison's results. It is incremented when the meaning of a
 /// field changes.
 pub(crate) const SCHEMA_VERSION: u32 = 2;
-/// Steal time, as a fraction of all processor time, below which a run is quiet. Only quiet runs are
-/// comparable. Steal time is processor time that the hypervisor withheld from this virtual machine.
+/// Steal time, as a fraction of all CPU time, below which a run is quiet. Only quiet runs are
+/// comparable. Steal time is CPU time that the hypervisor withheld from this virtual machine.
 pub(crate) const QUIET_SHARE: f64 = 0.06;
 
 /// Results of a comparison: several systems that were measured in turn under the same load.
@@ -108,7 +108,7 @@ pub(crate) struct SweepPoint {
 /// Result of one run, in which one system ran one case in one round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measurement {
-    /// Number of the round to which the run belongs, from 1.
+    /// Index of the round to which the run belongs, from 1.
     pub(crate) round: u32,
     /// Name of the measured system, as in [`System::name`].
     pub(crate) system: String,
@@ -117,8 +117,8 @@ pub(crate) struct Measurement {
     /// Number of operations that succeeded during the run.
     pub(crate) operations: u64,
     /// Number of successful operations of both client programs combined if readers and writers ran
-    /// at the same time. Since both programs caused the servers' processor time, disk writes and
-    /// syncs, these are divided by this number. `None` if the run had only one client program.
+    /// at the same time. Since both programs caused the servers' CPU time, disk writes and syncs,
+    /// these are divided by this number. `None` if the run had only one client program.
     #[serde(default)]
     pub(crate) shared_operations: Option<u64>,
     /// Number of operations that failed during the run.
@@ -144,7 +144,7 @@ pub(crate) struct Measurement {
     pub(crate) p99_s: f64,
     /// Maximum latency of the run's successful operations, in seconds.
     pub(crate) max_s: f64,
-    /// Processor time in seconds that all server processes of the system used during the run.
+    /// CPU time in seconds that all server processes of the system used during the run.
     pub(crate) cpu_s: f64,
     /// Number of bytes that all server processes of the system wrote to disk during the run.
     pub(crate) written_bytes: u64,
@@ -153,8 +153,8 @@ pub(crate) struct Measurement {
     pub(crate) syncs: Option<u64>,
     /// Duration of the run in seconds, including the start and the end of the client program.
     pub(crate) wall_s: f64,
-    /// Steal time during the run in seconds, summed over all cores: processor time that the
-    /// hypervisor withheld from this virtual machine.
+    /// Steal time during the run in seconds, summed over all cores: CPU time that the hypervisor
+    /// withheld from this virtual machine.
     pub(crate) stolen_s: f64,
     /// Reason why the run failed; `None` if it succeeded. Summaries use successful runs only.
     pub(crate) failure: Option<String>,
@@ -179,16 +179,16 @@ pub(crate) struct Summary {
     /// 99th percentile latency of a run in seconds: the median and the range of this value over all
     /// runs of the summary.
     pub(crate) p99_s: Spread,
-    /// Processor time in seconds that all server processes used per 1,000 successful operations.
+    /// CPU time in seconds that all server processes used per 1,000 successful operations.
     pub(crate) cpu_s_per_1000: Spread,
     /// Number of bytes that all server processes wrote to disk per successful operation.
     pub(crate) bytes_per_operation: Spread,
     /// Number of disk syncs of all server processes per successful operation; `None` if the system
     /// does not report syncs.
     pub(crate) syncs_per_operation: Option<Spread>,
-    /// Steal time (processor time that the hypervisor withheld from this virtual machine) as a
-    /// fraction, from 0 to 1, of all processor time during a run. `None` in results of earlier
-    /// versions of this program.
+    /// Steal time (CPU time that the hypervisor withheld from this virtual machine) as a fraction,
+    /// from 0 to 1, of all CPU time during a run. `None` in results of earlier versions of this
+    /// program.
     #[serde(default)]
     pub(crate) stolen_share: Option<Spread>,
     /// Comparison with each other system, by that system's name: the ratios of this system's
@@ -213,7 +213,7 @@ pub(crate) struct Ratios {
     pub(crate) p50: Spread,
     /// Ratio of the two systems' 99th percentile latencies.
     pub(crate) p99: Spread,
-    /// Ratio of the two systems' processor times per operation.
+    /// Ratio of the two systems' CPU times per operation.
     pub(crate) cpu: Spread,
 }
 
@@ -246,26 +246,26 @@ impl Spread {
 }
 
 impl Measurement {
-    /// Returns the processor time in seconds that all server processes used per 1,000 successful
+    /// Returns the CPU time in seconds that all server processes used per 1,000 successful
     /// operations.
     pub(crate) fn cpu_s_per_1000(&self) -> f64 {
         1_000.0 * self.per_operation(self.cpu_s)
     }
 
-    /// Returns the amount of a resource, such as processor time, per successful operation.
-    /// `resource` is the amount that the servers used during the run.
+    /// Returns the amount of a resource, such as CPU time, per successful operation. `resource` is
+    /// the amount that the servers used during the run.
     fn per_operation(&self, resource: f64) -> f64 {
         resource / self.shared_operations.unwrap_or(self.operations) as f64
     }
 
     /// Returns whether the run was quiet, so that its results are comparable: its steal time was
-    /// less than the fraction [`QUIET_SHARE`] of all processor time.
+    /// less than the fraction [`QUIET_SHARE`] of all CPU time.
     pub(crate) fn is_quiet(&self, cores: usize) -> bool {
         self.stolen_share(cores) < QUIET_SHARE
     }
 
-    /// Returns the run's steal time (processor time that the hypervisor withheld from this virtual
-    /// machine) as a fraction of the total processor time of `cores` cores.
+    /// Returns the run's steal time (CPU time that the hypervisor withheld from this virtual
+    /// machine) as a fraction of the total CPU time of `cores` cores.
     pub(crate) fn stolen_share(&self, cores: usize) -> f64 {
         self.stolen_s / (self.wall_s * cores as f64).max(1e-9)
     }
@@ -284,7 +284,8 @@ impl Comparison {
              program reads only version {SCHEMA_VERSION}; use the version of perf that wrote them"
         );
         serde_json::from_value(value).context(
-            "results of `perf compare` or `perf lossy` with a field missing or of the wrong type",
+            "cannot read results of `perf compare` or `perf lossy`: a field is missing or has the \
+             wrong type",
         )
     }
 

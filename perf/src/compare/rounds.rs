@@ -134,8 +134,8 @@ impl Rounds<'_> {
         }
     }
 
-    /// Runs `case` once on a started system. `round` is the number of the round. Returns one result
-    /// for each client of the case.
+    /// Runs `case` once on a started system. `round` is the index of the round, from 1. Returns one
+    /// result for each client of the case.
     fn measure(
         &self,
         round: u32,

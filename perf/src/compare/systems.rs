@@ -315,7 +315,7 @@ impl Running {
         &self.clients
     }
 
-    /// Returns the total processor time and disk writes of all server processes since they started.
+    /// Returns the total CPU time and disk writes of all server processes since they started.
     pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
         usage(self.children.iter().map(Child::id))
     }
@@ -484,7 +484,7 @@ impl Running {
             if started.elapsed() > START_TIMEOUT {
                 let logs: Vec<String> = self.children.iter().map(Child::log_tail).collect();
                 bail!(
-                    "system {} does not accept requests {} s after its start; {}",
+                    "system {} is still not accepting requests {} s after it was started; {}",
                     self.system.name(),
                     START_TIMEOUT.as_secs(),
                     logs.join("\n")

@@ -5,11 +5,11 @@ use std::ops::{AddAssign, Sub};
 
 use anyhow::Context as _;
 
-/// Processor time and disk writes of a group of processes, either since each process started or
-/// between two readings.
+/// CPU time and disk writes of a group of processes, either since each process started or between
+/// two readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Usage {
-    /// Processor time in user and kernel mode, in seconds.
+    /// CPU time in user and kernel mode, in seconds.
     pub(crate) cpu_s: f64,
     /// Number of bytes written to disk.
     pub(crate) written_bytes: u64,
@@ -33,8 +33,8 @@ impl Sub for Usage {
     }
 }
 
-/// Returns the total processor time and disk writes, since they started, of the processes with the
-/// ids `processes`.
+/// Returns the total CPU time and disk writes, since they started, of the processes with the ids
+/// `processes`.
 pub(crate) fn usage(processes: impl IntoIterator<Item = u32>) -> anyhow::Result<Usage> {
     let mut sum = Usage::default();
     for id in processes {
@@ -45,7 +45,7 @@ pub(crate) fn usage(processes: impl IntoIterator<Item = u32>) -> anyhow::Result<
             })
         };
         let ticks = read_ticks(&read("stat")?).with_context(|| {
-            format!("/proc/{id}/stat does not contain the processor times of the server process")
+            format!("/proc/{id}/stat does not contain the CPU times of the server process")
         })?;
         sum += Usage {
             cpu_s: ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
@@ -74,8 +74,8 @@ fn read_field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
 }
 
-/// Returns the steal time in seconds since this virtual machine started, summed over all cores:
-/// processor time that the hypervisor withheld from the machine. Returns 0 if unknown.
+/// Returns the steal time in seconds since this virtual machine started, summed over all cores: CPU
+/// time that the hypervisor withheld from the machine. Returns 0 if unknown.
 pub(crate) fn stolen_s() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     read_stolen(&stat).unwrap_or(0) as f64 / rustix::param::clock_ticks_per_second() as f64

@@ -113,7 +113,7 @@ pub(crate) struct Generator {
     second_end: u64,
     number: Option<u64>,
     /// Completed seconds of the measured window that have not been sent to the main thread yet: the
-    /// number of each second, from 0, and its statistics.
+    /// index of each second, from 0, and its statistics.
     pub(crate) over: Vec<(u64, Stats)>,
     /// Time at which the last successful reply arrived, in nanoseconds since the start of the run.
     pub(crate) last_success: u64,

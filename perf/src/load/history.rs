@@ -4,7 +4,7 @@
 //! File format: a JSON line that identifies the format, then one line per operation with
 //! tab-separated fields: the time of the call in nanoseconds; the time of the reply by the same
 //! clock (`-` if there was no reply, so that the outcome is unknown; `x` if the operation was
-//! rejected and not applied); `r` for a read or `w` for a write; the number of the key; and the
+//! rejected and not applied); `r` for a read or `w` for a write; the index of the key; and the
 //! value written or read (`-` for no value). Values are represented by their marks, which are
 //! unique numbers.
 

@@ -97,7 +97,7 @@ impl Keys {
         }
     }
 
-    /// Draws the number of an existing key for an operation other than an insert.
+    /// Draws the index of an existing key for an operation other than an insert.
     pub(crate) fn draw(&mut self, rng: &mut Rng, inserts: &Inserts) -> u64 {
         match self.distribution {
             Distribution::Uniform => rng.below(self.count),

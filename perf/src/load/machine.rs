@@ -1,4 +1,4 @@
-//! Describes the machine on which a run takes place, and measures processor time.
+//! Describes the machine on which a run takes place, and measures CPU time.
 
 use std::fs;
 
@@ -26,15 +26,15 @@ pub(crate) fn host() -> Host {
     }
 }
 
-/// Returns the processor time, in seconds, that this process has used so far.
+/// Returns the CPU time, in seconds, that this process has used so far.
 pub(crate) fn cpu_s() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Returns the steal time since this virtual machine started: the processor time, in seconds and
-/// summed over all cores, that the hypervisor withheld from the machine. Returns `None` if the
-/// kernel does not report it.
+/// Returns the steal time since this virtual machine started: the CPU time, in seconds and summed
+/// over all cores, that the hypervisor withheld from the machine. Returns `None` if the kernel does
+/// not report it.
 pub(crate) fn stolen_s() -> Option<f64> {
     let text = fs::read_to_string("/proc/stat").ok()?;
     parse_stolen(&text)

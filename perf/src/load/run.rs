@@ -28,7 +28,7 @@ enum Event {
     /// The thread is ready: all of its connections are established, and its share of the keys has
     /// been written if the run has a preload.
     Ready,
-    /// The thread has completed a second of the measured window: the number of the second, from 0,
+    /// The thread has completed a second of the measured window: the index of the second, from 0,
     /// and the thread's statistics for it.
     Second(u64, Box<Stats>),
     /// The thread has completed its part of the load, with these results.
@@ -53,7 +53,7 @@ pub(crate) struct Finished {
     pub(crate) history: Vec<Record>,
 }
 
-/// Callback for each completed second of the measured window. Its arguments are the number of the
+/// Callback for each completed second of the measured window. Its arguments are the index of the
 /// second, from 0, and the second's statistics, summed over all threads.
 pub(crate) type EachSecond<'a> = dyn FnMut(u64, &Stats) + 'a;
 
@@ -188,7 +188,7 @@ impl<'a, 'b> Collector<'a, 'b> {
             self.progress.phase(&format!("writing {} keys", self.plan.keys));
         }
         while done < self.plan.threads {
-            // Wakes up at the start of the measured window to read the processor times.
+            // Wakes up at the start of the measured window to read the CPU times.
             let wait = match (begun, self.begin) {
                 (false, 1..) => Duration::from_nanos(self.begin.saturating_sub(clock.now())),
                 _ => Duration::from_hours(1),

@@ -70,7 +70,7 @@ pub(crate) struct LoadRecord {
     pub(crate) per_second: Vec<Second>,
     /// Events during the run, such as leader changes and lost connections.
     pub(crate) marks: Vec<Mark>,
-    /// Processor time that the load generator used in the measured window.
+    /// CPU time that the load generator used in the measured window.
     pub(crate) client: Client,
     /// The `--fail-if` conditions that the results meet, each with the measured value in
     /// parentheses, as in `p99>5ms (7.310 ms)`.
@@ -88,7 +88,7 @@ pub(crate) struct Host {
     pub(crate) kernel: String,
     /// Name of the processor; empty if unknown.
     pub(crate) processor: String,
-    /// Steal time: processor time that the hypervisor withheld from this virtual machine during the
+    /// Steal time: CPU time that the hypervisor withheld from this virtual machine during the
     /// measured window, in seconds, summed over all cores; `None` if unknown.
     pub(crate) stolen_s: Option<f64>,
 }
@@ -242,7 +242,7 @@ pub(crate) struct Point {
 /// reply arrived.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Second {
-    /// Number of this second: 0 for the first second of the measured window.
+    /// Index of this second: 0 for the first second of the measured window.
     pub(crate) number: u64,
     /// Number of operations that succeeded in the second.
     pub(crate) succeeded: u64,
@@ -265,12 +265,12 @@ pub(crate) struct Mark {
     pub(crate) what: String,
 }
 
-/// Processor time that the load generator used in the measured window.
+/// CPU time that the load generator used in the measured window.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Client {
-    /// Processor time in user and kernel mode, in seconds, summed over all threads.
+    /// CPU time in user and kernel mode, in seconds, summed over all threads.
     pub(crate) cpu_s: f64,
-    /// Processor time per completed operation, successful or failed, in microseconds.
+    /// CPU time per completed operation, successful or failed, in microseconds.
     pub(crate) cpu_us_per_operation: f64,
 }
 
@@ -300,7 +300,7 @@ impl LoadRecord {
             head.schema_version
         );
         serde_json::from_str(text)
-            .context("results of `perf load` with a field missing or of the wrong type")
+            .context("cannot read results of `perf load`: a field is missing or has the wrong type")
     }
 }
 

@@ -106,7 +106,7 @@ fn write_table(out: &mut String, record: &LoadRecord) -> std::fmt::Result {
         record.host.stolen_s.map_or(String::new(), |s| format!(", {s:.2} s stolen by the host"));
     writeln!(
         out,
-        "load generator: {:.2} s of processor time, {:.1} us per operation{stolen}",
+        "load generator: {:.2} s of CPU time, {:.1} us per operation{stolen}",
         record.client.cpu_s, record.client.cpu_us_per_operation
     )?;
     for failed in &record.failed {

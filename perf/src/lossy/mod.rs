@@ -170,8 +170,9 @@ fn enter() -> anyhow::Result<ExitCode> {
              {package})"
         );
     }
-    let program = std::env::current_exe()
-        .context("cannot determine the path of the program `perf`, which is to be started again")?;
+    let program = std::env::current_exe().context(
+        "cannot determine the path of `perf` to run it again in a new network namespace",
+    )?;
     let error = Command::new("unshare")
         .arg("--net")
         .arg("--")

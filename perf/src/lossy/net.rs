@@ -19,7 +19,7 @@ use crate::compare::{Child, Host, Link, NetworkPath, command, find_program};
 /// Last byte of the IP address of the bridge, from which clients connect. The last bytes of the
 /// hosts' addresses are 1, 2, 3 and so on.
 const BRIDGE_NUMBER: u8 = 254;
-/// Number of the routing table that sends packets between hosts to the relay.
+/// Id of the routing table that sends packets between hosts to the relay.
 const RELAY_TABLE: &str = "100";
 /// Maximum number of checks, 5 ms apart, whether a new process has entered its own network
 /// namespace.

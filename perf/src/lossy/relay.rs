@@ -86,10 +86,18 @@ impl Relay {
     /// Returns an error if the relay has failed.
     pub(super) fn ensure_running(&mut self) -> anyhow::Result<()> {
         match self.thread.take_if(|thread| thread.is_finished()).map(JoinHandle::join) {
-            Some(Ok(Err(error))) => Err(error).context("the relay between the hosts failed"),
-            Some(Err(_)) => bail!("the relay between the hosts failed"),
+            Some(Ok(Err(error))) => {
+                Err(error).context("the relay that delays packets between the hosts failed")
+            }
+            Some(Err(_)) => bail!(
+                "the relay that delays packets between the hosts panicked; see its message on \
+                 standard error"
+            ),
             None if self.thread.is_none() => {
-                bail!("the relay that delays packets between the hosts has already failed")
+                bail!(
+                    "the relay that delays packets between the hosts is not running, because it \
+                     failed earlier"
+                )
             }
             None => Ok(()),
         }

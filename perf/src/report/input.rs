@@ -270,7 +270,7 @@ fn from_load(record: LoadRecord) -> Run {
     let host = record.host;
     fact(&mut facts, "machine", machine(host.cores, &host.system, &host.processor));
     if let Some(stolen) = host.stolen_s {
-        fact(&mut facts, "stolen processor time", scale::duration(stolen));
+        fact(&mut facts, "stolen CPU time", scale::duration(stolen));
     }
     let partial = record.partial.is_some();
     if let Some(why) = record.partial {
@@ -389,7 +389,7 @@ impl SimLatency {
 
 fn from_sim(value: Value) -> anyhow::Result<Run> {
     let sim: Sim = serde_json::from_value(value)
-        .context("results of `perf sim` with a field missing or of the wrong type")?;
+        .context("cannot read results of `perf sim`: a field is missing or has the wrong type")?;
     let mut facts = Vec::new();
     fact(&mut facts, "command", sim.command.join(" "));
     fact(&mut facts, "revision", sim.revision.unwrap_or_default());

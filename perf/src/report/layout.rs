@@ -100,7 +100,7 @@ pub(crate) fn heading(svg: &mut Svg, subtitle: &str) {
 /// many lines as needed.
 #[derive(Debug)]
 pub(crate) struct Legend {
-    /// Entries of the legend. Each has the name of its data series, the number of the series, which
+    /// Entries of the legend. Each has the name of its data series, the index of the series, which
     /// determines the colour, and the entry's position in pixels from the legend's upper left
     /// corner.
     entries: Vec<(String, usize, [f64; 2])>,

@@ -151,14 +151,11 @@ fn add_comparison(body: &mut String, comparison: &Comparison) {
         ("machine", format!("{} cores, {}", comparison.cores, comparison.system)),
         ("rounds", comparison.rounds.to_string()),
         ("duration", duration(comparison.wall_s)),
-        (
-            "stolen processor time",
-            duration(comparison.runs.iter().map(|run| run.stolen_s).sum::<f64>()),
-        ),
+        ("stolen CPU time", duration(comparison.runs.iter().map(|run| run.stolen_s).sum::<f64>())),
         (
             "figures",
             "median over the rounds (minimum to maximum); quiet: the host stole less than 6 % \
-             of the processor time"
+             of the CPU time"
                 .to_owned(),
         ),
     ];

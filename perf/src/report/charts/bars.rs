@@ -1,6 +1,6 @@
 //! Bar charts that compare systems, with a block of bars for each case: operations per second,
-//! latency and processor time. Bars show medians, dots show individual rounds, and whiskers show
-//! the range.
+//! latency and CPU time. Bars show medians, dots show individual rounds, and whiskers show the
+//! range.
 
 use crate::compare::results::{Case, Comparison, Measurement, Spread, Summary};
 use crate::report::layout::{Frame, MARGIN, heading};
@@ -38,7 +38,7 @@ const SHOWN: [Column; 3] = [
         label: |summary| duration(summary.p99_s.median),
     },
     Column {
-        name: "processor time per 1,000 operations",
+        name: "CPU time per 1,000 operations",
         value: Measurement::cpu_s_per_1000,
         spread: |summary| summary.cpu_s_per_1000,
         label: |summary| duration(summary.cpu_s_per_1000.median),

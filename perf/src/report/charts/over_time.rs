@@ -115,11 +115,11 @@ fn marks(runs: &[&Run]) -> Vec<Mark> {
     marks
 }
 
-/// Position of an event's description above a plot: `x` in pixels, and the number of the text line.
+/// Position of an event's description above a plot: `x` in pixels, and the index of the text line.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Place {
     x: f64,
-    /// Number of the text line; line 0 is next to the plot, and higher lines have higher numbers.
+    /// Index of the text line; line 0 is next to the plot, and higher lines have higher indexes.
     line: usize,
 }
 
