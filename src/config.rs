@@ -495,10 +495,10 @@ pub enum Mutant {
     /// Deliberate bug: a replica ignores its record of the latest process start of each peer, so it
     /// accepts a peer whose disk was restored from an older copy.
     AcceptOldCopy,
-    /// Deliberate bug: a replica accepts a peer's list of its latest process starts even if the
-    /// list is too short to contain the start that the replica has recorded for the peer. So the
-    /// replica may accept a peer whose data was wiped and bootstrapped again, or restored from an
-    /// older copy.
+    /// Deliberate bug: a replica accepts a peer's list of its latest process starts (one random
+    /// number per start) even if the list is too short to contain the start that the replica has
+    /// recorded for the peer. So the replica may accept a peer whose data was wiped and
+    /// bootstrapped again, or restored from an older copy.
     ForgetOldOpenings,
     /// Deliberate bug: the log is compacted when a snapshot is begun, before the snapshot is
     /// complete and durable.

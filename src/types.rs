@@ -29,9 +29,10 @@ pub struct EntryId {
     pub index: Index,
 }
 
-/// The number of a message round: all messages that a leader sends in one step. A reply contains
-/// the number of the round that it answers. From these numbers, the leader derives leases, confirms
-/// reads (read index) and measures round-trip times. They increase within a term.
+/// The sequence number of a message round, which is a batch of messages that a leader sends in one
+/// step. A reply contains the number of the round that it answers. From these numbers, the leader
+/// derives leases, confirms reads (read index) and measures round-trip times. They increase within
+/// a term.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Round(pub u64);
 
@@ -138,7 +139,7 @@ impl Term {
 }
 
 impl Round {
-    /// Returns the number of the round after this one.
+    /// Returns the sequence number of the round after this one.
     #[must_use]
     pub const fn next(self) -> Round {
         Round(self.0 + 1)
@@ -146,7 +147,7 @@ impl Round {
 }
 
 impl JobSequence {
-    /// Returns the number of the job after this one.
+    /// Returns the sequence number of the job after this one.
     #[must_use]
     pub const fn next(self) -> JobSequence {
         JobSequence(self.0 + 1)

@@ -76,7 +76,7 @@ fn value(number: usize, bytes: usize) -> Vec<u8> {
 }
 
 /// Writes the keys from `from` to `most` in order, until a write is not acknowledged. Returns the
-/// number of the first key that was not acknowledged, or `most`.
+/// index of the first key that was not acknowledged, or `most`.
 fn write(cluster: &Cluster, at: usize, from: usize, most: usize, bytes: usize) -> usize {
     let mut client = Client::connect(cluster.address(at)).unwrap();
     for number in from..most {

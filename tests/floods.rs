@@ -45,7 +45,7 @@ struct Outcome {
     example: String,
 }
 
-/// Processor time since the system started, in ticks.
+/// CPU time since the system started, in ticks.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ticks {
     /// Time of all processors, used or idle.
@@ -72,7 +72,7 @@ impl Ticks {
         Ticks { all, busy: all - idle, own }
     }
 
-    /// Returns the processor time used by one process.
+    /// Returns the CPU time used by one process.
     fn of(process: u32) -> u64 {
         let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
         let behind_name = text.rsplit(')').next().unwrap_or_default();
@@ -89,7 +89,7 @@ impl Ticks {
 }
 
 /// Floods the server from one thread with blocking sockets, so that the replicas get most of the
-/// processor time.
+/// CPU time.
 fn flood(clients: &mut [BufReader<TcpStream>], round: u64) -> Outcome {
     let mut outcome = Outcome::default();
     for (number, client) in clients.iter_mut().enumerate() {

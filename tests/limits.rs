@@ -36,8 +36,8 @@ fn resident_bytes(process: u32) -> Option<u64> {
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1_024)
 }
 
-/// Returns the processor time of a process, in hundredths of a second; `None` if the system does
-/// not report it.
+/// Returns the CPU time of a process, in hundredths of a second; `None` if the system does not
+/// report it.
 fn busy(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let fields: Vec<&str> = text.rsplit(')').next()?.split_whitespace().collect();
@@ -115,7 +115,7 @@ fn gather_and_serve(cluster: &Cluster) -> bool {
         let grown = after.saturating_sub(before);
         eprintln!(
             "{count} idle connections: {} KiB more, {} bytes each; {:?} hundredths of a second of \
-             processor in {span:?}",
+             CPU time in {span:?}",
             grown / 1_024,
             grown / count,
             busy_after.zip(busy_before).map(|(after, before)| after - before),

@@ -124,7 +124,7 @@ pub fn write_intervals(
     series: &[Series<'_>],
 ) -> io::Result<()> {
     assert!(!interval.is_zero(), "the interval must not be zero");
-    // Readers expect lines in order of time, so the series are interleaved.
+    // Readers expect lines in chronological order, so the series are interleaved.
     let mut lines = Vec::new();
     for series in series {
         let tag = word(series.tag)?;
@@ -166,7 +166,7 @@ pub fn begin_intervals(out: &mut dyn Write, began: SystemTime) -> io::Result<()>
 
 /// Writes one line of an interval log (`.hlog`): a histogram of the series `tag` for an interval of
 /// length `interval` that starts `offset` after the start of the log. Lines must be written in
-/// order of time.
+/// chronological order.
 ///
 /// # Errors
 /// If writing fails, or the tag contains a blank or a comma.

@@ -66,8 +66,8 @@ pub struct Traffic {
     pub killed: u64,
     /// Replicas that died although no event of the scenario killed them.
     pub deaths: Vec<Death>,
-    /// The leaders named in the field `leader` of messages, in order of time, without consecutive
-    /// repetitions. Messages that name no leader are skipped.
+    /// The leaders named in the field `leader` of messages, in chronological order, without
+    /// consecutive repetitions. Messages that name no leader are skipped.
     pub leaders: Vec<NodeId>,
 }
 

@@ -158,7 +158,8 @@ pub struct Report {
     pub put_quick_p50_s: f64,
     /// Number of elected leaders; `None` if the simulator cannot observe elections.
     pub elections: Option<u64>,
-    /// The ids of the leaders named in messages, in order of time, without consecutive repetitions.
+    /// The ids of the leaders named in messages, in chronological order, without consecutive
+    /// repetitions.
     pub leaders: Vec<String>,
     /// How long puts were unavailable after each event of the scenario, in order.
     pub unavailability: Vec<Unavailability>,

@@ -32,7 +32,7 @@ pub struct Scenario {
     pub drops: f64,
     /// Maximum number of messages between replicas; the run ends when it is reached.
     pub max_packets: u64,
-    /// Scheduled faults, and ends of partitions, in order of time.
+    /// Scheduled faults and partition heals, in chronological order.
     pub events: Vec<Event>,
     /// The limits within which a run counts as correct.
     pub limits: Limits,

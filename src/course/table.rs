@@ -1,11 +1,11 @@
-//! The table of reports on runs: one line per run, a legend, the reasons of failed runs.
+//! The table of reports on runs: one line per run, a legend, and the reasons why runs failed.
 
 use std::fmt::Write as _;
 
 use super::report::{Latency, Report, Tier, Verdict};
 
-/// Formats reports as a table, followed by a legend, the reasons of runs that did not pass, and
-/// totals.
+/// Formats reports as a table, followed by a legend, the reasons why runs failed or were unlucky,
+/// and totals.
 #[must_use]
 pub fn table(reports: &[Report]) -> String {
     let mut rows = vec![HEAD.map(str::to_owned).to_vec()];

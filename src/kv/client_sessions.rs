@@ -1,11 +1,11 @@
 //! Client sessions: a request in a session is executed exactly once, no matter how often the client
 //! sends it, because the session stores the outcomes of its latest requests.
 //!
-//! A session's id is the number of the operation that opened it, so it is unique. Its requests are
-//! numbered from 1, and a request is executed if its number is the next one. A repeated request
-//! gets its stored outcome, or a distinct error if none is stored, but it is never executed
-//! again. Sessions expire by the replicated clock, and the least recently used one is closed when
-//! there are too many; requests of a closed session are rejected.
+//! A session's id is the sequence number of the operation that opened it, so it is unique. Its
+//! requests are numbered from 1, and a request is executed if its number is the next one. A
+//! repeated request gets its stored outcome, or a distinct error if none is stored, but it is never
+//! executed again. Sessions expire by the replicated clock, and the least recently used one is
+//! closed when there are too many; requests of a closed session are rejected.
 //!
 //! Sessions serve clients that repeat requests to which they got no reply, over any connection.
 //! Batches that a replica forwards to the leader again are recognised by the deduplication table
@@ -42,8 +42,8 @@ const OUTCOME_BYTES: usize = 64;
 /// All open client sessions.
 ///
 /// Invariant: `digest` is the sum of the hashes of all sessions, and `bytes` is their total memory
-/// usage. `by_use` maps the number of the operation that last used a session to the session's id,
-/// so its first element belongs to the least recently used session.
+/// usage. `by_use` maps the sequence number of the operation that last used a session to the
+/// session's id, so its first element belongs to the least recently used session.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClientSessions {
     /// Client sessions by id. Snapshots share their memory (copy-on-write).
@@ -59,8 +59,8 @@ pub(super) struct ClientSessions {
 pub(super) struct ClientSession {
     /// Sequence number of the session's latest request; 0 if it had no request yet.
     last_sequence: u64,
-    /// Number of the operation that last used the session. Operations of the state machine are
-    /// numbered in log order.
+    /// Sequence number of the operation that last used the session. Operations of the state machine
+    /// are numbered in log order.
     last_used: u64,
     /// Reading of the replicated clock, in milliseconds since 1970, when the session was last used.
     last_used_at: Millis,
@@ -255,8 +255,8 @@ impl ClientSessions {
         self.by_id.iter().map(|(id, session)| (*id, Arc::clone(session))).collect()
     }
 
-    /// Opens a client session with the id `revision`, which is the number of the operation that
-    /// opens it. `clock` is the reading of the replicated clock.
+    /// Opens a client session with the id `revision`, which is the sequence number of the operation
+    /// that opens it. `clock` is the reading of the replicated clock.
     pub(super) fn open(&mut self, revision: u64, clock: Millis) {
         let session =
             ClientSession { last_used: revision, last_used_at: clock, ..Default::default() };

@@ -55,17 +55,17 @@ const ADJACENT_BITS: u32 = 6;
 /// two.
 const CHUNK_LEN: usize = 1_024;
 
-/// Number of an entry of the deduplication table. Entries are numbered in log order, starting at 1.
-/// Numbers wrap around after 2^32 entries, far more than the table holds at a time.
+/// Sequence number of an entry of the deduplication table. Entries are numbered in log order,
+/// starting at 1. Numbers wrap around after 2^32 entries, far more than the table holds at a time.
 type EntryNumber = u32;
 
 /// The deduplication table: stores the outcomes of recently applied batches, so that a batch that
 /// is in the log twice is applied only once.
 ///
-/// Invariant: `queue` contains at most `capacity` entries, in log order; `first` is the number of
-/// its oldest entry. `chains` contains the number of the newest entry of each hash chain, and each
-/// entry contains the number of the next older entry of its chain; a number that is not in the
-/// queue ends the chain. `with_values` contains, in log order, the numbers of the entries whose
+/// Invariant: `queue` contains at most `capacity` entries, in log order; `first` is the sequence
+/// number of its oldest entry. `chains` contains the number of the newest entry of each hash chain,
+/// and each entry contains the number of the next older entry of its chain; a number that is not in
+/// the queue ends the chain. `with_values` contains, in log order, the numbers of the entries whose
 /// outcomes have values, and `value_bytes` is the total size of these values in bytes.
 pub(super) struct DedupTable {
     queue: Queue,
@@ -81,8 +81,8 @@ pub(super) struct DedupTable {
 #[derive(Clone)]
 pub(super) struct DedupEntry {
     key: RequestKey,
-    /// Number of the next older entry in the same hash chain. The chain ends if the queue contains
-    /// no entry with this number.
+    /// Sequence number of the next older entry in the same hash chain. The chain ends if the queue
+    /// contains no entry with this number.
     older: EntryNumber,
     outcomes: StoredOutcomes,
 }

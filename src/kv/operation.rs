@@ -7,10 +7,10 @@
 //!  +--------+------+
 //! ```
 //!
-//! `number` is either the number of a registered command, in which case `body` contains its
-//! arguments (see [`Items`]), or one of five reserved numbers above those of commands. Integers are
-//! little endian. Untrusted bytes are validated when they are decoded. Nesting is limited: at most,
-//! a request of a client session contains a transaction that contains calls.
+//! `number` is either the id of a registered command, in which case `body` contains its arguments
+//! (see [`Items`]), or one of five reserved numbers above the ids of commands. Integers are little
+//! endian. Untrusted bytes are validated when they are decoded. Nesting is limited: at most, a
+//! request of a client session contains a transaction that contains calls.
 
 use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 

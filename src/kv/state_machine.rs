@@ -292,7 +292,8 @@ impl StateMachine {
     }
 
     /// Returns the number of operations applied so far, which is also the number of the latest
-    /// operation. Each key stores the number of the operation that last changed it as its revision.
+    /// operation. Each key stores the sequence number of the operation that last changed it as its
+    /// revision.
     pub(super) fn revision(&self) -> u64 {
         self.keyspace.revision()
     }
@@ -409,10 +410,10 @@ impl StateMachine {
         Outcome::Integer(i64::try_from(id).expect("revisions are far below 2^63"))
     }
 
-    /// Runs the encoded operation `bytes`, which is request number `sequence` of the client session
-    /// `session`, if this is the number of the session's next request. Otherwise changes nothing
-    /// and returns the stored outcome of the request with this number, or an error if none is
-    /// stored.
+    /// Runs the encoded operation `bytes`, which is the request with sequence number `sequence` of
+    /// the client session `session`, if this is the sequence number of the session's next request.
+    /// Otherwise changes nothing and returns the stored outcome of the request with this number, or
+    /// an error if none is stored.
     fn execute_once(&mut self, session: u64, sequence: u64, bytes: &[u8], seed: u64) -> Outcome {
         let (revision, clock) = (self.revision(), self.clock());
         self.client_sessions.evict(clock);

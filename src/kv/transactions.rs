@@ -54,8 +54,8 @@ fn call(bytes: &[u8]) -> (CommandId, Arguments<'_>) {
     }
 }
 
-/// Returns whether a watched key has changed: its revision (number of the operation that last
-/// changed it) differs from the revision at the time of `WATCH`.
+/// Returns whether a watched key has changed: its revision (sequence number of the operation that
+/// last changed it) differs from the revision at the time of `WATCH`.
 fn has_changed(keyspace: &Keyspace, watched: Items<'_>) -> bool {
     watched.pairs().any(|(key, revision)| revision != keyspace.revision_of(key).to_le_bytes())
 }

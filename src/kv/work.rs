@@ -12,11 +12,11 @@ use crate::kv::values::collection::Collection;
 use crate::kv::values::digest::key_hash;
 use crate::kv::values::number::parse_integer;
 
-/// Number of bytes of arguments that count as one step of running time: about the length of the
-/// shortest argument with its length field.
+/// Number of bytes of arguments that take as much running time as one step of an estimate (see
+/// [`estimate`]): about the length of the shortest argument with its length field.
 const ARGUMENT_BYTES_PER_STEP: u64 = 16;
-/// Number of bytes of values that count as one step of running time: about the size of one element
-/// of a collection.
+/// Number of bytes of values that take as much running time as one step of an estimate (see
+/// [`estimate`]): about the size of one element of a collection.
 const VALUE_BYTES_PER_STEP: u64 = 64;
 
 /// Maximum number of keys of one operation, after its first key, whose entries are prefetched. More

@@ -16,10 +16,10 @@ use super::rejoin::Rejoining;
 /// Invariant: `done <= last`; jobs are handed out and done in order, without gaps.
 #[derive(Debug)]
 pub(super) struct AppendJobs {
-    /// Number of the last job handed to the log writer since the replica started; 0 before the
-    /// first.
+    /// Sequence number of the last job handed to the log writer since the replica started; 0 before
+    /// the first.
     last: JobSequence,
-    /// Number of the last job that the log writer has finished; 0 before the first.
+    /// Sequence number of the last job that the log writer has finished; 0 before the first.
     done: JobSequence,
     /// Index of the first log entry that must be written by the next job; `None` if earlier jobs
     /// contain all entries.
@@ -50,7 +50,8 @@ impl AppendJobs {
         }
     }
 
-    /// Returns the number of the last job that the log writer has finished; 0 before the first.
+    /// Returns the sequence number of the last job that the log writer has finished; 0 before the
+    /// first.
     pub(super) fn done(&self) -> JobSequence {
         self.done
     }
@@ -70,7 +71,7 @@ impl AppendJobs {
     pub(super) fn restart_log(&mut self, last: EntryId) {
         assert!(
             last.index > self.compacted_to,
-            "the log restarts at {last}, but is compacted up to {}",
+            "the log is reset to begin after {last}, but is compacted up to {}",
             self.compacted_to
         );
         self.restart_after = Some(last);
@@ -138,7 +139,7 @@ impl AppendJobs {
         let restart_after = self.restart_after.take();
         assert!(
             restart_after.is_none_or(|restart| restart.index <= self.compacted_to),
-            "the log restarts at {restart_after:?}, but is compacted up to {}",
+            "the log is reset to begin after {restart_after:?}, but is compacted up to {}",
             self.compacted_to
         );
         debug_assert!(entries.iter().is_sorted_by_key(Entry::id), "{entries:?}");

@@ -91,9 +91,9 @@ pub struct SnapshotChunk {
     pub term: Term,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
-    /// Round number (number of the leader's batch of messages) in the message that contained the
-    /// chunk. The driver (server or simulator) copies it into [`ChunkStored`](super::ChunkStored),
-    /// so that the reply to the leader can echo it.
+    /// Round number in the message that contained the chunk. It identifies a batch of the leader's
+    /// messages. The driver (server or simulator) copies it into
+    /// [`ChunkStored`](super::ChunkStored), so that the reply to the leader can echo it.
     pub round: Round,
     /// Offset of the chunk in the snapshot, in bytes.
     pub offset: u64,
@@ -115,7 +115,7 @@ pub struct HardState {
 /// processes jobs in order.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AppendJob {
-    /// Number of the job, counted from 1 since the replica started.
+    /// Sequence number of the job, counted from 1 since the replica started.
     pub sequence: JobSequence,
     /// The term and vote to write to disk; `None` if unchanged since they were last written.
     pub hard_state: Option<HardState>,

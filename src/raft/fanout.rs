@@ -136,7 +136,8 @@ impl Leader {
     /// has carried the commit index within [`Config::commit_notice_after`](crate::config::Config).
     /// Skips peers that are not answering or are receiving a snapshot. With [`FanOut::Thrifty`],
     /// also skips those for which [`Leader::is_worth_a_notice`] is false. `round_before` is the
-    /// number of the last message round (batch of messages) that began before this batch of inputs.
+    /// sequence number of the last message round (batch of messages) that began before this batch
+    /// of inputs.
     fn send_commit_index(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let Some(delay) = shared.config.commit_notice_after else { return };
         let commit_index = shared.shown_commit_index();
@@ -276,8 +277,8 @@ impl Leader {
     /// Sends the newest entries to more peers until enough peers have acknowledged the entries or
     /// have them in flight: all peers or, with [`FanOut::Thrifty`], just enough for a quorum.
     /// Starts with the peers to which the leader has sent nothing for the longest time. The peers'
-    /// replies also confirm waiting reads. `round_before` is the number of the last message round
-    /// (batch of messages) that began before this batch of inputs.
+    /// replies also confirm waiting reads. `round_before` is the sequence number of the last
+    /// message round (batch of messages) that began before this batch of inputs.
     fn pursue_goal(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let goal = self.goal(shared);
         let reached = self.progress.iter().filter(|peer| goal.is_reached_by(peer)).count();
@@ -334,8 +335,8 @@ impl Leader {
 
     /// Sends entries to each lagging peer that is answering, within the limit on entries in flight.
     /// Without this, a lagging peer would get only one append per heartbeat or per new entry sent
-    /// to it. `round_before` is the number of the last message round (batch of messages) that began
-    /// before this batch of inputs.
+    /// to it. `round_before` is the sequence number of the last message round (batch of messages)
+    /// that began before this batch of inputs.
     fn catch_up(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let threshold = shared.config.append_entries_max.min(CATCH_UP_ENTRIES) as u64;
         let last = shared.log.last().index;
@@ -362,8 +363,8 @@ impl Leader {
     /// Sends the peer at `position` the entries and the round number that it needs to reach `goal`
     /// (acknowledge an entry and answer a message round), within the limit on entries in flight.
     /// Returns whether the peer will reach the goal by answering the messages now in flight.
-    /// `round_before` is the number of the last message round (batch of messages) that began before
-    /// this batch of inputs.
+    /// `round_before` is the sequence number of the last message round (batch of messages) that
+    /// began before this batch of inputs.
     fn send_towards(
         &mut self,
         position: usize,
@@ -396,8 +397,8 @@ impl Leader {
     /// Sends one `AppendEntries` to the peer at `position`. If `with_entries` is set, the message
     /// contains the entries from the peer's next index on, within the limit on entries in flight;
     /// without entries the message is a heartbeat. Skips a heartbeat if the peer was already sent a
-    /// message in this batch of inputs. `round_before` is the number of the last message round
-    /// (batch of messages) that began before this batch of inputs.
+    /// message in this batch of inputs. `round_before` is the sequence number of the last message
+    /// round (batch of messages) that began before this batch of inputs.
     fn send(
         &mut self,
         position: usize,

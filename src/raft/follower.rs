@@ -23,8 +23,8 @@ pub(super) struct Follower {
     /// Index up to which this replica's log is known to be equal to the log of the current term's
     /// leader.
     pub(super) matched_index: Index,
-    /// Round number (number of the leader's batch of messages) of the last snapshot chunk that this
-    /// replica accepted for storage in this term; 0 if there was none. When the snapshot is
+    /// Round number of the last snapshot chunk that this replica accepted for storage in this term;
+    /// 0 if there was none. It identifies a batch of the leader's messages. When the snapshot is
     /// installed, the reply that reports this to the leader echoes the number.
     pub(super) install_round: Round,
 }

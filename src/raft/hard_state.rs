@@ -7,7 +7,8 @@ use crate::types::{JobSequence, NodeId, Term};
 use super::effects::HardState;
 use super::rules;
 
-/// The current term and vote, and the number of the log writer's job that makes them durable.
+/// The current term and vote, and the sequence number of the log writer's job that makes them
+/// durable.
 ///
 /// Invariant: the term never decreases; within a term the vote changes at most once, from `None` to
 /// a candidate.
@@ -17,7 +18,8 @@ pub(super) struct TermAndVote {
     /// Whether the term or vote in `current` has changed since it was last handed to the log writer
     /// or read from disk.
     is_unwritten: bool,
-    /// Number of the latest log writer job that contains a term and vote; 0 before the first.
+    /// Sequence number of the latest log writer job that contains a term and vote; 0 before the
+    /// first.
     job: JobSequence,
 }
 

@@ -26,9 +26,9 @@ const ROUNDS_MAX: usize = 1 << 16;
 
 /// The state of a replica that is the leader of its term.
 ///
-/// Invariant: `progress` is in the order of `shared.peers`; `rounds` is ordered by the numbers of
-/// the message rounds (batches of messages), and `round` is the number of the last round begun. The
-/// log only grows: a leader never truncates it.
+/// Invariant: `progress` is in the order of `shared.peers`; `rounds` is ordered by the sequence
+/// numbers of the message rounds (batches of messages), and `round` is that of the last round
+/// begun. The log only grows: a leader never truncates it.
 #[derive(Debug)]
 pub(super) struct Leader {
     pub(super) progress: Vec<Progress>,
@@ -36,9 +36,9 @@ pub(super) struct Leader {
     /// entry is committed, the leader does not know which entries of earlier terms are committed
     /// (Raft paper, §8), and serves no reads.
     first_index: Index,
-    /// Number of the last message round (batch of messages) begun; 0 before the first. All appends
-    /// that are sent for one batch of inputs carry the same round number, which the followers'
-    /// replies echo.
+    /// Sequence number of the last message round (batch of messages) begun; 0 before the first. All
+    /// appends that are sent for one batch of inputs carry the same round number, which the
+    /// followers' replies echo.
     pub(super) round: Round,
     /// The latest message rounds (numbered batches of messages), each with its number and start
     /// time. The start time is read from this replica's clock before the round's first message is
@@ -56,8 +56,9 @@ pub(super) struct Leader {
     /// Index of the log's last entry when the leader last sent new entries to as many peers as a
     /// quorum needs. Later entries have not been sent in this way yet.
     pub(super) attempted_index: Index,
-    /// Number of the message round (a numbered batch of messages) that the waiting reads needed
-    /// when the leader last sent to as many peers as a quorum needs; 0 if no read was waiting then.
+    /// Sequence number of the message round (a numbered batch of messages) that the waiting reads
+    /// needed when the leader last sent to as many peers as a quorum needs; 0 if no read was
+    /// waiting then.
     pub(super) attempted_round: Round,
     /// Peers that are sent a message at the end of this batch of inputs even if no message to them
     /// is due, for example because they requested a pre-vote or rejected an append.
@@ -342,8 +343,8 @@ impl Leader {
         Some(self.rounds[position].1)
     }
 
-    /// Returns the number of the last message round (a numbered batch of messages) that a quorum
-    /// has answered. Without peers, returns the number of the next round, because this replica
+    /// Returns the sequence number of the last message round (a numbered batch of messages) that a
+    /// quorum has answered. Without peers, returns that of the next round, because this replica
     /// alone is a quorum.
     fn confirmed_round(&self, shared: &Shared) -> Round {
         if self.progress.is_empty() {

@@ -235,7 +235,11 @@ impl LogTail {
     /// Replaces the log with an empty one that starts after `last`, the last entry of an installed
     /// snapshot. Drops the old entries, because they may contradict the snapshot.
     pub fn restart(&mut self, last: EntryId) {
-        assert!(last.index > self.base.index, "the log restarts at {last}, before {}", self.base);
+        assert!(
+            last.index > self.base.index,
+            "the log is reset to begin after {last}, but it already begins after {}",
+            self.base
+        );
         self.entries = Entries::default();
         self.bytes = 0;
         self.base = last;

@@ -57,8 +57,8 @@ pub struct ChunkStored {
     pub term: Term,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
-    /// Round number (number of the leader's batch of messages) in the message that contained the
-    /// chunk. The reply to the leader echoes it.
+    /// Round number in the message that contained the chunk. It identifies a batch of the leader's
+    /// messages, and the reply to the leader echoes it.
     pub round: Round,
     /// Number of bytes received without a gap from the start of the snapshot, which is the offset
     /// of the next chunk.
@@ -169,8 +169,8 @@ pub struct TimeoutNow {
 pub struct InstallSnapshot {
     /// The leader's term.
     pub term: Term,
-    /// Number of the leader's message round, which the reply echoes. A round is a batch of
-    /// messages; each snapshot chunk begins a new one.
+    /// Sequence number of the leader's message round. The reply echoes it. A round is a batch of
+    /// messages; each snapshot chunk begins a new round.
     pub round: Round,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
@@ -187,8 +187,8 @@ pub struct InstallSnapshot {
 pub struct InstallReply {
     /// The follower's term.
     pub term: Term,
-    /// The round number (number of the leader's batch of messages) of the [`InstallSnapshot`]
-    /// message that this reply answers.
+    /// The round number in the [`InstallSnapshot`] message that this reply answers. It identifies a
+    /// batch of the leader's messages.
     pub round: Round,
     /// The snapshot that the follower is receiving.
     pub snapshot: SnapshotId,
@@ -202,7 +202,7 @@ pub struct InstallReply {
 pub struct AppendEntries {
     /// The leader's term.
     pub term: Term,
-    /// Number of the leader's message round (batch of messages), which the reply echoes. All
+    /// Sequence number of the leader's message round (batch of messages). The reply echoes it. All
     /// appends that the leader sends for one batch of inputs share a round number. A reply with
     /// this number shows that the follower still followed this leader after the round began. Round
     /// number 0 means that the message only announces the commit index: a follower whose log
@@ -231,8 +231,8 @@ pub struct AppendEntries {
 pub struct AppendReply {
     /// The follower's term. If it is higher than the leader's, the leader steps down.
     pub term: Term,
-    /// The round number (number of the leader's batch of messages) of the `AppendEntries` that this
-    /// reply answers; 0 if the `AppendEntries` was of an earlier term.
+    /// The round number in the `AppendEntries` that this reply answers; 0 if the `AppendEntries`
+    /// was of an earlier term. It identifies a batch of the leader's messages.
     pub round: Round,
     /// The condition of the follower's disk.
     pub disk: DiskState,

@@ -85,11 +85,10 @@ pub(super) struct Progress {
     /// is awaited.
     awaiting_since: Option<Instant>,
     pub(super) last_sent_at: Option<Instant>,
-    /// Round number (number of the leader's batch of messages) of the last message sent to the
-    /// peer; 0 before the first.
+    /// Round number of the last message sent to the peer; 0 before the first. It identifies a batch
+    /// of the leader's messages.
     pub(super) sent_round: Round,
-    /// Highest round number (number of the leader's batch of messages) in the peer's replies; 0
-    /// before the first reply.
+    /// Highest round number in the peer's replies; 0 before the first reply.
     pub(super) answered_round: Round,
     /// Commit index in the last `AppendEntries` sent to the peer.
     pub(super) sent_commit_index: Index,

@@ -19,7 +19,7 @@ struct WaitingRead {
 
 /// The reads that wait at the leader until a quorum confirms its leadership.
 ///
-/// Invariant: ordered by the number of the message round that confirms them.
+/// Invariant: ordered by the sequence number of the message round that confirms them.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     waiting: VecDeque<WaitingRead>,

@@ -92,8 +92,8 @@ enum Phase {
         target: Option<Target>,
     },
     Finish {
-        /// Number of the log writer's job that completes rejoining; `None` until the job is handed
-        /// out.
+        /// Sequence number of the log writer's job that completes rejoining; `None` until the job
+        /// is handed out.
         job: Option<JobSequence>,
     },
 }
@@ -161,14 +161,14 @@ impl Rejoining {
         self.phase == Phase::Finish { job: None }
     }
 
-    /// Records the number of the log writer's job that completes rejoining.
+    /// Records the sequence number of the log writer's job that completes rejoining.
     pub(super) fn finish_with(&mut self, job: JobSequence) {
         assert!(self.has_caught_up(), "job {job} ends rejoining in {:?}", self.phase);
         self.phase = Phase::Finish { job: Some(job) };
     }
 
     /// Returns whether rejoining is complete: the log writer has finished the job that completes
-    /// it. `done` is the number of the last finished job.
+    /// it. `done` is the sequence number of the last finished job.
     pub(super) fn is_finished(&self, done: JobSequence) -> bool {
         matches!(self.phase, Phase::Finish { job: Some(job) } if job <= done)
     }

@@ -140,9 +140,9 @@ pub(super) fn reply_is_current(reply: Term, own: Term, config: &Config) -> bool 
 }
 
 /// Returns whether a follower may acknowledge a stored snapshot chunk to the current leader: only
-/// if the chunk was sent in the current term. Numbers of message rounds (batches of messages),
-/// which the acknowledgement echoes, are unrelated in different terms. Implements the safety rule
-/// "Completions name their entry" of the guide (`guarantees.md`).
+/// if the chunk was sent in the current term. The sequence numbers of message rounds (batches of
+/// messages), which the acknowledgement echoes, are unrelated in different terms. Implements the
+/// safety rule "Completions name their entry" of the guide (`guarantees.md`).
 pub(super) fn chunk_is_current(chunk: Term, own: Term, config: &Config) -> bool {
     chunk == own || config.breaks(Mutant::ChunkReplyOfOldTerm)
 }
@@ -150,8 +150,8 @@ pub(super) fn chunk_is_current(chunk: Term, own: Term, config: &Config) -> bool 
 // Reads.
 
 /// Returns whether a leader may serve reads: only once its term's first entry, at index
-/// `first_of_term`, is committed (Raft paper, §8). Implements the safety rule "No read before the
-/// own term" of the guide (`guarantees.md`).
+/// `first_of_term`, is committed (Raft paper, §8). Implements the safety rule "No reads before a
+/// commit in the current term" of the guide (`guarantees.md`).
 pub(super) fn may_serve_reads(commit: Index, first_of_term: Index, config: &Config) -> bool {
     commit >= first_of_term || config.breaks(Mutant::ReadBeforeOwnTerm)
 }

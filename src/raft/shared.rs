@@ -204,8 +204,9 @@ impl Shared {
         self.term_budget.covers(self.term(), term, self.now)
     }
 
-    /// Moves this replica to `term`, the higher term of a message, and charges the term budget for
-    /// it. The caller must first have checked [`Shared::may_raise_term`].
+    /// Moves this replica to `term`, the term of a received message, which must be higher than its
+    /// current term. Subtracts the difference from the term budget (the limit on how far messages
+    /// can raise the term). The caller must first have checked [`Shared::may_raise_term`].
     pub(super) fn raise_term(&mut self, term: Term) {
         self.term_budget.pay(self.term(), term);
         self.start_term(term, None);
@@ -404,7 +405,7 @@ impl Shared {
     pub(super) fn restart_log(&mut self, last: EntryId) {
         assert!(
             last.index > self.commit_index && self.appended.is_empty(),
-            "the log restarts at {last}, but {} is committed",
+            "the log is reset to begin after {last}, but {} is committed",
             self.commit_index
         );
         self.log.restart(last);

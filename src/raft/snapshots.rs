@@ -113,7 +113,8 @@ impl Follower {
 
     /// Reports to the current leader how much of its snapshot this replica has stored. Drops a
     /// report about a chunk of an earlier term: the current leader would mistake the chunk's round
-    /// number (number of a batch of messages) for one of its own, and might wrongly confirm reads.
+    /// number (sequence number of a batch of messages) for one of its own, and might wrongly
+    /// confirm reads.
     pub(super) fn on_chunk_stored(shared: &mut Shared, stored: ChunkStored, out: &mut Effects) {
         let ChunkStored { term, snapshot, round, received } = stored;
         if !rules::chunk_is_current(term, shared.term(), &shared.config) {
@@ -128,9 +129,9 @@ impl Follower {
     }
 
     /// Tells the leader that this replica's log matches up to the end of an installed snapshot: all
-    /// entries up to there are committed, so every later leader has them. `round` is the round
-    /// number (number of the leader's batch of messages) to echo; `None` means the round number of
-    /// the last snapshot chunk accepted for storage.
+    /// entries up to there are committed, so every later leader has them. The message echoes the
+    /// round number `round`, which identifies a batch of the leader's messages; if `round` is
+    /// `None`, it echoes the round number of the last snapshot chunk accepted for storage.
     pub(super) fn on_installed(
         &mut self,
         shared: &mut Shared,
@@ -145,8 +146,8 @@ impl Follower {
         let index = self.matched_index.min(shared.log.durable_index());
         let outcome = AppendOutcome::Match { index };
         let round = round.unwrap_or(self.install_round);
-        // This need not wait for the restart of the log on disk: the snapshot is durable, and a
-        // start that finds it drops a log that does not contain its last entry.
+        // This need not wait until the log on disk is reset: the snapshot is durable, and a start
+        // that finds it drops a log that does not contain its last entry.
         let (term, disk) = (shared.term(), shared.disk.state());
         let reply = PeerMsg::AppendReply(AppendReply { term, round, disk, outcome });
         shared.send(leader, reply, out);

@@ -110,9 +110,9 @@ pub struct Context {
     /// Number of lookups by this replica's clients, and number of keys that have expired in its
     /// state, since the process started or since `CONFIG RESETSTAT`.
     pub keyspace_statistics: KeyspaceStatistics,
-    /// Processor time that the process has used in user mode; zero if unknown.
+    /// CPU time that the process has used in user mode; zero if unknown.
     pub cpu_user: Duration,
-    /// Processor time that the kernel has used for the process; zero if unknown.
+    /// CPU time that the kernel has used for the process; zero if unknown.
     pub cpu_system: Duration,
     /// Facts about the machine and the program, which do not change.
     pub system: SystemInfo,

@@ -45,8 +45,8 @@ pub struct SlowLog {
     next_id: i64,
     /// Entries of the slow log, latest first.
     entries: VecDeque<SlowLogEntry>,
-    /// Latency samples in order of time. Each has a Unix time in seconds, and the duration of the
-    /// slowest request of that second.
+    /// Latency samples in chronological order. Each has a Unix time in seconds, and the duration of
+    /// the slowest request of that second.
     samples: VecDeque<(u64, Duration)>,
     /// Duration of the slowest request since the latency samples were last reset.
     longest: Duration,
@@ -123,7 +123,7 @@ impl SlowLog {
         &self.entries
     }
 
-    /// Returns the latency samples in order of time. Each has a Unix time in seconds, and the
+    /// Returns the latency samples in chronological order. Each has a Unix time in seconds, and the
     /// duration of the slowest request of that second.
     pub(super) fn samples(&self) -> &VecDeque<(u64, Duration)> {
         &self.samples

@@ -57,8 +57,8 @@ enum Run {
 #[derive(Debug)]
 pub(super) struct CommandTable {
     commands: Vec<&'static CommandSpec>,
-    /// Number of each command, in the order of `commands`. The numbers that follow a command's own
-    /// number are those of its subcommands.
+    /// Id of each command, in the order of `commands`. The ids that follow a command's own id are
+    /// those of its subcommands.
     numbers: Vec<u16>,
 }
 
@@ -317,14 +317,14 @@ impl CommandTable {
         CommandTable { commands, numbers }
     }
 
-    /// Returns the number of a command by its position in the table, or the number of its
-    /// subcommand by the subcommand's position in the command's row.
+    /// Returns the id of a command by its position in the table, or the id of its subcommand by the
+    /// subcommand's position in the command's row.
     pub(super) fn number(&self, position: usize, subcommand: Option<usize>) -> CommandNumber {
         let offset = subcommand.map_or(0, |position| position + 1);
         CommandNumber(self.numbers[position] + u16::try_from(offset).expect("they have numbers"))
     }
 
-    /// Iterates over all commands and subcommands, in the order of their names, with their numbers.
+    /// Iterates over all commands and subcommands, in the order of their names, with their ids.
     pub(super) fn numbered(&self) -> impl Iterator<Item = (CommandNumber, &'static CommandSpec)> {
         let rows = self.commands.iter().flat_map(|spec| {
             let spec: &'static CommandSpec = spec;

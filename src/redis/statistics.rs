@@ -21,7 +21,7 @@ const PERCENTILES: [(&str, f64); 3] = [("p50", 50.0), ("p99", 99.0), ("p99.9", 9
 /// Maximum number of distinct error codes that are counted separately. This server uses fewer.
 const ERROR_CODES_MAX: usize = 64;
 
-/// The number of a command or subcommand in the command table.
+/// The id of a command or subcommand in the command table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CommandNumber(pub(super) u16);
 

@@ -388,7 +388,7 @@ impl Plan {
     }
 
     /// Makes syncs slow if the run takes snapshots with the real storage code, so that crashes
-    /// often interrupt log restarts and compactions.
+    /// often interrupt compactions of the log, and resets of the log after a snapshot.
     fn slow_down_compactions(&mut self) {
         if self.snapshots.is_some() && self.segment_bytes.is_some() {
             self.delays.sync =

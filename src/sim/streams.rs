@@ -30,7 +30,8 @@ use crate::wire::frame::{Frame, Hello, Lane};
 
 /// Id of the simulated cluster in hellos.
 const CLUSTER: u128 = 1;
-/// Time after which a replica that was busy reads entries again.
+/// Time after which a replica that was too busy to read bulk messages, such as log entries, reads
+/// them again.
 const BUSY_FOR: Duration = Duration::from_millis(1);
 
 /// The sizes of the streams of a run.
@@ -40,8 +41,9 @@ pub struct StreamPlan {
     pub send_window: usize,
     /// Number of bytes that a peer may send ahead of what a replica has read.
     pub receive_window: usize,
-    /// Probability, in permille, that a replica does not read entries in a pass, because its core
-    /// has too much to do.
+    /// Probability, in permille, that a replica reads only urgent messages, and no bulk messages
+    /// such as log entries, from its peers in one run of its endpoint. A server does this while its
+    /// consensus core accepts no more requests.
     pub busy_permille: u32,
     /// The rule that the streams break on purpose (mutation testing); `None` for no rule.
     pub mutant: Option<Mutant>,
@@ -102,12 +104,14 @@ pub(in crate::sim) struct Received {
 #[derive(Debug)]
 pub(in crate::sim) struct Endpoint {
     plan: StreamPlan,
-    /// The replica's hello. The recipient, the lane and the number are those of the latest one.
+    /// The replica's hello. Its recipient, lane and connection number are those of the last hello
+    /// that was sent.
     hello: Hello,
     rng: Rng,
     incoming: IncomingConnections<NoTcp, NodeId, Refusal>,
     outgoing: BTreeMap<NodeId, OutgoingLanes<NoTcp>>,
-    /// The number of the latest connection to a peer for urgent (false) or bulk (true) messages.
+    /// The sequence number of the latest connection to a peer for urgent (false) or bulk (true)
+    /// messages.
     numbers: BTreeMap<(NodeId, bool), u64>,
     /// The highest incarnation (number of starts and crashes) of each peer that has connected.
     heard: BTreeMap<NodeId, u64>,
@@ -224,7 +228,8 @@ impl Endpoint {
         }
     }
 
-    /// Returns the latest connection to a peer for this kind of messages; `None` before the first.
+    /// Returns the latest connection to a peer for messages of this lane (urgent or bulk); `None`
+    /// before the first.
     fn latest(&self, to: NodeId, lane: Lane) -> Option<ConnectionSender> {
         let &number = self.numbers.get(&(to, lane == Lane::Bulk))?;
         let (peer, opening) = (self.hello.from, self.hello.incarnation);
@@ -238,7 +243,8 @@ impl Endpoint {
     }
 }
 
-/// Returns the hello of a new connection, which has a higher number than all before.
+/// Returns the hello for a new connection to replica `to`. Gives the connection a higher sequence
+/// number than all earlier connections of this replica, and records it in `numbers`.
 fn next_hello(
     hello: &mut Hello,
     numbers: &mut BTreeMap<(NodeId, bool), u64>,
@@ -260,7 +266,7 @@ pub(in crate::sim) struct Streams {
     /// The messages of each connection that were sent and have not arrived, oldest first. Without
     /// connections on which nothing more may arrive.
     unread: Vec<(Connection, VecDeque<PeerMsg>)>,
-    /// For each stream, by its number, the end of the bytes that were sent on it at least once.
+    /// For each stream, by its id, the end of the bytes that were sent on it at least once.
     sent: BTreeMap<u64, u64>,
     coverage: Coverage,
 }

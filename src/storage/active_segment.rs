@@ -39,11 +39,11 @@ pub(super) struct ActiveSegment<F> {
     salt: u32,
     /// Length of the segment file in sectors.
     sectors: u32,
-    /// Sector number at which the next block (the entries of one sync) starts: the first sector
-    /// after the last block.
+    /// Index of the sector at which the next block (the entries of one sync) starts: the first
+    /// sector after the last block.
     end: u32,
-    /// Number of the first sector that has never been written, with a block or with zeros, since
-    /// the file was preallocated.
+    /// Index of the first sector that has never been written, with a block or with zeros, since the
+    /// file was preallocated.
     written_end: u32,
     block_count: u32,
 }
@@ -52,15 +52,15 @@ pub(super) struct ActiveSegment<F> {
 /// sectors of a torn block after it, if any.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tail<'a> {
-    /// Number of the first sector of the segment's last complete block (the entries of one sync);
+    /// Index of the first sector of the segment's last complete block (the entries of one sync);
     /// equal to `end` if the segment has no blocks.
     pub(super) last_block: u32,
     /// Contents of the sectors of the segment's last complete block (the entries of one sync), as
     /// read from the file.
     pub(super) last_image: &'a [u8],
-    /// Number of the sector after the segment's last complete block (the entries of one sync).
+    /// Index of the sector after the segment's last complete block (the entries of one sync).
     pub(super) end: u32,
-    /// Number of the sector after a torn block: the entries of a sync that a power cut left
+    /// Index of the sector after a torn block: the entries of a sync that a power cut left
     /// incomplete; equal to `end` if there is no torn block.
     pub(super) torn_end: u32,
     pub(super) block_count: u32,

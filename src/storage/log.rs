@@ -85,8 +85,8 @@ pub struct Log<D: Disk> {
     options: LogOptions,
     pub(super) meta: Meta,
     segment: ActiveSegment<D::File>,
-    /// Number and base index of each segment file, oldest first. The base index is the index that
-    /// the log's last entry had when the file was created.
+    /// Sequence number and base index of each segment file, oldest first. The base index is the
+    /// index that the log's last entry had when the file was created.
     bases: VecDeque<(u64, Index)>,
     /// Checksum of the last block (the entries of one sync). It also covers the preceding block's
     /// checksum, so that recovery detects a block that is missing or from another log.
@@ -441,8 +441,8 @@ impl<D: Disk> Log<D> {
     }
 }
 
-/// Writes the first version of the file `meta` (owner, members and list of process starts) into an
-/// empty folder. Fails if the folder is not empty.
+/// Writes the first version of the file `meta` (owner, members and the random number of each
+/// process start) into an empty folder. Fails if the folder is not empty.
 fn create_meta<D: Disk>(disk: &mut D, meta: &Meta) -> Result<(), StorageError> {
     let names = disk.list().map_err(io_error(disk, "list", ""))?;
     // A bootstrap that a power cut ended leaves at most an unfinished meta record.

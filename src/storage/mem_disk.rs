@@ -87,10 +87,10 @@ pub struct MemDisk {
     durable_names: BTreeMap<String, usize>,
     unsynced_names: Vec<NameChange>,
     /// Number of operations so far that have changed the disk. They are numbered from 0, so this is
-    /// also the number of the next one.
+    /// also the index of the next one.
     operations: u64,
-    /// The planned fault, with the number of the operation at which it occurs; `None` if no fault
-    /// is planned.
+    /// The planned fault, with the index of the operation at which it occurs; `None` if no fault is
+    /// planned.
     fault: Option<(u64, Fault)>,
     power_is_out: bool,
     /// Disk capacity: maximum total length of all files in bytes; `None` for no limit.
@@ -118,7 +118,7 @@ impl MemDisk {
     }
 
     /// Returns the number of operations that have changed the disk. Operations are numbered from 0,
-    /// so this is also the number of the next one; faults are planned by these numbers.
+    /// so this is also the index of the next one; faults are planned by these indexes.
     pub fn operations(&self) -> u64 {
         self.operations
     }

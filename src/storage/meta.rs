@@ -29,9 +29,10 @@
 //! bit of `flags`, marks a replica that was bootstrapped again under its old id: it must not vote
 //! before it has received again everything that it may have acknowledged.
 //!
-//! `first` and `last` are the numbers of the segments that must exist. `first` is raised only after
-//! a durable snapshot contains the entries of all earlier segments, and these segments are deleted
-//! only afterwards. Recovery ignores any that reappear after a power cut.
+//! `first` and `last` are the sequence numbers of the first and the last segment that must exist.
+//! `first` is raised only after a durable snapshot contains the entries of all earlier segments,
+//! and these segments are deleted only afterwards. Recovery ignores any that reappear after a power
+//! cut.
 //!
 //! A log cannot be opened without this file: a replica that started empty under its old id could
 //! vote a second time in the same term, and would lack entries that it has acknowledged.
@@ -47,8 +48,8 @@ use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, sectors_for};
 use super::segment::Fields;
 
 /// Name of the file with the meta record: the replica that owns the folder, the cluster's members,
-/// and the list of the replica's latest process starts, which peers use to detect an older copy of
-/// the folder.
+/// and a random number for each of the replica's latest process starts, which peers use to detect
+/// an older copy of the folder.
 pub(super) const META_FILE: &str = "meta";
 /// Temporary name under which a new version of the file `meta` is written before it replaces the
 /// old version.
@@ -63,14 +64,16 @@ const CHECKSUM_BYTES: usize = 4;
 /// and must not vote yet.
 const REJOINING: u8 = 1;
 
-/// Maximum length of a replica's list of its own latest process starts, which peers use to detect
-/// an older copy of its folder. When a new start would exceed it, the oldest start is removed.
+/// Maximum length of a replica's list of its own latest process starts (one random number per
+/// start), which peers use to detect an older copy of its folder. When a new start would exceed it,
+/// the oldest start is removed.
 pub const OPENINGS_KEPT: usize = 4_096;
 // The head and all members fit in the first sector.
 const _: () = assert!(HEAD_BYTES + REPLICAS_MAX * 2 <= PAYLOAD_BYTES);
 
 /// Decoded contents of the file `meta`: the replica that owns the folder, the cluster's members,
-/// the list of the replica's process starts, and the numbers of the first and the last log segment.
+/// the random number of each of the replica's latest process starts, and the sequence numbers of
+/// the first and the last log segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
     /// Ids of the cluster and the replica that own the folder, and the number of times that the
@@ -81,9 +84,10 @@ pub(super) struct Meta {
     /// Whether the replica is rejoining: its previous folder was lost, and it may still lack
     /// entries that it had acknowledged, so it must not vote.
     pub(super) rejoining: bool,
-    /// Number of the oldest log segment that must exist. Recovery ignores older segments.
+    /// Sequence number of the oldest log segment that must exist. Recovery ignores older segments.
     pub(super) first: u64,
-    /// Number of the newest log segment that must exist; zero before the first segment is created.
+    /// Sequence number of the newest log segment that must exist; zero before the first segment is
+    /// created.
     pub(super) last: u64,
     /// Random numbers that the replica drew at its latest process starts, one per start, newest
     /// last. Peers use them to distinguish this folder from an older copy of it.
@@ -214,7 +218,7 @@ impl Meta {
 }
 
 /// Returns the length in bytes of one copy of the record in the file `meta`, without padding, for a
-/// cluster of `members` members and a list of `openings` process starts.
+/// cluster of `members` members and a list of `openings` process starts (one random number each).
 fn record_bytes(members: usize, openings: usize) -> usize {
     HEAD_BYTES + members * 2 + openings * 8 + CHECKSUM_BYTES
 }
@@ -224,8 +228,8 @@ fn as_sector(count: usize) -> u32 {
 }
 
 /// One of the two copies of the record in the file `meta`. `bytes` are the contents of the whole
-/// file, `first` is the number of the copy's first sector, and `block` is 0 for the first copy and
-/// 1 for the second; each sector stores the number of its copy.
+/// file, `first` is the index of the copy's first sector, and `block` is 0 for the first copy and 1
+/// for the second; each sector stores the index of its copy.
 struct Copy<'a> {
     bytes: &'a [u8],
     first: usize,
@@ -239,7 +243,7 @@ enum Content {
     Version(u32),
 }
 
-/// Number of the damaged sector in a file, and a description of the damage.
+/// Index of the damaged sector in a file, and a description of the damage.
 type Damage = (usize, String);
 
 impl Copy<'_> {

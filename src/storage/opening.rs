@@ -40,11 +40,11 @@ pub struct Recovered<D: Disk> {
     disk: D,
     options: LogOptions,
     names: Vec<String>,
-    /// Contents of the file `meta` (owner, members and list of process starts) as read from the
-    /// folder.
+    /// Contents of the file `meta` (owner, members and the random number of each process start) as
+    /// read from the folder.
     found: Meta,
     /// Contents that [`Recovered::open`] writes to the file `meta`: those of `found`, with the
-    /// current start of the replica added to the list of its starts.
+    /// random number of the replica's current start added.
     next: Meta,
     replay: Replay,
     is_meta_intact: bool,
@@ -156,7 +156,7 @@ impl<D: Disk> Recovered<D> {
     /// durably records the current start of the replica. Returns the log and the durable state,
     /// whose entries begin after `snapshot`. [`Recovered::check_snapshot`] must have succeeded for
     /// this snapshot. If the log lacks the snapshot's last entry, because the power failed during
-    /// the snapshot's installation, the log is made to restart after the snapshot.
+    /// the snapshot's installation, the log is reset to begin after the snapshot.
     ///
     /// # Errors
     /// If the folder cannot be written. The current start of the replica is then not recorded, and
@@ -221,7 +221,7 @@ fn tail_of(replay: &Replay) -> Tail<'_> {
 }
 
 /// Returns a replica's durable state with only the log entries after `snapshot`, its latest
-/// snapshot. If the log lacks the snapshot's last entry, restarts the log after that entry.
+/// snapshot. If the log lacks the snapshot's last entry, resets the log to begin after that entry.
 fn follow_snapshot<D: Disk>(
     log: &mut Log<D>,
     snapshot: Option<SnapshotId>,

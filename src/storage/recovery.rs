@@ -35,18 +35,18 @@ pub(super) struct Replay {
     /// Checksum of the last block read (the entries of one sync), on which the checksum of the next
     /// block builds; zero before the first block.
     pub(super) chain: u32,
-    /// Number of the segment at which an installed snapshot last restarted the log, so that all
-    /// earlier segments are obsolete; `None` if no snapshot did.
+    /// Sequence number of the segment that begins after the last installed snapshot that replaced
+    /// the log, so that all earlier segments are obsolete; `None` if no snapshot did.
     pub(super) restarted: Option<u64>,
     /// Number of times that the replica had been started when it wrote the last block read (the
     /// entries of one sync); zero before the first block.
     pub(super) incarnation: u64,
     /// Path of the last segment file read.
     file: String,
-    /// Number of the segment file to read next.
+    /// Sequence number of the segment file to read next.
     pub(super) next: u64,
-    /// Number and base index of each segment read. The base index is the index that the log's last
-    /// entry had when the segment file was created.
+    /// Sequence number and base index of each segment read. The base index is the index that the
+    /// log's last entry had when the segment file was created.
     pub(super) bases: VecDeque<(u64, Index)>,
     /// Total length in bytes of all segment files read, except the last one.
     pub(super) bytes_before: u64,
@@ -54,13 +54,13 @@ pub(super) struct Replay {
     pub(super) blocks: u32,
     /// Header of the last segment read; `None` before the first segment.
     pub(super) header: Option<SegmentHeader>,
-    /// Number of the sector after the last complete block (the entries of one sync) in the last
+    /// Index of the sector after the last complete block (the entries of one sync) in the last
     /// segment read.
     pub(super) end: u32,
-    /// Number of the sector after a torn block at the end of the log: the entries of a sync that a
+    /// Index of the sector after a torn block at the end of the log: the entries of a sync that a
     /// power cut left incomplete; equal to `end` if there is no torn block.
     pub(super) torn_end: u32,
-    /// Number of the first sector of the last complete block (the entries of one sync) in the last
+    /// Index of the first sector of the last complete block (the entries of one sync) in the last
     /// segment read; equal to `end` if the segment has no blocks.
     pub(super) last_block: u32,
     /// Contents of the sectors of the last complete block (the entries of one sync) in the last
@@ -324,12 +324,12 @@ struct Sectors<'a> {
 /// State of the block (the entries of one sync) that should start at a given sector of a segment
 /// file.
 enum Found {
-    /// The block is complete: `stream` is its contents (header and records), and `end` the number
-    /// of the sector after it.
+    /// The block is complete: `stream` is its contents (header and records), and `end` the index of
+    /// the sector after it.
     Whole { stream: Vec<u8>, end: u32 },
-    /// The block is absent or incomplete; `sector` is the number of the first unwritten sector.
+    /// The block is absent or incomplete; `sector` is the index of the first unwritten sector.
     Missing { sector: u32 },
-    /// The block is damaged in a way that a power cut cannot cause; `sector` is the number of the
+    /// The block is damaged in a way that a power cut cannot cause; `sector` is the index of the
     /// damaged sector, and `what` describes the damage.
     Damaged { sector: u32, what: String },
 }
@@ -396,8 +396,8 @@ impl Sectors<'_> {
     /// Checks that an incomplete block at the end of the log is torn by a power cut rather than
     /// damaged. `number` is the block's number, `first` its first sector, and `missing` its first
     /// unwritten sector; all written sectors after `missing` must belong to this block. Returns the
-    /// sector after the last written one, or `first` if none was written. The error is the number
-    /// of a damaged sector, and a description of the damage.
+    /// sector after the last written one, or `first` if none was written. The error is the index of
+    /// a damaged sector, and a description of the damage.
     fn torn_end(&self, first: u32, number: u32, missing: u32) -> Result<u32, (u32, String)> {
         assert!(
             first <= missing && missing <= self.count,

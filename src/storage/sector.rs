@@ -36,7 +36,7 @@ pub(super) enum Sector<'a> {
     /// The sector's checksum is correct: it was completely written, as part of a block (bytes
     /// written together).
     Written {
-        /// Number, within the file, of the block (bytes written together) to which the sector
+        /// Index, within the file, of the block (bytes written together) to which the sector
         /// belongs.
         block: u32,
         /// The sector's data: [`PAYLOAD_BYTES`] bytes of what was written.
@@ -57,8 +57,9 @@ pub(super) fn offset_of(sector: u32) -> u64 {
 }
 
 /// Splits the contents of a block (bytes written together), `stream`, into sectors with checksums,
-/// and appends them to `out`. `salt` is the file's checksum seed, `first` the number of the block's
-/// first sector, and `block` the block's number. The last sector is padded with zeros.
+/// and appends them to `out`. `salt` is the file's checksum seed, `first` the index of the block's
+/// first sector, and `block` the index of the block within the file. The last sector is padded with
+/// zeros.
 pub(super) fn seal(salt: u32, first: u32, block: u32, stream: &[u8], out: &mut Vec<u8>) {
     let sectors = sectors_for(stream.len());
     let (start, bytes) = (out.len(), sectors * SECTOR_BYTES);

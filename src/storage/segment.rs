@@ -34,8 +34,8 @@
 //! the segment before it, so the end of every segment but the last is known. It also contains the
 //! state of the log before the segment: the last entry (`base`), the incarnation of the replica
 //! when it wrote the last block, term and vote. So earlier segments may be deleted once a snapshot
-//! contains their entries. With `restart`, the log restarts after `base`, the last entry of a
-//! snapshot, and all earlier segments are obsolete.
+//! contains their entries. With `restart`, the log was reset to begin after `base`, the last entry
+//! of a snapshot, and all earlier segments are obsolete.
 //!
 //! `sectors` is the length of the file. A segment is written under a temporary name and renamed
 //! once its header is durable, so there are no torn headers.
@@ -63,7 +63,8 @@ pub(super) fn file_name(number: u64) -> String {
     format!("{PREFIX}{number:010}")
 }
 
-/// Returns the number of the log segment with this file name; `None` if the file is not a segment.
+/// Returns the sequence number of the log segment with this file name; `None` if the file is not a
+/// segment.
 pub(super) fn number_of(name: &str) -> Option<u64> {
     let number = name.strip_prefix(PREFIX)?.parse().ok()?;
     (file_name(number) == name).then_some(number)
@@ -74,7 +75,7 @@ pub(super) fn number_of(name: &str) -> Option<u64> {
 pub(super) struct SegmentHeader {
     pub(super) cluster: u128,
     pub(super) replica: NodeId,
-    /// Number of the segment. The segments of a log are numbered from 1 without gaps.
+    /// Sequence number of the segment. The segments of a log are numbered from 1 without gaps.
     pub(super) number: u64,
     /// Length of the segment file in sectors, including preallocated sectors.
     pub(super) sectors: u32,
@@ -91,7 +92,7 @@ pub(super) struct SegmentHeader {
     pub(super) incarnation: u64,
     /// Raft term and vote at the end of the preceding segment.
     pub(super) hard_state: HardState,
-    /// Whether an installed snapshot replaced the log before this segment: the log then restarts
+    /// Whether an installed snapshot replaced the log before this segment: the log then begins
     /// after `base`, the snapshot's last entry, and all earlier segments are obsolete.
     pub(super) restart: bool,
 }

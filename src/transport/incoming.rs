@@ -84,8 +84,8 @@ pub(crate) struct ConnectionSender {
     /// its log.
     pub(crate) opening: u64,
     pub(crate) lane: Lane,
-    /// Number of this connection among those that the peer has made since its start. Of two
-    /// connections for the same kind of messages (urgent or bulk), the one with the higher number
+    /// Sequence number of this connection among those that the peer has made since its start. Of
+    /// two connections on the same lane (urgent or bulk messages), the one with the higher number
     /// replaces the other.
     pub(crate) number: u64,
 }
@@ -151,7 +151,7 @@ impl<T: TcpConnection, A: Copy> Connection<T, A> {
 #[derive(Debug)]
 pub(crate) struct IncomingConnections<T, A, E> {
     connections: BTreeMap<usize, Connection<T, A>>,
-    /// The latest accepted connection of each peer for each kind of messages (urgent or bulk). Kept
+    /// The latest accepted connection of each peer on each lane (urgent or bulk messages). Kept
     /// when the connection is closed, so that an earlier connection that was delayed is refused.
     latest: Vec<ConnectionSender>,
     cookies: Cookies,
@@ -405,8 +405,8 @@ where
     }
 
     /// Closes the connections of a peer that are replaced by its new connection: the earlier
-    /// connection for the same kind of messages (urgent or bulk), and all connections from before
-    /// the peer's last restart. Their unread frames are discarded, since the peer may have sent the
+    /// connection on the same lane (urgent or bulk messages), and all connections from before the
+    /// peer's last restart. Their unread frames are discarded, since the peer may have sent the
     /// same writes again.
     fn close_replaced(&mut self, newest: ConnectionSender) {
         let is_replaced = |sender: ConnectionSender| {
@@ -444,9 +444,10 @@ where
 }
 
 impl<T: TcpConnection, A: Copy> Connection<T, A> {
-    /// Reads frames and passes them to `on_frame`. Returns false if the peer has closed the
-    /// connection or has replaced it before its hello arrived, and an error if the connection must
-    /// be refused.
+    /// Reads frames and passes them to `on_frame`. Returns false if the connection must be closed
+    /// without an error: either the peer has closed it, or the hello of a newer connection of this
+    /// peer on the same lane (urgent or bulk messages) arrived before the hello of this connection.
+    /// Returns an error if the connection must be refused.
     fn read_frames<E: From<ConnectionError>>(
         &mut self,
         latest: &mut Vec<ConnectionSender>,
@@ -483,9 +484,9 @@ impl<T: TcpConnection, A: Copy> Connection<T, A> {
     }
 }
 
-/// Records `sender` in `latest` as the peer's newest connection for its kind of messages (urgent or
-/// bulk). Returns false if the peer has already made a later connection since the same start: this
-/// connection was delayed, and the peer may have sent its messages again on the later one.
+/// Records `sender` in `latest` as the peer's newest connection on its lane (urgent or bulk
+/// messages). Returns false if the peer has already made a later connection since the same start:
+/// this connection was delayed, and the peer may have sent its messages again on the later one.
 fn note_latest(latest: &mut Vec<ConnectionSender>, sender: ConnectionSender) -> bool {
     let same = |it: &&mut ConnectionSender| it.peer == sender.peer && it.lane == sender.lane;
     match latest.iter_mut().find(same) {

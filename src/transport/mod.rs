@@ -21,12 +21,12 @@
 //!
 //! # The protocol
 //!
-//! 1. The sender draws the number of the stream at random and asks the receiver to *open* it, until
-//!    it gets the *cookie* for it. The receiver keeps nothing: it computes the cookie from a
-//!    secret, the address and the number (as in SYN cookies, RFC 4987, section 3.6). So a flood of
-//!    requests with forged addresses uses no memory.
+//! 1. The sender draws the stream's id at random and asks the receiver to *open* it, until it gets
+//!    the *cookie* for it. The receiver keeps nothing: it computes the cookie from a secret, the
+//!    address and the id (as in SYN cookies, RFC 4987, section 3.6). So a flood of requests with
+//!    forged addresses uses no memory.
 //! 2. Each *data* datagram names the stream with its cookie, the position of its bytes, and a
-//!    number of its own. Retransmitted bytes get a new number, so that each acknowledgement
+//!    sequence number. Retransmitted bytes get a new sequence number, so that each acknowledgement
 //!    belongs to one transmission (as in QUIC, RFC 9002, section 2). The receiver creates the
 //!    stream at the first one with the right cookie.
 //! 3. An *acknowledgement* has a bitmap of the latest numbers, the number of bytes without a gap,

@@ -165,7 +165,8 @@ impl<T: TcpConnection> Outgoing<T> {
         self.retry_at = now;
     }
 
-    /// Returns the sender of the stream of datagrams; `None` if the connection is not a stream.
+    /// Returns the sender of the datagram stream; `None` if the connection does not use one: it
+    /// uses TCP, or it is neither established nor being established.
     pub(crate) fn sender(&self) -> Option<&Sender> {
         match &self.transport {
             Some(OutgoingTransport::Datagrams { sender, .. }) => Some(sender),
@@ -173,8 +174,8 @@ impl<T: TcpConnection> Outgoing<T> {
         }
     }
 
-    /// Returns the sender of the stream of datagrams, for changes; `None` if the connection is not
-    /// a stream.
+    /// Returns a mutable reference to the sender of the datagram stream; `None` if the connection
+    /// does not use one (see [`Outgoing::sender`]).
     fn sender_mut(&mut self) -> Option<&mut Sender> {
         match &mut self.transport {
             Some(OutgoingTransport::Datagrams { sender, .. }) => Some(sender),
@@ -182,7 +183,8 @@ impl<T: TcpConnection> Outgoing<T> {
         }
     }
 
-    /// Returns the TCP connection; `None` if the connection is not a TCP connection.
+    /// Returns a mutable reference to the TCP connection; `None` if the connection does not use
+    /// TCP: it uses a datagram stream, or it is neither established nor being established.
     pub(crate) fn tcp(&mut self) -> Option<&mut T> {
         match &mut self.transport {
             Some(OutgoingTransport::Tcp(tcp)) => Some(tcp),
@@ -365,22 +367,22 @@ impl<T: TcpConnection> OutgoingLanes<T> {
         }
     }
 
-    /// Returns the connection for this kind of messages.
+    /// Returns the connection for messages of this lane (kind of message: urgent or bulk).
     pub(crate) fn lane(&self, lane: Lane) -> &Outgoing<T> {
         &self.lanes[lane as usize]
     }
 
-    /// Returns the connection for this kind of messages, for changes.
+    /// Returns a mutable reference to the connection for messages of this lane.
     pub(crate) fn lane_mut(&mut self, lane: Lane) -> &mut Outgoing<T> {
         &mut self.lanes[lane as usize]
     }
 
-    /// Returns both connections.
+    /// Iterates over both connections.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Outgoing<T>> {
         self.lanes.iter()
     }
 
-    /// Returns both connections, for changes, each with the kind of its messages.
+    /// Iterates over mutable references to both connections, each with its lane (kind of message).
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Lane, &mut Outgoing<T>)> {
         [Lane::Urgent, Lane::Bulk].into_iter().zip(&mut self.lanes)
     }

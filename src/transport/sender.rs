@@ -75,7 +75,7 @@ struct Segment {
 /// One datagram that was sent. A segment that is lost is sent again in another transmission.
 #[derive(Clone, Copy, Debug)]
 struct Transmission {
-    /// Number of the segment that was sent, counted from the beginning of the stream; `None` for a
+    /// Index of the segment that was sent, counted from the beginning of the stream; `None` for a
     /// datagram without a payload, which only asks for an acknowledgement.
     segment: Option<u64>,
     bytes: usize,
@@ -115,11 +115,11 @@ pub struct Sender {
     /// Number of bytes written to the stream since it was created.
     written: u64,
     segments: VecDeque<Segment>,
-    /// Number of the first segment in `segments`, counted from the beginning of the stream.
+    /// Index of the first segment in `segments`, counted from the beginning of the stream.
     first_segment: u64,
-    /// Number of the first segment that has not been sent yet.
+    /// Index of the first segment that has not been sent yet.
     next_segment: u64,
-    /// Numbers of the lost segments that must be retransmitted.
+    /// Indexes of the lost segments that must be retransmitted.
     lost: VecDeque<u64>,
     transmissions: VecDeque<Transmission>,
     /// Datagram number of the first transmission in `transmissions`.

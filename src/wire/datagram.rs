@@ -43,7 +43,7 @@ pub const BITMAP_BITS: usize = 64 * BITMAP_WORDS;
 /// the stream's datagrams cannot guess the identity, and so cannot forge datagrams of the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct StreamId {
-    /// Random number of the stream, drawn by the replica that sends the data.
+    /// Random id of the stream, drawn by the replica that sends the data.
     pub stream: u64,
     /// Cookie that the receiver sends to the sender's address, so that the sender can prove that it
     /// owns this address; 0 until the sender has received it.

@@ -88,9 +88,9 @@ pub struct Hello {
     /// Number of times that the sender has been started. If it is higher than in an earlier hello,
     /// the sender has been restarted since.
     pub incarnation: u64,
-    /// Number of this connection among all connections that the sender has made since its start. If
-    /// two connections exist for the same lane, the receiver reads only from the one with the
-    /// higher number.
+    /// Sequence number of this connection among all connections that the sender has made since its
+    /// start. If two connections exist for the same lane, the receiver reads only from the one with
+    /// the higher number.
     pub connection: u64,
     /// Random numbers that the sender drew at its latest starts, one per start, newest last; at
     /// most [`OPENINGS_MAX`]. They let the receiver detect a sender that runs on an older copy of

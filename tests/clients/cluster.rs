@@ -85,7 +85,7 @@ fn serves(port: u16) -> bool {
         .is_ok_and(|()| reply == *b"+OK\r\n")
 }
 
-/// Number of the next row of ports to try. Tests run concurrently, each with its own cluster.
+/// Index of the next row of ports to try. Tests run concurrently, each with its own cluster.
 static NEXT_ROW: AtomicU16 = AtomicU16::new(0);
 /// Number of rows of ports for one test process.
 const ROWS: u16 = 16;

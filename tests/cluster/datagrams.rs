@@ -220,7 +220,7 @@ fn attack(rounds: u64, replayed: &[Vec<u8>], targets: [u16; 3]) -> Duration {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     for (round, target) in (0..rounds).zip(targets.into_iter().cycle()) {
         let mut bytes = Vec::new();
-        // The number of an existing stream, with a guessed cookie.
+        // The id of an existing stream, with a guessed cookie.
         let known = ids[rng.random_range(0..ids.len())];
         let id = StreamId { cookie: rng.random(), ..known };
         match round / 3 % 6 {

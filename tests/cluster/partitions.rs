@@ -28,7 +28,7 @@ const CALM: Duration = Duration::from_millis(1_500);
 /// for peers, and free memory that the allocator keeps.
 const MEMORY_MAX: u64 = 448 << 20;
 
-/// Number of the next load. Each load has its own keys, because a client may read only its own
+/// Index of the next load. Each load has its own keys, because a client may read only its own
 /// values.
 static ROUND: AtomicU64 = AtomicU64::new(0);
 

@@ -36,7 +36,7 @@ fn bulk_key(number: usize) -> Vec<u8> {
     format!("bulk:{}", number % BULK_KEYS).into_bytes()
 }
 
-/// Returns a value that contains the number of its write.
+/// Returns a value that contains the index of its write.
 fn bulk_value(number: usize) -> Vec<u8> {
     format!("{number:08}").into_bytes().repeat(BULK_BYTES / 8)
 }

@@ -1,6 +1,6 @@
 //! A random workload, drawn from a seed, for a replica's log and snapshots in one folder, with an
 //! account of what must be durable. The replica takes snapshots, installs those of leaders,
-//! compacts the log and restarts it, with several of these in progress at a time.
+//! compacts the log and resets it after a snapshot, with several of these in progress at a time.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 use std::collections::BTreeMap;
@@ -85,7 +85,7 @@ pub(crate) struct Counts {
     pub(crate) installed: u64,
     pub(crate) restarts: u64,
     pub(crate) deleted: u64,
-    /// Number of runs that restarted the log when they opened it.
+    /// Number of runs that reset the log to begin after a snapshot when they opened it.
     pub(crate) cut_installs: u64,
     /// Number of runs that found a snapshot whose completion was not reported.
     pub(crate) untold: u64,

@@ -278,8 +278,8 @@ fn start_with_damaged_snapshot_from_the_leader_is_refused() {
     let error = found(&disk).unwrap_err();
     assert!(matches!(error, StorageError::SnapshotLost { .. }), "{error}");
     assert!(error.to_string().contains(&latest), "{error}");
-    // With the complete snapshot, the log restarts after it, although the log lacks the snapshot's
-    // term.
+    // With the complete snapshot, the log is reset to begin after it, although the log lacks the
+    // snapshot's term.
     let (durable, _) = found(&folder.disk.snapshot()).unwrap();
     let hard_state = HardState { term: Term(2), voted_for: None };
     assert_eq!(durable, Durable { hard_state, snapshot: Some(id), ..Durable::default() });

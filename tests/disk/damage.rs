@@ -29,7 +29,7 @@ fn refusal(cluster: &Cluster, case: &str) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Returns the block number of each sector; zero for unwritten sectors.
+/// Returns the index of each sector's block; zero for unwritten sectors.
 fn blocks(bytes: &[u8]) -> Vec<u32> {
     let number = |sector: &[u8]| u32::from_le_bytes(sector[8..12].try_into().unwrap());
     bytes.chunks(SECTOR).map(number).collect()

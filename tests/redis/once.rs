@@ -9,7 +9,7 @@ fn ask(server: &mut LocalServer, line: &str) -> String {
     String::from_utf8(server.replies()).expect("replies of text")
 }
 
-/// Returns a server, and the number of a session that was opened on it.
+/// Returns a server, and the id of a session that was opened on it.
 fn open() -> (LocalServer, String) {
     let mut server = LocalServer::new(Limits::default());
     let session = ask(&mut server, "once open");

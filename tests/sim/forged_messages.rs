@@ -45,8 +45,8 @@ struct Victim {
     now: Instant,
     jobs: VecDeque<AppendJob>,
     chunks: Vec<SnapshotChunk>,
-    /// Number of the last message round sent to any peer, so that forged replies can be close to
-    /// it.
+    /// Sequence number of the last message round sent to any peer, so that forged replies can be
+    /// close to it.
     round: Round,
     commit_index: Index,
     term: Term,

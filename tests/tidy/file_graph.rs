@@ -255,7 +255,7 @@ impl Graph {
 /// each group imports only earlier ones.
 struct Search<'a> {
     graph: &'a Graph,
-    /// Number of each visited file, in the order of the visits.
+    /// Index of each visited file, in the order of the visits.
     numbers: BTreeMap<&'a str, usize>,
     /// Visited files that have not been assigned to a group yet.
     open: Vec<&'a str>,

@@ -11,7 +11,7 @@ const VARIABLE: &str = "GLIBC_TUNABLES";
 /// them, allocate blocks below 4 MiB (such as most batches) from the heap, and keep up to 64 MiB of
 /// free memory at the end of the heap. Without these settings, the in-memory log, whose memory is
 /// constantly allocated and freed, causes a page fault for every 4 KiB, which takes a fifth of the
-/// processor time of small writes.
+/// CPU time of small writes.
 const SETTINGS: &str = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304:\
                         glibc.malloc.trim_threshold=67108864:glibc.malloc.top_pad=4194304";
 

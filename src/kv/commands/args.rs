@@ -74,8 +74,8 @@ impl<'a> Args<'a> {
     }
 
     /// Returns the maximum length, in bytes, of a string that the command may create. This is the
-    /// argument at index `at`, which the server appends to the client's arguments, or
-    /// [`VALUE_BYTES_MAX`] if there is no such argument.
+    /// argument at index `at`, which the server adds to the client's arguments before it submits
+    /// the command, or [`VALUE_BYTES_MAX`] if there is no such argument.
     pub(in crate::kv) fn value_bytes_max(&self, at: usize) -> usize {
         split_limit(self.rest(at)).0
     }

@@ -48,7 +48,8 @@ fn bit(value: &[u8], offset: u64) -> bool {
 }
 
 /// Runs `SETBIT key offset value`: sets or clears a bit of the string at a key, and returns its old
-/// value. The server appends an argument with the maximum length of a string.
+/// value. Before it replicates the command, the server adds an argument: the maximum permitted
+/// length of a string.
 fn setbit(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let offset = match bit_offset(args.get(1)?, args.value_bytes_max(3)) {
@@ -76,8 +77,8 @@ fn setbit(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(was))
 }
 
-/// Runs `GETBIT key offset`: returns a bit of the string at a key. The server appends an argument
-/// with the maximum length of a string.
+/// Runs `GETBIT key offset`: returns a bit of the string at a key. Before it submits the command,
+/// the server adds an argument: the maximum permitted length of a string.
 fn getbit(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let offset = match bit_offset(args.get(1)?, args.value_bytes_max(2)) {
         Ok(offset) => offset,

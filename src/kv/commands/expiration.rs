@@ -185,15 +185,16 @@ fn persist(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(ends))
 }
 
-/// Runs `TTL key`: returns the remaining TTL in seconds. The server appends an argument with the
-/// current reading of the replicated clock, because the state machine's own reading may be older.
+/// Runs `TTL key`: returns the remaining TTL in seconds. Before it submits the command, the server
+/// adds an argument: the current reading of the replicated clock, because the state machine's own
+/// reading may be older.
 fn ttl(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     left(keyspace, args, |millis| (millis + 500) / 1_000)
 }
 
-/// Runs `PTTL key`: returns the remaining TTL in milliseconds. The server appends an argument with
-/// the current reading of the replicated clock, because the state machine's own reading may be
-/// older.
+/// Runs `PTTL key`: returns the remaining TTL in milliseconds. Before it submits the command, the
+/// server adds an argument: the current reading of the replicated clock, because the state
+/// machine's own reading may be older.
 fn pttl(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     left(keyspace, args, |millis| millis)
 }
@@ -209,10 +210,11 @@ fn pexpiretime(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 }
 
 /// Returns the remaining TTL of a key, converted from milliseconds by `round`; -1 if the key does
-/// not expire, -2 if it does not exist. The second argument, which the server appends, contains the
-/// current reading of the replicated clock and the number of times that the clock has been reset (8
-/// bytes each, little endian). The TTL is computed from this reading, or from the state machine's
-/// own reading if that is later or the numbers of resets differ.
+/// not expire, -2 if it does not exist. The second argument, which the server adds before it
+/// submits the command, contains the current reading of the replicated clock and the number of
+/// times that the clock has been reset (8 bytes each, little endian). The TTL is computed from this
+/// reading, or from the state machine's own reading if that is later or the numbers of resets
+/// differ.
 fn left(keyspace: &Keyspace, args: &Args<'_>, round: fn(Millis) -> Millis) -> Answer {
     let reading = args.get(1)?.split_first_chunk::<8>();
     let (millis, resets) =

@@ -16,9 +16,9 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(298, "transfer", TWO_KEYS, transfer),
 ];
 
-/// Runs `revisions key [key ...]`: returns the revision of each key, which is the number of the
-/// operation that last changed it; 0 for a key that does not exist. The server uses this command
-/// for `WATCH`; clients cannot call it.
+/// Runs `revisions key [key ...]`: returns the revision of each key, which is the sequence number
+/// of the operation that last changed it; 0 for a key that does not exist. The server uses this
+/// command for `WATCH`; clients cannot call it.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn revisions(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let revision = |key: &&[u8]| {

@@ -347,8 +347,8 @@ fn lpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 
 /// Options of `LPOS`.
 struct PositionQuery {
-    /// Option `RANK` of `LPOS`: number of the first match to return, counted from 1 at the start of
-    /// the list, or from -1 at its end. Never 0.
+    /// Option `RANK` of `LPOS`: ordinal of the first match to return, counted from 1 at the start
+    /// of the list, or from -1 at its end. Never 0.
     rank: i64,
     /// Option `COUNT` of `LPOS`: maximum number of matches to return; `usize::MAX` for no limit.
     /// `None` if the option is missing, in which case the reply is a single index and not an array.

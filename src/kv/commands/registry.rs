@@ -36,7 +36,7 @@ const GROUPS: &[&[Row]] = &[
 /// Exclusive upper bound of the numbers that identify commands in the log.
 const NUMBERS: usize = 512;
 
-/// All registered commands, indexed by their numbers; `None` for an unused number.
+/// All registered commands, indexed by their ids; `None` for an unused id.
 static BY_NUMBER: [Option<CommandId>; NUMBERS] = by_number();
 
 const fn by_number() -> [Option<CommandId>; NUMBERS] {

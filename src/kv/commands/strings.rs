@@ -110,8 +110,9 @@ fn set_plain(keyspace: &mut Keyspace, key: &[u8], value: &[u8]) {
     keyspace.notify("set", key);
 }
 
-/// Runs `APPEND key value`: appends to a string, and returns the new length of the string. The
-/// server appends an argument with the maximum length of a string.
+/// Runs `APPEND key value`: appends to a string, and returns the new length of the string. Before
+/// it replicates the command, the server adds an argument: the maximum permitted length of a
+/// string.
 fn append(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, more) = (args.get(0)?, args.get(1)?);
     let old = keyspace.string(key)?.map_or(0, StringRef::len);
@@ -360,7 +361,8 @@ fn msetnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
 }
 
 /// Runs `SETRANGE key offset value`: overwrites a part of a string, and returns the new length of
-/// the string. The server appends an argument with the maximum length of a string.
+/// the string. Before it replicates the command, the server adds an argument: the maximum permitted
+/// length of a string.
 fn setrange(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, from, value) = (args.get(0)?, args.integer(1)?, args.get(2)?);
     let Ok(from) = usize::try_from(from) else {

@@ -63,8 +63,9 @@ enum Outside {
     Collection(Collection),
 }
 
-/// Three values packed into 64 bits: the entry's revision (number of the operation that last
-/// changed it), the length of its key if the key is short, and whether it has an expiration time.
+/// Three values packed into 64 bits: the entry's revision (sequence number of the operation that
+/// last changed it), the length of its key if the key is short, and whether it has an expiration
+/// time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PackedMeta(u64);
 
@@ -73,7 +74,8 @@ struct PackedMeta(u64);
 #[derive(Clone, Copy)]
 pub(in crate::kv) struct Metadata {
     fingerprint: u64,
-    /// Number of the operation that last changed the entry, by which `WATCH` detects changes.
+    /// Sequence number of the operation that last changed the entry, by which `WATCH` detects
+    /// changes.
     revision: u64,
     /// Expiration time of the entry, in milliseconds since 1970; `None` if it does not expire.
     expires_at: Option<NonZeroU64>,
@@ -87,8 +89,8 @@ pub(in crate::kv) enum Value<'v> {
     Collection(Collection),
 }
 
-/// Maximum revision of an entry (number of the operation that last changed it), limited by the
-/// number of bits that store it: enough for a million operations per second for a century.
+/// Maximum revision of an entry (sequence number of the operation that last changed it), limited by
+/// the number of bits that store it: enough for a million operations per second for a century.
 pub(in crate::kv) const REVISION_MAX: u64 = (1 << PackedMeta::REVISION_BITS) - 1;
 
 impl PackedMeta {
@@ -111,8 +113,8 @@ impl PackedMeta {
         PackedMeta(length << PackedMeta::REVISION_BITS | expires).with_revision(metadata.revision)
     }
 
-    /// Returns a copy of the packed metadata in which the entry's revision (number of the operation
-    /// that last changed it) is `revision`.
+    /// Returns a copy of the packed metadata in which the entry's revision (sequence number of the
+    /// operation that last changed it) is `revision`.
     fn with_revision(self, revision: u64) -> PackedMeta {
         assert!(revision <= REVISION_MAX, "revision {revision} does not fit into an entry");
         PackedMeta(self.0 >> PackedMeta::REVISION_BITS << PackedMeta::REVISION_BITS | revision)

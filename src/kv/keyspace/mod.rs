@@ -139,9 +139,9 @@ impl Keyspace {
         self.entry(key)?.expires_at()
     }
 
-    /// Returns the revision of a key, which is the number of the operation that last changed the
-    /// key; 0 if the key does not exist. A transaction compares revisions to detect changes of
-    /// watched keys.
+    /// Returns the revision of a key, which is the sequence number of the operation that last
+    /// changed the key; 0 if the key does not exist. A transaction compares revisions to detect
+    /// changes of watched keys.
     pub(in crate::kv) fn revision_of(&self, key: &[u8]) -> u64 {
         self.uncounted_entry(key).map_or(0, KeyEntry::revision)
     }
@@ -280,8 +280,10 @@ impl Keyspace {
         Ok((result, true))
     }
 
-    /// Applies `edit` to the long string at a key, which must exist, like
-    /// [`Keyspace::edit_string`]. `grows` says whether the string is shorter than `length_min`.
+    /// Applies `edit` to the long string at a key, which must exist, and then extends the string
+    /// with zero bytes to `length_min` bytes. [`Keyspace::edit_string`] calls this with its own
+    /// `length_min`, and sets `grows` if the string is shorter than that: the string then counts as
+    /// changed even if `edit` changes nothing.
     fn edit_long_string<R>(
         &mut self,
         key: &[u8],

@@ -23,7 +23,7 @@ const fn table() -> [u16; 256] {
     table
 }
 
-/// Returns the number of a key's hash slot, as in Redis Cluster.
+/// Returns the index of a key's hash slot, as in Redis Cluster.
 pub fn slot_of(key: &[u8]) -> u16 {
     let crc = tag_of(key).iter().fold(0_u16, |crc, byte| {
         (crc << 8) ^ TABLE[usize::from((crc >> 8) ^ u16::from(*byte)) & 0xFF]

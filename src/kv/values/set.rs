@@ -58,8 +58,8 @@ impl Set {
         self.members.get_index(index)
     }
 
-    /// Iterates over the members at the indexes in `range`, which must not exceed the number of
-    /// members.
+    /// Iterates over the members at the positions in `range`, in the order of the hash table. The
+    /// range must not exceed the number of members.
     pub(in crate::kv) fn range(&self, range: Range<usize>) -> impl Iterator<Item = &Element> {
         self.members.get_range(range).expect("within the members").iter()
     }

@@ -151,8 +151,8 @@ impl SortedSet {
         self.scores.iter().map(|(member, score)| (member, *score))
     }
 
-    /// Iterates over the members at the indexes in `range` of the hash table, with their scores.
-    /// The range must not exceed the number of members.
+    /// Iterates over the members at the positions in `range`, with their scores. A position is an
+    /// index in the order of [`SortedSet::iter`]. The range must not exceed the number of members.
     pub(in crate::kv) fn range(
         &self,
         range: Range<usize>,

@@ -125,7 +125,8 @@ fn latest(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `LATENCY HISTORY event`: replies with all latency samples of the event, in order of time.
+/// Runs `LATENCY HISTORY event`: replies with all latency samples of the event, in chronological
+/// order.
 fn history(call: &mut Call<'_>) -> Action {
     let samples = call.context.slow_log.samples();
     let is_known = call.argument(2).eq_ignore_ascii_case(EVENT);

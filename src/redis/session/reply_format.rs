@@ -34,7 +34,7 @@ pub(in crate::redis) enum ReplyKind {
     /// replies with the number of subscribers in this way.
     Number(u32),
     /// Write the reply to `EXEC`: an array with the replies to all commands of the transaction, in
-    /// order, each with the number of its command.
+    /// order, each with the id of its command.
     Exec(Arc<[(CommandNumber, ExecReply)]>),
 }
 
@@ -60,8 +60,10 @@ impl ExecReply {
             ExecReply::Written(bytes) => out.extend_from_slice(bytes),
             ExecReply::Outcome(reply_format) => reply_format.encode(outcome, out),
             ExecReply::Clients(_) => {
-                Writer::new(out, Version::Two)
-                    .error(b"ERR the list of clients is not available for this transaction");
+                Writer::new(out, Version::Two).error(
+                    b"ERR internal error: the server did not create the reply to CLIENT LIST or \
+                      CLIENT INFO in this transaction; send the command again without MULTI",
+                );
             }
         }
     }
@@ -125,7 +127,7 @@ impl ReplyFormat {
         write(&mut Writer::new(out, self.version), &self.kind, outcome);
     }
 
-    /// Returns the commands that ran inside the request: for each, the command's number and, if the
+    /// Returns the commands that ran inside the request: for each, the command's id and, if the
     /// reply to the command is an error, the error text. Empty if the request is not an `EXEC`, or
     /// if `outcome` says that the transaction was aborted.
     pub fn nested_calls(&self, outcome: &Outcome) -> Vec<(CommandNumber, Option<Bytes>)> {

@@ -67,8 +67,8 @@ pub(crate) fn open(
     if let Some(damage) = peers.damage() {
         tracing::warn!(
             %damage,
-            "damaged file `peers` ignored; its records, by which outdated copies of peers' folders \
-             are detected, are rebuilt as peers connect; check the disk"
+            "damaged file `peers` ignored; its records, which are used to detect that a peer runs \
+             on an outdated copy of its folder, are rebuilt as peers connect; check the disk"
         );
     }
     let store = latest.map_or_else(StateMachine::default, |(_, store)| store);

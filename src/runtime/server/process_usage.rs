@@ -8,12 +8,12 @@ use rustix::param::{clock_ticks_per_second, page_size};
 
 use crate::redis::SystemInfo;
 
-/// Memory and processor time used by this process. Values that are unknown are zero.
+/// Memory and CPU time used by this process. Values that are unknown are zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ProcessUsage {
     pub(crate) resident_bytes: u64,
-    /// Processor time in user mode; `cpu_system` is that in the kernel. The resolution is a tick,
-    /// usually 10 ms.
+    /// CPU time in user mode; `cpu_system` is that in the kernel. The resolution is a tick, usually
+    /// 10 ms.
     pub(crate) cpu_user: Duration,
     pub(crate) cpu_system: Duration,
 }

@@ -120,7 +120,7 @@ mod tests {
     use crate::storage::LogOptions;
     use crate::types::{EntryId, JobSequence, NodeId, Term};
 
-    /// Tests that a log that restarts after a leader's snapshot accepts the snapshot's term if the
+    /// Tests that a log that is reset after a leader's snapshot accepts the snapshot's term if the
     /// hard state in the same append job has that term.
     #[test]
     fn log_restart_after_snapshot_accepts_a_term_written_with_it() {

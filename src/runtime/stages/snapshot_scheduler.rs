@@ -206,8 +206,8 @@ impl SnapshotScheduler {
         self.board.end(failed);
     }
 
-    /// Records that a leader's snapshot has replaced the state, so that the log restarts after the
-    /// snapshot's last entry.
+    /// Records that a leader's snapshot has replaced the state, so that the log is reset to begin
+    /// after the snapshot's last entry.
     pub(crate) fn installed(&self) {
         let end = get(&self.positions.end);
         set(&self.positions.cut, end);

@@ -76,7 +76,8 @@ struct Model {
 struct Version {
     /// Index of the log entry whose operation created this version.
     index: Index,
-    /// Number of the operation that created this version, counted over all applied operations.
+    /// Sequence number of the operation that created this version, counted over all applied
+    /// operations.
     revision: u64,
     /// The value that the operation set; `None` if it deleted the key.
     value: Option<Bytes>,
@@ -294,8 +295,9 @@ impl ClientModel {
         request.refused += 1;
         ensure!(
             request.refused <= request.attempts,
-            "refused means not applied: the request {key:?} was refused {} times, but arrived at \
-             replicas only {} times",
+            "refused means not applied: replica {id} refused the request {key:?}, which has now \
+             been refused {} times but has arrived at replicas only {} times; a refusal without an \
+             attempt that it answers does not prove that the request was not applied",
             request.refused,
             request.attempts
         );
@@ -417,16 +419,16 @@ impl Model {
     }
 
     /// Returns whether the watched keys of a transaction are unchanged: at log index `index`, each
-    /// key still has the revision that the client has read. A key's revision is the number of the
-    /// operation that last wrote the key.
+    /// key still has the revision that the client has read. A key's revision is the sequence number
+    /// of the operation that last wrote the key.
     fn are_unchanged(&self, watched: Items<'_>, index: Index) -> bool {
         watched
             .pairs()
             .all(|(key, revision)| revision == self.revision(key, index).to_le_bytes().as_slice())
     }
 
-    /// Returns the revision of a key at log index `state`: the number of the operation that last
-    /// wrote the key, counted over all applied operations, or 0 if the key has no value.
+    /// Returns the revision of a key at log index `state`: the sequence number of the operation
+    /// that last wrote the key, counted over all applied operations, or 0 if the key has no value.
     fn revision(&self, key: &[u8], state: Index) -> u64 {
         self.at(key, state).filter(|it| it.value.is_some()).map_or(0, |version| version.revision)
     }

@@ -65,8 +65,8 @@ impl Cluster {
 
     /// Returns whether a replica accepts messages that the peer `from` sent in incarnation `sender`
     /// (number of the peer's starts and crashes). If the peer has restarted, the replica first
-    /// checks the peer's list of its starts, to detect that the peer runs from an old copy of its
-    /// folder. The server does the same when a peer connects.
+    /// checks the peer's list of its latest starts (one random number per start), to detect that
+    /// the peer runs from an old copy of its folder. The server does the same when a peer connects.
     pub(super) fn accepts_peer(
         &mut self,
         slot: usize,
@@ -118,9 +118,9 @@ impl Cluster {
     }
 
     /// Checks that peers reject a replica that runs from an old copy of its folder. The replica
-    /// must be down. Starts it from such a copy, and presents the list of starts in the copy to all
-    /// peers: every peer that knows of a later start must reject the replica. The folder itself
-    /// stays unchanged.
+    /// must be down. Starts it from such a copy, and presents the list of starts (one random number
+    /// per start) in the copy to all peers: every peer that knows of a later start must reject the
+    /// replica. The folder itself stays unchanged.
     ///
     /// # Errors
     /// If a peer that must reject the copy accepts it.

@@ -1,5 +1,5 @@
-//! The event queue of a simulated cluster: events in order of time, and in order of insertion at
-//! equal times.
+//! The event queue of a simulated cluster: events in chronological order, and in order of insertion
+//! at equal times.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -293,10 +293,10 @@ impl Cluster {
     }
 }
 
-/// Passes a client's request through the replicated clock before the replica handles it, as the
-/// server's core stage does. Before a write, appends an entry that advances the clock if necessary.
-/// Returns the message for the replica; `None` if the request was refused, or waits until the
-/// leader knows the wall clocks of a quorum.
+/// Prepares the replicated clock for a client's request before the replica handles the request, as
+/// the server's core stage does: holds the request until the leader knows the wall clocks of a
+/// quorum and, before a write, appends an entry that advances the clock if necessary. Returns the
+/// message for the replica; `None` if the request was refused or is held.
 fn pass_clock(
     gate: &mut ClockGate,
     replica: &mut Replica,

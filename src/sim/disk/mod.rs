@@ -23,7 +23,7 @@ use crate::types::{EntryId, Index, NodeId};
 pub struct Disk {
     image: Durable,
     /// Id of the entry just before the log's first entry: the last entry of the snapshot after
-    /// which the log was restarted, or zero.
+    /// which the log was reset, or zero.
     base: EntryId,
     waiting: VecDeque<AppendJob>,
     /// Number of jobs (log writes) that the current sync covers; 0 while there is no sync.
@@ -107,7 +107,8 @@ impl Disk {
 
     /// Opens the disk for a start of the replica, whose latest snapshot is `latest`. With the real
     /// storage code, `latest` is set to the snapshot found in the files, which may be another one.
-    /// If the log does not contain the snapshot's last entry, restarts the log after that entry.
+    /// If the log does not contain the snapshot's last entry, resets the log to begin after that
+    /// entry.
     pub(in crate::sim) fn open(
         &mut self,
         latest: &mut Option<SnapshotId>,
@@ -244,7 +245,8 @@ impl Disk {
         self.syncing > 0
     }
 
-    /// Returns whether the current sync includes a restart or a compaction of the log.
+    /// Returns whether the current sync includes a reset of the log after a snapshot, or a
+    /// compaction of the log.
     pub fn is_truncating(&self) -> bool {
         let mut jobs = self.waiting.iter().take(self.syncing);
         jobs.any(|job| job.restart_after.is_some() || job.compact_to.is_some())
@@ -300,7 +302,7 @@ impl Disk {
 impl Disk {
     /// Crashes a machine that runs the real storage code, and computes the contents that its log
     /// may have afterwards: those before and after the sync in progress, and before and after each
-    /// log restart within it.
+    /// reset of the log within it.
     fn crash_files(&mut self, latest: Option<SnapshotId>, own: Option<&Snapshot>, rng: &mut Rng) {
         let jobs = self.waiting.iter().take(self.syncing);
         let mut possible = vec![(self.image.clone(), self.base)];
@@ -385,7 +387,7 @@ impl Disk {
             let fits = base.index <= end && after_snapshot(&image, snapshot) == found.durable;
             fits.then_some((image, base))
         });
-        // After a snapshot, a restarted log cannot be distinguished from one that contains the
+        // After a snapshot, a log that was reset cannot be distinguished from one that contains the
         // snapshot's last entry. The longer one is assumed: its entries are found if the snapshot
         // is not.
         fitting.max_by_key(|(image, _)| image.entries.len())
@@ -415,10 +417,10 @@ impl Disk {
     }
 }
 
-/// Restarts the log after a snapshot if the log (`image`) does not contain the snapshot's last
-/// entry: removes all entries, and makes that entry the new `base`, the entry just before the log's
-/// first one. In this case, if that entry has a later term than the hard state, also moves the hard
-/// state to that term, without a vote.
+/// Resets the log to begin after a snapshot if the log (`image`) does not contain the snapshot's
+/// last entry: removes all entries, and makes that entry the new `base`, the entry just before the
+/// log's first one. In this case, if that entry has a later term than the hard state, also moves
+/// the hard state to that term, without a vote.
 fn restart_after(image: &mut Durable, base: &mut EntryId, snapshot: Option<SnapshotId>) {
     let Some(SnapshotId { last, .. }) = snapshot.filter(|it| it.last.index > base.index) else {
         return;

@@ -185,11 +185,12 @@ impl FaultEffect {
 pub struct FaultStatistics {
     injected: [u64; DiskFault::ALL.len()],
     effects: [[u64; FaultEffect::ALL.len()]; DiskFault::ALL.len()],
-    /// Number of faults that occurred during a log restart, a compaction or the write of a
-    /// snapshot.
+    /// Number of faults that occurred during a reset of the log after a snapshot, a compaction of
+    /// the log or the write of a snapshot.
     pub interrupted_compactions: u64,
-    /// Number of log restarts after a snapshot. A restart is not a fault, but faults must occur
-    /// during restarts to test them.
+    /// Number of times that a replica has reset its log: replaced it with an empty log that begins
+    /// after the last entry of a received snapshot. A reset is not a fault, but faults must occur
+    /// during resets to test them.
     pub restarts: u64,
     /// Number of log segments that compaction deleted.
     pub segments_deleted: u64,
@@ -262,8 +263,8 @@ impl FaultStatistics {
         }
         let _ = write!(
             text,
-            "\n{} snapshots taken and {} installed in files; {} log restarts, {} segments deleted; \
-             {} of these interrupted by a fault",
+            "\n{} snapshots taken and {} installed in files; {} log resets after a snapshot, {} \
+             segments deleted; {} of these interrupted by a fault",
             self.snapshots_taken,
             self.snapshots_installed,
             self.restarts,

@@ -65,7 +65,7 @@ impl FaultRun {
             }
             Fault::Crash => {
                 let id = self.victim();
-                // Prefers a replica that is restarting or compacting its log.
+                // Prefers a replica that is compacting its log, or resetting it after a snapshot.
                 let compacting = |id: &NodeId| self.cluster.machine(*id).disk.is_truncating();
                 let id = self.plan.ids.iter().copied().find(compacting).unwrap_or(id);
                 self.crash(id);

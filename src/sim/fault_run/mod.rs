@@ -75,7 +75,8 @@ pub struct Failure {
 #[derive(Debug)]
 enum Alarm {
     /// The client at index `client` wakes up, to start its next operation or to handle a timeout.
-    /// `turn` is the number of the wake-up; only the client's latest wake-up has an effect.
+    /// `turn` is the sequence number of the wake-up; only the client's latest wake-up has an
+    /// effect.
     Wake { client: usize, turn: u32 },
     /// A replica's answer arrives at its client.
     Answer(Answer),

@@ -74,7 +74,7 @@ pub enum ClientAction {
     Wake {
         /// Index of the client in the workload.
         client: usize,
-        /// Number of the wake-up. Only a client's latest wake-up has an effect.
+        /// Sequence number of the wake-up. Only a client's latest wake-up has an effect.
         turn: u32,
         /// Time from now to the wake-up.
         after: Duration,
@@ -122,7 +122,7 @@ struct Client {
     /// The counter's value according to the answer to the client's latest request in its session;
     /// `None` if that request is unanswered.
     sum: Option<i64>,
-    /// Number of the client's latest scheduled wake-up. Earlier ones have no effect.
+    /// Sequence number of the client's latest scheduled wake-up. Earlier ones have no effect.
     turn: u32,
     /// Whether the client's request was just refused, so that its next wake-up is a retry rather
     /// than a timeout.

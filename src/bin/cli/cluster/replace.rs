@@ -59,9 +59,9 @@ pub(super) fn replace(arguments: &Arguments, cluster: u128, id: u16) -> anyhow::
         match found {
             None => {}
             Some(Problem::Rejoining) => bail!(
-                "--replace {id}: replica {other} is still rejoining, and only one replica can at a \
-                 time; start without --replace and wait until the log of replica {other} says \
-                 \"rejoined\""
+                "--replace {id}: replica {other} is still rejoining, and only one replica can \
+                 rejoin at a time; start without --replace and wait until the log of replica \
+                 {other} says \"rejoined\""
             ),
             Some(Problem::Damage(reason) | Problem::Other(reason)) => bail!(
                 "--replace {id}: replica {other} cannot start either ({reason}). A replica can be \

@@ -76,8 +76,9 @@ pub(crate) struct Client {
     pub(crate) partial_since: Option<Instant>,
     /// The current limits on the size of this client's replies.
     pub(crate) budget: ReplyBudget,
-    /// Number of the slot whose request, such as `WATCH`, blocks the connection: later requests are
-    /// not parsed until this request has its reply. `None` if no request blocks the connection.
+    /// Sequence number of the slot whose request, such as `WATCH`, blocks the connection: later
+    /// requests are not parsed until this request has its reply. `None` if no request blocks the
+    /// connection.
     pub(crate) blocked_on: Option<u64>,
     /// Whether the client has closed its sending side of the connection, so that no more requests
     /// will arrive.
@@ -226,7 +227,7 @@ impl Client {
         self.next < self.front + self.slots.len() as u64
     }
 
-    /// Returns the number of the slot that the next parsed request will get.
+    /// Returns the sequence number of the slot that the next parsed request will get.
     pub(crate) fn next_slot(&self) -> u64 {
         self.front + self.slots.len() as u64
     }

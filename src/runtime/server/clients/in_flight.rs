@@ -15,7 +15,7 @@ pub(crate) struct InFlight {
     /// The id of the client that sent the request. It must match the id of the client now at
     /// `index`, since the indexes of closed connections are reused.
     pub(crate) client: ClientId,
-    /// Number of the slot in the client's queue in which the reply will be stored.
+    /// Sequence number of the slot in the client's queue in which the reply will be stored.
     pub(crate) slot: u64,
     /// When the request arrived from the client.
     pub(crate) arrived_at: Instant,

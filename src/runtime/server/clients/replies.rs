@@ -192,9 +192,9 @@ impl Clients {
     }
 
     /// Calls `give` to store the reply to the request with this sequence number. The arguments of
-    /// `give` are the client that sent the request and the number of the request's slot; it returns
-    /// whether the request now has a reply. If it has, the request is removed from the table of
-    /// requests in flight.
+    /// `give` are the client that sent the request and the sequence number of the request's slot;
+    /// it returns whether the request now has a reply. If it has, the request is removed from the
+    /// table of requests in flight.
     pub(super) fn finish(&mut self, sequence: u64, give: impl FnOnce(&mut Client, u64) -> bool) {
         let Some(request) = self.in_flight.get(sequence) else { return };
         let budget = self.memory.budget(self.connected.len());

@@ -37,7 +37,7 @@ struct Fixture {
 struct SentRequest {
     key: RequestKey,
     kind: RequestKind,
-    /// Number of the request among the requests of all clients, starting from 0.
+    /// Index of the request among the requests of all clients, starting from 0.
     number: u64,
 }
 

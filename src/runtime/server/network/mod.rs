@@ -124,8 +124,8 @@ pub(crate) struct ServerNetwork {
     /// The leader, its term and the connection to it when writes without an outcome were last sent
     /// again; `None` before the first leader.
     write_route: Option<WriteRoute>,
-    /// Number of the first batch of writes that must still be sent again after a change of the
-    /// leader, its term or the connection to it; `None` if no batch must be sent again.
+    /// Sequence number of the first batch of writes that must still be sent again after a change of
+    /// the leader, its term or the connection to it; `None` if no batch must be sent again.
     resend_from: Option<u64>,
     /// Time until which no requests are sent to the replica that this one considers the leader,
     /// because that replica has answered that it is not the leader. The new leader should be known
@@ -290,8 +290,8 @@ impl ServerNetwork {
         count
     }
 
-    /// Performs the periodic work that is due at `now`: checks timeouts, reconnects to peers,
-    /// reports the wall clock and refreshes the values for `INFO`.
+    /// Performs the periodic work that is due at `now`: checks timeouts, reconnects to peers, sends
+    /// the reading of this replica's wall clock to its peers, and refreshes the values for `INFO`.
     fn tick(&mut self, now: Instant) {
         self.update_context(now);
         let parts = &mut self.parts;

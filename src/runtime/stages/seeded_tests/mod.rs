@@ -154,7 +154,7 @@ struct Run {
     /// Requests that have no reply yet, each with the expected reply.
     open: RefCell<BTreeMap<RequestKey, Expectation>>,
     next_request: Cell<u64>,
-    /// Numbers of the acknowledged writes. Writes that were certainly not applied are in `refused`
+    /// Ids of the acknowledged writes. Writes that were certainly not applied are in `refused`
     /// instead.
     acknowledged: RefCell<Vec<u64>>,
     refused: RefCell<Vec<u64>>,

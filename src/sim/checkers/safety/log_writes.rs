@@ -51,8 +51,9 @@ impl SafetyChecker {
             let there = self.committed.get(position(last.index)).map(|there| there.id);
             ensure!(
                 there == Some(last),
-                "log matching: replica {id} restarted its log after a snapshot whose last entry is \
-                 {last} (index@term), but the committed entry at that index (if any) is {there:?}"
+                "log matching: replica {id} reset its log to begin after a snapshot whose last \
+                 entry is {last} (index@term), but the committed entry at that index (if any) is \
+                 {there:?}"
             );
             let count = position(last.index) + 1;
             view.written.clear();

@@ -34,17 +34,19 @@ impl SafetyChecker {
     ) -> Result<(), Violation> {
         ensure!(
             round == Round(0) || self.views[machine.slot].rounds_received.contains(&(term, round)),
-            "fresh confirmation: replica {} replied to replica {to} with message round {round} of \
-             term {term}, but has received no message of that round",
+            "fresh confirmation: replica {} sent replica {to} a reply that answers message round \
+             {round} (the leader's batch of messages with that number) of term {term}, but has \
+             received no message of that round",
             machine.id
         );
         let leader = self.leaders.get(&term);
         ensure!(
             round == Round(0)
                 || leader == Some(&to) && self.rounds_begun.contains(&(term, round, machine.id)),
-            "fresh confirmation: replica {} replied to replica {to} with message round {round} of \
-             term {term}, but replica {to} is not the leader of that term or has sent it no \
-             message of that round; the leader of term {term} (if any) is {leader:?}",
+            "fresh confirmation: replica {} sent replica {to} a reply that answers message round \
+             {round} (the leader's batch of messages with that number) of term {term}, but replica \
+             {to} is not the leader of that term or has sent it no message of that round; the \
+             leader of term {term} (if any) is {leader:?}",
             machine.id
         );
         Ok(())
@@ -185,7 +187,8 @@ impl SafetyChecker {
                 ensure!(
                     reply.round > Round(0),
                     "fresh confirmation: replica {id} replied to a snapshot chunk without the \
-                     number of the message round to which the chunk belongs"
+                     number of the message round (the leader's batch of messages) to which the \
+                     chunk belongs"
                 );
                 self.check_round(machine, sent.to, reply.term, reply.round)?;
             }

@@ -301,7 +301,8 @@ impl SafetyChecker {
              status is {status:?}"
         );
         let durable_there = machine.disk.id_at(status.durable_index);
-        // The snapshot may cover the durable index before the log on disk is restarted after it.
+        // The snapshot may cover the durable index before the log on disk is reset to begin after
+        // it.
         let in_snapshot = status.durable_index <= machine.snapshots.end();
         ensure!(
             in_snapshot

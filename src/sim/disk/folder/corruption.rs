@@ -28,8 +28,9 @@ pub(super) struct Damage {
     pub(super) in_latest: bool,
 }
 
-/// The list of starts that a replica presents to its peers after it was started from an old copy of
-/// its folder. The peers check this list to detect old copies.
+/// The list of process starts (one random number per start) that a replica presents to its peers
+/// after it was started from an old copy of its folder. The peers check this list to detect old
+/// copies.
 #[derive(Debug)]
 pub(in crate::sim) struct OldCopy {
     /// How many times the replica had been started when the copy of its folder was made.
@@ -233,9 +234,9 @@ impl Folder {
     }
 
     /// Starts the replica from an old copy of its whole folder: once, three times, or more times
-    /// than its list of latest starts can hold. Peers use this list to detect old copies. The
-    /// folder itself stays unchanged. Returns the list after the last of these starts, or the error
-    /// of a failed start; `None` if there is no copy.
+    /// than its list of latest starts (one random number per start) can hold. Peers use this list
+    /// to detect old copies. The folder itself stays unchanged. Returns the list after the last of
+    /// these starts, or the error of a failed start; `None` if there is no copy.
     pub(in crate::sim) fn start_old_copy(&mut self) -> Option<Result<OldCopy, StorageError>> {
         let (copy, copied_at) = self.copy.take()?;
         let mut copy = copy.copy();

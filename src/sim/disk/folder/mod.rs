@@ -32,9 +32,10 @@ const CLUSTER: u128 = 0x0051_BB1E;
 /// Maximum number of disk operations in one sync of the log, reached by a sync that begins a log
 /// segment and replaces the file `meta`.
 const SYNC_OPERATIONS_MAX: u64 = 12;
-/// Maximum length of a simulated replica's list of its latest starts, which peers use to detect old
-/// copies of its folder. It is small enough that old copies are often started more times than this,
-/// but larger than the number of starts of one replica while another one is down.
+/// Maximum length of a simulated replica's list of its latest starts (one random number per start),
+/// which peers use to detect old copies of its folder. It is small enough that old copies are often
+/// started more times than this, but larger than the number of starts of one replica while another
+/// one is down.
 const OPENINGS_KEPT: usize = 48;
 
 /// A leader's snapshot that the replica is receiving.

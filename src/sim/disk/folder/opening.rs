@@ -13,15 +13,15 @@ use crate::sim::rng::Rng;
 use crate::storage::{Expected, Log, LogOptions, PeerRecords, SharedDisk, Snapshots, StorageError};
 use crate::types::NodeId;
 
-/// Maximum number of disk operations that a log restart, a compaction or the writing of a snapshot
-/// takes.
+/// Maximum number of disk operations that a reset of the log after a snapshot, a compaction of the
+/// log or the writing of a snapshot takes.
 const COMPACTION_OPERATIONS_MAX: u64 = 30;
 /// Maximum number of disk operations that a replica's start takes if it opens the folder, removes a
-/// torn block at the end of the log and begins a log segment, but does not restart the log after a
+/// torn block at the end of the log and begins a log segment, but does not reset the log after a
 /// snapshot.
 const OPEN_OPERATIONS_MAX: u64 = 26;
 /// Maximum number of disk operations that a replica's start takes if it opens the folder, removes a
-/// torn block at the end of the log, begins a log segment and restarts the log after a snapshot.
+/// torn block at the end of the log, begins a log segment and resets the log after a snapshot.
 const OPEN_RESTART_OPERATIONS_MAX: u64 = 46;
 
 /// The state that a replica finds in its folder at a start.
