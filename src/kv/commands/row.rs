@@ -25,15 +25,12 @@ pub(in crate::kv) struct Row {
 
 /// What the running time of a command is proportional to. By this, a long command can be recognized
 /// before it runs. The time can be longer if a write copies a collection that a snapshot shares,
-/// which the estimate in `kv/work.rs` counts too; and in cases that it does not count: `MSET`
-/// replaces collections, or large values expire.
+/// which the estimate in `kv/work.rs` counts too. Removed and replaced values take no time: they are
+/// freed in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum Scale {
     /// The arguments of the command; each takes constant or logarithmic time.
     Arguments,
-    /// The arguments, and the elements of the collection that the command replaces, if it does: at
-    /// its only key, or else at the second.
-    Replaced,
     /// The largest integer among the arguments after the first, if there is one: the number of
     /// elements to return or remove. At most the values at the command's keys, unless the number is
     /// negative.
