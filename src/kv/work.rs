@@ -41,9 +41,9 @@ pub(super) fn prefetch<'k>(
 }
 
 /// Prefetches like [`prefetch`]. Returns an estimate of the time that the operations will take, in
-/// steps of about 50 ns: [`STEPS_PER_ARGUMENT`] for each argument, one for each [`BYTES_PER_STEP`] of their arguments
-/// and of the values that they go through or copy, and one for each key
-/// if they go through all keys.
+/// steps of about 50 ns: [`STEPS_PER_ARGUMENT`] for each argument, one for each [`BYTES_PER_STEP`]
+/// of their arguments and of the values that they go through or copy, and one for each key if they
+/// go through all keys.
 pub(super) fn estimate(keyspace: &Keyspace, group: &Group<'_>) -> u64 {
     let operations = group.operations().iter().zip(prefetch(keyspace, group));
     let steps = operations.map(|(operation, first)| {

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`StatusBoard`] | core | network |
 //! | [`RuntimeCounters`] | every stage | network |
-//! | [`MemoryBoard`] | core, applier, background deletion, network | core, network, snapshot scheduler |
+//! | [`MemoryBoard`] | core, applier, background deletion, network | the same, snapshot scheduler |
 //! | [`DiskSpaceBoard`] | log writer | snapshots, network |
 //! | [`SnapshotBoard`] | snapshots, applier; the growth: network | applier, core, network |
 //! | [`ClockBoard`] | core; the reports of peers: network | network; the reports: core |
@@ -28,8 +28,6 @@ use crate::kv::RecordedEvents;
 use crate::raft::{SnapshotId, Status};
 use crate::storage::FreeSpace;
 use crate::types::{Instant, NodeId};
-
-use super::channels::DeletionSize;
 
 /// Maximum value of the limit on the size of log entries in memory (1 GiB). If the latest snapshot
 /// is larger, its size is the maximum instead.
@@ -145,6 +143,15 @@ pub struct RuntimeCounters {
     pub cluster_down: Counter,
     /// Number of clients' commands refused with the error `MISCONF` because disk space was low.
     pub disk_full: Counter,
+}
+
+/// The size of values that were removed but not freed yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct DeletionSize {
+    /// Number of values.
+    pub(super) objects: usize,
+    /// Approximate memory usage of the values, in bytes.
+    pub(super) bytes: usize,
 }
 
 /// Memory usage of the keyspace and of the log, and the memory limit, shared between the stages.

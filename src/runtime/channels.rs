@@ -73,6 +73,7 @@ use crate::raft::{
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::Attempt;
 
+use crate::runtime::boards::DeletionSize;
 use crate::runtime::wake::{COMPLETIONS, OUTBOUND, READ_PEERS, RELEASED, REPLIES, Wake};
 
 /// Capacity of each channel between two stages, in items. An item is a batch of messages or
@@ -197,15 +198,6 @@ pub(super) enum Deletion {
     Values(Unlinked),
     /// A state machine that a leader's snapshot has replaced.
     State(Box<StateMachine>),
-}
-
-/// The size of values that were removed but not freed yet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct DeletionSize {
-    /// Number of values.
-    pub(super) objects: usize,
-    /// Approximate memory usage of the values, in bytes.
-    pub(super) bytes: usize,
 }
 
 /// A batch of writes that another replica has forwarded to this replica as the leader.

@@ -2,41 +2,26 @@
 //!
 //! By itself, glibc returns only the free end of each heap, so one small allocation in use keeps up
 //! to 64 MiB resident. After values of 512 MiB were deleted, 400 to 540 MiB stayed resident for
-//! ever; glibc's function `malloc_trim` returns them. There is no safe interface to it, so this file
-//! is the only one with `unsafe`.
+//! ever; glibc's function `malloc_trim` returns them. There is no safe interface to it, so this
+//! file is the only one with `unsafe`.
 
 /// Unused resident memory, in bytes, that is left alone in addition to as much as is in use. A
 /// replica under load stays below: its log is allocated and freed all the time, and returning that
 /// memory would cost page faults.
 const UNUSED_BYTES_MAX: u64 = 32 << 20;
-/// Minimum growth of the unused memory, in bytes, after which it is returned again.
-const GROWTH_BYTES_MIN: u64 = 16 << 20;
 /// Free memory at the end of the main heap that is kept, in bytes.
 const KEPT_BYTES: usize = 4 << 20;
 
-/// Decides when free memory is returned.
-#[derive(Debug, Default)]
-pub(crate) struct Trimming {
-    /// Least unused resident memory in bytes since it was returned the last time, which that did
-    /// not change.
-    left_bytes: u64,
+/// Returns free memory to the operating system if much of the resident memory is not in use. `used`
+/// is the memory in use and `resident` the resident memory of the process, in bytes.
+pub(crate) fn trim_if_unused(used: u64, resident: u64) {
+    if is_mostly_unused(used, resident) {
+        trim();
+    }
 }
 
-impl Trimming {
-    /// Returns free memory to the operating system if much is resident that is not in use. `used`
-    /// is the memory in use, `resident` returns the resident memory of the process, in bytes.
-    pub(crate) fn run(&mut self, used: u64, resident: impl Fn() -> u64) {
-        if self.is_due(used, resident()) {
-            trim();
-            self.left_bytes = resident().saturating_sub(used);
-        }
-    }
-
-    fn is_due(&mut self, used: u64, resident: u64) -> bool {
-        let unused = resident.saturating_sub(used);
-        self.left_bytes = self.left_bytes.min(unused);
-        unused > used + UNUSED_BYTES_MAX && unused > self.left_bytes + GROWTH_BYTES_MIN
-    }
+fn is_mostly_unused(used: u64, resident: u64) -> bool {
+    resident > 2 * used + UNUSED_BYTES_MAX
 }
 
 /// Returns free memory to the operating system. Takes some milliseconds, in which other threads
@@ -64,22 +49,15 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn memory_is_returned_only_if_much_of_it_is_unused() {
-        let mut trimming = Trimming::default();
-        for (used, resident, is_due) in [
+    fn memory_is_returned_only_if_most_of_it_is_unused() {
+        for (used, resident, wanted) in [
             (0, 32 * MIB, false),
             (0, 33 * MIB, true),
             (300 * MIB, 632 * MIB, false),
             (300 * MIB, 633 * MIB, true),
         ] {
-            assert_eq!(trimming.is_due(used, resident), is_due, "{used} of {resident}");
+            assert_eq!(is_mostly_unused(used, resident), wanted, "{used} of {resident}");
         }
-        // What is left cannot be returned, so only what has become unused since then counts.
-        let resident = std::cell::Cell::new(500 * MIB);
-        trimming.run(0, || resident.replace(200 * MIB));
-        assert!(!trimming.is_due(0, 216 * MIB) && trimming.is_due(0, 217 * MIB));
-        assert!(!trimming.is_due(10 * MIB, 100 * MIB), "90 are left now");
-        assert!(trimming.is_due(0, 107 * MIB));
     }
 
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

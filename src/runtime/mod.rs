@@ -30,7 +30,7 @@
 //! | `channels` | what stages send to each other, and what happens when a channel is full |
 //! | `boards` | what stages publish for each other: status, counters, memory, disk space, clocks |
 //! | `pass`, `wake`, `clock` | limits of one pass, waking the network stage, reading clocks |
-//! | `process_usage`, `malloc_trim` | memory and processor time of the process; returning free memory |
+//! | `process_usage`, `malloc_trim` | use of memory and processor; returning free memory |
 //! | `fatal`, `error` | how a failing stage ends the process; errors that stop a replica |
 
 mod boards;

@@ -11,7 +11,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use crate::runtime::boards::MemoryBoard;
 use crate::runtime::channels::Deletion;
-use crate::runtime::malloc_trim::Trimming;
+use crate::runtime::malloc_trim::trim_if_unused;
 use crate::runtime::process_usage::ProcessUsage;
 
 /// Interval at which the stage checks whether to return free memory to the operating system.
@@ -21,16 +21,15 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct BackgroundDelete {
     jobs: Receiver<Deletion>,
     memory: Arc<MemoryBoard>,
-    trimming: Trimming,
 }
 
 impl BackgroundDelete {
     pub(crate) fn new(jobs: Receiver<Deletion>, memory: Arc<MemoryBoard>) -> BackgroundDelete {
-        BackgroundDelete { jobs, memory, trimming: Trimming::default() }
+        BackgroundDelete { jobs, memory }
     }
 
     /// Runs the stage's loop on the current thread until the applier has stopped.
-    pub(crate) fn run(&mut self) {
+    pub(crate) fn run(&self) {
         let mut trim_at = Instant::now() + TRIM_INTERVAL;
         loop {
             match self.jobs.recv_deadline(trim_at) {
@@ -44,7 +43,7 @@ impl BackgroundDelete {
             }
             if Instant::now() >= trim_at {
                 let (store, log) = self.memory.store_and_log_bytes();
-                self.trimming.run(store + log, || ProcessUsage::read().resident_bytes);
+                trim_if_unused(store + log, ProcessUsage::read().resident_bytes);
                 trim_at = Instant::now() + TRIM_INTERVAL;
             }
         }

@@ -186,7 +186,7 @@ fn spawn_background<'scope>(
     if let Some(mut stage) = snapshots {
         spawn(scope, "snapshots", move || stage.run())?;
     }
-    if let Some(mut stage) = background_delete {
+    if let Some(stage) = background_delete {
         spawn(scope, "background_delete", move || stage.run())?;
     }
     Ok(())

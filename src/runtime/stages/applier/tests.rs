@@ -373,7 +373,7 @@ fn removed_values_are_freed_in_the_background() {
     let used = run(&[set]);
     let replaced = run(&[set, set]);
     assert!(replaced > used + 2 * (1 << 20), "{replaced} bytes, in the state and not freed yet");
-    let mut stage = BackgroundDelete::new(deletions.clone(), Arc::clone(&memory));
+    let stage = BackgroundDelete::new(deletions.clone(), Arc::clone(&memory));
     assert_eq!((deletions.len(), memory.take_freed()), (1, (2, 0)));
     for _ in 1..QUEUE_LEN {
         run(&[set]);
