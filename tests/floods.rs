@@ -11,14 +11,17 @@ mod client;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with cluster.rs")]
 mod replicas;
+#[path = "cluster/ticks.rs"]
+mod ticks;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
+use std::thread;
 use std::time::Duration;
-use std::{fs, process, thread};
 
 use client::{Client, command};
 use replicas::Cluster;
+use ticks::{OTHERS_PERCENT_MAX, Ticks};
 
 /// Number of connections that flood the leader at the same time.
 const CONNECTIONS: usize = 400;
@@ -30,10 +33,6 @@ const ROUNDS: u64 = 2;
 const TRIES: u64 = 3;
 /// Name of the environment variable that sets another number of rounds.
 const ROUNDS_VARIABLE: &str = "BOWLINE_FLOOD_ROUNDS";
-/// Maximum share of the processors, in percent, that other processes may use in a round that
-/// counts. If they use more, the leader's threads wait for a processor, and the leader may lose its
-/// leadership whatever it does.
-const OTHERS_PERCENT_MAX: u64 = 25;
 
 /// Counts of the replies to one flood, by outcome.
 #[derive(Debug, Default)]
@@ -45,51 +44,7 @@ struct Outcome {
     example: String,
 }
 
-/// CPU time since the system started, in ticks.
-#[derive(Clone, Copy, Debug, Default)]
-struct Ticks {
-    /// Time of all processors, used or idle.
-    all: u64,
-    /// Time used by all processes.
-    busy: u64,
-    /// Time used by this process and by the replicas.
-    own: u64,
-}
-
-impl Ticks {
-    /// Reads the system's counters. Returns zeros if the system does not provide them, so that
-    /// every round counts.
-    fn read(cluster: &Cluster) -> Ticks {
-        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-        let line = text.lines().next().unwrap_or_default();
-        // user, nice, system, idle, iowait, irq, softirq, steal
-        let fields = line.split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok());
-        let fields: Vec<u64> = fields.collect();
-        let all = fields.iter().sum::<u64>();
-        let idle = fields.iter().skip(3).take(2).sum::<u64>();
-        let replicas = (0..3).map(|at| cluster.process(at));
-        let own = replicas.chain([process::id()]).map(Ticks::of).sum();
-        Ticks { all, busy: all - idle, own }
-    }
-
-    /// Returns the CPU time used by one process.
-    fn of(process: u32) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-        let behind_name = text.rsplit(')').next().unwrap_or_default();
-        let times = behind_name.split_whitespace().skip(11).take(2);
-        times.filter_map(|field| field.parse::<u64>().ok()).sum()
-    }
-
-    /// Returns the share of the processors that other processes have used since `before`, in
-    /// percent.
-    fn others_percent(self, before: Ticks) -> u64 {
-        let others = (self.busy - before.busy).saturating_sub(self.own - before.own);
-        others * 100 / (self.all - before.all).max(1)
-    }
-}
-
-/// Floods the server from one thread with blocking sockets, so that the replicas get most of the
-/// CPU time.
+/// Floods from one thread with blocking sockets, so that the servers have the processors.
 fn flood(clients: &mut [BufReader<TcpStream>], round: u64) -> Outcome {
     let mut outcome = Outcome::default();
     for (number, client) in clients.iter_mut().enumerate() {

@@ -312,17 +312,12 @@ impl ReplicatedClock {
     }
 
     /// Returns whether a clock entry may be proposed to make the applied clock reach `millis`.
-    /// Returns false while an earlier proposal is still to be applied, regardless of its age: only
-    /// a leader change can cause it to be lost, and further proposals would fill a slow log. Also
-    /// returns false if the last applied proposal has already reached `millis`, and for
-    /// [`ENTRY_INTERVAL`] after a refused proposal.
+    /// Returns false while an earlier proposal is still to be applied, however old it is: only a
+    /// leader change can lose it, and further proposals would fill a slow log.
     fn may_propose(&self, now: Instant, millis: u64) -> bool {
         self.proposed.is_none_or(|proposed| {
-            if proposed.refused {
-                now >= proposed.at + ENTRY_INTERVAL
-            } else {
-                self.applied.millis >= proposed.millis && proposed.millis < millis
-            }
+            let is_applied = proposed.refused || self.applied.millis >= proposed.millis;
+            is_applied && now >= proposed.next_at(millis)
         })
     }
 
@@ -339,11 +334,18 @@ impl ReplicatedClock {
         let time = u64::try_from(self.extrapolate(now) / NANOS).unwrap_or(u64::MAX);
         let left = Duration::from_millis(millis.saturating_sub(time));
         let due = now + left;
-        match self.proposed {
-            Some(Proposed { refused: true, at, .. }) => Some(due.max(at + ENTRY_INTERVAL)),
-            // Once it is applied, the next one may be due.
-            _ => self.may_propose(now, millis).then_some(due),
-        }
+        let due = self.proposed.map_or(due, |proposed| due.max(proposed.next_at(millis)));
+        // Once the proposed entry is applied, the next one may be due.
+        self.may_propose(due, millis).then_some(due)
+    }
+}
+
+impl Proposed {
+    /// Returns the earliest time of the next proposal that must reach `millis`: at once, except
+    /// after a refused proposal, and after one that has reached `millis` already. In the latter
+    /// case so many keys have expired that one entry does not remove all of them.
+    fn next_at(&self, millis: u64) -> Instant {
+        if self.refused || self.millis >= millis { self.at + ENTRY_INTERVAL } else { self.at }
     }
 }
 
@@ -466,6 +468,24 @@ mod tests {
         assert_eq!(clock.entry_for_reads(at(104)), Some(EPOCH + 104));
         clock.note_applied(at(105), shown(EPOCH + 104, None));
         assert_eq!((clock.entry_for_reads(at(200)), clock.next_due(at(200))), (None, None));
+    }
+
+    /// Bug: when more keys expired at once than one entry removes, the others stayed in memory
+    /// until the next write.
+    #[test]
+    fn clock_entries_repeat_until_all_expired_keys_are_removed() {
+        let mut clock = single();
+        clock.note_applied(at(1), shown(EPOCH + 1, Some(EPOCH + 100)));
+        assert_eq!(clock.entry_at_expiry(at(100)), Some(EPOCH + 100));
+        assert_eq!(clock.next_due(at(101)), None, "the entry is not applied");
+        clock.note_applied(at(102), shown(EPOCH + 100, Some(EPOCH + 100)));
+        assert_eq!(
+            (clock.entry_at_expiry(at(103)), clock.next_due(at(103))),
+            (None, Some(at(110)))
+        );
+        assert_eq!(clock.entry_at_expiry(at(110)), Some(EPOCH + 110));
+        clock.note_applied(at(111), shown(EPOCH + 110, Some(EPOCH + 500)));
+        assert_eq!(clock.next_due(at(112)), Some(at(500)));
     }
 
     #[test]

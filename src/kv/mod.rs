@@ -37,6 +37,7 @@ pub use dedup::DEDUP_ENTRIES_MAX;
 pub use keyspace::events::{Event, RecordedEvents};
 pub use keyspace::slot::{SLOT_COUNT, slot_of};
 pub use keyspace::statistics::KeyspaceStatistics;
+pub use keyspace::unlinked::Unlinked;
 pub use operation::{Operation, OperationError};
 pub use snapshot::{SnapshotError, SnapshotMark, SnapshotReader, SnapshotWriter};
 pub use state_machine::{Applied, StateMachine};

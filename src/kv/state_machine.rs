@@ -11,7 +11,9 @@ use crate::kv::dedup::{DEDUP_ENTRIES_MAX, DedupTable, StoredOutcomes};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::{Millis, ReplicatedClock};
 use crate::kv::keyspace::events::{Event, RecordedEvents};
+use crate::kv::keyspace::expiration::{REMOVED_BY_CLOCK_MAX, REMOVED_MAX};
 use crate::kv::keyspace::statistics::KeyspaceStatistics;
+use crate::kv::keyspace::unlinked::Unlinked;
 use crate::kv::operation::Operation;
 use crate::kv::transactions;
 use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
@@ -96,8 +98,9 @@ impl StateMachine {
         self.client_sessions = ClientSessions::default();
     }
 
-    /// Applies the log entry at `index`, which must follow the last applied entry. An entry whose
-    /// payload is not a valid batch changes nothing except the applied index.
+    /// Applies the log entry at `index`, which must follow the last applied entry, and frees what
+    /// it removes. An entry whose payload is not a valid batch changes nothing except the applied
+    /// index.
     pub fn apply(&mut self, index: Index, payload: &[u8]) -> Applied {
         let Ok(batch) = Batch::decode(payload) else {
             self.skip(index);
@@ -113,13 +116,14 @@ impl StateMachine {
             self.apply_group(&batch, &group, &mut outcomes);
         }
         self.finish(index, &batch, &outcomes);
+        drop(self.take_unlinked());
         Applied { key: batch.key, outcomes, repeated: false }
     }
 
     /// Applies the next group of operations of `batch`, a batch that has not been applied before.
     /// Appends the operations' outcomes (results) to `outcomes`, which must contain the outcomes of
     /// all earlier groups of the batch. After the last group, the caller must call
-    /// [`StateMachine::finish`].
+    /// [`StateMachine::finish`], and from time to time [`StateMachine::take_unlinked`].
     pub fn apply_group(
         &mut self,
         batch: &Batch<'_>,
@@ -135,12 +139,14 @@ impl StateMachine {
     fn apply_operation(&mut self, operation: Option<&Operation<'_>>, seed: u64) -> Outcome {
         self.keyspace.begin_command();
         let Some(operation) = operation else { return Outcome::Malformed };
+        let mut removed_max = REMOVED_MAX;
         if let &Operation::Clock { millis, resets } = operation
             && resets == self.clock_resets()
         {
             self.keyspace.advance_clock(millis);
+            removed_max = REMOVED_BY_CLOCK_MAX;
         }
-        self.keyspace.remove_expired();
+        self.keyspace.remove_expired(removed_max);
         self.answer(operation, seed).unwrap_or_else(|| self.perform(operation, seed))
     }
 
@@ -459,9 +465,23 @@ impl StateMachine {
         self.keyspace.average_expiry()
     }
 
+    /// Returns the large values that were removed since the last call, which the caller must free.
+    /// They are not part of the state, nor of its memory usage.
+    pub fn take_unlinked(&mut self) -> Unlinked {
+        self.keyspace.take_unlinked()
+    }
+
     /// Removes and returns all recorded events for Pub/Sub subscribers, oldest first.
     pub fn take_events(&mut self) -> Vec<Event> {
         self.keyspace.take_events()
+    }
+}
+
+#[cfg(test)]
+impl StateMachine {
+    /// Asserts that the sums of the keyspace equal those of its entries.
+    pub(super) fn check_sums(&self) {
+        self.keyspace.check_sums();
     }
 }
 

@@ -69,8 +69,14 @@ pub struct Context {
     /// Memory usage of all clients combined, in bytes. Updated at intervals, so slightly out of
     /// date.
     pub clients_bytes: u64,
-    /// Memory usage of all keys and values, in bytes.
+    /// Memory usage of all keys and values, in bytes, including values that were removed but not
+    /// freed yet.
     pub dataset_bytes: u64,
+    /// Number of values that were removed but not freed yet.
+    pub lazyfree_pending_objects: u64,
+    /// Number of values that were freed in the background, since the process started or since
+    /// `CONFIG RESETSTAT`.
+    pub lazyfreed_objects: u64,
     /// Memory usage of the log entries that are kept in memory, in bytes.
     pub log_bytes: u64,
     /// Memory usage in bytes: the sum of `dataset_bytes`, `log_bytes` and `clients_bytes`.
@@ -279,6 +285,8 @@ impl Context {
             run_id: 0,
             clients_bytes: 0,
             dataset_bytes: 0,
+            lazyfree_pending_objects: 0,
+            lazyfreed_objects: 0,
             log_bytes: 0,
             used_memory: 0,
             used_memory_peak: 0,
@@ -313,6 +321,7 @@ impl Context {
         self.rates.reset();
         self.statistics.reset();
         self.keyspace_statistics = KeyspaceStatistics::default();
+        self.lazyfreed_objects = 0;
     }
 
     /// Sets the applied index, and raises the commit index and the last index to it if they are

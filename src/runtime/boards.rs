@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`StatusBoard`] | core | network |
 //! | [`RuntimeCounters`] | every stage | network |
-//! | [`MemoryBoard`] | core, applier, network | core, network, snapshot scheduler |
+//! | [`MemoryBoard`] | core, applier, background deletion, network | the same, snapshot scheduler |
 //! | [`DiskSpaceBoard`] | log writer | snapshots, network |
 //! | [`SnapshotBoard`] | snapshots, applier; the growth: network | applier, core, network |
 //! | [`ClockBoard`] | core; the reports of peers: network | network; the reports: core |
@@ -145,11 +145,26 @@ pub struct RuntimeCounters {
     pub disk_full: Counter,
 }
 
+/// The size of values that were removed but not freed yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct DeletionSize {
+    /// Number of values.
+    pub(super) objects: usize,
+    /// Approximate memory usage of the values, in bytes.
+    pub(super) bytes: usize,
+}
+
 /// Memory usage of the keyspace and of the log, and the memory limit, shared between the stages.
 #[derive(Debug, Default)]
 pub(super) struct MemoryBoard {
     store_bytes: AtomicU64,
     log_bytes: AtomicU64,
+    /// Number of the values that were removed from the keyspace but not freed yet, and their memory
+    /// usage in bytes.
+    unlinked_objects: AtomicU64,
+    unlinked_bytes: AtomicU64,
+    /// Number of values that were freed in the background since the network last took the number.
+    freed_objects: AtomicU64,
     /// The limit `--maxmemory` on the memory usage of keyspace, log and clients combined, in bytes;
     /// 0 for no limit.
     limit_bytes: AtomicU64,
@@ -178,10 +193,33 @@ impl MemoryBoard {
         self.log_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Returns the memory usage in bytes of the keyspace and of the log entries in memory, in this
-    /// order.
+    /// Adds values that were removed from the keyspace but not freed yet. Called by the applier,
+    /// before it publishes the memory usage of the keyspace without them.
+    pub(super) fn note_unlinked(&self, size: DeletionSize) {
+        self.unlinked_objects.fetch_add(size.objects as u64, Ordering::Relaxed);
+        self.unlinked_bytes.fetch_add(size.bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Subtracts values that were freed.
+    pub(super) fn note_freed(&self, size: DeletionSize) {
+        self.unlinked_objects.fetch_sub(size.objects as u64, Ordering::Relaxed);
+        self.unlinked_bytes.fetch_sub(size.bytes as u64, Ordering::Relaxed);
+        self.freed_objects.fetch_add(size.objects as u64, Ordering::Relaxed);
+    }
+
+    /// Returns the memory usage of the keyspace, including values that were removed but not freed
+    /// yet, then that of the log entries in memory, each in bytes.
     pub(super) fn store_and_log_bytes(&self) -> (u64, u64) {
-        (self.store_bytes.load(Ordering::Relaxed), self.log_bytes.load(Ordering::Relaxed))
+        let store =
+            self.store_bytes.load(Ordering::Relaxed) + self.unlinked_bytes.load(Ordering::Relaxed);
+        (store, self.log_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Returns the number of values that were removed but not freed yet, and the number of those
+    /// that were freed since the last call.
+    pub(super) fn take_freed(&self) -> (u64, u64) {
+        let unlinked = self.unlinked_objects.load(Ordering::Relaxed);
+        (unlinked, self.freed_objects.swap(0, Ordering::Relaxed))
     }
 
     /// Returns the limit on log entries in memory, in bytes, above which a leader refuses writes:

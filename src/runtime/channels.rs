@@ -15,6 +15,8 @@
 //!
 //!   core, applier ---- snapshot_jobs ----> snapshots ---- core_inbox ----> core
 //!                                              +--------- released -------> network
+//!
+//!   applier ---- deletions ----> background deletion
 //! ```
 //!
 //! Each channel holds up to [`QUEUE_LEN`] items. When a channel is full:
@@ -43,10 +45,10 @@
 //! - `released`, messages to peers from the log writer and the snapshots stage: the messages are
 //!   dropped and counted.
 //! - `snapshot_jobs`, [`SnapshotJob`]. From the core: chunks are dropped and counted; the leader
-//!   sends unacknowledged chunks again. From the applier: a snapshot is taken later, and the
-//!   applier itself frees a state that was replaced.
-//! - `replies`, [`ReplyBatch`] from the applier: the applier waits for the network stage, which
-//!   receives no replies while its socket is full.
+//!   sends again what is not acknowledged. From the applier: a snapshot is taken later.
+//! - `deletions`, [`Deletion`] from the applier: the applier frees the values itself.
+//! - `replies`, [`ReplyBatch`] from the applier: the applier waits for the network, which takes
+//!   none while its socket is full.
 //!
 //! While 4 MiB of appends are in flight, committed entries wait in the core. So clients slow down
 //! to the speed of this replica's log, even if other replicas commit entries faster.
@@ -67,7 +69,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
 use crate::clock::AppliedClock;
-use crate::kv::{Event, KeyspaceStatistics, Outcome, StateMachine, View};
+use crate::kv::{Event, KeyspaceStatistics, Outcome, StateMachine, Unlinked, View};
 use crate::raft::{
     AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskSpace, Envelope, Persisted, Refusal,
     SnapshotChunk, SnapshotId,
@@ -75,6 +77,7 @@ use crate::raft::{
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::Attempt;
 
+use crate::runtime::boards::DeletionSize;
 use crate::runtime::wake::{COMPLETIONS, OUTBOUND, READ_PEERS, RELEASED, REPLIES, Wake};
 
 /// Capacity of each channel between two stages, in items. One item is a batch of messages or
@@ -189,9 +192,15 @@ pub(super) enum SnapshotJob {
     Verify(Vec<SnapshotId>),
     /// From the applier: an immutable view of the current state, to be written as a snapshot.
     Write(Box<View>),
-    /// From the applier: an old state machine that a leader's snapshot has replaced. The snapshots
-    /// stage frees it, because freeing a large one on the applier's thread would delay clients.
-    Drop(Box<StateMachine>),
+}
+
+/// What the applier has removed, to be freed in the background.
+#[derive(Debug)]
+pub(super) enum Deletion {
+    /// Large values that commands have removed or replaced, or that have expired.
+    Values(Unlinked),
+    /// A state machine that a leader's snapshot has replaced.
+    State(Box<StateMachine>),
 }
 
 /// A batch of writes that another replica has forwarded to this replica as the leader.
@@ -347,6 +356,19 @@ pub(super) struct Answer {
     pub(super) key: RequestKey,
     /// Outcomes of the batch's operations, in the order of the operations.
     pub(super) outcomes: Vec<Outcome>,
+}
+
+impl Deletion {
+    pub(super) fn size(&self) -> DeletionSize {
+        match self {
+            Deletion::Values(values) => {
+                DeletionSize { objects: values.objects(), bytes: values.bytes() }
+            }
+            Deletion::State(state) => {
+                DeletionSize { objects: state.key_count(), bytes: state.memory() }
+            }
+        }
+    }
 }
 
 impl Applied {
@@ -510,6 +532,7 @@ pub(super) struct ApplierEnds {
     pub(super) jobs: Receiver<ApplyBatch>,
     pub(super) to_network: ToNetwork<ReplyBatch>,
     pub(super) to_snapshots: Sender<SnapshotJob>,
+    pub(super) deletions: Sender<Deletion>,
 }
 
 /// The channel ends that the snapshots stage owns: its receiver, and its senders to other stages.
@@ -528,6 +551,8 @@ pub(super) struct Ends {
     pub(super) log_writer: LogWriterEnds,
     pub(super) applier: ApplierEnds,
     pub(super) snapshots: SnapshotEnds,
+    /// The receiving end of the background deletion, which frees what the applier has removed.
+    pub(super) deletions: Receiver<Deletion>,
 }
 
 /// Creates the channels of one replica. If `core_sleeps_in_poll` is true, the Raft core and the
@@ -543,6 +568,7 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (released_in, released) = channel::bounded(QUEUE_LEN);
     let (replies_in, replies) = channel::bounded(QUEUE_LEN);
     let (to_snapshots, snapshot_jobs) = channel::bounded(QUEUE_LEN);
+    let (deletions_in, deletions) = channel::bounded(QUEUE_LEN);
     let to_core_with_wake =
         || ToCore { sender: to_core.clone(), wake: core_sleeps_in_poll.then(|| Arc::clone(wake)) };
     let release = || ToNetwork::new(released_in.clone(), RELEASED, wake);
@@ -573,11 +599,13 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
             jobs: apply_jobs,
             to_network: ToNetwork::new(replies_in, REPLIES, wake),
             to_snapshots,
+            deletions: deletions_in,
         },
         snapshots: SnapshotEnds {
             jobs: snapshot_jobs,
             to_network: release(),
             to_core: to_core_with_wake(),
         },
+        deletions,
     }
 }

@@ -1,8 +1,8 @@
 //! The threaded driver: runs a replica on real sockets, disks and clocks.
 //!
-//! A replica consists of five stages that are connected by bounded channels. Stages share threads,
-//! or each stage has its own thread. A stage is a loop: receive, call pure code, send. The
-//! simulator runs the same pure code with a different driver.
+//! A replica consists of six stages that are connected by bounded channels. The stages share
+//! threads or have a thread each. A stage is a loop: receive, call pure code, send. The simulator
+//! runs the same pure code under its own driver.
 //!
 //! ```text
 //!             sockets
@@ -17,6 +17,7 @@
 //!   log writer ---+-------------------+
 //!
 //!   snapshots: views of the state from the applier, chunks from and to the core
+//!   background deletion: removed values from the applier
 //! ```
 //!
 //! Imports point down this list:
@@ -29,6 +30,7 @@
 //! | `channels` | what stages send to each other, and what happens when a channel is full |
 //! | `boards` | what stages publish for each other: status, counters, memory, disk space, clocks |
 //! | `pass`, `wake`, `clock` | limits of one pass, waking the network stage, reading clocks |
+//! | `process_usage`, `malloc_trim` | use of memory and processor; returning free memory |
 //! | `fatal`, `error` | how a failing stage ends the process; errors that stop a replica |
 
 mod boards;
@@ -37,7 +39,9 @@ mod clock;
 mod course;
 mod error;
 mod fatal;
+mod malloc_trim;
 mod pass;
+mod process_usage;
 mod server;
 mod stages;
 mod wake;

@@ -63,8 +63,6 @@ const MISSING: &[(&str, &[&str])] = &[
             "active_defrag_key_misses",
             "total_active_defrag_time",
             "current_active_defrag_time",
-            "lazyfree_pending_objects",
-            "lazyfreed_objects",
         ],
     ),
     (

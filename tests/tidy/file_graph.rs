@@ -71,7 +71,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     (
         "runtime",
         &[
-            &["clock", "error", "fatal", "wake"],
+            &["clock", "error", "fatal", "malloc_trim", "process_usage", "wake"],
             &["boards", "pass"],
             &["channels"],
             &["stages"],

@@ -201,7 +201,6 @@ mod tests {
         let page = include_str!("../../guide/operations.md");
         for (row, scale) in [
             ("| all values at the command's keys |", Scale::Values),
-            ("| the collection that the command replaces |", Scale::Replaced),
             ("| the count in an argument (constant without one) |", Scale::Count),
             ("| the number of all keys |", Scale::Keyspace),
         ] {

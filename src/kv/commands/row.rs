@@ -25,18 +25,15 @@ pub(in crate::kv) struct Row {
 
 /// What the running time of a command is proportional to, so that a long command can be recognized
 /// before it runs. The time can be longer if a write copies a collection that a snapshot shares,
-/// which the estimate in `kv/work.rs` also counts. It can also be longer in cases that are not
-/// counted: `MSET` replaces collections, or large values expire.
+/// which the estimate in `kv/work.rs` counts too. Removed and replaced values take no time: they
+/// are freed in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum Scale {
     /// The arguments of the command; each takes constant or logarithmic time.
     Arguments,
-    /// The arguments, and the elements of the collection that the command replaces, if any. That
-    /// collection is at the command's only key, or at the second key of a command with two keys.
-    Replaced,
-    /// The number of elements to return or remove: the largest integer among the arguments after
-    /// the first, if there is one. Limited by the size of the values at the command's keys, unless
-    /// the number is negative.
+    /// The largest integer among the arguments after the first, if there is one: the number of
+    /// elements to return or remove. At most the values at the command's keys, unless the number is
+    /// negative.
     Count,
     /// The arguments, and all values at the command's keys.
     Values,

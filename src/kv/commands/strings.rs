@@ -19,9 +19,9 @@ use crate::kv::values::string::StringRef;
 /// The string commands of the state machine: number, name, key positions and function of each.
 /// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
-    write(48, "set", ONE_KEY, set_with_options).per(Scale::Replaced),
-    write(49, "setex", ONE_KEY, setex).per(Scale::Replaced),
-    write(50, "psetex", ONE_KEY, psetex).per(Scale::Replaced),
+    write(48, "set", ONE_KEY, set_with_options),
+    write(49, "setex", ONE_KEY, setex),
+    write(50, "psetex", ONE_KEY, psetex),
     write(51, "getex", ONE_KEY, getex),
     write(52, "msetnx", KEYS_AND_VALUES, msetnx),
     write(53, "setrange", ONE_KEY, setrange),

@@ -196,6 +196,13 @@ impl Outside {
             Outside::Collection(collection) => collection.bytes(),
         }
     }
+
+    fn is_shared(&self) -> bool {
+        match self {
+            Outside::LongString(string) => string.is_shared(),
+            Outside::Collection(collection) => collection.is_shared(),
+        }
+    }
 }
 
 impl From<Outside> for Value<'_> {
@@ -225,16 +232,21 @@ impl KeyEntry {
         KeyEntry(concatenate(header, [expiry, length, key, value]))
     }
 
-    /// Replaces the entry's value and metadata. Reuses the allocation if it is not shared, the old
-    /// and the new value are short strings of equal length, and the entry neither gains nor loses
-    /// an expiration time.
-    pub(in crate::kv) fn replace(&mut self, new_value: Value<'_>, metadata: Metadata) {
+    /// Replaces the entry's value and metadata, and returns the old entry. Reuses the allocation,
+    /// and returns `None`, if it is not shared, the old and the new value are short strings of
+    /// equal length, and the entry has an expiration time either both before and after or never.
+    pub(in crate::kv) fn replace(
+        &mut self,
+        new_value: Value<'_>,
+        metadata: Metadata,
+    ) -> Option<KeyEntry> {
         if let Value::String(value) = &new_value
             && self.rewrite(value, metadata)
         {
-            return;
+            return None;
         }
-        *self = KeyEntry::new(self.key(), new_value, metadata);
+        let new = KeyEntry::new(self.key(), new_value, metadata);
+        Some(std::mem::replace(self, new))
     }
 
     /// Overwrites the string value and the metadata in the existing allocation. Returns false, and
@@ -319,10 +331,11 @@ impl KeyEntry {
         }
     }
 
-    /// Returns whether the memory of the entry's collection is shared, for example by a snapshot:
-    /// either because the whole entry is shared or because only the collection is.
-    pub(in crate::kv) fn is_collection_shared(&self) -> bool {
-        self.collection().is_some_and(|it| ThinArc::strong_count(&self.0) > 1 || it.is_shared())
+    /// Returns whether the value is a collection or a long string, and something else shares the
+    /// entry, and with it its value, or shares the value alone.
+    pub(in crate::kv) fn is_value_shared(&self) -> bool {
+        let outside = self.0.header.header.outside.as_deref();
+        outside.is_some_and(|value| ThinArc::strong_count(&self.0) > 1 || value.is_shared())
     }
 
     /// Applies `change` to the entry's collection, and returns the result of `change`. Returns

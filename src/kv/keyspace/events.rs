@@ -110,6 +110,7 @@ impl Keyspace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::keyspace::expiration::REMOVED_MAX;
 
     #[test]
     fn only_enabled_keyspace_events_are_recorded_in_order() {
@@ -161,7 +162,7 @@ mod tests {
             keyspace.counting_lookups(|it| it.entry(b"missing").is_some());
             keyspace.advance_clock(7);
             keyspace.put(b"l", b"w");
-            keyspace.remove_expired();
+            keyspace.remove_expired(REMOVED_MAX);
         }
         assert_eq!(silent.digest(), recording.digest());
         let events = recording.take_events().into_iter().map(|event| match event {

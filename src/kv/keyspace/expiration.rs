@@ -12,6 +12,9 @@ use super::note_expired;
 /// Maximum number of expired keys that are removed when an operation is applied, which bounds the
 /// extra work. Clients never see an expired key, even if it has not been removed yet.
 pub(in crate::kv) const REMOVED_MAX: usize = 64;
+/// Maximum number of expired keys that are removed when the clock advances, at most once in 10 ms
+/// while no client waits. It takes less than a millisecond.
+pub(in crate::kv) const REMOVED_BY_CLOCK_MAX: usize = 1_024;
 
 /// Index of the keys that have an expiration time, in the order of these times.
 #[derive(Debug, Default)]
@@ -65,11 +68,6 @@ impl ExpirationIndex {
 
     fn first(&self) -> Option<(Millis, u64)> {
         self.by_time.first().copied()
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.by_time.clear();
-        self.sum = 0;
     }
 }
 
@@ -147,10 +145,10 @@ impl Keyspace {
         back
     }
 
-    /// Removes up to [`REMOVED_MAX`] expired keys, and records an `expired` keyspace notification
-    /// for each.
-    pub(in crate::kv) fn remove_expired(&mut self) {
-        for _ in 0..REMOVED_MAX {
+    /// Removes up to `count_max` expired keys, and records an `expired` keyspace notification for
+    /// each.
+    pub(in crate::kv) fn remove_expired(&mut self, count_max: usize) {
+        for _ in 0..count_max {
             match self.expirations.first() {
                 Some((expires_at, hash)) if expires_at <= self.clock.millis => {
                     self.remove_expired_entry(hash, expires_at);
@@ -164,8 +162,8 @@ impl Keyspace {
     fn remove_expired_entry(&mut self, hash: u64, expires_at: Millis) {
         let removed = self.shards.remove(hash, |entry| is_expiring(entry, hash, expires_at));
         let entry = removed.expect("every key of the expiration index exists");
-        self.subtract(&entry);
         note_expired(&mut self.counts.expired, &self.events, entry.key());
+        self.unlink(entry);
     }
 }
 

@@ -13,6 +13,7 @@ pub(in crate::kv) mod restore;
 pub(in crate::kv) mod shards;
 pub(in crate::kv) mod slot;
 pub(in crate::kv) mod statistics;
+pub(in crate::kv) mod unlinked;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ use expiration::ExpirationIndex;
 use restore::RestoredEntry;
 use shards::{Shards, Table};
 use statistics::Counts;
+use unlinked::Unlinked;
 
 /// The keyspace: all keys with their values and expiration times.
 ///
@@ -48,6 +50,8 @@ pub(in crate::kv) struct Keyspace {
     events: Events,
     /// Counts for `INFO`, not part of the state.
     counts: Counts,
+    /// Large values that were removed and are not freed yet, not part of the state.
+    unlinked: Unlinked,
 }
 
 /// Error: the key holds a value of a different type than the caller requested.
@@ -187,7 +191,7 @@ impl Keyspace {
     /// string or a list, because their copies share the memory of the elements.
     pub(in crate::kv) fn copies_collection(&self, hash: u64, entry: &KeyEntry) -> bool {
         entry.collection().is_some_and(Collection::is_copied_whole)
-            && (self.shards.is_shared(hash) || entry.is_collection_shared())
+            && (self.shards.is_shared(hash) || entry.is_value_shared())
     }
 
     /// Returns the digest of the keyspace, for comparing replicas: the sum of the fingerprints
@@ -431,6 +435,7 @@ impl Keyspace {
         let (digest, entry_bytes) = (&mut self.digest, &mut self.entry_bytes);
         let (expirations, expired) = (&mut self.expirations, &mut self.counts.expired);
         let (events, clock) = (&self.events, self.clock.millis);
+        let unlinked = &mut self.unlinked;
         digest.add(metadata.fingerprint());
         self.shards.put(
             hash,
@@ -439,13 +444,16 @@ impl Keyspace {
                 Entry::Occupied(mut slot) => {
                     let entry = slot.get_mut();
                     digest.remove(entry.fingerprint());
-                    *entry_bytes -= entry.heap_bytes();
+                    let bytes = entry.heap_bytes();
+                    *entry_bytes -= bytes;
                     let before = entry.expires_at();
                     if entry.is_expired(clock) {
                         note_expired(expired, events, key);
                         events.note_key("new", key);
                     }
-                    entry.replace(value, metadata);
+                    if let Some(replaced) = entry.replace(value, metadata) {
+                        unlinked.add(replaced, bytes);
+                    }
                     expirations.update(hash, before, entry.expires_at());
                     *entry_bytes += entry.heap_bytes();
                 }
@@ -475,8 +483,8 @@ impl Keyspace {
     pub(in crate::kv) fn remove(&mut self, key: &[u8]) -> bool {
         let removed = self.shards.remove(key_hash(key), |entry| entry.key() == key);
         let Some(entry) = removed else { return false };
-        self.subtract(&entry);
         let is_expired = self.is_expired(&entry);
+        self.unlink(entry);
         if is_expired {
             note_expired(&mut self.counts.expired, &self.events, key);
         }
@@ -484,8 +492,8 @@ impl Keyspace {
     }
 
     /// Updates the keyspace's digest, memory usage and expiration index after `entry` was removed
-    /// from its hash table.
-    fn subtract(&mut self, entry: &KeyEntry) {
+    /// from its hash table. Frees the entry, or collects it if that takes long.
+    fn unlink(&mut self, entry: KeyEntry) {
         self.digest.remove(entry.fingerprint());
         self.expirations.update(entry.key_hash(), entry.expires_at(), None);
         let bytes = entry.heap_bytes();
@@ -495,14 +503,7 @@ impl Keyspace {
             let sums = (self.digest, self.entry_bytes, self.expirations.len());
             assert_eq!(sums, (Digest::default(), 0, 0), "sums of an empty keyspace");
         }
-    }
-
-    /// Removes all keys, without keyspace notifications.
-    pub(in crate::kv) fn clear(&mut self) {
-        self.shards = Shards::default();
-        self.digest = Digest::default();
-        self.expirations.clear();
-        self.entry_bytes = 0;
+        self.unlinked.add(entry, bytes);
     }
 }
 

@@ -75,6 +75,7 @@ impl Keyspace {
 mod tests {
     use super::*;
     use crate::kv::keyspace::events::{Event, RecordedEvents};
+    use crate::kv::keyspace::expiration::REMOVED_MAX;
     use crate::kv::state_machine::tests::Feeder;
 
     #[test]
@@ -132,7 +133,7 @@ mod tests {
         keyspace.advance_clock(50);
         keyspace.remove(b"a");
         keyspace.put(b"b", b"w");
-        keyspace.remove_expired();
+        keyspace.remove_expired(REMOVED_MAX);
         keyspace.remove(b"d");
         assert_eq!(keyspace.take_statistics().expired, 3);
         assert_eq!((keyspace.take_statistics().expired, keyspace.average_expiry()), (0, None));

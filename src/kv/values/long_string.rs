@@ -79,6 +79,11 @@ impl LongString {
             + capacity_for(last)
     }
 
+    /// Returns whether a snapshot, a reply or another key shares the string as a whole.
+    pub(in crate::kv) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Iterates over the bytes in `range`, which must not extend beyond the end of the string, in
     /// slices of at most [`CHUNK_BYTES`].
     pub(in crate::kv) fn slices(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {

@@ -157,6 +157,8 @@ fn memory(text: &mut Text, Source { context, settings, .. }: &Source<'_>) {
     text.field("mem_fragmentation_bytes", signed(resident) - signed(used));
     text.field("mem_clients_normal", context.clients_bytes);
     text.field("maxmemory_clients", settings.clients_bytes_max());
+    text.field("lazyfree_pending_objects", context.lazyfree_pending_objects);
+    text.field("lazyfreed_objects", context.lazyfreed_objects);
 }
 
 fn persistence(text: &mut Text, Source { context, .. }: &Source<'_>) {

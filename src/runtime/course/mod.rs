@@ -86,5 +86,6 @@ fn build(
         log_writer: LogWriter::new(log, ends.log_writer, Arc::clone(counters)),
         applier: Applier::new(ReplyPolicy::Leader, clock, ends.applier),
         snapshots: None,
+        background_delete: None,
     })
 }

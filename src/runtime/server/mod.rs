@@ -19,7 +19,6 @@ mod folder;
 mod network;
 mod options;
 mod peers;
-mod process_usage;
 mod read_index;
 mod request_id;
 mod retry;
@@ -43,7 +42,9 @@ use crate::runtime::boards::{
 use crate::runtime::channels;
 use crate::runtime::clock::Clock;
 use crate::runtime::error::{RunError, system_error};
+use crate::runtime::process_usage::system_info;
 use crate::runtime::stages::applier::{Applier, ReplyPolicy, applied_clock};
+use crate::runtime::stages::background_delete::BackgroundDelete;
 use crate::runtime::stages::core::replicated_clock::CoreClock;
 use crate::runtime::stages::core::{Core, NonLeaderPolicy};
 use crate::runtime::stages::disk_log::DiskLog;
@@ -166,6 +167,7 @@ pub fn run_server(
     );
     let scheduler = scheduler(options, &snapshot_board, &memory);
     let log = DiskLog::new(log, &disk_space, scheduler.clone(), rejoining, Arc::clone(counters));
+    let background_delete = BackgroundDelete::new(ends.deletions, Arc::clone(&memory));
     let stages = Stages {
         network,
         core: Core::new(
@@ -189,6 +191,7 @@ pub fn run_server(
             ends.snapshots,
             Arc::clone(counters),
         )),
+        background_delete: Some(background_delete),
     };
     run(stages, fused).map_err(system_error("cannot wait for events of the network"))
 }
@@ -380,7 +383,7 @@ fn context(options: &ServerOptions, fingerprint: u128, now: Instant) -> Context 
     let mut context = Context::alone(me, fingerprint, now);
     context.debug = options.debug;
     context.peer_count = options.peers.len();
-    context.system = process_usage::system_info();
+    context.system = system_info();
     context.sentinel_name.clone_from(&options.sentinel_name);
     context.process_id = std::process::id();
     context.run_id = u128::from(random_seed()) << 64 | u128::from(random_seed());

@@ -21,7 +21,7 @@ use crate::raft::{ClientRequest, Committed};
 use crate::record::EntryKind;
 use crate::runtime::boards::ApplierBoard;
 use crate::runtime::channels::{
-    Answer, Applied, ApplierEnds, ApplyBatch, IndexedReads, QUEUE_LEN, ReadTimestamp,
+    Answer, Applied, ApplierEnds, ApplyBatch, Deletion, IndexedReads, QUEUE_LEN, ReadTimestamp,
     ReceivedSnapshot, ReplyBatch, SnapshotJob,
 };
 use crate::runtime::clock::Clock;
@@ -35,9 +35,10 @@ use super::snapshot_scheduler::SnapshotScheduler;
 /// stage's loop). A group consists of up to [`GROUP_MAX`] consecutive operations of one batch.
 const PASS_GROUPS_MAX: usize = 4_096 / GROUP_MAX;
 
-/// Minimum estimated number of steps of a long group of operations (see
-/// [`StateMachine::estimate`]). This number of steps takes about one heartbeat interval.
-const LONG_STEPS: u64 = 1_000_000;
+/// Estimated number of steps of a group of operations (see [`StateMachine::estimate`]) from which
+/// on it is long: about 10 ms, a fifth of a heartbeat interval, because some commands take several
+/// times as long as estimated, and because the thread may have only a part of a processor.
+const LONG_STEPS: u64 = 200_000;
 
 /// Length in bytes of a request id's origin: the beginning of the id, which identifies the replica
 /// that received the request from the client.
@@ -283,6 +284,10 @@ impl Applier {
         replies.expires_count = self.store.expires_count();
         replies.average_expiry = self.store.average_expiry();
         replies.digest = self.digest;
+        let unlinked = self.store.take_unlinked();
+        if !unlinked.is_empty() {
+            self.delete(Deletion::Values(unlinked));
+        }
         if let Some(scheduler) = &self.scheduler {
             scheduler.memory().note_store(self.store.memory());
         }
@@ -332,8 +337,24 @@ impl Applier {
             }
         }
         replies.applied.merge(Applied { installed: Some(id), ..Applied::default() });
-        // If the queue is full the old state is freed here, which takes a while.
-        let _ = self.ends.to_snapshots.try_send(SnapshotJob::Drop(Box::new(store)));
+        self.delete(Deletion::State(Box::new(store)));
+    }
+
+    /// Passes removed values to the background deletion. Frees them on this thread, which may take
+    /// long, if its queue is full or if this replica has none.
+    fn delete(&self, deletion: Deletion) {
+        let size = deletion.size();
+        let memory = self.scheduler.as_ref().map(SnapshotScheduler::memory);
+        if let Some(memory) = memory {
+            memory.note_unlinked(size);
+        }
+        let refused = self.ends.deletions.try_send(deletion);
+        if refused.is_err() {
+            drop(refused);
+            if let Some(memory) = memory {
+                memory.note_freed(size);
+            }
+        }
     }
 
     /// Begins to handle a batch: installs the leader's snapshot if the batch has one, and records

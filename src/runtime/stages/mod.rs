@@ -8,8 +8,10 @@
 //! | log writer | `log_writer.rs`, over the files of `disk_log.rs` | the log |
 //! | applier | `applier.rs`, on a shared thread `shared_applier.rs` | the state machine |
 //! | snapshots | `snapshots.rs` | the snapshot files |
+//! | background deletion | `background_delete.rs` | removed values |
 
 pub(crate) mod applier;
+pub(crate) mod background_delete;
 pub(crate) mod core;
 pub(crate) mod disk_log;
 pub(crate) mod disk_space;
@@ -26,6 +28,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
 use self::applier::Applier;
+use self::background_delete::BackgroundDelete;
 use self::core::Core;
 use self::log_writer::LogWriter;
 use self::snapshots::SnapshotIo;
@@ -39,6 +42,9 @@ pub(crate) struct Stages<N> {
     /// The snapshots stage; `None` for a replica that takes no snapshots (under the university
     /// course's simulator).
     pub(crate) snapshots: Option<SnapshotIo>,
+    /// The background deletion; `None` if the applier frees removed values itself (under the
+    /// university course's simulator).
+    pub(crate) background_delete: Option<BackgroundDelete>,
 }
 
 /// Returns a random seed for the replica, derived from the random keys of the standard library's

@@ -201,7 +201,6 @@ impl SnapshotIo {
                     }
                 }
                 SnapshotJob::Write(view) => self.begin(*view),
-                SnapshotJob::Drop(store) => drop(store),
             }
         }
     }

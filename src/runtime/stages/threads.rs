@@ -9,6 +9,7 @@ use crate::runtime::fatal::AbortOnPanic;
 use crate::runtime::pass::StageState;
 
 use super::Stages;
+use super::background_delete::BackgroundDelete;
 use super::core::{ApplyOutput, Core};
 use super::log_writer::LogWriter;
 use super::network::NetworkStage;
@@ -26,7 +27,7 @@ pub enum Threads {
     /// Each stage runs on a thread of its own.
     Dedicated,
     /// Network, core and applier share one thread. If the log is on a disk, the log writer, the
-    /// snapshots stage and long operations have threads of their own.
+    /// snapshots stage, the background deletion and long operations have threads of their own.
     Fused,
     /// [`Threads::Fused`] if at most two processor cores are available to the process, otherwise
     /// [`Threads::Dedicated`].
@@ -66,9 +67,9 @@ impl Threads {
     }
 }
 
-/// Runs all stages until one of them stops. If `fused` is true, they run on the current thread,
-/// otherwise each on a thread of its own. The snapshots stage and a log writer that waits for a
-/// disk always have threads of their own.
+/// Runs all stages until one of them stops: on the current thread if `fused`, otherwise each on a
+/// thread of its own. The snapshots stage, the background deletion and a log writer that waits for
+/// a disk always have threads of their own.
 ///
 /// # Errors
 /// If a thread cannot be started, or if the system call that polls the sockets fails.
@@ -76,13 +77,13 @@ pub(crate) fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result
     if !fused {
         return run_dedicated(stages);
     }
-    let Stages { network, core, mut log_writer, applier, snapshots } = stages;
+    let Stages { network, core, mut log_writer, applier, snapshots, background_delete } = stages;
     if !log_writer.waits_for_disk() {
         let applier = SharedApplier::without_helper(applier);
         return run_fused(network, core, applier, Some(log_writer));
     }
     thread::scope(|scope| {
-        spawn_snapshots(scope, snapshots)?;
+        spawn_background(scope, snapshots, background_delete)?;
         spawn(scope, "log_writer", move || log_writer.run())?;
         let (applier, helper) = SharedApplier::with_helper(applier);
         spawn(scope, "long_operations", move || helper.run())?;
@@ -148,12 +149,12 @@ fn run_fused<N: NetworkStage>(
 
 /// Runs each stage on a thread of its own, which is named after the stage.
 fn run_dedicated<N: NetworkStage>(stages: Stages<N>) -> io::Result<()> {
-    let Stages { mut network, mut core, mut log_writer, mut applier, snapshots } = stages;
+    let Stages { mut network, mut core, mut log_writer, mut applier, .. } = stages;
+    let (snapshots, background_delete) = (stages.snapshots, stages.background_delete);
     thread::scope(|scope| {
-        spawn_snapshots(scope, snapshots)?;
-        // The stages are started in this order so that a stage that cannot be started stops those
-        // already started: the core owns the only senders of the first two, and stops without a
-        // network.
+        spawn_background(scope, snapshots, background_delete)?;
+        // In this order a stage that can't be started stops those that were: the core owns the only
+        // senders of the first two, and stops without a network.
         spawn(scope, "log_writer", move || log_writer.run())?;
         spawn(scope, "applier", move || {
             applier.run();
@@ -175,13 +176,18 @@ fn run_dedicated<N: NetworkStage>(stages: Stages<N>) -> io::Result<()> {
     })
 }
 
-/// Starts the snapshots stage on a thread of its own; does nothing if `stage` is `None`.
-fn spawn_snapshots<'scope>(
+/// Starts the snapshots stage and the background deletion, each on a thread of its own; does
+/// nothing for a stage that is `None`.
+fn spawn_background<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
-    stage: Option<SnapshotIo>,
+    snapshots: Option<SnapshotIo>,
+    background_delete: Option<BackgroundDelete>,
 ) -> io::Result<()> {
-    if let Some(mut stage) = stage {
+    if let Some(mut stage) = snapshots {
         spawn(scope, "snapshots", move || stage.run())?;
+    }
+    if let Some(stage) = background_delete {
+        spawn(scope, "background_delete", move || stage.run())?;
     }
     Ok(())
 }

@@ -43,7 +43,24 @@ impl Decoder {
 
     /// Appends bytes that were received on the connection to the decoder's buffer.
     pub fn feed(&mut self, bytes: &[u8]) {
+        if !self.buffer.try_reclaim(bytes.len()) {
+            // The buffer doubles, but not beyond the end of its first frame: the entries of the
+            // frame stay in the log for long, and keep the whole buffer allocated.
+            let length = self.buffer.len() + bytes.len();
+            let capacity = self.first_frame_bytes().min(2 * length).max(length);
+            let mut buffer = BytesMut::with_capacity(capacity);
+            buffer.extend_from_slice(&self.buffer);
+            self.buffer = buffer;
+        }
         self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Returns the length in bytes, with its header, of the frame that the buffer begins with; 0 if
+    /// it is not known yet or invalid.
+    fn first_frame_bytes(&self) -> usize {
+        let header = self.buffer.get(..HEADER_BYTES).filter(|_| self.has_preamble);
+        let length = header.map_or(0, |mut header| header.get_u32_le() as usize);
+        if length <= self.max { HEADER_BYTES + length } else { 0 }
     }
 
     /// Returns the number of received bytes that wait in the buffer for the rest of their frame.

@@ -122,6 +122,34 @@ fn oversized_peer_frame_is_rejected_without_allocation() {
     assert!(decoder.buffer.capacity() < 1 << 10, "memory was allocated for a claimed length");
 }
 
+/// Bug: the buffer doubled until a large frame fitted, and its entries kept twice their size
+/// allocated as long as they were in the log.
+#[test]
+fn buffer_is_no_larger_than_a_large_frame() {
+    const PIECE: usize = 64 << 10;
+    let payload = vec![7; 5 << 20];
+    let entry =
+        RecordBuffer::default().encode(EntryId::new(2, 3), EntryKind::Command, &payload[..]);
+    let mut frames = frames();
+    let Frame::Peer(PeerMsg::AppendEntries(append)) = &mut frames[1] else {
+        panic!("the second one is an append")
+    };
+    append.entries = vec![entry];
+    let large = frames[1].clone();
+    let bytes = encoded(&[large.clone(), frames[0].clone(), large]);
+    let mut decoder = Decoder::default();
+    let mut count = 0;
+    for piece in bytes.chunks(PIECE) {
+        decoder.feed(piece);
+        let capacity = decoder.buffer.capacity();
+        assert!(capacity <= payload.len() + 2 * PIECE, "{capacity} bytes");
+        while decoder.next_frame().unwrap().is_some() {
+            count += 1;
+        }
+    }
+    assert_eq!((count, decoder.buffered_bytes()), (3, 0));
+}
+
 #[test]
 fn connecting_peer_may_only_send_a_hello_frame_first() {
     let mut frames = frames();

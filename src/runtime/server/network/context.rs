@@ -10,7 +10,7 @@ use crate::redis::{
 };
 use crate::runtime::boards::{SnapshotGrowth, SnapshotStatus};
 use crate::runtime::channels::Leadership;
-use crate::runtime::server::process_usage::ProcessUsage;
+use crate::runtime::process_usage::ProcessUsage;
 use crate::types::{Index, Instant, NodeId};
 
 use super::ServerNetwork;
@@ -26,8 +26,10 @@ impl ServerNetwork {
         let (store_bytes, log_bytes) = parts.memory.store_and_log_bytes();
         parts.clients.set_memory(store_bytes, log_bytes);
         let context = &mut parts.clients.context;
-        // The resets are read before the clock: a number of resets that is older than the clock
-        // does no harm, whereas a newer one would be wrong.
+        let (unlinked, freed) = parts.memory.take_freed();
+        context.lazyfree_pending_objects = unlinked;
+        context.lazyfreed_objects += freed;
+        // In this order: an old number of resets with a newer clock does no harm.
         (context.clocks.jumps, context.clocks.resets) = parts.clocks.jumps_and_resets();
         context.clocks.replicated = parts.clocks.replicated(now).unwrap_or(0);
     }

@@ -4,9 +4,10 @@ use super::*;
 use crate::kv::{Event, Operation, RecordedEvents};
 use crate::raft::{ApplyJob, RequestKind, SnapshotId};
 use crate::record::RecordBuffer;
-use crate::runtime::boards::SnapshotBoard;
+use crate::runtime::boards::{MemoryBoard, SnapshotBoard};
 use crate::runtime::channels::{Ends, channels};
 use crate::runtime::clock::tests::stopped;
+use crate::runtime::stages::background_delete::BackgroundDelete;
 use crate::runtime::wake::tests::unused_wake;
 use crate::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey};
 use bytes::Bytes;
@@ -150,7 +151,7 @@ fn malformed_command_batch_in_the_log_is_skipped_without_reply() {
 
 #[test]
 fn snapshot_from_the_leader_replaces_an_older_state() {
-    let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
+    let Ends { network, deletions, applier: ends, .. } = channels(&unused_wake(), false);
     let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
     let mut ahead = StateMachine::default();
     for index in 1..=3 {
@@ -173,7 +174,7 @@ fn snapshot_from_the_leader_replaces_an_older_state() {
     );
     let done = |number| answer(number, Outcome::Done);
     assert_eq!(replies.answers, [done(2), done(4)]);
-    assert!(matches!(snapshots.jobs.try_recv(), Ok(SnapshotJob::Drop(_))));
+    assert!(matches!(deletions.try_recv(), Ok(Deletion::State(_))));
     // An older snapshot changes nothing, but is reported to the core.
     let late = ApplyBatch { install: install(StateMachine::default()), ..ApplyBatch::default() };
     applier.run_once(Some(late));
@@ -352,4 +353,37 @@ fn keyspace_events_before_a_snapshot_install_are_not_lost() {
         Event::Message { .. } => panic!("no message was published"),
     });
     assert_eq!(names.collect::<Vec<_>>(), ["new", "set", "set"]);
+}
+
+#[test]
+fn removed_values_are_freed_in_the_background() {
+    let Ends { network, deletions, applier: ends, .. } = channels(&unused_wake(), false);
+    let memory = Arc::<MemoryBoard>::default();
+    let scheduler = SnapshotScheduler::new(1 << 30, Arc::default(), Arc::clone(&memory));
+    let applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+    let mut applier = applier.with_store(StateMachine::default(), EntryId::ZERO, scheduler);
+    let large = vec![b'a'; 1 << 20];
+    let set = Operation::set(b"large", &large);
+    let mut index = 0;
+    let mut run = |operations: &[Operation<'_>]| {
+        index += 1;
+        applier.run_once(Some(batch(vec![commit(index, operations)], vec![], 1)));
+        network.replies.try_recv().unwrap();
+        memory.store_and_log_bytes().0
+    };
+    let used = run(&[set]);
+    let replaced = run(&[set, set]);
+    assert!(replaced > used + 2 * (1 << 20), "{replaced} bytes, in the state and not freed yet");
+    let stage = BackgroundDelete::new(deletions.clone(), Arc::clone(&memory));
+    assert_eq!((deletions.len(), memory.take_freed()), (1, (2, 0)));
+    for _ in 1..QUEUE_LEN {
+        run(&[set]);
+    }
+    assert_eq!((deletions.len(), memory.take_freed()), (QUEUE_LEN, (QUEUE_LEN as u64 + 1, 0)));
+    run(&[set]);
+    assert_eq!(memory.take_freed(), (QUEUE_LEN as u64 + 1, 1), "the queue was full");
+    drop((applier, deletions));
+    stage.run();
+    assert_eq!(memory.take_freed(), (0, QUEUE_LEN as u64 + 1));
+    assert_eq!(memory.store_and_log_bytes().0, used);
 }

@@ -45,8 +45,8 @@ impl ProcessUsage {
     }
 }
 
-/// Returns the information about the machine and the program that `INFO` reports.
-pub(super) fn system_info() -> SystemInfo {
+/// Returns the facts about the machine and the program that `INFO` reports.
+pub(crate) fn system_info() -> SystemInfo {
     let uname = rustix::system::uname();
     let names = [uname.sysname(), uname.release(), uname.machine()];
     let executable = std::env::current_exe().unwrap_or_default();

@@ -1,0 +1,51 @@
+//! The background deletion: frees large values that the applier has removed from the state, on a
+//! thread of its own. Freeing takes time for each element of a value, and on the applier's thread
+//! all clients would wait for it.
+//!
+//! It also returns free memory to the operating system.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+
+use crate::runtime::boards::MemoryBoard;
+use crate::runtime::channels::Deletion;
+use crate::runtime::malloc_trim::trim_if_unused;
+use crate::runtime::process_usage::ProcessUsage;
+
+/// Interval at which the stage checks whether to return free memory to the operating system.
+const TRIM_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The background deletion stage.
+pub(crate) struct BackgroundDelete {
+    jobs: Receiver<Deletion>,
+    memory: Arc<MemoryBoard>,
+}
+
+impl BackgroundDelete {
+    pub(crate) fn new(jobs: Receiver<Deletion>, memory: Arc<MemoryBoard>) -> BackgroundDelete {
+        BackgroundDelete { jobs, memory }
+    }
+
+    /// Runs the stage's loop on the current thread until the applier has stopped.
+    pub(crate) fn run(&self) {
+        let mut trim_at = Instant::now() + TRIM_INTERVAL;
+        loop {
+            match self.jobs.recv_deadline(trim_at) {
+                Ok(deletion) => {
+                    let size = deletion.size();
+                    drop(deletion);
+                    self.memory.note_freed(size);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if Instant::now() >= trim_at {
+                let (store, log) = self.memory.store_and_log_bytes();
+                trim_if_unused(store + log, ProcessUsage::read().resident_bytes);
+                trim_at = Instant::now() + TRIM_INTERVAL;
+            }
+        }
+    }
+}
