@@ -21,6 +21,7 @@ const LOSS_SAMPLES: u32 = 128;
 /// Maximum time that the variation of round-trip times adds to the time after which an
 /// acknowledgement is overdue.
 const VARIATION_MAX: Duration = Duration::from_millis(500);
+
 /// Measured round-trip times to the receiver: smoothed, latest, and the shortest of about the last
 /// [`SHORTEST_FOR`].
 #[derive(Debug)]

@@ -65,6 +65,20 @@ fn stream_and_tcp_share_a_link() {
     }
 }
 
+/// The stream has never seen the path without the queue of the TCP connection.
+#[test]
+fn stream_that_joins_a_tcp_connection_leaves_it_a_share() {
+    let mut network = Network::new(Path::thin(50, 20_000));
+    network.add_tcp(Control::Cubic);
+    network.run(Duration::from_secs(30));
+    network.add_stream();
+    network.run(WARM_UP);
+    let time = Duration::from_mins(1);
+    let usage = network.measure(time);
+    let shares = [0, 1].map(|flow| network.percent(usage[flow].delivered, time));
+    assert!(shares.iter().all(|share| (33..=67).contains(share)), "{shares:?}");
+}
+
 /// The link is full, so there is no bandwidth for second copies.
 #[test]
 fn random_loss_on_a_thin_link_is_repaired_with_few_bytes() {
