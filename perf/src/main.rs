@@ -43,6 +43,9 @@ enum Command {
     Compare(compare::Arguments),
     /// Measure under packet loss between replicas (needs root).
     Lossy(lossy::Arguments),
+    /// Send as much as possible over TCP (started by `lossy`).
+    #[command(hide = true)]
+    CrossTraffic(lossy::cross_traffic::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Report(arguments) => report::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Lossy(arguments) => lossy::run(&arguments),
+        Command::CrossTraffic(arguments) => lossy::cross_traffic::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("perf: {error:#}");

@@ -10,7 +10,9 @@ use crate::config::Mutant;
 use crate::types::Instant;
 use crate::wire::datagram::{Ack, BITMAP_BITS, Data, Datagram, PAYLOAD_BYTES_MAX, StreamId};
 
-use super::path::{Loss, RoundTrips, Window};
+use super::pacer::Pacer;
+use super::path::{Loss, RoundTrips};
+use super::window::{Acknowledged, Window};
 use super::{ACK_DELAY, Outbox, REORDERING_MAX};
 
 /// Interval between the first two requests to open a stream. It doubles with each further request,
@@ -148,9 +150,12 @@ pub struct Sender {
     /// Number of calls of [`Sender::transmit`] that sent datagrams when at least half of
     /// [`SILENCE_MAX`] had passed since `heard_at`.
     unheard_sends: u32,
+    /// When the newest of all lost datagrams was sent; [`Instant::ZERO`] if none was lost.
+    lost_sent_at: Instant,
     round_trip: RoundTrips,
     loss: Loss,
     window: Window,
+    pacer: Pacer,
     /// Number of retransmissions since the stream was created, including second copies of datagrams
     /// that are sent twice because of high loss.
     resent: u64,
@@ -184,9 +189,11 @@ impl Sender {
             sent_at: now,
             probes: 0,
             unheard_sends: 0,
+            lost_sent_at: Instant::ZERO,
             round_trip: RoundTrips::new(now),
             loss: Loss::default(),
-            window: Window::new(window_max),
+            window: Window::new(window_max, now),
+            pacer: Pacer::default(),
             resent: 0,
             mutant: None,
         }
@@ -259,7 +266,7 @@ impl Sender {
         }
         self.limit = self.limit.max(ack.limit);
         (self.heard_at, self.probes, self.unheard_sends) = (now, 0, 0);
-        let was_used = self.bytes_in_flight * 2 > self.window.bytes();
+        let is_used = self.is_window_used();
         self.largest_acknowledged = self.largest_acknowledged.max(Some(ack.largest));
         if let Some(at) = ack.largest.checked_sub(self.first_transmission) {
             let transmission = &self.transmissions[usize::try_from(at).expect("few transmissions")];
@@ -277,7 +284,9 @@ impl Sender {
             self.first_segment += 1;
         }
         if acknowledged > 0 {
-            self.window.on_round_trip(&self.round_trip, acknowledged, was_used, now);
+            let lost_sent_at = self.lost_sent_at;
+            let ack = Acknowledged { bytes: acknowledged, is_used, lost_sent_at };
+            self.window.on_ack(ack, &self.round_trip, now);
         }
         self.waits = self.is_awaiting() || self.is_blocked;
         self.check();
@@ -309,7 +318,11 @@ impl Sender {
             self.transmissions[at].decided = true;
             self.bytes_in_flight -= bytes;
             self.loss.add(!arrived);
-            acknowledged += if arrived { bytes } else { 0 };
+            if arrived {
+                acknowledged += bytes;
+            } else {
+                self.lost_sent_at = self.lost_sent_at.max(sent_at);
+            }
             let is_lost = self.segment_mut(segment, |segment| {
                 segment.in_flight -= 1;
                 segment.acknowledged |= arrived;
@@ -347,7 +360,7 @@ impl Sender {
         if self.transmissions.len() < TRANSMISSIONS_MAX
             && (!self.lost.is_empty() || self.has_unsent())
         {
-            return Instant::ZERO;
+            return self.pacer.next(self.pacing_rate()).min(self.probe_at());
         }
         self.loss_at().min(self.probe_at())
     }
@@ -413,13 +426,13 @@ impl Sender {
             self.probe(now, out);
         }
         let mut again: Vec<u64> = Vec::new();
-        while (is_probe || self.transmissions.len() < TRANSMISSIONS_MAX)
+        while (is_probe || self.can_send(now))
             && let Some(number) = self.lost.pop_front()
         {
             again.push(number);
             self.send_segment(number, true, now, out);
         }
-        while self.transmissions.len() < TRANSMISSIONS_MAX && self.has_unsent() {
+        while self.can_send(now) && self.has_unsent() {
             let number = self.next_segment;
             self.next_segment += 1;
             self.send_segment(number, false, now, out);
@@ -427,7 +440,7 @@ impl Sender {
         if self.sends_twice() {
             // Not directly after the first copy: losses come in bursts.
             for number in again.into_iter().chain(first_new..self.next_segment) {
-                if self.transmissions.len() < TRANSMISSIONS_MAX {
+                if self.can_send(now) {
                     self.send_segment(number, true, now, out);
                 }
             }
@@ -443,11 +456,27 @@ impl Sender {
         self.check();
     }
 
-    /// Returns whether each datagram is sent twice.
+    /// Returns whether a datagram may be sent now.
+    fn can_send(&self, now: Instant) -> bool {
+        self.transmissions.len() < TRANSMISSIONS_MAX && now >= self.pacer.next(self.pacing_rate())
+    }
+
+    fn pacing_rate(&self) -> u64 {
+        self.window.pacing_rate(self.round_trip.smoothed())
+    }
+
+    /// Returns whether each datagram is sent twice. A path that is well used has no bandwidth for
+    /// second copies.
     fn sends_twice(&self) -> bool {
         let loss = self.loss.permille();
         let is_long = self.round_trip.is_long() && self.bytes_in_flight <= TWICE_LONG_BYTES_MAX;
-        loss >= TWICE_PERMILLE || is_long && loss >= TWICE_LONG_PERMILLE
+        let is_lossy = loss >= TWICE_PERMILLE || is_long && loss >= TWICE_LONG_PERMILLE;
+        is_lossy && !self.is_window_used()
+    }
+
+    /// Returns whether more than half of the congestion window is in flight.
+    fn is_window_used(&self) -> bool {
+        self.bytes_in_flight * 2 > self.window.bytes()
     }
 
     /// Queues the oldest unacknowledged segments for retransmission, because an acknowledgement is
@@ -455,7 +484,8 @@ impl Sender {
     /// acknowledgement.
     fn probe(&mut self, now: Instant, out: &mut Outbox) {
         // So that all probes of a receiver that is stopped fit into its system's buffer.
-        let count = if self.probes <= FAST_PROBES { PROBE_SEGMENTS } else { 1 };
+        let most = PROBE_SEGMENTS.min(self.window.bytes() / PAYLOAD_BYTES_MAX);
+        let count = if self.probes <= FAST_PROBES { most } else { 1 };
         let open = self.in_transit().filter(|(_, segment)| !segment.acknowledged);
         let oldest: Vec<u64> = open.map(|(number, _)| number).take(count).collect();
         if !self.queue_lost(oldest) {
@@ -498,6 +528,7 @@ impl Sender {
         self.transmissions.push_back(Transmission { segment, bytes, sent_at: now, decided: false });
         self.bytes_in_flight += bytes;
         self.sent_at = now;
+        self.pacer.on_send(bytes, self.pacing_rate(), now);
     }
 
     /// Makes a new segment of the bytes written since the last one, if there are any.
@@ -568,6 +599,10 @@ impl io::Write for Sender {
         let limit = self.limit.saturating_sub(self.written);
         let allowed = window.min(usize::try_from(limit).unwrap_or(usize::MAX)).min(bytes.len());
         self.is_blocked = allowed < bytes.len();
+        // While a window is full, only full datagrams: acknowledgements would free space for more
+        // and more small ones (silly window syndrome, RFC 9293, section 3.8.6.2).
+        let partial = (self.buffer.len() + allowed) % PAYLOAD_BYTES_MAX;
+        let allowed = allowed.saturating_sub(if self.is_blocked { partial } else { 0 });
         let mut rest = &bytes[..allowed];
         while !rest.is_empty() {
             if self.buffer.capacity() < PAYLOAD_BYTES_MAX {

@@ -1,10 +1,15 @@
 //! Streams over a simulated network that loses, delays, reorders and duplicates datagrams. All
 //! bytes must arrive, once and in order, and in a time that does not depend on long timers.
 
+mod bottleneck;
+mod tcp;
+mod thin_links;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::time::Duration;
 
+use bytes::{Buf as _, BytesMut};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
@@ -57,7 +62,7 @@ struct Run {
     receiver: Option<Receiver>,
     /// Bytes that the test still has to write to the sender; `delivered` holds the bytes that the
     /// test has read from the receiver.
-    unwritten: Vec<u8>,
+    unwritten: BytesMut,
     delivered: Vec<u8>,
     /// Number of datagrams sent to the receiver, including lost ones.
     sent: u64,
@@ -85,7 +90,7 @@ impl Run {
             cookies: Cookies::new([3; 32]),
             sender: Sender::new(seed + 1, 8 << 20, now),
             receiver: None,
-            unwritten: Vec::new(),
+            unwritten: BytesMut::new(),
             delivered: Vec::new(),
             sent: 0,
             reads: true,
@@ -178,7 +183,7 @@ impl Run {
         while !self.unwritten.is_empty()
             && let Ok(count) = self.sender.write(&self.unwritten)
         {
-            self.unwritten.drain(..count);
+            self.unwritten.advance(count);
         }
         self.sender.transmit(self.now, &mut self.out);
         self.post(true);
@@ -393,7 +398,7 @@ fn udp_stream_fails_if_receiver_is_silent_or_resets_it() {
     let sent = run.sent;
     run.quality.loss = 100;
     run.now = run.now + Duration::from_hours(1);
-    run.unwritten.push(7);
+    run.unwritten.extend([7]);
     let time = run.until(Duration::from_secs(20), |run| run.sender.state() == StreamState::Failed);
     assert!(time >= Duration::from_secs(5), "after {time:?}, although it was idle before");
     assert!(run.sent - sent < 100, "{} datagrams to a dead receiver", run.sent - sent);

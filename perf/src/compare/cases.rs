@@ -7,6 +7,7 @@ use anyhow::{bail, ensure};
 use super::results::{self, SweepPoint};
 use super::rounds::NetworkPath;
 use super::systems::System;
+use crate::lossy::ThinLink;
 
 /// Length in bytes of the written values, in all cases except those that measure different value
 /// lengths.
@@ -223,7 +224,7 @@ fn plain(
         writers: None,
         rate: None,
         loss: None,
-        path: NetworkPath { burst: 1, rtt_ms: None },
+        path: NetworkPath::PLAIN,
         sweep: None,
     }
 }
@@ -263,6 +264,16 @@ pub(crate) fn lossy(
     }
     if let Some(rtt_ms) = path.rtt_ms {
         add(format!("-rtt-{rtt_ms}"), format!(", {rtt_ms} ms round trip"));
+    }
+    if let Some(ThinLink { mbit, queue }) = path.link {
+        let queue = queue.as_millis();
+        add(
+            format!("-mbit-{mbit}-queue-{queue}"),
+            format!(", {mbit} Mbit/s with a queue of {queue} ms"),
+        );
+    }
+    if path.cross_traffic {
+        add("-cross".to_owned(), ", cross traffic".to_owned());
     }
     if let Some(replicas) = replicas {
         add(format!("-replicas-{replicas}"), format!(", {replicas} replicas"));
@@ -354,6 +365,13 @@ impl Case {
         if let Some(rtt_ms) = self.path.rtt_ms {
             add(format_args!(", {rtt_ms} ms round trip between replicas"));
         }
+        if let Some(ThinLink { mbit, queue }) = self.path.link {
+            let queue = queue.as_millis();
+            add(format_args!(", links of {mbit} Mbit/s with queues of {queue} ms"));
+        }
+        if self.path.cross_traffic {
+            add(format_args!(", beside other TCP connections"));
+        }
         text
     }
 
@@ -374,6 +392,8 @@ impl Case {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn named(names: &[&str]) -> anyhow::Result<Vec<Case>> {
@@ -429,19 +449,28 @@ mod tests {
     }
 
     #[test]
-    fn benchmark_case_name_includes_its_network_conditions() {
-        let random = lossy(0.05, NetworkPath { burst: 1, rtt_ms: None }, None, 64, 100);
+    fn lossy_cases_name_their_conditions() {
+        let random = lossy(0.05, NetworkPath::PLAIN, None, 64, 100);
         assert_eq!(random.name, "loss-5");
-        let seven = lossy(0.07, NetworkPath { burst: 1, rtt_ms: None }, None, 64, 100);
+        let seven = lossy(0.07, NetworkPath::PLAIN, None, 64, 100);
         assert_eq!(seven.name, "loss-7");
         assert!(seven.about().contains(" 7 % of packets"), "{}", seven.about());
-        let path = NetworkPath { burst: 4, rtt_ms: Some(20) };
+        let path = NetworkPath { burst: 4, rtt_ms: Some(20), ..NetworkPath::PLAIN };
         let bursts = lossy(0.2, path, Some(5), 64, 100);
         assert_eq!(bursts.name, "loss-20-burst-4-rtt-20-replicas-5");
         assert_eq!(
             bursts.about(),
             "puts, 64 connections, closed loop, 20 % of packets lost in bursts of 4 on average, \
              20 ms round trip between replicas"
+        );
+        let link = ThinLink { mbit: 10, queue: Duration::from_millis(50) };
+        let path = NetworkPath { link: Some(link), cross_traffic: true, ..NetworkPath::PLAIN };
+        let thin = lossy(0.0, path, None, 64, 100);
+        assert_eq!(thin.name, "loss-0-mbit-10-queue-50-cross");
+        assert_eq!(
+            thin.about(),
+            "puts, 64 connections, closed loop, 0 % of packets lost, links of 10 Mbit/s with \
+             queues of 50 ms, beside other TCP connections"
         );
         let names = [random, bursts].map(|case| case.sweep.unwrap().name);
         assert_eq!(

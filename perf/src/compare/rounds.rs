@@ -15,6 +15,7 @@ use super::hosts::Host;
 use super::results::Measurement;
 use super::systems::{Programs, Running, System};
 use super::usage::stolen_s;
+use crate::lossy::ThinLink;
 
 /// Runs the rounds of a comparison. In a round, every system runs every case once.
 pub(crate) struct Rounds<'a> {
@@ -46,14 +47,24 @@ pub(crate) struct Link {
     pub(crate) rto_min_ms: Option<u32>,
 }
 
-/// Loss pattern and delay of the network between the servers, which are the same for all cases of a
-/// comparison.
+/// Loss pattern, delay and rate of the network between the servers, the same for all benchmark cases
+/// of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NetworkPath {
     /// Mean number of packets that are lost in a row; 1 if packets are lost independently.
     pub(crate) burst: u32,
     /// Round-trip time in milliseconds; `None` if packets are not delayed.
     pub(crate) rtt_ms: Option<u32>,
+    /// The link from each host to each other one; `None` if its rate is not limited.
+    pub(crate) link: Option<ThinLink>,
+    /// Whether other TCP connections use the same links.
+    pub(crate) cross_traffic: bool,
+}
+
+impl NetworkPath {
+    /// A network without delay, that loses packets independently.
+    pub(crate) const PLAIN: NetworkPath =
+        NetworkPath { burst: 1, rtt_ms: None, link: None, cross_traffic: false };
 }
 
 /// Callback that sets the packet loss and retransmission timeout of the network. It is called

@@ -1,25 +1,29 @@
 //! `perf lossy`: measures writes under packet loss between replicas. Each replica runs in a network
 //! namespace of its own, which a bridge connects to the namespace of this program. The namespaces
 //! of the replicas drop packets from other replicas, at random or in bursts. A relay in the
-//! namespace of this program can delay these packets. Packets from and to clients are neither
-//! dropped nor delayed.
+//! namespace of this program can delay these packets and limit their rate, also together with other
+//! TCP connections between the same hosts. Packets from and to clients are neither dropped nor
+//! delayed.
 //!
 //! This program first enters a new network namespace, and sets up everything inside it. A namespace
 //! disappears with its last process, so nothing is left behind, regardless of how the program ends.
 
+pub(crate) mod cross_traffic;
 mod drops;
 mod net;
 mod relay;
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
 use crate::compare::{self, Common, NetworkPath, Setup, System, find_program};
 use net::Net;
 use relay::RelayCounters;
+pub(crate) use relay::ThinLink;
 
 /// Environment variable that marks a process of this program as already running in the new network
 /// namespace.
@@ -45,6 +49,18 @@ pub(crate) struct Arguments {
     /// relay that does not delay packets. Default: no relay.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000))]
     rtt_ms: Option<u32>,
+    /// Rate of the link from each replica to each other one, in megabits per second. Default: not
+    /// limited. Uses the relay.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    mbit: Option<u32>,
+    /// Length of the queue of each link in milliseconds at its rate. What does not fit is dropped.
+    #[arg(long, value_name = "N", default_value_t = 50, requires = "mbit",
+          value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    queue_ms: u32,
+    /// Sends over a TCP connection from each replica's host to each other one, as fast as it goes.
+    /// Counters show the bytes of both from each host.
+    #[arg(long, requires = "mbit")]
+    cross_traffic: bool,
     /// Number of replicas of Bowline and etcd (default: 3).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(3..=7))]
     replicas: Option<u8>,
@@ -111,7 +127,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
              with --seconds"
         );
     }
-    let path = NetworkPath { burst: arguments.burst, rtt_ms: arguments.rtt_ms };
+    let queue = Duration::from_millis(arguments.queue_ms.into());
+    let path = NetworkPath {
+        burst: arguments.burst,
+        rtt_ms: arguments.rtt_ms,
+        link: arguments.mbit.map(|mbit| ThinLink { mbit, queue }),
+        cross_traffic: arguments.cross_traffic,
+    };
     let processes = arguments.only.iter().map(|system| system.processes(arguments.replicas));
     let hosts = u8::try_from(processes.max().unwrap_or(0)).context("too many replicas")?;
     let mut net = Net::new(hosts, path, &arguments.congestion_control, arguments.common.seed)?;
@@ -146,9 +168,21 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns the counters of the relay for the results, by name.
-fn relay_counters(relay: &RelayCounters) -> [(String, u64); 2] {
-    [("relay_packets", &relay.packets), ("relay_late_packets", &relay.late)]
-        .map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed)))
+fn relay_counters(relay: &RelayCounters) -> impl Iterator<Item = (String, u64)> {
+    let of = |name: &str, count: &AtomicU64| (name.to_owned(), count.load(Ordering::Relaxed));
+    let packets = [
+        of("relay_packets", &relay.packets),
+        of("relay_late_packets", &relay.late),
+        of("relay_dropped_packets", &relay.dropped),
+    ];
+    let hosts = relay.other_bytes.iter().zip(&relay.cross_bytes).enumerate();
+    let bytes = hosts.flat_map(move |(host, (other, cross))| {
+        [
+            of(&format!("relay_bytes_from_{host}"), other),
+            of(&format!("relay_cross_bytes_from_{host}"), cross),
+        ]
+    });
+    packets.into_iter().chain(bytes)
 }
 
 /// Replaces this process with a new run of this program in a new network namespace (`exec`).

@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use bowline::sim::rng::Rng;
 
 use super::drops;
-use super::relay::{self, Relay, RelayCounters};
+use super::relay::{self, Relay, RelayCounters, ThinLink};
 use crate::compare::{Child, Host, Link, NetworkPath, command, find_program};
 
 /// Last byte of the IP address of the bridge, from which clients connect. The last bytes of the
@@ -36,6 +36,8 @@ pub(super) struct Net {
     path: NetworkPath,
     /// Delays the packets between hosts; `None` if they are not delayed.
     relay: Option<Relay>,
+    /// The processes that send and receive cross traffic.
+    cross_traffic: Vec<Child>,
     /// Generates the patterns of lost packets.
     rng: Rng,
     /// Name of the TCP congestion control algorithm of all hosts.
@@ -70,6 +72,7 @@ impl Net {
             link: None,
             path,
             relay: None,
+            cross_traffic: Vec::new(),
             rng: Rng::new(seed),
             congestion_control: congestion_control.to_owned(),
             large_packets: None,
@@ -82,8 +85,8 @@ impl Net {
         let own = format!("{}/24", address(BRIDGE_NUMBER));
         run("ip", &["address", "add", &own, "dev", "bridge"], None)?;
         run("ip", &["link", "set", "bridge", "up"], None)?;
-        if let Some(rtt_ms) = path.rtt_ms {
-            net.relay = Some(start_relay(rtt_ms)?);
+        if path.rtt_ms.is_some() || path.link.is_some() {
+            net.relay = Some(start_relay(path)?);
         }
         for number in 1..=hosts {
             net.add_host(number)?;
@@ -97,6 +100,9 @@ impl Net {
                 available.trim()
             )
         })?;
+        if path.cross_traffic {
+            net.start_cross_traffic()?;
+        }
         Ok(net)
     }
 
@@ -125,7 +131,27 @@ impl Net {
         Ok(())
     }
 
-    /// Returns the error if this kernel does not support setting the minimum TCP retransmission
+    /// Starts TCP connections that send as fast as they can between all hosts.
+    fn start_cross_traffic(&mut self) -> anyhow::Result<()> {
+        let program = std::env::current_exe()
+            .context("cannot determine the path of the program `perf`, which is to be started")?;
+        let hosts = self.hosts();
+        for host in &hosts {
+            let others = hosts.iter().map(|other| other.address.to_string());
+            let others: Vec<String> =
+                others.filter(|other| *other != host.address.to_string()).collect();
+            let mut command = command(&program, host.within);
+            command.args(["cross-traffic", "--to", &others.join(",")]);
+            self.cross_traffic.push(Child::start(
+                "cross traffic",
+                command,
+                Path::new("/dev/null"),
+            )?);
+        }
+        Ok(())
+    }
+
+    /// Returns an error if this kernel does not support setting the minimum TCP retransmission
     /// timeout (RTO); `None` if it does.
     pub(super) fn rto_min_error(&self) -> Option<anyhow::Error> {
         let set = |ms| {
@@ -176,16 +202,27 @@ impl Net {
             1 => "each packet at random".to_owned(),
             mean => format!("in bursts of {mean} packets on average"),
         };
-        let delay = match self.path.rtt_ms {
-            None => "none".to_owned(),
-            Some(rtt_ms) => format!(
+        let delay = match (&self.relay, self.path.rtt_ms.unwrap_or(0)) {
+            (None, _) => "none".to_owned(),
+            (Some(_), rtt_ms) => format!(
                 "round trip of {rtt_ms} ms between replicas, by a relay on a TUN device; up to {} \
                  packets wait in the relay and {} in the device, further ones are dropped",
                 relay::PACKETS_MAX,
                 relay::DEVICE_PACKETS_MAX
             ),
         };
+        let link = match self.path.link {
+            None => "not limited".to_owned(),
+            Some(ThinLink { mbit, queue }) => format!(
+                "{mbit} Mbit/s from each replica to each other one, with a queue of {} ms",
+                queue.as_millis()
+            ),
+        };
+        let cross = "a TCP connection from each host to each other one that sends all the time";
+        let cross = if self.path.cross_traffic { cross } else { "none" };
         let facts = [
+            ("link rate", link),
+            ("cross traffic", cross.to_owned()),
             ("network kernel", kernel.trim().to_owned()),
             ("packet loss", format!("{loss}, by nftables on arrival from other replicas")),
             ("packet delay", delay),
@@ -262,10 +299,11 @@ impl Net {
     }
 }
 
-/// Starts a relay that adds the round-trip time `rtt_ms`, in milliseconds, and routes the packets
-/// that arrive from the bridge through it.
-fn start_relay(rtt_ms: u32) -> anyhow::Result<Relay> {
-    let relay = Relay::start(Duration::from_millis(rtt_ms.into()) / 2)?;
+/// Starts a relay for the round-trip time and the links of `path`, and routes the packets that
+/// arrive from the bridge through it.
+fn start_relay(path: NetworkPath) -> anyhow::Result<Relay> {
+    let rtt = Duration::from_millis(path.rtt_ms.unwrap_or(0).into());
+    let relay = Relay::start(rtt / 2, path.link)?;
     let queue = relay::DEVICE_PACKETS_MAX.to_string();
     run("ip", &["link", "set", relay::DEVICE, "up", "txqueuelen", &queue], None)?;
     let route = ["route", "add", "default", "dev", relay::DEVICE, "table", RELAY_TABLE];

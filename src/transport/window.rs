@@ -1,0 +1,311 @@
+//! The congestion window of a stream: how many bytes may be in flight. See "Congestion" in the
+//! documentation of the parent module.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::path::RoundTrips;
+use crate::types::Instant;
+use crate::wire::datagram::PAYLOAD_BYTES_MAX;
+
+/// Congestion window before the first acknowledgement, in bytes.
+const WINDOW_INITIAL: usize = 128 << 10;
+/// Minimum congestion window in bytes, unless queues on the path are full. Some of its datagrams
+/// arrive even if most are lost.
+const WINDOW_MIN: usize = 16 << 10;
+/// Minimum congestion window in bytes while queues on the path are full.
+const WINDOW_CONGESTED_MIN: usize = 4 * PAYLOAD_BYTES_MAX;
+/// Reciprocal of the growth of the window with each round trip, once it has shrunk. Small windows
+/// grow faster: by a quarter of a datagram.
+const GROWTH_ROUNDS: usize = 48;
+/// Minimum length of a round.
+const ROUND_MIN: Duration = Duration::from_millis(10);
+/// Number of recent rounds from which the highest delivery rate is taken.
+const ROUNDS: usize = 8;
+/// Maximum ratio of the congestion window to the bytes that are delivered in a round trip. It keeps
+/// the sender from flooding a path that loses almost everything: a fully used window reaches this
+/// ratio when two thirds of the datagrams are lost.
+const DELIVERED_RATIO: usize = 3;
+/// Minimum queueing delay with which a loss counts as the overflow of a queue.
+const QUEUE_OVERFLOW: Duration = Duration::from_millis(2);
+/// Queueing delay above which the stream drains the queue, or half of the shortest round trip if
+/// that is longer.
+const QUEUE_MAX: Duration = Duration::from_millis(25);
+/// Queueing delay that the window allows after the queue was drained.
+const QUEUE_DRAINED: Duration = Duration::from_millis(5);
+/// Maximum time, in round trips, for which the queue is drained. The first takes away what this
+/// stream had in flight, and the second shows what is left.
+const DRAIN_ROUND_TRIPS: u32 = 2;
+/// Minimum time between two drains, unless the first has shown that this stream fills the queue.
+const DRAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A part of the stream's time: at least a round trip, and at least [`ROUND_MIN`].
+#[derive(Debug)]
+struct Round {
+    began_at: Instant,
+    /// Number of bytes acknowledged.
+    delivered: usize,
+    /// Whether the window was well used at some time: more than half of it was in flight.
+    was_used: bool,
+    /// The shortest round-trip time; `Duration::MAX` if none was measured.
+    shortest: Duration,
+}
+
+impl Round {
+    fn new(now: Instant) -> Round {
+        Round { began_at: now, delivered: 0, was_used: false, shortest: Duration::MAX }
+    }
+}
+
+/// An acknowledgement, as the window sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Acknowledged {
+    /// Number of bytes that were acknowledged for the first time.
+    pub(super) bytes: usize,
+    /// Whether the window was well used: more than half of it was in flight.
+    pub(super) is_used: bool,
+    /// When the newest of all lost datagrams was sent; [`Instant::ZERO`] if none was lost.
+    pub(super) lost_sent_at: Instant,
+}
+
+/// The congestion window: the maximum number of bytes in flight (sent, but neither acknowledged nor
+/// lost).
+#[derive(Debug)]
+pub(super) struct Window {
+    bytes: usize,
+    /// Maximum size to which the window may grow, in bytes.
+    max: usize,
+    round: Round,
+    /// The shortest round-trip time of the previous round; `Duration::MAX` if none was measured.
+    previous_shortest: Duration,
+    /// Delivery rates of the last [`ROUNDS`] rounds in which the window was well used, in bytes per
+    /// second.
+    rates: VecDeque<u64>,
+    /// Whether the window doubles with each round trip (slow start). Becomes false when a queue is
+    /// full for the first time.
+    doubles: bool,
+    /// When the window last shrank. Losses of datagrams that were sent before say nothing about its
+    /// new size.
+    shrunk_at: Instant,
+    /// The window's size before the drain that began at `drained_at`; `None` if no drain is under
+    /// way.
+    drained_from: Option<usize>,
+    /// When the last drain began, or the stream if there was none.
+    drained_at: Instant,
+    /// Whether the last drain left the queue long, because others fill it.
+    is_contested: bool,
+}
+
+impl Window {
+    /// Creates a congestion window that may grow to `max` bytes.
+    pub(super) fn new(max: usize, now: Instant) -> Window {
+        let max = max.max(WINDOW_MIN);
+        Window {
+            bytes: WINDOW_INITIAL.min(max),
+            max,
+            round: Round::new(Instant::ZERO),
+            previous_shortest: Duration::MAX,
+            rates: VecDeque::new(),
+            doubles: true,
+            shrunk_at: Instant::ZERO,
+            drained_from: None,
+            drained_at: now,
+            is_contested: false,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns the rate at which a window of datagrams is sent, in bytes per second: a little
+    /// faster than a window per round trip, and twice as fast while the window doubles.
+    pub(super) fn pacing_rate(&self, round_trip: Duration) -> u64 {
+        let per_round_trip = self.bytes as u64 * if self.doubles { 8 } else { 5 } / 4;
+        let micros = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
+        (per_round_trip * 1_000_000 / micros.max(1)).max(1)
+    }
+
+    /// Adapts the window after an acknowledgement, whose round-trip time is already part of
+    /// `round_trip`.
+    pub(super) fn on_ack(&mut self, ack: Acknowledged, round_trip: &RoundTrips, now: Instant) {
+        self.round.delivered += ack.bytes;
+        self.round.was_used |= ack.is_used;
+        self.round.shortest = self.round.shortest.min(round_trip.latest());
+        let has_lost = ack.lost_sent_at > self.shrunk_at;
+        if ack.is_used && self.drained_from.is_none() {
+            let queue = self.queue(round_trip);
+            if has_lost && now.since(self.drained_at) >= DRAIN_INTERVAL {
+                // The shortest round trip may be that of a queue that has not been empty for long.
+                self.drain(round_trip, now);
+            } else if has_lost && queue >= QUEUE_OVERFLOW {
+                self.doubles = false;
+                self.shrink(self.without_queue(queue, round_trip), now);
+            } else {
+                self.grow(ack.bytes);
+            }
+        }
+        let elapsed = now.since(self.round.began_at);
+        if elapsed >= round_trip.smoothed().max(ROUND_MIN) {
+            self.end_round(elapsed, round_trip, now);
+        }
+    }
+
+    fn grow(&mut self, acknowledged: usize) {
+        let growth = if self.doubles {
+            acknowledged
+        } else {
+            let additive = acknowledged * PAYLOAD_BYTES_MAX / (4 * self.bytes);
+            additive.max(acknowledged / GROWTH_ROUNDS)
+        };
+        self.bytes = (self.bytes + growth).min(self.max);
+    }
+
+    fn end_round(&mut self, elapsed: Duration, round_trip: &RoundTrips, now: Instant) {
+        let queue = self.queue(round_trip);
+        let Round { delivered, was_used, shortest, .. } =
+            std::mem::replace(&mut self.round, Round::new(now));
+        self.previous_shortest = shortest;
+        if was_used {
+            self.rates.truncate(ROUNDS - 1);
+            let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+            self.rates.push_front(delivered as u64 * 1_000_000 / micros.max(1));
+        }
+        match self.drained_from {
+            Some(before) => self.check_drain(before, queue, round_trip, now),
+            None if was_used && queue > queue_max(round_trip) => {
+                if !self.is_contested || now.since(self.drained_at) >= DRAIN_INTERVAL {
+                    self.doubles = false;
+                    self.drain(round_trip, now);
+                }
+            }
+            None => {}
+        }
+        if self.rates.len() == ROUNDS {
+            let most = self.delivered_in(round_trip.smoothed()).saturating_mul(DELIVERED_RATIO);
+            self.bytes = self.bytes.min(most.max(WINDOW_MIN));
+        }
+    }
+
+    /// Makes the window so small for a short time that all datagrams of this stream leave the
+    /// queues on the path.
+    fn drain(&mut self, round_trip: &RoundTrips, now: Instant) {
+        (self.drained_from, self.drained_at) = (Some(self.bytes), now);
+        let without_queue = self.delivered_in(round_trip.shortest()) / 8 * 7;
+        self.shrink(without_queue.min(self.bytes / 2), now);
+    }
+
+    /// Ends the drain if the queueing delay `queue` has become short, or is still long after some
+    /// round trips because others fill the queue. `before` is the window's size before the drain.
+    fn check_drain(
+        &mut self,
+        before: usize,
+        queue: Duration,
+        round_trip: &RoundTrips,
+        now: Instant,
+    ) {
+        self.is_contested = queue > queue_max(round_trip) / 2;
+        if !self.is_contested {
+            let allowed = self.delivered_in(round_trip.shortest() + QUEUE_DRAINED);
+            (self.bytes, self.drained_from) = (allowed.max(self.bytes).min(before), None);
+        } else if now.since(self.drained_at) >= round_trip.smoothed() * DRAIN_ROUND_TRIPS {
+            (self.bytes, self.drained_from) = (before, None);
+        }
+    }
+
+    fn shrink(&mut self, bytes: usize, now: Instant) {
+        self.bytes = bytes.max(WINDOW_CONGESTED_MIN);
+        self.shrunk_at = now;
+    }
+
+    /// Returns the queueing delay: the time by which even the shortest round trip of this round and
+    /// the previous one exceeds the shortest recent one. Datagrams that wait for a thread on a busy
+    /// machine are slow too, but not all of them for a whole round.
+    fn queue(&self, round_trip: &RoundTrips) -> Duration {
+        let shortest = self.round.shortest.min(self.previous_shortest);
+        shortest.saturating_sub(round_trip.shortest())
+    }
+
+    /// Returns the size of the window without the part that waits in queues for the time `queue`,
+    /// but at least half of its size.
+    fn without_queue(&self, queue: Duration, round_trip: &RoundTrips) -> usize {
+        let shortest = u64::try_from(round_trip.shortest().as_micros()).unwrap_or(u64::MAX);
+        let queue = u64::try_from(queue.as_micros()).unwrap_or(u64::MAX);
+        let rest = (self.bytes as u64).saturating_mul(shortest) / shortest.saturating_add(queue);
+        usize::try_from(rest).expect("less than the window").max(self.bytes / 2)
+    }
+
+    /// Returns the number of bytes that are delivered within `time` at the highest recent rate.
+    fn delivered_in(&self, time: Duration) -> usize {
+        let rate = self.rates.iter().max().copied().unwrap_or(0);
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        usize::try_from(rate.saturating_mul(micros) / 1_000_000).unwrap_or(usize::MAX)
+    }
+}
+
+/// Returns the queueing delay above which the stream drains the queue.
+fn queue_max(round_trip: &RoundTrips) -> Duration {
+    QUEUE_MAX.max(round_trip.shortest() / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW_MAX: usize = 8 << 20;
+
+    fn at(millis: u64) -> Instant {
+        Instant(millis * 1_000_000)
+    }
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// A window that is always well used, on a path whose round trips and losses a test decides.
+    struct Run {
+        now: u64,
+        round_trip: RoundTrips,
+        window: Window,
+    }
+
+    impl Run {
+        fn new() -> Run {
+            Run {
+                now: 20_000,
+                round_trip: RoundTrips::new(at(0)),
+                window: Window::new(WINDOW_MAX, at(20_000)),
+            }
+        }
+
+        /// Acknowledges a window per `time` for about a second, each time with a lost datagram if
+        /// `has_lost` is true. Returns the window's size then.
+        fn second(&mut self, time: u64, has_lost: bool) -> usize {
+            for _ in 0..1_000 / time {
+                let sent_at = at(self.now);
+                self.now += time;
+                let now = at(self.now);
+                self.round_trip.add(ms(time), now);
+                let lost_sent_at = if has_lost { sent_at } else { Instant::ZERO };
+                let ack = Acknowledged { bytes: self.window.bytes(), is_used: true, lost_sent_at };
+                self.window.on_ack(ack, &self.round_trip, now);
+            }
+            self.window.bytes()
+        }
+    }
+
+    #[test]
+    fn random_loss_does_not_shrink_the_window() {
+        let mut run = Run::new();
+        assert_eq!(run.second(2, true), WINDOW_MAX);
+    }
+
+    #[test]
+    fn loss_with_a_full_queue_shrinks_the_window() {
+        let mut run = Run::new();
+        run.second(2, true);
+        assert!(run.second(20, true) < WINDOW_MAX / 100, "{} bytes", run.window.bytes());
+        let shrunk = run.window.bytes();
+        assert!(run.second(20, false) > shrunk, "nothing is lost any more");
+    }
+}
