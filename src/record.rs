@@ -133,6 +133,11 @@ impl Entry {
         &self.record[HEADER_BYTES..]
     }
 
+    /// Returns the entry's payload like [`Entry::payload`], in shared memory.
+    pub fn shared_payload(&self) -> Bytes {
+        self.record.slice(HEADER_BYTES..)
+    }
+
     /// Decodes and validates the record (encoded log entry) at the front of `bytes`, removes it,
     /// and returns the entry, which shares its memory.
     ///

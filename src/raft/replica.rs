@@ -214,6 +214,12 @@ impl Replica {
         self.shared.append_budget()
     }
 
+    /// Returns the total length in bytes of the log records that this replica, if it leads, has not
+    /// committed; 0 if it does not lead.
+    pub fn uncommitted_bytes(&self) -> usize {
+        self.shared.uncommitted_bytes()
+    }
+
     /// Returns the condition of this replica's disk: healthy, almost full or stalled.
     pub fn disk(&self) -> DiskState {
         self.shared.disk.state()

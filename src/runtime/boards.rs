@@ -551,6 +551,9 @@ pub(super) struct ApplierBoard {
     /// When the applier's current pass began, in nanoseconds of the monotonic clock; 0 if the
     /// applier is waiting for work.
     pass_began_at: AtomicU64,
+    /// When the applier last applied a piece of a large batch, in nanoseconds of the monotonic
+    /// clock; 0 before the first.
+    piece_applied_at: AtomicU64,
 }
 
 impl ApplierBoard {
@@ -579,6 +582,17 @@ impl ApplierBoard {
     /// Records that the applier's pass has ended.
     pub(super) fn end_pass(&self) {
         self.pass_began_at.store(0, Ordering::Relaxed);
+    }
+
+    /// Records that the applier has applied a piece of a large batch at `now`.
+    pub(super) fn note_piece(&self, now: Instant) {
+        self.piece_applied_at.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Returns when the applier last applied a piece of a large batch; [`Instant::ZERO`] before the
+    /// first.
+    pub(super) fn piece_applied_at(&self) -> Instant {
+        Instant(self.piece_applied_at.load(Ordering::Relaxed))
     }
 
     /// Returns for how long the applier's current pass has been running at `now`; zero if the

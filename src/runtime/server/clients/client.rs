@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use crate::kv::Outcome;
 use crate::raft::RequestKind;
 use crate::redis::{CommandNumber, Connection};
+use crate::runtime::server::clients::batches::is_large;
 use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::input::Input;
 use crate::runtime::server::clients::memory::ReplyBudget;
@@ -53,6 +54,8 @@ pub(crate) struct Client {
     next: u64,
     in_flight: usize,
     in_flight_kind: RequestKind,
+    /// Whether a large write is in flight. A later write could overtake it, so none is sent.
+    has_large_in_flight: bool,
     /// Maximum number of this client's requests in flight. Halved when the replies to them exceed
     /// the reply budget (limit on unsent replies); doubled again, up to [`SLOTS_MAX`], each time
     /// that no request is in flight any more.
@@ -86,6 +89,9 @@ pub(crate) struct Client {
     pub(crate) closing: bool,
     /// Total size, in bytes, of the encoded operations of the requests in `slots`.
     request_bytes: usize,
+    /// The part of `request_bytes` that belongs to large operations, whose batches share their
+    /// memory.
+    large_bytes: usize,
     /// Total size, in bytes, of the replies in `slots`, which are not in the outbound queue yet.
     reply_bytes: usize,
     /// Memory usage of this client, in bytes, as last included in the total of all clients.
@@ -116,6 +122,11 @@ pub(crate) struct Marks {
     pub(crate) flush: bool,
 }
 
+/// Returns the length of an encoded operation if it is large, otherwise 0.
+fn large_bytes(operation: &Bytes) -> usize {
+    if is_large(operation) { operation.len() } else { 0 }
+}
+
 impl Client {
     pub(crate) fn new(
         id: ClientId,
@@ -136,6 +147,7 @@ impl Client {
             next: 0,
             in_flight: 0,
             in_flight_kind: RequestKind::Read,
+            has_large_in_flight: false,
             window: SLOTS_MAX,
             draining: false,
             progressed_at: now,
@@ -148,6 +160,7 @@ impl Client {
             ended: false,
             closing: false,
             request_bytes: 0,
+            large_bytes: 0,
             reply_bytes: 0,
             counted_bytes: 0,
             marks: Marks::default(),
@@ -192,6 +205,7 @@ impl Client {
             + self.parser.held_bytes()
             // Each operation, and its copy in a batch.
             + 2 * self.request_bytes
+            - self.large_bytes
             + self.reply_bytes
             + self.slots.capacity() * (size_of::<Slot>() + size_of::<Option<InFlight>>())
             + self.socket.outbound.held_bytes()
@@ -233,6 +247,7 @@ impl Client {
     /// Adds a request in a new slot, to be sent to the Raft core or to the leader.
     pub(crate) fn push_request(&mut self, request: Request) {
         self.request_bytes += request.operation.len();
+        self.large_bytes += large_bytes(&request.operation);
         self.slots.push_back(Slot::new(RequestState::Waiting(request)));
     }
 
@@ -261,13 +276,18 @@ impl Client {
 
     /// Sends the waiting requests of this client that may be sent now, oldest first. Calls `send`
     /// for each of them, and stops when `send` returns false because it could not send the request.
-    pub(crate) fn dispatch(&mut self, now: Instant, mut send: impl FnMut(&Request) -> bool) {
+    pub(crate) fn dispatch(&mut self, now: Instant, mut send: impl FnMut(&mut Request) -> bool) {
         while let Some(at) = self.at(self.next).filter(|at| *at < self.slots.len()) {
             let fits = self.reply_fits(self.next);
             let slot = &mut self.slots[at];
             if let RequestState::Waiting(request) = &mut slot.state {
                 let other_kind = self.in_flight > 0 && self.in_flight_kind != request.kind;
-                if other_kind || self.draining || self.in_flight >= self.window || !fits {
+                if other_kind
+                    || self.has_large_in_flight
+                    || self.draining
+                    || self.in_flight >= self.window
+                    || !fits
+                {
                     return;
                 }
                 if !send(request) {
@@ -275,6 +295,8 @@ impl Client {
                 }
                 self.in_flight += 1;
                 self.in_flight_kind = request.kind;
+                self.has_large_in_flight =
+                    request.kind == RequestKind::Write && is_large(&request.operation);
                 slot.sent_at.get_or_insert(now);
                 slot.mark_sent();
             }
@@ -362,6 +384,7 @@ impl Client {
             unreachable!("only a request that was sent has an outcome")
         };
         self.request_bytes -= request.operation.len();
+        self.large_bytes -= large_bytes(&request.operation);
         self.front += 1;
         self.leave_flight();
         self.encode_replies();
@@ -423,6 +446,7 @@ impl Client {
         let muted = request.reply_format.is_muted();
         let reply = if muted { Reply::Encoded(Bytes::new()) } else { reply };
         self.request_bytes -= request.operation.len();
+        self.large_bytes -= large_bytes(&request.operation);
         self.reply_bytes += reply.bytes();
         entry.state = RequestState::Done(reply);
         if self.blocked_on == Some(slot) {
@@ -442,6 +466,7 @@ impl Client {
     /// (limit on unsent replies).
     fn leave_flight(&mut self) {
         self.in_flight -= 1;
+        self.has_large_in_flight &= self.in_flight > 0;
         if self.in_flight == 0 && !std::mem::take(&mut self.draining) && !self.is_over_budget() {
             self.window = (self.window * 2).min(SLOTS_MAX);
         }
