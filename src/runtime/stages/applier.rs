@@ -413,6 +413,12 @@ impl Applier {
             let batch = decoded().filter(|_| is_command);
             return self.apply_batch(committed, batch, outcomes, groups, replies);
         };
+        if piece.following == 0 && self.long_operations == LongOperations::Defer {
+            // To put a large batch together takes long, too.
+            self.long_operations = LongOperations::Deferred;
+            groups.end();
+            return false;
+        }
         let whole = self.whole_batch.take();
         let Some(whole) = whole.or_else(|| self.store.completed_batch(entry.id(), &piece)) else {
             if groups.next(|| Some(())).is_none() {
