@@ -220,6 +220,16 @@ impl Replica {
         self.shared.uncommitted_bytes()
     }
 
+    /// Returns the index up to which all followers that keep up have acknowledged the log of this
+    /// leader: those that answer, whose disk is healthy, and that are not being sent a snapshot.
+    /// Returns the last index if there are none, or if this replica does not lead.
+    pub fn followed_index(&self) -> Index {
+        match &self.role {
+            Role::Leader(leader) => leader.followed_index(&self.shared),
+            Role::Follower(_) | Role::Candidate(_) => self.shared.log.last().index,
+        }
+    }
+
     /// Returns the condition of this replica's disk: healthy, almost full or stalled.
     pub fn disk(&self) -> DiskState {
         self.shared.disk.state()

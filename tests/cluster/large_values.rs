@@ -71,7 +71,9 @@ fn large_and_small_values(cluster: &Cluster) -> bool {
             }
         };
         let threads: Vec<_> = (0..2).map(|name| scope.spawn(move || large(name))).collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
     });
     assert!(small.into_inner() >= 3 * OTHERS as u64, "each of them was served");
     cluster.leader() == leader && cluster.term() == term
@@ -178,7 +180,7 @@ fn commands_with_millions_of_arguments_work() {
             bytes.extend_from_slice(b"\r\n");
         }
         for member in 0..count {
-            write!(bytes, "$7\r\n{:07}\r\n", member).unwrap();
+            write!(bytes, "$7\r\n{member:07}\r\n").unwrap();
         }
         client.send(&bytes).unwrap();
         assert_eq!(shown(&client.reply().unwrap()), format!(":{count}\r\n"));

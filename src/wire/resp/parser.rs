@@ -422,7 +422,7 @@ mod tests {
                     Ok(Some(request)) => found.push(request.iter().map(<[u8]>::to_vec).collect()),
                     Ok(None) => break,
                     Err(error) if error.is_fatal() => return (found, Some(error)),
-                    Err(error) => found.push(vec![vec![error.to_string().into_bytes()]].concat()),
+                    Err(error) => found.push(vec![error.to_string().into_bytes()]),
                 }
             }
             buffer.drain(..used);

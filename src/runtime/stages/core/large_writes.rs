@@ -19,11 +19,19 @@ use super::requests::AGAIN_ENTRIES_MAX;
 /// then waits for that many bytes; fewer would leave disks and network idle between the pieces.
 const UNCOMMITTED_BYTES_MAX: usize = 4 << 20;
 
-/// Large writes that are not completely in the log, in the order in which they arrived. Pieces of
-/// the first one may be in the log.
-///
-/// Each replica sends one large write at a time, so there are not more than replicas.
-pub(super) type LargeWrites = VecDeque<LargeWrite>;
+/// Maximum number of pieces, 32 MiB, that a follower lags behind. A quorum may be faster than the
+/// slowest follower, and large writes would soon leave it so far behind that it needs a snapshot.
+const LAG_PIECES_MAX: usize = (32 << 20) / PIECE_BYTES;
+
+/// Large writes that are not completely in the log.
+#[derive(Debug, Default)]
+pub(super) struct LargeWrites {
+    /// In the order in which they arrived. Pieces of the first one may be in the log. Each replica
+    /// sends one large write at a time, so there are not more than replicas.
+    queue: VecDeque<LargeWrite>,
+    /// Indexes of the latest pieces, at most [`LAG_PIECES_MAX`].
+    recent: VecDeque<Index>,
+}
 
 /// A batch that is appended in pieces.
 #[derive(Debug)]
@@ -47,24 +55,34 @@ impl Core {
     /// [`Core::admit_copy`].
     pub(super) fn accept_large_write(&mut self, request: ClientRequest, since: Option<Index>) {
         let term = self.replica.term();
-        self.large_writes.push_back(LargeWrite { request, since, term, appended: 0 });
+        self.large_writes.queue.push_back(LargeWrite { request, since, term, appended: 0 });
     }
 
-    /// Appends pieces of large writes until enough bytes are uncommitted. Refuses the large writes
+    /// Appends pieces of large writes until enough bytes are uncommitted, or a follower lags. Refuses the large writes
     /// of a term in which this replica does not lead any more.
     pub(super) fn append_pieces(&mut self) {
         let leads_in = self.replica.is_leader().then(|| self.replica.term());
-        while let Some(write) = self.large_writes.pop_front_if(|it| Some(it.term) != leads_in) {
+        let is_over = |write: &mut LargeWrite| Some(write.term) != leads_in;
+        while let Some(write) = self.large_writes.queue.pop_front_if(is_over) {
             self.refuse(write.request.key, RefusalReason::NotLeader);
         }
         while self.replica.uncommitted_bytes() < UNCOMMITTED_BYTES_MAX
             && self.in_flight.bytes() < JOB_BYTES_MAX / 2
-            && let Some(write) = self.large_writes.pop_front()
+            && !self.has_lagging_follower()
+            && let Some(write) = self.large_writes.queue.pop_front()
         {
             if let Some(write) = self.append_piece(write) {
-                self.large_writes.push_front(write);
+                self.large_writes.queue.push_front(write);
             }
         }
+    }
+
+    /// Returns whether a follower that keeps up has not acknowledged the oldest of the latest
+    /// [`LAG_PIECES_MAX`] pieces.
+    fn has_lagging_follower(&self) -> bool {
+        let recent = &self.large_writes.recent;
+        recent.len() >= LAG_PIECES_MAX
+            && recent.front().is_some_and(|oldest| *oldest > self.replica.followed_index())
     }
 
     /// Appends the next piece of `write`. Returns the write unless that was its last piece, or the
@@ -91,6 +109,11 @@ impl Core {
         if let Some(refusal) = self.effects.refusals.get_mut(refusal_count) {
             refusal.key = key;
             return None;
+        }
+        let recent = &mut self.large_writes.recent;
+        recent.push_back(self.replica.log().last().index);
+        if recent.len() > LAG_PIECES_MAX {
+            recent.pop_front();
         }
         (!is_last).then_some(write)
     }
@@ -160,7 +183,8 @@ mod tests {
         let between = found[..last].iter().filter(|entry| !is_piece(entry)).count();
         assert!(between >= 3, "{between} small entries between the pieces");
         let refusals = network.outbound.try_iter().flat_map(|batch| batch.refusals);
-        assert_eq!((core.large_writes.len(), refusals.count()), (0, 0));
+        assert_eq!((core.large_writes.queue.len(), refusals.count()), (0, 0));
+        assert_eq!(core.large_writes.recent.len(), 2 * LARGE_BYTES / PIECE_BYTES);
     }
 
     #[test]
@@ -169,8 +193,8 @@ mod tests {
         persist(&mut core, &log_writer);
         network.requests.try_send(Requests::Clients(vec![large(1), large(2)])).unwrap();
         core.run_once(None);
-        assert_eq!(core.large_writes.len(), 2);
-        for write in &mut core.large_writes {
+        assert_eq!(core.large_writes.queue.len(), 2);
+        for write in &mut core.large_writes.queue {
             write.term = Term(1);
         }
         core.run_once(None);
@@ -178,7 +202,7 @@ mod tests {
         let refusals: Vec<_> = refusals.map(|it| (it.key, it.reason)).collect();
         let refused = |number| (large(number).key, RefusalReason::NotLeader);
         assert_eq!(refusals, [refused(1), refused(2)]);
-        assert!(core.large_writes.is_empty());
+        assert!(core.large_writes.queue.is_empty());
     }
 
     #[test]
@@ -195,6 +219,6 @@ mod tests {
         }
         let mut pieces = found.iter().filter_map(|entry| Piece::decode(entry.payload()));
         assert!(pieces.all(|piece| piece.following > 0));
-        assert_eq!((core.counters.repeats_dropped.get(), core.large_writes.len()), (1, 0));
+        assert_eq!((core.counters.repeats_dropped.get(), core.large_writes.queue.len()), (1, 0));
     }
 }
