@@ -132,8 +132,13 @@ impl Entry {
         &self.record[HEADER_BYTES..]
     }
 
-    /// Decodes and validates the record (encoded log entry) at the front of `bytes`, and advances
-    /// `bytes` past it. The returned entry shares memory with `bytes`.
+    /// Returns the entry's payload like [`Entry::payload`], in shared memory.
+    pub fn shared_payload(&self) -> Bytes {
+        self.record.slice(HEADER_BYTES..)
+    }
+
+    /// Decodes and validates the record (encoded log entry) at the front of `bytes`, removes it,
+    /// and returns the entry, which shares its memory.
     ///
     /// # Errors
     /// If `bytes` does not start with a complete, valid record. `bytes` is then unchanged.

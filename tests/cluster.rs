@@ -16,6 +16,8 @@ mod expiration;
 mod forged_term;
 #[path = "cluster/info.rs"]
 mod info;
+#[path = "cluster/large_values.rs"]
+mod large_values;
 #[path = "cluster/lease_reads.rs"]
 mod lease_reads;
 #[path = "cluster/load.rs"]

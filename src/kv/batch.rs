@@ -19,7 +19,7 @@ use rkyv::with::{ArchiveWith, SerializeWith};
 use rkyv::{Archive, Archived, Place, Serialize};
 
 use crate::kv::commands::items::{Items, put_item};
-use crate::kv::operation::Operation;
+use crate::kv::operation::{Operation, SPARE_BYTES};
 use crate::types::{ClientId, RequestId, RequestKey};
 
 /// A decoded batch. It contains either operations that are replicated together as the payload of
@@ -37,6 +37,8 @@ pub struct Batch<'a> {
     pub may_repeat: bool,
     /// Number of operations in the batch.
     count: u32,
+    /// The only operation of a batch that was made by [`Batch::of_one`]; `operations` is then empty.
+    single: Option<&'a [u8]>,
     operations: Items<'a>,
 }
 
@@ -116,6 +118,13 @@ const MAY_REPEAT: u8 = 1;
 /// Flag in an encoded batch: the batch contains an [`Operation::ResetClock`], so the leader must
 /// fill in the time before it appends the batch to the log.
 const RESETS_CLOCK: u8 = 2;
+/// Flag of a [`Piece`]: the encoding has a part of a batch in place of the operations, and the
+/// number of the pieces after it in place of the number of operations.
+const PIECE: u8 = 4;
+/// Flag of a [`Piece`]: it is the first one of its batch.
+const FIRST_PIECE: u8 = 8;
+/// Flag in an encoded batch: it has one operation, without a length in front of it.
+const SINGLE: u8 = 16;
 
 /// The fixed-size part of an encoded batch, which follows the encoded operations, in the archive
 /// format of the library rkyv.
@@ -153,6 +162,7 @@ impl<S: Fallible + Positional + Writer<S::Error> + ?Sized> SerializeWith<usize, 
 
 /// Length in bytes of an encoded batch without operations.
 const RECORD_BYTES: usize = size_of::<Archived<Record>>();
+const _: () = assert!(RECORD_BYTES <= SPARE_BYTES);
 /// Number of bytes in front of each encoded operation in a batch, which contain the operation's
 /// length.
 const OPERATION_HEAD_BYTES: usize = size_of::<u32>();
@@ -178,6 +188,21 @@ impl<'a> Batch<'a> {
         buffer.finish(key, may_repeat)
     }
 
+    /// Returns an encoded batch that contains only `operation`, a long one that
+    /// [`Operation::encode_in`] has encoded, and the operation in the memory of the batch. Does not
+    /// copy the operation if it is not shared.
+    pub fn of_one(operation: Bytes, key: RequestKey, may_repeat: bool) -> (Bytes, Bytes) {
+        let length = operation.len();
+        let bytes = match operation.try_into_mut() {
+            Ok(bytes) => Vec::from(bytes),
+            Err(shared) => shared.to_vec(),
+        };
+        let flags = if may_repeat { SINGLE | MAY_REPEAT } else { SINGLE };
+        let batch = archive(bytes, key, flags, 1);
+        let operation = batch.slice(..length);
+        (batch, operation)
+    }
+
     /// Returns the length in bytes of the encoded batch that [`Batch::one`] returns for
     /// `operation`.
     pub fn encoded_len_of_one(operation: &Operation<'_>) -> usize {
@@ -193,23 +218,27 @@ impl<'a> Batch<'a> {
         let length = bytes.len();
         let record = access(bytes)?;
         let meaningless = BatchError::Meaningless { length };
-        let (operations, found) = Items::check_counted(&record.operations).ok_or(meaningless)?;
+        let bytes = &record.operations[..];
+        let single = (record.flags & SINGLE != 0).then_some(bytes);
+        let list = if single.is_some() { &[] } else { bytes };
+        let (operations, listed) = Items::check_counted(list).ok_or(meaningless)?;
+        let found = listed + usize::from(single.is_some());
         let count = record.count.to_native();
-        if record.flags & !(MAY_REPEAT | RESETS_CLOCK) != 0
+        if record.flags & !(MAY_REPEAT | RESETS_CLOCK | SINGLE) != 0
             || count as usize > BATCH_OPERATIONS_MAX
             || found != count as usize
         {
             return Err(meaningless);
         }
-        // rkyv finds the root at the end and ignores other bytes before it, but unused bytes must
-        // not be replicated and stored.
-        let expected = RECORD_BYTES + operations.bytes().len();
+        // rkyv finds the root at the end and ignores other bytes before it. Unused bytes must not
+        // be replicated and stored.
+        let expected = RECORD_BYTES + bytes.len();
         if length != expected {
             return Err(BatchError::Length { length, expected });
         }
         let request = RequestId(record.request);
         let key = RequestKey { client: ClientId(record.client.to_native()), request };
-        Ok(Batch { key, may_repeat: record.flags & MAY_REPEAT != 0, count, operations })
+        Ok(Batch { key, may_repeat: record.flags & MAY_REPEAT != 0, count, single, operations })
     }
 
     /// Returns the number of operations in the batch.
@@ -225,7 +254,7 @@ impl<'a> Batch<'a> {
     /// Iterates over the operations in order, and decodes each; yields `None` for an invalid
     /// operation.
     pub fn operations(&self) -> impl Iterator<Item = Option<Operation<'a>>> + use<'a> {
-        self.operations.iter().map(|bytes| Operation::decode(bytes).ok())
+        self.encoded_operations().map(|bytes| Operation::decode(bytes).ok())
     }
 
     /// Skips the first `count` operations and iterates over the others, in groups of up to
@@ -244,7 +273,7 @@ impl<'a> Batch<'a> {
 
     /// Iterates over the operations in encoded form, in order.
     pub fn encoded_operations(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        self.operations.iter()
+        self.single.into_iter().chain(self.operations.iter())
     }
 
     /// Returns whether `payload` is a batch that contains an [`Operation::ResetClock`]. O(1).
@@ -307,24 +336,81 @@ impl BatchBuffer {
     /// identifies the batch. `may_repeat` must be true if the batch may be in the log more than
     /// once.
     pub fn finish(&mut self, key: RequestKey, may_repeat: bool) -> Bytes {
-        let length = self.encoded_len();
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.reserve_exact(RECORD_BYTES);
+        self.previous_len = self.encoded_len();
         let flags = std::mem::take(&mut self.flags) | if may_repeat { MAY_REPEAT } else { 0 };
-        let record = Record {
-            client: key.client.0,
-            request: key.request.0,
-            flags,
-            count: std::mem::take(&mut self.count),
-            operations: bytes.len(),
-        };
-        // Byte slices are not copied, so no scratch space is ever needed.
-        let bytes =
-            low::to_bytes_in_with_alloc::<_, _, Failure>(&record, bytes, SubAllocator::empty())
-                .expect("a vector takes every byte, and a batch stays far below 4 GiB");
-        assert!(bytes.len() == length, "rkyv padded a batch to {} bytes", bytes.len());
-        self.previous_len = length;
-        Bytes::from(bytes)
+        archive(std::mem::take(&mut self.bytes), key, flags, std::mem::take(&mut self.count))
+    }
+}
+
+/// Encodes the fields of a batch or a piece after `bytes`, its operations or its part of a batch.
+fn archive(mut bytes: Vec<u8>, key: RequestKey, flags: u8, count: u32) -> Bytes {
+    let length = bytes.len() + RECORD_BYTES;
+    bytes.reserve_exact(RECORD_BYTES);
+    let RequestKey { client, request } = key;
+    let operations = bytes.len();
+    let record = Record { client: client.0, request: request.0, flags, count, operations };
+    // Byte slices are not copied, so no scratch space is ever needed.
+    let bytes = low::to_bytes_in_with_alloc::<_, _, Failure>(&record, bytes, SubAllocator::empty())
+        .expect("a vector takes every byte, and a batch stays far below 4 GiB");
+    assert!(bytes.len() == length, "rkyv padded a batch to {} bytes", bytes.len());
+    Bytes::from(bytes)
+}
+
+/// A part of an encoded batch that is too long for one log entry. Each piece is the payload of an
+/// entry of its own, so entries of other clients can be between them. The batch is applied at the
+/// index of its last piece. Borrows the encoded bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// Key of the batch.
+    pub key: RequestKey,
+    /// Whether the piece is the first one of its batch.
+    pub is_first: bool,
+    /// Number of pieces of the batch that follow this one.
+    pub following: u32,
+    /// The part of the encoded batch.
+    pub bytes: &'a [u8],
+}
+
+/// Maximum length in bytes of an encoded batch that is the payload of one log entry. A longer one
+/// is split into pieces.
+pub const WHOLE_BATCH_BYTES_MAX: usize = (1 << 20) + (64 << 10);
+/// Length in bytes of the part of a batch in each [`Piece`] except the last one, which may be
+/// shorter.
+pub const PIECE_BYTES: usize = 256 << 10;
+/// Maximum number of pieces of a batch, which limits the memory for a corrupt one.
+const PIECES_MAX: u32 = 512;
+
+impl<'a> Piece<'a> {
+    /// Returns the encoded piece with the part of `batch` from the byte `start` on. `key` is the
+    /// key of the batch.
+    pub fn encode(key: RequestKey, batch: &[u8], start: usize) -> Bytes {
+        assert!(start < batch.len(), "a piece from byte {start} of {}", batch.len());
+        let end = batch.len().min(start + PIECE_BYTES);
+        let following = (batch.len() - end).div_ceil(PIECE_BYTES);
+        let following = u32::try_from(following).expect("a batch is far below 4 GiB");
+        assert!(following < PIECES_MAX, "a batch of {} bytes", batch.len());
+        let mut bytes = Vec::with_capacity(end - start + RECORD_BYTES);
+        bytes.extend_from_slice(&batch[start..end]);
+        let flags = if start == 0 { PIECE | FIRST_PIECE } else { PIECE };
+        archive(bytes, key, flags, following)
+    }
+
+    /// Decodes the payload of a log entry; `None` if it is not a piece.
+    pub fn decode(payload: &'a [u8]) -> Option<Piece<'a>> {
+        let record = access(payload).ok()?;
+        if record.flags & PIECE == 0 {
+            return None;
+        }
+        let bytes = &record.operations[..];
+        let following = record.count.to_native();
+        let is_valid = payload.len() == RECORD_BYTES + bytes.len()
+            && (1..=PIECE_BYTES).contains(&bytes.len())
+            && following < PIECES_MAX
+            && record.flags & !(PIECE | FIRST_PIECE) == 0;
+        let request = RequestId(record.request);
+        let key = RequestKey { client: ClientId(record.client.to_native()), request };
+        let is_first = record.flags & FIRST_PIECE != 0;
+        is_valid.then_some(Piece { key, is_first, following, bytes })
     }
 }
 
@@ -332,6 +418,7 @@ impl BatchBuffer {
 mod tests {
     use super::*;
     use crate::kv::operation::tests::samples;
+    use bytes::BytesMut;
 
     fn key() -> RequestKey {
         RequestKey { client: ClientId(0x1A), request: RequestId(*b"ABCDEFGHIJ012345") }
@@ -392,7 +479,29 @@ mod tests {
     }
 
     #[test]
-    fn decoding_truncated_or_padded_command_batches_fails() {
+    fn batch_of_one_long_operation_is_made_without_a_copy() {
+        let value = vec![7; 100_000];
+        let set = Operation::set(b"k", &value);
+        let encoded = set.encode_in(&mut BytesMut::new());
+        let (place, expected) = (encoded.as_ptr(), encoded.clone().to_vec());
+        for may_repeat in [false, true] {
+            let (bytes, operation) =
+                Batch::of_one(Bytes::from(expected.clone()), key(), may_repeat);
+            let batch = Batch::decode(&bytes).unwrap();
+            assert_eq!((batch.key, batch.may_repeat, batch.len()), (key(), may_repeat, 1));
+            assert!(batch.operations().eq([Some(set)]) && operation == expected);
+            assert!(batch.encoded_operations().eq([&expected[..]]));
+            for length in 0..200 {
+                assert!(Batch::decode(&bytes[..bytes.len() - 1 - length]).is_err());
+                assert!(Batch::decode(&bytes[1 + length..]).is_err());
+            }
+        }
+        let (bytes, operation) = Batch::of_one(encoded, key(), true);
+        assert_eq!((bytes.as_ptr(), operation.as_ptr()), (place, place));
+    }
+
+    #[test]
+    fn truncated_and_padded_command_batches_are_refused() {
         for bytes in batches() {
             for length in 0..bytes.len() {
                 assert!(Batch::decode(&bytes[..length]).is_err(), "cut to {length}");

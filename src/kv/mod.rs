@@ -20,6 +20,7 @@ mod commands;
 mod dedup;
 mod keyspace;
 mod operation;
+mod partial_batch;
 mod snapshot;
 mod state_machine;
 mod transactions;
@@ -27,7 +28,10 @@ mod values;
 mod view;
 mod work;
 
-pub use batch::{BATCH_OPERATIONS_MAX, Batch, BatchBuffer, BatchError, GROUP_MAX, Group};
+pub use batch::{
+    BATCH_OPERATIONS_MAX, Batch, BatchBuffer, BatchError, GROUP_MAX, Group, PIECE_BYTES, Piece,
+    WHOLE_BATCH_BYTES_MAX,
+};
 pub use commands::args::VALUE_BYTES_MAX;
 pub use commands::items::{Arguments, Items, ItemsBuffer};
 pub use commands::outcome::{Double, Outcome, Refusal};

@@ -100,8 +100,12 @@ const RESET_CLOCK: u16 = 0xFFFB;
 /// small.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Length in bytes of the number at the start of an encoded operation, which identifies the command
-/// or the kind of operation.
+/// Number of bytes that stay free behind a long encoded operation, for the other fields of a batch
+/// that has no other operation (see [`Batch::of_one`](super::Batch::of_one)).
+pub(super) const SPARE_BYTES: usize = 64;
+
+/// Length in bytes of the number at the start of an encoded operation, which says which command or
+/// other operation it is.
 const NUMBER_BYTES: usize = 2;
 
 /// The context in which an operation is decoded: directly in a batch (`Nothing`), in a request of a
@@ -226,12 +230,17 @@ impl<'a> Operation<'a> {
     }
 
     /// Encodes the operation at the end of `buffer`, then splits off the encoded bytes and returns
-    /// them. The earlier content of `buffer` is unchanged. Saves allocations, because the encodings
-    /// of many small operations share one.
+    /// them. The earlier content of `buffer` is unchanged. Saves allocations: the encodings of many
+    /// small operations share one. A long one gets memory of its own.
     pub fn encode_in(&self, buffer: &mut BytesMut) -> Bytes {
         let (start, length) = (buffer.len(), self.encoded_len());
+        if length > BUFFER_BYTES {
+            let mut bytes = Vec::with_capacity(length + SPARE_BYTES);
+            self.put(&mut bytes);
+            return Bytes::from(bytes);
+        }
         if buffer.capacity() - start < length {
-            buffer.reserve(length.max(BUFFER_BYTES));
+            buffer.reserve(BUFFER_BYTES);
         }
         self.put(buffer);
         assert!(buffer.len() == start + length, "{} bytes of {length}", buffer.len() - start);

@@ -3,7 +3,9 @@
 
 use std::fmt;
 
-use crate::kv::batch::{Batch, BatchError, Group};
+use bytes::Bytes;
+
+use crate::kv::batch::{Batch, BatchError, Group, Piece};
 use crate::kv::client_sessions::{ClientSessions, Decision};
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;
@@ -15,6 +17,7 @@ use crate::kv::keyspace::expiration::{REMOVED_BY_CLOCK_MAX, REMOVED_MAX};
 use crate::kv::keyspace::statistics::KeyspaceStatistics;
 use crate::kv::keyspace::unlinked::Unlinked;
 use crate::kv::operation::Operation;
+use crate::kv::partial_batch::PartialBatch;
 use crate::kv::transactions;
 use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
 use crate::kv::view::View;
@@ -43,6 +46,7 @@ pub struct StateMachine {
     pub(super) keyspace: Keyspace,
     dedup: DedupTable,
     pub(super) client_sessions: ClientSessions,
+    pub(super) partial: PartialBatch,
     applied_index: Index,
 }
 
@@ -80,6 +84,7 @@ impl StateMachine {
             keyspace: Keyspace::default(),
             dedup: DedupTable::new(capacity),
             client_sessions: ClientSessions::default(),
+            partial: PartialBatch::default(),
             applied_index: Index::ZERO,
         }
     }
@@ -170,8 +175,13 @@ impl StateMachine {
     /// not been applied, or if its outcomes are not stored: because it cannot be in the log more
     /// than once, or because it is no longer in the deduplication table.
     pub fn outcomes_of(&self, batch: &Batch<'_>) -> Option<Vec<Outcome>> {
-        let stored = batch.may_repeat.then(|| self.dedup.outcomes(&batch.key))??;
-        Some(stored.to_vec())
+        batch.may_repeat.then(|| self.stored_outcomes(batch.key))?
+    }
+
+    /// Returns the outcomes in the deduplication table of the batch with this key; `None` if the
+    /// table does not contain the batch.
+    pub fn stored_outcomes(&self, key: RequestKey) -> Option<Vec<Outcome>> {
+        Some(self.dedup.outcomes(&key)?.to_vec())
     }
 
     /// Loads the keyspace entries that the operations of `group` will access into the processor's
@@ -186,10 +196,38 @@ impl StateMachine {
         work::estimate(&self.keyspace, group)
     }
 
-    /// Advances the applied index to `index` for a log entry that has no effect: a no-op, an
-    /// invalid batch, or a batch that an earlier log entry has applied.
+    /// Advances the applied index to `index` for a log entry that has no effect: an invalid batch,
+    /// or a batch that an earlier log entry has applied.
     pub fn skip(&mut self, index: Index) {
         self.advance(index);
+    }
+
+    /// Advances the applied index to `index` for a no-op, with which a leader's term begins. Drops
+    /// the pieces of a batch that an earlier leader has not completed.
+    pub fn begin_term(&mut self, index: Index) {
+        self.partial = PartialBatch::default();
+        self.advance(index);
+    }
+
+    /// Returns the whole batch of which `piece`, the payload of the log entry `id`, is the last
+    /// piece; `None` if other pieces are missing. The caller must apply the batch like one that
+    /// is in the entry itself, and call [`StateMachine::end_pieces`] before it continues with the
+    /// next entry.
+    pub fn completed_batch(&self, id: EntryId, piece: &Piece<'_>) -> Option<Bytes> {
+        self.partial.completed_by(id.term, piece)
+    }
+
+    /// Advances the applied index to that of the log entry `id`, and keeps its piece for the entry
+    /// that completes the batch. `bytes` are the bytes of the piece.
+    pub fn add_piece(&mut self, id: EntryId, piece: &Piece<'_>, bytes: Bytes) {
+        assert_eq!(*piece.bytes, bytes, "bytes of another piece");
+        self.advance(id.index);
+        self.partial.add(id.term, piece, bytes);
+    }
+
+    /// Drops the pieces of a batch that has been applied as a whole.
+    pub fn end_pieces(&mut self) {
+        self.partial = PartialBatch::default();
     }
 
     /// Answers a batch of reads from the current state. Returns the batch's key and the outcomes of
@@ -258,7 +296,10 @@ impl StateMachine {
 
     /// Returns the approximate memory usage of the replicated state, in bytes. O(1).
     pub fn memory(&self) -> usize {
-        self.keyspace.memory() + self.dedup.memory() + self.client_sessions.bytes()
+        self.keyspace.memory()
+            + self.dedup.memory()
+            + self.client_sessions.bytes()
+            + self.partial.bytes()
     }
 
     /// Returns an immutable copy-on-write view of the state. `last` must be the id of the last
@@ -269,8 +310,8 @@ impl StateMachine {
         let (digest, key_count) = (self.digest(), self.key_count());
         let (dedup, client_sessions) = (self.dedup.share(), self.client_sessions.share());
         let (clock, revision) = (self.keyspace.replicated_clock(), self.revision());
-        let tables = self.keyspace.share();
-        View { last, revision, digest, clock, key_count, tables, dedup, client_sessions }
+        let (tables, partial) = (self.keyspace.share(), self.partial.clone());
+        View { last, revision, digest, clock, key_count, tables, dedup, client_sessions, partial }
     }
 
     /// Iterates over the keys and stored outcomes of the batches in the deduplication table, oldest

@@ -7,6 +7,7 @@ use crate::kv::client_sessions::ClientSession;
 use crate::kv::dedup::DedupView;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::shards::Table;
+use crate::kv::partial_batch::PartialBatch;
 use crate::types::EntryId;
 
 /// An immutable copy-on-write view of the state machine's state, from which a snapshot is written.
@@ -25,6 +26,7 @@ pub struct View {
     pub(super) dedup: DedupView,
     /// All client sessions with their ids, ordered by id.
     pub(super) client_sessions: Vec<(u64, Arc<ClientSession>)>,
+    pub(super) partial: PartialBatch,
 }
 
 impl View {

@@ -286,6 +286,19 @@ impl Leader {
         }
     }
 
+    /// Returns the index up to which all followers that keep up have acknowledged the log: those
+    /// that answer, whose disk is healthy, and that are not being sent a snapshot. Returns the last
+    /// index if there are none.
+    pub(super) fn followed_index(&self, shared: &Shared) -> Index {
+        let keeps_up = |peer: &&Progress| {
+            !peer.is_silent(shared.loss_permille)
+                && !peer.is_receiving_snapshot()
+                && peer.disk == DiskState::Healthy
+        };
+        let acknowledged = self.progress.iter().filter(keeps_up).map(Progress::match_index);
+        acknowledged.min().unwrap_or(shared.log.last().index)
+    }
+
     // Disk space.
 
     /// Returns whether new entries can be stored: this replica's disk has space, and either no

@@ -214,6 +214,22 @@ impl Replica {
         self.shared.append_budget()
     }
 
+    /// Returns the total length in bytes of the log records that this replica, if it leads, has not
+    /// committed; 0 if it does not lead.
+    pub fn uncommitted_bytes(&self) -> usize {
+        self.shared.uncommitted_bytes()
+    }
+
+    /// Returns the index up to which all followers that keep up have acknowledged the log of this
+    /// leader: those that answer, whose disk is healthy, and that are not being sent a snapshot.
+    /// Returns the last index if there are none, or if this replica does not lead.
+    pub fn followed_index(&self) -> Index {
+        match &self.role {
+            Role::Leader(leader) => leader.followed_index(&self.shared),
+            Role::Follower(_) | Role::Candidate(_) => self.shared.log.last().index,
+        }
+    }
+
     /// Returns the condition of this replica's disk: healthy, almost full or stalled.
     pub fn disk(&self) -> DiskState {
         self.shared.disk.state()

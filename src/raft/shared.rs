@@ -452,6 +452,11 @@ impl Shared {
         self.appended.end_leadership();
     }
 
+    /// Returns the total length in bytes of the uncommitted entries while this replica leads, else 0.
+    pub(super) fn uncommitted_bytes(&self) -> usize {
+        self.appended.uncommitted_bytes()
+    }
+
     /// Returns how many bytes of entries this leader may append before it reaches the limit on
     /// uncommitted bytes.
     pub(super) fn append_budget(&self) -> usize {

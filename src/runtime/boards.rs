@@ -592,6 +592,9 @@ pub(super) struct ApplierBoard {
     /// Time at which the applier's current pass began, in nanoseconds of the monotonic clock; 0 if
     /// the applier is waiting for work.
     pass_began_at: AtomicU64,
+    /// When the applier last applied a piece of a large batch, in nanoseconds of the monotonic
+    /// clock; 0 before the first.
+    piece_applied_at: AtomicU64,
 }
 
 impl ApplierBoard {
@@ -622,8 +625,19 @@ impl ApplierBoard {
         self.pass_began_at.store(0, Ordering::Relaxed);
     }
 
-    /// Returns how long the applier's current pass has been running at `now`; zero if the applier
-    /// is waiting for work.
+    /// Records that the applier has applied a piece of a large batch at `now`.
+    pub(super) fn note_piece(&self, now: Instant) {
+        self.piece_applied_at.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Returns when the applier last applied a piece of a large batch; [`Instant::ZERO`] before the
+    /// first.
+    pub(super) fn piece_applied_at(&self) -> Instant {
+        Instant(self.piece_applied_at.load(Ordering::Relaxed))
+    }
+
+    /// Returns for how long the applier's current pass has been running at `now`; zero if the
+    /// applier is waiting for work.
     pub(super) fn pass_time(&self, now: Instant) -> Duration {
         match self.pass_began_at.load(Ordering::Relaxed) {
             0 => Duration::ZERO,

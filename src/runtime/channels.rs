@@ -53,10 +53,10 @@
 //! While 4 MiB of appends are in flight, committed entries wait in the core. So clients slow down
 //! to the speed of this replica's log, even if other replicas commit entries faster.
 //!
-//! The work that waits in the core is bounded, too. The core adds up the bytes of all jobs in
-//! flight, and at [`JOB_BYTES_MAX`] it drops appends and refuses requests as busy; both are
-//! counted. So a stuck log writer or applier, or a simulator that does not read, leads to refusals
-//! and not to unbounded memory use. The core blocks only in its one receive call.
+//! The work waiting at the core is bounded, too. The core adds up the bytes of all jobs in flight.
+//! At [`JOB_BYTES_MAX`] a leader takes no requests from its queue, so that they wait at the clients,
+//! and a follower drops appends, counted. So a stuck log writer or applier, or a simulator that does
+//! not read, does not lead to unbounded memory use. The core blocks only in its one receive call.
 //!
 //! Stages never wait for each other in a cycle: the applier waits for the network stage, the log
 //! writer and the snapshots stage wait for the core, and the core and the network stage wait for no
@@ -94,9 +94,9 @@ pub(super) const BATCH_BYTES_MAX: usize = 256 << 10;
 /// stage holds while the Raft core's request queue is at least half full. At this number, the
 /// network stage stops receiving.
 pub(super) const HELD_REQUESTS_MAX: usize = 1_024;
-/// Limit on the total size, in bytes, of the jobs in flight, which the Raft core has sent to the
-/// log writer or the applier and which are not completed. At the limit, the Raft core drops
-/// `AppendEntries` messages with entries and refuses clients' requests.
+/// Limit on the total size, in bytes, of the jobs in flight (sent by the Raft core to the log
+/// writer or the applier but not completed). At the limit, the Raft core drops `AppendEntries`
+/// messages with entries, and takes no clients' requests from its queue while it leads.
 pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
 
 /// A message in the Raft core's inbox: Raft messages from peers, or a report or request from

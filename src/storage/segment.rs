@@ -49,7 +49,7 @@ use super::error::StorageError;
 use super::sector::{self, SECTOR_BYTES, Sector};
 
 /// Format version of the log's segment files and of the file `peers`.
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 5;
 /// Length in bytes of the header of a block (the entries of one sync), which precedes the block's
 /// records.
 pub(super) const BLOCK_HEADER_BYTES: usize = 32;
@@ -399,7 +399,7 @@ mod tests {
         bytes.clear();
         sector::seal(0, 0, 0, &stream, &mut bytes);
         let error = SegmentHeader::decode("file", &bytes).unwrap_err();
-        assert!(matches!(error, StorageError::Version { found: 5, known: 4, .. }), "{error}");
+        assert!(matches!(error, StorageError::Version { found: 6, known: 5, .. }), "{error}");
         assert!(error.to_string().contains("with the version that wrote the file"), "{error}");
     }
 

@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bowline::kv::{Batch, CommandId, Operation};
+use bowline::kv::{Batch, CommandId, Operation, Piece};
 use bowline::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, HardState, InstallReply,
     InstallSnapshot, PeerMsg, RefusalReason, Rejoin, RejoinReply, RequestVote, SnapshotId,
@@ -135,7 +135,12 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         seeds.push(("batch", name, Batch::one(key, &operation).to_vec()));
     }
     let several = [Operation::get(b"k"), Operation::del(b"k"), Operation::set(b"k", b"v")];
-    seeds.push(("batch", "several", Batch::encode(key, false, &several).to_vec()));
+    let several = Batch::encode(key, false, &several);
+    seeds.push(("batch", "first_piece", Piece::encode(key, &several, 0).to_vec()));
+    seeds.push(("batch", "last_piece", Piece::encode(key, &several, 1).to_vec()));
+    seeds.push(("batch", "several", several.to_vec()));
+    let (of_one, _) = Batch::of_one(Operation::get(b"k").encode().into(), key, true);
+    seeds.push(("batch", "of_one", of_one.to_vec()));
 
     seeds.extend(datagrams());
 

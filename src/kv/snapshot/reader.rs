@@ -9,9 +9,10 @@ use crate::kv::dedup::decode_batch;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::REVISION_MAX;
 use crate::kv::keyspace::restore::RestoredEntry;
+use crate::kv::partial_batch::RestoredPiece;
 use crate::kv::snapshot::{
     BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC,
-    SnapshotError, SnapshotMark, VERSION,
+    PIECES, SnapshotError, SnapshotMark, VERSION,
 };
 use crate::kv::state_machine::{StateMachine, digest_of};
 use crate::kv::values::digest::Digest;
@@ -221,9 +222,9 @@ impl SnapshotReader {
         Ok(true)
     }
 
-    /// Decodes the first item of `items`, the items of a block, and removes it from there. `kind`
-    /// says what the items of the block are: keyspace entries, batches or client sessions. Returns
-    /// `None` if the item is malformed or a duplicate.
+    /// Decodes the first element of the block content `items`, and removes it from there. `kind`
+    /// says what a block's elements are: keyspace entries, batches, client sessions or pieces. `None` if
+    /// the element is malformed or a duplicate.
     fn read_item(&mut self, kind: u8, items: &mut &[u8]) -> Option<()> {
         let revision = self.header.map_or(0, |header| header.revision);
         let is_new = match (kind, &mut self.state) {
@@ -249,6 +250,10 @@ impl SnapshotReader {
                     self.digest.add(session.hash(id));
                     true
                 }
+            }
+            (PIECES, state) => {
+                let piece = RestoredPiece::decode(items)?;
+                state.as_mut().is_none_or(|state| state.partial.restore(&piece))
             }
             _ => false,
         };

@@ -9,7 +9,7 @@ use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::REVISION_MAX;
 use crate::kv::state_machine::StateMachine;
 use crate::kv::values::string::StringRef;
-use crate::kv::{Batch, CommandId, Operation};
+use crate::kv::{Batch, CommandId, Operation, PIECE_BYTES, Piece};
 use crate::types::{ClientId, Index, RequestId, RequestKey};
 
 /// Returns a state machine whose deduplication table contains every kind of outcome except one.
@@ -91,6 +91,28 @@ fn snapshot_restores_keys_dedup_table_and_client_sessions() {
     assert_eq!(state.apply(Index(15), b"nonsense").outcomes, []);
     let empty = bytes_of(&StateMachine::default());
     assert_eq!(read(&empty, 64).unwrap().1.last, EntryId::new(3, 0));
+}
+
+#[test]
+fn snapshot_contains_the_pieces_of_an_incomplete_batch() {
+    let mut state = busy_state();
+    let key = RequestKey { client: ClientId(3), request: RequestId([9; 16]) };
+    let value = vec![b'v'; PIECE_BYTES + 1];
+    let whole = Batch::one(key, &Operation::set(b"large", &value));
+    let [first, last] = [0, PIECE_BYTES].map(|start| Piece::encode(key, &whole, start));
+    let piece = Piece::decode(&first).unwrap();
+    let id = EntryId::new(3, state.applied_index().0 + 1);
+    state.add_piece(id, &piece, first.slice(..piece.bytes.len()));
+    let bytes = bytes_of(&state);
+    for piece in [100, bytes.len()] {
+        let (mut copy, mark) = read(&bytes, piece).unwrap();
+        assert_eq!((mark.last, copy.partial.bytes()), (id, PIECE_BYTES));
+        let next = EntryId::new(3, id.index.0 + 1);
+        let completed = copy.completed_batch(next, &Piece::decode(&last).unwrap());
+        assert_eq!(completed, Some(whole.clone()));
+        copy.begin_term(next.index);
+        assert!(copy.memory() < state.memory() - PIECE_BYTES, "the next leader drops it");
+    }
 }
 
 #[test]

@@ -8,9 +8,10 @@ use crate::kv::client_sessions::ClientSession;
 use crate::kv::dedup::{StoredOutcomes, encode_batch};
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::KeyEntry;
+use crate::kv::partial_batch::PartialBatch;
 use crate::kv::snapshot::{
     BATCHES, BLOCK_BYTES, BLOCK_HEAD_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC,
-    SnapshotMark, VERSION,
+    PIECES, SnapshotMark, VERSION,
 };
 use crate::kv::state_machine::StateMachine;
 use crate::kv::view::View;
@@ -114,13 +115,14 @@ impl Blocks {
     }
 
     /// Completes the snapshot after all keyspace entries: writes the deduplication table, the
-    /// client sessions and a block that marks the end. Returns the mark that identifies the
+    /// client sessions, the pieces of a batch and a block that marks the end. Returns the mark that identifies the
     /// snapshot (id of its last log entry, length and checksum).
     fn finish<'r>(
         &mut self,
         last: EntryId,
         batches: impl Iterator<Item = (&'r RequestKey, &'r StoredOutcomes)>,
         sessions: &[(u64, Arc<ClientSession>)],
+        partial: &PartialBatch,
         sink: Sink<'_>,
     ) -> SnapshotMark {
         self.end(sink);
@@ -133,6 +135,13 @@ impl Blocks {
             self.begin(CLIENT_SESSIONS);
             for (id, session) in sessions {
                 self.item(sink, |block| session.encode(*id, block));
+            }
+            self.end(sink);
+        }
+        if partial.bytes() > 0 {
+            self.begin(PIECES);
+            for (following, bytes) in partial.pieces() {
+                self.item(sink, |block| partial.encode_piece(following, bytes, block));
             }
             self.end(sink);
         }
@@ -153,7 +162,8 @@ impl StateMachine {
             Blocks::header(last, self.revision(), digest, self.key_count(), clock, sink);
         blocks.begin(ENTRIES);
         blocks.entries(self.keyspace.entries(), sink);
-        blocks.finish(last, self.remembered(), &self.client_sessions.share(), sink)
+        let sessions = self.client_sessions.share();
+        blocks.finish(last, self.remembered(), &sessions, &self.partial, sink)
     }
 }
 
@@ -190,8 +200,7 @@ impl SnapshotWriter {
     /// returns the mark that identifies the snapshot (id of its last log entry, length and
     /// checksum), and must not be called again.
     pub fn write(&mut self, sink: &mut dyn FnMut(&[u8])) -> Option<SnapshotMark> {
-        let View { last, revision, digest, clock, key_count, tables, dedup, client_sessions } =
-            &mut self.view;
+        let View { last, revision, digest, clock, key_count, tables, .. } = &mut self.view;
         let blocks = self.blocks.get_or_insert_with(|| {
             let mut blocks = Blocks::header(*last, *revision, *digest, *key_count, *clock, sink);
             blocks.begin(ENTRIES);
@@ -201,6 +210,7 @@ impl SnapshotWriter {
             blocks.entries(table.iter(), sink);
             return None;
         }
-        Some(blocks.finish(*last, dedup.iter(), client_sessions, sink))
+        let View { last, dedup, client_sessions, partial, .. } = &self.view;
+        Some(blocks.finish(*last, dedup.iter(), client_sessions, partial, sink))
     }
 }

@@ -157,6 +157,14 @@ impl Connection {
         self.subscriptions.held_bytes() + self.transaction.held_bytes()
     }
 
+    /// Handles a request that was refused before it was parsed: an open transaction is aborted, as
+    /// after any request that cannot be queued. The server writes the error reply.
+    pub fn refuse_unparsed(&mut self) {
+        self.reply_mode.begin_request();
+        self.call_status = CallStatus::NotCounted;
+        self.transaction.abort();
+    }
+
     /// Returns whether the reply to the latest request is suppressed because of `CLIENT REPLY`.
     pub fn is_muted(&self) -> bool {
         self.reply_mode.muted

@@ -15,8 +15,10 @@ mod tests;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::clock::AppliedClock;
-use crate::kv::{Batch, GROUP_MAX, Group, KeyspaceStatistics, Outcome, StateMachine};
+use crate::kv::{Batch, GROUP_MAX, Group, KeyspaceStatistics, Outcome, Piece, StateMachine};
 use crate::raft::{ClientRequest, Committed};
 use crate::record::EntryKind;
 use crate::runtime::boards::ApplierBoard;
@@ -94,6 +96,9 @@ pub(crate) struct Applier {
     /// The batch that was still incomplete when the last pass (iteration of the stage's loop)
     /// reached its limit; `None` if there is none.
     unfinished: Option<Unfinished>,
+    /// The batch whose last piece is the entry that is being applied, if the last pass has not
+    /// applied all of it.
+    whole_batch: Option<Bytes>,
     /// Clients' reads that are waiting until the state has applied the log up to their read index.
     early_reads: Vec<IndexedReads>,
     /// Clients' reads that can be answered now, since the log up to their read index has been
@@ -140,6 +145,7 @@ impl Applier {
             store: StateMachine::default(),
             reply_policy,
             unfinished: None,
+            whole_batch: None,
             early_reads: Vec::new(),
             ready_reads: VecDeque::new(),
             read_outcomes: Vec::new(),
@@ -411,16 +417,63 @@ impl Applier {
         replies: &mut ReplyBatch,
     ) -> bool {
         let Committed { entry, as_leader } = committed;
-        let decoded = Batch::decode(entry.payload()).ok();
-        let batch = decoded.filter(|_| entry.kind() == EntryKind::Command);
+        let decoded = || Batch::decode(entry.payload()).ok();
+        let is_command = entry.kind() == EntryKind::Command;
+        let piece = is_command.then(|| Piece::decode(entry.payload())).flatten();
         if entry.index() <= self.last.index {
             if groups.next(|| Some(())).is_none() {
                 return false;
             }
-            self.answer_installed(batch.as_ref(), *as_leader, replies);
+            let last_piece = piece.filter(|piece| piece.following == 0);
+            let repeatable = decoded().filter(|batch| batch.may_repeat).map(|batch| batch.key);
+            let key = last_piece.map(|piece| piece.key).or(repeatable);
+            self.answer_installed(key, *as_leader, replies);
             return true;
         }
         assert_eq!(entry.index(), self.last.index.next(), "committed entries have a gap");
+        let Some(piece) = piece else {
+            let batch = decoded().filter(|_| is_command);
+            return self.apply_batch(committed, batch, outcomes, groups, replies);
+        };
+        if piece.following == 0 && self.long_operations == LongOperations::Defer {
+            // To put a large batch together takes long, too.
+            self.long_operations = LongOperations::Deferred;
+            groups.end();
+            return false;
+        }
+        let whole = self.whole_batch.take();
+        let Some(whole) = whole.or_else(|| self.store.completed_batch(entry.id(), &piece)) else {
+            if groups.next(|| Some(())).is_none() {
+                return false;
+            }
+            let bytes = entry.shared_payload().slice(..piece.bytes.len());
+            self.store.add_piece(entry.id(), &piece, bytes);
+            self.last = entry.id();
+            self.board.note_piece(self.clock.now());
+            return true;
+        };
+        let batch = Batch::decode(&whole).ok();
+        let is_applied = self.apply_batch(committed, batch, outcomes, groups, replies);
+        if is_applied {
+            self.store.end_pieces();
+            self.board.note_piece(self.clock.now());
+        } else {
+            self.whole_batch = Some(whole);
+        }
+        is_applied
+    }
+
+    /// Applies `batch`, which the committed entry contains or completes, like
+    /// [`Applier::apply_entry`]; `None` if the entry has no valid batch.
+    fn apply_batch(
+        &mut self,
+        committed: &Committed,
+        batch: Option<Batch<'_>>,
+        outcomes: &mut Vec<Outcome>,
+        groups: &mut Pass,
+        replies: &mut ReplyBatch,
+    ) -> bool {
+        let Committed { entry, as_leader } = committed;
         let stored = batch.as_ref().filter(|_| outcomes.is_empty());
         let stored = stored.and_then(|batch| self.store.outcomes_of(batch));
         let is_repeated = stored.is_some();
@@ -428,7 +481,10 @@ impl Applier {
             if groups.next(|| Some(())).is_none() {
                 return false;
             }
-            self.store.skip(entry.index());
+            match entry.kind() {
+                EntryKind::NoOp => self.store.begin_term(entry.index()),
+                EntryKind::Command => self.store.skip(entry.index()),
+            }
             self.last = entry.id();
             // No client waits for a malformed batch.
             if let (Some(outcomes), Some(batch)) = (stored, batch) {
@@ -496,19 +552,14 @@ impl Applier {
         }
     }
 
-    /// Answers a batch of writes whose effects are already part of an installed snapshot, if this
-    /// replica must reply and the deduplication table has the outcomes. Otherwise the clients get
+    /// Answers the batch of writes with this key, whose effects are already part of an installed
+    /// snapshot, if this replica must reply and the deduplication table has the outcomes. Otherwise the clients get
     /// `UNCERTAIN`.
-    fn answer_installed(
-        &self,
-        batch: Option<&Batch<'_>>,
-        as_leader: bool,
-        replies: &mut ReplyBatch,
-    ) {
-        if let Some(batch) = batch
-            && let Some(outcomes) = self.store.outcomes_of(batch)
+    fn answer_installed(&self, key: Option<RequestKey>, as_leader: bool, replies: &mut ReplyBatch) {
+        if let Some(key) = key
+            && let Some(outcomes) = self.store.stored_outcomes(key)
         {
-            self.answer(batch.key, as_leader, outcomes, replies);
+            self.answer(key, as_leader, outcomes, replies);
         }
     }
 

@@ -102,7 +102,7 @@ impl Cluster {
         );
         let applied = match kind {
             EntryKind::NoOp => {
-                machine.store.skip(index);
+                machine.store.begin_term(index);
                 None
             }
             EntryKind::Command => {

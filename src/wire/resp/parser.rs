@@ -3,7 +3,8 @@
 //! Nothing is copied: a request's arguments are ranges of the received bytes, except for inline
 //! commands, which may have escapes. Bytes are scanned once even if they arrive in pieces, so a
 //! request of a million arguments costs the same in one piece and in many. Error messages are those
-//! of Redis; the limits are stricter.
+//! of Redis; the limit on the length of a request is stricter. A longer request is skipped as it
+//! arrives, so it needs no memory.
 
 use std::fmt;
 use std::ops::Range;
@@ -38,7 +39,7 @@ pub struct Limits {
 
 /// Reason why received bytes are not a valid Redis request. It is formatted as the error reply of
 /// Redis; the replica sends this reply with [`Writer::error`](super::Writer::error) and closes the
-/// connection.
+/// connection, except after [`ProtocolError::RequestTooBig`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtocolError {
     /// An inline command's line is longer than 64 KiB.
@@ -56,8 +57,9 @@ pub enum ProtocolError {
     ExpectedBulk(u8),
     /// An argument's length, `$n`, is malformed or exceeds the limit.
     InvalidLength,
-    /// The whole request is longer than [`Limits::request_bytes_max`].
-    RequestTooBig,
+    /// The whole request is longer than [`Limits::request_bytes_max`], whose value is given. The
+    /// request was skipped, and the parser continues with the next one.
+    RequestTooBig(usize),
 }
 
 /// A parsed Redis request: the command's name, which counts as the first argument, and the other
@@ -86,6 +88,9 @@ pub struct Parser {
     /// Length in bytes of the argument whose contents begin at `position`; `None` if its length has
     /// not been parsed yet.
     bulk_bytes: Option<usize>,
+    /// Whether the current request is too long. Its bytes are dropped as soon as they are parsed,
+    /// so `position` and `bulk_bytes` do not count those of earlier calls.
+    skips: bool,
     arguments: Vec<Range<usize>>,
     /// Concatenated arguments of an inline command, without quotes and escapes.
     inline: Vec<u8>,
@@ -106,7 +111,9 @@ enum Progress {
 impl Default for Limits {
     fn default() -> Limits {
         let bulk_bytes_max = 64 << 20;
-        Limits { bulk_bytes_max, items_max: 1 << 20, request_bytes_max: bulk_bytes_max + (1 << 20) }
+        // The number of arguments is limited by the length of the request.
+        let items_max = i32::MAX as usize;
+        Limits { bulk_bytes_max, items_max, request_bytes_max: bulk_bytes_max + (1 << 20) }
     }
 }
 
@@ -165,6 +172,7 @@ impl Parser {
             searched: 0,
             missing: None,
             bulk_bytes: None,
+            skips: false,
             arguments: Vec::new(),
             inline: Vec::new(),
         }
@@ -183,7 +191,8 @@ impl Parser {
     /// used bytes from the front of `bytes` and append new bytes at the end.
     ///
     /// # Errors
-    /// If the bytes are not the beginning of a request. The parser must not be used after an error.
+    /// If the bytes are not the beginning of a request, or if a request was too long. The parser
+    /// must not be used after an error, except after [`ProtocolError::RequestTooBig`].
     pub fn next<'a>(
         &'a mut self,
         bytes: &'a [u8],
@@ -195,19 +204,30 @@ impl Parser {
                 self.clear();
             }
             let progress = self.advance(bytes)?;
-            if self.position > self.limits.request_bytes_max {
-                return Err(ProtocolError::RequestTooBig);
-            }
             if progress == Progress::Incomplete {
+                if self.skips {
+                    *used += std::mem::take(&mut self.position);
+                    self.searched = 0;
+                }
                 return Ok(None);
             }
             *used += self.position;
             (self.position, self.searched, self.missing) = (0, 0, None);
+            if std::mem::take(&mut self.skips) {
+                return Err(ProtocolError::RequestTooBig(self.limits.request_bytes_max));
+            }
             if !self.arguments.is_empty() {
                 let bytes = if progress == Progress::Inline { &self.inline } else { bytes };
                 return Ok(Some(Request { bytes, arguments: &self.arguments }));
             }
         }
+    }
+
+    /// Returns how many bytes are missing to complete the argument whose length is known, if
+    /// `available` bytes of the request have been received; 0 if no argument is incomplete.
+    pub fn missing_bytes(&self, available: usize) -> usize {
+        let end = self.bulk_bytes.map_or(0, |length| self.position + length + LINE_END_BYTES);
+        end.saturating_sub(available)
     }
 
     /// Returns the number of bytes that the parser has allocated on the heap.
@@ -247,7 +267,9 @@ impl Parser {
         }
         while let Some(missing) = self.missing.filter(|missing| *missing > 0) {
             let Some(argument) = self.bulk(bytes)? else { return Ok(Progress::Incomplete) };
-            self.arguments.push(argument);
+            if !self.skips {
+                self.arguments.push(argument);
+            }
             self.missing = Some(missing - 1);
         }
         Ok(Progress::Array)
@@ -260,6 +282,12 @@ impl Parser {
         let (start, end) = (self.position, self.position + length);
         // As in Redis, the two bytes after the argument are skipped without a check.
         if bytes.len() < end + LINE_END_BYTES {
+            if self.skips {
+                let skipped = bytes.len().min(end) - start;
+                self.position += skipped;
+                self.searched = self.position;
+                self.bulk_bytes = Some(length - skipped);
+            }
             return Ok(None);
         }
         self.bulk_bytes = None;
@@ -286,8 +314,9 @@ impl Parser {
             .filter(|length| *length <= self.limits.bulk_bytes_max)
             .ok_or(ProtocolError::InvalidLength)?;
         // Checked before the argument's bytes arrive, which would be buffered otherwise.
-        if self.position + length > self.limits.request_bytes_max {
-            return Err(ProtocolError::RequestTooBig);
+        if self.position + length + LINE_END_BYTES > self.limits.request_bytes_max {
+            self.skips = true;
+            self.arguments = Vec::new();
         }
         self.bulk_bytes = Some(length);
         Ok(self.bulk_bytes)
@@ -337,8 +366,19 @@ impl Parser {
     }
 }
 
+impl ProtocolError {
+    /// Returns whether the bytes after the error cannot be parsed, so that the connection must be
+    /// closed.
+    pub fn is_fatal(self) -> bool {
+        !matches!(self, ProtocolError::RequestTooBig(_))
+    }
+}
+
 impl fmt::Display for ProtocolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let ProtocolError::RequestTooBig(max) = self {
+            return write!(f, "ERR the request is too large: at most {max} bytes are allowed");
+        }
         f.write_str("ERR Protocol error: ")?;
         match self {
             ProtocolError::InlineTooBig => f.write_str("too big inline request"),
@@ -350,7 +390,7 @@ impl fmt::Display for ProtocolError {
                 write!(f, "expected '$', got '{}'", char::from(*found))
             }
             ProtocolError::InvalidLength => f.write_str("invalid bulk length"),
-            ProtocolError::RequestTooBig => f.write_str("too big request"),
+            ProtocolError::RequestTooBig(_) => unreachable!("it is no protocol error"),
         }
     }
 }
@@ -381,7 +421,8 @@ mod tests {
                 match parser.next(&buffer, &mut used) {
                     Ok(Some(request)) => found.push(request.iter().map(<[u8]>::to_vec).collect()),
                     Ok(None) => break,
-                    Err(error) => return (found, Some(error)),
+                    Err(error) if error.is_fatal() => return (found, Some(error)),
+                    Err(error) => found.push(vec![error.to_string().into_bytes()]),
                 }
             }
             buffer.drain(..used);
@@ -427,7 +468,7 @@ mod tests {
         );
         check(b"*abc\r\n", &[], error("ERR Protocol error: invalid multibulk length"));
         check(b"*\r\n", &[], error("ERR Protocol error: invalid multibulk length"));
-        check(b"*20000000\r\n", &[], error("ERR Protocol error: invalid multibulk length"));
+        check(b"*2147483648\r\n", &[], error("ERR Protocol error: invalid multibulk length"));
         check(
             b"PING\r\n*1\r\n$-1\r\n",
             &[&[b"PING"]],
@@ -456,14 +497,6 @@ mod tests {
         for (bytes, error) in [
             (&b"*1\r\n$11\r\n"[..], ProtocolError::InvalidLength),
             (b"*4\r\n", ProtocolError::InvalidCount),
-            (
-                b"*3\r\n$10\r\n0123456789\r\n$10\r\n0123456789\r\n$10\r\n",
-                ProtocolError::RequestTooBig,
-            ),
-            (
-                b"*3\r\n$10\r\n0123456789\r\n$9\r\n012345678\r\n$0\r\n\r\n",
-                ProtocolError::RequestTooBig,
-            ),
         ] {
             for piece in [1, bytes.len()] {
                 assert_eq!(parse(bytes, piece, limits), (vec![], Some(error)));
@@ -472,7 +505,37 @@ mod tests {
     }
 
     #[test]
-    fn resp_request_arguments_are_accessible_by_index() {
+    fn too_long_request_is_skipped_as_it_arrives() {
+        let limits = Limits { bulk_bytes_max: 10, items_max: 9, request_bytes_max: 40 };
+        let long =
+            b"*4\r\n$10\r\n0123456789\r\n$10\r\n01\r\n*1\r\n$1\r\n$9\r\n012345678\r\n$0\r\n\r\n";
+        let bytes = [&b"*1\r\n$1\r\na\r\n"[..], long, long, b"*1\r\n$1\r\nb\r\n"].concat();
+        let error = ProtocolError::RequestTooBig(40).to_string().into_bytes();
+        let wanted =
+            vec![vec![b"a".to_vec()], vec![error.clone()], vec![error], vec![b"b".to_vec()]];
+        for piece in [1, 2, 3, 7, 20, bytes.len()] {
+            assert_eq!(
+                parse(&bytes, piece, limits),
+                (wanted.clone(), None),
+                "in pieces of {piece}"
+            );
+        }
+        // No more is kept of it than of a line.
+        let mut parser = Parser::new(limits);
+        let (mut buffer, mut most) = (Vec::new(), 0);
+        for byte in long {
+            buffer.push(*byte);
+            let mut used = 0;
+            let end = parser.next(&buffer, &mut used).map(|request| request.is_some());
+            buffer.drain(..used);
+            most = most.max(buffer.len());
+            assert_ne!(end, Ok(true), "it was not refused");
+        }
+        assert!(most <= limits.request_bytes_max + 10, "{most} bytes, with a line");
+    }
+
+    #[test]
+    fn request_arguments_are_accessible_by_index() {
         let mut parser = Parser::new(Limits::default());
         let request = parser.next(b"mset a 1 b 2\n", &mut 0).unwrap().unwrap();
         assert_eq!(

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::kv::{BATCH_OPERATIONS_MAX, BatchBuffer};
+use crate::kv::{BATCH_OPERATIONS_MAX, Batch, BatchBuffer};
 use crate::raft::{ClientRequest, RequestKind};
 use crate::runtime::server::request_id::{BATCH_CLIENT, replica_and_sequence, request_id};
 use crate::runtime::stages::applier::ORIGIN_BYTES;
@@ -16,6 +16,13 @@ use crate::types::{Index, Instant, RequestKey};
 /// Maximum encoded length, in bytes, of a batch with more than one operation. A longer operation
 /// gets a batch of its own.
 const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Returns whether the operation with this encoded length is a large one, which the leader appends
+/// in pieces if it is a write. Each replica sends one large write at a time, so that the memory for
+/// them is bounded at the leader.
+pub(crate) fn is_large(operation: &[u8]) -> bool {
+    operation.len() > BATCH_BYTES_MAX
+}
 
 /// Minimum number of batches of writes in flight (sent, but without outcomes) at which later writes
 /// may wait to form a larger batch. With two batches in flight, one is being replicated, and the
@@ -61,6 +68,8 @@ pub(crate) struct Batches {
     origin: [u8; ORIGIN_BYTES],
     next: u64,
     sent: BTreeMap<u64, SentBatch>,
+    /// Number of the latest large batch of writes.
+    latest_large: u64,
     reads: OpenBatch,
     writes: OpenBatch,
     /// Whether the batches being built will be forwarded to another replica, the leader.
@@ -100,6 +109,7 @@ impl Batches {
             origin,
             next: 1,
             sent: BTreeMap::new(),
+            latest_large: 0,
             reads: OpenBatch::default(),
             writes: OpenBatch::default(),
             forwarded: false,
@@ -156,6 +166,26 @@ impl Batches {
         }
     }
 
+    /// Adds the write with this sequence number and its operation, a large one, as a batch of its
+    /// own. Returns the operation in the memory of the batch.
+    pub(crate) fn add_large(&mut self, sequence: u64, operation: Bytes) -> Bytes {
+        let kind = RequestKind::Write;
+        if !self.writes.buffer.is_empty() {
+            self.close(kind);
+        }
+        self.latest_large = self.next;
+        let key = self.key(self.next);
+        let (payload, operation) = Batch::of_one(operation, key, self.forwarded);
+        let requests = std::iter::once(sequence..sequence + 1).collect();
+        self.complete(ClientRequest { key, kind, payload }, requests);
+        operation
+    }
+
+    /// Returns whether a large batch of writes has no outcome yet.
+    pub(crate) fn has_large(&self) -> bool {
+        self.sent.contains_key(&self.latest_large)
+    }
+
     fn open(&mut self, kind: RequestKind) -> &mut OpenBatch {
         match kind {
             RequestKind::Read => &mut self.reads,
@@ -164,15 +194,25 @@ impl Batches {
     }
 
     fn close(&mut self, kind: RequestKind) {
-        let (number, key, forwarded) = (self.next, self.key(self.next), self.forwarded);
-        self.next += 1;
+        let (key, may_repeat) = (self.key(self.next), self.may_repeat(kind));
         let open = self.open(kind);
-        // A batch that this replica appends as the leader is never sent again.
-        let may_repeat = forwarded && kind == RequestKind::Write;
         let payload = open.buffer.finish(key, may_repeat);
         let requests = std::mem::take(&mut open.requests);
-        self.complete.push(ClientRequest { key, kind, payload: payload.clone() });
-        let payload = if may_repeat { payload } else { Bytes::new() };
+        self.complete(ClientRequest { key, kind, payload }, requests);
+    }
+
+    /// Returns whether a batch of this kind may be sent again. A batch that this replica appends as
+    /// the leader is never sent again.
+    fn may_repeat(&self, kind: RequestKind) -> bool {
+        self.forwarded && kind == RequestKind::Write
+    }
+
+    /// Adds a batch with the next number to those that are ready to be sent.
+    fn complete(&mut self, batch: ClientRequest, requests: Vec<Range<u64>>) {
+        let (number, kind) = (self.next, batch.kind);
+        self.next += 1;
+        let payload = if self.may_repeat(kind) { batch.payload.clone() } else { Bytes::new() };
+        self.complete.push(batch);
         let (since, sent_at) = (self.since, self.now);
         let batch = SentBatch { kind, payload, since, sent_at, requests, resent: false };
         self.sent.insert(number, batch);
@@ -252,7 +292,7 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::{Batch, Operation};
+    use crate::kv::Operation;
     use crate::runtime::server::request_id::origin_of;
     use crate::types::NodeId;
 

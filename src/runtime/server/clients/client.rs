@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use crate::kv::Outcome;
 use crate::raft::RequestKind;
 use crate::redis::{CommandNumber, Connection};
+use crate::runtime::server::clients::batches::is_large;
 use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::input::Input;
 use crate::runtime::server::clients::memory::ReplyBudget;
@@ -54,6 +55,9 @@ pub(crate) struct Client {
     next: u64,
     in_flight: usize,
     in_flight_kind: RequestKind,
+    /// The slot of the large write in flight, if any. A later write could overtake it, so none is
+    /// sent before no request is in flight any more.
+    large_in_flight: Option<u64>,
     /// Maximum number of this client's requests in flight. Halved when the replies to them exceed
     /// the reply budget (limit on unsent replies); doubled again, up to [`SLOTS_MAX`], each time
     /// that no request is in flight any more.
@@ -88,6 +92,9 @@ pub(crate) struct Client {
     pub(crate) closing: bool,
     /// Total size, in bytes, of the encoded operations of the requests in `slots`.
     request_bytes: usize,
+    /// The part of `request_bytes` that belongs to large operations, whose batches share their
+    /// memory.
+    large_bytes: usize,
     /// Total size, in bytes, of the replies in `slots`, which are not in the outbound queue yet.
     reply_bytes: usize,
     /// Memory usage of this client, in bytes, as last included in the total of all clients.
@@ -118,6 +125,11 @@ pub(crate) struct Marks {
     pub(crate) flush: bool,
 }
 
+/// Returns the length of an encoded operation if it is large, otherwise 0.
+fn large_bytes(operation: &Bytes) -> usize {
+    if is_large(operation) { operation.len() } else { 0 }
+}
+
 impl Client {
     pub(crate) fn new(
         id: ClientId,
@@ -138,6 +150,7 @@ impl Client {
             next: 0,
             in_flight: 0,
             in_flight_kind: RequestKind::Read,
+            large_in_flight: None,
             window: SLOTS_MAX,
             draining: false,
             progressed_at: now,
@@ -150,6 +163,7 @@ impl Client {
             ended: false,
             closing: false,
             request_bytes: 0,
+            large_bytes: 0,
             reply_bytes: 0,
             counted_bytes: 0,
             marks: Marks::default(),
@@ -194,6 +208,7 @@ impl Client {
             + self.parser.held_bytes()
             // Each operation, and its copy in a batch.
             + 2 * self.request_bytes
+            - self.large_bytes
             + self.reply_bytes
             + self.slots.capacity() * (size_of::<Slot>() + size_of::<Option<InFlight>>())
             + self.socket.outbound.held_bytes()
@@ -235,6 +250,7 @@ impl Client {
     /// Adds a request in a new slot, to be sent to the Raft core or to the leader.
     pub(crate) fn push_request(&mut self, request: Request) {
         self.request_bytes += request.operation.len();
+        self.large_bytes += large_bytes(&request.operation);
         self.slots.push_back(Slot::new(RequestState::Waiting(request)));
     }
 
@@ -263,13 +279,18 @@ impl Client {
 
     /// Sends the waiting requests of this client that may be sent now, oldest first. Calls `send`
     /// for each of them, and stops when `send` returns false because it could not send the request.
-    pub(crate) fn dispatch(&mut self, now: Instant, mut send: impl FnMut(&Request) -> bool) {
+    pub(crate) fn dispatch(&mut self, now: Instant, mut send: impl FnMut(&mut Request) -> bool) {
         while let Some(at) = self.at(self.next).filter(|at| *at < self.slots.len()) {
             let fits = self.reply_fits(self.next);
             let slot = &mut self.slots[at];
             if let RequestState::Waiting(request) = &mut slot.state {
                 let other_kind = self.in_flight > 0 && self.in_flight_kind != request.kind;
-                if other_kind || self.draining || self.in_flight >= self.window || !fits {
+                if other_kind
+                    || self.large_in_flight.is_some()
+                    || self.draining
+                    || self.in_flight >= self.window
+                    || !fits
+                {
                     return;
                 }
                 if !send(request) {
@@ -277,6 +298,9 @@ impl Client {
                 }
                 self.in_flight += 1;
                 self.in_flight_kind = request.kind;
+                if request.kind == RequestKind::Write && is_large(&request.operation) {
+                    self.large_in_flight = Some(self.next);
+                }
                 slot.sent_at.get_or_insert(now);
                 slot.mark_sent();
             }
@@ -364,6 +388,7 @@ impl Client {
             unreachable!("only a request that was sent has an outcome")
         };
         self.request_bytes -= request.operation.len();
+        self.large_bytes -= large_bytes(&request.operation);
         self.front += 1;
         self.leave_flight();
         self.encode_replies();
@@ -425,6 +450,7 @@ impl Client {
         let muted = request.reply_format.is_muted();
         let reply = if muted { Reply::Encoded(Bytes::new()) } else { reply };
         self.request_bytes -= request.operation.len();
+        self.large_bytes -= large_bytes(&request.operation);
         self.reply_bytes += reply.bytes();
         entry.state = RequestState::Done(reply);
         if self.blocked_on == Some(slot) {
@@ -444,6 +470,7 @@ impl Client {
     /// (limit on unsent replies).
     fn leave_flight(&mut self) {
         self.in_flight -= 1;
+        self.large_in_flight = self.large_in_flight.filter(|_| self.in_flight > 0);
         if self.in_flight == 0 && !std::mem::take(&mut self.draining) && !self.is_over_budget() {
             self.window = (self.window * 2).min(SLOTS_MAX);
         }

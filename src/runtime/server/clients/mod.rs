@@ -90,6 +90,9 @@ pub(crate) struct Clients {
     read_ahead_at: Instant,
     /// Indexes of the clients that have requests to send to the Raft core or to the leader.
     to_dispatch: Vec<usize>,
+    /// Indexes of the clients whose next request, a large write, waits for the outcome of another
+    /// one.
+    large_waiting: Vec<usize>,
     /// Indexes of the clients that have replies waiting to be written to their sockets.
     to_flush: Vec<usize>,
     /// An empty list that is swapped with one of the index lists to reuse its memory.
@@ -141,6 +144,7 @@ impl Clients {
             unread: Vec::new(),
             read_ahead_at: Instant::ZERO,
             to_dispatch: Vec::new(),
+            large_waiting: Vec::new(),
             to_flush: Vec::new(),
             spare: Vec::new(),
             reply: BytesMut::new(),

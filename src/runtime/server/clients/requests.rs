@@ -12,6 +12,7 @@ use crate::wire::resp::{Limits, Writer};
 
 use super::Clients;
 use crate::runtime::pass::Pass;
+use crate::runtime::server::clients::batches::is_large;
 use crate::runtime::server::clients::client::Client;
 use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::request::Request;
@@ -49,7 +50,8 @@ impl Clients {
         let directly = client.input.is_empty();
         let mut incomplete = false;
         if !directly {
-            client.input.extend(received);
+            let available = client.input.len() + received.len();
+            client.input.extend(received, client.parser.missing_bytes(available));
         }
         loop {
             let client = self.connected.get_mut(index).expect("the client exists");
@@ -69,10 +71,15 @@ impl Clients {
                 Err(error) => {
                     Writer::new(&mut self.reply, connection.version())
                         .error(error.to_string().as_bytes());
-                    self.counters.clients_closed.add_one();
-                    client.closing = true;
+                    if error.is_fatal() {
+                        self.counters.clients_closed.add_one();
+                        client.closing = true;
+                        self.send_reply(index);
+                        break;
+                    }
+                    connection.refuse_unparsed();
                     self.send_reply(index);
-                    break;
+                    continue;
                 }
             };
             self.context.traffic.commands += 1;
@@ -105,7 +112,7 @@ impl Clients {
         }
         let client = self.connected.get_mut(index).expect("the client exists");
         if directly {
-            client.input.extend(&received[used..]);
+            client.input.extend(&received[used..], 0);
         } else if used > 0 {
             client.input.advance(used);
         }
@@ -253,6 +260,11 @@ impl Clients {
         operations_max: usize,
         mut admits: impl FnMut(usize) -> bool,
     ) -> Vec<ClientRequest> {
+        if !self.batches.has_large() {
+            for index in std::mem::take(&mut self.large_waiting) {
+                self.mark_dispatch(index);
+            }
+        }
         let mut refused = false;
         let mut indexes = std::mem::replace(&mut self.to_dispatch, std::mem::take(&mut self.spare));
         let now = (self.context.applied_index, self.context.now);
@@ -266,14 +278,25 @@ impl Clients {
             }
             if !refused {
                 let batches = &mut self.batches;
+                let mut waits = false;
                 client.dispatch(self.context.now, |request| {
                     let Request { kind, sequence, operation, .. } = request;
+                    let is_large = *kind == RequestKind::Write && is_large(operation);
+                    waits = is_large && batches.has_large();
+                    if waits {
+                        return false;
+                    }
                     refused = !admits(operation.len());
-                    if !refused {
+                    if is_large && !refused {
+                        *operation = batches.add_large(*sequence, std::mem::take(operation));
+                    } else if !refused {
                         batches.add(*kind, *sequence, operation);
                     }
                     !refused
                 });
+                if waits && !self.large_waiting.contains(&index) {
+                    self.large_waiting.push(index);
+                }
             }
             // A client that waits for outcomes of its own is marked again when these arrive.
             if refused && client.has_waiting() {

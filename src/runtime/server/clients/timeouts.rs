@@ -69,6 +69,7 @@ impl Clients {
         if self.board.pass_time(now) >= LONG_PASS {
             self.applier_resumed_at = now;
         }
+        let resumed_at = self.applier_resumed_at.max(self.board.piece_applied_at());
         let shortest = u64::try_from(leader_wait.as_nanos()).unwrap_or(u64::MAX);
         let before = Instant(now.0.saturating_sub(shortest));
         while let Some((sequence, request)) =
@@ -95,10 +96,10 @@ impl Clients {
                     (since, command_deadline, FailureReason::NoLeader)
                 }
             };
-            // While a long operation of another client is running, requests wait as they do in
-            // Redis.
+            // Behind a long operation or a large value of another client, requests wait as they do
+            // in Redis.
             let since = match self.context.leader {
-                Some(_) => since.max(self.applier_resumed_at),
+                Some(_) => since.max(resumed_at),
                 None => since,
             };
             if now >= since + timeout {

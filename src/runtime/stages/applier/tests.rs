@@ -1,7 +1,7 @@
 //! Tests of the applier: replies, waiting reads, bounded passes, snapshots.
 
 use super::*;
-use crate::kv::{Event, Operation, RecordedEvents};
+use crate::kv::{Event, Operation, PIECE_BYTES, RecordedEvents};
 use crate::raft::{ApplyJob, RequestKind, SnapshotId};
 use crate::record::RecordBuffer;
 use crate::runtime::boards::{MemoryBoard, SnapshotBoard};
@@ -139,7 +139,38 @@ fn applier_runs_reads_after_entries_and_replies_only_as_leader() {
 }
 
 #[test]
-fn malformed_command_batch_in_the_log_is_skipped_without_reply() {
+fn batch_in_pieces_is_applied_with_its_last_piece() {
+    let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
+    let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+    let value = vec![b'v'; 2 * PIECE_BYTES];
+    let whole = Batch::one(key(9), &Operation::set(b"k", &value));
+    let pieces = (0..whole.len()).step_by(PIECE_BYTES);
+    let mut pieces = pieces.map(|start| Piece::encode(key(9), &whole, start));
+    let mut piece = |index| {
+        let id = EntryId::new(1, index);
+        let payload = pieces.next().unwrap();
+        let entry = RecordBuffer::default().encode(id, EntryKind::Command, &payload);
+        Committed { entry, as_leader: true }
+    };
+    let (first, second, last) = (piece(1), piece(3), piece(4));
+    let entries = vec![first, put(2, b"small", true), second];
+    applier.run_once(Some(batch(entries, vec![get(100, b"k")], 0)));
+    applier.run_once(Some(batch(vec![last.clone()], vec![get(101, b"k")], 0)));
+    let answers: Vec<Answer> = network.replies.try_iter().flat_map(|it| it.answers).collect();
+    let found = |bytes: &'static [u8]| Outcome::Value(Some(Bytes::from_static(bytes)));
+    assert_eq!(answers[0], answer(2, Outcome::Done));
+    assert_eq!(answers[1], answer(100, found(b"small")));
+    assert_eq!(answers[2], answer(9, Outcome::Done));
+    assert_eq!((answers[3].key, answers.len()), (key(101), 4));
+    assert_eq!(applier.store.applied_index(), Index(4));
+    // A second copy is answered from the deduplication table, also if a snapshot contains it.
+    applier.run_once(Some(batch(vec![last], vec![], 0)));
+    let replies = network.replies.try_recv().unwrap();
+    assert_eq!(replies.answers, [answer(9, Outcome::Done)]);
+}
+
+#[test]
+fn malformed_batch_is_skipped_without_a_reply() {
     let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
     let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
     let entry = RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::Command, b"garbage");

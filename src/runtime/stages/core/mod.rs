@@ -13,6 +13,7 @@
 //! | `requests.rs` | which messages and requests are admitted |
 //! | `completions.rs` | what the other stages report |
 //! | `output.rs` | effects on their way to the other stages, and the bytes in flight |
+//! | `large_writes.rs` | batches that are appended in pieces |
 //! | `replicated_clock.rs` | clock entries, and requests that wait for the clocks of a quorum |
 //! | `rejected_log.rs` | log lines about messages that no correct peer sends |
 //!
@@ -35,6 +36,7 @@
 //!   replicated clock) may be late by a pass, and is never early.
 
 mod completions;
+mod large_writes;
 mod output;
 #[cfg(test)]
 mod pass_tests;
@@ -47,6 +49,7 @@ mod test_support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam::channel::never;
 use crossbeam::select;
 
 use crate::config::Mutant;
@@ -59,6 +62,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::pass::{Pass, StageState};
 use crate::types::Instant;
 
+use self::large_writes::LargeWrites;
 use self::output::InFlight;
 use self::rejected_log::RejectedLog;
 use self::replicated_clock::CoreClock;
@@ -86,8 +90,9 @@ pub(crate) struct Core {
     effects: Effects,
     ends: CoreEnds,
     requests: PendingRequests,
-    /// Whether the core is delaying an expired timeout because messages that peers sent before its
-    /// end may still be unread in this replica's sockets.
+    large_writes: LargeWrites,
+    /// Whether the core is delaying an expired timeout because messages that peers sent before the
+    /// timeout may still be unread in this replica's sockets.
     waits_for_peers: bool,
     /// Messages and refusals waiting to be sent because the network stage's queue is full. Normally
     /// empty between two iterations of the core's loop, like `appends` and `applies`.
@@ -141,6 +146,7 @@ impl Core {
             effects: Effects::default(),
             ends,
             requests: PendingRequests::default(),
+            large_writes: LargeWrites::default(),
             waits_for_peers: false,
             outbound: Outbound::default(),
             appends: AppendBatch::default(),
@@ -186,10 +192,12 @@ impl Core {
             return None;
         }
         let timeout = self.next_pass().since(self.clock.now());
+        let none = never();
+        let requests = if self.has_too_much_in_flight() { &none } else { &self.ends.requests };
         select! {
             // An error means that all other stages have stopped.
             recv(self.ends.inbox) -> item => Some(item.unwrap_or(CoreItem::Stop)),
-            recv(self.ends.requests) -> requests => match requests {
+            recv(requests) -> requests => match requests {
                 Ok(requests) => {
                     self.requests = PendingRequests::new(requests);
                     None
@@ -208,7 +216,8 @@ impl Core {
 
     /// Returns whether an item or a request is waiting for the core.
     pub(crate) fn has_work(&self) -> bool {
-        self.has_items() || !self.requests.is_empty() || !self.ends.requests.is_empty()
+        let has_requests = !self.requests.is_empty() || !self.ends.requests.is_empty();
+        self.has_items() || has_requests && !self.has_too_much_in_flight()
     }
 
     /// Returns whether peers' messages or completions are waiting for the core.
@@ -248,9 +257,10 @@ impl Core {
         }
         let took_all = self.ends.inbox.is_empty();
         self.take_requests();
-        // Read after everything was received, for the reads that a lease serves, and before
-        // anything is sent, for the leases that begin with it. The thread may have been paused
-        // since the last reading.
+        self.append_pieces();
+        // After everything was received, for the reads that a lease serves; before anything is
+        // sent, for the leases that begin with it. The thread may have been paused since the last
+        // reading.
         self.now = self.clock.now();
         if self.replica.accepts_writes()
             && let Some(request) = self.replicated_clock.as_mut().and_then(|it| it.due(self.now))
@@ -308,10 +318,12 @@ impl Core {
     }
 
     /// Handles waiting clients' requests and forwarded writes, up to the limits of one iteration of
-    /// the core's loop.
+    /// the core's loop and on the bytes in flight.
     fn take_requests(&mut self) {
         let mut pass = Pass::of_large(self.clock, PASS_REQUESTS_MAX);
-        while let Some(request) = pass.next(|| self.next_request()) {
+        while !self.has_too_much_in_flight()
+            && let Some(request) = pass.next(|| self.next_request())
+        {
             match request {
                 Request::Client(request) => self.admit(Msg::Client(request)),
                 Request::Forwarded(write) => self.admit_forwarded(write),

@@ -1,6 +1,7 @@
-//! Which input the core admits: requests and peers' messages go to the replica, wait until the wall
-//! clocks of a quorum are known, or are refused while too many bytes are in flight. In the server,
-//! one request to the core is a batch of clients' requests, which is refused as a whole.
+//! What the core admits: requests and peers' messages go to the replica, or wait until the wall
+//! clocks of a quorum are known. While too many bytes are in flight, requests wait in the core's
+//! queue. In the server, one request to the core is a batch of clients' requests, which is refused
+//! as a whole.
 
 use std::time::Duration;
 use std::vec;
@@ -11,10 +12,11 @@ use crate::raft::{
 };
 use crate::record::record_bytes;
 use crate::runtime::channels::{ForwardedWrite, JOB_BYTES_MAX, Requests};
-use crate::types::RequestKey;
+use crate::types::{Index, RequestKey};
 use crate::wire::frame::Attempt;
 
 use super::Core;
+use super::large_writes::is_large;
 
 /// Minimum time between two snapshots that the core requests because the log in memory is full.
 const FULL_LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -109,11 +111,30 @@ impl Core {
         clock.must_wait(now, term).then_some(clock)
     }
 
+    /// Returns whether requests must wait in the core's queue, because too many bytes are in flight
+    /// (sent to the log writer or the applier and not completed) or uncommitted. They wait only
+    /// while this replica leads, and not for memory that may never be freed.
+    pub(super) fn has_too_much_in_flight(&self) -> bool {
+        self.replica.is_leader()
+            && (self.in_flight.bytes() >= JOB_BYTES_MAX || self.replica.append_budget() == 0)
+            && !self.is_log_full()
+    }
+
+    fn is_log_full(&self) -> bool {
+        self.replica.log().bytes() as u64 >= self.memory.log_bytes_max()
+    }
+
     /// Passes a request or a peer's message to the consensus code. While too many bytes are in
-    /// flight (sent to the log writer or the applier and not completed), instead refuses requests
-    /// and drops `AppendEntries` messages with entries. While the log in memory is full, does the
-    /// same, except that it still passes on reads.
-    pub(super) fn admit(&mut self, mut message: Msg) {
+    /// flight (sent to the log writer or the applier and not completed), refuses requests and drops
+    /// `AppendEntries` messages with entries instead. While the log in memory is full, does the
+    /// same, but still passes on reads.
+    pub(super) fn admit(&mut self, message: Msg) {
+        self.admit_copy(message, None);
+    }
+
+    /// Like [`Core::admit`]. If an earlier copy of the message, a client's write, may be in the
+    /// log, `since` is the index after which that copy is.
+    fn admit_copy(&mut self, mut message: Msg, since: Option<Index>) {
         if let Msg::Client(request) = &message {
             let key = request.key;
             if self.non_leader_policy == NonLeaderPolicy::Refuse && !self.replica.is_leader() {
@@ -127,10 +148,9 @@ impl Core {
                 return;
             }
         }
-        // If no snapshot can be taken, for example for lack of disk space, the log cannot be
-        // compacted and must not grow without limit. Reads add nothing to it.
-        let log_bytes = self.replica.log().bytes() as u64;
-        let log_is_full = log_bytes >= self.memory.log_bytes_max();
+        // If no snapshot can be taken, for want of disk space perhaps, the log can't be compacted
+        // and must not grow for ever. Reads add nothing to it.
+        let log_is_full = self.is_log_full();
         let is_due = |at| self.now.since(at) >= FULL_LOG_INTERVAL;
         if log_is_full && self.full_log_snapshot_at.is_none_or(is_due) {
             self.full_log_snapshot_at = Some(self.now);
@@ -149,7 +169,9 @@ impl Core {
                     message: PeerMsg::AppendEntries(AppendEntries { ref entries, .. }),
                     ..
                 }) if !entries.is_empty()
-                    && (is_behind || log_bytes >= self.memory.appended_bytes_max()) =>
+                    && (is_behind
+                        || self.replica.log().bytes() as u64
+                            >= self.memory.appended_bytes_max()) =>
                 {
                     self.counters.appends_dropped.add_one();
                     return;
@@ -162,6 +184,13 @@ impl Core {
                 | Msg::Installed(_)
                 | Msg::DiskSpace(_) => {}
             }
+        }
+        if let Msg::Client(request) = message {
+            if self.replica.accepts_writes() && is_large(&request) {
+                self.accept_large_write(request, since);
+                return;
+            }
+            message = Msg::Client(request);
         }
         if let Msg::Client(request @ ClientRequest { kind: RequestKind::Write, .. }) = &mut message
             && self.replica.accepts_writes()
@@ -178,7 +207,7 @@ impl Core {
     /// write, if one is needed, and sets the time in a `CLOCK RESET` request. Returns false if the
     /// log has no space for both: without the clock entry, the write would be applied at an earlier
     /// time and its key would expire too early.
-    fn set_clock_before(&mut self, request: &mut ClientRequest) -> bool {
+    pub(super) fn set_clock_before(&mut self, request: &mut ClientRequest) -> bool {
         let Some(clock) = &mut self.replicated_clock else { return true };
         let entry = clock.before_write(self.now);
         if Batch::resets_clock(&request.payload) {
@@ -230,9 +259,8 @@ impl Core {
             }
             Attempt::First { .. } => self.refuse(write.request.key, RefusalReason::NotLeader),
             Attempt::Again { since } => {
-                let last = self.replica.log().last().index.0;
-                if self.replica.is_leader() && last.saturating_sub(since.0) < AGAIN_ENTRIES_MAX {
-                    self.admit(Msg::Client(write.request));
+                if self.replica.is_leader() && self.may_follow_copy(Some(since)) {
+                    self.admit_copy(Msg::Client(write.request), Some(since));
                 } else {
                     self.counters.repeats_dropped.add_one();
                 }
@@ -240,12 +268,12 @@ impl Core {
         }
     }
 
-    fn refuse(&mut self, key: RequestKey, reason: RefusalReason) {
+    pub(super) fn refuse(&mut self, key: RequestKey, reason: RefusalReason) {
         let leader = self.replica.last_known_leader();
         self.effects.refusals.push(Refusal { key, reason, leader });
     }
 
-    fn refuse_busy(&mut self, key: RequestKey) {
+    pub(super) fn refuse_busy(&mut self, key: RequestKey) {
         self.counters.requests_busy.add_one();
         self.refuse(key, RefusalReason::Busy);
     }

@@ -1,0 +1,215 @@
+//! The pieces of a batch that is too long for one log entry, between the first piece and the last.
+//!
+//! A leader appends the pieces of one batch after another, with entries of other batches between
+//! them. If it loses its leadership before the last piece, the batch is never completed; the no-op
+//! with which the next leader begins drops its pieces.
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+
+use crate::kv::batch::Piece;
+use crate::kv::values::codec::{put_bytes, put_number, take_bytes, take_number};
+use crate::types::{ClientId, RequestId, RequestKey, Term};
+
+/// The pieces of the batch that the current leader is appending, as far as they were applied.
+///
+/// Invariant: `bytes` is the total length of `pieces`; without pieces, all fields have their
+/// default values.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct PartialBatch {
+    term: Term,
+    key: RequestKey,
+    /// Number of pieces that follow those in `pieces`.
+    following: u32,
+    pieces: Vec<Bytes>,
+    bytes: usize,
+}
+
+/// A piece in a snapshot, with the term of the leader that appended it.
+#[derive(Debug)]
+pub(super) struct RestoredPiece<'a> {
+    term: Term,
+    key: RequestKey,
+    following: u32,
+    bytes: &'a [u8],
+}
+
+impl<'a> RestoredPiece<'a> {
+    /// Decodes a piece, encoded by [`PartialBatch::encode_piece`], and removes it from the front of
+    /// `from`; `None` if the bytes are malformed.
+    pub(super) fn decode(from: &mut &'a [u8]) -> Option<RestoredPiece<'a>> {
+        let term = Term(from.try_get_u64_le().ok()?);
+        let client = ClientId(from.try_get_u32_le().ok()?);
+        let mut request = [0; 16];
+        from.try_copy_to_slice(&mut request).ok()?;
+        let key = RequestKey { client, request: RequestId(request) };
+        let following = u32::try_from(take_number(from)?).ok()?;
+        let bytes = take_bytes(from)?;
+        (following > 0).then_some(RestoredPiece { term, key, following, bytes })
+    }
+}
+
+impl PartialBatch {
+    /// Appends the encoding of the piece `bytes`, which `following` pieces follow.
+    pub(super) fn encode_piece(&self, following: u32, bytes: &[u8], out: &mut Vec<u8>) {
+        out.put_u64_le(self.term.0);
+        out.put_u32_le(self.key.client.0);
+        out.put_slice(&self.key.request.0);
+        put_number(following.into(), out);
+        put_bytes(bytes, out);
+    }
+
+    /// Adds a piece from a snapshot. Returns false if it does not continue this batch.
+    pub(super) fn restore(&mut self, piece: &RestoredPiece<'_>) -> bool {
+        let &RestoredPiece { term, key, following, bytes } = piece;
+        let is_first = self.pieces.is_empty();
+        let piece = Piece { key, is_first, following, bytes };
+        self.add(term, &piece, Bytes::copy_from_slice(bytes))
+    }
+
+    /// Returns the total length of the pieces, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns the pieces, oldest first, each with the number of pieces that follow it.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = (u32, &Bytes)> {
+        let first = self.following + u32::try_from(self.pieces.len()).expect("few pieces");
+        (0..first).rev().zip(&self.pieces)
+    }
+
+    /// Returns whether `piece`, from an entry of `term`, is the next one of this batch.
+    fn continues_with(&self, term: Term, piece: &Piece<'_>) -> bool {
+        !piece.is_first
+            && !self.pieces.is_empty()
+            && (self.term, self.key) == (term, piece.key)
+            && self.following.checked_sub(1) == Some(piece.following)
+    }
+
+    /// Returns the whole batch if `piece`, from an entry of `term`, is its last piece.
+    pub(super) fn completed_by(&self, term: Term, piece: &Piece<'_>) -> Option<Bytes> {
+        if piece.following > 0 || !self.continues_with(term, piece) {
+            return None;
+        }
+        let mut whole = Vec::with_capacity(self.bytes + piece.bytes.len());
+        self.pieces.iter().for_each(|bytes| whole.extend_from_slice(bytes));
+        whole.extend_from_slice(piece.bytes);
+        Some(Bytes::from(whole))
+    }
+
+    /// Adds `piece`, from an entry of `term`, with its bytes. A first piece replaces what there is
+    /// of another batch; the last one ends this batch. Returns false, and changes nothing, if the
+    /// piece does not continue this batch.
+    pub(super) fn add(&mut self, term: Term, piece: &Piece<'_>, bytes: Bytes) -> bool {
+        if piece.is_first {
+            let (key, following) = (piece.key, piece.following.saturating_add(1));
+            *self = PartialBatch { term, key, following, ..PartialBatch::default() };
+        } else if !self.continues_with(term, piece) {
+            return false;
+        }
+        self.following -= 1;
+        self.bytes += bytes.len();
+        self.pieces.push(bytes);
+        if self.following == 0 {
+            *self = PartialBatch::default();
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::batch::{Batch, PIECE_BYTES};
+    use crate::kv::operation::Operation;
+
+    const TERM: Term = Term(4);
+
+    fn key(number: u8) -> RequestKey {
+        RequestKey { client: ClientId(1), request: RequestId([number; 16]) }
+    }
+
+    /// Returns a batch and its encoded pieces.
+    fn batch(number: u8) -> (Bytes, Vec<Bytes>) {
+        let value = vec![number; 2 * PIECE_BYTES + 100];
+        let whole = Batch::one(key(number), &Operation::set(b"k", &value));
+        let starts = (0..whole.len()).step_by(PIECE_BYTES);
+        let pieces = starts.map(|start| Piece::encode(key(number), &whole, start)).collect();
+        (whole, pieces)
+    }
+
+    fn add(partial: &mut PartialBatch, term: Term, encoded: &Bytes) -> bool {
+        let piece = Piece::decode(encoded).unwrap();
+        partial.add(term, &piece, encoded.slice(..piece.bytes.len()))
+    }
+
+    fn completed(partial: &PartialBatch, term: Term, encoded: &Bytes) -> Option<Bytes> {
+        partial.completed_by(term, &Piece::decode(encoded).unwrap())
+    }
+
+    #[test]
+    fn pieces_of_a_batch_complete_it_in_order_and_once() {
+        let ((whole, pieces), (_, others)) = (batch(1), batch(2));
+        assert_eq!(pieces.len(), 3);
+        for encoded in &pieces {
+            assert!(Batch::decode(encoded).is_err(), "a piece is no batch");
+        }
+        assert_eq!(Piece::decode(&whole), None, "a batch is no piece");
+        let mut partial = PartialBatch::default();
+        assert!(!add(&mut partial, TERM, &pieces[1]), "the first piece is missing");
+        assert!(add(&mut partial, TERM, &others[0]) && add(&mut partial, TERM, &others[1]));
+        // A first piece replaces a batch that will not be completed.
+        assert!(add(&mut partial, TERM, &pieces[0]) && partial.bytes() == PIECE_BYTES);
+        assert!(!add(&mut partial, TERM, &pieces[2]), "the second piece is missing");
+        assert!(!add(&mut partial, TERM, &others[1]), "a piece of another batch");
+        assert!(!add(&mut partial, Term(5), &pieces[1]), "a piece of another leader");
+        assert!(add(&mut partial, TERM, &pieces[1]));
+        assert_eq!(partial.bytes(), 2 * PIECE_BYTES);
+        assert_eq!(completed(&partial, TERM, &others[2]), None);
+        assert_eq!(completed(&partial, Term(5), &pieces[2]), None);
+        assert_eq!(completed(&partial, TERM, &pieces[2]), Some(whole));
+        assert!(add(&mut partial, TERM, &pieces[2]));
+        assert_eq!(partial, PartialBatch::default());
+        assert_eq!(completed(&partial, TERM, &pieces[2]), None);
+    }
+
+    #[test]
+    fn damaged_pieces_are_refused_and_never_panic() {
+        let (_, pieces) = batch(1);
+        let encoded = &pieces[2];
+        for length in 0..encoded.len() {
+            assert_eq!(Piece::decode(&encoded[..length]), None, "cut to {length}");
+        }
+        for bit in 0..encoded.len() * 8 {
+            let mut damaged = encoded.to_vec();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let damaged = Bytes::from(damaged);
+            if Piece::decode(&damaged).is_some() {
+                let mut partial = PartialBatch::default();
+                add(&mut partial, TERM, &pieces[0]);
+                add(&mut partial, TERM, &pieces[1]);
+                add(&mut partial, TERM, &damaged);
+                assert!(partial.bytes() <= 2 * PIECE_BYTES);
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_round_trip_through_their_encoding_in_snapshots() {
+        let (whole, pieces) = batch(1);
+        let mut partial = PartialBatch::default();
+        pieces[..2].iter().for_each(|piece| assert!(add(&mut partial, TERM, piece)));
+        let mut encoded = Vec::new();
+        for (following, bytes) in partial.pieces() {
+            partial.encode_piece(following, bytes, &mut encoded);
+        }
+        let (mut from, mut restored) = (&encoded[..], PartialBatch::default());
+        while !from.is_empty() {
+            assert!(restored.restore(&RestoredPiece::decode(&mut from).unwrap()));
+        }
+        assert_eq!(restored, partial);
+        assert_eq!(completed(&restored, TERM, &pieces[2]), Some(whole));
+        let mut from = &encoded[..encoded.len() - 1];
+        RestoredPiece::decode(&mut from).unwrap();
+        assert!(RestoredPiece::decode(&mut from).is_none());
+    }
+}
