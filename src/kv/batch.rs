@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_and_padded_command_batches_are_refused() {
+    fn decoding_truncated_or_padded_command_batches_fails() {
         for bytes in batches() {
             for length in 0..bytes.len() {
                 assert!(Batch::decode(&bytes[..length]).is_err(), "cut to {length}");

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_rate_is_a_moving_average() {
+    fn packet_loss_rate_is_a_moving_average() {
         let mut loss = Loss::default();
         for number in 0..1_000 {
             loss.add(number % 5 == 0);

@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn lossy_cases_name_their_conditions() {
+    fn benchmark_case_name_includes_its_network_conditions() {
         let random = lossy(0.05, NetworkPath::PLAIN, None, 64, 100);
         assert_eq!(random.name, "loss-5");
         let seven = lossy(0.07, NetworkPath::PLAIN, None, 64, 100);

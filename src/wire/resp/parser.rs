@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn request_arguments_are_accessible_by_index() {
+    fn resp_request_arguments_are_accessible_by_index() {
         let mut parser = Parser::new(Limits::default());
         let request = parser.next(b"mset a 1 b 2\n", &mut 0).unwrap().unwrap();
         assert_eq!(

@@ -170,7 +170,7 @@ fn batch_in_pieces_is_applied_with_its_last_piece() {
 }
 
 #[test]
-fn malformed_batch_is_skipped_without_a_reply() {
+fn malformed_command_batch_in_the_log_is_skipped_without_reply() {
     let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
     let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
     let entry = RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::Command, b"garbage");
