@@ -71,7 +71,7 @@
 //! everything is not flooded.
 //!
 //! Datagrams are sent at 5/4 of a window per round trip, twice the window while it doubles, and up
-//! to ten datagrams or 2 ms ahead of that rate. While the window is full, only full datagrams are
+//! to four datagrams or 2 ms ahead of that rate. While the window is full, only full datagrams are
 //! sent.
 //!
 //! On a link of 10 Mbit/s with a queue of 20 to 200 ms, a stream alone gets 98 % or more of the
