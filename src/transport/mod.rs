@@ -62,7 +62,8 @@
 //!   with a queue of 5 ms. If it stays long, others fill it, such as a TCP connection: the stream
 //!   takes its old window back, and for 10 s only losses shrink it.
 //! - *Loss, and no drain for 10 s*: the stream drains the queue too, so that the shortest round trip
-//!   is one without a queue (as BBR does: Cardwell and others, CACM 2017).
+//!   is one without a queue (as BBR does: Cardwell and others, CACM 2017). Then it takes its old
+//!   window back.
 //! - *Anything else*, also loss: the window grows. It doubles with each round trip until a queue is
 //!   full for the first time. Then it grows by 1/48 or by a quarter of a datagram per round trip,
 //!   whichever is more. With the reductions above, that is about what TCP does.
