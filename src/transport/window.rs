@@ -179,13 +179,12 @@ impl Window {
             let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
             self.rates.push_front(delivered as u64 * 1_000_000 / micros.max(1));
         }
+        let may_drain = !self.is_contested || now.since(self.drained_at) >= DRAIN_INTERVAL;
         match self.drain {
             Some(drain) => self.check_drain(drain, queue, round_trip, now),
-            None if was_used && queue > queue_max(round_trip) => {
-                if !self.is_contested || now.since(self.drained_at) >= DRAIN_INTERVAL {
-                    self.doubles = false;
-                    self.begin_drain(true, round_trip, now);
-                }
+            None if was_used && queue > queue_max(round_trip) && may_drain => {
+                self.doubles = false;
+                self.begin_drain(true, round_trip, now);
             }
             None => {}
         }
