@@ -62,7 +62,8 @@
 //!   with a queue of 5 ms. If it stays long, others fill it, such as a TCP connection: the stream
 //!   takes its old window back, and for 10 s only losses shrink it.
 //! - *Loss, and no drain for 10 s*: the stream drains the queue too, so that the shortest round trip
-//!   is one without a queue (as BBR does: Cardwell and others, CACM 2017).
+//!   is one without a queue (as BBR does: Cardwell and others, CACM 2017). Then it takes its old
+//!   window back.
 //! - *Anything else*, also loss: the window grows. It doubles with each round trip until a queue is
 //!   full for the first time. Then it grows by 1/48 or by a quarter of a datagram per round trip,
 //!   whichever is more. With the reductions above, that is about what TCP does.
@@ -71,11 +72,11 @@
 //! everything is not flooded.
 //!
 //! Datagrams are sent at 5/4 of a window per round trip, twice the window while it doubles, and up
-//! to ten datagrams or 2 ms ahead of that rate. While the window is full, only full datagrams are
+//! to four datagrams or 2 ms ahead of that rate. While the window is full, only full datagrams are
 //! sent.
 //!
-//! On a link of 10 Mbit/s with a queue of 20 to 200 ms, a stream alone gets 98 % or more of the
-//! link and sends 1 % more than arrives; two streams, or a stream and a TCP connection, get between
+//! On a link of 10 Mbit/s with a queue of 20 to 200 ms, a stream alone gets 97 % or more of the
+//! link and sends less than 1 % more than arrives; two streams, or a stream and a TCP connection, get between
 //! a third and two thirds each (`tests/thin_links.rs`). A queue of four packets is too short to be
 //! seen: there, streams send up to half of their datagrams in vain, and TCP gets less than a third.
 //!

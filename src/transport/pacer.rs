@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::types::Instant;
 use crate::wire::datagram::PAYLOAD_BYTES_MAX;
 
-/// Number of bytes that may be sent at once, at any rate: an initial window of TCP (RFC 6928).
-const BURST_BYTES: usize = 10 * PAYLOAD_BYTES_MAX;
+/// Number of bytes that may be sent at once, at any rate.
+const BURST_BYTES: usize = 4 * PAYLOAD_BYTES_MAX;
 /// Time ahead of the rate by which datagrams may be sent. At high rates, a driver whose timers have
 /// a resolution of a millisecond can still keep up.
 const BURST_TIME: Duration = Duration::from_millis(2);
@@ -69,7 +69,7 @@ mod tests {
         for per_second in [50, 1_000, 50_000] {
             let rate = (per_second * PAYLOAD_BYTES_MAX) as u64;
             let sent = sent_within_second(rate, Duration::from_millis(1));
-            let burst = (per_second / 500).max(10);
+            let burst = (per_second / 500).max(4);
             assert!((sent.abs_diff(per_second + burst)) <= 1 + burst / 2, "{sent} at {per_second}");
         }
     }
@@ -81,6 +81,6 @@ mod tests {
         for _ in 0..1_000 {
             pacer.on_send(PAYLOAD_BYTES_MAX, rate, BEGIN);
         }
-        assert_eq!(pacer.next(rate), BEGIN + Duration::from_secs(10));
+        assert_eq!(pacer.next(rate), BEGIN + Duration::from_secs(4));
     }
 }

@@ -31,7 +31,7 @@ const QUEUE_OVERFLOW: Duration = Duration::from_millis(2);
 /// Queueing delay above which the stream drains the queue, or half of the shortest round trip if
 /// that is longer.
 const QUEUE_MAX: Duration = Duration::from_millis(25);
-/// Queueing delay that the window allows after the queue was drained.
+/// Queueing delay that the window allows after a long queue was drained.
 const QUEUE_DRAINED: Duration = Duration::from_millis(5);
 /// Maximum time, in round trips, for which the queue is drained. The first takes away what this
 /// stream had in flight, and the second shows what is left.
@@ -55,6 +55,15 @@ impl Round {
     fn new(now: Instant) -> Round {
         Round { began_at: now, delivered: 0, was_used: false, shortest: Duration::MAX }
     }
+}
+
+/// A drain: the window is very small for a short time.
+#[derive(Clone, Copy, Debug)]
+struct Drain {
+    /// The window's size before the drain.
+    from: usize,
+    /// Whether the drain began because the queueing delay was long.
+    is_queue_long: bool,
 }
 
 /// An acknowledgement, as the window sees it.
@@ -87,9 +96,8 @@ pub(super) struct Window {
     /// When the window last shrank. Losses of datagrams that were sent before say nothing about its
     /// new size.
     shrunk_at: Instant,
-    /// The window's size before the drain that began at `drained_at`; `None` if no drain is under
-    /// way.
-    drained_from: Option<usize>,
+    /// The drain that began at `drained_at`; `None` if it is over.
+    drain: Option<Drain>,
     /// When the last drain began, or the stream if there was none.
     drained_at: Instant,
     /// Whether the last drain left the queue long, because others fill it.
@@ -108,7 +116,7 @@ impl Window {
             rates: VecDeque::new(),
             doubles: true,
             shrunk_at: Instant::ZERO,
-            drained_from: None,
+            drain: None,
             drained_at: now,
             is_contested: false,
         }
@@ -133,11 +141,11 @@ impl Window {
         self.round.was_used |= ack.is_used;
         self.round.shortest = self.round.shortest.min(round_trip.latest());
         let has_lost = ack.lost_sent_at > self.shrunk_at;
-        if ack.is_used && self.drained_from.is_none() {
+        if ack.is_used && self.drain.is_none() {
             let queue = self.queue(round_trip);
             if has_lost && now.since(self.drained_at) >= DRAIN_INTERVAL {
                 // The shortest round trip may be that of a queue that has not been empty for long.
-                self.drain(round_trip, now);
+                self.begin_drain(false, round_trip, now);
             } else if has_lost && queue >= QUEUE_OVERFLOW {
                 self.doubles = false;
                 self.shrink(self.without_queue(queue, round_trip), now);
@@ -171,13 +179,12 @@ impl Window {
             let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
             self.rates.push_front(delivered as u64 * 1_000_000 / micros.max(1));
         }
-        match self.drained_from {
-            Some(before) => self.check_drain(before, queue, round_trip, now),
-            None if was_used && queue > queue_max(round_trip) => {
-                if !self.is_contested || now.since(self.drained_at) >= DRAIN_INTERVAL {
-                    self.doubles = false;
-                    self.drain(round_trip, now);
-                }
+        let may_drain = !self.is_contested || now.since(self.drained_at) >= DRAIN_INTERVAL;
+        match self.drain {
+            Some(drain) => self.check_drain(drain, queue, round_trip, now),
+            None if was_used && queue > queue_max(round_trip) && may_drain => {
+                self.doubles = false;
+                self.begin_drain(true, round_trip, now);
             }
             None => {}
         }
@@ -189,27 +196,28 @@ impl Window {
 
     /// Makes the window so small for a short time that all datagrams of this stream leave the
     /// queues on the path.
-    fn drain(&mut self, round_trip: &RoundTrips, now: Instant) {
-        (self.drained_from, self.drained_at) = (Some(self.bytes), now);
+    fn begin_drain(&mut self, is_queue_long: bool, round_trip: &RoundTrips, now: Instant) {
+        (self.drain, self.drained_at) = (Some(Drain { from: self.bytes, is_queue_long }), now);
         let without_queue = self.delivered_in(round_trip.shortest()) / 8 * 7;
         self.shrink(without_queue.min(self.bytes / 2), now);
     }
 
     /// Ends the drain if the queueing delay `queue` has become short, or is still long after some
-    /// round trips because others fill the queue. `before` is the window's size before the drain.
+    /// round trips because others fill the queue.
     fn check_drain(
         &mut self,
-        before: usize,
+        drain: Drain,
         queue: Duration,
         round_trip: &RoundTrips,
         now: Instant,
     ) {
         self.is_contested = queue > queue_max(round_trip) / 2;
-        if !self.is_contested {
+        let is_over = now.since(self.drained_at) >= round_trip.smoothed() * DRAIN_ROUND_TRIPS;
+        if !self.is_contested && drain.is_queue_long {
             let allowed = self.delivered_in(round_trip.shortest() + QUEUE_DRAINED);
-            (self.bytes, self.drained_from) = (allowed.max(self.bytes).min(before), None);
-        } else if now.since(self.drained_at) >= round_trip.smoothed() * DRAIN_ROUND_TRIPS {
-            (self.bytes, self.drained_from) = (before, None);
+            (self.bytes, self.drain) = (allowed.max(self.bytes).min(drain.from), None);
+        } else if !self.is_contested || is_over {
+            (self.bytes, self.drain) = (drain.from, None);
         }
     }
 

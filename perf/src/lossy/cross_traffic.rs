@@ -12,7 +12,7 @@ use anyhow::Context as _;
 /// Port on which each host receives cross traffic, by which the relay knows it.
 pub(super) const PORT: u16 = 9_999;
 /// Number of bytes of one system call.
-const BUFFER_BYTES: usize = 64 << 10;
+const BUFFER_BYTES: usize = 16 << 10;
 /// Time between two attempts to connect.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 

@@ -15,13 +15,13 @@ fn paths() -> impl Iterator<Item = Path> {
     paths.into_iter().map(|(queue_ms, round_trip_us)| Path::thin(queue_ms, round_trip_us))
 }
 
-/// Returns what two flows, added by `first` and `second`, use of a link in 30 seconds, in percent.
+/// Returns what two flows, added by `first` and `second`, use of a link in a minute, in percent.
 fn shares(path: Path, first: impl Fn(&mut Network), second: impl Fn(&mut Network)) -> [usize; 2] {
     let mut network = Network::new(path);
     first(&mut network);
     second(&mut network);
     network.run(WARM_UP);
-    let time = Duration::from_secs(30);
+    let time = Duration::from_mins(1);
     let usage = network.measure(time);
     [0, 1].map(|flow| network.percent(usage[flow].delivered, time))
 }
