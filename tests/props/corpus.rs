@@ -114,7 +114,6 @@ fn datagrams() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     inputs.map(|(name, datagrams)| ("datagram", name, encoded(datagrams))).into()
 }
 
-/// Well-formed inputs of every kind, from which a fuzzer starts.
 /// A batch, its pieces, and a batch of one long operation.
 fn large_batches(key: RequestKey, whole: &[u8]) -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let (of_one, _) = Batch::of_one(Operation::get(b"k").encode().into(), key, true);
@@ -126,6 +125,7 @@ fn large_batches(key: RequestKey, whole: &[u8]) -> Vec<(&'static str, &'static s
     ]
 }
 
+/// Well-formed inputs of every kind, from which a fuzzer starts.
 fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut seeds = Vec::new();
     let key = RequestKey { client: ClientId(0x1A), request: RequestId(*b"ABCDEFGHIJ012345") };
