@@ -74,7 +74,8 @@ pub struct Config {
     /// follower, in bytes. The last message may exceed it.
     pub inflight_bytes_max: usize,
     /// Maximum total size of a leader's uncommitted entries, in bytes. Once it is reached, writes
-    /// are refused as busy; the last write that was accepted may exceed it.
+    /// are refused as busy; the last write that was accepted may exceed it. The server lets writes
+    /// wait instead, before it hands them to the leader.
     pub uncommitted_bytes_max: usize,
     /// Lower bound of the retransmission timeout of `AppendEntries` messages. In the university
     /// course's simulator, which counts messages, the bound is so high that the next message

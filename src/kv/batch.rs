@@ -37,7 +37,8 @@ pub struct Batch<'a> {
     pub may_repeat: bool,
     /// Number of operations in the batch.
     count: u32,
-    /// The only operation of a batch that was made by [`Batch::of_one`]; `operations` is then empty.
+    /// The only operation of a batch that was made by [`Batch::of_one`], whose `operations` are
+    /// empty; `None` for other batches.
     single: Option<&'a [u8]>,
     operations: Items<'a>,
 }

@@ -452,7 +452,8 @@ impl Shared {
         self.appended.end_leadership();
     }
 
-    /// Returns the total length in bytes of the uncommitted entries while this replica leads, else 0.
+    /// Returns the total length in bytes of the uncommitted entries while this replica leads, else
+    /// 0.
     pub(super) fn uncommitted_bytes(&self) -> usize {
         self.appended.uncommitted_bytes()
     }

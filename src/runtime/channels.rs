@@ -54,9 +54,10 @@
 //! to the speed of this replica's log, even if other replicas commit entries faster.
 //!
 //! The work waiting at the core is bounded, too. The core adds up the bytes of all jobs in flight.
-//! At [`JOB_BYTES_MAX`] a leader takes no requests from its queue, so that they wait at the clients,
-//! and a follower drops appends, counted. So a stuck log writer or applier, or a simulator that does
-//! not read, does not lead to unbounded memory use. The core blocks only in its one receive call.
+//! At [`JOB_BYTES_MAX`] a leader takes no requests from its queue, so that they wait at the
+//! clients, and a follower drops appends, counted. So a stuck log writer or applier, or a simulator
+//! that does not read, does not lead to unbounded memory use. The core blocks only in its one
+//! receive call.
 //!
 //! Stages never wait for each other in a cycle: the applier waits for the network stage, the log
 //! writer and the snapshots stage wait for the core, and the core and the network stage wait for no

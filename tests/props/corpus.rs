@@ -117,8 +117,18 @@ fn datagrams() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     inputs.map(|(name, datagrams)| ("datagram", name, encoded(datagrams))).into()
 }
 
-/// Returns all seeds: well-formed inputs of every kind, with which a fuzzer starts. Each has its
-/// target, name and contents.
+/// A batch, its pieces, and a batch of one long operation.
+fn large_batches(key: RequestKey, whole: &[u8]) -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let (of_one, _) = Batch::of_one(Operation::get(b"k").encode().into(), key, true);
+    vec![
+        ("batch", "several", whole.to_vec()),
+        ("batch", "first_piece", Piece::encode(key, whole, 0).to_vec()),
+        ("batch", "last_piece", Piece::encode(key, whole, 1).to_vec()),
+        ("batch", "of_one", of_one.to_vec()),
+    ]
+}
+
+/// Well-formed inputs of every kind, from which a fuzzer starts.
 fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut seeds = Vec::new();
     let key = RequestKey { client: ClientId(0x1A), request: RequestId(*b"ABCDEFGHIJ012345") };
@@ -135,12 +145,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         seeds.push(("batch", name, Batch::one(key, &operation).to_vec()));
     }
     let several = [Operation::get(b"k"), Operation::del(b"k"), Operation::set(b"k", b"v")];
-    let several = Batch::encode(key, false, &several);
-    seeds.push(("batch", "first_piece", Piece::encode(key, &several, 0).to_vec()));
-    seeds.push(("batch", "last_piece", Piece::encode(key, &several, 1).to_vec()));
-    seeds.push(("batch", "several", several.to_vec()));
-    let (of_one, _) = Batch::of_one(Operation::get(b"k").encode().into(), key, true);
-    seeds.push(("batch", "of_one", of_one.to_vec()));
+    seeds.extend(large_batches(key, &Batch::encode(key, false, &several)));
 
     seeds.extend(datagrams());
 

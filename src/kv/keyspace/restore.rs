@@ -41,6 +41,19 @@ impl KeyEntry {
     /// Appends the entry to `out`, encoded for a snapshot. `last` is the number of operations that
     /// have been applied to the state.
     pub(in crate::kv) fn encode(&self, last: u64, out: &mut Vec<u8>) {
+        self.encode_head(last, out);
+        match self.collection() {
+            None => {
+                let string = self.string();
+                string.slices(0..string.len()).for_each(|slice| out.put_slice(slice));
+            }
+            Some(collection) => collection.encode(out),
+        }
+    }
+
+    /// Appends the part of the encoded entry before the bytes of a string or the encoding of a
+    /// collection.
+    pub(in crate::kv) fn encode_head(&self, last: u64, out: &mut Vec<u8>) {
         let (expires_at, collection) = (self.expires_at(), self.collection());
         let age = last.checked_sub(self.revision()).expect("no entry is newer than the state");
         let flags = EXPIRES * u64::from(expires_at.is_some())
@@ -53,13 +66,8 @@ impl KeyEntry {
             out.put_u8(self.value_type() as u8);
         }
         put_bytes(self.key(), out);
-        match collection {
-            None => {
-                let string = self.string();
-                put_number(string.len() as u64, out);
-                string.slices(0..string.len()).for_each(|slice| out.put_slice(slice));
-            }
-            Some(collection) => collection.encode(out),
+        if collection.is_none() {
+            put_number(self.string().len() as u64, out);
         }
     }
 }

@@ -223,8 +223,8 @@ impl SnapshotReader {
     }
 
     /// Decodes the first element of the block content `items`, and removes it from there. `kind`
-    /// says what a block's elements are: keyspace entries, batches, client sessions or pieces. `None` if
-    /// the element is malformed or a duplicate.
+    /// says what a block's elements are: keyspace entries, batches, client sessions or pieces.
+    /// `None` if the element is malformed or a duplicate.
     fn read_item(&mut self, kind: u8, items: &mut &[u8]) -> Option<()> {
         let revision = self.header.map_or(0, |header| header.revision);
         let is_new = match (kind, &mut self.state) {

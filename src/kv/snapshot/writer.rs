@@ -10,8 +10,8 @@ use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::partial_batch::PartialBatch;
 use crate::kv::snapshot::{
-    BATCHES, BLOCK_BYTES, BLOCK_HEAD_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC,
-    PIECES, SnapshotMark, VERSION,
+    BATCHES, BLOCK_BYTES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES,
+    HEADER_BYTES, MAGIC, PIECES, SnapshotMark, VERSION,
 };
 use crate::kv::state_machine::StateMachine;
 use crate::kv::view::View;
@@ -98,16 +98,57 @@ impl Blocks {
             }
             let revision = self.revision;
             for entry in chunk.drain(..) {
-                self.item(sink, |block| entry.encode(revision, block));
+                if entry.collection().is_none() && entry.string().len() > BLOCK_BYTES {
+                    self.long_string(entry, sink);
+                } else {
+                    self.item(sink, |block| entry.encode(revision, block));
+                }
             }
         }
     }
 
-    fn end(&mut self, sink: Sink<'_>) {
-        let length = self.block.len() - BLOCK_HEAD_BYTES;
+    /// Writes an entry with a long string to `sink`, as a block of its own, without copying the
+    /// string.
+    fn long_string(&mut self, entry: &KeyEntry, sink: Sink<'_>) {
+        if self.count > 0 {
+            self.end(sink);
+            self.begin(self.kind);
+        }
+        entry.encode_head(self.revision, &mut self.block);
+        self.count += 1;
+        let string = entry.string();
+        self.put_head(string.len());
+        let block = std::mem::take(&mut self.block);
+        self.write_part(&block, sink);
+        self.block = block;
+        for slice in string.slices(0..string.len()) {
+            self.write_part(slice, sink);
+        }
+        self.write_checksum(sink);
+        self.begin(self.kind);
+    }
+
+    /// Fills in the head of the block, after whose bytes so far `more` bytes follow.
+    fn put_head(&mut self, more: usize) {
+        let length = self.block.len() - BLOCK_HEAD_BYTES + more;
         self.block[0] = self.kind;
         self.block[1..5].copy_from_slice(&self.count.to_le_bytes());
         self.block[5..13].copy_from_slice(&(length as u64).to_le_bytes());
+    }
+
+    fn write_part(&mut self, part: &[u8], sink: Sink<'_>) {
+        self.checksum = crc32c::crc32c_append(self.checksum, part);
+        self.bytes += part.len() as u64;
+        sink(part);
+    }
+
+    fn write_checksum(&mut self, sink: Sink<'_>) {
+        self.bytes += CHECKSUM_BYTES as u64;
+        sink(&self.checksum.to_le_bytes());
+    }
+
+    fn end(&mut self, sink: Sink<'_>) {
+        self.put_head(0);
         self.checksum = crc32c::crc32c_append(self.checksum, &self.block);
         self.block.put_u32_le(self.checksum);
         self.bytes += self.block.len() as u64;
@@ -115,8 +156,8 @@ impl Blocks {
     }
 
     /// Completes the snapshot after all keyspace entries: writes the deduplication table, the
-    /// client sessions, the pieces of a batch and a block that marks the end. Returns the mark that identifies the
-    /// snapshot (id of its last log entry, length and checksum).
+    /// client sessions, the pieces of a batch and a block that marks the end. Returns the mark that
+    /// identifies the snapshot (id of its last log entry, length and checksum).
     fn finish<'r>(
         &mut self,
         last: EntryId,

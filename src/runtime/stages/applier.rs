@@ -553,8 +553,8 @@ impl Applier {
     }
 
     /// Answers the batch of writes with this key, whose effects are already part of an installed
-    /// snapshot, if this replica must reply and the deduplication table has the outcomes. Otherwise the clients get
-    /// `UNCERTAIN`.
+    /// snapshot, if this replica must reply and the deduplication table has the outcomes. Otherwise
+    /// the clients get `UNCERTAIN`.
     fn answer_installed(&self, key: Option<RequestKey>, as_leader: bool, replies: &mut ReplyBatch) {
         if let Some(key) = key
             && let Some(outcomes) = self.store.stored_outcomes(key)

@@ -33,6 +33,8 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Number of bytes of a snapshot that are written at once. Pauses between the writes limit the rate
 /// to 64 MiB per second; while the log grows faster than the snapshot, there are no pauses.
 const SLICE_BYTES: usize = 256 << 10;
+/// Number of bytes of a slice at which they are written although the slice is not complete.
+const UNWRITTEN_BYTES_MAX: usize = 1 << 20;
 const SLICE_INTERVAL: Duration = Duration::from_millis(4);
 /// Time for which a snapshot file stays readable after a chunk of it was last sent to a follower,
 /// even if a newer snapshot has replaced it. This allows the transfer to the follower to complete.
@@ -244,25 +246,38 @@ impl SnapshotIo {
     fn write_slice(&mut self) {
         let Some(mut taking) = self.taking.take() else { return };
         let Taking { source, file, slice, .. } = &mut taking;
+        let (files, disk_space) = (&mut self.files, &self.disk_space);
+        // Whether there was space for what has been written.
+        let mut written = Ok(true);
+        let mut write_out = |slice: &mut Vec<u8>| {
+            if let Ok(true) = written {
+                let fits = disk_space.fits_snapshot(slice.len() as u64);
+                written = if fits { files.write(file, slice).map(|()| true) } else { Ok(false) };
+            }
+            slice.clear();
+        };
         let mut end = None;
         while end.is_none() && slice.len() < SLICE_BYTES {
-            end = source.write(&mut |piece| slice.extend_from_slice(piece));
+            end = source.write(&mut |piece| {
+                slice.extend_from_slice(piece);
+                // A large value is not collected in memory.
+                if slice.len() >= UNWRITTEN_BYTES_MAX {
+                    write_out(slice);
+                }
+            });
         }
-        if !self.disk_space.fits_snapshot(slice.len() as u64) {
+        write_out(slice);
+        if !matches!(written, Ok(true)) {
             let abandoned = self.files.abandon(taking.file);
-            self.skip_for_space();
-            abandoned.unwrap_or_else(|error| exit_on_disk_failure(&error));
-            return;
-        }
-        if let Err(error) = self.files.write(file, slice) {
-            let abandoned = self.files.abandon(taking.file);
-            self.fail(&error);
+            match written {
+                Ok(_) => self.skip_for_space(),
+                Err(error) => self.fail(&error),
+            }
             abandoned.unwrap_or_else(|error| exit_on_disk_failure(&error));
             return;
         }
         let (tables, all_tables) = source.progress();
         self.scheduler.note_written(tables, all_tables);
-        slice.clear();
         slice.shrink_to(SLICE_BYTES * 2);
         let Some(end) = end else {
             let pause = if self.scheduler.is_late() { Duration::ZERO } else { SLICE_INTERVAL };

@@ -17,6 +17,11 @@ use crate::types::{Index, Instant, RequestKey};
 /// gets a batch of its own.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
+/// Total length in bytes of the batches of writes in flight at which later writes wait. Far more
+/// than is needed to keep disks and network busy, and so little that it is replicated long before
+/// the deadline of requests. Large batches do not count.
+const SENT_BYTES_MAX: usize = 8 << 20;
+
 /// Returns whether the operation with this encoded length is a large one, which the leader appends
 /// in pieces if it is a write. Each replica sends one large write at a time, so that the memory for
 /// them is bounded at the leader.
@@ -44,6 +49,8 @@ pub(crate) struct SentBatch {
     /// entry has a larger index.
     pub(crate) since: Index,
     pub(crate) sent_at: Instant,
+    /// Length of a batch of writes in bytes; 0 for a large one and for reads.
+    counted_bytes: usize,
     /// Sequence numbers of the batch's requests, in the order of its operations. Consecutive
     /// numbers are stored as a range.
     requests: Vec<Range<u64>>,
@@ -68,6 +75,8 @@ pub(crate) struct Batches {
     origin: [u8; ORIGIN_BYTES],
     next: u64,
     sent: BTreeMap<u64, SentBatch>,
+    /// Sum of `counted_bytes` of the batches in `sent`.
+    sent_bytes: usize,
     /// Number of the latest large batch of writes.
     latest_large: u64,
     reads: OpenBatch,
@@ -109,6 +118,7 @@ impl Batches {
             origin,
             next: 1,
             sent: BTreeMap::new(),
+            sent_bytes: 0,
             latest_large: 0,
             reads: OpenBatch::default(),
             writes: OpenBatch::default(),
@@ -181,9 +191,25 @@ impl Batches {
         operation
     }
 
-    /// Returns whether a large batch of writes has no outcome yet.
-    pub(crate) fn has_large(&self) -> bool {
+    /// Returns whether a write with this encoded operation must wait for outcomes of earlier writes:
+    /// a large one for the outcome of another large one, any other while many bytes are in flight.
+    pub(crate) fn must_wait(&self, operation: &[u8]) -> bool {
+        if is_large(operation) { self.has_large() } else { self.has_many_bytes() }
+    }
+
+    fn has_large(&self) -> bool {
         self.sent.contains_key(&self.latest_large)
+    }
+
+    /// Returns whether so many bytes of writes are in flight that all but large writes must wait.
+    pub(crate) fn has_many_bytes(&self) -> bool {
+        self.sent_bytes + self.writes.buffer.encoded_len() > SENT_BYTES_MAX
+    }
+
+    fn take(&mut self, number: u64) -> Option<SentBatch> {
+        let batch = self.sent.remove(&number)?;
+        self.sent_bytes -= batch.counted_bytes;
+        Some(batch)
     }
 
     fn open(&mut self, kind: RequestKind) -> &mut OpenBatch {
@@ -211,10 +237,14 @@ impl Batches {
     fn complete(&mut self, batch: ClientRequest, requests: Vec<Range<u64>>) {
         let (number, kind) = (self.next, batch.kind);
         self.next += 1;
+        let counts = kind == RequestKind::Write && number != self.latest_large;
+        let counted_bytes = if counts { batch.payload.len() } else { 0 };
+        self.sent_bytes += counted_bytes;
         let payload = if self.may_repeat(kind) { batch.payload.clone() } else { Bytes::new() };
         self.complete.push(batch);
         let (since, sent_at) = (self.since, self.now);
-        let batch = SentBatch { kind, payload, since, sent_at, requests, resent: false };
+        let resent = false;
+        let batch = SentBatch { kind, payload, since, sent_at, counted_bytes, requests, resent };
         self.sent.insert(number, batch);
     }
 
@@ -245,7 +275,7 @@ impl Batches {
     /// Removes and returns the batch with this key, because its outcomes are now known; `None` if
     /// the batch was removed already, or if this process did not build it.
     pub(crate) fn remove(&mut self, key: RequestKey) -> Option<SentBatch> {
-        self.sent.remove(&self.number(key)?)
+        self.take(self.number(key)?)
     }
 
     /// Removes and returns the batch with this key, because a copy of it was refused. Returns
@@ -256,7 +286,7 @@ impl Batches {
         if self.sent.get(&number)?.resent {
             return None;
         }
-        self.sent.remove(&number)
+        self.take(number)
     }
 
     /// Returns the next batch to send again, with its number and key: the first forwarded batch of
@@ -286,6 +316,7 @@ impl Batches {
     /// sequence number is still waiting.
     pub(crate) fn retain(&mut self, is_unanswered: impl Fn(u64) -> bool) {
         self.sent.retain(|_, batch| batch.requests().any(&is_unanswered));
+        self.sent_bytes = self.sent.values().map(|batch| batch.counted_bytes).sum();
     }
 }
 

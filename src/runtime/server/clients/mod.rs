@@ -90,9 +90,8 @@ pub(crate) struct Clients {
     read_ahead_at: Instant,
     /// Indexes of the clients that have requests to send to the Raft core or to the leader.
     to_dispatch: Vec<usize>,
-    /// Indexes of the clients whose next request, a large write, waits for the outcome of another
-    /// one.
-    large_waiting: Vec<usize>,
+    /// Indexes of the clients whose next request is a write that waits for the outcomes of others.
+    held: Vec<usize>,
     /// Indexes of the clients that have replies waiting to be written to their sockets.
     to_flush: Vec<usize>,
     /// An empty list that is swapped with one of the index lists to reuse its memory.
@@ -108,7 +107,9 @@ pub(crate) struct Clients {
     to_close: Vec<(usize, ClientId)>,
     slow_log: SlowLogSettings,
     board: Arc<ApplierBoard>,
-    /// Time at which the applier was last seen to be running a long operation.
+    /// When the last outcomes of writes arrived.
+    outcomes_at: Instant,
+    /// The last time at which the applier was seen to be running a long operation.
     applier_resumed_at: Instant,
     counters: Arc<RuntimeCounters>,
 }
@@ -144,7 +145,7 @@ impl Clients {
             unread: Vec::new(),
             read_ahead_at: Instant::ZERO,
             to_dispatch: Vec::new(),
-            large_waiting: Vec::new(),
+            held: Vec::new(),
             to_flush: Vec::new(),
             spare: Vec::new(),
             reply: BytesMut::new(),
@@ -153,6 +154,7 @@ impl Clients {
             to_close: Vec::new(),
             slow_log,
             board,
+            outcomes_at: Instant::ZERO,
             applier_resumed_at: Instant::ZERO,
             counters,
         }

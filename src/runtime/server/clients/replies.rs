@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use crate::kv::{Operation, Outcome};
+use crate::raft::RequestKind;
 use crate::redis::{
     CommandNumber, CompletedRequest, SlowLogSettings, error_text, is_error, operation_may_add_data,
 };
@@ -30,6 +31,9 @@ impl Clients {
     pub(crate) fn on_outcomes(&mut self, key: RequestKey, outcomes: Vec<Outcome>) {
         let Some(batch) = self.batches.remove(key) else { return };
         let now = self.context.now;
+        if batch.kind == RequestKind::Write {
+            self.outcomes_at = now;
+        }
         self.log_if_slow(&batch, now);
         let budget = self.memory.budget(self.connected.len());
         let mut current = None;

@@ -260,10 +260,13 @@ impl Clients {
         operations_max: usize,
         mut admits: impl FnMut(usize) -> bool,
     ) -> Vec<ClientRequest> {
-        if !self.batches.has_large() {
-            for index in std::mem::take(&mut self.large_waiting) {
+        if !self.batches.has_many_bytes() {
+            // Those that have waited come first.
+            let later = std::mem::take(&mut self.to_dispatch);
+            for index in std::mem::take(&mut self.held) {
                 self.mark_dispatch(index);
             }
+            self.to_dispatch.extend(later);
         }
         let mut refused = false;
         let mut indexes = std::mem::replace(&mut self.to_dispatch, std::mem::take(&mut self.spare));
@@ -282,7 +285,7 @@ impl Clients {
                 client.dispatch(self.context.now, |request| {
                     let Request { kind, sequence, operation, .. } = request;
                     let is_large = *kind == RequestKind::Write && is_large(operation);
-                    waits = is_large && batches.has_large();
+                    waits = *kind == RequestKind::Write && batches.must_wait(operation);
                     if waits {
                         return false;
                     }
@@ -294,8 +297,8 @@ impl Clients {
                     }
                     !refused
                 });
-                if waits && !self.large_waiting.contains(&index) {
-                    self.large_waiting.push(index);
+                if waits {
+                    self.held.push(index);
                 }
             }
             // A client that waits for outcomes of its own is marked again when these arrive.

@@ -87,6 +87,8 @@ impl Clients {
                     let has_leader = self.context.leader.is_some();
                     let reason =
                         if has_leader { FailureReason::Busy } else { FailureReason::NoLeader };
+                    // While the writes before it have their outcomes, it waits for its turn.
+                    let since = if has_leader { since.max(self.outcomes_at) } else { since };
                     (since, timeout, reason)
                 }
                 Some(Wait::InFlight { since, write: true }) => {

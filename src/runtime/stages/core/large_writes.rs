@@ -7,8 +7,8 @@
 
 use std::collections::VecDeque;
 
-use crate::kv::{PIECE_BYTES, Piece, WHOLE_BATCH_BYTES_MAX};
-use crate::raft::{ClientRequest, Msg, RefusalReason, RequestKind};
+use crate::kv::{PIECE_BYTES, Piece};
+use crate::raft::{ClientRequest, Msg, RefusalReason};
 use crate::runtime::channels::JOB_BYTES_MAX;
 use crate::types::{Index, RequestKey, Term};
 
@@ -45,11 +45,6 @@ pub(super) struct LargeWrite {
     appended: usize,
 }
 
-/// Returns whether the request is a write that must be appended in pieces.
-pub(super) fn is_large(request: &ClientRequest) -> bool {
-    request.kind == RequestKind::Write && request.payload.len() > WHOLE_BATCH_BYTES_MAX
-}
-
 impl Core {
     /// Accepts a large write, as the leader, to be appended in pieces. `since` is as in
     /// [`Core::admit_copy`].
@@ -58,8 +53,8 @@ impl Core {
         self.large_writes.queue.push_back(LargeWrite { request, since, term, appended: 0 });
     }
 
-    /// Appends pieces of large writes until enough bytes are uncommitted, or a follower lags. Refuses the large writes
-    /// of a term in which this replica does not lead any more.
+    /// Appends pieces of large writes until enough bytes are uncommitted, or a follower lags.
+    /// Refuses the large writes of a term in which this replica does not lead any more.
     pub(super) fn append_pieces(&mut self) {
         let leads_in = self.replica.is_leader().then(|| self.replica.term());
         let is_over = |write: &mut LargeWrite| Some(write.term) != leads_in;
