@@ -409,7 +409,7 @@ fn perf_report_rejects_invalid_result_files() {
     assert_rejected(&folder, &["other.json"], &["other.json", "`perf load`, `perf sim`"]);
     assert_rejected(&folder, &["sim.json"], &["version 2"]);
     assert_rejected(&folder, &["newer.json"], &["newer.json", "version 9"]);
-    assert_rejected(&folder, &["half.json"], &["field missing"]);
+    assert_rejected(&folder, &["half.json"], &["a field is missing"]);
     assert_rejected(&folder, &["header.hlog"], &["header.hlog", "no intervals"]);
     assert_rejected(&folder, &["damaged.hlog"], &["damaged.hlog", "corrupt"]);
     assert_rejected(&folder, &["noise.hlog"], &["noise.hlog", "not an interval log"]);

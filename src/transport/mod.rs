@@ -76,9 +76,10 @@
 //! sent.
 //!
 //! On a link of 10 Mbit/s with a queue of 20 to 200 ms, a stream alone gets 97 % or more of the
-//! link and sends less than 1 % more than arrives; two streams, or a stream and a TCP connection, get between
-//! a third and two thirds each (`tests/thin_links.rs`). A queue of four packets is too short to be
-//! seen: there, streams send up to half of their datagrams in vain, and TCP gets less than a third.
+//! link and sends less than 1 % more than arrives; two streams, or a stream and a TCP connection,
+//! get between a third and two thirds each (`tests/thin_links.rs`). A queue of four packets is too
+//! short to be seen: there, streams send up to half of their datagrams in vain, and TCP gets less
+//! than a third.
 //!
 //! # Security
 //!

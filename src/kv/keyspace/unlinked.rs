@@ -113,7 +113,7 @@ mod tests {
     /// A state with a large set, a large string that expires, and a small set.
     fn state() -> StateMachine {
         let mut state = StateMachine::default();
-        let members: Vec<Vec<u8>> = (0..1_000_u32).map(|it| it.to_be_bytes().to_vec()).collect();
+        let members: Vec<Vec<u8>> = (0..2_000_u32).map(|it| it.to_be_bytes().to_vec()).collect();
         let mut args: Vec<&[u8]> = vec![b"set"];
         args.extend(members.iter().map(|member| &member[..]));
         call(&mut state, "sadd", &args);
