@@ -191,9 +191,8 @@ impl Batches {
         operation
     }
 
-    /// Returns whether a write with this encoded operation must wait for outcomes of earlier
-    /// writes: a large one for the outcome of another large one, any other while many bytes are in
-    /// flight.
+    /// Returns whether a write with this encoded operation must wait for outcomes of earlier ones:
+    /// a large one for the outcome of another large one, any other while many bytes are in flight.
     pub(crate) fn must_wait(&self, operation: &[u8]) -> bool {
         if is_large(operation) { self.has_large() } else { self.has_many_bytes() }
     }
