@@ -46,8 +46,8 @@ pub(crate) struct Link {
     pub(crate) rto_min_ms: Option<u32>,
 }
 
-/// Loss pattern, delay and rate of the network between the servers, the same for all benchmark cases
-/// of a run.
+/// Loss pattern, delay and rate of the network between the servers, the same for all benchmark
+/// cases of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NetworkPath {
     /// Mean number of packets that are lost in a row; 1 if packets are lost independently.
