@@ -54,19 +54,19 @@
 //! shortest of the last 10 to 20 s; a round takes at least a round trip and 10 ms. So a window that
 //! is well used (more than half of it in flight) changes as follows:
 //!
-//! - *Loss with a queueing delay of 2 ms or more*: a queue has overflowed. The window shrinks by the
-//!   part of it that waits in the queue, at most by half, and at most once per round trip.
-//! - *A queueing delay of more than 25 ms*, or half of the shortest round trip if that is longer: the
-//!   stream *drains* the queue. For two round trips, the window is a little smaller than what the
-//!   path holds without a queue. If the queue becomes short, this stream had filled it, and goes on
-//!   with a queue of 5 ms. If it stays long, others fill it, such as a TCP connection: the stream
-//!   takes its old window back, and for 10 s only losses shrink it.
-//! - *Loss, and no drain for 10 s*: the stream drains the queue too, so that the shortest round trip
-//!   is one without a queue (as BBR does: Cardwell and others, CACM 2017). Then it takes its old
-//!   window back.
-//! - *Anything else*, also loss: the window grows. It doubles with each round trip until a queue is
-//!   full for the first time. Then it grows by 1/48 or by a quarter of a datagram per round trip,
-//!   whichever is more. With the reductions above, that is about what TCP does.
+//! - *Loss with a queueing delay of 2 ms or more*: a queue has overflowed. The window shrinks by
+//!   the part of it that waits in the queue, at most by half, and at most once per round trip.
+//! - *A queueing delay of more than 25 ms*, or half of the shortest round trip if that is longer:
+//!   the stream *drains* the queue. For two round trips, the window is a little smaller than what
+//!   the path holds without a queue. If the queue becomes short, this stream had filled it, and
+//!   goes on with a queue of 5 ms. If it stays long, others fill it, such as a TCP connection:
+//!   the stream takes its old window back, and for 10 s only losses shrink it.
+//! - *Loss, and no drain for 10 s*: the stream drains the queue too, so that the shortest round
+//!   trip is one without a queue (as BBR does: Cardwell and others, CACM 2017). Then it takes its
+//!   old window back.
+//! - *Anything else*, also loss: the window grows. It doubles with each round trip until a queue
+//!   is full for the first time. Then it grows by 1/48 or by a quarter of a datagram per round
+//!   trip, whichever is more. With the reductions above, that is about what TCP does.
 //!
 //! The window stays within three times what arrives in a round trip, so a path that loses almost
 //! everything is not flooded.
@@ -76,10 +76,10 @@
 //! sent.
 //!
 //! On a link of 10 Mbit/s with a queue of 20 to 200 ms, a stream alone gets 97 % or more of the
-//! link and sends less than 1 % more than arrives; two streams, or a stream and a TCP connection,
-//! get between a third and two thirds each (`tests/thin_links.rs`). A queue of four packets is too
-//! short to be seen: there, streams send up to half of their datagrams in vain, and TCP gets less
-//! than a third.
+//! link and sends less than 1 % more than arrives; two streams, or a stream and a TCP
+//! connection, get between a third and two thirds each (`tests/thin_links.rs`). A queue of four
+//! packets is too short to be seen: there, streams send up to half of their datagrams in vain,
+//! and TCP gets less than a third.
 //!
 //! # Security
 //!

@@ -7,8 +7,8 @@
 //! queue drops packets that would wait too long.
 //!
 //! All packets have the same delay, so those of a path keep their order. The number of packets is
-//! bounded: while it is reached, packets stay in the queue of the device, and when that is full
-//! too, the kernel drops them.
+//! bounded: at the limit, further ones stay in the queue of the device, and when that is full too,
+//! the kernel drops them.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
