@@ -186,6 +186,8 @@ const CONSTANT: &[&str] = &[
     "aof_current_rewrite_time_sec",
     "disk_refused_writes",
     "disk_stalls",
+    // Not 0 only for a moment, until the background deletion has freed the values.
+    "lazyfree_pending_objects",
     // Depends on other users of the disk, and may have the same value again.
     "disk_free_bytes",
 ];
