@@ -4,8 +4,9 @@
 //! restarts.
 
 use std::path::Path;
+use std::time::Duration;
 
-use bowline::storage::{Log, LogOptions, RealDisk};
+use bowline::storage::{Log, LogOptions, RealDisk, StorageError};
 use bowline::types::NodeId;
 
 use super::client::Client;
@@ -66,9 +67,21 @@ fn restart_often(cluster: &mut Cluster, at: usize) {
 /// Opens the log as a server start does. Returns how many times the log has been opened.
 fn open(folder: &Path, at: usize) -> u64 {
     let id = NodeId(u16::try_from(at + 1).unwrap());
-    let disk = RealDisk::open(folder).unwrap();
+    let disk = open_disk(folder);
     let (_, _, identity) = Log::open(disk, None, id, LogOptions::default(), None).unwrap();
     identity.incarnation
+}
+
+/// Opens a folder. It may still be locked by a handle that was closed before: a process that
+/// another test is starting has a copy of the handle until it executes its program.
+fn open_disk(folder: &Path) -> RealDisk {
+    for _ in 0..500 {
+        match RealDisk::open(folder) {
+            Err(StorageError::Locked { .. }) => std::thread::sleep(Duration::from_millis(20)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("{} stays locked", folder.display());
 }
 
 /// Writes 20 keys at a replica, and repeats this if an election interrupts the writes.
