@@ -168,8 +168,8 @@ fn large_key(number: usize) -> Vec<u8> {
     format!("large:{number}").into_bytes()
 }
 
-/// Number of consecutive rounds in which every replica must refuse the write. After so many rounds,
-/// no log is left whose compaction would free memory.
+/// Number of consecutive rounds in which every replica must refuse the write. After this number of
+/// rounds, no log is left whose compaction would free memory.
 const FULL_ROUNDS: usize = 10;
 
 /// Writes large values to one replica after another until all of them refuse with the expected

@@ -49,9 +49,9 @@ pub(crate) struct Arguments {
     /// Run real replica processes, in real time.
     #[arg(long, requires = "replica")]
     processes: bool,
-    /// Transport between the simulator and the processes.
-    #[arg(long, value_enum, default_value_t, requires = "processes")]
-    protocol: ProtocolName,
+    /// Transport between the simulator and the processes: udp, seqpacket or stream (UNIX sockets).
+    #[arg(long, value_name = "NAME", default_value = "udp", requires = "processes")]
+    protocol: Protocol,
     /// Replica program to run with --processes.
     #[arg(long, value_name = "PROGRAM", requires = "processes")]
     replica: Option<PathBuf>,
@@ -64,28 +64,6 @@ pub(crate) struct Arguments {
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
-}
-
-/// Name of a transport between the simulator and the replicas' processes.
-#[derive(clap::ValueEnum, Clone, Copy, Debug, Default)]
-enum ProtocolName {
-    /// UDP on 127.0.0.1, as in the current university course.
-    #[default]
-    Udp,
-    /// UNIX SEQPACKET sockets, as in the university course until 2020.
-    Seqpacket,
-    /// UNIX stream sockets with one message per line, as in the university course in 2021.
-    Stream,
-}
-
-impl From<ProtocolName> for Protocol {
-    fn from(name: ProtocolName) -> Protocol {
-        match name {
-            ProtocolName::Udp => Protocol::Udp,
-            ProtocolName::Seqpacket => Protocol::SeqPacket,
-            ProtocolName::Stream => Protocol::Stream,
-        }
-    }
 }
 
 const JSON: &str = "json";
@@ -175,8 +153,8 @@ fn execute(
         bar.finish_and_clear();
         return Ok((run.scenario_run, run.report));
     };
-    let protocol = arguments.protocol.into();
-    let options = Options { program, protocol, output: Output::default(), trace: None };
+    let options =
+        Options { program, protocol: arguments.protocol, output: Output::default(), trace: None };
     let interrupted = processes::interrupted_by_signals()
         .context("cannot install the signal handler for Ctrl-C")?;
     let length = scenario.lifetime().as_secs();

@@ -343,7 +343,7 @@ impl ReplicatedClock {
 impl Proposed {
     /// Returns the earliest time of the next proposal that must reach `millis`: at once, except
     /// after a refused proposal, and after one that has reached `millis` already. In the latter
-    /// case so many keys have expired that one entry does not remove all of them.
+    /// case more keys have expired than one entry removes.
     fn next_at(&self, millis: u64) -> Instant {
         if self.refused || self.millis >= millis { self.at + ENTRY_INTERVAL } else { self.at }
     }

@@ -25,10 +25,12 @@ mod router;
 
 use std::io;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use thiserror::Error;
 
 use crate::course::run::ScenarioRun;
 use crate::course::scenario::Scenario;
@@ -44,6 +46,24 @@ pub enum Protocol {
     SeqPacket,
     /// UNIX `SOCK_STREAM` sockets, one JSON object per line, as in the university course in 2021.
     Stream,
+}
+
+/// Error for a text that names no [`Protocol`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("unknown protocol; use udp, seqpacket or stream")]
+pub struct UnknownProtocol;
+
+impl FromStr for Protocol {
+    type Err = UnknownProtocol;
+
+    fn from_str(name: &str) -> Result<Protocol, UnknownProtocol> {
+        match name {
+            "udp" => Ok(Protocol::Udp),
+            "seqpacket" => Ok(Protocol::SeqPacket),
+            "stream" => Ok(Protocol::Stream),
+            _ => Err(UnknownProtocol),
+        }
+    }
 }
 
 /// What happens to the output (stdout and stderr) of the replicas' processes.

@@ -20,26 +20,15 @@ pub(super) struct ProcessArguments {
     /// Path of the replica program.
     #[arg(long, value_name = "PROGRAM", requires = "processes")]
     replica: Option<PathBuf>,
-    /// Transport between the simulator and the replicas.
-    #[arg(long, value_enum, default_value_t, requires = "processes")]
-    protocol: ProtocolName,
+    /// Transport between the simulator and the replicas: udp, seqpacket or stream (UNIX sockets).
+    #[arg(long, value_name = "NAME", default_value = "udp", requires = "processes")]
+    protocol: Protocol,
     /// Discard the output of the replicas.
     #[arg(long, requires = "processes")]
     discard_output: bool,
     /// Print the output of the replicas on stderr.
     #[arg(long, conflicts_with = "discard_output", requires = "processes")]
     show_output: bool,
-}
-
-#[derive(clap::ValueEnum, Clone, Copy, Debug, Default)]
-enum ProtocolName {
-    /// UDP on 127.0.0.1, as in the current university course.
-    #[default]
-    Udp,
-    /// UNIX SEQPACKET sockets, as in the university course until 2020.
-    Seqpacket,
-    /// UNIX stream sockets with one message per line, as in the university course in 2021.
-    Stream,
 }
 
 /// Runs the scenarios one after the other with real replica processes. Returns the reports of the
@@ -54,11 +43,7 @@ pub(super) fn run(
             .replica
             .clone()
             .context("--processes needs the path of the replica program; give --replica PROGRAM")?,
-        protocol: match arguments.protocol {
-            ProtocolName::Udp => Protocol::Udp,
-            ProtocolName::Seqpacket => Protocol::SeqPacket,
-            ProtocolName::Stream => Protocol::Stream,
-        },
+        protocol: arguments.protocol,
         output: match (arguments.discard_output, arguments.show_output) {
             (true, _) => Output::Discard,
             (false, true) => Output::Show,

@@ -201,7 +201,8 @@ impl Batches {
         self.sent.contains_key(&self.latest_large)
     }
 
-    /// Returns whether so many bytes of writes are in flight that all but large writes must wait.
+    /// Returns whether the writes in flight exceed [`SENT_BYTES_MAX`], so that all but large writes must
+    /// wait.
     pub(crate) fn has_many_bytes(&self) -> bool {
         self.sent_bytes + self.writes.buffer.encoded_len() > SENT_BYTES_MAX
     }
