@@ -19,8 +19,8 @@ use super::{ACK_DELAY, Outbox, REORDERING_MAX};
 /// up to [`OPEN_INTERVAL_MAX`].
 const OPEN_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const OPEN_INTERVAL_MAX: Duration = Duration::from_millis(200);
-/// Time without an acknowledgement after which a stream has failed, if the sender is waiting for
-/// the receiver.
+/// Minimum time without an acknowledgement after which a stream has failed, if the sender is
+/// waiting for the receiver.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Minimum number of calls of [`Sender::transmit`] that must have sent datagrams in the second half
 /// of [`SILENCE_MAX`], or later, before the stream counts as failed. Fewer calls mean that this
@@ -94,8 +94,8 @@ pub enum StreamState {
     Opening,
     /// The stream is open: bytes can be sent.
     Open,
-    /// The receiver has reset the stream, or has acknowledged nothing for 5 seconds although the
-    /// sender was waiting.
+    /// The receiver has reset the stream, or has acknowledged nothing for at least 5 seconds, and
+    /// longer on paths with long round trips, although the sender was waiting.
     Failed,
 }
 
@@ -121,7 +121,7 @@ pub struct Sender {
     first_segment: u64,
     /// Index of the first segment that has not been sent yet.
     next_segment: u64,
-    /// Indexes of the lost segments that must be retransmitted.
+    /// Indexes of the lost segments that must be retransmitted. None of them is in flight.
     lost: VecDeque<u64>,
     transmissions: VecDeque<Transmission>,
     /// Datagram number of the first transmission in `transmissions`.
@@ -328,8 +328,8 @@ impl Sender {
                 segment.acknowledged |= arrived;
                 !segment.acknowledged && segment.in_flight == 0
             });
-            if is_lost == Some(true) {
-                self.queue_lost(segment);
+            if is_lost == Some(true) && self.mutant != Some(Mutant::KeepLostBytes) {
+                self.lost.extend(segment);
             }
         }
         while self.transmissions.pop_front_if(|transmission| transmission.decided).is_some() {
@@ -420,13 +420,9 @@ impl Sender {
             return;
         }
         let sent = self.first_transmission + self.transmissions.len() as u64;
-        let is_probe = now >= self.probe_at();
-        if is_probe {
-            self.probes += 1;
-            self.probe(now, out);
-        }
-        let mut again: Vec<u64> = Vec::new();
-        while (is_probe || self.can_send(now))
+        let mut again =
+            if now >= self.probe_at() { self.probe(now, out) } else { Vec::new() };
+        while self.can_send(now)
             && let Some(number) = self.lost.pop_front()
         {
             again.push(number);
@@ -479,28 +475,27 @@ impl Sender {
         self.bytes_in_flight * 2 > self.window.bytes()
     }
 
-    /// Queues the oldest unacknowledged segments for retransmission, because an acknowledgement is
-    /// overdue. If there are none, sends a datagram without a payload, which asks for an
-    /// acknowledgement.
-    fn probe(&mut self, now: Instant, out: &mut Outbox) {
+    /// Retransmits the oldest unacknowledged segments without pacing, because an acknowledgement is
+    /// overdue, and returns their numbers. If there are none, sends a datagram without a payload,
+    /// which asks for an acknowledgement.
+    fn probe(&mut self, now: Instant, out: &mut Outbox) -> Vec<u64> {
+        self.probes += 1;
         // So that all probes of a receiver that is stopped fit into its system's buffer.
         let most = PROBE_SEGMENTS.min(self.window.bytes() / PAYLOAD_BYTES_MAX);
         let count = if self.probes <= FAST_PROBES { most } else { 1 };
         let open = self.in_transit().filter(|(_, segment)| !segment.acknowledged);
-        let oldest: Vec<u64> = open.map(|(number, _)| number).take(count).collect();
-        if !self.queue_lost(oldest) {
+        let mut oldest: Vec<u64> = open.map(|(number, _)| number).take(count).collect();
+        if self.mutant == Some(Mutant::KeepLostBytes) {
+            oldest.clear();
+        }
+        if oldest.is_empty() {
             self.send(None, self.sent(), &Bytes::new(), now, out);
         }
-    }
-
-    /// Queues segments for retransmission. Returns false if there are none.
-    fn queue_lost(&mut self, segments: impl IntoIterator<Item = u64>) -> bool {
-        if self.mutant == Some(Mutant::KeepLostBytes) {
-            return false;
+        self.lost.retain(|number| !oldest.contains(number));
+        for &number in &oldest {
+            self.send_segment(number, true, now, out);
         }
-        let before = self.lost.len();
-        self.lost.extend(segments);
-        self.lost.len() > before
+        oldest
     }
 
     fn send_segment(&mut self, number: u64, again: bool, now: Instant, out: &mut Outbox) {

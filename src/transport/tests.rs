@@ -2,6 +2,7 @@
 //! bytes must arrive, once and in order, and in a time that does not depend on long timers.
 
 mod bottleneck;
+mod probes;
 mod tcp;
 mod thin_links;
 
@@ -478,35 +479,6 @@ fn frequent_writes_do_not_delay_the_peer_silence_timeout() {
     }
     let time = run.now.since(began);
     assert!((5..6).contains(&time.as_secs()), "after {time:?}");
-}
-
-/// All probes of a receiver that is stopped must fit into its system's buffer.
-#[test]
-fn bytes_sent_to_an_unresponsive_receiver_are_bounded() {
-    let mut run = Run::new(4, Quality::lossy(0));
-    run.transfer(10, Duration::from_secs(1));
-    run.until(Duration::from_secs(1), |run| !run.sender.is_awaiting());
-    let sent = run.sent;
-    run.quality.loss = 100;
-    run.unwritten.extend(std::iter::repeat_n(7, 20 * datagram::PAYLOAD_BYTES_MAX));
-    run.until(Duration::from_secs(20), |run| run.sender.state() == StreamState::Failed);
-    // The bytes once, three probes with 16 datagrams each, and then one datagram per probe.
-    assert!(run.sent - sent < 20 + 3 * 16 + 70, "{} datagrams", run.sent - sent);
-}
-
-/// A sender whose receive window is full sends probes at a low rate.
-#[test]
-fn udp_sender_probes_a_full_receive_window_at_a_low_rate() {
-    let mut run = Run::new(3, Quality::lossy(0));
-    run.transfer(10, Duration::from_secs(1));
-    run.reads = false;
-    run.unwritten.extend(std::iter::repeat_n(10, 2 * WINDOW));
-    let until = |millis: u64| Instant(1_000_000_000 + millis * 1_000_000);
-    run.until(Duration::from_secs(10), |run| run.now > until(100));
-    let sent = run.sent;
-    run.until(Duration::from_secs(10), |run| run.now > until(1_100));
-    assert!(run.sent - sent <= 50, "{} datagrams in a second", run.sent - sent);
-    assert!(run.sent - sent >= 5, "it must probe: the acknowledgement may be lost");
 }
 
 #[test]
