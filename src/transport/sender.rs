@@ -283,12 +283,16 @@ impl Sender {
             self.segments.pop_front();
             self.first_segment += 1;
         }
+        self.waits = self.is_awaiting() || self.is_blocked;
         if acknowledged > 0 {
-            let lost_sent_at = self.lost_sent_at;
-            let ack = Acknowledged { bytes: acknowledged, is_used, lost_sent_at };
+            let ack = Acknowledged {
+                bytes: acknowledged,
+                is_used,
+                is_idle: !self.waits && !self.has_unsent(),
+                lost_sent_at: self.lost_sent_at,
+            };
             self.window.on_ack(ack, &self.round_trip, now);
         }
-        self.waits = self.is_awaiting() || self.is_blocked;
         self.check();
     }
 
@@ -420,8 +424,7 @@ impl Sender {
             return;
         }
         let sent = self.first_transmission + self.transmissions.len() as u64;
-        let mut again =
-            if now >= self.probe_at() { self.probe(now, out) } else { Vec::new() };
+        let mut again = if now >= self.probe_at() { self.probe(now, out) } else { Vec::new() };
         while self.can_send(now)
             && let Some(number) = self.lost.pop_front()
         {

@@ -326,6 +326,22 @@ fn large_udp_transfer_resends_only_lost_datagrams() {
     }
 }
 
+/// The rate at which bytes arrive is not measured while there is nothing to send.
+#[test]
+fn large_writes_after_pauses_arrive_within_a_round_trip() {
+    let delay = Duration::from_millis(25);
+    let mut run = Run::new(6, Quality { delay, ..Quality::lossy(0) });
+    // So that each write uses more than half of the window.
+    run.sender = Sender::new(7, 200_000, run.now);
+    for _ in 0..20 {
+        run.transfer(150_000, Duration::from_secs(1));
+        run.until(Duration::from_secs(1), |run| !run.sender.is_awaiting());
+        run.now = run.now + Duration::from_millis(400);
+    }
+    let time = run.transfer(150_000, Duration::from_secs(1));
+    assert!(time < delay * 2, "{time:?}");
+}
+
 /// A datagram counts as lost only when a datagram with a number higher by [`REORDERING_MAX`] has
 /// been acknowledged, or after some time.
 #[test]

@@ -10,16 +10,19 @@ use crate::wire::datagram::PAYLOAD_BYTES_MAX;
 
 /// Congestion window before the first acknowledgement, in bytes.
 const WINDOW_INITIAL: usize = 128 << 10;
-/// Minimum congestion window in bytes, unless queues on the path are full. Some of its datagrams
-/// arrive even if most are lost.
-const WINDOW_MIN: usize = 16 << 10;
-/// Minimum congestion window in bytes while queues on the path are full.
-const WINDOW_CONGESTED_MIN: usize = 4 * PAYLOAD_BYTES_MAX;
+/// Minimum, in bytes, of the limits that [`DELIVERED_RATIO`] and the caller set for the window. At
+/// that size some datagrams arrive even if most are lost.
+const LIMIT_MIN: usize = 16 << 10;
+/// Minimum congestion window in bytes, to which only full queues and drains shrink it.
+const WINDOW_MIN: usize = 4 * PAYLOAD_BYTES_MAX;
 /// Reciprocal of the growth of the window with each round trip, once it has shrunk. Small windows
 /// grow faster: by a quarter of a datagram.
 const GROWTH_ROUNDS: usize = 48;
 /// Minimum length of a round.
 const ROUND_MIN: Duration = Duration::from_millis(10);
+/// Age, in rounds, up to which a lost datagram may show congestion. A queue that appears later has
+/// not dropped it.
+const LOSS_ROUNDS: u32 = 2;
 /// Number of recent rounds from which the highest delivery rate is taken.
 const ROUNDS: usize = 8;
 /// Maximum ratio of the congestion window to the bytes that are delivered in a round trip. It keeps
@@ -33,8 +36,8 @@ const QUEUE_OVERFLOW: Duration = Duration::from_millis(2);
 const QUEUE_MAX: Duration = Duration::from_millis(25);
 /// Queueing delay that the window allows after a long queue was drained.
 const QUEUE_DRAINED: Duration = Duration::from_millis(5);
-/// Maximum time, in round trips, for which the queue is drained. The first takes away what this
-/// stream had in flight, and the second shows what is left.
+/// Length of a drain in round trips. The first takes away what this stream had in flight, and the
+/// second shows what is left.
 const DRAIN_ROUND_TRIPS: u32 = 2;
 /// Minimum time between two drains, unless the first has shown that this stream fills the queue.
 const DRAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -47,22 +50,32 @@ struct Round {
     delivered: usize,
     /// Whether the window was well used at some time: more than half of it was in flight.
     was_used: bool,
+    /// Whether the sender had nothing to send at some time.
+    was_idle: bool,
     /// The shortest round-trip time; `Duration::MAX` if none was measured.
     shortest: Duration,
 }
 
 impl Round {
     fn new(now: Instant) -> Round {
-        Round { began_at: now, delivered: 0, was_used: false, shortest: Duration::MAX }
+        Round {
+            began_at: now,
+            delivered: 0,
+            was_used: false,
+            was_idle: false,
+            shortest: Duration::MAX,
+        }
     }
 }
 
-/// A drain: the window is very small for a short time.
+/// A drain: for two round trips, the window is 7/8 of what the path holds without a queue, and at
+/// most half of its size.
 #[derive(Clone, Copy, Debug)]
 struct Drain {
-    /// The window's size before the drain.
-    from: usize,
-    /// Whether the drain began because the queueing delay was long.
+    /// The window's maximum size after the drain.
+    back_to: usize,
+    /// Whether the drain began because the queueing delay was long. It ends earlier if the delay
+    /// has become short.
     is_queue_long: bool,
 }
 
@@ -73,6 +86,8 @@ pub(super) struct Acknowledged {
     pub(super) bytes: usize,
     /// Whether the window was well used: more than half of it was in flight.
     pub(super) is_used: bool,
+    /// Whether the sender has nothing to send, and waits for nothing.
+    pub(super) is_idle: bool,
     /// When the newest of all lost datagrams was sent; [`Instant::ZERO`] if none was lost.
     pub(super) lost_sent_at: Instant,
 }
@@ -81,18 +96,19 @@ pub(super) struct Acknowledged {
 /// lost).
 #[derive(Debug)]
 pub(super) struct Window {
+    /// Size in bytes, from [`WINDOW_MIN`] to `max`.
     bytes: usize,
     /// Maximum size to which the window may grow, in bytes.
     max: usize,
     round: Round,
     /// The shortest round-trip time of the previous round; `Duration::MAX` if none was measured.
     previous_shortest: Duration,
-    /// Delivery rates of the last [`ROUNDS`] rounds in which the window was well used, in bytes per
-    /// second.
+    /// Delivery rates of the last [`ROUNDS`] rounds in which the window was well used and the
+    /// sender never idle, in bytes per second.
     rates: VecDeque<u64>,
-    /// Whether the window doubles with each round trip (slow start). Becomes false when a queue is
+    /// Whether the window grows by what is acknowledged (slow start). Becomes false when a queue is
     /// full for the first time.
-    doubles: bool,
+    in_slow_start: bool,
     /// When the window last shrank. Losses of datagrams that were sent before say nothing about its
     /// new size.
     shrunk_at: Instant,
@@ -107,14 +123,14 @@ pub(super) struct Window {
 impl Window {
     /// Creates a congestion window that may grow to `max` bytes.
     pub(super) fn new(max: usize, now: Instant) -> Window {
-        let max = max.max(WINDOW_MIN);
+        let max = max.max(LIMIT_MIN);
         Window {
             bytes: WINDOW_INITIAL.min(max),
             max,
             round: Round::new(Instant::ZERO),
             previous_shortest: Duration::MAX,
             rates: VecDeque::new(),
-            doubles: true,
+            in_slow_start: true,
             shrunk_at: Instant::ZERO,
             drain: None,
             drained_at: now,
@@ -127,9 +143,9 @@ impl Window {
     }
 
     /// Returns the rate at which a window of datagrams is sent, in bytes per second: a little
-    /// faster than a window per round trip, and twice as fast while the window doubles.
+    /// faster than a window per round trip, and twice a window in slow start.
     pub(super) fn pacing_rate(&self, round_trip: Duration) -> u64 {
-        let per_round_trip = self.bytes as u64 * if self.doubles { 8 } else { 5 } / 4;
+        let per_round_trip = self.bytes as u64 * if self.in_slow_start { 8 } else { 5 } / 4;
         let micros = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
         (per_round_trip * 1_000_000 / micros.max(1)).max(1)
     }
@@ -140,27 +156,34 @@ impl Window {
         self.round.delivered += ack.bytes;
         self.round.was_used |= ack.is_used;
         self.round.shortest = self.round.shortest.min(round_trip.latest());
-        let has_lost = ack.lost_sent_at > self.shrunk_at;
+        let round_min = round_trip.smoothed().max(ROUND_MIN);
         if ack.is_used && self.drain.is_none() {
+            let has_lost = ack.lost_sent_at > self.shrunk_at
+                && now.since(ack.lost_sent_at) <= round_min * LOSS_ROUNDS;
             let queue = self.queue(round_trip);
-            if has_lost && now.since(self.drained_at) >= DRAIN_INTERVAL {
+            let has_overflowed = has_lost && queue >= QUEUE_OVERFLOW;
+            self.in_slow_start &= !has_overflowed;
+            let shrunk = self.without_queue(queue, round_trip);
+            if has_lost && self.is_drain_due(now) {
                 // The shortest round trip may be that of a queue that has not been empty for long.
-                self.begin_drain(false, round_trip, now);
-            } else if has_lost && queue >= QUEUE_OVERFLOW {
-                self.doubles = false;
-                self.shrink(self.without_queue(queue, round_trip), now);
+                let back_to = if has_overflowed { shrunk } else { self.bytes };
+                self.begin_drain(Drain { back_to, is_queue_long: false }, round_trip, now);
+            } else if has_overflowed {
+                self.shrink(shrunk, now);
             } else {
                 self.grow(ack.bytes);
             }
         }
         let elapsed = now.since(self.round.began_at);
-        if elapsed >= round_trip.smoothed().max(ROUND_MIN) {
+        if elapsed >= round_min {
             self.end_round(elapsed, round_trip, now);
         }
+        // The idle time begins now.
+        self.round.was_idle |= ack.is_idle;
     }
 
     fn grow(&mut self, acknowledged: usize) {
-        let growth = if self.doubles {
+        let growth = if self.in_slow_start {
             acknowledged
         } else {
             let additive = acknowledged * PAYLOAD_BYTES_MAX / (4 * self.bytes);
@@ -171,39 +194,46 @@ impl Window {
 
     fn end_round(&mut self, elapsed: Duration, round_trip: &RoundTrips, now: Instant) {
         let queue = self.queue(round_trip);
-        let Round { delivered, was_used, shortest, .. } =
+        let Round { delivered, was_used, was_idle, shortest, .. } =
             std::mem::replace(&mut self.round, Round::new(now));
         self.previous_shortest = shortest;
-        if was_used {
+        if was_used && !was_idle {
             self.rates.truncate(ROUNDS - 1);
             let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
             self.rates.push_front(delivered as u64 * 1_000_000 / micros.max(1));
         }
-        let may_drain = !self.is_contested || now.since(self.drained_at) >= DRAIN_INTERVAL;
         match self.drain {
             Some(drain) => self.check_drain(drain, queue, round_trip, now),
-            None if was_used && queue > queue_max(round_trip) && may_drain => {
-                self.doubles = false;
-                self.begin_drain(true, round_trip, now);
+            None if was_used && queue > queue_max(round_trip) => {
+                self.in_slow_start = false;
+                if !self.is_contested || self.is_drain_due(now) {
+                    let drain = Drain { back_to: self.bytes, is_queue_long: true };
+                    self.begin_drain(drain, round_trip, now);
+                }
             }
             None => {}
         }
         if self.rates.len() == ROUNDS {
             let most = self.delivered_in(round_trip.smoothed()).saturating_mul(DELIVERED_RATIO);
-            self.bytes = self.bytes.min(most.max(WINDOW_MIN));
+            self.bytes = self.bytes.min(most.max(LIMIT_MIN));
         }
     }
 
-    /// Makes the window so small for a short time that all datagrams of this stream leave the
-    /// queues on the path.
-    fn begin_drain(&mut self, is_queue_long: bool, round_trip: &RoundTrips, now: Instant) {
-        (self.drain, self.drained_at) = (Some(Drain { from: self.bytes, is_queue_long }), now);
-        let without_queue = self.delivered_in(round_trip.shortest()) / 8 * 7;
-        self.shrink(without_queue.min(self.bytes / 2), now);
+    fn is_drain_due(&self, now: Instant) -> bool {
+        now.since(self.drained_at) >= DRAIN_INTERVAL
     }
 
-    /// Ends the drain if the queueing delay `queue` has become short, or is still long after some
-    /// round trips because others fill the queue.
+    /// Makes the window so small that all datagrams of this stream leave the queues on the path.
+    fn begin_drain(&mut self, drain: Drain, round_trip: &RoundTrips, now: Instant) {
+        (self.drain, self.drained_at) = (Some(drain), now);
+        // The delay before the drain does not show what others have in the queue.
+        (self.round, self.previous_shortest) = (Round::new(now), Duration::MAX);
+        let without_queue = self.delivered_in(round_trip.shortest()) / 8 * 7;
+        self.shrink(without_queue.min(self.bytes / 2).max(WINDOW_MIN), now);
+    }
+
+    /// Ends the drain after its time. If the queueing delay `queue` is still long then, others fill
+    /// the queue. A drain of a long queue ends once the queue has become short.
     fn check_drain(
         &mut self,
         drain: Drain,
@@ -212,18 +242,17 @@ impl Window {
         now: Instant,
     ) {
         self.is_contested = queue > queue_max(round_trip) / 2;
-        let is_over = now.since(self.drained_at) >= round_trip.smoothed() * DRAIN_ROUND_TRIPS;
-        if !self.is_contested && drain.is_queue_long {
+        if drain.is_queue_long && !self.is_contested {
             let allowed = self.delivered_in(round_trip.shortest() + QUEUE_DRAINED);
-            (self.bytes, self.drain) = (allowed.max(self.bytes).min(drain.from), None);
-        } else if !self.is_contested || is_over {
-            (self.bytes, self.drain) = (drain.from, None);
+            (self.bytes, self.drain) = (allowed.max(self.bytes).min(drain.back_to), None);
+        } else if now.since(self.drained_at) >= round_trip.smoothed() * DRAIN_ROUND_TRIPS {
+            (self.bytes, self.drain) = (drain.back_to, None);
         }
     }
 
     fn shrink(&mut self, bytes: usize, now: Instant) {
-        self.bytes = bytes.max(WINDOW_CONGESTED_MIN);
-        self.shrunk_at = now;
+        assert!(bytes >= WINDOW_MIN, "a window of {bytes} bytes");
+        (self.bytes, self.shrunk_at) = (bytes, now);
     }
 
     /// Returns the queueing delay: the time by which even the shortest round trip of this round and
@@ -235,17 +264,18 @@ impl Window {
     }
 
     /// Returns the size of the window without the part that waits in queues for the time `queue`,
-    /// but at least half of its size.
+    /// but at least half of its size and [`WINDOW_MIN`].
     fn without_queue(&self, queue: Duration, round_trip: &RoundTrips) -> usize {
         let shortest = u64::try_from(round_trip.shortest().as_micros()).unwrap_or(u64::MAX);
         let queue = u64::try_from(queue.as_micros()).unwrap_or(u64::MAX);
         let rest = (self.bytes as u64).saturating_mul(shortest) / shortest.saturating_add(queue);
-        usize::try_from(rest).expect("less than the window").max(self.bytes / 2)
+        usize::try_from(rest).expect("less than the window").max(self.bytes / 2).max(WINDOW_MIN)
     }
 
-    /// Returns the number of bytes that are delivered within `time` at the highest recent rate.
+    /// Returns the number of bytes that are delivered within `time` at the highest recent rate;
+    /// [`usize::MAX`] if no rate is known.
     fn delivered_in(&self, time: Duration) -> usize {
-        let rate = self.rates.iter().max().copied().unwrap_or(0);
+        let Some(&rate) = self.rates.iter().max() else { return usize::MAX };
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         usize::try_from(rate.saturating_mul(micros) / 1_000_000).unwrap_or(usize::MAX)
     }
@@ -257,63 +287,4 @@ fn queue_max(round_trip: &RoundTrips) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WINDOW_MAX: usize = 8 << 20;
-
-    fn at(millis: u64) -> Instant {
-        Instant(millis * 1_000_000)
-    }
-
-    fn ms(millis: u64) -> Duration {
-        Duration::from_millis(millis)
-    }
-
-    /// A window that is always well used, on a path whose round trips and losses a test decides.
-    struct Run {
-        now: u64,
-        round_trip: RoundTrips,
-        window: Window,
-    }
-
-    impl Run {
-        fn new() -> Run {
-            Run {
-                now: 20_000,
-                round_trip: RoundTrips::new(at(0)),
-                window: Window::new(WINDOW_MAX, at(20_000)),
-            }
-        }
-
-        /// Acknowledges a window per `time` for about a second, each time with a lost datagram if
-        /// `has_lost` is true. Returns the window's size then.
-        fn second(&mut self, time: u64, has_lost: bool) -> usize {
-            for _ in 0..1_000 / time {
-                let sent_at = at(self.now);
-                self.now += time;
-                let now = at(self.now);
-                self.round_trip.add(ms(time), now);
-                let lost_sent_at = if has_lost { sent_at } else { Instant::ZERO };
-                let ack = Acknowledged { bytes: self.window.bytes(), is_used: true, lost_sent_at };
-                self.window.on_ack(ack, &self.round_trip, now);
-            }
-            self.window.bytes()
-        }
-    }
-
-    #[test]
-    fn random_loss_does_not_shrink_the_window() {
-        let mut run = Run::new();
-        assert_eq!(run.second(2, true), WINDOW_MAX);
-    }
-
-    #[test]
-    fn loss_with_a_full_queue_shrinks_the_window() {
-        let mut run = Run::new();
-        run.second(2, true);
-        assert!(run.second(20, true) < WINDOW_MAX / 100, "{} bytes", run.window.bytes());
-        let shrunk = run.window.bytes();
-        assert!(run.second(20, false) > shrunk, "nothing is lost any more");
-    }
-}
+mod tests;
