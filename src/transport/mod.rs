@@ -1,9 +1,10 @@
 //! Streams over datagrams: the transport between replicas on networks that lose packets.
 //!
-//! A stream carries bytes in order in one direction, as the TCP connection that it replaces. TCP
-//! waits 200 ms and more when a segment is lost twice, and doubles that time again and again; at 30
-//! % loss it is idle almost always. Here lost bytes are retransmitted about one round trip later,
-//! because a loss says nothing about congestion.
+//! A stream carries bytes in order in one direction, as the TCP connection that it replaces. When
+//! a retransmission is lost too, TCP waits for 200 ms or more, and doubles that time with each
+//! further loss; at a loss of 30 % it is idle almost always. A stream retransmits lost bytes about
+//! one round trip later each time, and takes a loss for congestion only if a queue on the path is
+//! full.
 //!
 //! | file | contents |
 //! |---|---|
@@ -33,16 +34,16 @@
 //!    stream at the first one with the right cookie.
 //! 3. An *acknowledgement* has a bitmap of the latest numbers, the number of bytes without a gap,
 //!    and the limit up to which the receiver accepts bytes. It includes what earlier ones said, so
-//!    the loss of one does not matter. It is sent at once if something is lost, and else within
+//!    the loss of one does not matter. It is sent immediately if something is lost, else within
 //!    `ACK_DELAY`.
 //! 4. A datagram is lost if one with a number higher by `REORDERING_MAX` was acknowledged, or a
-//!    later one was and 9/8 of a round trip has passed (RFC 9002, section 6.1). Everything lost is
-//!    retransmitted at once. If no acknowledgement arrives within a round trip and its usual
-//!    variation, the oldest bytes are retransmitted as a *probe*.
-//! 5. From a measured loss of 7 % on, each datagram is sent twice, and from 5 % on each
-//!    acknowledgement. On a path with a long round trip (5 ms) that is hardly used, each datagram
-//!    is sent twice from 0.5 % on. While more than half of the window is in flight, no datagram is
-//!    sent twice: the path has no bandwidth for it.
+//!    later one was and 9/8 of a round trip has passed (RFC 9002, section 6.1). Lost bytes are
+//!    retransmitted before new ones are sent. If no acknowledgement arrives within a round trip and
+//!    its usual variation, the oldest bytes are retransmitted as a *probe*.
+//! 5. From a measured loss of 7 % on, the sender sends a second copy of each datagram, and from 5 %
+//!    on the receiver one of each acknowledgement. On a path with a long round trip (5 ms) that is
+//!    hardly used, second copies begin at 0.5 %. While more than half of the window is in flight,
+//!    there are none: the path has no bandwidth for them.
 //! 6. The *window* bounds the bytes in flight, and they are *paced* over the round trip. See below.
 //! 7. The receiver ends a stream with a *reset*, and answers data of a stream that it does not know
 //!    with one. The sender simply sends nothing more.
@@ -51,35 +52,38 @@
 //!
 //! A lost datagram means congestion only if a queue is full, which round trips show. The *queueing
 //! delay* is the time by which even the shortest round trip of the latest two rounds exceeds the
-//! shortest of the last 10 to 20 s; a round takes at least a round trip and 10 ms. So a window that
-//! is well used (more than half of it in flight) changes as follows:
+//! shortest of the last 10 to 20 s; a round takes at least a round trip and 10 ms. In a *drain*,
+//! the window is 7/8 of what the path holds without a queue, and at most half of its size, for two
+//! round trips. A window that is well used (more than half of it in flight) changes as follows:
 //!
-//! - *Loss with a queueing delay of 2 ms or more*: a queue has overflowed. The window shrinks by
-//!   the part of it that waits in the queue, at most by half, and at most once per round trip.
+//! - *Loss within two rounds, with a queueing delay of 2 ms or more*: a queue has overflowed. The
+//!   window shrinks by the part of it that waits in the queue, at most by half, and at most once
+//!   per round trip.
 //! - *A queueing delay of more than 25 ms*, or half of the shortest round trip if that is longer:
-//!   the stream *drains* the queue. For two round trips, the window is a little smaller than what
-//!   the path holds without a queue. If the queue becomes short, this stream had filled it, and
-//!   goes on with a queue of 5 ms. If it stays long, others fill it, such as a TCP connection:
-//!   the stream takes its old window back, and for 10 s only losses shrink it.
+//!   the stream drains the queue. If the delay becomes short, this stream had filled the queue: the
+//!   drain ends, with a window that allows a queue of 5 ms. If it stays long, others fill the
+//!   queue, such as a TCP connection: the window returns to its size before, and for 10 s only
+//!   losses shrink it.
 //! - *Loss, and no drain for 10 s*: the stream drains the queue too, so that the shortest round
-//!   trip is one without a queue (as BBR does: Cardwell and others, CACM 2017). Then it takes its
-//!   old window back.
-//! - *Anything else*, also loss: the window grows. It doubles with each round trip until a queue
-//!   is full for the first time. Then it grows by 1/48 or by a quarter of a datagram per round
-//!   trip, whichever is more. With the reductions above, that is about what TCP does.
+//!   trip is one without a queue (as BBR does: Cardwell and others, CACM 2017). Then the window
+//!   returns to its size before, or to the size without the queue if that has overflowed.
+//! - *Anything else*, also loss: the window grows. In *slow start*, it doubles with each round
+//!   trip, until the first overflow or drain of a long queue. Then it grows by 1/48 or by a quarter
+//!   of a datagram per round trip, whichever is more. With the reductions above, that is about what
+//!   TCP does.
 //!
-//! The window stays within three times what arrives in a round trip, so a path that loses almost
-//! everything is not flooded.
+//! The window stays within three times what arrives in a round trip (rounds in which the sender had
+//! nothing to send do not count) or 16 KiB, so a path that loses almost everything is not flooded.
 //!
-//! Datagrams are sent at 5/4 of a window per round trip, twice the window while it doubles, and up
-//! to four datagrams or 2 ms ahead of that rate. While the window is full, only full datagrams are
+//! Datagrams are sent at 5/4 of a window per round trip, at twice a window in slow start, and up to
+//! four datagrams or 2 ms ahead of that rate. While the window is full, only full datagrams are
 //! sent.
 //!
 //! On a link of 10 Mbit/s with a queue of 20 to 200 ms, a stream alone gets 97 % or more of the
-//! link and sends less than 1 % more than arrives; two streams, or a stream and a TCP
-//! connection, get between a third and two thirds each (`tests/thin_links.rs`). A queue of four
-//! packets is too short to be seen: there, streams send up to half of their datagrams in vain,
-//! and TCP gets less than a third.
+//! link and sends less than 1 % more than arrives; two streams, or a stream and a TCP connection,
+//! get between a third and two thirds each (`tests/thin_links.rs`). Queues of less than 2 ms are
+//! not seen, and those of less than 5 ms not always. There, a stream sends up to 5 times what
+//! arrives (15 times at 10 Mbit/s and 2 ms), and a TCP connection often gets almost nothing.
 //!
 //! # Security
 //!

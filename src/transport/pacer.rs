@@ -1,12 +1,12 @@
 //! Spreads the datagrams of a stream over time, so that a window of them does not arrive at a thin
-//! link at once: the queue there may be shorter.
+//! link as one burst: the queue there may be shorter.
 
 use std::time::Duration;
 
 use crate::types::Instant;
 use crate::wire::datagram::PAYLOAD_BYTES_MAX;
 
-/// Number of bytes that may be sent at once, at any rate.
+/// Number of bytes that may be sent as one burst, at any rate.
 const BURST_BYTES: usize = 4 * PAYLOAD_BYTES_MAX;
 /// Time ahead of the rate by which datagrams may be sent. At high rates, a driver whose timers have
 /// a resolution of a millisecond can still keep up.
@@ -20,7 +20,7 @@ pub(super) struct Pacer {
 }
 
 impl Pacer {
-    /// Returns when the next datagram may be sent; a time in the past if it may be sent at once.
+    /// Returns when the next datagram may be sent; a time in the past if it may be sent now.
     pub(super) fn next(&self, rate: u64) -> Instant {
         Instant(self.until.0.saturating_sub(burst_nanos(rate)))
     }
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_before_their_time_delay_later_ones_briefly() {
+    fn sending_ahead_of_the_pacer_delays_later_datagrams_briefly() {
         let mut pacer = Pacer::default();
         let rate = PAYLOAD_BYTES_MAX as u64;
         for _ in 0..1_000 {

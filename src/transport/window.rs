@@ -68,8 +68,8 @@ impl Round {
     }
 }
 
-/// A drain: for two round trips, the window is 7/8 of what the path holds without a queue, and at
-/// most half of its size.
+/// A drain: the window is 7/8 of what the path holds without a queue, and at most half of its size,
+/// for two round trips.
 #[derive(Clone, Copy, Debug)]
 struct Drain {
     /// The window's maximum size after the drain.

@@ -36,7 +36,7 @@ fn probe_retransmits_only_the_oldest_lost_datagrams() {
         now = now + Duration::from_millis(100);
         sender.transmit(now, &mut out);
         let mut sent: Vec<u64> = out.runs(1).map(|(bytes, _)| offset(bytes)).collect();
-        assert!((16..32).contains(&sent.len()), "{} datagrams at once", sent.len());
+        assert!((16..32).contains(&sent.len()), "{} datagrams in a burst", sent.len());
         sent.sort_unstable();
         assert!(sent.is_sorted_by(|one, other| one < other), "{sent:?}");
     }

@@ -1,5 +1,5 @@
 //! Streams on a thin link, alone, with each other and with TCP: each must fill its share of the
-//! link, and send hardly anything twice.
+//! link, and retransmit hardly anything that arrives. The tests print their figures on stderr.
 
 use std::time::Duration;
 
@@ -23,7 +23,9 @@ fn shares(path: Path, first: impl Fn(&mut Network), second: impl Fn(&mut Network
     network.run(WARM_UP);
     let time = Duration::from_mins(1);
     let usage = network.measure(time);
-    [0, 1].map(|flow| network.percent(usage[flow].delivered, time))
+    let shares = [0, 1].map(|flow| network.percent(usage[flow].delivered, time));
+    eprintln!("{path:?}: {shares:?} % of the link");
+    shares
 }
 
 #[test]
@@ -36,8 +38,9 @@ fn stream_alone_fills_the_link_and_keeps_the_queue_short() {
         let time = Duration::from_secs(15);
         let usage = network.measure(time)[0];
         let share = network.percent(usage.delivered, time);
-        assert!(share >= 95, "{path:?}: {share} % of the link");
-        assert!(usage.sent * 100 <= usage.delivered * 103, "{path:?}: {usage:?}");
+        eprintln!("{path:?}: {share} % of the link, {usage:?}");
+        assert!(share >= 97, "{path:?}: {share} % of the link");
+        assert!(usage.sent * 100 <= usage.delivered * 101, "{path:?}: {usage:?}");
         assert!(usage.returned * 10 <= usage.delivered, "{path:?}: {usage:?}");
         let queue = network.longest_queue;
         assert!(queue <= Duration::from_millis(40), "{path:?}: a queue of {queue:?}");
@@ -67,7 +70,7 @@ fn stream_and_tcp_share_a_link() {
 
 /// The stream has never seen the path without the queue of the TCP connection.
 #[test]
-fn stream_that_joins_a_tcp_connection_leaves_it_a_share() {
+fn stream_joining_a_tcp_connection_shares_the_link() {
     let mut network = Network::new(Path::thin(50, 20_000));
     network.add_tcp(Control::Cubic);
     network.run(Duration::from_secs(30));
@@ -91,6 +94,7 @@ fn random_loss_on_a_thin_link_is_repaired_with_few_bytes() {
             let time = Duration::from_secs(15);
             let usage = network.measure(time)[0];
             let share = network.percent(usage.delivered, time);
+            eprintln!("{path:?}: {share} % of the link, {usage:?}");
             let arrives = 100 - usize::try_from(loss).unwrap();
             assert!(share * 100 >= arrives * 93, "{path:?}: {share} % of the link");
             assert!(usage.sent * arrives <= usage.delivered * 106, "{path:?}: {usage:?}");
@@ -107,6 +111,6 @@ fn stream_fills_a_fast_link_with_a_short_queue() {
     network.run(WARM_UP);
     let time = Duration::from_secs(3);
     let usage = network.measure(time)[0];
-    assert!(network.percent(usage.delivered, time) >= 95, "{usage:?}");
-    assert!(usage.sent * 100 <= usage.delivered * 103, "{usage:?}");
+    assert!(network.percent(usage.delivered, time) >= 97, "{usage:?}");
+    assert!(usage.sent * 100 <= usage.delivered * 101, "{usage:?}");
 }
