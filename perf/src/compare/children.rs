@@ -145,11 +145,7 @@ impl Child {
     /// Returns an error, with the end of the process's log, if the process has exited.
     pub(crate) fn ensure_running(&mut self) -> anyhow::Result<()> {
         if let Some(status) = self.exit_status()? {
-            bail!(
-                "server process {} exited unexpectedly ({status}); {}",
-                self.name,
-                self.log_tail()
-            );
+            bail!("process {} exited unexpectedly ({status}); {}", self.name, self.log_tail());
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 pub(super) const PORT: u16 = 9_999;
 /// Number of bytes of one system call.
 const BUFFER_BYTES: usize = 16 << 10;
-/// Time between two attempts to connect.
+/// Time after a failure until the next attempt to connect, or to accept a connection.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Arguments of `perf cross-traffic`.
@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     to: Vec<Ipv4Addr>,
 }
 
-/// Runs `perf cross-traffic`: sends to all given addresses, and receives from everybody, until the
+/// Runs `perf cross-traffic`: sends to all given addresses, and receives from all hosts, until the
 /// process is killed.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))
@@ -38,11 +38,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             }
         });
     }
-    for connection in listener.incoming() {
-        let connection = connection.context("cannot accept a connection of cross traffic")?;
-        thread::spawn(move || receive(connection));
+    loop {
+        match listener.accept() {
+            Ok((connection, _)) => {
+                thread::spawn(move || receive(connection));
+            }
+            // The connection may have failed before it was accepted.
+            Err(error) => {
+                eprintln!("perf: warning: cannot accept a connection of cross traffic: {error}");
+                thread::sleep(RETRY_AFTER);
+            }
+        }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Sends until the connection fails.

@@ -162,8 +162,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         },
     };
     let result = compare::measure(&arguments.common, "lossy", setup, &mut |link| net.set(link));
-    // If the relay has failed, the results of the last case are wrong.
-    net.ensure_relay_running()?;
+    // If the relay or the cross traffic has failed, the results of the last case are wrong.
+    net.ensure_running()?;
     result
 }
 

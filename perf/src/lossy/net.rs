@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use bowline::sim::rng::Rng;
+use tempfile::TempDir;
 
 use super::drops;
 use super::relay::{self, Relay, RelayCounters, ThinLink};
@@ -38,6 +39,8 @@ pub(super) struct Net {
     relay: Option<Relay>,
     /// The processes that send and receive cross traffic.
     cross_traffic: Vec<Child>,
+    /// Folder of their logs.
+    logs: TempDir,
     /// Generates the patterns of lost packets.
     rng: Rng,
     /// Name of the TCP congestion control algorithm of all hosts.
@@ -73,6 +76,7 @@ impl Net {
             path,
             relay: None,
             cross_traffic: Vec::new(),
+            logs: TempDir::new().context("cannot create a folder for logs; check TMPDIR")?,
             rng: Rng::new(seed),
             congestion_control: congestion_control.to_owned(),
             large_packets: None,
@@ -136,17 +140,15 @@ impl Net {
         let program = std::env::current_exe()
             .context("cannot determine the path of the program `perf`, which is to be started")?;
         let hosts = self.hosts();
-        for host in &hosts {
+        for (number, host) in (1..).zip(&hosts) {
             let others = hosts.iter().map(|other| other.address.to_string());
             let others: Vec<String> =
                 others.filter(|other| *other != host.address.to_string()).collect();
             let mut command = command(&program, host.within);
             command.args(["cross-traffic", "--to", &others.join(",")]);
-            self.cross_traffic.push(Child::start(
-                "cross traffic",
-                command,
-                Path::new("/dev/null"),
-            )?);
+            let name = format!("cross-traffic-{number}");
+            let log = self.logs.path().join(format!("{name}.log"));
+            self.cross_traffic.push(Child::start(&name, command, &log)?);
         }
         Ok(())
     }
@@ -264,7 +266,7 @@ impl Net {
     /// Sets the fraction of packets from other hosts that each host drops, and the minimum TCP
     /// retransmission timeout (RTO).
     pub(super) fn set(&mut self, link: Link) -> anyhow::Result<()> {
-        self.ensure_relay_running()?;
+        self.ensure_running()?;
         if self.link.map(|set| set.loss) != Some(link.loss) {
             self.set_loss(link.loss)?;
         }
@@ -275,9 +277,10 @@ impl Net {
         Ok(())
     }
 
-    /// Returns an error if the relay that delays packets has failed.
-    pub(super) fn ensure_relay_running(&mut self) -> anyhow::Result<()> {
-        self.relay.as_mut().map_or(Ok(()), Relay::ensure_running)
+    /// Returns an error if the relay has failed or a process of the cross traffic has exited.
+    pub(super) fn ensure_running(&mut self) -> anyhow::Result<()> {
+        self.relay.as_mut().map_or(Ok(()), Relay::ensure_running)?;
+        self.cross_traffic.iter_mut().try_for_each(Child::ensure_running)
     }
 
     fn set_loss(&mut self, loss: f64) -> anyhow::Result<()> {
