@@ -22,7 +22,7 @@ fn probe_retransmits_only_the_oldest_lost_datagrams() {
     let ack = Ack { received: 1, limit: 1 << 20, ..Ack::default() };
     now = now + Duration::from_millis(20);
     sender.on_ack(&ack, now);
-    sender.write_all(&[0; COUNT * PAYLOAD_BYTES_MAX]).unwrap();
+    sender.write_all(&vec![0; COUNT * PAYLOAD_BYTES_MAX]).unwrap();
     for _ in 0..COUNT {
         sender.transmit(now, &mut out);
         now = now + Duration::from_micros(200);
