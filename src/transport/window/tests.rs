@@ -1,3 +1,5 @@
+//! Tests of the congestion window on a path whose round trips and losses each test decides.
+
 use super::*;
 
 const WINDOW_MAX: usize = 8 << 20;
