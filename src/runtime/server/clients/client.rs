@@ -55,9 +55,9 @@ pub(crate) struct Client {
     next: u64,
     in_flight: usize,
     in_flight_kind: RequestKind,
-    /// The slot of the large write in flight, if any. A later write could overtake it, so none is
-    /// sent before no request is in flight any more.
-    large_in_flight: Option<u64>,
+    /// Whether a large write is in flight. A later write could overtake it, so none is sent before
+    /// no request is in flight any more.
+    large_in_flight: bool,
     /// Maximum number of this client's requests in flight. Halved when the replies to them exceed
     /// the reply budget (limit on unsent replies); doubled again, up to [`SLOTS_MAX`], each time
     /// that no request is in flight any more.
@@ -150,7 +150,7 @@ impl Client {
             next: 0,
             in_flight: 0,
             in_flight_kind: RequestKind::Read,
-            large_in_flight: None,
+            large_in_flight: false,
             window: SLOTS_MAX,
             draining: false,
             progressed_at: now,
@@ -286,7 +286,7 @@ impl Client {
             if let RequestState::Waiting(request) = &mut slot.state {
                 let other_kind = self.in_flight > 0 && self.in_flight_kind != request.kind;
                 if other_kind
-                    || self.large_in_flight.is_some()
+                    || self.large_in_flight
                     || self.draining
                     || self.in_flight >= self.window
                     || !fits
@@ -299,7 +299,7 @@ impl Client {
                 self.in_flight += 1;
                 self.in_flight_kind = request.kind;
                 if request.kind == RequestKind::Write && is_large(&request.operation) {
-                    self.large_in_flight = Some(self.next);
+                    self.large_in_flight = true;
                 }
                 slot.sent_at.get_or_insert(now);
                 slot.mark_sent();
@@ -470,7 +470,7 @@ impl Client {
     /// (limit on unsent replies).
     fn leave_flight(&mut self) {
         self.in_flight -= 1;
-        self.large_in_flight = self.large_in_flight.filter(|_| self.in_flight > 0);
+        self.large_in_flight &= self.in_flight > 0;
         if self.in_flight == 0 && !std::mem::take(&mut self.draining) && !self.is_over_budget() {
             self.window = (self.window * 2).min(SLOTS_MAX);
         }
