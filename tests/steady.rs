@@ -95,7 +95,7 @@ impl Bystanders {
         }
     }
 
-    /// Waits until the clients have got many more replies.
+    /// Waits until the clients have got 100 more replies each.
     fn wait_for_progress(&self, cluster: &Cluster) {
         let wanted = self.replies.load(Ordering::Relaxed) + 100 * BYSTANDERS as u64;
         cluster.wait_for("replies to the well-behaved clients", || {
@@ -105,7 +105,7 @@ impl Bystanders {
     }
 }
 
-/// Resident memory of a process in bytes; `None` if the system does not tell.
+/// Resident memory of a process in bytes; `None` if unknown.
 fn resident_bytes(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;

@@ -10,7 +10,7 @@ use crate::kv::batch::Piece;
 use crate::kv::values::codec::{put_bytes, put_number, take_bytes, take_number};
 use crate::types::{ClientId, RequestId, RequestKey, Term};
 
-/// The pieces of the batch that the current leader is appending, as far as they were applied.
+/// The pieces of the batch that the current leader is appending, that have been applied so far.
 ///
 /// Invariant: `bytes` is the total length of `pieces`; without pieces, all fields have their
 /// default values.
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_a_batch_complete_it_in_order_and_once() {
+    fn batch_completes_once_after_all_pieces_in_order() {
         let ((whole, pieces), (_, others)) = (batch(1), batch(2));
         assert_eq!(pieces.len(), 3);
         for encoded in &pieces {

@@ -15,7 +15,7 @@ use crate::wire::resp::{Version, Writer};
 pub enum Failure<'a> {
     /// No leader was known before the deadline of the request. The request was not applied.
     NoLeader,
-    /// The leader already has too many requests in flight. The request was not applied.
+    /// The leader cannot accept the request now. The request was not applied.
     Busy,
     /// The leader, or a majority of the replicas, has too little free disk space. The request was
     /// not applied.
@@ -58,7 +58,7 @@ impl fmt::Display for Failure<'_> {
                 f.write_str("CLUSTERDOWN no leader is known; not applied, try again")
             }
             Failure::Busy => f.write_str(
-                "TRYAGAIN the leader has too many requests in flight; not applied, try again",
+                "TRYAGAIN the leader cannot accept the request now; not applied, try again",
             ),
             // Redis's code for a server that can't persist data. Not TRYAGAIN, on which clients
             // retry at once: disk space does not become free within their retries.

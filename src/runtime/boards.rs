@@ -111,9 +111,9 @@ pub struct RuntimeCounters {
     /// bytes were in flight to the log writer and the applier, or because the log entries in memory
     /// exceeded their limit in bytes.
     pub appends_dropped: Counter,
-    /// Number of clients' requests that the Raft core refused with `TRYAGAIN` because too many
-    /// bytes were in flight to the log writer and the applier, or because the log entries in memory
-    /// exceeded their limit in bytes. In the server, a batch of requests counts as one.
+    /// Number of clients' requests that the Raft core refused with `TRYAGAIN`, for example because
+    /// too many requests were waiting, or because the log entries in memory exceeded their limit in
+    /// bytes. In the server, a batch of requests counts as one.
     pub requests_busy: Counter,
     /// Number of jobs for the snapshots stage, such as snapshot chunks to send or to store, that
     /// the Raft core dropped because the stage's queue was full.
@@ -163,11 +163,13 @@ pub(super) struct MemoryBoard {
     /// usage in bytes.
     unlinked_objects: AtomicU64,
     unlinked_bytes: AtomicU64,
-    /// Number of values that were freed in the background since the network last took the number.
+    /// Number of collected values that were freed since the network last took the number.
     freed_objects: AtomicU64,
     /// The limit `--maxmemory` on the memory usage of keyspace, log and clients combined, in bytes;
     /// 0 for no limit.
     limit_bytes: AtomicU64,
+    /// Memory usage of the clients in bytes, as the network stage has published it.
+    clients_bytes: AtomicU64,
     snapshots: Arc<SnapshotBoard>,
 }
 
@@ -205,6 +207,22 @@ impl MemoryBoard {
         self.unlinked_objects.fetch_sub(size.objects as u64, Ordering::Relaxed);
         self.unlinked_bytes.fetch_sub(size.bytes as u64, Ordering::Relaxed);
         self.freed_objects.fetch_add(size.objects as u64, Ordering::Relaxed);
+    }
+
+    /// Returns the memory usage, in bytes, of values that were removed but not freed yet.
+    pub(super) fn unlinked_bytes(&self) -> u64 {
+        self.unlinked_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Publishes the memory usage of the clients, in bytes. Called by the network stage.
+    pub(super) fn note_clients(&self, bytes: u64) {
+        self.clients_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns the memory usage of keyspace, log and clients, in bytes.
+    pub(super) fn used_bytes(&self) -> u64 {
+        let (store, log) = self.store_and_log_bytes();
+        store + log + self.clients_bytes.load(Ordering::Relaxed)
     }
 
     /// Returns the memory usage of the keyspace, including values that were removed but not freed

@@ -46,7 +46,7 @@
 //!   dropped and counted.
 //! - `snapshot_jobs`, [`SnapshotJob`]. From the core: chunks are dropped and counted; the leader
 //!   sends again what is not acknowledged. From the applier: a snapshot is taken later.
-//! - `deletions`, [`Deletion`] from the applier: the applier frees the values itself.
+//! - `deletions`, [`Deletion`] from the applier: the applier frees the values or the state itself.
 //! - `replies`, [`ReplyBatch`] from the applier: the applier waits for the network, which takes
 //!   none while its socket is full.
 //!
@@ -54,10 +54,10 @@
 //! to the speed of this replica's log, even if other replicas commit entries faster.
 //!
 //! The work waiting at the core is bounded, too. The core adds up the bytes of all jobs in flight.
-//! At [`JOB_BYTES_MAX`] a leader takes no requests from its queue, so that they wait at the
-//! clients, and a follower drops appends, counted. So a stuck log writer or applier, or a simulator
-//! that does not read, does not lead to unbounded memory use. The core blocks only in its one
-//! receive call.
+//! At [`JOB_BYTES_MAX`] a leader takes no requests from its queue, so they wait there, in the
+//! network stage and in the sockets; a follower drops appends, which are counted. So a stuck log
+//! writer or applier, or a simulator that does not read, does not lead to unbounded memory use. The
+//! core blocks only in its one receive call.
 //!
 //! Stages never wait for each other in a cycle: the applier waits for the network stage, the log
 //! writer and the snapshots stage wait for the core, and the core and the network stage wait for no

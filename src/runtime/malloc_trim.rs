@@ -1,9 +1,9 @@
 //! Returns free memory of glibc's allocator to the operating system.
 //!
 //! By itself, glibc returns only the free end of each heap, so one small allocation in use keeps up
-//! to 64 MiB resident. After values of 512 MiB were deleted, 400 to 540 MiB stayed resident for
-//! ever; glibc's function `malloc_trim` returns them. There is no safe interface to it, so this
-//! file is the only one with `unsafe`.
+//! to 64 MiB resident. After values of 512 MiB were deleted, 400 to 540 MiB stayed resident
+//! indefinitely; glibc's function `malloc_trim` returns them. There is no safe interface to it, so
+//! this file is the only one with `unsafe`.
 
 /// Unused resident memory, in bytes, that is left alone in addition to as much as is in use. A
 /// replica under load stays below: its log is allocated and freed all the time, and returning that
@@ -12,16 +12,30 @@ const UNUSED_BYTES_MAX: u64 = 32 << 20;
 /// Free memory at the end of the main heap that is kept, in bytes.
 const KEPT_BYTES: usize = 4 << 20;
 
-/// Returns free memory to the operating system if much of the resident memory is not in use. `used`
-/// is the memory in use and `resident` the resident memory of the process, in bytes.
-pub(crate) fn trim_if_unused(used: u64, resident: u64) {
-    if is_mostly_unused(used, resident) {
-        trim();
-    }
+/// Decides when to return free memory to the operating system.
+#[derive(Debug, Default)]
+pub(crate) struct Trimmer {
+    /// Resident memory in bytes that was not in use after the latest call of `malloc_trim`, or a
+    /// smaller value that was seen since.
+    unused: u64,
 }
 
-fn is_mostly_unused(used: u64, resident: u64) -> bool {
-    resident > 2 * used + UNUSED_BYTES_MAX
+impl Trimmer {
+    /// Returns free memory to the operating system if much of the resident memory is not in use,
+    /// unless the last attempt could not return it. `used` is the memory in use in bytes;
+    /// `resident` returns the resident memory of the process in bytes.
+    pub(crate) fn trim_if_unused(&mut self, used: u64, resident: impl Fn() -> u64) {
+        if self.is_due(used, resident()) {
+            trim();
+            self.unused = resident().saturating_sub(used);
+        }
+    }
+
+    fn is_due(&mut self, used: u64, resident: u64) -> bool {
+        let unused = resident.saturating_sub(used);
+        self.unused = self.unused.min(unused);
+        unused > used + UNUSED_BYTES_MAX && unused > self.unused + UNUSED_BYTES_MAX / 2
+    }
 }
 
 /// Returns free memory to the operating system. Takes some milliseconds, in which other threads
@@ -56,8 +70,19 @@ mod tests {
             (300 * MIB, 632 * MIB, false),
             (300 * MIB, 633 * MIB, true),
         ] {
-            assert_eq!(is_mostly_unused(used, resident), wanted, "{used} of {resident}");
+            let is_due = Trimmer::default().is_due(used, resident);
+            assert_eq!(is_due, wanted, "{used} of {resident}");
         }
+    }
+
+    #[test]
+    fn memory_that_could_not_be_returned_is_not_tried_again() {
+        let mut trimmer = Trimmer { unused: 100 * MIB };
+        assert!(!trimmer.is_due(10 * MIB, 126 * MIB));
+        assert!(trimmer.is_due(10 * MIB, 127 * MIB), "the process has grown");
+        assert!(trimmer.is_due(0, 117 * MIB), "more is unused");
+        assert!(!trimmer.is_due(10 * MIB, 50 * MIB), "it has become less");
+        assert!(trimmer.is_due(10 * MIB, 70 * MIB));
     }
 
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -186,7 +186,7 @@ const CONSTANT: &[&str] = &[
     "aof_current_rewrite_time_sec",
     "disk_refused_writes",
     "disk_stalls",
-    // Not 0 only for a moment, until the background deletion has freed the values.
+    // Is 0 except briefly, until the background deletion has freed the values.
     "lazyfree_pending_objects",
     // Depends on other users of the disk, and may have the same value again.
     "disk_free_bytes",
@@ -429,7 +429,7 @@ fn info_fields_used_by_dashboards_change_under_load() {
         client.call(&[b"GET", b"large"]).unwrap();
         client.call(&[b"GET", b"missing"]).unwrap();
         client.call(&[b"GET"]).unwrap();
-        // A command that is longer than all clients together may use, and never ends.
+        // An incomplete command that is longer than `maxmemory-clients`.
         let mut greedy = Client::connect(address).unwrap();
         let _ = greedy.send(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$30000000\r\n");
         let _ = greedy.send(&vec![b'v'; 20 << 20]);

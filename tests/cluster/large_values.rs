@@ -11,7 +11,8 @@ use crate::load::StopAtEnd;
 use crate::replicas::Cluster;
 
 const MB: usize = 1_000_000;
-/// Rounds of which one must leave the leader in office: on a busy machine it may change in others.
+/// Number of rounds. In at least one of them the leader must not change; on a busy machine it may
+/// change in others.
 const ROUNDS: usize = 6;
 /// Well-behaved clients of each replica.
 const OTHERS: usize = 4;
@@ -47,7 +48,7 @@ fn check_value(client: &mut Client, key: &[u8], length: usize, byte: u8) {
 }
 
 /// A client of the leader and one of a follower set large values while others set small ones.
-/// Nobody gets an error. Returns whether the leader stayed.
+/// No client gets an error. Returns whether leader and term are unchanged.
 fn large_and_small_values(cluster: &Cluster) -> bool {
     let (leader, term) = (cluster.leader(), cluster.term());
     let stop = AtomicBool::new(false);
@@ -134,7 +135,7 @@ fn large_value_is_applied_once_when_the_leader_is_killed() {
 }
 
 #[test]
-fn requests_after_a_large_one_of_their_connection_do_not_overtake_it() {
+fn requests_behind_a_large_write_are_executed_in_order() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     for at in 0..3 {
@@ -223,7 +224,7 @@ fn too_large_requests_get_an_error_and_keep_their_connection() {
 }
 
 #[test]
-fn clients_that_disconnect_within_a_large_request_leave_nothing_behind() {
+fn disconnect_during_a_large_request_frees_its_memory() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     for at in 0..3 {

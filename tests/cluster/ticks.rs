@@ -1,5 +1,4 @@
-//! How busy the machine is with other processes. A replica whose threads wait for a processor loses
-//! its leadership whatever it does, so a test of that does not count then.
+//! How busy the machine is with other processes.
 
 use std::{fs, process};
 
@@ -9,7 +8,7 @@ use crate::replicas::Cluster;
 /// counts: a leader whose threads wait for a processor loses its leadership whatever it does.
 pub(crate) const OTHERS_PERCENT_MAX: u64 = 25;
 
-/// Processor time since the start, in ticks.
+/// CPU time since the start, in ticks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ticks {
     /// Available time of all processors.
@@ -21,7 +20,7 @@ pub(crate) struct Ticks {
 }
 
 impl Ticks {
-    /// Reads the counters; zeros if the system does not tell, so that every round counts.
+    /// Reads the counters; zeros if they are unknown, so that every round counts.
     pub(crate) fn read(cluster: &Cluster) -> Ticks {
         let text = fs::read_to_string("/proc/stat").unwrap_or_default();
         let line = text.lines().next().unwrap_or_default();

@@ -25,8 +25,8 @@ pub(in crate::kv) struct Row {
 
 /// What the running time of a command is proportional to, so that a long command can be recognized
 /// before it runs. The time can be longer if a write copies a collection that a snapshot shares,
-/// which the estimate in `kv/work.rs` counts too. Removed and replaced values take no time: they
-/// are freed in the background.
+/// which the estimate in `kv/work.rs` counts too. Removing or replacing a
+/// whole value takes constant time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum Scale {
     /// The arguments of the command; each takes constant or logarithmic time.

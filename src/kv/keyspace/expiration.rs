@@ -12,8 +12,9 @@ use super::note_expired;
 /// Maximum number of expired keys that are removed when an operation is applied, which bounds the
 /// extra work. Clients never see an expired key, even if it has not been removed yet.
 pub(in crate::kv) const REMOVED_MAX: usize = 64;
-/// Maximum number of expired keys that are removed when the clock advances, at most once in 10 ms
-/// while no client waits. It takes less than a millisecond.
+/// Maximum number of expired keys that are removed when a log entry advances the clock. While
+/// expired keys are left, such entries follow at intervals of at least 10 ms. Larger values are
+/// only collected, so this takes some milliseconds at most.
 pub(in crate::kv) const REMOVED_BY_CLOCK_MAX: usize = 1_024;
 
 /// Index of the keys that have an expiration time, in the order of these times.

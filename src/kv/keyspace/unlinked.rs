@@ -10,8 +10,12 @@ use super::shards::Shards;
 use crate::kv::values::digest::Digest;
 
 /// Minimum memory usage in bytes of an entry or a keyspace that is collected. A smaller one is
-/// freed at once: that takes little longer than passing it to another thread.
-const COLLECTED_BYTES_MIN: usize = 64 << 10;
+/// freed at once, in a few microseconds.
+const COLLECTED_BYTES_MIN: usize = 4 << 10;
+/// Maximum memory usage in bytes of all collected entries, unless there is only one. Further ones
+/// are freed at once: a transaction may replace the same large value any number of times before its
+/// driver takes them.
+const COLLECTED_BYTES_MAX: usize = 256 << 20;
 
 /// Large values that commands have removed or replaced, or that have expired. Dropping this frees
 /// them, which takes time for each of their elements.
@@ -41,9 +45,11 @@ impl Unlinked {
     }
 
     /// Takes an entry that was removed from the keyspace and uses `bytes` of memory. Drops it at
-    /// once if it is small, or if a snapshot or another key still uses its value.
+    /// once if it is small, if a snapshot or another key still uses its value, or if the collected
+    /// entries use too much memory already.
     pub(super) fn add(&mut self, entry: KeyEntry, bytes: usize) {
-        if bytes >= COLLECTED_BYTES_MIN && !entry.is_value_shared() {
+        let fits = self.is_empty() || self.bytes + bytes <= COLLECTED_BYTES_MAX;
+        if bytes >= COLLECTED_BYTES_MIN && fits && !entry.is_value_shared() {
             self.entries.push(entry);
             self.objects += 1;
             self.bytes += bytes;
@@ -88,15 +94,22 @@ impl Keyspace {
 
 #[cfg(test)]
 mod tests {
+    use super::COLLECTED_BYTES_MAX;
     use crate::kv::batch::Batch;
     use crate::kv::commands::registry::CommandId;
     use crate::kv::operation::Operation;
     use crate::kv::state_machine::StateMachine;
     use crate::types::{EntryId, Index, RequestKey, Term};
 
-    /// Applies an operation as the applier does, which takes the removed values.
+    /// Applies a batch of one operation. Returns the number and the memory usage of the collected
+    /// values.
     fn apply(state: &mut StateMachine, operation: &Operation<'_>) -> (usize, usize) {
-        let bytes = Batch::encode(RequestKey::default(), false, &[*operation]);
+        apply_all(state, &[*operation])
+    }
+
+    /// Applies a batch as the applier does, which then takes the removed values.
+    fn apply_all(state: &mut StateMachine, operations: &[Operation<'_>]) -> (usize, usize) {
+        let bytes = Batch::encode(RequestKey::default(), false, operations);
         let batch = Batch::decode(&bytes).unwrap();
         let mut outcomes = Vec::new();
         batch.groups_after(0).for_each(|group| state.apply_group(&batch, &group, &mut outcomes));
@@ -118,14 +131,14 @@ mod tests {
         args.extend(members.iter().map(|member| &member[..]));
         call(&mut state, "sadd", &args);
         call(&mut state, "set", &[b"string", &vec![b'a'; 100_000], b"PXAT", b"5"]);
-        args.truncate(100);
+        args.truncate(20);
         args[0] = b"small";
         call(&mut state, "sadd", &args);
         state
     }
 
     #[test]
-    fn every_removal_of_a_large_value_collects_it() {
+    fn removed_large_values_are_collected_to_be_freed() {
         for (name, args, objects) in [
             ("del", &[&b"set"[..], b"string", b"small"][..], 2),
             ("set", &[b"set", b"v"], 1),
@@ -155,7 +168,19 @@ mod tests {
     }
 
     #[test]
-    fn shared_value_is_left_to_its_other_owner() {
+    fn few_of_many_large_values_are_collected_at_once() {
+        let mut state = StateMachine::default();
+        let args: &[&[u8]] = &[b"k", b"62914559", b"v"];
+        let set = Operation::call(CommandId::of("setrange"), args);
+        let remove = Operation::del(b"k");
+        let operations: Vec<Operation<'_>> = [set, remove].repeat(10);
+        let (objects, bytes) = apply_all(&mut state, &operations);
+        assert_eq!(objects, 4, "of 60 MiB each");
+        assert!((240 << 20..=COLLECTED_BYTES_MAX).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn value_shared_with_a_key_or_a_snapshot_is_not_collected() {
         let mut state = state();
         call(&mut state, "copy", &[b"set", b"other"]);
         assert_eq!(call(&mut state, "del", &[b"set"]), (0, 0));

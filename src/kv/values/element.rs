@@ -38,6 +38,11 @@ impl Element {
         }
     }
 
+    /// Returns what [`Element::allocated_bytes`] returns for an element of this length.
+    pub(in crate::kv) fn allocated_bytes_of(length: usize) -> usize {
+        if length > INLINE_BYTES_MAX { length + ALLOCATED_BYTES } else { 0 }
+    }
+
     /// Returns the element as the outcome of a command: a copy of a short element, or a reference
     /// to the memory of a long one.
     pub(in crate::kv) fn to_shared(&self) -> Bytes {
@@ -53,7 +58,10 @@ impl Element {
 pub(in crate::kv) fn share_all<'e>(
     elements: impl IntoIterator<Item = &'e Element>,
 ) -> impl ExactSizeIterator<Item = Bytes> {
-    let mut copied = Vec::new();
+    let elements: Vec<&Element> = elements.into_iter().collect();
+    let is_inline = |element: &&&Element| matches!(element.0, Storage::Inline { .. });
+    let length = elements.iter().filter(is_inline).map(|element| element.len()).sum();
+    let mut copied = Vec::with_capacity(length);
     let part = |element: &Element| {
         if let Storage::Shared(bytes) = &element.0 {
             return Part::Shared(bytes.clone());
@@ -165,6 +173,7 @@ mod tests {
             assert_eq!(element.to_shared(), bytes);
             assert_eq!(state.hash_one(&element), state.hash_one(&bytes[..]));
             assert_eq!(element.allocated_bytes() > 0, length > INLINE_BYTES_MAX);
+            assert_eq!(element.allocated_bytes(), Element::allocated_bytes_of(length));
         }
         assert_eq!(size_of::<Element>(), size_of::<Bytes>());
     }

@@ -248,7 +248,7 @@ impl List {
         let removed = most - removal.left;
         self.hash = removal.hash;
         self.length -= removed;
-        self.value_bytes -= removed * Element::from(wanted).allocated_bytes();
+        self.value_bytes -= removed * Element::allocated_bytes_of(wanted.len());
         self.power = (0..removed).fold(self.power, |power, _| power.wrapping_mul(BASE_INVERSE));
         self.join_small_chunks();
         self.check_empty();

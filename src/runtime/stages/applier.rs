@@ -16,12 +16,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use crossbeam::channel::TrySendError;
 
 use crate::clock::AppliedClock;
 use crate::kv::{Batch, GROUP_MAX, Group, KeyspaceStatistics, Outcome, Piece, StateMachine};
 use crate::raft::{ClientRequest, Committed};
 use crate::record::EntryKind;
-use crate::runtime::boards::ApplierBoard;
+use crate::runtime::boards::{ApplierBoard, MemoryBoard};
 use crate::runtime::channels::{
     Answer, Applied, ApplierEnds, ApplyBatch, Deletion, IndexedReads, QUEUE_LEN, ReadTimestamp,
     ReceivedSnapshot, ReplyBatch, SnapshotJob,
@@ -36,6 +37,10 @@ use super::snapshot_scheduler::SnapshotScheduler;
 /// Maximum number of groups of operations that the applier handles in one pass (iteration of the
 /// stage's loop). A group consists of up to [`GROUP_MAX`] consecutive operations of one batch.
 const PASS_GROUPS_MAX: usize = 4_096 / GROUP_MAX;
+
+/// Memory usage in bytes of values that the background deletion has not freed yet, above which the
+/// applier frees further values itself: so clients cannot remove values faster than they are freed.
+const PENDING_BYTES_MAX: u64 = 1 << 30;
 
 /// Estimated number of steps of a group of operations (see [`StateMachine::estimate`]) from which
 /// on it is long: about 10 ms, a fifth of a heartbeat interval, because some commands take several
@@ -347,15 +352,23 @@ impl Applier {
     }
 
     /// Passes removed values to the background deletion. Frees them on this thread, which may take
-    /// long, if its queue is full or if this replica has none.
+    /// long, if its queue is full, if it is behind by [`PENDING_BYTES_MAX`], or if this replica has
+    /// none.
     fn delete(&self, deletion: Deletion) {
         let size = deletion.size();
         let memory = self.scheduler.as_ref().map(SnapshotScheduler::memory);
+        let pending = memory.map_or(0, MemoryBoard::unlinked_bytes);
         if let Some(memory) = memory {
             memory.note_unlinked(size);
+            // So that no value counts twice while this thread frees it.
+            memory.note_store(self.store.memory());
         }
-        let refused = self.ends.deletions.try_send(deletion);
-        if refused.is_err() {
+        let refused = if pending > PENDING_BYTES_MAX {
+            Some(deletion)
+        } else {
+            self.ends.deletions.try_send(deletion).err().map(TrySendError::into_inner)
+        };
+        if refused.is_some() {
             drop(refused);
             if let Some(memory) = memory {
                 memory.note_freed(size);

@@ -11,7 +11,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use crate::runtime::boards::MemoryBoard;
 use crate::runtime::channels::Deletion;
-use crate::runtime::malloc_trim::trim_if_unused;
+use crate::runtime::malloc_trim::Trimmer;
 use crate::runtime::process_usage::ProcessUsage;
 
 /// Interval at which the stage checks whether to return free memory to the operating system.
@@ -30,6 +30,7 @@ impl BackgroundDelete {
 
     /// Runs the stage's loop on the current thread until the applier has stopped.
     pub(crate) fn run(&self) {
+        let mut trimmer = Trimmer::default();
         let mut trim_at = Instant::now() + TRIM_INTERVAL;
         loop {
             match self.jobs.recv_deadline(trim_at) {
@@ -42,8 +43,8 @@ impl BackgroundDelete {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if Instant::now() >= trim_at {
-                let (store, log) = self.memory.store_and_log_bytes();
-                trim_if_unused(store + log, ProcessUsage::read().resident_bytes);
+                let resident = || ProcessUsage::read().resident_bytes;
+                trimmer.trim_if_unused(self.memory.used_bytes(), resident);
                 trim_at = Instant::now() + TRIM_INTERVAL;
             }
         }

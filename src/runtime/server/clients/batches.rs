@@ -17,14 +17,14 @@ use crate::types::{Index, Instant, RequestKey};
 /// gets a batch of its own.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// Total length in bytes of the batches of writes in flight at which later writes wait. Far more
-/// than is needed to keep disks and network busy, and so little that it is replicated long before
-/// the deadline of requests. Large batches do not count.
+/// Total length in bytes of the batches of writes in flight at which later writes wait. Enough
+/// to keep disks and network busy, and little enough to be replicated well before the deadline of
+/// requests. Large batches do not count.
 const SENT_BYTES_MAX: usize = 8 << 20;
 
 /// Returns whether the operation with this encoded length is a large one, which the leader appends
-/// in pieces if it is a write. Each replica sends one large write at a time, so that the memory for
-/// them is bounded at the leader.
+/// in pieces if it is a write. Each replica has one large write in flight for its clients, so that
+/// they need little memory at the leader.
 pub(crate) fn is_large(operation: &[u8]) -> bool {
     operation.len() > BATCH_BYTES_MAX
 }
@@ -201,8 +201,8 @@ impl Batches {
         self.sent.contains_key(&self.latest_large)
     }
 
-    /// Returns whether the writes in flight exceed [`SENT_BYTES_MAX`], so that all but large writes must
-    /// wait.
+    /// Returns whether the writes in flight exceed [`SENT_BYTES_MAX`], so that all but large writes
+    /// must wait.
     pub(crate) fn has_many_bytes(&self) -> bool {
         self.sent_bytes + self.writes.buffer.encoded_len() > SENT_BYTES_MAX
     }

@@ -54,10 +54,7 @@ pub(crate) struct Client {
     front: u64,
     next: u64,
     in_flight: usize,
-    in_flight_kind: RequestKind,
-    /// The slot of the large write in flight, if any. A later write could overtake it, so none is
-    /// sent before no request is in flight any more.
-    large_in_flight: Option<u64>,
+    in_flight_kind: InFlightKind,
     /// Maximum number of this client's requests in flight. Halved when the replies to them exceed
     /// the reply budget (limit on unsent replies); doubled again, up to [`SLOTS_MAX`], each time
     /// that no request is in flight any more.
@@ -100,6 +97,37 @@ pub(crate) struct Client {
     /// Memory usage of this client, in bytes, as last included in the total of all clients.
     pub(crate) counted_bytes: usize,
     pub(crate) marks: Marks,
+}
+
+/// The kind of the requests of a client that are in flight, which are all reads or all writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum InFlightKind {
+    Reads,
+    /// Writes, none of them large.
+    Writes,
+    /// Writes of which the last is large.
+    LargeWrite,
+}
+
+impl InFlightKind {
+    /// Returns the kind of the requests in flight after `last` was sent.
+    fn of(last: &Request) -> InFlightKind {
+        match last.kind {
+            RequestKind::Read => InFlightKind::Reads,
+            RequestKind::Write if is_large(&last.operation) => InFlightKind::LargeWrite,
+            RequestKind::Write => InFlightKind::Writes,
+        }
+    }
+
+    /// Returns whether a request of this kind may be sent after those in flight. None may follow a
+    /// large write, because it could overtake it.
+    fn may_add(self, kind: RequestKind) -> bool {
+        match self {
+            InFlightKind::Reads => kind == RequestKind::Read,
+            InFlightKind::Writes => kind == RequestKind::Write,
+            InFlightKind::LargeWrite => false,
+        }
+    }
 }
 
 /// What [`Client::on_outcome`] has done with the outcome of a request.
@@ -149,8 +177,7 @@ impl Client {
             front: 0,
             next: 0,
             in_flight: 0,
-            in_flight_kind: RequestKind::Read,
-            large_in_flight: None,
+            in_flight_kind: InFlightKind::Reads,
             window: SLOTS_MAX,
             draining: false,
             progressed_at: now,
@@ -284,23 +311,15 @@ impl Client {
             let fits = self.reply_fits(self.next);
             let slot = &mut self.slots[at];
             if let RequestState::Waiting(request) = &mut slot.state {
-                let other_kind = self.in_flight > 0 && self.in_flight_kind != request.kind;
-                if other_kind
-                    || self.large_in_flight.is_some()
-                    || self.draining
-                    || self.in_flight >= self.window
-                    || !fits
-                {
+                let must_wait = self.in_flight > 0 && !self.in_flight_kind.may_add(request.kind);
+                if must_wait || self.draining || self.in_flight >= self.window || !fits {
                     return;
                 }
                 if !send(request) {
                     return;
                 }
                 self.in_flight += 1;
-                self.in_flight_kind = request.kind;
-                if request.kind == RequestKind::Write && is_large(&request.operation) {
-                    self.large_in_flight = Some(self.next);
-                }
+                self.in_flight_kind = InFlightKind::of(request);
                 slot.sent_at.get_or_insert(now);
                 slot.mark_sent();
             }
@@ -470,7 +489,6 @@ impl Client {
     /// (limit on unsent replies).
     fn leave_flight(&mut self) {
         self.in_flight -= 1;
-        self.large_in_flight = self.large_in_flight.filter(|_| self.in_flight > 0);
         if self.in_flight == 0 && !std::mem::take(&mut self.draining) && !self.is_over_budget() {
             self.window = (self.window * 2).min(SLOTS_MAX);
         }

@@ -233,7 +233,7 @@ fn timed_out_request_error_tells_if_it_may_have_been_applied() {
     fixture.advance(Duration::from_secs(2));
     fixture.expect(
         &mut client,
-        "-TRYAGAIN the leader has too many requests in flight; not applied, try again\r\n",
+        "-TRYAGAIN the leader cannot accept the request now; not applied, try again\r\n",
     );
 }
 

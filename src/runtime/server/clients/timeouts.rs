@@ -23,6 +23,10 @@ const LONG_PASS: Duration = Duration::from_millis(100);
 /// Minimum rate, in bytes per second, at which a client must send the rest of a request once the
 /// [`Timeouts::request_read`] timeout has passed.
 const REQUEST_BYTES_PER_SECOND: usize = 64 << 10;
+/// Maximum number of timeouts by which the wait of a request is extended while long operations and
+/// large values of other clients make progress. Without this limit, a request whose outcome was
+/// lost might wait for as long as other clients send large values.
+const EXTENSION_MAX: u32 = 15;
 
 /// Timeouts of clients' requests: how long a request may wait to be sent and then for its outcome,
 /// and how long a client may take to send one.
@@ -101,7 +105,7 @@ impl Clients {
             // Behind a long operation or a large value of another client, requests wait as they do
             // in Redis.
             let since = match self.context.leader {
-                Some(_) => since.max(resumed_at),
+                Some(_) => since.max(resumed_at.min(since + timeout * EXTENSION_MAX)),
                 None => since,
             };
             if now >= since + timeout {

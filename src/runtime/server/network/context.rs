@@ -25,6 +25,7 @@ impl ServerNetwork {
             SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (store_bytes, log_bytes) = parts.memory.store_and_log_bytes();
         parts.clients.set_memory(store_bytes, log_bytes);
+        parts.memory.note_clients(parts.clients.context.clients_bytes);
         let context = &mut parts.clients.context;
         let (unlinked, freed) = parts.memory.take_freed();
         context.lazyfree_pending_objects = unlinked;

@@ -170,6 +170,27 @@ fn batch_in_pieces_is_applied_with_its_last_piece() {
 }
 
 #[test]
+fn next_leader_drops_the_pieces_of_an_incomplete_batch() {
+    let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
+    let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+    let whole = Batch::one(key(9), &Operation::set(b"k", &vec![b'v'; PIECE_BYTES]));
+    let committed = |id, kind, payload: &[u8]| {
+        let entry = RecordBuffer::default().encode(id, kind, payload);
+        Committed { entry, as_leader: true }
+    };
+    let piece =
+        |id, start| committed(id, EntryKind::Command, &Piece::encode(key(9), &whole, start));
+    let entries = vec![
+        piece(EntryId::new(1, 1), 0),
+        committed(EntryId::new(2, 2), EntryKind::NoOp, b""),
+        piece(EntryId::new(1, 3), PIECE_BYTES),
+    ];
+    applier.run_once(Some(batch(entries, vec![get(100, b"k")], 0)));
+    let answers: Vec<Answer> = network.replies.try_iter().flat_map(|it| it.answers).collect();
+    assert_eq!(answers, [answer(100, Outcome::Value(None))]);
+}
+
+#[test]
 fn malformed_command_batch_in_the_log_is_skipped_without_reply() {
     let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
     let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);

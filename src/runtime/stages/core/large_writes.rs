@@ -2,8 +2,9 @@
 //! one batch after another, and only as fast as pieces are committed. So entries of other clients
 //! get between the pieces, and wait for a few pieces at most instead of a whole value.
 //!
-//! A batch is applied at the index of its last piece. Until that is in the log the batch can be
-//! refused, which is what happens if this replica stops leading.
+//! A batch is applied at the index of its last piece. Until that is in the log, the first copy of a
+//! batch can be refused, which is what happens if this replica stops leading. An earlier copy of a
+//! resent batch may be in the log, so its sender ignores a refusal.
 
 use std::collections::VecDeque;
 
@@ -27,7 +28,8 @@ const LAG_PIECES_MAX: usize = (32 << 20) / PIECE_BYTES;
 #[derive(Debug, Default)]
 pub(super) struct LargeWrites {
     /// In the order in which they arrived. Pieces of the first one may be in the log. Each replica
-    /// sends one large write at a time, so there are not more than replicas.
+    /// sends one large write at a time, but another one after the client of the first has
+    /// disconnected. So their total length is limited, to that of the log in memory.
     queue: VecDeque<LargeWrite>,
     /// Indexes of the latest pieces, at most [`LAG_PIECES_MAX`].
     recent: VecDeque<Index>,
@@ -37,7 +39,7 @@ pub(super) struct LargeWrites {
 #[derive(Debug)]
 pub(super) struct LargeWrite {
     request: ClientRequest,
-    /// If an earlier copy of the batch may be in the log, the index after which that copy is.
+    /// If an earlier copy of the batch may be in the log, the index that precedes that copy.
     since: Option<Index>,
     /// The term in which this replica, as the leader, has accepted the batch.
     term: Term,
@@ -47,28 +49,60 @@ pub(super) struct LargeWrite {
 
 impl Core {
     /// Accepts a large write, as the leader, to be appended in pieces. `since` is as in
-    /// [`Core::admit_copy`].
+    /// [`Core::admit_copy`]. Refuses it if the large writes in the queue are too long in total.
+    /// Drops a resent copy of a write that is in the queue.
     pub(super) fn accept_large_write(&mut self, request: ClientRequest, since: Option<Index>) {
         let term = self.replica.term();
-        self.large_writes.queue.push_back(LargeWrite { request, since, term, appended: 0 });
+        let queue = &self.large_writes.queue;
+        let is_queued = |write: &LargeWrite| (write.term, write.request.key) == (term, request.key);
+        let queued: usize = queue.iter().map(|write| write.request.payload.len()).sum();
+        let length = (queued + request.payload.len()) as u64;
+        let fits = queue.is_empty() || length <= self.memory.log_bytes_max();
+        if since.is_some() && (queue.iter().any(is_queued) || !fits) {
+            self.counters.repeats_dropped.add_one();
+        } else if !fits {
+            self.refuse_busy(request.key);
+        } else {
+            self.large_writes.queue.push_back(LargeWrite { request, since, term, appended: 0 });
+        }
     }
 
     /// Appends pieces of large writes until enough bytes are uncommitted, or a follower lags.
-    /// Refuses the large writes of a term in which this replica does not lead any more.
+    /// Refuses the large writes of a term in which this replica does not lead any more, and the
+    /// first one if the log in memory is full.
     pub(super) fn append_pieces(&mut self) {
         let leads_in = self.replica.is_leader().then(|| self.replica.term());
         let is_over = |write: &mut LargeWrite| Some(write.term) != leads_in;
         while let Some(write) = self.large_writes.queue.pop_front_if(is_over) {
             self.refuse(write.request.key, RefusalReason::NotLeader);
         }
-        while self.replica.uncommitted_bytes() < UNCOMMITTED_BYTES_MAX
-            && self.in_flight.bytes() < JOB_BYTES_MAX / 2
+        if self.is_log_full()
+            && let Some(write) = self.large_writes.queue.pop_front()
+        {
+            self.refuse_busy(write.request.key);
+        }
+        while !self.is_log_full()
+            && self.has_space_for_piece()
             && !self.has_lagging_follower()
             && let Some(write) = self.large_writes.queue.pop_front()
         {
             if let Some(write) = self.append_piece(write) {
                 self.large_writes.queue.push_front(write);
             }
+        }
+    }
+
+    /// Returns whether few enough bytes are uncommitted and in flight for another piece. One piece
+    /// is always allowed if there is any space, so that small writes cannot stop the large ones.
+    fn has_space_for_piece(&self) -> bool {
+        let commit_index = self.replica.commit_index();
+        let is_piece_uncommitted =
+            self.large_writes.recent.back().is_some_and(|latest| *latest > commit_index);
+        if is_piece_uncommitted {
+            self.replica.uncommitted_bytes() < UNCOMMITTED_BYTES_MAX
+                && self.in_flight.bytes() < JOB_BYTES_MAX / 2
+        } else {
+            self.replica.append_budget() > 2 * PIECE_BYTES && self.in_flight.bytes() < JOB_BYTES_MAX
         }
     }
 
@@ -123,13 +157,18 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{leading_core, write};
+    use super::super::test_support::{leading_core, quiet_core, write};
     use super::*;
-    use crate::raft::{AppendJob, Persisted};
+    use crate::kv::WHOLE_BATCH_BYTES_MAX;
+    use crate::raft::{AppendJob, DiskSpace, Persisted};
     use crate::record::Entry;
-    use crate::runtime::channels::{CoreItem, ForwardedWrite, LogWriterEnds, Requests};
+    use crate::runtime::boards::MemoryBoard;
+    use crate::runtime::channels::{
+        CoreItem, ForwardedWrite, LogWriterEnds, NetworkEnds, Requests,
+    };
     use crate::wire::frame::Attempt;
     use bytes::Bytes;
+    use std::sync::Arc;
 
     const LARGE_BYTES: usize = 10 << 20;
 
@@ -154,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn large_write_is_appended_in_pieces_with_others_between() {
+    fn pieces_of_a_large_write_interleave_with_other_entries() {
         let (mut core, network, log_writer, _applier) = leading_core(0);
         persist(&mut core, &log_writer);
         network.requests.try_send(Requests::Clients(vec![large(1), large(2)])).unwrap();
@@ -182,6 +221,12 @@ mod tests {
         assert_eq!(core.large_writes.recent.len(), 2 * LARGE_BYTES / PIECE_BYTES);
     }
 
+    /// Returns the refusals that the core has sent to the network.
+    fn refusals(network: &NetworkEnds) -> Vec<(RequestKey, RefusalReason)> {
+        let refusals = network.outbound.try_iter().flat_map(|batch| batch.refusals);
+        refusals.map(|it| (it.key, it.reason)).collect()
+    }
+
     #[test]
     fn incomplete_large_write_is_refused_when_leadership_ends() {
         let (mut core, network, log_writer, _applier) = leading_core(0);
@@ -193,11 +238,93 @@ mod tests {
             write.term = Term(1);
         }
         core.run_once(None);
-        let refusals = network.outbound.try_iter().flat_map(|batch| batch.refusals);
-        let refusals: Vec<_> = refusals.map(|it| (it.key, it.reason)).collect();
         let refused = |number| (large(number).key, RefusalReason::NotLeader);
-        assert_eq!(refusals, [refused(1), refused(2)]);
+        assert_eq!(refusals(&network), [refused(1), refused(2)]);
         assert!(core.large_writes.queue.is_empty());
+        // A leader that steps down without an election stays in its term.
+        let (mut core, network, ..) = quiet_core();
+        let term = core.replica.term();
+        let write = LargeWrite { request: large(1), since: None, term, appended: 0 };
+        core.large_writes.queue.push_back(write);
+        core.run_once(None);
+        assert_eq!(refusals(&network), [refused(1)]);
+    }
+
+    #[test]
+    fn small_writes_cannot_stop_a_large_one() {
+        let (mut core, network, log_writer, _applier) = leading_core(0);
+        persist(&mut core, &log_writer);
+        let medium = |number| ClientRequest {
+            payload: Bytes::from(vec![number; WHOLE_BATCH_BYTES_MAX]),
+            ..write(number)
+        };
+        let mut requests: Vec<_> = (10..18).map(medium).collect();
+        requests.push(large(1));
+        network.requests.try_send(Requests::Clients(requests)).unwrap();
+        core.run_once(None);
+        assert!(core.replica.uncommitted_bytes() > UNCOMMITTED_BYTES_MAX);
+        let found = persist(&mut core, &log_writer);
+        let pieces = found.iter().filter(|entry| Piece::decode(entry.payload()).is_some());
+        assert_eq!(pieces.count(), 1);
+    }
+
+    #[test]
+    fn queue_of_large_writes_is_bounded_and_has_no_repeats() {
+        let (mut core, network, ..) = leading_core(0);
+        let memory = Arc::new(MemoryBoard::default());
+        memory.set_limit(1);
+        core.memory = Arc::clone(&memory);
+        let most = usize::try_from(memory.log_bytes_max()).unwrap() / LARGE_BYTES;
+        let count = u8::try_from(most + 2).unwrap();
+        let requests = (0..count).map(|number| large(number + 1)).collect();
+        network.requests.try_send(Requests::Clients(requests)).unwrap();
+        core.take_requests();
+        assert_eq!(core.large_writes.queue.len(), most);
+        let again = |number| ForwardedWrite {
+            attempt: Attempt::Again { since: Index(1) },
+            request: large(number),
+        };
+        let resend = |core: &mut Core, number| {
+            network.requests.try_send(Requests::Forwarded(vec![again(number)])).unwrap();
+            core.take_requests();
+            (core.counters.repeats_dropped.get(), core.large_writes.queue.len())
+        };
+        assert_eq!(resend(&mut core, count + 1), (1, most), "the queue is full");
+        core.large_writes.queue.truncate(1);
+        assert_eq!(resend(&mut core, 1), (2, 1), "it is in the queue");
+        assert_eq!(resend(&mut core, 2), (2, 2));
+        core.large_writes.queue.clear();
+        core.run_once(None);
+        let refused = |number| (large(number).key, RefusalReason::Busy);
+        assert_eq!(refusals(&network), [refused(count - 1), refused(count)]);
+    }
+
+    #[test]
+    fn large_write_is_refused_under_its_key_if_a_piece_is_refused() {
+        let (mut core, network, log_writer, _applier) = leading_core(0);
+        persist(&mut core, &log_writer);
+        network.requests.try_send(Requests::Clients(vec![large(1)])).unwrap();
+        core.run_once(None);
+        let full = DiskSpace { low: true, bytes: 0 };
+        core.handle(Msg::DiskSpace(full));
+        persist(&mut core, &log_writer);
+        assert_eq!(refusals(&network), [(large(1).key, RefusalReason::DiskFull)]);
+        assert!(core.large_writes.queue.is_empty());
+    }
+
+    #[test]
+    fn forged_piece_from_a_peer_is_refused() {
+        let (mut core, network, log_writer, _applier) = leading_core(0);
+        persist(&mut core, &log_writer);
+        let payload = Piece::encode(write(1).key, &large(1).payload, 0);
+        let request = ClientRequest { payload, ..write(1) };
+        let attempt = Attempt::First { term: core.replica.term() };
+        let forwarded = ForwardedWrite { attempt, request };
+        network.requests.try_send(Requests::Forwarded(vec![forwarded])).unwrap();
+        core.run_once(None);
+        assert_eq!(refusals(&network), [(write(1).key, RefusalReason::Busy)]);
+        let found = persist(&mut core, &log_writer);
+        assert!(found.iter().all(|entry| Piece::decode(entry.payload()).is_none()));
     }
 
     #[test]

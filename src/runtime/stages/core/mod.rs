@@ -256,6 +256,8 @@ impl Core {
             return StageState::Stopped;
         }
         let took_all = self.ends.inbox.is_empty();
+        // Before other requests use the space for it, and after large writes have arrived.
+        self.append_pieces();
         self.take_requests();
         self.append_pieces();
         // After everything was received, for the reads that a lease serves; before anything is

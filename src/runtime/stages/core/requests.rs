@@ -6,7 +6,7 @@
 use std::time::Duration;
 use std::vec;
 
-use crate::kv::{Batch, DEDUP_ENTRIES_MAX, WHOLE_BATCH_BYTES_MAX};
+use crate::kv::{Batch, DEDUP_ENTRIES_MAX, Piece, WHOLE_BATCH_BYTES_MAX};
 use crate::raft::{
     AppendEntries, ClientRequest, Envelope, Msg, PeerMsg, Refusal, RefusalReason, RequestKind,
 };
@@ -124,7 +124,7 @@ impl Core {
             && !self.is_log_full()
     }
 
-    fn is_log_full(&self) -> bool {
+    pub(super) fn is_log_full(&self) -> bool {
         self.replica.log().bytes() as u64 >= self.memory.log_bytes_max()
     }
 
@@ -255,6 +255,11 @@ impl Core {
                     self.counters.repeats_dropped.add_one();
                 }
             }
+            return;
+        }
+        // Only leaders make pieces. A forged one would replace those of a large write.
+        if Piece::decode(&write.request.payload).is_some() {
+            self.refuse_busy(write.request.key);
             return;
         }
         match write.attempt {
