@@ -75,15 +75,16 @@
 //! The window stays within three times what arrives in a round trip (rounds in which the sender had
 //! nothing to send do not count) or 16 KiB, so a path that loses almost everything is not flooded.
 //!
-//! Datagrams are sent at 5/4 of a window per round trip, at twice a window in slow start, and up to
-//! four datagrams or 2 ms ahead of that rate. While the window is full, only full datagrams are
+//! Datagrams are sent at 5/4 of a window per round trip, at twice a window in slow start, but never
+//! at more than three times the rate at which bytes arrive (or 16 KiB in 10 ms), and up to four
+//! datagrams or 2 ms ahead of that rate. While the window is full, only full datagrams are
 //! sent.
 //!
 //! On a link of 10 Mbit/s with a queue of 20 to 200 ms, a stream alone gets 97 % or more of the
 //! link and sends less than 1 % more than arrives; two streams, or a stream and a TCP connection,
 //! get between a third and two thirds each (`tests/thin_links.rs`). Queues of less than 2 ms are
-//! not seen, and those of less than 5 ms not always. There, a stream sends up to 5 times what
-//! arrives (15 times at 10 Mbit/s and 2 ms), and a TCP connection often gets almost nothing.
+//! not seen, and those of less than 5 ms not always. There, a stream sends up to 4 times what
+//! arrives, and a TCP connection often gets almost nothing.
 //!
 //! # Security
 //!

@@ -25,9 +25,9 @@ const ROUND_MIN: Duration = Duration::from_millis(10);
 const LOSS_ROUNDS: u32 = 2;
 /// Number of recent rounds from which the highest delivery rate is taken.
 const ROUNDS: usize = 8;
-/// Maximum ratio of the congestion window to the bytes that are delivered in a round trip. It keeps
-/// the sender from flooding a path that loses almost everything: a fully used window reaches this
-/// ratio when two thirds of the datagrams are lost.
+/// Maximum ratio of the congestion window to the bytes that are delivered in a round trip, and of
+/// the pacing rate to the delivery rate. It keeps the sender from flooding a path that loses almost
+/// everything: a fully used window reaches this ratio when two thirds of the datagrams are lost.
 const DELIVERED_RATIO: usize = 3;
 /// Minimum queueing delay with which a loss counts as the overflow of a queue.
 const QUEUE_OVERFLOW: Duration = Duration::from_millis(2);
@@ -143,11 +143,19 @@ impl Window {
     }
 
     /// Returns the rate at which a window of datagrams is sent, in bytes per second: a little
-    /// faster than a window per round trip, and twice a window in slow start.
+    /// faster than a window per round trip, and twice a window in slow start; but at most
+    /// [`DELIVERED_RATIO`] times the rate at which bytes are delivered. So a stream that does not
+    /// see the queue of a link, because it is too short, does not flood the link.
     pub(super) fn pacing_rate(&self, round_trip: Duration) -> u64 {
-        let per_round_trip = self.bytes as u64 * if self.in_slow_start { 8 } else { 5 } / 4;
-        let micros = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
-        (per_round_trip * 1_000_000 / micros.max(1)).max(1)
+        let rate = per_second(self.bytes, round_trip) * if self.in_slow_start { 8 } else { 5 } / 4;
+        let most = match self.rates.iter().max() {
+            Some(most) if self.rates.len() == ROUNDS => {
+                let least = per_second(LIMIT_MIN, round_trip.max(ROUND_MIN));
+                most.saturating_mul(DELIVERED_RATIO as u64).max(least)
+            }
+            _ => u64::MAX,
+        };
+        rate.min(most).max(1)
     }
 
     /// Adapts the window after an acknowledgement, whose round-trip time is already part of
@@ -199,8 +207,7 @@ impl Window {
         self.previous_shortest = shortest;
         if was_used && !was_idle {
             self.rates.truncate(ROUNDS - 1);
-            let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-            self.rates.push_front(delivered as u64 * 1_000_000 / micros.max(1));
+            self.rates.push_front(per_second(delivered, elapsed));
         }
         match self.drain {
             Some(drain) => self.check_drain(drain, queue, round_trip, now),
@@ -279,6 +286,12 @@ impl Window {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         usize::try_from(rate.saturating_mul(micros) / 1_000_000).unwrap_or(usize::MAX)
     }
+}
+
+/// Returns the rate, in bytes per second, of `bytes` within `time`.
+fn per_second(bytes: usize, time: Duration) -> u64 {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    bytes as u64 * 1_000_000 / micros.max(1)
 }
 
 /// Returns the queueing delay above which the stream drains the queue.

@@ -114,3 +114,20 @@ fn stream_fills_a_fast_link_with_a_short_queue() {
     assert!(network.percent(usage.delivered, time) >= 97, "{usage:?}");
     assert!(usage.sent * 100 <= usage.delivered * 101, "{usage:?}");
 }
+
+/// Such a queue is too short for the stream to see.
+#[test]
+fn stream_does_not_flood_a_link_with_a_very_short_queue() {
+    for queue_ms in [2, 3] {
+        let path = Path::thin(queue_ms, 200);
+        let mut network = Network::new(path);
+        network.add_stream();
+        network.run(WARM_UP);
+        let time = Duration::from_secs(15);
+        let usage = network.measure(time)[0];
+        let share = network.percent(usage.delivered, time);
+        eprintln!("{path:?}: {share} % of the link, {usage:?}");
+        assert!(share >= 95, "{path:?}: {share} % of the link");
+        assert!(usage.sent <= usage.delivered * 33 / 10, "{path:?}: {usage:?}");
+    }
+}

@@ -123,6 +123,16 @@ fn loss_of_almost_everything_limits_the_window() {
     assert!(run.window.bytes() <= 2 * LIMIT_MIN, "{} bytes", run.window.bytes());
 }
 
+/// A full window per round trip of 1 ms would be 50 times what is delivered.
+#[test]
+fn pacing_rate_is_at_most_three_times_the_delivery_rate() {
+    let mut run = Run::steady(50_000, 9_000);
+    assert_eq!(run.window.pacing_rate(ms(1)), 3_000_000);
+    assert_eq!(run.window.pacing_rate(ms(50)), 1_250_000, "5/4 of the window");
+    run.window.rates.iter_mut().for_each(|rate| *rate = 1);
+    assert_eq!(run.window.pacing_rate(ms(1)), 1_638_400, "16 KiB in 10 ms");
+}
+
 #[test]
 fn unused_window_does_not_grow() {
     let mut run = Run::new();
