@@ -73,7 +73,7 @@ impl Feeder {
     }
 
     fn apply(&mut self, payload: &[u8]) {
-        self.store.apply(self.store.applied_index().next(), payload);
+        self.store.apply_batch(payload);
     }
 
     /// The time to apply `rounds` times [`BATCH`] commands in batches of `size`, excluding their

@@ -455,6 +455,14 @@ pub enum Mutant {
     /// Deliberate bug: installing a snapshot clears the client sessions and their stored results,
     /// so a request that a client sends again is applied again.
     SnapshotWithoutSessions,
+    /// Deliberate bug: installing a snapshot drops the pieces of an incomplete batch, so the batch
+    /// is not applied when its last piece is.
+    SnapshotWithoutPieces,
+    /// Deliberate bug: the pieces of an incomplete batch are kept when the term of another leader
+    /// begins.
+    KeepPieces,
+    /// Deliberate bug: a leader refuses a large write that is completely in its log.
+    RefuseCompletedWrite,
     /// Deliberate bug: when a disk sync completes, an entry is treated as durable although another
     /// entry replaced it in the log during the sync.
     SyncOfReplacedEntry,

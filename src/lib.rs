@@ -11,6 +11,7 @@
 //! | [`raft`] | the consensus core |
 //! | [`kv`] | the state machine: keyspace, commands, snapshots |
 //! | [`wire`] | encodings of messages: peers, RESP, JSON |
+//! | [`large_writes`] | batches that the leader appends in pieces |
 //! | [`transport`] | streams over datagrams, between replicas |
 //! | [`storage`] | the log and snapshots on disk |
 //! | [`snapshot_check`] | loading and verifying snapshot files |
@@ -23,7 +24,7 @@
 //! Modules depend only on modules further left in this order, which `tests/tidy.rs` checks:
 //!
 //! `types <- {clock, config, record} <- {raft, kv} <- {wire, storage}
-//! <- {transport, redis, snapshot_check} <- {course, sim}
+//! <- {transport, redis, snapshot_check, large_writes} <- {course, sim}
 //! <- runtime <- processes <- bin`
 //!
 //! The manual is [`guide`].
@@ -33,6 +34,7 @@ pub mod config;
 pub mod course;
 pub mod guide;
 pub mod kv;
+pub mod large_writes;
 pub mod processes;
 pub mod raft;
 pub mod record;

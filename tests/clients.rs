@@ -30,9 +30,9 @@ fn is_there(client: &str, mut probe: Command) -> bool {
 }
 
 /// Returns the command that runs a program with these arguments.
-fn command(program: impl AsRef<std::ffi::OsStr>, words: &[&str]) -> Command {
+fn command(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
-    command.args(words);
+    command.args(arguments);
     command
 }
 
@@ -52,8 +52,9 @@ fn redis_cli_reads_and_writes_on_every_replica() {
     }
     let cluster = Cluster::start();
     let ports = cluster.port_words();
-    let ask =
-        |port: &str, words: &[&str]| output(command("redis-cli", &[&["-p", port], words].concat()));
+    let ask = |port: &str, arguments: &[&str]| {
+        output(command("redis-cli", &[&["-p", port], arguments].concat()))
+    };
     for port in &ports {
         assert_eq!(ask(port, &["set", port, "hello"]), "OK\n");
     }
@@ -102,7 +103,9 @@ fn redis_cli_bigkeys_scans_all_keys() {
     }
     let cluster = Cluster::start();
     for port in cluster.port_words() {
-        let ask = |words: &[&str]| output(command("redis-cli", &[&["-p", &port], words].concat()));
+        let ask = |arguments: &[&str]| {
+            output(command("redis-cli", &[&["-p", &port], arguments].concat()))
+        };
         ask(&["flushall"]);
         for number in 0..40 {
             ask(&["set", &format!("string:{number}"), "value"]);
@@ -129,8 +132,8 @@ fn redis_benchmark_runs_on_every_replica_without_errors() {
     let cluster = Cluster::start();
     let load = "-q -n 2000 -c 20 -P 8 -d 100 -r 1000 -t ping,set,get,incr,mset";
     for port in cluster.port_words() {
-        let words: Vec<&str> = ["-p", &port].into_iter().chain(load.split(' ')).collect();
-        let report = output(command("redis-benchmark", &words));
+        let arguments: Vec<&str> = ["-p", &port].into_iter().chain(load.split(' ')).collect();
+        let report = output(command("redis-benchmark", &arguments));
         let rates = report.matches("requests per second").count();
         assert_eq!(rates, 6, "both kinds of ping, and the others: {report}");
         assert!(!report.to_lowercase().contains("err"), "{report}");

@@ -393,7 +393,7 @@ proptest! {
         for (client, request, batch, may_repeat) in &batches {
             let key = request_key(*client, *request);
             let payload = encode(key, batch, *may_repeat);
-            let applied = store.apply(store.applied_index().next(), &payload);
+            let applied = store.apply_batch(&payload);
             prop_assert_eq!(applied, model.apply(key, batch, *may_repeat));
         }
         for key in KEYS {
@@ -422,7 +422,7 @@ fn digest_of(model: &Model, applied_index: Index) -> u64 {
     let sets: Vec<Operation<'_>> =
         model.pairs.iter().map(|(key, value)| Operation::set(key, value)).collect();
     if !sets.is_empty() {
-        store.apply(Index(1), &Batch::encode(request_key(0, 0), false, &sets));
+        store.apply_batch(&Batch::encode(request_key(0, 0), false, &sets));
     }
     while store.applied_index() < applied_index {
         store.skip(store.applied_index().next());

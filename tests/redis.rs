@@ -138,8 +138,8 @@ fn request() -> impl Strategy<Value = Vec<Vec<u8>>> {
         ]).prop_map(|word| word.as_bytes().to_vec()),
         1 => vec(any::<u8>(), 0..5),
     ];
-    (names, vec(word, 0..5)).prop_map(|(name, mut words)| {
-        words.insert(0, name.as_bytes().to_vec());
-        words
+    (names, vec(word, 0..5)).prop_map(|(name, mut arguments)| {
+        arguments.insert(0, name.as_bytes().to_vec());
+        arguments
     })
 }

@@ -136,6 +136,18 @@ fn simulated_disk_faults_violate_no_invariant() {
     }
 }
 
+#[test]
+fn simulated_faults_between_pieces_violate_no_invariant() {
+    let reached = [
+        Situation::Resend,
+        Situation::CompletedBatch,
+        Situation::RefusedPieces,
+        Situation::DroppedPieces,
+        Situation::PiecesInSnapshot,
+    ];
+    hold(Profile::LargeWrites, 400, &reached);
+}
+
 /// Runs seeds that are not in the sample and that failed before a bug was fixed. A change of the
 /// random draws turns them into other runs; new seeds are added when they are found.
 #[test]

@@ -2,6 +2,10 @@
 //! at all replicas: the leader keeps its term, no client gets an error or waits forever, and after
 //! each round memory comes back.
 //!
+//! On a machine that other processes keep busy, an input may cost time: a change of the leader, and
+//! replies that come late or not at all, do not count there. An error reply always counts, except
+//! those with which a replica answers while the leader changes.
+//!
 //! A test program of its own, so that no other test uses the processors meanwhile.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
@@ -36,6 +40,12 @@ const ROUNDS: usize = 1;
 const ROUNDS_VARIABLE: &str = "BOWLINE_STEADY_ROUNDS";
 /// Attempts for each input, of which one must count.
 const TRIES: usize = 3;
+/// Beginnings of the error replies with which replicas answer while no leader is known, or after
+/// the deadline of a command. Only these may be the consequence of a busy machine.
+const LATE_REPLIES: [&str; 4] =
+    ["-CLUSTERDOWN", "-UNCERTAIN", "-TRYAGAIN the leader changed", NO_REPLY];
+const NO_REPLY: &str = "no reply";
+
 /// Number of well-behaved clients.
 const BYSTANDERS: usize = 16;
 /// Commands that a well-behaved client sends at once, every other time.
@@ -52,7 +62,22 @@ struct Bystanders {
     /// Number of replies.
     replies: AtomicU64,
     /// The first error of each client.
-    errors: Mutex<Vec<String>>,
+    errors: Mutex<Vec<Failure>>,
+}
+
+/// What went wrong during an input.
+struct Failure {
+    what: String,
+    /// Whether the cause may be that other processes used the processors.
+    may_be_late: bool,
+}
+
+impl Failure {
+    /// A reply that is an error, or that did not come.
+    fn of_reply(client: &str, reply: &str) -> Failure {
+        let may_be_late = LATE_REPLIES.iter().any(|late| reply.starts_with(late));
+        Failure { what: format!("{client}: {reply}"), may_be_late }
+    }
 }
 
 /// Stops the well-behaved clients when dropped, also when the test fails.
@@ -83,12 +108,12 @@ impl Bystanders {
             for _ in 0..count {
                 let reply = sent.as_ref().ok().and_then(|()| client.reply().ok());
                 let shown = reply.map_or_else(
-                    || "no reply".to_owned(),
+                    || NO_REPLY.to_owned(),
                     |reply| String::from_utf8_lossy(&reply).into_owned(),
                 );
-                if shown.starts_with('-') || shown == "no reply" {
-                    let mut errors = self.errors.lock().unwrap();
-                    return errors.push(format!("client {number}: {shown}"));
+                if shown.starts_with('-') || shown == NO_REPLY {
+                    let failure = Failure::of_reply(&format!("client {number}"), shown.trim_end());
+                    return self.errors.lock().unwrap().push(failure);
                 }
                 self.replies.fetch_add(1, Ordering::Relaxed);
             }
@@ -127,7 +152,7 @@ fn wait_for_memory(cluster: &Cluster) {
 
 /// Runs one input beside the well-behaved clients. Returns what went wrong, and the share of the
 /// processors that other processes used, in percent.
-fn attempt(cluster: &Cluster, input: Input, at: usize) -> (Vec<String>, u64) {
+fn attempt(cluster: &Cluster, input: Input, at: usize) -> (Vec<Failure>, u64) {
     let (term, before) = (cluster.term(), Ticks::read(cluster));
     let bystanders = Bystanders::default();
     let mut offender = Offender::connect(cluster, at);
@@ -144,10 +169,11 @@ fn attempt(cluster: &Cluster, input: Input, at: usize) -> (Vec<String>, u64) {
     });
     let others = Ticks::read(cluster).others_percent(before);
     let mut errors = bystanders.errors.into_inner().unwrap();
-    errors.append(&mut offender.errors);
+    errors.extend(offender.errors.iter().map(|reply| Failure::of_reply("offender", reply)));
     let after = cluster.term();
     if after != term {
-        errors.push(format!("term {after} instead of {term}"));
+        let what = format!("term {after} instead of {term}");
+        errors.push(Failure { what, may_be_late: true });
     }
     (errors, others)
 }
@@ -163,10 +189,12 @@ fn run_all_inputs(threads: &'static str) {
         for (number, (name, input)) in INPUTS.iter().enumerate() {
             let counts = (0..TRIES).any(|_| {
                 let (errors, others) = attempt(&cluster, *input, (round + number) % 3);
-                eprintln!("{threads} round {round}, {name}: {errors:?}; others {others} %");
-                let counts = errors.is_empty() || others <= OTHERS_PERCENT_MAX;
+                let what: Vec<&str> = errors.iter().map(|it| it.what.as_str()).collect();
+                eprintln!("{threads} round {round}, {name}: {what:?}; others {others} %");
+                let is_late = !errors.is_empty() && errors.iter().all(|it| it.may_be_late);
+                let counts = !is_late || others <= OTHERS_PERCENT_MAX;
                 if counts && !errors.is_empty() {
-                    failed.push(format!("round {round}, {name}: {errors:?}"));
+                    failed.push(format!("round {round}, {name}: {what:?}"));
                 }
                 counts
             });
@@ -182,7 +210,7 @@ fn run_all_inputs(threads: &'static str) {
 
 /// One thread arrangement after the other, so that each has the processors for itself.
 #[test]
-fn no_input_stops_other_clients_or_keeps_memory() {
+fn expensive_inputs_do_not_disturb_other_clients() {
     run_all_inputs("dedicated");
     run_all_inputs("fused");
 }

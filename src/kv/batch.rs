@@ -375,19 +375,19 @@ pub struct Piece<'a> {
 /// Maximum length in bytes of an encoded batch that is the payload of one log entry. A longer one
 /// is split into pieces.
 pub const WHOLE_BATCH_BYTES_MAX: usize = (1 << 20) + (64 << 10);
-/// Length in bytes of the part of a batch in each [`Piece`] except the last one, which may be
-/// shorter.
+/// Maximum length in bytes of the part of a batch in a [`Piece`].
 pub const PIECE_BYTES: usize = 256 << 10;
 /// Maximum number of pieces of a batch, which limits the memory for a corrupt one.
 const PIECES_MAX: u32 = 512;
 
 impl<'a> Piece<'a> {
-    /// Returns the encoded piece with the part of `batch` from the byte `start` on. `key` is the
-    /// key of the batch.
-    pub fn encode(key: RequestKey, batch: &[u8], start: usize) -> Bytes {
+    /// Returns the encoded piece with the part of `batch` from the byte `start` on, of at most
+    /// `bytes_max` bytes. `key` is the key of the batch.
+    pub fn encode(key: RequestKey, batch: &[u8], start: usize, bytes_max: usize) -> Bytes {
         assert!(start < batch.len(), "a piece from byte {start} of {}", batch.len());
-        let end = batch.len().min(start + PIECE_BYTES);
-        let following = (batch.len() - end).div_ceil(PIECE_BYTES);
+        assert!((1..=PIECE_BYTES).contains(&bytes_max), "pieces of {bytes_max} bytes");
+        let end = batch.len().min(start + bytes_max);
+        let following = (batch.len() - end).div_ceil(bytes_max);
         let following = u32::try_from(following).expect("a batch is far below 4 GiB");
         assert!(following < PIECES_MAX, "a batch of {} bytes", batch.len());
         let mut bytes = Vec::with_capacity(end - start + RECORD_BYTES);

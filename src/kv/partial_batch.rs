@@ -8,12 +8,13 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 
 use crate::kv::batch::Piece;
 use crate::kv::values::codec::{put_bytes, put_number, take_bytes, take_number};
+use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
 use crate::types::{ClientId, RequestId, RequestKey, Term};
 
 /// The pieces of the batch that the current leader is appending, that have been applied so far.
 ///
-/// Invariant: `bytes` is the total length of `pieces`; without pieces, all fields have their
-/// default values.
+/// Invariant: `bytes` is the total length of `pieces`, and `digest` the sum of their hashes;
+/// without pieces, all fields have their default values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct PartialBatch {
     term: Term,
@@ -22,6 +23,7 @@ pub(super) struct PartialBatch {
     following: u32,
     pieces: Vec<Bytes>,
     bytes: usize,
+    digest: Digest,
 }
 
 /// A piece in a snapshot, with the term of the leader that appended it.
@@ -46,6 +48,16 @@ impl<'a> RestoredPiece<'a> {
         let bytes = take_bytes(from)?;
         (following > 0).then_some(RestoredPiece { term, key, following, bytes })
     }
+
+    /// Returns the hash of the piece, of which the digest of the state has the sum.
+    pub(super) fn hash(&self) -> u64 {
+        hash(self.term, self.key, self.following, self.bytes)
+    }
+}
+
+fn hash(term: Term, key: RequestKey, following: u32, bytes: &[u8]) -> u64 {
+    let numbers = [key.client.0.into(), term.0, following.into()];
+    fingerprint(numbers.into_iter().fold(key_hash(&key.request.0), mix), bytes)
 }
 
 impl PartialBatch {
@@ -71,6 +83,11 @@ impl PartialBatch {
         self.bytes
     }
 
+    /// Returns the sum of the hashes of the pieces, which is part of the state's digest.
+    pub(super) fn digest(&self) -> Digest {
+        self.digest
+    }
+
     /// Returns the pieces, oldest first, each with the number of pieces that follow it.
     pub(super) fn pieces(&self) -> impl Iterator<Item = (u32, &Bytes)> {
         let first = self.following + u32::try_from(self.pieces.len()).expect("few pieces");
@@ -85,33 +102,32 @@ impl PartialBatch {
             && self.following.checked_sub(1) == Some(piece.following)
     }
 
-    /// Returns the whole batch if `piece`, from an entry of `term`, is its last piece.
-    pub(super) fn completed_by(&self, term: Term, piece: &Piece<'_>) -> Option<Bytes> {
+    /// Returns the whole batch, and drops its pieces, if `piece`, from an entry of `term`, is its
+    /// last piece.
+    pub(super) fn complete(&mut self, term: Term, piece: &Piece<'_>) -> Option<Bytes> {
         if piece.following > 0 || !self.continues_with(term, piece) {
             return None;
         }
         let mut whole = Vec::with_capacity(self.bytes + piece.bytes.len());
-        self.pieces.iter().for_each(|bytes| whole.extend_from_slice(bytes));
+        std::mem::take(self).pieces.iter().for_each(|bytes| whole.extend_from_slice(bytes));
         whole.extend_from_slice(piece.bytes);
         Some(Bytes::from(whole))
     }
 
-    /// Adds `piece`, from an entry of `term`, with its bytes. A first piece replaces what there is
-    /// of another batch; the last one ends this batch. Returns false, and changes nothing, if the
-    /// piece does not continue this batch.
+    /// Adds `piece`, from an entry of `term`, with its bytes, unless it is the last one of its
+    /// batch. A first piece replaces what there is of another batch. Returns false, and changes
+    /// nothing, if the piece is not added, because it does not continue this batch, or is the last.
     pub(super) fn add(&mut self, term: Term, piece: &Piece<'_>, bytes: Bytes) -> bool {
-        if piece.is_first {
-            let (key, following) = (piece.key, piece.following.saturating_add(1));
-            *self = PartialBatch { term, key, following, ..PartialBatch::default() };
-        } else if !self.continues_with(term, piece) {
+        if piece.following == 0 || !piece.is_first && !self.continues_with(term, piece) {
             return false;
         }
-        self.following -= 1;
-        self.bytes += bytes.len();
-        self.pieces.push(bytes);
-        if self.following == 0 {
-            *self = PartialBatch::default();
+        if piece.is_first {
+            *self = PartialBatch { term, key: piece.key, ..PartialBatch::default() };
         }
+        self.following = piece.following;
+        self.bytes += bytes.len();
+        self.digest.add(hash(term, piece.key, piece.following, &bytes));
+        self.pieces.push(bytes);
         true
     }
 }
@@ -133,7 +149,8 @@ mod tests {
         let value = vec![number; 2 * PIECE_BYTES + 100];
         let whole = Batch::one(key(number), &Operation::set(b"k", &value));
         let starts = (0..whole.len()).step_by(PIECE_BYTES);
-        let pieces = starts.map(|start| Piece::encode(key(number), &whole, start)).collect();
+        let encode = |start| Piece::encode(key(number), &whole, start, PIECE_BYTES);
+        let pieces = starts.map(encode).collect();
         (whole, pieces)
     }
 
@@ -142,8 +159,8 @@ mod tests {
         partial.add(term, &piece, encoded.slice(..piece.bytes.len()))
     }
 
-    fn completed(partial: &PartialBatch, term: Term, encoded: &Bytes) -> Option<Bytes> {
-        partial.completed_by(term, &Piece::decode(encoded).unwrap())
+    fn complete(partial: &mut PartialBatch, term: Term, encoded: &Bytes) -> Option<Bytes> {
+        partial.complete(term, &Piece::decode(encoded).unwrap())
     }
 
     #[test]
@@ -164,33 +181,48 @@ mod tests {
         assert!(!add(&mut partial, Term(5), &pieces[1]), "a piece of another leader");
         assert!(add(&mut partial, TERM, &pieces[1]));
         assert_eq!(partial.bytes(), 2 * PIECE_BYTES);
-        assert_eq!(completed(&partial, TERM, &others[2]), None);
-        assert_eq!(completed(&partial, Term(5), &pieces[2]), None);
-        assert_eq!(completed(&partial, TERM, &pieces[2]), Some(whole));
-        assert!(add(&mut partial, TERM, &pieces[2]));
+        assert!(!add(&mut partial, TERM, &pieces[2]), "the last piece is not kept");
+        assert_eq!(complete(&mut partial, TERM, &others[2]), None);
+        assert_eq!(complete(&mut partial, Term(5), &pieces[2]), None);
+        assert_eq!(complete(&mut partial, TERM, &pieces[2]), Some(whole));
         assert_eq!(partial, PartialBatch::default());
-        assert_eq!(completed(&partial, TERM, &pieces[2]), None);
+        assert_eq!(complete(&mut partial, TERM, &pieces[2]), None);
     }
 
+    /// Flips each bit of the last piece: the batch is then completed only if the bit belongs to its
+    /// bytes, which the log's checksums protect. No other piece changes what has been kept.
     #[test]
-    fn damaged_pieces_are_refused_and_never_panic() {
-        let (_, pieces) = batch(1);
+    fn damaged_last_piece_of_another_batch_or_position_is_refused() {
+        let (whole, pieces) = batch(1);
         let encoded = &pieces[2];
+        let original = Piece::decode(encoded).unwrap();
         for length in 0..encoded.len() {
             assert_eq!(Piece::decode(&encoded[..length]), None, "cut to {length}");
         }
+        let mut kept = PartialBatch::default();
+        pieces[..2].iter().for_each(|piece| assert!(add(&mut kept, TERM, piece)));
+        let (mut completed, mut refused) = (0, 0);
         for bit in 0..encoded.len() * 8 {
             let mut damaged = encoded.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);
             let damaged = Bytes::from(damaged);
-            if Piece::decode(&damaged).is_some() {
-                let mut partial = PartialBatch::default();
-                add(&mut partial, TERM, &pieces[0]);
-                add(&mut partial, TERM, &pieces[1]);
-                add(&mut partial, TERM, &damaged);
-                assert!(partial.bytes() <= 2 * PIECE_BYTES);
+            let Some(piece) = Piece::decode(&damaged) else { continue };
+            let mut partial = kept.clone();
+            if let Some(found) = complete(&mut partial, TERM, &damaged) {
+                assert_eq!(Piece { bytes: original.bytes, ..piece }, original, "bit {bit}");
+                let differing = found.iter().zip(&whole).map(|(one, two)| (one ^ two).count_ones());
+                assert_eq!((found.len(), differing.sum::<u32>()), (whole.len(), 1), "bit {bit}");
+                completed += 1;
+            } else {
+                assert_eq!(piece.bytes, original.bytes, "bit {bit}");
+                assert!(!add(&mut partial, TERM, &damaged) && partial == kept, "bit {bit}");
+                refused += 1;
             }
         }
+        assert_eq!(completed, 8 * original.bytes.len());
+        // The bits of the key, one bit that makes it a first piece, and those of the number of
+        // pieces behind it, of which 9 give a possible number.
+        assert_eq!(refused, 8 * (4 + 16) + 1 + 9);
     }
 
     #[test]
@@ -207,7 +239,7 @@ mod tests {
             assert!(restored.restore(&RestoredPiece::decode(&mut from).unwrap()));
         }
         assert_eq!(restored, partial);
-        assert_eq!(completed(&restored, TERM, &pieces[2]), Some(whole));
+        assert_eq!(complete(&mut restored, TERM, &pieces[2]), Some(whole));
         let mut from = &encoded[..encoded.len() - 1];
         RestoredPiece::decode(&mut from).unwrap();
         assert!(RestoredPiece::decode(&mut from).is_none());

@@ -22,18 +22,19 @@ use crate::kv::transactions;
 use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
 use crate::kv::view::View;
 use crate::kv::work;
+use crate::record::{Entry, EntryKind};
 use crate::types::{EntryId, Index, RequestKey};
 
 /// The result of applying a log entry: the outcomes (results) of the operations in the entry's
 /// batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// Key that identifies the batch of the log entry; all zeros if the payload of the entry was
-    /// not a valid batch.
+    /// Key that identifies the batch of the log entry; all zeros if the entry neither was nor
+    /// completed a valid batch.
     pub key: RequestKey,
     /// The outcomes of the batch's operations, in order. If the batch was already applied by an
-    /// earlier log entry, these are the stored outcomes. Empty if the payload of the log entry was
-    /// not a valid batch.
+    /// earlier log entry, these are the stored outcomes. Empty if the log entry neither was nor
+    /// completed a valid batch.
     pub outcomes: Vec<Outcome>,
     /// Whether an earlier log entry had already applied the same batch. If so, `outcomes` are the
     /// stored outcomes, and this log entry changed nothing.
@@ -51,8 +52,8 @@ pub struct StateMachine {
 }
 
 /// Returns a digest (hash) for comparing the states of replicas. `content` is the digest of the
-/// state's keys and client sessions, `index` the last applied log index, and `clock` the state's
-/// replicated clock.
+/// state's keys, client sessions and pieces of a batch, `index` the last applied log index, and
+/// `clock` the state's replicated clock.
 pub(super) fn digest_of(content: Digest, index: Index, clock: ReplicatedClock) -> u64 {
     [clock.millis, clock.resets]
         .into_iter()
@@ -103,10 +104,24 @@ impl StateMachine {
         self.client_sessions = ClientSessions::default();
     }
 
-    /// Applies the log entry at `index`, which must follow the last applied entry, and frees what
-    /// it removes. An entry whose payload is not a valid batch changes nothing except the applied
-    /// index.
-    pub fn apply(&mut self, index: Index, payload: &[u8]) -> Applied {
+    /// Deliberate bug for mutation testing: drops the pieces of an incomplete batch, as if a
+    /// snapshot without them had been installed.
+    #[cfg(feature = "mutants")]
+    pub fn forget_pieces(&mut self) {
+        self.partial = PartialBatch::default();
+    }
+
+    /// Applies a log entry, which must follow the last applied entry, and frees what it removes.
+    /// An entry without a batch, or with a piece that completes none, has no outcomes.
+    pub fn apply(&mut self, entry: &Entry) -> Applied {
+        let nothing = Applied { key: RequestKey::default(), outcomes: vec![], repeated: false };
+        self.begin(entry).map_or(nothing, |payload| self.apply_batch(&payload))
+    }
+
+    /// Applies `payload` at the next index, and frees what it removes. A payload that is not a
+    /// valid batch changes nothing except the applied index.
+    pub fn apply_batch(&mut self, payload: &[u8]) -> Applied {
+        let index = self.applied_index.next();
         let Ok(batch) = Batch::decode(payload) else {
             self.skip(index);
             let key = RequestKey::default();
@@ -123,6 +138,33 @@ impl StateMachine {
         self.finish(index, &batch, &outcomes);
         drop(self.take_unlinked());
         Applied { key: batch.key, outcomes, repeated: false }
+    }
+
+    /// Begins to apply a log entry, which must follow the last applied entry. Returns the payload
+    /// that the caller must apply as a batch, or skip, before it begins the next entry: that of the
+    /// entry, or the whole batch whose last piece it is. Returns `None`, and advances the applied
+    /// index, if there is none: the entry is a no-op, or a piece of an incomplete batch, which is
+    /// kept.
+    pub fn begin(&mut self, entry: &Entry) -> Option<Bytes> {
+        let next = self.applied_index.next();
+        assert_eq!(entry.index(), next, "entries are applied in order");
+        if entry.kind() == EntryKind::NoOp {
+            // An earlier leader has not completed the batch, and this one will not.
+            self.partial = PartialBatch::default();
+            self.advance(next);
+            return None;
+        }
+        let Some(piece) = Piece::decode(entry.payload()) else {
+            return Some(entry.shared_payload());
+        };
+        let whole = self.partial.complete(entry.term(), &piece);
+        if whole.is_none() {
+            let bytes = entry.shared_payload().slice(..piece.bytes.len());
+            debug_assert_eq!(*piece.bytes, bytes, "a piece begins with its part of the batch");
+            self.partial.add(entry.term(), &piece, bytes);
+            self.advance(next);
+        }
+        whole
     }
 
     /// Applies the next group of operations of `batch`, a batch that has not been applied before.
@@ -202,33 +244,9 @@ impl StateMachine {
         self.advance(index);
     }
 
-    /// Advances the applied index to `index` for a no-op, with which a leader's term begins. Drops
-    /// the pieces of a batch that an earlier leader has not completed.
-    pub fn begin_term(&mut self, index: Index) {
-        self.partial = PartialBatch::default();
-        self.advance(index);
-    }
-
-    /// Returns the whole batch of which `piece`, the payload of the log entry `id`, is the last
-    /// piece; `None` if other pieces are missing. The caller must apply the batch like one that
-    /// is in the entry itself, and call [`StateMachine::end_pieces`] before it continues with the
-    /// next entry.
-    pub fn completed_batch(&self, id: EntryId, piece: &Piece<'_>) -> Option<Bytes> {
-        self.partial.completed_by(id.term, piece)
-    }
-
-    /// Advances the applied index to that of the log entry `id`, and keeps its piece for the entry
-    /// that completes the batch. `bytes` are the bytes of the piece.
-    pub fn add_piece(&mut self, id: EntryId, piece: &Piece<'_>, bytes: Bytes) {
-        assert_eq!(piece.bytes.len(), bytes.len(), "bytes of another piece");
-        debug_assert_eq!(*piece.bytes, bytes);
-        self.advance(id.index);
-        self.partial.add(id.term, piece, bytes);
-    }
-
-    /// Drops the pieces of a batch that has been applied as a whole.
-    pub fn end_pieces(&mut self) {
-        self.partial = PartialBatch::default();
+    /// Returns the total length in bytes of the pieces of an incomplete batch; 0 if there are none.
+    pub fn piece_bytes(&self) -> usize {
+        self.partial.bytes()
     }
 
     /// Answers a batch of reads from the current state. Returns the batch's key and the outcomes of
@@ -287,7 +305,8 @@ impl StateMachine {
     /// Returns the digest that this state would have with the applied index `index` and the
     /// replicated clock `clock`.
     pub(super) fn digest_as(&self, index: Index, clock: ReplicatedClock) -> u64 {
-        digest_of(self.keyspace.digest().union(self.client_sessions.digest()), index, clock)
+        let content = self.keyspace.digest().union(self.client_sessions.digest());
+        digest_of(content.union(self.partial.digest()), index, clock)
     }
 
     /// Returns the number of keys, including keys that have expired but have not been removed yet.
@@ -577,8 +596,7 @@ pub(super) mod tests {
         }
 
         fn apply_as(&mut self, request: u32, operation: Operation<'_>) -> Applied {
-            let payload = Batch::one(name(request), &operation);
-            self.store.apply(self.store.applied_index().next(), &payload)
+            self.store.apply_batch(&Batch::one(name(request), &operation))
         }
 
         /// Applies a call of `command` with these arguments, and returns its outcome.
@@ -648,15 +666,15 @@ pub(super) mod tests {
             Outcome::Refused(crate::kv::Refusal::NotAnInteger),
         ];
         let batch = Batch::encode(name(7), true, &operations);
-        let applied = feeder.store.apply(Index(1), &batch);
+        let applied = feeder.store.apply_batch(&batch);
         assert_eq!((applied.outcomes, applied.repeated), (outcomes.clone(), false));
         assert_eq!(feeder.store.keyspace.revision_of(b"n"), 4, "the fourth operation");
-        let applied = feeder.store.apply(Index(2), &batch);
+        let applied = feeder.store.apply_batch(&batch);
         assert_eq!((applied.outcomes, applied.repeated), (outcomes, true));
         assert_eq!((feeder.store.revision(), feeder.store.applied_index()), (5, Index(2)));
         // A batch that is in the log only once is not looked up in the deduplication table.
         let once = Batch::encode(name(7), false, &[Operation::set(b"n", b"1"), incr]);
-        let applied = feeder.store.apply(Index(3), &once);
+        let applied = feeder.store.apply_batch(&once);
         assert_eq!(applied.outcomes, [Outcome::Done, Outcome::Integer(2)]);
         assert_eq!(feeder.store.dedup.len(), 1);
     }
@@ -719,7 +737,7 @@ pub(super) mod tests {
     #[test]
     fn log_entry_with_invalid_payload_advances_only_applied_index() {
         let mut feeder = Feeder::new();
-        let applied = feeder.store.apply(Index(1), b"no batch");
+        let applied = feeder.store.apply_batch(b"no batch");
         assert_eq!((applied.outcomes, applied.key), (vec![], RequestKey::default()));
         assert_eq!(feeder.store.applied_index(), Index(1));
         assert!(matches!(feeder.store.read(b"?"), Err(BatchError::Damaged { length: 1 })));
@@ -730,7 +748,7 @@ pub(super) mod tests {
         for operation in [&get(b"a")[..], b"nonsense", &get(b"b")] {
             buffer.push(operation);
         }
-        let applied = feeder.store.apply(Index(2), &buffer.finish(name(2), true));
+        let applied = feeder.store.apply_batch(&buffer.finish(name(2), true));
         let none = Outcome::Value(None);
         assert_eq!(applied.outcomes, [none.clone(), Outcome::Malformed, none]);
     }

@@ -191,8 +191,7 @@ mod tests {
 
     fn apply(state: &mut StateMachine, operation: &Operation<'_>) {
         let key = RequestKey::default();
-        let index = state.applied_index().next();
-        state.apply(index, &Batch::encode(key, false, &[*operation]));
+        state.apply_batch(&Batch::encode(key, false, &[*operation]));
     }
 
     fn estimate(state: &StateMachine, operation: &Operation<'_>) -> u64 {

@@ -67,6 +67,7 @@ pub use session::client_info::{ClientKill, ClientList, ClientQuery};
 pub use session::connection::{BufferBytes, Connection};
 pub use session::reply_format::{ReplyFormat, error_text, is_error};
 pub use session::subscriptions::{SubscriberId, SubscriptionChange, Subscriptions, write_message};
+pub use session::wide_reply::WideReply;
 pub use settings::{
     CLIENTS_BYTES_MIN, REWRITE_BYTES_LEAST, Settings, SlowLogSettings, parse_bytes,
 };

@@ -48,11 +48,19 @@ pub enum Situation {
     UnsentMessage,
     /// A message needed more than one datagram.
     SplitMessage,
+    /// A replica applied a batch that its leader had appended in pieces.
+    CompletedBatch,
+    /// A leader that was deposed refused a batch whose pieces were not all in its log.
+    RefusedPieces,
+    /// A new leader's no-op dropped the pieces of an incomplete batch.
+    DroppedPieces,
+    /// A replica started from a snapshot with pieces of an incomplete batch, or installed one.
+    PiecesInSnapshot,
 }
 
 impl Situation {
     /// All situations, in the order in which they are printed.
-    pub const ALL: [Situation; 19] = [
+    pub const ALL: [Situation; 23] = [
         Situation::Election,
         Situation::LeaseRead,
         Situation::ReadIndexRead,
@@ -72,6 +80,10 @@ impl Situation {
         Situation::StreamReset,
         Situation::UnsentMessage,
         Situation::SplitMessage,
+        Situation::CompletedBatch,
+        Situation::RefusedPieces,
+        Situation::DroppedPieces,
+        Situation::PiecesInSnapshot,
     ];
 
     /// Returns the name of the situation for printed tables and JSON.
@@ -96,6 +108,10 @@ impl Situation {
             Situation::StreamReset => "streams reset",
             Situation::UnsentMessage => "messages without a stream",
             Situation::SplitMessage => "messages in several datagrams",
+            Situation::CompletedBatch => "batches completed by their last piece",
+            Situation::RefusedPieces => "incomplete batches refused",
+            Situation::DroppedPieces => "incomplete batches dropped",
+            Situation::PiecesInSnapshot => "snapshots with pieces",
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{Config, FanOut};
+use crate::large_writes::PieceLimits;
 use crate::sim::cluster::ClientProtocol;
 use crate::sim::cluster::network::LinkQuality;
 use crate::sim::disk::snapshots::SnapshotPlan;
@@ -46,6 +47,9 @@ pub enum Profile {
     /// the network loses (also in bursts), delays, reorders and duplicates datagrams. Also with
     /// partitions, crashes and pauses.
     Streams,
+    /// Runs with all types of faults in which leaders append most writes in pieces, as the server
+    /// does with writes above 1 MiB. In some seeds with the real storage code and snapshots.
+    LargeWrites,
 }
 
 /// A type of fault that is injected into a running cluster.
@@ -137,6 +141,8 @@ pub struct Plan {
     pub may_corrupt: bool,
     /// Snapshot interval and chunk size; `None` if replicas take no snapshots.
     pub snapshots: Option<SnapshotPlan>,
+    /// The limits on the pieces of large writes.
+    pub pieces: PieceLimits,
     /// The streams over which replicas send their messages; `None` if messages are not sent over
     /// streams.
     pub streams: Option<StreamPlan>,
@@ -144,7 +150,7 @@ pub struct Plan {
 
 impl Profile {
     /// All fault profiles.
-    pub const ALL: [Profile; 9] = [
+    pub const ALL: [Profile; 10] = [
         Profile::Mixed,
         Profile::Quiet,
         Profile::Network,
@@ -154,6 +160,7 @@ impl Profile {
         Profile::Snapshots,
         Profile::Clocks,
         Profile::Streams,
+        Profile::LargeWrites,
     ];
 
     /// Returns the name of the profile on the command line.
@@ -168,6 +175,7 @@ impl Profile {
             Profile::Snapshots => "snapshots",
             Profile::Clocks => "clocks",
             Profile::Streams => "streams",
+            Profile::LargeWrites => "large-writes",
         }
     }
 
@@ -193,14 +201,14 @@ impl Profile {
     fn draw_fault_types(self, rng: &mut Rng) -> Vec<FaultType> {
         use FaultType::{Clocks, Crashes, Disks, Files, Network, Partitions, Pauses};
         match self {
-            Profile::Mixed | Profile::Snapshots => [
+            Profile::Mixed | Profile::Snapshots | Profile::LargeWrites => [
                 (Network, 600),
                 (Partitions, 600),
                 (Crashes, 600),
                 (Disks, 500),
                 (Pauses, 400),
                 (Clocks, 500),
-                (Files, if self == Profile::Snapshots { 600 } else { 0 }),
+                (Files, if self == Profile::Mixed { 0 } else { 600 }),
             ]
             .into_iter()
             .filter(|&(_, permille)| permille > 0)
@@ -226,9 +234,15 @@ impl Profile {
         }
     }
 
+    /// Returns whether runs of this profile always use the configuration of the server.
+    fn needs_server(self) -> bool {
+        matches!(self, Profile::Snapshots | Profile::Streams | Profile::LargeWrites)
+    }
+
     /// Returns whether runs of this profile may include disk losses if they include crashes.
     fn may_lose_disks(self) -> bool {
-        matches!(self, Profile::Mixed | Profile::Crashes | Profile::Snapshots | Profile::Streams)
+        use Profile::{Crashes, LargeWrites, Mixed, Snapshots, Streams};
+        matches!(self, Mixed | Crashes | Snapshots | Streams | LargeWrites)
     }
 }
 
@@ -245,8 +259,8 @@ impl Plan {
             8..11 => 4,
             _ => 5,
         };
-        // The course's replicas never take snapshots, and use no streams.
-        let course = rng.permille(400) && !matches!(profile, Profile::Snapshots | Profile::Streams);
+        // The course's replicas never take snapshots, use no streams and append no pieces.
+        let course = rng.permille(400) && !profile.needs_server();
         let mut config = if course { Config::course() } else { Config::server() };
         vary(&mut config, rng, profile == Profile::Clocks);
         let clients = rng.between(2, 9);
@@ -314,12 +328,14 @@ impl Plan {
                     chunk_bytes: *rng.choose(&[100, 1_000, 10_000]),
                 }
             }),
+            pieces: PieceLimits::SERVER,
             streams: None,
             config,
         };
         // Derived from earlier draws, so that the runs of other seeds stay the same.
-        let expiring =
-            profile == Profile::Clocks || profile == Profile::Mixed && clients.is_multiple_of(3);
+        let expiring = profile == Profile::Clocks
+            || matches!(profile, Profile::Mixed | Profile::LargeWrites)
+                && clients.is_multiple_of(3);
         if expiring && !course {
             plan.load.expiring = true;
             plan.confirm_after = Some(Duration::from_secs(2));
@@ -344,6 +360,7 @@ impl Plan {
         match profile {
             Profile::Storage => self.increase_disk_load(rng),
             Profile::Streams => self.use_streams(faulty, hop, rng),
+            Profile::LargeWrites => self.use_pieces(rng),
             _ => {}
         }
     }
@@ -385,6 +402,31 @@ impl Plan {
             delay_max: Duration::from_millis(*rng.choose(&[1, 5, 30, 100])),
             late_max: self.config.election_timeout_max * 8,
         };
+    }
+
+    /// Makes leaders append most writes in pieces, and in some runs takes snapshots so often that
+    /// many are taken between the pieces of a batch.
+    fn use_pieces(&mut self, rng: &mut Rng) {
+        self.load.padding = *rng.choose(&[200, 500, 1_000]);
+        self.load.batches = rng.permille(500);
+        let piece_bytes = *rng.choose(&[60, 100, 150]);
+        self.pieces = PieceLimits {
+            whole_bytes_max: 2 * piece_bytes,
+            piece_bytes,
+            uncommitted_bytes_max: *rng.choose(&[1, 2, 5]) * piece_bytes,
+            lag_pieces_max: *rng.choose(&[2, 8, 100]),
+        };
+        self.config.uncommitted_bytes_max += self.load.padding * 4;
+        self.config.inflight_appends_max = self.config.inflight_appends_max.min(16);
+        // As in `increase_disk_load`, for the linearizability checker.
+        self.load.keys *= 2;
+        if rng.permille(600) {
+            self.segment_bytes = rng.permille(500).then_some(8 << 10);
+            self.config.log_bytes_kept = *rng.choose(&[0, 500, 4 << 10]);
+            self.config.log_bytes_max = self.config.log_bytes_kept * rng.index(3);
+            let (every, chunk_bytes) = (*rng.choose(&[1, 5, 20]), *rng.choose(&[1_000, 10_000]));
+            self.snapshots = Some(SnapshotPlan { every, chunk_bytes });
+        }
     }
 
     /// Makes syncs slow if the run takes snapshots with the real storage code, so that crashes

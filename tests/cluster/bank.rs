@@ -209,9 +209,9 @@ impl Transfers {
     /// sum is constant.
     fn look(client: &mut Client) -> io::Result<()> {
         let keys: Vec<Vec<u8>> = (0..ACCOUNTS).map(account).collect();
-        let mut words: Vec<&[u8]> = vec![b"MGET"];
-        words.extend(keys.iter().map(Vec::as_slice));
-        let mut ask = command(&words);
+        let mut arguments: Vec<&[u8]> = vec![b"MGET"];
+        arguments.extend(keys.iter().map(Vec::as_slice));
+        let mut ask = command(&arguments);
         ask.extend(command(&[b"MULTI"]));
         for key in &keys {
             ask.extend(command(&[b"GET", key]));
@@ -244,12 +244,12 @@ impl Transfers {
     /// read at one moment, because a transfer with an unknown outcome may still be applied.
     pub(crate) fn judge(&self, addresses: &[SocketAddr]) {
         let accounts: Vec<Vec<u8>> = (0..ACCOUNTS).map(account).collect();
-        let mut words: Vec<&[u8]> = vec![b"MGET", JOURNAL, PURSES];
-        words.extend(accounts.iter().map(Vec::as_slice));
+        let mut arguments: Vec<&[u8]> = vec![b"MGET", JOURNAL, PURSES];
+        arguments.extend(accounts.iter().map(Vec::as_slice));
         for address in addresses {
-            let reply = Client::connect(*address).unwrap().call_until_ok(&words);
+            let reply = Client::connect(*address).unwrap().call_until_ok(&arguments);
             let reply = String::from_utf8(reply).unwrap();
-            let all = reply.strip_prefix(&format!("*{}\r\n", words.len() - 1)).expect(&reply);
+            let all = reply.strip_prefix(&format!("*{}\r\n", arguments.len() - 1)).expect(&reply);
             // Each value is its length and its bytes, or null.
             let mut lines = all.lines();
             let mut next = || match lines.next().expect("one for each key") {

@@ -25,17 +25,17 @@ impl Client {
     }
 
     /// Sends a command and waits for its reply.
-    pub(crate) fn call(&mut self, words: &[&[u8]]) -> io::Result<Vec<u8>> {
-        self.stream.write_all(&command(words))?;
+    pub(crate) fn call(&mut self, arguments: &[&[u8]]) -> io::Result<Vec<u8>> {
+        self.stream.write_all(&command(arguments))?;
         self.reply()
     }
 
     /// Repeats an idempotent command until it succeeds, and returns the reply. Requests may be
     /// refused after the loss of a leader or while a disk is slow.
-    pub(crate) fn call_until_ok(&mut self, words: &[&[u8]]) -> Vec<u8> {
+    pub(crate) fn call_until_ok(&mut self, arguments: &[&[u8]]) -> Vec<u8> {
         let until = Instant::now() + TIMEOUT;
         loop {
-            let reply = self.call(words).unwrap();
+            let reply = self.call(arguments).unwrap();
             let passing = ["-CLUSTERDOWN ", "-TRYAGAIN ", "-UNCERTAIN "];
             if !passing.iter().any(|word| reply.starts_with(word.as_bytes())) {
                 return reply;
@@ -67,9 +67,9 @@ impl Client {
 }
 
 /// Encodes a command as an array of bulk strings.
-pub(crate) fn command(words: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
+pub(crate) fn command(arguments: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
+    for word in arguments {
         bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
         bytes.extend_from_slice(word);
         bytes.extend_from_slice(b"\r\n");

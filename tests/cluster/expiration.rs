@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::client::Client;
+use crate::client::{Client, command};
 use crate::load::StopAtEnd;
 use crate::replicas::{Cluster, TIMEOUT};
 
@@ -137,14 +137,14 @@ struct Answer {
 
 /// Sends a command to one replica after another until one executes it, and returns the reply. The
 /// command must be idempotent, because it is repeated after an unknown outcome.
-fn ask(addresses: &[SocketAddr], from: usize, words: &[&[u8]]) -> Answer {
+fn ask(addresses: &[SocketAddr], from: usize, arguments: &[&[u8]]) -> Answer {
     let began = Instant::now();
     for turn in from.. {
         assert!(began.elapsed() < TIMEOUT, "no replica answers");
         let address = addresses[turn % addresses.len()];
         let Ok(mut client) = Client::connect(address) else { continue };
         let sent = Instant::now();
-        match client.call(words) {
+        match client.call(arguments) {
             Ok(reply) if !reply.starts_with(b"-") => {
                 return Answer { sent, came: Instant::now(), reply };
             }
@@ -419,4 +419,31 @@ fn clock_reset_command_moves_an_advanced_replicated_clock_back() {
         clocks.cluster.wait_for("a reset that is shown", || (resets() == 1).then_some(()));
     }
     clocks.agree();
+}
+
+/// More keys expire at one instant than one clock entry removes: with reads as the only commands
+/// then, the leader repeats the entry until all are removed.
+#[test]
+fn keys_with_one_expiration_time_are_all_removed_without_writes() {
+    const KEYS: usize = 5_000;
+    let cluster = Cluster::start(3, "fused");
+    cluster.wait_until_all_serve();
+    let mut client = Client::connect(cluster.address(cluster.leader())).unwrap();
+    let before = number(&client.call(&[b"DBSIZE"]).unwrap());
+    let until = (now() + Duration::from_secs(5)).as_millis().to_string();
+    let set = |number: usize| {
+        let key = format!("key:{number}");
+        command(&[b"SET", key.as_bytes(), b"v", b"PXAT", until.as_bytes()])
+    };
+    client.send(&(0..KEYS).flat_map(set).collect::<Vec<u8>>()).unwrap();
+    for _ in 0..KEYS {
+        assert_eq!(client.reply().unwrap(), b"+OK\r\n");
+    }
+    cluster.wait_for("a DBSIZE without these keys", || {
+        (number(&client.call(&[b"DBSIZE"]).unwrap()) == before).then_some(())
+    });
+    for at in 0..3 {
+        let expired = || cluster.info::<usize>(at, "expired_keys");
+        cluster.wait_for("all keys counted as expired", || (expired() == KEYS).then_some(()));
+    }
 }

@@ -287,7 +287,7 @@ const COMMANDS: &[&str] = &[
     "SLOWLOG LEN",
 ];
 
-fn words(line: &str) -> Vec<&[u8]> {
+fn arguments(line: &str) -> Vec<&[u8]> {
     line.split(' ').map(str::as_bytes).collect()
 }
 
@@ -315,7 +315,7 @@ fn info_has_the_fields_of_redis_with_plausible_values() {
     let mut client = Client::connect(cluster.address(0)).unwrap();
     client.call(&[b"DEL", b"probe"]).unwrap();
     for line in COMMANDS {
-        client.call(&words(line)).unwrap();
+        client.call(&arguments(line)).unwrap();
     }
     let ours = cluster.wait_for("the expired key to be removed", || {
         let info = info(&mut client);

@@ -41,10 +41,10 @@ struct RetryingClient<'c> {
 
 impl RetryingClient<'_> {
     /// Sends a request as often as necessary, and returns the reply.
-    fn ask(&mut self, words: &[&[u8]]) -> Vec<u8> {
+    fn ask(&mut self, arguments: &[&[u8]]) -> Vec<u8> {
         loop {
             if let Some(client) = &mut self.client
-                && let Ok(reply) = client.call(words)
+                && let Ok(reply) = client.call(arguments)
                 && !["-UNCERTAIN ", "-CLUSTERDOWN ", "-TRYAGAIN "]
                     .iter()
                     .any(|word| reply.starts_with(word.as_bytes()))
@@ -74,11 +74,12 @@ fn count_once(mut client: RetryingClient<'_>, stop: &AtomicBool) -> u64 {
     while !stop.load(Ordering::Relaxed) {
         sequence += 1;
         let text = i32::to_string(&sequence);
-        let words: [&[u8]; 5] = [b"ONCE", session.as_bytes(), text.as_bytes(), b"INCR", b"once"];
-        let reply = client.ask(&words);
+        let arguments: [&[u8]; 5] =
+            [b"ONCE", session.as_bytes(), text.as_bytes(), b"INCR", b"once"];
+        let reply = client.ask(&arguments);
         let sum = number(&reply);
         if sequence % 8 == 0 {
-            assert_eq!(number(&client.ask(&words)), sum, "the same answer to the same request");
+            assert_eq!(number(&client.ask(&arguments)), sum, "the same answer to the same request");
         }
         thread::sleep(Duration::from_millis(2));
     }

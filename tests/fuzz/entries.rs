@@ -17,8 +17,8 @@ use bowline::course::run::ScenarioRun;
 use bowline::course::scenario::{Overrides, Scenario};
 use bowline::kv::{Batch, BatchBuffer, Operation, Piece, StateMachine};
 use bowline::raft::RequestKind;
-use bowline::record::{self, Entry, RecordBuffer};
-use bowline::types::{EntryId, Index, Instant, NodeId, Term};
+use bowline::record::{self, Entry, EntryKind, RecordBuffer};
+use bowline::types::{EntryId, Instant, NodeId};
 use bowline::wire::course::{self, Incoming};
 use bowline::wire::peer;
 use bytes::{Bytes, BytesMut};
@@ -130,13 +130,16 @@ fn course(bytes: &[u8]) {
 /// Decodes a batch of operations, and applies it to a state machine.
 fn batch(bytes: &[u8]) {
     let mut store = StateMachine::default();
-    let applied = store.apply(Index(1), bytes);
+    let entry = |index, payload: &[u8]| {
+        RecordBuffer::default().encode(EntryId::new(1, index), EntryKind::Command, payload)
+    };
+    let applied = store.apply(&entry(1, bytes));
     let Ok(batch) = Batch::decode(bytes) else {
         assert_eq!(applied.outcomes, []);
         if let Some(piece) = Piece::decode(bytes) {
-            let id = EntryId { term: Term(1), index: Index(2) };
-            store.add_piece(id, &piece, Bytes::copy_from_slice(piece.bytes));
-            assert_eq!(store.completed_batch(id, &piece), None);
+            assert_eq!(store.begin(&entry(2, bytes)), None);
+            let is_kept = piece.is_first && piece.following > 0;
+            assert_eq!(store.piece_bytes(), if is_kept { piece.bytes.len() } else { 0 });
         }
         return;
     };
@@ -153,7 +156,7 @@ fn batch(bytes: &[u8]) {
     assert_eq!((applied.key, applied.outcomes.len()), (batch.key, batch.len()));
     let is_read = |operation: Option<Operation<'_>>| operation.is_some_and(|it| it.is_read());
     assert_eq!(store.read(bytes).is_ok(), batch.operations().all(is_read));
-    let retried = store.apply(Index(2), bytes);
+    let retried = store.apply(&entry(2, bytes));
     assert_eq!(retried.repeated, batch.may_repeat);
     assert!(!retried.repeated || retried.outcomes == applied.outcomes);
 }

@@ -9,7 +9,7 @@ use bowline::raft::{DiskState, RequestKind};
 use bowline::redis::{
     Action, BufferBytes, ClientList, ClientQuery, Connection, Context, ReplicaInfo, Settings,
 };
-use bowline::types::{ClientId, Index, Instant, NodeId, RequestId, RequestKey};
+use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
 use bowline::wire::resp::{Limits, Parser, Version, Writer};
 use bytes::{Bytes, BytesMut};
 
@@ -100,13 +100,13 @@ impl LocalServer {
             let (context, settings) = (&self.context, &mut self.settings);
             let (connection, out) = (&mut self.connection, &mut self.replies);
             let step = connection.execute(request, context, settings, out);
-            self.act(key, index, step);
+            self.act(key, step);
         }
         self.unused.drain(..used);
     }
 
     /// Performs the action `step` for a request.
-    fn act(&mut self, key: RequestKey, index: Index, step: Action) {
+    fn act(&mut self, key: RequestKey, step: Action) {
         let (connection, out) = (&mut self.connection, &mut self.replies);
         match step {
             Action::Reply
@@ -117,7 +117,7 @@ impl LocalServer {
             | Action::ApplySettings => {}
             Action::Sequence(steps) => {
                 for step in steps {
-                    self.act(key, index, step);
+                    self.act(key, step);
                 }
             }
             Action::UpdateSubscriptions(changes) => self.context.subscriptions.apply(1, &changes),
@@ -131,7 +131,7 @@ impl LocalServer {
                 let payload = buffer.finish(key, true);
                 reply_format.list_clients(|query| list(query, connection, &self.context));
                 let (named, outcomes) = if kind == RequestKind::Write {
-                    let applied = self.store.apply(index, &payload);
+                    let applied = self.store.apply_batch(&payload);
                     assert!(!applied.repeated);
                     (applied.key, applied.outcomes)
                 } else {
@@ -158,9 +158,8 @@ impl LocalServer {
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         self.context.clocks.replicated = millis;
         let operation = Operation::Clock { millis, resets: 0 };
-        let index = self.store.applied_index().next();
         let payload = Batch::encode(RequestKey::default(), false, &[operation]);
-        self.store.apply(index, &payload);
+        self.store.apply_batch(&payload);
     }
 
     /// Returns the replies since the last call.

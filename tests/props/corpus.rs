@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bowline::kv::{Batch, CommandId, Operation, Piece};
+use bowline::kv::{Batch, CommandId, Operation, PIECE_BYTES, Piece};
 use bowline::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, HardState, InstallReply,
     InstallSnapshot, PeerMsg, RefusalReason, Rejoin, RejoinReply, RequestVote, SnapshotId,
@@ -122,8 +122,8 @@ fn large_batches(key: RequestKey, whole: &[u8]) -> Vec<(&'static str, &'static s
     let (of_one, _) = Batch::of_one(Operation::get(b"k").encode().into(), key, true);
     vec![
         ("batch", "several", whole.to_vec()),
-        ("batch", "first_piece", Piece::encode(key, whole, 0).to_vec()),
-        ("batch", "last_piece", Piece::encode(key, whole, 1).to_vec()),
+        ("batch", "first_piece", Piece::encode(key, whole, 0, PIECE_BYTES).to_vec()),
+        ("batch", "last_piece", Piece::encode(key, whole, 1, PIECE_BYTES).to_vec()),
         ("batch", "of_one", of_one.to_vec()),
     ]
 }

@@ -60,7 +60,7 @@ fn change() -> impl Strategy<Value = Change> {
 fn apply(state: &mut StateMachine, command: &str, args: &[&[u8]]) -> Outcome {
     let operation = Operation::call(CommandId::named(command).expect("a command"), args);
     let payload = Batch::encode(RequestKey::default(), false, &[operation]);
-    let applied = state.apply(state.applied_index().next(), &payload);
+    let applied = state.apply_batch(&payload);
     applied.outcomes.into_iter().next().expect("one operation")
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Template {
 /// A request made from a template, and how to compare the replies to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Made {
-    pub(crate) words: Vec<Vec<u8>>,
+    pub(crate) arguments: Vec<Vec<u8>>,
     pub(crate) agreement: Agreement,
 }
 
@@ -66,18 +66,18 @@ impl Template {
 
     /// Makes requests that follow the template, or nearly follow it.
     pub(crate) fn make(&self, rng: &mut impl Rng) -> Vec<Made> {
-        let mut said = Expansion { words: vec![Vec::new()], last: Vec::new(), timed: false };
+        let mut said = Expansion { arguments: vec![Vec::new()], last: Vec::new(), timed: false };
         let pieces = pieces(self.text);
         let mut rest = &pieces[..];
         said.sequence(&mut rest, rng, true);
         assert!(rest.is_empty(), "a bracket too many in {:?}", self.text);
-        let several = said.words.len() > 1;
+        let several = said.arguments.len() > 1;
         let exact = !matches!(self.agreement, Agreement::TypeAndLength);
         if !several && exact && rng.random_range(0..25) == 0 {
-            corrupt(&mut said.words[0], said.timed, rng);
+            corrupt(&mut said.arguments[0], said.timed, rng);
         }
         let agreement = self.agreement;
-        said.words.into_iter().map(|words| Made { words, agreement }).collect()
+        said.arguments.into_iter().map(|arguments| Made { arguments, agreement }).collect()
     }
 }
 
@@ -99,7 +99,7 @@ fn pieces(form: &'static str) -> Vec<&'static str> {
 /// The requests that have been made from a template so far.
 struct Expansion {
     /// The arguments of each request.
-    words: Vec<Vec<Vec<u8>>>,
+    arguments: Vec<Vec<Vec<u8>>>,
     /// The arguments that were chosen, in order, each with its kind.
     last: Vec<(&'static str, &'static [u8])>,
     /// Whether any argument is a time.
@@ -118,7 +118,7 @@ impl Expansion {
                     self.bracket(*piece == "[", rest, rng, says);
                     continue;
                 }
-                ";" if says => self.words.push(Vec::new()),
+                ";" if says => self.arguments.push(Vec::new()),
                 word if says => self.word(word, rng),
                 _ => {}
             }
@@ -163,7 +163,7 @@ impl Expansion {
     }
 
     fn word(&mut self, word: &'static str, rng: &mut impl Rng) {
-        let words = self.words.last_mut().expect("there is one at least");
+        let arguments = self.arguments.last_mut().expect("there is one at least");
         if word.starts_with(|first: char| first.is_ascii_lowercase()) {
             let (kind, again) = match word.strip_suffix('\'') {
                 Some(kind) => (kind, true),
@@ -177,9 +177,9 @@ impl Expansion {
             };
             self.timed |= CLOCK_KINDS.contains(&kind);
             self.last.push((kind, chosen));
-            words.push(chosen.to_vec());
+            arguments.push(chosen.to_vec());
         } else {
-            words.push(in_some_case(word, rng));
+            arguments.push(in_some_case(word, rng));
         }
     }
 }
@@ -211,21 +211,21 @@ fn in_some_case(word: &str, rng: &mut impl Rng) -> Vec<u8> {
 
 /// Changes a request so that it deviates from its template. Does not change times, because a time
 /// close to now may have passed in one server and not yet in the other.
-fn corrupt(words: &mut Vec<Vec<u8>>, timed: bool, rng: &mut impl Rng) {
+fn corrupt(arguments: &mut Vec<Vec<u8>>, timed: bool, rng: &mut impl Rng) {
     let kind = ARGUMENTS[rng.random_range(0..ARGUMENTS.len())].0;
     // `CLIENT LIST` cannot be compared.
     let other = if kind == "type" { b"x".to_vec() } else { choose(kind, rng).to_vec() };
-    let place = rng.random_range(0..words.len());
+    let place = rng.random_range(0..arguments.len());
     match rng.random_range(0..if timed { 2 } else { 4 }) {
-        0 => words.push(other),
-        1 if words.len() > 1 => {
-            words.pop();
+        0 => arguments.push(other),
+        1 if arguments.len() > 1 => {
+            arguments.pop();
         }
-        2 if place > 0 => words[place] = other,
+        2 if place > 0 => arguments[place] = other,
         3 if place > 0 => {
-            words.remove(place);
+            arguments.remove(place);
         }
-        _ => words[0].push(b'x'),
+        _ => arguments[0].push(b'x'),
     }
 }
 
@@ -246,11 +246,11 @@ mod tests {
         for _ in 0..2_000 {
             let made = form.make(&mut rng);
             let [one, two] = &made[..] else { panic!("{made:?}") };
-            let mut text = one.words.join(&b' ');
+            let mut text = one.arguments.join(&b' ');
             text.make_ascii_uppercase();
             seen.insert(String::from_utf8(text).unwrap());
-            assert_eq!(two.words[1], *two.words.last().unwrap());
-            assert!((3..=5).contains(&two.words.len()));
+            assert_eq!(two.arguments[1], *two.arguments.last().unwrap());
+            assert!((3..=5).contains(&two.arguments.len()));
         }
         for wanted in ["A E", "A F", "A B E", "A C D F", "A B C D E", "A C D C D C D F"] {
             assert!(seen.contains(wanted), "{wanted} in {seen:?}");

@@ -63,7 +63,7 @@ impl Both {
     fn ask(&mut self, requests: &[Made]) -> Result<(), Disagreement> {
         let mut sent = Vec::new();
         for request in requests {
-            super::written(&request.words, &mut sent);
+            super::written(&request.arguments, &mut sent);
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         self.server.move_clock(now.expect("it is after 1970"));
@@ -94,7 +94,7 @@ impl Both {
             self.queued.push(request.agreement);
             return true;
         }
-        let is = |name: &str| request.words[0].eq_ignore_ascii_case(name.as_bytes());
+        let is = |name: &str| request.arguments[0].eq_ignore_ascii_case(name.as_bytes());
         if is("exec") || is("discard") || is("reset") {
             let queued = std::mem::take(&mut self.queued);
             let (one, other) = (ours.items(), theirs.items());
@@ -157,11 +157,11 @@ fn stream_of(seed: u64) -> Vec<Made> {
 fn last_questions() -> impl Iterator<Item = Made> {
     let about = |key: &'static [u8]| {
         LAST.iter().map(move |form| {
-            let words = form.text.split(' ').map(|word| match word {
+            let arguments = form.text.split(' ').map(|word| match word {
                 "key" => key.to_vec(),
                 word => word.as_bytes().to_vec(),
             });
-            Made { words: words.collect(), agreement: form.agreement }
+            Made { arguments: arguments.collect(), agreement: form.agreement }
         })
     };
     ALL_KEYS.iter().flat_map(move |key| about(key))
@@ -228,7 +228,7 @@ fn typed(request: &Made) -> String {
         let text = word.escape_ascii().to_string();
         if plain { text } else { format!("\"{text}\"") }
     };
-    request.words.iter().map(word).collect::<Vec<_>>().join(" ")
+    request.arguments.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs a stream, which was made from `seed`.
@@ -266,14 +266,14 @@ fn random_requests_on_expiring_keys_get_the_replies_of_redis() {
             let shows = |request: &Made| {
                 ["dbsize", "memory"]
                     .iter()
-                    .any(|name| request.words[0].eq_ignore_ascii_case(name.as_bytes()))
+                    .any(|name| request.arguments[0].eq_ignore_ascii_case(name.as_bytes()))
             };
             let mut requests = requests.to_vec();
             requests.retain(|request| !shows(request));
             let ending = ALL_KEYS.iter().filter(|_| rng.random_range(0..2) == 0);
             requests.extend(ending.map(|key| {
-                let words = [&b"PEXPIRE"[..], key, b"1"].map(<[u8]>::to_vec).to_vec();
-                Made { words, agreement: Agreement::Exact }
+                let arguments = [&b"PEXPIRE"[..], key, b"1"].map(<[u8]>::to_vec).to_vec();
+                Made { arguments, agreement: Agreement::Exact }
             }));
             asked.extend(requests.iter().map(typed));
             if let Err(Disagreement { at, ours, theirs }) = both.ask(&requests) {

@@ -43,9 +43,9 @@ pub(crate) const INPUTS: &[(&str, Input)] = &[
     }),
     ("SADD of a million members in one command, and DEL", |client| {
         let members: Vec<String> = (0..1_000_000).map(|it| it.to_string()).collect();
-        let words = [&b"SADD"[..], b"k"].into_iter();
-        let words: Vec<&[u8]> = words.chain(members.iter().map(String::as_bytes)).collect();
-        assert_eq!(client.call_with(&words), 1_000_000);
+        let arguments = [&b"SADD"[..], b"k"].into_iter();
+        let arguments: Vec<&[u8]> = arguments.chain(members.iter().map(String::as_bytes)).collect();
+        assert_eq!(client.call_with(&arguments), 1_000_000);
         client.call("DEL k");
     }),
     ("SPOP and SRANDMEMBER of a million members", |client| {

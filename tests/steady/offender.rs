@@ -41,23 +41,23 @@ impl Offender {
     }
 
     /// Opens another connection to the same replica, whose replies nobody reads.
-    pub(crate) fn connect_without_reader(&mut self, words: &str) {
+    pub(crate) fn connect_without_reader(&mut self, arguments: &str) {
         let address = self.connection.get_ref().peer_addr().unwrap();
         let mut stream = Client::connect(address).unwrap().stream;
-        let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
-        stream.write_all(&command(&words)).unwrap();
+        let arguments: Vec<&[u8]> = arguments.split(' ').map(str::as_bytes).collect();
+        stream.write_all(&command(&arguments)).unwrap();
         self.unread.push(stream);
     }
 
     /// Sends a command whose arguments contain no spaces, and returns its reply.
-    pub(crate) fn call(&mut self, words: &str) -> i64 {
-        let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
-        self.call_with(&words)
+    pub(crate) fn call(&mut self, arguments: &str) -> i64 {
+        let arguments: Vec<&[u8]> = arguments.split(' ').map(str::as_bytes).collect();
+        self.call_with(&arguments)
     }
 
     /// Sends a command and returns its reply: an integer, or the number of elements of an array.
-    pub(crate) fn call_with(&mut self, words: &[&[u8]]) -> i64 {
-        self.send(&command(words));
+    pub(crate) fn call_with(&mut self, arguments: &[&[u8]]) -> i64 {
+        self.send(&command(arguments));
         self.reply()
     }
 
@@ -94,13 +94,19 @@ impl Offender {
 
     /// Adds this many elements to a collection with a command such as `SADD key`. `element` returns
     /// the arguments for one element.
-    pub(crate) fn fill(&mut self, words: &str, count: usize, element: impl Fn(usize) -> String) {
+    pub(crate) fn fill(
+        &mut self,
+        arguments: &str,
+        count: usize,
+        element: impl Fn(usize) -> String,
+    ) {
         for from in (0..count).step_by(ARGUMENTS_MAX) {
             let all = from..count.min(from + ARGUMENTS_MAX);
             let elements: Vec<String> = all.map(&element).collect();
             let elements = elements.iter().flat_map(|element| element.split(' '));
-            let words: Vec<&[u8]> = words.split(' ').chain(elements).map(str::as_bytes).collect();
-            self.call_with(&words);
+            let arguments: Vec<&[u8]> =
+                arguments.split(' ').chain(elements).map(str::as_bytes).collect();
+            self.call_with(&arguments);
         }
     }
 }

@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("transport", &["types", "config", "wire"]),
     ("storage", &["types", "config", "record", "raft"]),
     ("snapshot_check", &["raft", "kv", "storage"]),
+    ("large_writes", &["types", "raft", "kv"]),
     ("course", &["types"]),
     (
         "sim",
@@ -31,6 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "transport",
             "storage",
             "snapshot_check",
+            "large_writes",
         ],
     ),
     ("redis", &["types", "config", "record", "kv", "wire"]),
@@ -47,6 +49,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "transport",
             "storage",
             "snapshot_check",
+            "large_writes",
             "redis",
         ],
     ),

@@ -99,7 +99,7 @@ mod tests {
     use crate::kv::commands::registry::CommandId;
     use crate::kv::operation::Operation;
     use crate::kv::state_machine::StateMachine;
-    use crate::types::{EntryId, Index, RequestKey, Term};
+    use crate::types::{EntryId, RequestKey, Term};
 
     /// Applies a batch of one operation. Returns the number and the memory usage of the collected
     /// values.
@@ -194,8 +194,7 @@ mod tests {
     #[test]
     fn applying_a_whole_entry_frees_what_it_removes() {
         let mut state = state();
-        let index = Index(state.applied_index().0 + 1);
-        state.apply(index, &Batch::one(RequestKey::default(), &Operation::del(b"set")));
+        state.apply_batch(&Batch::one(RequestKey::default(), &Operation::del(b"set")));
         assert!(state.take_unlinked().is_empty());
     }
 }

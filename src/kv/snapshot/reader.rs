@@ -253,7 +253,12 @@ impl SnapshotReader {
             }
             (PIECES, state) => {
                 let piece = RestoredPiece::decode(items)?;
-                state.as_mut().is_none_or(|state| state.partial.restore(&piece))
+                if let Some(state) = state {
+                    state.partial.restore(&piece)
+                } else {
+                    self.digest.add(piece.hash());
+                    true
+                }
             }
             _ => false,
         };

@@ -10,6 +10,7 @@ use crate::kv::keyspace::entry::REVISION_MAX;
 use crate::kv::state_machine::StateMachine;
 use crate::kv::values::string::StringRef;
 use crate::kv::{Batch, CommandId, Operation, PIECE_BYTES, Piece};
+use crate::record::{EntryKind, RecordBuffer};
 use crate::types::{ClientId, Index, RequestId, RequestKey};
 
 /// Returns a state machine whose deduplication table contains every kind of outcome except one.
@@ -42,7 +43,7 @@ fn busy_state() -> StateMachine {
     {
         let request = RequestId([u8::try_from(number).unwrap(); 16]);
         let payload = Batch::one(RequestKey { client: ClientId(1), request }, &operation);
-        state.apply(state.applied_index().next(), &payload);
+        state.apply_batch(&payload);
     }
     state
 }
@@ -74,7 +75,7 @@ fn snapshot_restores_keys_dedup_table_and_client_sessions() {
             RequestKey { client: ClientId(1), request: RequestId([5; 16]) },
             &Operation::call(CommandId::of("incrby"), [&b"count"[..], b"5"]),
         );
-        assert!(copy.apply(Index(15), &retry).repeated);
+        assert!(copy.apply_batch(&retry).repeated);
         // A request that was executed in a client session is not executed again.
         assert_eq!(copy.session_count(), 2);
         let operation = Operation::call(CommandId::of("incrby"), [&b"count"[..], b"-5"]);
@@ -83,12 +84,12 @@ fn snapshot_restores_keys_dedup_table_and_client_sessions() {
             RequestKey { client: ClientId(2), request: RequestId([1; 16]) },
             &Operation::Once { session: 11, sequence: 1, operation },
         );
-        let outcomes = copy.apply(Index(16), &retry).outcomes;
+        let outcomes = copy.apply_batch(&retry).outcomes;
         assert_eq!(outcomes, [Outcome::Integer(i64::MAX - 5)]);
         let count = copy.keyspace.string(b"count").unwrap().and_then(StringRef::short);
         assert_eq!(count, Some(&b"9223372036854775802"[..]));
     }
-    assert_eq!(state.apply(Index(15), b"nonsense").outcomes, []);
+    assert_eq!(state.apply_batch(b"nonsense").outcomes, []);
     let empty = bytes_of(&StateMachine::default());
     assert_eq!(read(&empty, 64).unwrap().1.last, EntryId::new(3, 0));
 }
@@ -99,20 +100,26 @@ fn snapshot_contains_the_pieces_of_an_incomplete_batch() {
     let key = RequestKey { client: ClientId(3), request: RequestId([9; 16]) };
     let value = vec![b'v'; PIECE_BYTES + 1];
     let whole = Batch::one(key, &Operation::set(b"large", &value));
-    let [first, last] = [0, PIECE_BYTES].map(|start| Piece::encode(key, &whole, start));
-    let piece = Piece::decode(&first).unwrap();
+    let piece = |start| Piece::encode(key, &whole, start, PIECE_BYTES);
     let id = EntryId::new(3, state.applied_index().0 + 1);
-    state.add_piece(id, &piece, first.slice(..piece.bytes.len()));
+    let next = EntryId::new(3, id.index.0 + 1);
+    let encode = |id, kind, payload: &[u8]| RecordBuffer::default().encode(id, kind, payload);
+    let before = state.digest();
+    assert_eq!(state.begin(&encode(id, EntryKind::Command, &piece(0))), None);
     let bytes = bytes_of(&state);
-    for piece in [100, bytes.len()] {
-        let (mut copy, mark) = read(&bytes, piece).unwrap();
-        assert_eq!((mark.last, copy.partial.bytes()), (id, PIECE_BYTES));
-        let next = EntryId::new(3, id.index.0 + 1);
-        let completed = copy.completed_batch(next, &Piece::decode(&last).unwrap());
-        assert_eq!(completed, Some(whole.clone()));
-        copy.begin_term(next.index);
-        assert_eq!(copy.partial.bytes(), 0, "the next leader drops it");
+    for length in [100, bytes.len()] {
+        let (mut copy, mark) = read(&bytes, length).unwrap();
+        assert_eq!((mark.last, copy.piece_bytes()), (id, PIECE_BYTES));
+        assert_eq!(copy.digest(), state.digest());
+        let completed = copy.begin(&encode(next, EntryKind::Command, &piece(PIECE_BYTES)));
+        assert_eq!((completed.as_ref(), copy.piece_bytes()), (Some(&whole), 0));
+        let (mut copy, _) = read(&bytes, length).unwrap();
+        assert_eq!(copy.begin(&encode(next, EntryKind::NoOp, b"")), None);
+        assert_eq!(copy.piece_bytes(), 0, "the next leader drops it");
     }
+    // The digest is that of the pieces, too.
+    state.move_to(Index(id.index.0 - 1), state.revision(), state.keyspace.replicated_clock());
+    assert_ne!(state.digest(), before);
 }
 
 #[test]
@@ -141,7 +148,7 @@ fn snapshot_of_many_entries_is_split_into_blocks() {
         let name = format!("key:{number}");
         let value = vec![1; 50];
         let operation = Operation::set(name.as_bytes(), &value);
-        state.apply(state.applied_index().next(), &Batch::one(key, &operation));
+        state.apply_batch(&Batch::one(key, &operation));
     }
     let bytes = bytes_of(&state);
     assert!(bytes.len() > 5 * BLOCK_BYTES);
@@ -153,7 +160,7 @@ fn snapshot_view_is_immutable_while_the_state_changes() {
     let mut state = StateMachine::default();
     let apply = |state: &mut StateMachine, number: u32, operation: Operation<'_>| {
         let key = RequestKey { client: ClientId(number), request: RequestId([1; 16]) };
-        state.apply(state.applied_index().next(), &Batch::one(key, &operation));
+        state.apply_batch(&Batch::one(key, &operation));
     };
     let name = |number: u32| format!("key:{number}").into_bytes();
     for number in 0..3_000 {

@@ -7,6 +7,7 @@
 //! | `connection` | [`Connection`](connection::Connection): all state of one connection |
 //! | `client_info` | `CLIENT LIST` and `CLIENT KILL`: which connections are meant |
 //! | `reply_format` | the conversion of a command's outcome into its reply |
+//! | `wide_reply` | replies with many elements, encoded in parts |
 //! | `blocked` | commands that block their connection until the outcome is known |
 
 pub(in crate::redis) mod blocked;
@@ -15,3 +16,4 @@ pub(in crate::redis) mod connection;
 pub(in crate::redis) mod reply_format;
 pub(in crate::redis) mod subscriptions;
 pub(in crate::redis) mod transaction;
+pub(in crate::redis) mod wide_reply;

@@ -160,7 +160,36 @@ impl ReplyFormat {
     }
 }
 
-fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
+/// Writes the header of the reply for an outcome with elements; nothing for another outcome.
+pub(super) fn write_head(writer: &mut Writer<'_>, outcome: &Outcome) {
+    match outcome {
+        Outcome::Values(values) => writer.array(values.len()),
+        Outcome::List(outcomes) => writer.array(outcomes.len()),
+        Outcome::Set(outcomes) => writer.set(outcomes.len()),
+        Outcome::Map(pairs) => writer.map(pairs.len()),
+        Outcome::Pairs(pairs) => {
+            let nested = writer.version() == Version::Three;
+            writer.array(if nested { pairs.len() } else { 2 * pairs.len() });
+        }
+        _ => {}
+    }
+}
+
+/// Writes an element of an [`Outcome::Pairs`].
+pub(super) fn write_pair(
+    writer: &mut Writer<'_>,
+    kind: &ReplyKind,
+    key: &Outcome,
+    value: &Outcome,
+) {
+    if writer.version() == Version::Three {
+        writer.array(2);
+    }
+    write(writer, kind, key);
+    write(writer, kind, value);
+}
+
+pub(super) fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
     match (outcome, kind) {
         (Outcome::Done, ReplyKind::Number(number)) => writer.integer((*number).into()),
         (Outcome::Done, ReplyKind::Plain | ReplyKind::Exec(_)) => writer.ok(),
@@ -173,7 +202,7 @@ fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
         (Outcome::Double(number), _) => writer.double(number.0),
         (Outcome::Type(kind), _) => writer.simple(kind.map_or("none", |kind| kind.name())),
         (Outcome::Values(values), _) => {
-            writer.array(values.len());
+            write_head(writer, outcome);
             for value in values {
                 writer.bulk_or_null(value.as_deref());
             }
@@ -187,34 +216,23 @@ fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
                 reply.encode(outcome.unwrap_or(&Outcome::Malformed), writer.buffer());
             }
         }
-        (Outcome::List(outcomes), _) => {
-            writer.array(outcomes.len());
-            for outcome in outcomes {
-                write(writer, kind, outcome);
-            }
-        }
-        (Outcome::Set(outcomes), _) => {
-            writer.set(outcomes.len());
+        (Outcome::List(outcomes) | Outcome::Set(outcomes), _) => {
+            write_head(writer, outcome);
             for outcome in outcomes {
                 write(writer, kind, outcome);
             }
         }
         (Outcome::Map(pairs), _) => {
-            writer.map(pairs.len());
+            write_head(writer, outcome);
             for (key, value) in pairs {
                 write(writer, kind, key);
                 write(writer, kind, value);
             }
         }
         (Outcome::Pairs(pairs), _) => {
-            let nested = writer.version() == Version::Three;
-            writer.array(if nested { pairs.len() } else { 2 * pairs.len() });
+            write_head(writer, outcome);
             for (key, value) in pairs {
-                if nested {
-                    writer.array(2);
-                }
-                write(writer, kind, key);
-                write(writer, kind, value);
+                write_pair(writer, kind, key, value);
             }
         }
         (Outcome::Refused(_) | Outcome::Error(_) | Outcome::Forgotten | Outcome::Malformed, _) => {

@@ -21,7 +21,6 @@ use crossbeam::channel::TrySendError;
 use crate::clock::AppliedClock;
 use crate::kv::{Batch, GROUP_MAX, Group, KeyspaceStatistics, Outcome, Piece, StateMachine};
 use crate::raft::{ClientRequest, Committed};
-use crate::record::EntryKind;
 use crate::runtime::boards::{ApplierBoard, MemoryBoard};
 use crate::runtime::channels::{
     Answer, Applied, ApplierEnds, ApplyBatch, Deletion, IndexedReads, QUEUE_LEN, ReadTimestamp,
@@ -74,8 +73,16 @@ struct Unfinished {
     /// state had already applied all of them when the applier began the batch.
     index: Option<Index>,
     entries_done: usize,
-    /// The outcomes so far of the entry that has been applied only in part, which is the entry
-    /// after the first `entries_done` entries of the batch.
+    /// The part of the entry after those that has been applied; `None` if it has not begun.
+    begun: Option<BegunEntry>,
+}
+
+/// An entry that the state machine has begun and not finished.
+#[derive(Debug)]
+struct BegunEntry {
+    /// The batch in the entry, or the whole batch that its piece completes.
+    payload: Bytes,
+    /// The outcomes of the operations applied so far.
     outcomes: Vec<Outcome>,
 }
 
@@ -101,9 +108,6 @@ pub(crate) struct Applier {
     /// The batch that was still incomplete when the last pass (iteration of the stage's loop)
     /// reached its limit; `None` if there is none.
     unfinished: Option<Unfinished>,
-    /// The batch whose last piece is the entry that is being applied, if the last pass has not
-    /// applied all of it.
-    whole_batch: Option<Bytes>,
     /// Clients' reads that are waiting until the state has applied the log up to their read index.
     early_reads: Vec<IndexedReads>,
     /// Clients' reads that can be answered now, since the log up to their read index has been
@@ -150,7 +154,6 @@ impl Applier {
             store: StateMachine::default(),
             reply_policy,
             unfinished: None,
-            whole_batch: None,
             early_reads: Vec::new(),
             ready_reads: VecDeque::new(),
             read_outcomes: Vec::new(),
@@ -241,7 +244,7 @@ impl Applier {
     /// indexes: no snapshot can be taken of it, and its digest cannot be compared with that of
     /// other replicas.
     fn is_within_entry(&self) -> bool {
-        self.unfinished.as_ref().is_some_and(|unfinished| !unfinished.outcomes.is_empty())
+        self.unfinished.as_ref().is_some_and(|unfinished| unfinished.begun.is_some())
     }
 
     /// Returns whether the applier has work that it can do now. False if the last call of
@@ -387,23 +390,23 @@ impl Applier {
         // The core knows already that entries of an installed snapshot are applied.
         let last = batch.job.entries.last().map(|committed| committed.entry.index());
         let index = last.filter(|last| *last > self.store.applied_index());
-        Unfinished { batch, index, entries_done: 0, outcomes: Vec::new() }
+        Unfinished { batch, index, entries_done: 0, begun: None }
     }
 
     /// Applies the entries of a batch and answers its reads, as far as the budget of this pass
     /// (`groups`, in groups of operations) allows, and keeps the rest for the next pass. Appends
     /// the replies to `replies`.
     fn apply(&mut self, work: Unfinished, groups: &mut Pass, replies: &mut ReplyBatch) {
-        let Unfinished { mut batch, index, mut entries_done, mut outcomes } = work;
+        let Unfinished { mut batch, index, mut entries_done, mut begun } = work;
         replies.leader = batch.leader;
         let mut entries = batch.job.entries[entries_done..].iter();
         while let Some(committed) = entries.next()
-            && self.apply_entry(committed, &mut outcomes, groups, replies)
+            && self.apply_entry(committed, &mut begun, groups, replies)
         {
             entries_done += 1;
         }
         if entries_done < batch.job.entries.len() {
-            self.unfinished = Some(Unfinished { batch, index, entries_done, outcomes });
+            self.unfinished = Some(Unfinished { batch, index, entries_done, begun });
             return;
         }
         self.release_unclocked_reads();
@@ -420,73 +423,66 @@ impl Applier {
     }
 
     /// Applies an entry, or as many groups of its operations as the budget of this pass (`groups`)
-    /// allows. Appends their outcomes to `outcomes`, which already holds the outcomes from earlier
-    /// passes. Returns whether the whole entry has been applied; `outcomes` is then empty.
+    /// allows. `begun` is the part that earlier passes have applied. Returns whether the whole
+    /// entry has been applied; `begun` is then `None`.
     fn apply_entry(
         &mut self,
         committed: &Committed,
-        outcomes: &mut Vec<Outcome>,
+        begun: &mut Option<BegunEntry>,
         groups: &mut Pass,
         replies: &mut ReplyBatch,
     ) -> bool {
         let Committed { entry, as_leader } = committed;
-        let decoded = || Batch::decode(entry.payload()).ok();
-        let is_command = entry.kind() == EntryKind::Command;
-        let piece = is_command.then(|| Piece::decode(entry.payload())).flatten();
+        let piece = Piece::decode(entry.payload());
+        let is_last_piece = piece.is_some_and(|piece| piece.following == 0);
         if entry.index() <= self.last.index {
             if groups.next(|| Some(())).is_none() {
                 return false;
             }
-            let last_piece = piece.filter(|piece| piece.following == 0);
-            let repeatable = decoded().filter(|batch| batch.may_repeat).map(|batch| batch.key);
-            let key = last_piece.map(|piece| piece.key).or(repeatable);
-            self.answer_installed(key, *as_leader, replies);
+            let batch = Batch::decode(entry.payload()).ok().filter(|batch| batch.may_repeat);
+            let key = piece.filter(|_| is_last_piece).map(|piece| piece.key);
+            self.answer_installed(key.or(batch.map(|batch| batch.key)), *as_leader, replies);
             return true;
         }
-        assert_eq!(entry.index(), self.last.index.next(), "committed entries have a gap");
-        let Some(piece) = piece else {
-            let batch = decoded().filter(|_| is_command);
-            return self.apply_batch(committed, batch, outcomes, groups, replies);
-        };
-        if piece.following == 0 && self.long_operations == LongOperations::Defer {
-            // To put a large batch together takes long, too.
-            self.long_operations = LongOperations::Deferred;
-            groups.end();
-            return false;
-        }
-        let whole = self.whole_batch.take();
-        let Some(whole) = whole.or_else(|| self.store.completed_batch(entry.id(), &piece)) else {
-            if groups.next(|| Some(())).is_none() {
+        if begun.is_none() {
+            if is_last_piece && self.long_operations == LongOperations::Defer {
+                // To put a large batch together takes long, too.
+                self.long_operations = LongOperations::Deferred;
+                groups.end();
+            }
+            if groups.is_over() {
                 return false;
             }
-            let bytes = entry.shared_payload().slice(..piece.bytes.len());
-            self.store.add_piece(entry.id(), &piece, bytes);
-            self.last = entry.id();
-            self.board.note_piece(self.clock.now());
-            return true;
-        };
-        let batch = Batch::decode(&whole).ok();
-        let is_applied = self.apply_batch(committed, batch, outcomes, groups, replies);
-        if is_applied {
-            self.store.end_pieces();
-            self.board.note_piece(self.clock.now());
-        } else {
-            self.whole_batch = Some(whole);
+            let payload = self.store.begin(entry);
+            *begun = payload.map(|payload| BegunEntry { payload, outcomes: Vec::new() });
         }
-        is_applied
+        if let Some(part) = begun {
+            if !self.apply_batch(committed, part, groups, replies) {
+                return false;
+            }
+            *begun = None;
+        } else {
+            groups.next(|| Some(()));
+        }
+        self.last = entry.id();
+        if piece.is_some() {
+            self.board.note_piece(self.clock.now());
+        }
+        true
     }
 
-    /// Applies `batch`, which the committed entry contains or completes, like
-    /// [`Applier::apply_entry`]; `None` if the entry has no valid batch.
+    /// Applies the batch that the committed entry contains or completes, like
+    /// [`Applier::apply_entry`].
     fn apply_batch(
         &mut self,
         committed: &Committed,
-        batch: Option<Batch<'_>>,
-        outcomes: &mut Vec<Outcome>,
+        begun: &mut BegunEntry,
         groups: &mut Pass,
         replies: &mut ReplyBatch,
     ) -> bool {
         let Committed { entry, as_leader } = committed;
+        let BegunEntry { payload, outcomes } = begun;
+        let batch = Batch::decode(payload).ok();
         let stored = batch.as_ref().filter(|_| outcomes.is_empty());
         let stored = stored.and_then(|batch| self.store.outcomes_of(batch));
         let is_repeated = stored.is_some();
@@ -494,11 +490,7 @@ impl Applier {
             if groups.next(|| Some(())).is_none() {
                 return false;
             }
-            match entry.kind() {
-                EntryKind::NoOp => self.store.begin_term(entry.index()),
-                EntryKind::Command => self.store.skip(entry.index()),
-            }
-            self.last = entry.id();
+            self.store.skip(entry.index());
             // No client waits for a malformed batch.
             if let (Some(outcomes), Some(batch)) = (stored, batch) {
                 self.answer(batch.key, *as_leader, outcomes, replies);
@@ -519,7 +511,6 @@ impl Applier {
             return false;
         }
         self.store.finish(entry.index(), &batch, outcomes);
-        self.last = entry.id();
         self.answer(batch.key, *as_leader, std::mem::take(outcomes), replies);
         true
     }

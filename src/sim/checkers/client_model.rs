@@ -11,12 +11,13 @@ use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use crate::kv::{Applied, Batch, Items, Operation, Outcome};
+use crate::kv::{Applied, Batch, Items, Operation, Outcome, Piece};
+use crate::record::{Entry, EntryKind};
 use crate::sim::checkers::expirations::Expirations;
 use crate::sim::keys::expires;
 use crate::sim::machine::wall_clock::EPOCH;
 use crate::sim::violation::{Violation, ensure};
-use crate::types::{Index, Instant, NodeId, RequestKey};
+use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 
 /// Number of latest replies that the state machine keeps per client session, to answer resent
 /// requests.
@@ -59,9 +60,12 @@ struct Model {
     /// Number of operations applied so far. Each operation gets this number as the revision of the
     /// keys that it writes.
     revision: u64,
-    /// The results of applying the log entries, starting with the entry at index 1. An element is
-    /// `None` if its entry contains no batch (commands applied together).
-    results: Vec<Option<Applied>>,
+    /// The results of applying the log entries, starting with the entry at index 1, each with the
+    /// total length in bytes of the pieces of an incomplete batch after it.
+    results: Vec<(Applied, usize)>,
+    /// The parts so far of a batch that its leader appends in pieces: the term of the leader, the
+    /// request key of the batch, and the bytes. `None` between such batches.
+    pieces: Option<(Term, RequestKey, Vec<u8>)>,
     /// The outcomes of the operations of each applied batch (commands applied together), by the
     /// request key of the batch.
     outcomes: HashMap<RequestKey, Vec<Outcome>, FixedState>,
@@ -97,30 +101,35 @@ impl ClientModel {
         request.attempts += 1;
     }
 
-    /// Checks the result of applying the log entry at `index` on replica `id` against the model;
-    /// `applied` is `None` if the entry contains no batch (commands applied together). `leaders` is
-    /// the number of terms that have had a leader so far, which shows whether the leader has
+    /// Checks the result of applying a log entry on replica `id` against the model. `piece_bytes`
+    /// is the total length of the pieces that its state machine keeps. `leaders` is the number of
+    /// terms that have had a leader so far, which shows whether the leader has
     /// changed.
     pub(in crate::sim) fn on_applied(
         &mut self,
         id: NodeId,
-        index: Index,
-        payload: &[u8],
-        applied: Option<&Applied>,
+        entry: &Entry,
+        (applied, piece_bytes): (&Applied, usize),
         (now, leaders): (Instant, usize),
     ) -> Result<(), Violation> {
+        let index = entry.index();
         let place = usize::try_from(index.0 - 1).expect("a log in memory");
         if place == self.model.results.len() {
-            let result = applied.map(|_| self.model.apply(index, payload));
-            if let Some(Applied { key, repeated: false, .. }) = result
-                && key != RequestKey::default()
-            {
-                self.record_effect(key, index)?;
-                self.record_expirations(key, payload, now, leaders);
+            let payload = self.model.payload_of(entry);
+            let result = self.model.apply(index, &payload);
+            if !result.repeated && result.key != RequestKey::default() {
+                self.record_effect(result.key, index)?;
+                self.record_expirations(result.key, &payload, now, leaders);
             }
-            self.model.results.push(result);
+            let kept = self.model.pieces.as_ref().map_or(0, |(.., bytes)| bytes.len());
+            self.model.results.push((result, kept));
         }
-        let expected = self.model.results.get(place).and_then(Option::as_ref);
+        let (expected, kept) = self.model.results.get(place).expect("no index is skipped");
+        ensure!(
+            piece_bytes == *kept,
+            "incomplete batches end with their leader: replica {id} keeps pieces of {piece_bytes} \
+             bytes after the entry at index {index}, but in the model they have {kept} bytes"
+        );
         ensure!(
             is_same(applied, expected),
             "applied once: replica {id} applied the entry at index {index} with the result \
@@ -328,6 +337,27 @@ impl ClientModel {
 }
 
 impl Model {
+    /// Returns the payload to apply for a log entry: that of the entry, or the whole batch if the
+    /// entry has its last piece; empty if there is none.
+    fn payload_of(&mut self, entry: &Entry) -> Bytes {
+        if entry.kind() == EntryKind::NoOp {
+            self.pieces = None;
+            return Bytes::new();
+        }
+        let Some(piece) = Piece::decode(entry.payload()) else { return entry.shared_payload() };
+        if piece.is_first {
+            self.pieces = Some((entry.term(), piece.key, Vec::new()));
+        }
+        match &mut self.pieces {
+            Some((term, key, bytes)) if (*term, *key) == (entry.term(), piece.key) => {
+                bytes.extend_from_slice(piece.bytes);
+            }
+            _ => return Bytes::new(),
+        }
+        let whole = self.pieces.take_if(|_| piece.following == 0);
+        whole.map_or_else(Bytes::new, |(.., bytes)| Bytes::from(bytes))
+    }
+
     fn apply(&mut self, index: Index, payload: &[u8]) -> Applied {
         let Ok(batch) = Batch::decode(payload) else {
             let key = RequestKey::default();
@@ -497,14 +527,9 @@ fn error(code: &'static str) -> Outcome {
 
 /// Returns whether two results of applying an entry are equal. Errors count as equal if they have
 /// the same code.
-fn is_same(actual: Option<&Applied>, expected: Option<&Applied>) -> bool {
-    match (actual, expected) {
-        (Some(actual), Some(expected)) => {
-            (actual.key, actual.repeated) == (expected.key, expected.repeated)
-                && are_same(&actual.outcomes, &expected.outcomes)
-        }
-        _ => actual == expected,
-    }
+fn is_same(actual: &Applied, expected: &Applied) -> bool {
+    (actual.key, actual.repeated) == (expected.key, expected.repeated)
+        && are_same(&actual.outcomes, &expected.outcomes)
 }
 
 /// Returns whether two lists of outcomes are equal. Errors count as equal if they have the same
@@ -526,7 +551,8 @@ fn number(value: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::kv::CommandId;
-    use crate::types::{ClientId, RequestId};
+    use crate::record::RecordBuffer;
+    use crate::types::{ClientId, EntryId, RequestId};
 
     const ID: NodeId = NodeId(1);
     /// The current true time, and the number of terms that have had a leader.
@@ -539,6 +565,11 @@ mod tests {
     fn put(number: u8, value: &str) -> Bytes {
         let operation = Operation::set(b"k", value.as_bytes());
         Batch::one(key(number), &operation)
+    }
+
+    fn entry(index: Index, payload: &[u8]) -> Entry {
+        let id = EntryId { term: Term(1), index };
+        RecordBuffer::default().encode(id, EntryKind::Command, payload)
     }
 
     fn done(number: u8, repeated: bool) -> Applied {
@@ -557,12 +588,13 @@ mod tests {
     fn client_model_detects_a_retry_applied_twice() {
         let mut model = after_requests(&[1, 1]);
         let payload = put(1, "a");
-        model.on_applied(ID, Index(1), &payload, Some(&done(1, false)), NOW).unwrap();
-        model.on_applied(NodeId(2), Index(1), &payload, Some(&done(1, false)), NOW).unwrap();
-        let twice =
-            model.on_applied(ID, Index(2), &payload, Some(&done(1, false)), NOW).unwrap_err();
+        model.on_applied(ID, &entry(Index(1), &payload), (&done(1, false), 0), NOW).unwrap();
+        model.on_applied(NodeId(2), &entry(Index(1), &payload), (&done(1, false), 0), NOW).unwrap();
+        let twice = model
+            .on_applied(ID, &entry(Index(2), &payload), (&done(1, false), 0), NOW)
+            .unwrap_err();
         assert!(twice.0.starts_with("applied once"), "{twice}");
-        model.on_applied(NodeId(2), Index(2), &payload, Some(&done(1, true)), NOW).unwrap();
+        model.on_applied(NodeId(2), &entry(Index(2), &payload), (&done(1, true), 0), NOW).unwrap();
         model.on_write_answered(ID, key(1), &[Outcome::Done]).unwrap();
         assert!(model.on_write_answered(ID, key(2), &[Outcome::Done]).is_err());
     }
@@ -570,8 +602,8 @@ mod tests {
     #[test]
     fn client_model_detects_a_stale_read() {
         let mut model = after_requests(&[1, 2]);
-        model.on_applied(ID, Index(1), &put(1, "a"), Some(&done(1, false)), NOW).unwrap();
-        model.on_applied(ID, Index(2), &put(2, "b"), Some(&done(2, false)), NOW).unwrap();
+        model.on_applied(ID, &entry(Index(1), &put(1, "a")), (&done(1, false), 0), NOW).unwrap();
+        model.on_applied(ID, &entry(Index(2), &put(2, "b")), (&done(2, false), 0), NOW).unwrap();
         model.on_request(key(3), Index(2), Instant::ZERO);
         let read = Batch::one(key(3), &Operation::get(b"k"));
         let value = |text: &str| Outcome::Value(Some(Bytes::copy_from_slice(text.as_bytes())));
@@ -587,8 +619,12 @@ mod tests {
         let mut model = after_requests(&[1, 2, 2]);
         model.on_refused(ID, key(1)).unwrap();
         model.on_refused(ID, key(2)).unwrap();
-        model.on_applied(ID, Index(1), &put(2, "b"), Some(&done(2, false)), NOW).unwrap();
-        assert!(model.on_applied(ID, Index(2), &put(1, "a"), Some(&done(1, false)), NOW).is_err());
+        model.on_applied(ID, &entry(Index(1), &put(2, "b")), (&done(2, false), 0), NOW).unwrap();
+        assert!(
+            model
+                .on_applied(ID, &entry(Index(2), &put(1, "a")), (&done(1, false), 0), NOW)
+                .is_err()
+        );
         assert!(model.on_refused(ID, key(2)).is_err());
     }
 
@@ -600,10 +636,10 @@ mod tests {
             Batch::one(key(number), &operation)
         };
         model
-            .on_applied(ID, Index(1), &account(1, b"a", b"70"), Some(&done(1, false)), NOW)
+            .on_applied(ID, &entry(Index(1), &account(1, b"a", b"70")), (&done(1, false), 0), NOW)
             .unwrap();
         model
-            .on_applied(ID, Index(2), &account(2, b"b", b"30"), Some(&done(2, false)), NOW)
+            .on_applied(ID, &entry(Index(2), &account(2, b"b", b"30")), (&done(2, false), 0), NOW)
             .unwrap();
         for (number, amount, moved) in [(3, 60_u64, true), (4, 11, false)] {
             model.on_request(key(number), Index(2), Instant::ZERO);
@@ -613,7 +649,9 @@ mod tests {
             let payload = Batch::one(key(number), &operation);
             let outcome = Outcome::Integer(i64::from(moved));
             let applied = Applied { key: key(number), outcomes: vec![outcome], repeated: false };
-            model.on_applied(ID, Index(u64::from(number)), &payload, Some(&applied), NOW).unwrap();
+            model
+                .on_applied(ID, &entry(Index(u64::from(number)), &payload), (&applied, 0), NOW)
+                .unwrap();
         }
         assert_eq!(model.sum(|key| key != b"c"), 100);
         assert_eq!(model.sum(|key| key == b"a"), 10);

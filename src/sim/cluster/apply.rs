@@ -1,25 +1,24 @@
 //! The state machine of a simulated replica: applies committed entries and executes reads.
 
-use bytes::Bytes;
-
 use super::Cluster;
 use super::answer::{AnswerKind, ClientProtocol};
 use crate::config::Mutant;
-use crate::kv::{Batch, BatchBuffer, Outcome};
+use crate::kv::{Applied, Batch, BatchBuffer, Outcome, Piece};
 use crate::raft::{ClientRequest, Msg, Replica};
-use crate::record::EntryKind;
+use crate::record::{Entry, EntryKind, RecordBuffer};
 use crate::sim::coverage::Situation;
 use crate::sim::violation::{Violation, ensure};
-use crate::types::{Index, RequestKey};
+use crate::types::RequestKey;
 
-/// Returns a copy of the batch of commands in `payload`, marked so that it is not deduplicated. The
-/// batch is then applied twice if the log contains it twice: a deliberate fault for testing the
-/// checkers (mutation testing). Returns `None` if `payload` is not a batch of several operations.
-fn once(payload: &[u8]) -> Option<Bytes> {
-    let batch = Batch::decode(payload).ok().filter(|batch| batch.len() > 1)?;
+/// Returns a copy of the entry whose batch of commands is marked so that it is not deduplicated.
+/// The batch is then applied twice if the log contains it twice: a deliberate fault for testing the
+/// checkers (mutation testing). Returns `None` if the entry has no batch of several operations.
+fn once(entry: &Entry) -> Option<Entry> {
+    let batch = Batch::decode(entry.payload()).ok().filter(|batch| batch.len() > 1)?;
     let mut buffer = BatchBuffer::default();
     batch.encoded_operations().for_each(|operation| buffer.push(operation));
-    Some(buffer.finish(batch.key, false))
+    let payload = buffer.finish(batch.key, false);
+    Some(RecordBuffer::default().encode(entry.id(), entry.kind(), &payload))
 }
 
 impl Cluster {
@@ -37,10 +36,11 @@ impl Cluster {
                     // The entry is contained in a snapshot that was installed in the meantime.
                     continue;
                 }
-                let result =
-                    self.apply_entry(slot, entry.index(), entry.kind(), entry.payload())?;
+                let (key, outcomes) = self.apply_entry(slot, entry)?;
                 last = Some(entry.id());
-                let Some((key, outcomes)) = result else { continue };
+                if key == RequestKey::default() {
+                    continue;
+                }
                 let answers_here = match self.protocol {
                     ClientProtocol::Course => committed.as_leader,
                     ClientProtocol::Connection => self.machines[slot].take_pending_write(key),
@@ -85,36 +85,40 @@ impl Cluster {
     }
 
     /// Applies one entry to the replica's state machine. Returns the request key and the outcomes
-    /// of the batch of commands in the entry; `None` if the entry contains no batch.
+    /// of the batch of commands that the entry contains or completes; the key is all zeros if there
+    /// is no such batch, or no client waits for it.
     fn apply_entry(
         &mut self,
         slot: usize,
-        index: Index,
-        kind: EntryKind,
-        payload: &[u8],
-    ) -> Result<Option<(RequestKey, Vec<Outcome>)>, Violation> {
+        entry: &Entry,
+    ) -> Result<(RequestKey, Vec<Outcome>), Violation> {
         let machine = &mut self.machines[slot];
+        let index = entry.index();
         ensure!(
             index == machine.store.applied_index().next(),
             "log indexes: replica {} applies index {index} after {}",
             machine.id,
             machine.store.applied_index()
         );
-        let applied = match kind {
-            EntryKind::NoOp => {
-                machine.store.begin_term(index);
-                None
-            }
-            EntryKind::Command => {
-                let once = machine.config.breaks(Mutant::ApplyBatchTwice).then(|| once(payload));
-                Some(machine.store.apply(index, once.flatten().as_deref().unwrap_or(payload)))
-            }
-        };
+        let once = machine.config.breaks(Mutant::ApplyBatchTwice).then(|| once(entry)).flatten();
+        let piece_bytes = machine.store.piece_bytes();
+        let applied =
+            if entry.kind() == EntryKind::NoOp && machine.config.breaks(Mutant::KeepPieces) {
+                machine.store.skip(index);
+                Applied { key: RequestKey::default(), outcomes: vec![], repeated: false }
+            } else {
+                machine.store.apply(once.as_ref().unwrap_or(entry))
+            };
+        let is_dropped = piece_bytes > 0 && entry.kind() == EntryKind::NoOp;
+        self.coverage.add(Situation::DroppedPieces, is_dropped.into());
+        let is_completed = piece_bytes > 0 && Piece::decode(entry.payload()).is_some();
+        let is_completed = is_completed && machine.store.piece_bytes() == 0;
+        self.coverage.add(Situation::CompletedBatch, is_completed.into());
         self.checker.applied(machine.id, index, machine.store.digest())?;
-        let leaders = self.checker.leader_count();
-        let now = (self.now, leaders);
-        self.client_model.on_applied(machine.id, index, payload, applied.as_ref(), now)?;
-        Ok(applied.map(|applied| (applied.key, applied.outcomes)))
+        let now = (self.now, self.checker.leader_count());
+        let kept = machine.store.piece_bytes();
+        self.client_model.on_applied(machine.id, entry, (&applied, kept), now)?;
+        Ok((applied.key, applied.outcomes))
     }
 
     /// Executes a read on the replica's state machine, and sends the answer to the client.

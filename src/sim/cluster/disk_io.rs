@@ -218,6 +218,12 @@ impl Cluster {
             if machine.config.mutant == Some(Mutant::SnapshotWithoutSessions) {
                 machine.store.forget_sessions();
             }
+            let has_pieces = machine.store.piece_bytes() > 0;
+            self.coverage.add(Situation::PiecesInSnapshot, has_pieces.into());
+            #[cfg(feature = "mutants")]
+            if machine.config.mutant == Some(Mutant::SnapshotWithoutPieces) {
+                machine.store.forget_pieces();
+            }
             self.coverage.add(Situation::Install, 1);
             self.checker.applied(machine.id, id.last.index, machine.store.digest())?;
         }

@@ -3,6 +3,7 @@
 use super::Cluster;
 use super::queue::Event;
 use crate::kv::StateMachine;
+use crate::large_writes::LargeWrites;
 use crate::raft::Replica;
 use crate::sim::coverage::{Coverage, Situation};
 use crate::sim::disk::Started;
@@ -45,6 +46,12 @@ impl Cluster {
         #[cfg(feature = "mutants")]
         if machine.config.mutant == Some(crate::config::Mutant::SnapshotWithoutSessions) {
             machine.store.forget_sessions();
+        }
+        let has_pieces = machine.store.piece_bytes() > 0;
+        self.coverage.add(Situation::PiecesInSnapshot, has_pieces.into());
+        #[cfg(feature = "mutants")]
+        if machine.config.mutant == Some(crate::config::Mutant::SnapshotWithoutPieces) {
+            machine.store.forget_pieces();
         }
         let seed = machine.rng.next_u64();
         let now = machine.clock.read(self.now);
@@ -179,6 +186,7 @@ impl Cluster {
         machine.heard.clear();
         machine.stalled = None;
         machine.inbox.clear();
+        machine.large_writes = LargeWrites::new(machine.large_writes.limits());
         machine.pending_writes.clear();
         machine.applying.clear();
         machine.storing.clear();

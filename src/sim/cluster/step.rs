@@ -1,11 +1,14 @@
 //! A step of a simulated replica: the replica handles a batch of messages and, if it is due, its
 //! timeout; it is flushed once; then its effects are carried out.
 
+use std::collections::BTreeMap;
+
 use super::Cluster;
 use super::answer::{Answer, AnswerKind, ClientProtocol};
 use super::queue::Event;
 use crate::config::Mutant;
 use crate::kv::{Batch, BatchBuffer};
+use crate::large_writes::{Dropped, LargeWrites, PieceAppender};
 use crate::raft::{
     ClientRequest, Effects, Envelope, Msg, PeerMsg, Refusal, RefusalReason, Replica, RequestKind,
     RoleName, SnapshotChunk,
@@ -14,7 +17,7 @@ use crate::record::record_bytes;
 use crate::sim::coverage::Situation;
 use crate::sim::machine::replicated_clock::ClockGate;
 use crate::sim::violation::{Violation, ensure};
-use crate::types::{Instant, NodeId, RequestKey, Term};
+use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 
 /// Maximum number of messages in a replica's inbox, where they wait, for example, while the replica
 /// is paused. Messages that arrive while the inbox is full are lost.
@@ -22,6 +25,9 @@ const INBOX_MAX: usize = 10_000;
 /// Maximum number of steps of one replica at the same virtual time. More steps mean that the
 /// replica triggers itself forever, which is a violation.
 const STEPS_AT_ONCE_MAX: u32 = 10_000;
+
+/// Maximum total length in bytes of the large writes at a leader.
+const LARGE_WRITES_BYTES_MAX: u64 = 4_000;
 
 /// Splits a request with a batch of several writes into two requests with half of the writes each:
 /// a deliberate fault for testing the checkers (mutation testing). Returns `None` if the request is
@@ -125,19 +131,23 @@ impl Cluster {
                 let (term, leader, leads) = (replica.term(), replica.leader(), replica.is_leader());
                 waited = gate.on_leader(now, term, leader, leads);
             }
+            let mut driver =
+                LeaderDriver { replica, gate: machine.clock_gate.as_deref_mut(), now, out };
             for message in waited.into_iter().chain(machine.inbox.drain(..)) {
                 let append = sender_of_append(&message);
                 self.checker.on_receive(slot, &message);
-                let message = match (&mut machine.clock_gate, message) {
-                    (Some(gate), Msg::Client(request)) => {
-                        match pass_clock(gate, replica, now, request, out) {
+                let message = match message {
+                    Msg::Client(request) if self.protocol == ClientProtocol::Connection => {
+                        let writes = (&mut machine.large_writes, &mut machine.pending_writes);
+                        match driver.admit(request, writes) {
                             Some(message) => message,
                             None => continue,
                         }
                     }
-                    (_, message) => message,
+                    message => message,
                 };
-                replica.handle_msg(now, message, out);
+                let replica = &mut *driver.replica;
+                replica.handle_msg(now, message, driver.out);
                 // A replica accepts no leader during the silent period after its start.
                 if let Some((leader, term)) = append
                     && replica.term() == term
@@ -146,11 +156,15 @@ impl Cluster {
                     self.checker.on_append_accepted(slot, now, term);
                 }
             }
+            let refused = machine.large_writes.refuse_deposed(&mut driver);
+            self.coverage.add(Situation::RefusedPieces, refused as u64);
+            machine.large_writes.append_pieces(&mut driver, now);
+            let LeaderDriver { replica, gate, out, .. } = driver;
             if now >= replica.next_timeout() && !machine.held.timeouts {
                 replica.handle_timeout(now, out);
             }
             if replica.accepts_writes()
-                && let Some(gate) = &mut machine.clock_gate
+                && let Some(gate) = gate
                 && let Some(entry) = gate.due(now)
             {
                 append_clock_entry(gate, replica, now, entry, out);
@@ -293,38 +307,103 @@ impl Cluster {
     }
 }
 
-/// Prepares the replicated clock for a client's request before the replica handles the request, as
-/// the server's core stage does: holds the request until the leader knows the wall clocks of a
-/// quorum and, before a write, appends an entry that advances the clock if necessary. Returns the
-/// message for the replica; `None` if the request was refused or is held.
-fn pass_clock(
-    gate: &mut ClockGate,
-    replica: &mut Replica,
+/// The driver of a replica's consensus core in one step, as far as it concerns clients' requests.
+/// It works like the server's core stage.
+struct LeaderDriver<'a> {
+    replica: &'a mut Replica,
+    /// The replicated clock; `None` if the run does not use expirations.
+    gate: Option<&'a mut ClockGate>,
     now: Instant,
-    request: ClientRequest,
-    out: &mut Effects,
-) -> Option<Msg> {
-    if !replica.is_leader() {
-        // Does not name the last known leader: a client could be redirected back and forth between
-        // two followers.
-        let (key, leader) = (request.key, replica.leader());
-        out.refusals.push(Refusal { key, reason: RefusalReason::NotLeader, leader });
-        return None;
-    }
-    let (key, is_write) = (request.key, request.kind == RequestKind::Write);
-    let message = gate.hold(now, replica.term(), Msg::Client(request))?;
-    if is_write
-        && replica.accepts_writes()
-        && let Some(entry) = gate.before_write(now)
-    {
-        // The write must not be applied at an outdated time.
-        if !append_clock_entry(gate, replica, now, entry, out) {
-            let leader = replica.leader();
-            out.refusals.push(Refusal { key, reason: RefusalReason::Busy, leader });
+    out: &'a mut Effects,
+}
+
+impl LeaderDriver<'_> {
+    /// Prepares for a client's request before the replica handles it: holds it until the leader
+    /// knows the wall clocks of a quorum, puts a large write into the queue `large_writes` and,
+    /// before another write, appends an entry that advances the clock if necessary. Returns the
+    /// message for the replica; `None` if the request was refused, is held or is in the queue.
+    fn admit(
+        &mut self,
+        request: ClientRequest,
+        (large_writes, pending): (&mut LargeWrites, &mut BTreeMap<RequestKey, u32>),
+    ) -> Option<Msg> {
+        let is_large = large_writes.is_large(&request);
+        if self.gate.is_none() && !is_large {
+            return Some(Msg::Client(request));
+        }
+        let key = request.key;
+        if !self.replica.is_leader() || is_large && !self.replica.accepts_writes() {
+            self.refuse(key, RefusalReason::NotLeader);
             return None;
         }
+        let message = Msg::Client(request);
+        let message = match &mut self.gate {
+            Some(gate) => gate.hold(self.now, self.replica.term(), message)?,
+            None => message,
+        };
+        let Msg::Client(mut request) = message else { return Some(message) };
+        if is_large {
+            // The clients resend a write only under the same key.
+            let is_copy = pending.get(&key).is_some_and(|count| *count > 1);
+            let since = is_copy.then_some(Index::ZERO);
+            match large_writes.accept(request, since, self.replica.term(), LARGE_WRITES_BYTES_MAX) {
+                Ok(()) => {}
+                Err(Dropped::Busy) => self.refuse(key, RefusalReason::Busy),
+                // No refusal answers it: the copy before it may be applied.
+                Err(Dropped::Copy) => {
+                    pending.entry(key).and_modify(|count| *count -= 1);
+                }
+            }
+            return None;
+        }
+        // The write must not be applied at an outdated time.
+        if request.kind == RequestKind::Write
+            && self.replica.accepts_writes()
+            && let Err(Dropped::Busy) = self.before_last_piece(&mut request, None)
+        {
+            self.refuse(key, RefusalReason::Busy);
+            return None;
+        }
+        Some(Msg::Client(request))
     }
-    Some(message)
+}
+
+impl PieceAppender for LeaderDriver<'_> {
+    fn replica(&self) -> &Replica {
+        self.replica
+    }
+
+    fn has_space(&self, _is_uncommitted: bool) -> bool {
+        true
+    }
+
+    fn before_last_piece(
+        &mut self,
+        _request: &mut ClientRequest,
+        _since: Option<Index>,
+    ) -> Result<(), Dropped> {
+        let Some(gate) = &mut self.gate else { return Ok(()) };
+        let Some(entry) = gate.before_write(self.now) else { return Ok(()) };
+        let is_appended = append_clock_entry(gate, self.replica, self.now, entry, self.out);
+        if is_appended { Ok(()) } else { Err(Dropped::Busy) }
+    }
+
+    fn propose(&mut self, piece: ClientRequest) -> Option<RefusalReason> {
+        let (key, refusal_count) = (piece.key, self.out.refusals.len());
+        self.replica.handle_msg(self.now, Msg::Client(piece), self.out);
+        if self.replica.breaks(Mutant::RefuseCompletedWrite) && key != RequestKey::default() {
+            return Some(RefusalReason::NotLeader);
+        }
+        let is_refused = self.out.refusals.len() > refusal_count;
+        is_refused.then(|| self.out.refusals.pop())?.map(|refusal| refusal.reason)
+    }
+
+    fn refuse(&mut self, key: RequestKey, reason: RefusalReason) {
+        // Does not name the last known leader: a client could be redirected back and forth between
+        // two followers.
+        let leader = self.replica.leader();
+        self.out.refusals.push(Refusal { key, reason, leader });
+    }
 }
 
 /// Appends an entry that advances the replicated clock, on a leader that accepts writes. Returns

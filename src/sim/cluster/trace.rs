@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 
-use crate::kv::{Batch, Operation, Outcome};
+use crate::kv::{Batch, Operation, Outcome, Piece};
 use crate::raft::{
     AppendJob, AppendOutcome, ClientRequest, DiskState, Effects, Envelope, PeerMsg, Replica,
     RoleName, Status,
@@ -393,6 +393,10 @@ fn entries_text(entries: &[Entry]) -> String {
 
 /// Formats the operations of a client's request for traces.
 pub(in crate::sim) fn payload_text(payload: &[u8]) -> String {
+    if let Some(piece) = Piece::decode(payload) {
+        let first = if piece.is_first { "first " } else { "" };
+        return format!("{first}piece, {} follow", piece.following);
+    }
     let Ok(batch) = Batch::decode(payload) else { return "malformed batch".to_owned() };
     let text = |operation: Option<Operation<'_>>| match operation {
         Some(operation) => operation_text(&operation),

@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::config::Config;
+use crate::large_writes::LargeWrites;
 use crate::raft::Envelope;
 use crate::sim::cluster::network::{Fate, Network};
 use crate::sim::cluster::trace::Trace;
@@ -204,6 +205,7 @@ impl FaultRun {
                 i64::try_from(wall_rng.below(20)).expect("20")
             };
             machine.snapshots.plan = plan.snapshots;
+            machine.large_writes = LargeWrites::new(plan.pieces);
             machine.clock = Clock::new(
                 Instant::ZERO,
                 draw_origin(&mut rng),

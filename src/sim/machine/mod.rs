@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::kv::StateMachine;
+use crate::large_writes::LargeWrites;
 use crate::raft::{ApplyJob, Msg, Replica, SnapshotChunk};
 use crate::sim::disk::Disk;
 use crate::sim::disk::snapshots::Snapshots;
@@ -110,6 +111,8 @@ pub struct Machine {
     pub(in crate::sim) rng: Rng,
     pub(in crate::sim) incarnation: u64,
     pub(in crate::sim) inbox: VecDeque<Msg>,
+    /// Large writes that the replica appends in pieces while it leads.
+    pub(in crate::sim) large_writes: LargeWrites,
     /// Writes that clients have sent to this replica and that are not answered yet: the request
     /// key, and the number of times that the write has arrived.
     pub(in crate::sim) pending_writes: BTreeMap<RequestKey, u32>,
@@ -163,6 +166,7 @@ impl Machine {
             rng: rng.split(),
             incarnation: 0,
             inbox: VecDeque::new(),
+            large_writes: LargeWrites::default(),
             pending_writes: BTreeMap::new(),
             applying: VecDeque::new(),
             storing: VecDeque::new(),

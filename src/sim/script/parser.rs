@@ -163,6 +163,9 @@ pub struct ClusterOptions {
     pub hop: Duration,
     /// Snapshot interval and chunk size; `None` if replicas take no snapshots.
     pub snapshots: Option<SnapshotPlan>,
+    /// Length in bytes of the pieces of large writes, of which one at a time is uncommitted; `None`
+    /// if no write is large.
+    pub piece_bytes: Option<usize>,
     /// Seed of the random number generator, which determines the whole run.
     pub seed: u64,
 }
@@ -416,6 +419,7 @@ fn cluster(rest: &[&str]) -> Result<ClusterOptions, String> {
         config,
         hop: Duration::from_millis(1),
         snapshots: None,
+        piece_bytes: None,
         seed: 1,
     };
     for setting in settings.iter().filter(|setting| **setting != "course") {
@@ -435,6 +439,7 @@ fn set(cluster: &mut ClusterOptions, name: &str, value: &str) -> Result<(), Stri
         "leader" => cluster.leader = Some(node(value)?),
         "hop" => cluster.hop = duration(value)?,
         "seed" => cluster.seed = number(value)?,
+        "pieces" => cluster.piece_bytes = Some(number(value)?),
         "fan_out" => {
             config.fan_out = match value {
                 "all" => FanOut::All,

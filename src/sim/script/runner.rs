@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::kv::{Batch, CommandId, Operation};
+use crate::large_writes::{LargeWrites, PieceLimits};
 use crate::raft::{
     ClientRequest, DiskSpace, Envelope, PeerStatus, RejoinStatus, RequestKind, RoleName,
 };
@@ -94,7 +95,16 @@ impl Runner {
             holds_timeouts: false,
         };
         for id in runner.ids.clone() {
-            runner.cluster.machine_mut(id).snapshots.plan = options.snapshots;
+            let machine = runner.cluster.machine_mut(id);
+            machine.snapshots.plan = options.snapshots;
+            if let Some(piece_bytes) = options.piece_bytes {
+                machine.large_writes = LargeWrites::new(PieceLimits {
+                    whole_bytes_max: 2 * piece_bytes,
+                    piece_bytes,
+                    uncommitted_bytes_max: 1,
+                    ..PieceLimits::SERVER
+                });
+            }
             runner.cluster.start(id)?;
         }
         if let Some(leader) = options.leader {

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::kv::Outcome;
 use crate::raft::RequestKind;
-use crate::redis::{CommandNumber, Connection};
+use crate::redis::{CommandNumber, Connection, WideReply};
 use crate::runtime::server::clients::batches::is_large;
 use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::input::Input;
@@ -31,6 +31,8 @@ const SLOTS_MAX: usize = 1_024;
 /// replies during this time. A slow reader is not affected, since it can send more requests as it
 /// reads replies.
 pub(crate) const READ_AHEAD_DELAY: Duration = Duration::from_millis(100);
+/// Number of bytes of a reply with many elements that are encoded at a time: about 1 ms of work.
+const WIDE_BYTES_MAX: usize = 256 << 10;
 /// Maximum capacity, in slots (each holds a request or its reply), that an empty queue keeps. The
 /// memory of a larger queue is freed when the queue becomes empty.
 const SLOTS_KEPT: usize = 16;
@@ -357,7 +359,8 @@ impl Client {
                 later.sent_at.is_none() || !matches!(later.state, RequestState::Done(_))
             });
         let is_next = at == 0 && was_sent && !repeat && self.blocked_on.is_none();
-        if is_next && !reply_format.is_muted() && !self.is_over_budget() {
+        let is_wide = WideReply::is_wide(reply_format, &outcome);
+        if is_next && !is_wide && !reply_format.is_muted() && !self.is_over_budget() {
             let bytes = reply_format.reply_bytes(&outcome);
             if bytes <= self.budget.reply_bytes {
                 reply_format.encode(&outcome, self.socket.outbound.open());
@@ -394,7 +397,7 @@ impl Client {
             self.connection.complete_blocked(&reply_format, &outcome, &mut out);
             Reply::Encoded(out.freeze())
         } else {
-            Reply::Outcome(reply_format.clone(), outcome)
+            Reply::new(reply_format, outcome, bytes)
         };
         if self.finish(slot, reply) { used } else { OutcomeUse::Dropped }
     }
@@ -583,20 +586,28 @@ impl Client {
     }
 
     /// Encodes completed replies into the outbound queue, oldest first. Stops at the first request
-    /// without a reply, or when the reply budget (limit on unsent replies) is used up.
+    /// without a reply, when the reply budget (limit on unsent replies) is used up, or after a part
+    /// of a reply with many elements. The next part follows when the queue has been written.
     pub(crate) fn encode_replies(&mut self) {
+        let part_bytes = self.budget.output_bytes.min(WIDE_BYTES_MAX);
         while self.socket.outbound.len() < self.budget.output_bytes
-            && let Some(Slot { state: RequestState::Done(_), .. }) = self.slots.front()
-            && let Some(Slot { state: RequestState::Done(reply), .. }) = self.slots.pop_front()
+            && let Some(Slot { state: RequestState::Done(reply), .. }) = self.slots.front_mut()
         {
-            self.reply_bytes -= reply.bytes();
             match reply {
-                Reply::Encoded(bytes) => self.socket.outbound.push(&bytes),
+                Reply::Encoded(bytes) => self.socket.outbound.push(bytes),
                 Reply::Outcome(reply_format, outcome) => {
-                    reply_format.encode(&outcome, self.socket.outbound.open());
+                    reply_format.encode(outcome, self.socket.outbound.open());
+                }
+                Reply::Wide(wide, _) => {
+                    let bytes = part_bytes.saturating_sub(self.socket.outbound.len());
+                    if !wide.encode(self.socket.outbound.open(), bytes) {
+                        break;
+                    }
                 }
                 Reply::Failure(reason) => reason.failure().encode(self.socket.outbound.open()),
             }
+            self.reply_bytes -= reply.bytes();
+            self.slots.pop_front();
             self.front += 1;
         }
         self.next = self.next.max(self.front);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::kv::Outcome;
 use crate::raft::RequestKind;
-use crate::redis::{Failure, ReplyFormat};
+use crate::redis::{Failure, ReplyFormat, WideReply};
 use crate::types::Instant;
 
 /// A client's request that reads or writes the replicated state, so that the Raft core must handle
@@ -40,6 +40,8 @@ pub(crate) enum RequestState {
 pub(crate) enum Reply {
     Encoded(Bytes),
     Outcome(ReplyFormat, Outcome),
+    /// A reply that is encoded in parts, and its length in bytes.
+    Wide(WideReply, usize),
     Failure(FailureReason),
 }
 
@@ -107,11 +109,21 @@ impl Slot {
 }
 
 impl Reply {
+    /// Returns the reply for `outcome`, whose length is `bytes` according to
+    /// [`ReplyFormat::reply_bytes`].
+    pub(crate) fn new(reply_format: &ReplyFormat, outcome: Outcome, bytes: usize) -> Reply {
+        match WideReply::new(reply_format, outcome) {
+            Ok(wide) => Reply::Wide(wide, bytes),
+            Err(outcome) => Reply::Outcome(reply_format.clone(), outcome),
+        }
+    }
+
     /// Returns the encoded length of the reply in bytes; 0 for an error reply.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Reply::Encoded(bytes) => bytes.len(),
             Reply::Outcome(reply_format, outcome) => reply_format.reply_bytes(outcome),
+            Reply::Wide(_, bytes) => *bytes,
             Reply::Failure(_) => 0,
         }
     }

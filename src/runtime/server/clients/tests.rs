@@ -3,6 +3,7 @@
 
 mod settings;
 mod statistics;
+mod wide_replies;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

@@ -3,7 +3,7 @@
 use super::*;
 use crate::kv::{Event, Operation, PIECE_BYTES, RecordedEvents};
 use crate::raft::{ApplyJob, RequestKind, SnapshotId};
-use crate::record::RecordBuffer;
+use crate::record::{EntryKind, RecordBuffer};
 use crate::runtime::boards::{MemoryBoard, SnapshotBoard};
 use crate::runtime::channels::{Ends, channels};
 use crate::runtime::clock::tests::stopped;
@@ -145,7 +145,7 @@ fn batch_in_pieces_is_applied_with_its_last_piece() {
     let value = vec![b'v'; 2 * PIECE_BYTES];
     let whole = Batch::one(key(9), &Operation::set(b"k", &value));
     let pieces = (0..whole.len()).step_by(PIECE_BYTES);
-    let mut pieces = pieces.map(|start| Piece::encode(key(9), &whole, start));
+    let mut pieces = pieces.map(|start| Piece::encode(key(9), &whole, start, PIECE_BYTES));
     let mut piece = |index| {
         let id = EntryId::new(1, index);
         let payload = pieces.next().unwrap();
@@ -178,8 +178,9 @@ fn next_leader_drops_the_pieces_of_an_incomplete_batch() {
         let entry = RecordBuffer::default().encode(id, kind, payload);
         Committed { entry, as_leader: true }
     };
-    let piece =
-        |id, start| committed(id, EntryKind::Command, &Piece::encode(key(9), &whole, start));
+    let piece = |id, start| {
+        committed(id, EntryKind::Command, &Piece::encode(key(9), &whole, start, PIECE_BYTES))
+    };
     let entries = vec![
         piece(EntryId::new(1, 1), 0),
         committed(EntryId::new(2, 2), EntryKind::NoOp, b""),
@@ -208,7 +209,7 @@ fn snapshot_from_the_leader_replaces_an_older_state() {
     let mut ahead = StateMachine::default();
     for index in 1..=3 {
         let committed = put(index, &[u8::try_from(index).unwrap()], true);
-        ahead.apply(Index(index), committed.entry.payload());
+        ahead.apply(&committed.entry);
     }
     let id = SnapshotId { last: EntryId::new(1, 3), ..SnapshotId::default() };
     let install = |store| Some(Box::new(ReceivedSnapshot { id, store }));
@@ -283,7 +284,7 @@ fn partly_applied_log_entry_is_not_visible_to_reads() {
     let mut digests = Vec::new();
     let mut jobs = (1..=5).map(|index| {
         let payload = Batch::encode(key(u8::try_from(index).unwrap()), false, &increments);
-        expected.apply(Index(index), &payload);
+        expected.apply_batch(&payload);
         digests.push(expected.digest());
         let id = EntryId::new(1, index);
         let entry = RecordBuffer::default().encode(id, EntryKind::Command, &payload);
@@ -392,7 +393,7 @@ fn keyspace_events_before_a_snapshot_install_are_not_lost() {
     let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends).with_board(board);
     let mut ahead = StateMachine::default();
     for index in 1..=2 {
-        ahead.apply(Index(index), put(index, b"v", true).entry.payload());
+        ahead.apply(&put(index, b"v", true).entry);
     }
     let id = SnapshotId { last: EntryId::new(1, 2), ..SnapshotId::default() };
     let install = Some(Box::new(ReceivedSnapshot { id, store: ahead }));

@@ -1,69 +1,25 @@
-//! Large writes: batches that are too long for one log entry. The leader appends them in pieces,
-//! one batch after another, and only as fast as pieces are committed. So entries of other clients
-//! get between the pieces, and wait for a few pieces at most instead of a whole value.
-//!
-//! A batch is applied at the index of its last piece. Until that is in the log, the first copy of a
-//! batch can be refused, which is what happens if this replica stops leading. An earlier copy of a
-//! resent batch may be in the log, so its sender ignores a refusal.
+//! Large writes: the core appends them in pieces (`src/large_writes.rs`), within the limits on the
+//! log in memory and on the bytes in flight.
 
-use std::collections::VecDeque;
-
-use crate::kv::{PIECE_BYTES, Piece};
-use crate::raft::{ClientRequest, Msg, RefusalReason};
+use crate::large_writes::{Dropped, PieceAppender};
+use crate::raft::{ClientRequest, Msg, RefusalReason, Replica};
 use crate::runtime::channels::JOB_BYTES_MAX;
-use crate::types::{Index, RequestKey, Term};
+use crate::types::{Index, RequestKey};
 
 use super::Core;
 use super::requests::AGAIN_ENTRIES_MAX;
-
-/// Bytes of uncommitted entries at which the leader appends no more pieces. A write that arrives
-/// then waits for that many bytes; fewer would leave disks and network idle between the pieces.
-const UNCOMMITTED_BYTES_MAX: usize = 4 << 20;
-
-/// Maximum number of pieces, 32 MiB, that a follower lags behind. A quorum may be faster than the
-/// slowest follower, and large writes would soon leave it so far behind that it needs a snapshot.
-const LAG_PIECES_MAX: usize = (32 << 20) / PIECE_BYTES;
-
-/// Large writes that are not completely in the log.
-#[derive(Debug, Default)]
-pub(super) struct LargeWrites {
-    /// In the order in which they arrived. Pieces of the first one may be in the log. Each replica
-    /// sends one large write at a time, but another one after the client of the first has
-    /// disconnected. So their total length is limited, to that of the log in memory.
-    queue: VecDeque<LargeWrite>,
-    /// Indexes of the latest pieces, at most [`LAG_PIECES_MAX`].
-    recent: VecDeque<Index>,
-}
-
-/// A batch that is appended in pieces.
-#[derive(Debug)]
-pub(super) struct LargeWrite {
-    request: ClientRequest,
-    /// If an earlier copy of the batch may be in the log, the index that precedes that copy.
-    since: Option<Index>,
-    /// The term in which this replica, as the leader, has accepted the batch.
-    term: Term,
-    /// Number of bytes of the batch whose pieces are in the log.
-    appended: usize,
-}
 
 impl Core {
     /// Accepts a large write, as the leader, to be appended in pieces. `since` is as in
     /// [`Core::admit_copy`]. Refuses it if the large writes in the queue are too long in total.
     /// Drops a resent copy of a write that is in the queue.
     pub(super) fn accept_large_write(&mut self, request: ClientRequest, since: Option<Index>) {
-        let term = self.replica.term();
-        let queue = &self.large_writes.queue;
-        let is_queued = |write: &LargeWrite| (write.term, write.request.key) == (term, request.key);
-        let queued: usize = queue.iter().map(|write| write.request.payload.len()).sum();
-        let length = (queued + request.payload.len()) as u64;
-        let fits = queue.is_empty() || length <= self.memory.log_bytes_max();
-        if since.is_some() && (queue.iter().any(is_queued) || !fits) {
-            self.counters.repeats_dropped.add_one();
-        } else if !fits {
-            self.refuse_busy(request.key);
-        } else {
-            self.large_writes.queue.push_back(LargeWrite { request, since, term, appended: 0 });
+        let (key, term) = (request.key, self.replica.term());
+        let bytes_max = self.memory.log_bytes_max();
+        match self.large_writes.accept(request, since, term, bytes_max) {
+            Ok(()) => {}
+            Err(Dropped::Copy) => self.counters.repeats_dropped.add_one(),
+            Err(Dropped::Busy) => self.refuse_busy(key),
         }
     }
 
@@ -71,80 +27,16 @@ impl Core {
     /// Refuses the large writes of a term in which this replica does not lead any more, and the
     /// first one if the log in memory is full.
     pub(super) fn append_pieces(&mut self) {
-        let leads_in = self.replica.is_leader().then(|| self.replica.term());
-        let is_over = |write: &mut LargeWrite| Some(write.term) != leads_in;
-        while let Some(write) = self.large_writes.queue.pop_front_if(is_over) {
-            self.refuse(write.request.key, RefusalReason::NotLeader);
+        if self.large_writes.is_empty() {
+            return;
         }
-        if self.is_log_full()
-            && let Some(write) = self.large_writes.queue.pop_front()
-        {
-            self.refuse_busy(write.request.key);
+        let mut large_writes = std::mem::take(&mut self.large_writes);
+        large_writes.refuse_deposed(self);
+        if self.is_log_full() {
+            large_writes.refuse_first(self);
         }
-        while !self.is_log_full()
-            && self.has_space_for_piece()
-            && !self.has_lagging_follower()
-            && let Some(write) = self.large_writes.queue.pop_front()
-        {
-            if let Some(write) = self.append_piece(write) {
-                self.large_writes.queue.push_front(write);
-            }
-        }
-    }
-
-    /// Returns whether few enough bytes are uncommitted and in flight for another piece. One piece
-    /// is always allowed if there is any space, so that small writes cannot stop the large ones.
-    fn has_space_for_piece(&self) -> bool {
-        let commit_index = self.replica.commit_index();
-        let is_piece_uncommitted =
-            self.large_writes.recent.back().is_some_and(|latest| *latest > commit_index);
-        if is_piece_uncommitted {
-            self.replica.uncommitted_bytes() < UNCOMMITTED_BYTES_MAX
-                && self.in_flight.bytes() < JOB_BYTES_MAX / 2
-        } else {
-            self.replica.append_budget() > 2 * PIECE_BYTES && self.in_flight.bytes() < JOB_BYTES_MAX
-        }
-    }
-
-    /// Returns whether a follower that keeps up has not acknowledged the oldest of the latest
-    /// [`LAG_PIECES_MAX`] pieces.
-    fn has_lagging_follower(&self) -> bool {
-        let recent = &self.large_writes.recent;
-        recent.len() >= LAG_PIECES_MAX
-            && recent.front().is_some_and(|oldest| *oldest > self.replica.followed_index())
-    }
-
-    /// Appends the next piece of `write`. Returns the write unless that was its last piece, or the
-    /// write was refused.
-    fn append_piece(&mut self, mut write: LargeWrite) -> Option<LargeWrite> {
-        let ClientRequest { key, kind, payload } = &write.request;
-        let (key, start) = (*key, write.appended);
-        write.appended = payload.len().min(start + PIECE_BYTES);
-        let is_last = write.appended == payload.len();
-        if is_last && !self.may_follow_copy(write.since) {
-            self.counters.repeats_dropped.add_one();
-            return None;
-        }
-        // No client waits for the other pieces.
-        let piece_key = if is_last { key } else { RequestKey::default() };
-        let payload = Piece::encode(key, payload, start);
-        let mut piece = ClientRequest { key: piece_key, kind: *kind, payload };
-        if is_last && !self.set_clock_before(&mut piece) {
-            self.refuse_busy(key);
-            return None;
-        }
-        let refusal_count = self.effects.refusals.len();
-        self.handle(Msg::Client(piece));
-        if let Some(refusal) = self.effects.refusals.get_mut(refusal_count) {
-            refusal.key = key;
-            return None;
-        }
-        let recent = &mut self.large_writes.recent;
-        recent.push_back(self.replica.log().last().index);
-        if recent.len() > LAG_PIECES_MAX {
-            recent.pop_front();
-        }
-        (!is_last).then_some(write)
+        large_writes.append_pieces(self, self.now);
+        self.large_writes = large_writes;
     }
 
     /// Returns whether the deduplication table is certain to recognize a copy of a batch that is
@@ -155,17 +47,65 @@ impl Core {
     }
 }
 
+impl PieceAppender for Core {
+    fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    fn has_space(&self, is_uncommitted: bool) -> bool {
+        let bytes_max = if is_uncommitted { JOB_BYTES_MAX / 2 } else { JOB_BYTES_MAX };
+        !self.is_log_full() && self.in_flight.bytes() < bytes_max
+    }
+
+    fn before_last_piece(
+        &mut self,
+        request: &mut ClientRequest,
+        since: Option<Index>,
+    ) -> Result<(), Dropped> {
+        if !self.may_follow_copy(since) {
+            self.counters.repeats_dropped.add_one();
+            return Err(Dropped::Copy);
+        }
+        if self.set_clock_before(request) { Ok(()) } else { Err(Dropped::Busy) }
+    }
+
+    fn propose(&mut self, piece: ClientRequest) -> Option<RefusalReason> {
+        let refusal_count = self.effects.refusals.len();
+        self.handle(Msg::Client(piece));
+        let is_refused = self.effects.refusals.len() > refusal_count;
+        is_refused.then(|| self.effects.refusals.pop())?.map(|refusal| refusal.reason)
+    }
+
+    fn refuse(&mut self, key: RequestKey, reason: RefusalReason) {
+        if reason == RefusalReason::Busy {
+            self.refuse_busy(key);
+        } else {
+            Core::refuse(self, key, reason);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{leading_core, quiet_core, write};
+    use super::super::test_support::{
+        leading_core, leading_core_at, leading_core_of, quiet_core, with_clock, write,
+    };
     use super::*;
-    use crate::kv::WHOLE_BATCH_BYTES_MAX;
-    use crate::raft::{AppendJob, DiskSpace, Persisted};
+    use crate::kv::{
+        Batch, CommandId, Operation, Outcome, PIECE_BYTES, Piece, StateMachine,
+        WHOLE_BATCH_BYTES_MAX,
+    };
+    use crate::large_writes::{LAG_WAIT_MAX, LargeWrites, PieceLimits};
+    use crate::raft::{
+        AppendJob, AppendOutcome, AppendReply, DiskSpace, DiskState, Envelope, PeerMsg, Persisted,
+    };
     use crate::record::Entry;
     use crate::runtime::boards::MemoryBoard;
     use crate::runtime::channels::{
         CoreItem, ForwardedWrite, LogWriterEnds, NetworkEnds, Requests,
     };
+    use crate::runtime::clock::Clock;
+    use crate::types::{NodeId, Round, Term};
     use crate::wire::frame::Attempt;
     use bytes::Bytes;
     use std::sync::Arc;
@@ -201,7 +141,10 @@ mod tests {
         for _ in 0..40 {
             core.run_once(None);
             let uncommitted = core.replica.uncommitted_bytes();
-            assert!(uncommitted < UNCOMMITTED_BYTES_MAX + (1 << 20), "{uncommitted}");
+            assert!(
+                uncommitted < PieceLimits::SERVER.uncommitted_bytes_max + (1 << 20),
+                "{uncommitted}"
+            );
             network.requests.try_send(Requests::Clients(vec![write(small)])).unwrap();
             small += 1;
             found.append(&mut persist(&mut core, &log_writer));
@@ -217,8 +160,7 @@ mod tests {
         let between = found[..last].iter().filter(|entry| !is_piece(entry)).count();
         assert!(between >= 3, "{between} small entries between the pieces");
         let refusals = network.outbound.try_iter().flat_map(|batch| batch.refusals);
-        assert_eq!((core.large_writes.queue.len(), refusals.count()), (0, 0));
-        assert_eq!(core.large_writes.recent.len(), 2 * LARGE_BYTES / PIECE_BYTES);
+        assert_eq!((core.large_writes.len(), refusals.count()), (0, 0));
     }
 
     /// Returns the refusals that the core has sent to the network.
@@ -231,21 +173,18 @@ mod tests {
     fn incomplete_large_write_is_refused_when_leadership_ends() {
         let (mut core, network, log_writer, _applier) = leading_core(0);
         persist(&mut core, &log_writer);
-        network.requests.try_send(Requests::Clients(vec![large(1), large(2)])).unwrap();
-        core.run_once(None);
-        assert_eq!(core.large_writes.queue.len(), 2);
-        for write in &mut core.large_writes.queue {
-            write.term = Term(1);
+        for number in [1, 2] {
+            // In an earlier term.
+            core.large_writes.accept(large(number), None, Term(1), u64::MAX).unwrap();
         }
         core.run_once(None);
         let refused = |number| (large(number).key, RefusalReason::NotLeader);
         assert_eq!(refusals(&network), [refused(1), refused(2)]);
-        assert!(core.large_writes.queue.is_empty());
+        assert!(core.large_writes.is_empty());
         // A leader that steps down without an election stays in its term.
         let (mut core, network, ..) = quiet_core();
         let term = core.replica.term();
-        let write = LargeWrite { request: large(1), since: None, term, appended: 0 };
-        core.large_writes.queue.push_back(write);
+        core.large_writes.accept(large(1), None, term, u64::MAX).unwrap();
         core.run_once(None);
         assert_eq!(refusals(&network), [refused(1)]);
     }
@@ -262,7 +201,7 @@ mod tests {
         requests.push(large(1));
         network.requests.try_send(Requests::Clients(requests)).unwrap();
         core.run_once(None);
-        assert!(core.replica.uncommitted_bytes() > UNCOMMITTED_BYTES_MAX);
+        assert!(core.replica.uncommitted_bytes() > PieceLimits::SERVER.uncommitted_bytes_max);
         let found = persist(&mut core, &log_writer);
         let pieces = found.iter().filter(|entry| Piece::decode(entry.payload()).is_some());
         assert_eq!(pieces.count(), 1);
@@ -279,7 +218,7 @@ mod tests {
         let requests = (0..count).map(|number| large(number + 1)).collect();
         network.requests.try_send(Requests::Clients(requests)).unwrap();
         core.take_requests();
-        assert_eq!(core.large_writes.queue.len(), most);
+        assert_eq!(core.large_writes.len(), most);
         let again = |number| ForwardedWrite {
             attempt: Attempt::Again { since: Index(1) },
             request: large(number),
@@ -287,13 +226,14 @@ mod tests {
         let resend = |core: &mut Core, number| {
             network.requests.try_send(Requests::Forwarded(vec![again(number)])).unwrap();
             core.take_requests();
-            (core.counters.repeats_dropped.get(), core.large_writes.queue.len())
+            (core.counters.repeats_dropped.get(), core.large_writes.len())
         };
         assert_eq!(resend(&mut core, count + 1), (1, most), "the queue is full");
-        core.large_writes.queue.truncate(1);
+        core.large_writes = LargeWrites::default();
+        core.accept_large_write(large(1), None);
         assert_eq!(resend(&mut core, 1), (2, 1), "it is in the queue");
         assert_eq!(resend(&mut core, 2), (2, 2));
-        core.large_writes.queue.clear();
+        core.large_writes = LargeWrites::default();
         core.run_once(None);
         let refused = |number| (large(number).key, RefusalReason::Busy);
         assert_eq!(refusals(&network), [refused(count - 1), refused(count)]);
@@ -309,14 +249,112 @@ mod tests {
         core.handle(Msg::DiskSpace(full));
         persist(&mut core, &log_writer);
         assert_eq!(refusals(&network), [(large(1).key, RefusalReason::DiskFull)]);
-        assert!(core.large_writes.queue.is_empty());
+        assert!(core.large_writes.is_empty());
+    }
+
+    /// Number of pieces that a follower may lag behind in the tests.
+    const LAG: usize = 4;
+
+    /// A large write of 20 pieces, with the limits of [`core_with_followers`].
+    fn write_of_20_pieces(number: u8) -> ClientRequest {
+        ClientRequest { payload: Bytes::from(vec![number; 2_000]), ..write(number) }
+    }
+
+    /// Creates a leader of the followers 1 and 2 that has acknowledged nothing yet.
+    fn core_with_followers() -> Core {
+        let limits = PieceLimits {
+            whole_bytes_max: 1_000,
+            piece_bytes: 100,
+            uncommitted_bytes_max: 1 << 20,
+            lag_pieces_max: LAG,
+        };
+        leading_core_of(&[NodeId(1), NodeId(2)]).0.with_piece_limits(limits)
+    }
+
+    /// Lets a follower acknowledge the whole log. Returns the number of entries that the core then
+    /// appends.
+    fn acknowledge(core: &mut Core, follower: u16) -> u64 {
+        let index = core.replica.log().last().index;
+        let message = PeerMsg::AppendReply(AppendReply {
+            term: core.replica.term(),
+            round: Round(0),
+            disk: DiskState::Healthy,
+            outcome: AppendOutcome::Match { index },
+        });
+        let (from, to) = (NodeId(follower), NodeId(0));
+        core.handle(Msg::Peer(Envelope { from, to, leader: None, message }));
+        appended(core)
+    }
+
+    /// Returns the number of entries that the core appends now.
+    fn appended(core: &mut Core) -> u64 {
+        let before = core.replica.log().last().index.0;
+        core.append_pieces();
+        core.replica.log().last().index.0 - before
+    }
+
+    #[test]
+    fn large_write_waits_for_a_lagging_follower() {
+        let mut core = core_with_followers();
+        core.accept_large_write(write_of_20_pieces(1), None);
+        assert_eq!(appended(&mut core), LAG as u64);
+        assert_eq!((appended(&mut core), acknowledge(&mut core, 1)), (0, 0), "2 lags behind");
+        assert_eq!(acknowledge(&mut core, 2), LAG as u64);
+        assert_eq!((acknowledge(&mut core, 2), acknowledge(&mut core, 1)), (0, LAG as u64));
+    }
+
+    #[test]
+    fn wait_for_a_lagging_follower_is_bounded_for_each_large_write() {
+        let mut core = core_with_followers();
+        core.accept_large_write(write_of_20_pieces(1), None);
+        core.accept_large_write(write_of_20_pieces(2), None);
+        assert_eq!(appended(&mut core), LAG as u64);
+        core.now = core.now + LAG_WAIT_MAX / 2;
+        assert_eq!((appended(&mut core), acknowledge(&mut core, 1)), (0, 0));
+        core.now = core.now + LAG_WAIT_MAX / 2;
+        assert_eq!((appended(&mut core), core.large_writes.len()), (20 - LAG as u64, 1));
+        // The second one begins a wait of its own, although the first follower has all pieces.
+        assert_eq!((appended(&mut core), acknowledge(&mut core, 1)), (0, 0));
+        assert_eq!(acknowledge(&mut core, 2), LAG as u64);
+        core.now = core.now + LAG_WAIT_MAX;
+        assert_eq!((appended(&mut core), core.large_writes.len()), (20 - LAG as u64, 0));
+    }
+
+    #[test]
+    fn clock_entry_precedes_the_last_piece() {
+        let (core, network, log_writer, _applier) = leading_core_at(Clock::start(), 0);
+        let mut core = with_clock(core, &[]);
+        persist(&mut core, &log_writer);
+        let value = vec![b'v'; 2 * WHOLE_BATCH_BYTES_MAX];
+        let args = [b"k", &value[..], b"PX", b"1000"];
+        let set = Operation::call(CommandId::SET, &args);
+        let request = ClientRequest { payload: Batch::one(write(1).key, &set), ..write(1) };
+        network.requests.try_send(Requests::Clients(vec![request])).unwrap();
+        let mut found = Vec::new();
+        while found.is_empty() || !core.large_writes.is_empty() {
+            core.run_once(None);
+            found.append(&mut persist(&mut core, &log_writer));
+        }
+        let clock_of =
+            |entry: &Entry| match Batch::decode(entry.payload()).ok()?.operations().next() {
+                Some(Some(Operation::Clock { millis, .. })) => Some(millis),
+                _ => None,
+            };
+        let [.., before, clock, last] = &found[..] else { panic!("{} entries", found.len()) };
+        let following = |entry: &Entry| Piece::decode(entry.payload()).map(|it| it.following);
+        assert_eq!((following(before), following(last)), (Some(1), Some(0)));
+        // The clock entry does not end the batch, whose command sees its time.
+        let mut state = StateMachine::default();
+        let applied: Vec<_> = found.iter().map(|entry| state.apply(entry).outcomes).collect();
+        assert_eq!(applied.last().unwrap(), &[Outcome::Done]);
+        assert_eq!(state.next_expiry(), clock_of(clock).map(|millis| millis + 1_000));
     }
 
     #[test]
     fn forged_piece_from_a_peer_is_refused() {
         let (mut core, network, log_writer, _applier) = leading_core(0);
         persist(&mut core, &log_writer);
-        let payload = Piece::encode(write(1).key, &large(1).payload, 0);
+        let payload = Piece::encode(write(1).key, &large(1).payload, 0, PIECE_BYTES);
         let request = ClientRequest { payload, ..write(1) };
         let attempt = Attempt::First { term: core.replica.term() };
         let forwarded = ForwardedWrite { attempt, request };
@@ -341,6 +379,6 @@ mod tests {
         }
         let mut pieces = found.iter().filter_map(|entry| Piece::decode(entry.payload()));
         assert!(pieces.all(|piece| piece.following > 0));
-        assert_eq!((core.counters.repeats_dropped.get(), core.large_writes.queue.len()), (1, 0));
+        assert_eq!((core.counters.repeats_dropped.get(), core.large_writes.len()), (1, 0));
     }
 }

@@ -53,6 +53,7 @@ use crossbeam::channel::never;
 use crossbeam::select;
 
 use crate::config::Mutant;
+use crate::large_writes::LargeWrites;
 use crate::raft::{DiskState, Effects, Msg, Replica, SnapshotId};
 use crate::runtime::boards::{MemoryBoard, RuntimeCounters, StatusBoard};
 use crate::runtime::channels::{
@@ -62,7 +63,6 @@ use crate::runtime::clock::Clock;
 use crate::runtime::pass::{Pass, StageState};
 use crate::types::Instant;
 
-use self::large_writes::LargeWrites;
 use self::output::InFlight;
 use self::rejected_log::RejectedLog;
 use self::replicated_clock::CoreClock;
@@ -353,9 +353,23 @@ impl Core {
 }
 
 #[cfg(test)]
+use crate::large_writes::PieceLimits;
+
+#[cfg(test)]
 impl Core {
     pub(super) fn replica(&self) -> &Replica {
         &self.replica
+    }
+
+    /// Sets the limits on the pieces of large writes.
+    pub(super) fn with_piece_limits(mut self, limits: PieceLimits) -> Core {
+        self.large_writes = LargeWrites::new(limits);
+        self
+    }
+
+    /// Returns whether a large write is not completely in the log.
+    pub(super) fn has_large_writes(&self) -> bool {
+        !self.large_writes.is_empty()
     }
 
     /// Returns the total size in bytes of all jobs in flight (sent to other stages and not

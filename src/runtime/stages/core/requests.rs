@@ -6,7 +6,7 @@
 use std::time::Duration;
 use std::vec;
 
-use crate::kv::{Batch, DEDUP_ENTRIES_MAX, Piece, WHOLE_BATCH_BYTES_MAX};
+use crate::kv::{Batch, DEDUP_ENTRIES_MAX, Piece};
 use crate::raft::{
     AppendEntries, ClientRequest, Envelope, Msg, PeerMsg, Refusal, RefusalReason, RequestKind,
 };
@@ -25,11 +25,6 @@ const FULL_LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// capacity of the deduplication table, so that the table still has the outcome of the first copy.
 pub(super) const AGAIN_ENTRIES_MAX: u64 = 60_000;
 const _: () = assert!(AGAIN_ENTRIES_MAX < DEDUP_ENTRIES_MAX as u64);
-
-/// Returns whether the request is a write that must be appended in pieces.
-fn is_large(request: &ClientRequest) -> bool {
-    request.kind == RequestKind::Write && request.payload.len() > WHOLE_BATCH_BYTES_MAX
-}
 
 /// What a replica that is not the leader does with a client's request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,7 +185,7 @@ impl Core {
             }
         }
         if let Msg::Client(request) = message {
-            if self.replica.accepts_writes() && is_large(&request) {
+            if self.replica.accepts_writes() && self.large_writes.is_large(&request) {
                 self.accept_large_write(request, since);
                 return;
             }

@@ -8,7 +8,7 @@ use crate::clock::AppliedClock;
 use crate::config::Config;
 use crate::raft::{
     AppendEntries, AppendJob, ClientRequest, Durable, Effects, Envelope, HardState, Msg, PeerMsg,
-    Persisted, Replica, RequestKind,
+    Persisted, Replica, RequestKind, VoteReply,
 };
 use crate::record::{EntryKind, RecordBuffer};
 use crate::runtime::boards::ClockBoard;
@@ -72,6 +72,35 @@ pub(super) fn leading_core_at(
     let persisted = Msg::Persisted(Persisted { sequence, last: None });
     replica.handle_msg(later, persisted, &mut effects);
     assert!(replica.is_leader() && replica.term() == Term(2));
+    let policy = NonLeaderPolicy::Refuse;
+    let core = Core::new(replica, clock, ends, policy, Arc::default(), Arc::default());
+    (core, network, log_writer, applier)
+}
+
+/// Creates a core whose replica leads these followers in term 1, and whose clock never advances.
+/// The log has the leader's no-op.
+pub(super) fn leading_core_of(
+    followers: &[NodeId],
+) -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
+    let Ends { network, core: ends, log_writer, applier, .. } = channels(&unused_wake(), false);
+    let (clock, durable) = (stopped(), Durable::default());
+    let mut replica = Replica::new(NodeId(0), followers, Config::server(), 7, durable, clock.now());
+    let later = clock.now() + Duration::from_secs(10);
+    let mut effects = Effects::default();
+    replica.handle_timeout(later, &mut effects);
+    for pre in [true, false] {
+        for from in followers {
+            let vote = PeerMsg::VoteReply(VoteReply { term: Term(1), pre, granted: true });
+            let envelope = Envelope { from: *from, to: NodeId(0), leader: None, message: vote };
+            replica.handle_msg(later, Msg::Peer(envelope), &mut effects);
+        }
+        replica.flush(later, &mut effects);
+        if let Some(job) = effects.append.take() {
+            let persisted = Persisted { sequence: job.sequence, last: None };
+            replica.handle_msg(later, Msg::Persisted(persisted), &mut effects);
+        }
+    }
+    assert!(replica.is_leader() && replica.term() == Term(1));
     let policy = NonLeaderPolicy::Refuse;
     let core = Core::new(replica, clock, ends, policy, Arc::default(), Arc::default());
     (core, network, log_writer, applier)

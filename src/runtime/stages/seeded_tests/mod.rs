@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::large_writes::PieceLimits;
 use crate::raft::{Durable, Replica};
 use crate::runtime::channels::{Ends, channels};
 use crate::runtime::clock::{Clock, TestClock};
@@ -82,7 +83,18 @@ struct Coverage {
     /// Number of times that a leader's core handled only a part of the waiting requests in one
     /// iteration of its loop, and left the rest for the next iteration.
     slices: usize,
+    /// Number of iterations of a core's loop after which a large write was not completely in the
+    /// leader's log.
+    incomplete: usize,
 }
+
+/// Limits with which long batches are large writes, which are appended in pieces.
+const PIECES: PieceLimits = PieceLimits {
+    whole_bytes_max: 2_000,
+    piece_bytes: 1_000,
+    uncommitted_bytes_max: 10_000,
+    lag_pieces_max: 16,
+};
 
 thread_local! {
     /// The run in progress on this thread, whose time the test clock returns; `None` between runs.
@@ -377,6 +389,9 @@ impl Run {
             if core.has_work() {
                 self.cover(|coverage| coverage.slices += 1);
             }
+            if core.has_large_writes() {
+                self.cover(|coverage| coverage.incomplete += 1);
+            }
         }
         if after.voted_for.is_some_and(|vote| vote != id_of(at))
             && (before.term, before.voted_for) != (after.term, after.voted_for)
@@ -409,6 +424,7 @@ fn replica_stages(at: usize, seed: u64, config: &Config) -> ReplicaStages {
         Replica::new(id_of(at), &peers, config.clone(), random, Durable::default(), Instant::ZERO);
     let policy = NonLeaderPolicy::Refuse;
     let core = Core::new(replica, clock, core, policy, Arc::default(), Arc::default());
+    let core = core.with_piece_limits(PIECES);
     let log_writer = LogWriter::new(Box::new(NoStorage), log_writer, Arc::default());
     let applier = Applier::new(ReplyPolicy::Origin(origin_of(at)), clock, applier);
     ReplicaStages {
@@ -456,11 +472,12 @@ fn random_thread_schedules_lose_no_request_and_break_no_lease() {
         all.full_queues += one.full_queues;
         all.pauses += one.pauses;
         all.slices += one.slices;
+        all.incomplete += one.incomplete;
     }
     eprintln!("{all:?}");
     assert!(all.answered > 0 && all.refused > 0 && all.reads > 0 && all.votes > 0, "{all:?}");
     assert!(all.promises > 0 && all.full_queues > 0 && all.pauses > 0, "{all:?}");
-    assert!(all.slices > 0, "{all:?}");
+    assert!(all.slices > 0 && all.incomplete > 0, "{all:?}");
 }
 
 /// Tests that a deliberate bug is detected: a follower measures its promise to the leader (the
