@@ -93,6 +93,9 @@ pub enum Fault {
     /// Sets the loss rate of messages between replicas to 70 % or back to the run's normal rate, at
     /// random.
     MessageLoss,
+    /// Requests a leadership transfer from the leader, to a random replica or to any follower, or
+    /// aborts the transfer in progress. Not a fault, but it may come at any time.
+    TransferLeadership,
 }
 
 /// The plan of a simulated run with faults: its cluster, faults and workload, all drawn from a
@@ -331,8 +334,12 @@ impl Plan {
             && plan.segment_bytes.is_none()
             && replicas >= DISK_LOSS_REPLICAS_MIN;
         // Drawn from a copy of the generator, so that the runs of other seeds stay the same.
-        if loses_disks && rng.clone().permille(500) {
+        let mut copy = rng.clone();
+        if copy.permille(500) && loses_disks {
             plan.faults.extend([Fault::LoseDisk; 2]);
+        }
+        if copy.permille(250) && !plan.faults.is_empty() {
+            plan.faults.extend([Fault::TransferLeadership; 2]);
         }
         plan.slow_down_compactions();
         plan

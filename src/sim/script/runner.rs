@@ -215,6 +215,13 @@ impl Runner {
                 let space = DiskSpace { low: bytes.is_some(), bytes: bytes.unwrap_or(0) };
                 self.cluster.set_disk_space(*id, space)?;
             }
+            Statement::Failover(id, request) => {
+                let answer = match self.cluster.request_transfer(*id, *request)? {
+                    Ok(target) => format!("target {}", target.0),
+                    Err(refusal) => format!("refused: {refusal:?}"),
+                };
+                self.note(format_args!("{} answers failover: {answer}", id.0));
+            }
             Statement::Lag(id, span) => {
                 self.cluster.machine_mut(*id).delays.apply = DurationRange::always(*span);
             }
