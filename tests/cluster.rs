@@ -12,8 +12,12 @@ mod cluster_command;
 mod datagrams;
 #[path = "cluster/expiration.rs"]
 mod expiration;
+#[path = "cluster/failover.rs"]
+mod failover;
 #[path = "cluster/forged_term.rs"]
 mod forged_term;
+#[path = "cluster/graceful_stop.rs"]
+mod graceful_stop;
 #[path = "cluster/info.rs"]
 mod info;
 #[path = "cluster/large_values.rs"]

@@ -333,16 +333,20 @@ impl Plan {
             && has(FaultType::Crashes)
             && plan.segment_bytes.is_none()
             && replicas >= DISK_LOSS_REPLICAS_MIN;
-        // Drawn from a copy of the generator, so that the runs of other seeds stay the same.
-        let mut copy = rng.clone();
-        if copy.permille(500) && loses_disks {
-            plan.faults.extend([Fault::LoseDisk; 2]);
-        }
-        if copy.permille(250) && !plan.faults.is_empty() {
-            plan.faults.extend([Fault::TransferLeadership; 2]);
-        }
+        plan.add_faults(loses_disks, rng.clone());
         plan.slow_down_compactions();
         plan
+    }
+
+    /// Adds fault types that some seeds have besides those of the profile. `rng` is a copy of the
+    /// generator, so that the runs of other seeds stay the same.
+    fn add_faults(&mut self, loses_disks: bool, mut rng: Rng) {
+        if rng.permille(500) && loses_disks {
+            self.faults.extend([Fault::LoseDisk; 2]);
+        }
+        if rng.permille(250) && !self.faults.is_empty() {
+            self.faults.extend([Fault::TransferLeadership; 2]);
+        }
     }
 
     /// Adapts the plan to `profile`. `faulty` says whether there are network faults, and `hop` is
