@@ -2,6 +2,8 @@
 //! They assert outcomes, never durations.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
+#[path = "cluster/admin.rs"]
+mod admin;
 #[path = "cluster/bank.rs"]
 mod bank;
 #[path = "cluster/client.rs"]
