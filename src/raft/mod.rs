@@ -139,9 +139,9 @@
 //! A leader transfers its leadership on request. If its disk is stalled or almost full, it does so
 //! by itself, to a follower with a healthy disk, if the followers that could take over are a
 //! quorum. It refuses requests, announces the target in its appends, and sends [`TimeoutNow`] when
-//! the target has its whole log. The target starts an election without a pre-vote. Voters do not wait for the old leader's lease to
-//! end, because that leader has given up its lease; they believe only a transfer that the leader
-//! itself has announced.
+//! the target has its whole log. The target starts an election without a pre-vote. Voters do not
+//! wait for the old leader's lease to end, because that leader has given up its lease; they believe
+//! only a transfer that the leader itself has announced.
 //!
 //! # Snapshots (§7)
 //!

@@ -36,8 +36,9 @@
 //! - `core_inbox`, [`CoreItem::Persisted`] and [`CoreItem::DiskSpace`] from the log writer, and
 //!   [`CoreItem::Snapshot`] from the snapshots stage: the sending stage waits. The core never waits
 //!   for either of these stages.
-//! - `core_inbox`, [`CoreItem::Applied`], [`CoreItem::IndexedReads`], [`CoreItem::TakeSnapshot`] and
-//!   [`CoreItem::Transfer`] from the network stage: the items wait in the network stage for its next pass.
+//! - `core_inbox`, [`CoreItem::Applied`], [`CoreItem::IndexedReads`], [`CoreItem::TakeSnapshot`]
+//!   and [`CoreItem::Transfer`] from the network stage: the items wait in the network stage for its
+//!   next pass.
 //! - `outbound`, [`Outbound`] from the core: messages to peers are dropped and counted; refusals,
 //!   answers and the report of a new leader wait in the core for its next pass.
 //! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`], from the core: jobs wait in

@@ -1,6 +1,6 @@
-//! `bowline admin` asks the replicas of a running cluster for their state, and tells them what to do,
-//! with the commands that any Redis client can send. It needs the address of one replica, from which
-//! it learns those of the others. Every subcommand ends in bounded time.
+//! `bowline admin` asks the replicas of a running cluster for their state, and tells them what to
+//! do, with the commands that any Redis client can send. It needs the address of one replica, from
+//! which it learns those of the others. Every subcommand ends in bounded time.
 
 mod digest;
 mod replicas;

@@ -1,5 +1,5 @@
-//! A client's connection to a replica, for the subcommands that ask replicas. Every call ends within
-//! its timeout.
+//! A client's connection to a replica, for the subcommands that ask replicas. Every call ends
+//! within its timeout.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};

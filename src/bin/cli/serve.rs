@@ -22,8 +22,8 @@ const LOG_VARIABLE: &str = "BOWLINE_LOG";
 /// since every start would fail.
 pub(super) const EXIT_DAMAGED: u8 = 65;
 
-/// Maximum time of a graceful stop, after which the process exits in any case. Longer than the sum of
-/// the times that the server allows for each step.
+/// Maximum time of a graceful stop, after which the process exits in any case. Longer than the sum
+/// of the times that the server allows for each step.
 const STOP_MAX: Duration = Duration::from_secs(10);
 /// Interval at which a second signal is looked for during a graceful stop.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(20);

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use crate::runtime::wake::{STOP, Wake};
 
-/// Asks a running server to stop gracefully: the leader transfers its leadership, requests in flight
-/// get their replies, connections are closed, and `run_server` returns.
+/// Asks a running server to stop gracefully: the leader transfers its leadership, requests in
+/// flight get their replies, connections are closed, and `run_server` returns.
 #[derive(Debug, Default)]
 pub struct StopHandle {
     is_requested: AtomicBool,

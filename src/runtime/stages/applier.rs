@@ -34,8 +34,8 @@ use crate::types::{EntryId, Index, RequestKey};
 
 use super::snapshot_scheduler::SnapshotScheduler;
 
-/// Log indexes that are multiples of this number are those at which the digest of the state is kept,
-/// so that the digests of replicas can be compared under load. Equal on all replicas.
+/// Log indexes that are multiples of this number are those at which the digest of the state is
+/// kept, so that the digests of replicas can be compared under load. Equal on all replicas.
 const DIGEST_INTERVAL: u64 = 256;
 /// Maximum number of groups of operations that the applier handles in one pass (iteration of the
 /// stage's loop). A group consists of up to [`GROUP_MAX`] consecutive operations of one batch.

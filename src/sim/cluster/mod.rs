@@ -324,8 +324,8 @@ impl Cluster {
         self.on_message(slot, Msg::DiskSpace(space))
     }
 
-    /// Requests a leadership transfer from a replica, or its abort, and returns the replica's answer.
-    /// A replica that is down or paused answers like one that is not the leader.
+    /// Requests a leadership transfer from a replica, or its abort, and returns the replica's
+    /// answer. A replica that is down or paused answers like one that is not the leader.
     ///
     /// # Errors
     /// If a safety rule is violated.

@@ -69,8 +69,8 @@ fn digests(info: &Info) -> Vec<(u64, String)> {
     digests
 }
 
-/// Returns the digests at the highest index that all replicas in `known` have; `None` if there is no
-/// such index.
+/// Returns the digests at the highest index that all replicas in `known` have; `None` if there is
+/// no such index.
 fn compare(known: &BTreeMap<u16, BTreeMap<u64, String>>) -> Option<Compared> {
     let first = known.values().next()?;
     let is_common = |index: &&u64| known.values().all(|digests| digests.contains_key(index));

@@ -287,8 +287,8 @@ impl Client {
         self.slots.push_back(Slot::new(RequestState::Waiting(request)));
     }
 
-    /// Adds a request in a new slot that is answered without being sent like other requests, such as
-    /// a request for a leadership transfer. It has no effect on the order of the others.
+    /// Adds a request in a new slot that is answered without being sent like other requests, such
+    /// as a request for a leadership transfer. It has no effect on the order of the others.
     pub(crate) fn push_sent(&mut self, request: Request) {
         self.slots.push_back(Slot::new(RequestState::InFlight(request)));
         self.in_flight += 1;

@@ -419,8 +419,8 @@ impl ServerNetwork {
     }
 
     /// Sends to the Raft core, if its queue has space, a client's request for a snapshot
-    /// (`BGSAVE`), requests for a leadership transfer, the reads with a confirmed read index, and the report on applied entries. What
-    /// does not fit waits for the next call.
+    /// (`BGSAVE`), requests for a leadership transfer, the reads with a confirmed read index, and
+    /// the report on applied entries. What does not fit waits for the next call.
     fn report_to_core(&mut self) {
         self.snapshot_requested |= std::mem::take(&mut self.parts.clients.snapshot_requested);
         let to_core = &self.parts.ends.to_core;
