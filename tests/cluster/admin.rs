@@ -1,8 +1,11 @@
 //! `bowline admin` against real servers: what it prints, and its exit codes when replicas are down,
 //! the input is wrong, or there is no quorum.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -231,11 +234,12 @@ fn admin_digest_names_the_replica_that_differs() {
     let listeners: Vec<TcpListener> =
         (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let ports: Vec<u16> = listeners.iter().map(|it| it.local_addr().unwrap().port()).collect();
-    let nodes: String = (1..=3)
-        .map(|id| {
-            format!("{:032x}{id:08x} 127.0.0.1:{}@1 slave - 0 0 1 connected\n", 7, ports[id - 1])
-        })
-        .collect();
+    let node = |id: usize| {
+        let port = ports[id - 1];
+        format!("{:032x}{id:08x} 127.0.0.1:{port}@1 slave - 0 0 1 connected\n", 7)
+    };
+    let nodes: Vec<String> = (1..=3).map(node).collect();
+    let nodes = nodes.concat();
     for (at, listener) in listeners.into_iter().enumerate() {
         let digest = if at == 1 { "bad" } else { "good" };
         let info = format!(
@@ -252,4 +256,46 @@ fn admin_digest_names_the_replica_that_differs() {
     let output = admin_at(ports[0], &["digest", "--json"]);
     let document: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!((&document["index"], &document["different"][0]), (&512.into(), &2.into()));
+}
+
+/// Returns the names, lengths and contents of the files in a folder.
+fn content(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let name = |file: &fs::DirEntry| file.file_name().to_string_lossy().into_owned();
+    files.map(|file| (name(&file), fs::read(file.path()).unwrap())).collect()
+}
+
+fn check(folder: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
+    command.args(["admin", "check", "--json"]).arg(folder).stdout(Stdio::piped());
+    Cluster::run_to_end(command)
+}
+
+#[test]
+fn admin_check_reports_a_folder_and_its_damage_without_changing_it() {
+    let mut cluster = three_replicas();
+    let folder = cluster.replica_folder(1);
+    assert_failed(&check(&folder), 1, &["in use by another process"]);
+    assert_failed(&check(Path::new("no/such/folder")), 1, &["no/such/folder"]);
+    let mut client = Client::connect(cluster.address(1)).unwrap();
+    assert!(admin(&cluster, 1, &["snapshot"]).status.success());
+    for number in 0..20_u32 {
+        client.call(&[b"SET", b"key", number.to_string().as_bytes()]).unwrap();
+    }
+    cluster.kill(1);
+    fs::write(folder.join("snapshot-own.new"), b"unfinished").unwrap();
+    let before = content(&folder);
+    let report = json(&check(&folder));
+    assert_eq!((&report["replica"], &report["starts"]), (&2.into(), &1.into()), "{report}");
+    assert!(report["snapshot"]["index"].as_u64().unwrap() > 0, "{report}");
+    assert!(report["last_index"].as_u64() > report["snapshot"]["index"].as_u64(), "{report}");
+    assert!(content(&folder) == before, "the check has changed the folder");
+    // One flipped bit in the middle of the log's only segment.
+    let segment = before.keys().find(|name| name.starts_with("segment-")).unwrap();
+    let mut bytes = before[segment].clone();
+    bytes[700] ^= 1;
+    fs::write(folder.join(segment), &bytes).unwrap();
+    let damaged = content(&folder);
+    assert_failed(&check(&folder), 65, &[segment, "is damaged at byte"]);
+    assert!(content(&folder) == damaged, "the check has changed the folder");
 }

@@ -2,12 +2,14 @@
 //! do, with the commands that any Redis client can send. It needs the address of one replica, from
 //! which it learns those of the others. Every subcommand ends in bounded time.
 
+mod check;
 mod digest;
 mod replicas;
 mod snapshot;
 mod status;
 mod transfer;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,6 +44,12 @@ enum Command {
     },
     /// Compare the state of all replicas at one log index. Exits with code 2 if they differ.
     Digest,
+    /// Check the folder of a replica that is not running, without changing it: every checksum, what
+    /// is there, and what a start would do. Exits with code 65 if the folder is damaged.
+    Check {
+        /// The data folder of the replica.
+        folder: PathBuf,
+    },
 }
 
 /// Exit code if a replica cannot be reached, a request is refused, or there is no leader.
@@ -55,6 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Transfer { to } => transfer::run(addr, *to, *json),
         Command::Snapshot { wait } => snapshot::run(addr, Duration::from_secs(*wait), *json),
         Command::Digest => digest::run(addr, *json),
+        Command::Check { folder } => check::run(folder, *json),
     };
     result.unwrap_or_else(|error| {
         eprintln!("bowline: {error:#}");

@@ -73,7 +73,7 @@ use self::sockets::descriptors;
 use self::sockets::listener::Listener;
 
 pub use self::clients::Timeouts;
-pub use self::folder::{FolderState, bootstrap, inspect};
+pub use self::folder::{FolderReport, FolderState, bootstrap, check, inspect};
 pub use self::options::{Bootstrap, ServerOptions};
 pub use self::peers::PeerTransport;
 pub use self::stop_handle::StopHandle;
