@@ -211,6 +211,45 @@ impl RoundTrip {
     }
 }
 
+/// A request to the leader about the transfer of its leadership.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TransferRequest {
+    /// Start a transfer.
+    Start {
+        /// The follower that is to become the leader; `None` for the most suitable one.
+        target: Option<NodeId>,
+        /// Time after which the transfer ends if the target is not the leader by then, unless the
+        /// configured timeout is shorter. `None` for the configured timeout.
+        timeout: Option<Duration>,
+    },
+    /// End the transfer in progress, so that the leader accepts requests again. If the target was
+    /// asked to campaign already, it may become the leader all the same.
+    Abort,
+}
+
+/// The reason why a requested leadership transfer does not begin, or why none can be aborted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TransferRefusal {
+    /// The replica that received the request is not the leader.
+    NotLeader,
+    /// The requested target is the leader itself.
+    AlreadyLeads,
+    /// A leadership transfer is in progress.
+    InProgress,
+    /// No leadership transfer is in progress, so none can be aborted.
+    NotInProgress,
+    /// The requested target is not a member of the cluster.
+    UnknownTarget,
+    /// The requested target has not answered the leader for several heartbeat intervals.
+    TargetSilent,
+    /// The disk of the requested target is stalled or low on space.
+    TargetDisk,
+    /// The requested target lacks too much of the leader's log.
+    TargetBehind,
+    /// No target was requested, and no follower can become the leader now.
+    NoTarget,
+}
+
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04X}", self.0)

@@ -2,6 +2,8 @@
 //! They assert outcomes, never durations.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
+#[path = "cluster/admin.rs"]
+mod admin;
 #[path = "cluster/bank.rs"]
 mod bank;
 #[path = "cluster/client.rs"]
@@ -12,8 +14,12 @@ mod cluster_command;
 mod datagrams;
 #[path = "cluster/expiration.rs"]
 mod expiration;
+#[path = "cluster/failover.rs"]
+mod failover;
 #[path = "cluster/forged_term.rs"]
 mod forged_term;
+#[path = "cluster/graceful_stop.rs"]
+mod graceful_stop;
 #[path = "cluster/info.rs"]
 mod info;
 #[path = "cluster/large_values.rs"]

@@ -94,12 +94,14 @@ fn simulated_lossy_network_violates_no_invariant() {
 
 #[test]
 fn simulated_partitions_violate_no_invariant() {
-    hold(Profile::Partitions, 120, &[Situation::Resend]);
+    hold(Profile::Partitions, 120, &[Situation::Resend, Situation::RequestedTransfer]);
 }
 
 #[test]
 fn simulated_crashes_and_slow_disks_violate_no_invariant() {
-    assert_all_rejoined(&hold(Profile::Crashes, 200, &[Situation::Resend]).1);
+    assert_all_rejoined(
+        &hold(Profile::Crashes, 200, &[Situation::Resend, Situation::RequestedTransfer]).1,
+    );
 }
 
 /// Runs the storage code and the protocol together. Every kind of disk fault must occur and have

@@ -136,12 +136,12 @@
 //!
 //! # Leadership transfer (thesis 3.10)
 //!
-//! A leader whose disk is stalled or almost full transfers its leadership to a follower with a
-//! healthy disk, if the followers that could take over are a quorum. It refuses requests, announces
-//! the target in its appends, and sends [`TimeoutNow`] when the target has its whole log. The
-//! target starts an election without a pre-vote. Voters do not wait for the old leader's lease to
-//! end, because that leader has given up its lease; they believe only a transfer that the leader
-//! itself has announced.
+//! A leader transfers its leadership on request. If its disk is stalled or almost full, it does so
+//! by itself, to a follower with a healthy disk, if the followers that could take over are a
+//! quorum. It refuses requests, announces the target in its appends, and sends [`TimeoutNow`] when
+//! the target has its whole log. The target starts an election without a pre-vote. Voters do not
+//! wait for the old leader's lease to end, because that leader has given up its lease; they believe
+//! only a transfer that the leader itself has announced.
 //!
 //! # Snapshots (§7)
 //!
@@ -198,7 +198,7 @@
 //!
 //! - Membership changes (§6): the members of a group are fixed when it is created.
 //! - Learners and witnesses: every member votes and has the whole log.
-//! - Leadership transfer on request, and balancing of leaders: there is one group.
+//! - Balancing of leaders: there is one group.
 //! - Sessions and deduplication of requests: they are in the state machine (`kv`).
 //!
 //! # Sources
@@ -251,3 +251,4 @@ pub use quorum::{REPLICAS_MAX, quorum, reached_by_quorum};
 pub use replica::Replica;
 pub use role::{Durable, RoleName};
 pub use status::{Counters, PeerStatus, RejoinStatus, Status};
+pub use transfer::{TransferRefusal, TransferRequest};

@@ -7,7 +7,7 @@
 mod admission;
 
 use crate::config::{Config, Mutant};
-use crate::types::{Index, Instant, NodeId, Term};
+use crate::types::{Index, Instant, NodeId, Term, TransferRefusal, TransferRequest};
 
 use super::candidate::{Candidate, VotePhase};
 use super::effects::{Effects, RejectReason};
@@ -92,6 +92,29 @@ impl Replica {
         self.finish_rejoining();
         self.shared.refuse_replaced(out);
         self.shared.check_cursors();
+    }
+
+    /// Handles a request to transfer the leadership, or to abort the transfer in progress, and
+    /// returns the target of the transfer. As after any input, the driver must call `flush`
+    /// afterwards.
+    ///
+    /// # Errors
+    /// The reason why no transfer begins, or why none can be aborted.
+    pub fn request_transfer(
+        &mut self,
+        now: Instant,
+        request: TransferRequest,
+    ) -> Result<NodeId, TransferRefusal> {
+        self.shared.now = self.shared.now.max(now);
+        let Role::Leader(Leader { transfer, progress, .. }) = &mut self.role else {
+            return Err(TransferRefusal::NotLeader);
+        };
+        match request {
+            TransferRequest::Start { target, timeout } => {
+                transfer.request(target, timeout, progress, &mut self.shared)
+            }
+            TransferRequest::Abort => transfer.abort(&self.shared),
+        }
     }
 
     /// Handles the timeouts that are due by `now`, if any.

@@ -1,5 +1,5 @@
-//! Leadership transfer (thesis 3.10). A leader whose disk is stalled or full transfers its
-//! leadership, because other replicas can write what it cannot.
+//! Leadership transfer (thesis 3.10), on request (`FAILOVER`, a graceful stop) or because the
+//! leader's disk is stalled or full and other replicas can write what it cannot.
 //!
 //! 1. The leader refuses new requests, sends the target the entries that it lacks, and announces
 //!    the target to all peers. If a voter misses the announcement, it votes only after the leader's
@@ -8,11 +8,12 @@
 //!    and serves no more reads under a lease in this term. So voters need not wait for its lease.
 //! 3. The target starts an election at once, without a pre-vote.
 //!
-//! Every transfer ends: with a higher term, which ends the leadership, or with a timeout. After a
-//! timeout the leader accepts requests again, and tries again later, with another target if there
-//! is one.
+//! Every transfer ends: with a higher term, which ends the leadership, with a timeout, or with an
+//! abort. After a timeout or an abort the leader accepts requests again. A transfer because of the
+//! disk is then tried again later, with another target if there is one.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use crate::types::{Index, Instant, NodeId};
 
@@ -24,13 +25,19 @@ use super::rejoin::REJOINING_HEARTBEATS;
 use super::role::Transition;
 use super::shared::Shared;
 
+pub use crate::types::{TransferRefusal, TransferRequest};
+
 /// Maximum age, in heartbeat intervals, of a follower's last reply for it to be chosen as the
 /// target of a leadership transfer.
 const REPLIED_HEARTBEATS: u32 = 3;
+/// Maximum number of bytes of log entries that the target of a requested transfer may lack.
+/// Requests wait until it has them all.
+const LAG_BYTES_MAX: usize = 4 << 20;
 
 /// The state of a leader's leadership transfers.
 ///
-/// Invariant: `is_lease_given_up` is set when the first [`TimeoutNow`] is sent, and stays set.
+/// Invariant: `is_lease_given_up` is set when the first [`TimeoutNow`] is sent, and stays set; a
+/// target that is not announced yet was not asked to campaign.
 #[derive(Debug, Default)]
 pub(super) struct LeadershipTransfer {
     /// The leadership transfer in progress; `None` if there is none.
@@ -51,6 +58,10 @@ struct TransferTarget {
     id: NodeId,
     /// Time at which the leader gives up the transfer if it has not lost the leadership by then.
     deadline: Instant,
+    /// Whether the transfer was requested; false if it began because of the disk.
+    is_requested: bool,
+    /// Whether the target still has to be announced to all peers.
+    is_new: bool,
     /// Whether the leader has sent the target a [`TimeoutNow`], the request to start an election.
     is_asked: bool,
 }
@@ -94,26 +105,20 @@ impl LeadershipTransfer {
         assert!(shared.leader == Some(shared.id), "{:?} leads this term", shared.leader);
         let is_wanted = shared.disk.state() != DiskState::Healthy;
         if let Some(target) = &self.current
-            && (shared.now >= target.deadline || !is_wanted && !target.is_asked)
+            && (shared.now >= target.deadline
+                || !is_wanted && !target.is_asked && !target.is_requested)
         {
-            self.current = None;
-            self.next_at = shared.now + shared.config.leadership_transfer_interval;
+            self.end(shared);
         }
-        let mut is_new = false;
         if is_wanted
             && self.current.is_none()
             && shared.now >= self.next_at
             && let Some(id) = self.choose_target(progress, shared)
         {
-            assert!(id != shared.id, "{id} transfers its leadership to itself");
-            let deadline = shared.now + shared.config.leadership_transfer_timeout;
-            self.current = Some(TransferTarget { id, deadline, is_asked: false });
-            self.last_target = Some(id);
-            shared.counters.leadership_transfers += 1;
-            shared.announced_transfer = Some((shared.term(), id));
-            // Voters must know the target before it asks them.
-            is_new = true;
+            self.start(id, shared.config.leadership_transfer_timeout, false, shared);
         }
+        // Voters must know the target before it asks them.
+        let is_new = self.current.as_mut().is_some_and(|target| std::mem::take(&mut target.is_new));
         let last = shared.log.last();
         if let Some(target) = &mut self.current
             && !target.is_asked
@@ -130,6 +135,60 @@ impl LeadershipTransfer {
             self.current
         );
         is_new
+    }
+
+    /// Starts a leadership transfer to `target`, or to the most suitable follower if it is `None`,
+    /// and returns the follower. The transfer ends after `timeout`, or after the configured timeout
+    /// if that is shorter or `timeout` is `None`.
+    pub(super) fn request(
+        &mut self,
+        target: Option<NodeId>,
+        timeout: Option<Duration>,
+        progress: &[Progress],
+        shared: &mut Shared,
+    ) -> Result<NodeId, TransferRefusal> {
+        if self.is_in_progress() {
+            return Err(TransferRefusal::InProgress);
+        }
+        let id = match target {
+            Some(id) if id == shared.id => return Err(TransferRefusal::AlreadyLeads),
+            Some(id) => {
+                let peer = progress.iter().find(|peer| peer.id == id);
+                readiness(peer.ok_or(TransferRefusal::UnknownTarget)?, shared)?;
+                id
+            }
+            None => {
+                let ready = progress.iter().filter(|peer| readiness(peer, shared).is_ok());
+                self.best(ready).ok_or(TransferRefusal::NoTarget)?
+            }
+        };
+        let timeout_max = shared.config.leadership_transfer_timeout;
+        self.start(id, timeout.map_or(timeout_max, |it| it.min(timeout_max)), true, shared);
+        Ok(id)
+    }
+
+    /// Ends the leadership transfer in progress and returns its target, which may become the leader
+    /// all the same if it was asked to campaign already.
+    pub(super) fn abort(&mut self, shared: &Shared) -> Result<NodeId, TransferRefusal> {
+        let target = self.target().ok_or(TransferRefusal::NotInProgress)?;
+        self.end(shared);
+        Ok(target)
+    }
+
+    fn start(&mut self, id: NodeId, timeout: Duration, is_requested: bool, shared: &mut Shared) {
+        assert!(id != shared.id, "{id} transfers its leadership to itself");
+        assert!(self.current.is_none(), "{:?} is the target of a transfer already", self.current);
+        let deadline = shared.now + timeout;
+        self.current =
+            Some(TransferTarget { id, deadline, is_requested, is_new: true, is_asked: false });
+        self.last_target = Some(id);
+        shared.counters.leadership_transfers += 1;
+        shared.announced_transfer = Some((shared.term(), id));
+    }
+
+    fn end(&mut self, shared: &Shared) {
+        self.current = None;
+        self.next_at = shared.now + shared.config.leadership_transfer_interval;
     }
 
     /// Returns when [`LeadershipTransfer::advance`] must be called next even if no message arrives;
@@ -149,25 +208,55 @@ impl LeadershipTransfer {
     /// snapshot. The previous target is chosen only if no other follower qualifies. `None` if fewer
     /// followers than a quorum qualify, because they could not elect a leader without this replica.
     fn choose_target(&self, progress: &[Progress], shared: &Shared) -> Option<NodeId> {
-        let reply_age_max = shared.config.heartbeat_interval * REPLIED_HEARTBEATS;
-        let rejoin_age_max = shared.config.heartbeat_interval * REJOINING_HEARTBEATS;
-        let candidates: Vec<&Progress> = progress
-            .iter()
-            .filter(|peer| shared.now.since(peer.last_reply_at) <= reply_age_max)
-            .filter(|peer| peer.disk == DiskState::Healthy && !peer.is_receiving_snapshot())
-            .filter(|peer| {
-                let asked_at = peer.asked_to_rejoin_at;
-                asked_at.is_none_or(|at| shared.now.since(at) > rejoin_age_max)
-            })
-            .collect();
-        if candidates.len() < quorum(shared.replicas(), &shared.config) {
+        let candidates = || progress.iter().filter(|peer| can_take_over(peer, shared).is_ok());
+        if candidates().count() < quorum(shared.replicas(), &shared.config) {
             return None;
         }
-        let best = candidates.into_iter().max_by_key(|peer| {
+        self.best(candidates())
+    }
+
+    /// Returns the follower with the highest match index, and the previous target only if there is
+    /// no other follower.
+    fn best<'p>(&self, followers: impl Iterator<Item = &'p Progress>) -> Option<NodeId> {
+        let best = followers.max_by_key(|peer| {
             let is_new = self.last_target != Some(peer.id);
             (is_new, peer.match_index(), Reverse(peer.id))
         });
         best.map(|peer| peer.id)
+    }
+}
+
+/// Returns an error if the follower cannot become the leader now: it is not answering, its disk is
+/// not healthy, it is rejoining, or it is receiving a snapshot.
+fn can_take_over(peer: &Progress, shared: &Shared) -> Result<(), TransferRefusal> {
+    let reply_age_max = shared.config.heartbeat_interval * REPLIED_HEARTBEATS;
+    let rejoin_age_max = shared.config.heartbeat_interval * REJOINING_HEARTBEATS;
+    let rejoins = peer.asked_to_rejoin_at.is_some_and(|at| shared.now.since(at) <= rejoin_age_max);
+    if shared.now.since(peer.last_reply_at) > reply_age_max {
+        Err(TransferRefusal::TargetSilent)
+    } else if peer.disk != DiskState::Healthy {
+        Err(TransferRefusal::TargetDisk)
+    } else if rejoins || peer.is_receiving_snapshot() {
+        Err(TransferRefusal::TargetBehind)
+    } else {
+        Ok(())
+    }
+}
+
+/// Returns an error if the follower cannot become the leader soon: see [`can_take_over`]; or it
+/// lacks more than [`LAG_BYTES_MAX`] of the log.
+fn readiness(peer: &Progress, shared: &Shared) -> Result<(), TransferRefusal> {
+    can_take_over(peer, shared)?;
+    let (index, last) = (peer.match_index(), shared.log.last());
+    if index == last.index {
+        return Ok(());
+    }
+    let is_in_log = index >= shared.log.base().index;
+    let missing = || shared.log.slice(index.next(), usize::MAX, LAG_BYTES_MAX);
+    if is_in_log && missing().last().is_some_and(|entry| entry.id() == last) {
+        Ok(())
+    } else {
+        Err(TransferRefusal::TargetBehind)
     }
 }
 

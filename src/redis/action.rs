@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::types::RequestKind;
+use crate::types::{RequestKind, TransferRequest};
 
 use super::session::client_info::{ClientKill, ClientQuery};
 use super::session::reply_format::ReplyFormat;
@@ -56,6 +56,15 @@ pub enum Action {
     /// Start a snapshot in the background, and send the reply without waiting for it (`BGSAVE`,
     /// `SAVE`).
     TakeSnapshot,
+    /// Ask the consensus core for a leadership transfer, or to abort one (`FAILOVER`). The reply is
+    /// written by [`write_failover_reply`](super::write_failover_reply) when the core has answered.
+    /// Until then, the request blocks the connection.
+    RequestTransfer {
+        /// The request for the consensus core.
+        request: TransferRequest,
+        /// The reply format of the request, which says whether the reply is suppressed.
+        reply_format: ReplyFormat,
+    },
     /// Apply the settings that `CONFIG SET` has changed, then send the reply.
     ApplySettings,
     /// Count the commands of an `EXEC` that is not submitted, because none of its replies depends

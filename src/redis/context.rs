@@ -1,6 +1,7 @@
 //! The state of a replica and its cluster that replies to clients depend on. The server keeps this
 //! state up to date; commands only read it.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::kv::KeyspaceStatistics;
@@ -11,6 +12,9 @@ use super::session::subscriptions::Subscriptions;
 use super::slow_log::SlowLog;
 use super::statistics::CommandStatistics;
 use super::traffic::{Rates, Traffic};
+
+/// Maximum number of earlier digests of the state that are kept.
+const DIGEST_MARKS_MAX: usize = 16;
 
 /// The state of a replica and its cluster from which commands write their replies. The server
 /// updates it; commands only read it.
@@ -27,6 +31,9 @@ pub struct Context {
     pub peer_count: usize,
     /// Id of the replica that this replica considers the leader; `None` if it knows no leader.
     pub leader: Option<NodeId>,
+    /// The target of the leadership transfer in progress, if this replica leads; otherwise `None`.
+    /// During a transfer, `leader` is `None`.
+    pub transfer_target: Option<NodeId>,
     /// This replica's Raft role, such as leader or follower.
     pub role: RoleName,
     /// This replica's current Raft term.
@@ -53,6 +60,9 @@ pub struct Context {
     /// Digest (hash) of the state machine's state at `applied_index`, for comparing replicas: equal
     /// states have equal digests.
     pub state_digest: u64,
+    /// The latest digests of the state at log indexes at which every replica keeps its digest, in
+    /// log order, at most 16.
+    pub digest_marks: VecDeque<(Index, u64)>,
     /// Reading of the monotonic clock when the server began to execute the current requests.
     pub now: Instant,
     /// Reading of the monotonic clock when the replica started.
@@ -266,6 +276,7 @@ impl Context {
             nodes: vec![me],
             peer_count: 0,
             leader: None,
+            transfer_target: None,
             role: RoleName::Follower,
             term: Term(0),
             last_index: Index::ZERO,
@@ -277,6 +288,7 @@ impl Context {
             expires_count: 0,
             average_expiry: None,
             state_digest: 0,
+            digest_marks: VecDeque::new(),
             now,
             started: now,
             wall_clock: Duration::ZERO,
@@ -330,6 +342,13 @@ impl Context {
     pub fn note_applied(&mut self, applied: Index) {
         self.applied_index = applied;
         self.note_log(self.last_index, self.commit_index);
+    }
+
+    /// Adds digests of the state at later log indexes, and drops the oldest if there are too many.
+    pub fn note_digests(&mut self, marks: Vec<(Index, u64)>) {
+        self.digest_marks.extend(marks);
+        let excess = self.digest_marks.len().saturating_sub(DIGEST_MARKS_MAX);
+        self.digest_marks.drain(..excess);
     }
 
     /// Sets the last index and the commit index, as reported by the consensus core, but not below

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use crate::kv::{Batch, Operation};
 
 use super::commands::{
-    bitmaps, client, cluster, command, config, connection, generic, hashes, info, lists, once,
-    pubsub, sentinel, server, sets, slow_log, sorted_sets, strings, transactions,
+    bitmaps, client, cluster, command, config, connection, failover, generic, hashes, info, lists,
+    once, pubsub, sentinel, server, sets, slow_log, sorted_sets, strings, transactions,
 };
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
 
@@ -20,6 +20,7 @@ const GROUPS: &[&[CommandSpec]] = &[
     command::COMMANDS,
     config::COMMANDS,
     connection::COMMANDS,
+    failover::COMMANDS,
     generic::COMMANDS,
     hashes::COMMANDS,
     info::COMMANDS,

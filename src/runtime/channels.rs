@@ -36,10 +36,11 @@
 //! - `core_inbox`, [`CoreItem::Persisted`] and [`CoreItem::DiskSpace`] from the log writer, and
 //!   [`CoreItem::Snapshot`] from the snapshots stage: the sending stage waits. The core never waits
 //!   for either of these stages.
-//! - `core_inbox`, [`CoreItem::Applied`], [`CoreItem::IndexedReads`] and [`CoreItem::TakeSnapshot`]
-//!   from the network stage: the items wait in the network stage for its next pass.
-//! - `outbound`, [`Outbound`] from the core: messages to peers are dropped and counted; refusals
-//!   and the report of a new leader wait in the core for its next pass.
+//! - `core_inbox`, [`CoreItem::Applied`], [`CoreItem::IndexedReads`], [`CoreItem::TakeSnapshot`]
+//!   and [`CoreItem::Transfer`] from the network stage: the items wait in the network stage for its
+//!   next pass.
+//! - `outbound`, [`Outbound`] from the core: messages to peers are dropped and counted; refusals,
+//!   answers and the report of a new leader wait in the core for its next pass.
 //! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`], from the core: jobs wait in
 //!   the core and join the next batch; see below.
 //! - `released`, messages to peers from the log writer and the snapshots stage: the messages are
@@ -73,7 +74,7 @@ use crate::clock::AppliedClock;
 use crate::kv::{Event, KeyspaceStatistics, Outcome, StateMachine, Unlinked, View};
 use crate::raft::{
     AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskSpace, Envelope, Persisted, Refusal,
-    SnapshotChunk, SnapshotId,
+    SnapshotChunk, SnapshotId, TransferRefusal, TransferRequest,
 };
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::Attempt;
@@ -122,12 +123,31 @@ pub(super) enum CoreItem {
     IndexedReads(IndexedReads),
     /// From the network stage: a client has requested a snapshot (`BGSAVE`).
     TakeSnapshot,
+    /// From the network stage: a request to transfer the leadership, or to abort the transfer.
+    Transfer(TransferCall),
     /// From the snapshots stage: an event, such as the completion of a snapshot or the storage of a
     /// chunk.
     Snapshot(SnapshotEvent),
     /// From the log writer: a measurement of free disk space that the Raft core must handle.
     DiskSpace(DiskSpaceReport),
     /// From the network stage: the network stage has stopped, so all other stages must stop, too.
+    Stop,
+}
+
+/// A request to transfer the leadership, or to abort the transfer in progress.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct TransferCall {
+    /// Who gets the answer.
+    pub(super) caller: TransferCaller,
+    pub(super) request: TransferRequest,
+}
+
+/// Who has requested a leadership transfer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum TransferCaller {
+    /// A client. The number is the sequence number of its request.
+    Client(u64),
+    /// The network stage, because this replica stops.
     Stop,
 }
 
@@ -232,6 +252,8 @@ pub(super) struct Leadership {
     pub(super) term: Term,
     /// The leader of `term`; `None` while no leader is known, and during a leadership transfer.
     pub(super) leader: Option<NodeId>,
+    /// The target of the leadership transfer in progress, if this replica leads; otherwise `None`.
+    pub(super) transfer_target: Option<NodeId>,
 }
 
 /// The applier's report of completed work. The network stage passes the report on to the Raft core
@@ -267,6 +289,9 @@ pub(super) struct Outbound {
     pub(super) refusals: Vec<Refusal>,
     /// The new term and its leader; `None` if neither has changed since the last batch.
     pub(super) leadership: Option<Leadership>,
+    /// Answers to requests for a leadership transfer, handled after `leadership`. Kept like
+    /// refusals when the channel is full.
+    pub(super) transfers: Vec<(TransferCaller, Result<NodeId, TransferRefusal>)>,
 }
 
 /// A batch of append jobs (log entries and hard state to be written) that the Raft core sends to
@@ -345,6 +370,9 @@ pub(super) struct ReplyBatch {
     /// Digest (hash) of the applied state. Replicas that have applied the log up to the same index
     /// have equal digests.
     pub(super) digest: u64,
+    /// The digests of the state at those log indexes, among the ones applied now, at which every
+    /// replica keeps its digest. In log order.
+    pub(super) digest_marks: Vec<(Index, u64)>,
     /// The applier's report of completed work. The network stage passes the report on to the Raft
     /// core once it has handled these replies.
     pub(super) applied: Applied,

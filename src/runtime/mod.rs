@@ -50,6 +50,7 @@ pub use self::boards::{Counter, RuntimeCounters};
 pub use self::course::{CourseArguments, CourseArgumentsError, run_course};
 pub use self::error::RunError;
 pub use self::server::{
-    Bootstrap, FolderState, PeerTransport, ServerOptions, Timeouts, bootstrap, inspect, run_server,
+    Bootstrap, FolderReport, FolderState, PeerTransport, ServerOptions, StopHandle, Timeouts,
+    bootstrap, check, inspect, run_server,
 };
 pub use self::stages::threads::{Threads, ThreadsError};

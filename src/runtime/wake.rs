@@ -21,6 +21,8 @@ pub(super) const READ_PEERS: u32 = 16;
 /// Mark (bit of [`Wake`]): the network stage is sleeping in `Poll` or about to sleep, so it must be
 /// woken.
 const ASLEEP: u32 = 32;
+/// Mark (bit of [`Wake`]): the server is asked to stop.
+pub(super) const STOP: u32 = 64;
 
 /// Wakes the network stage from its `Poll`. Another stage that has put an item into one of the
 /// network stage's queues sets the mark (bit) for that queue; the network stage takes the marks and

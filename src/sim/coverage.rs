@@ -35,6 +35,8 @@ pub enum Situation {
     VoterDiskLoss,
     /// A replica that had lost its disk finished rejoining, and could vote again.
     Rejoin,
+    /// A leader accepted a request to transfer its leadership, or to abort the transfer.
+    RequestedTransfer,
     /// A datagram of a stream was lost.
     DatagramLoss,
     /// A stream retransmitted bytes.
@@ -60,7 +62,7 @@ pub enum Situation {
 
 impl Situation {
     /// All situations, in the order in which they are printed.
-    pub const ALL: [Situation; 23] = [
+    pub const ALL: [Situation; 24] = [
         Situation::Election,
         Situation::LeaseRead,
         Situation::ReadIndexRead,
@@ -74,6 +76,7 @@ impl Situation {
         Situation::DiskLoss,
         Situation::VoterDiskLoss,
         Situation::Rejoin,
+        Situation::RequestedTransfer,
         Situation::DatagramLoss,
         Situation::Retransmission,
         Situation::StreamOpened,
@@ -102,6 +105,7 @@ impl Situation {
             Situation::DiskLoss => "disks lost",
             Situation::VoterDiskLoss => "disks of voters lost",
             Situation::Rejoin => "replicas rejoined",
+            Situation::RequestedTransfer => "requested leadership transfers",
             Situation::DatagramLoss => "datagrams lost",
             Situation::Retransmission => "datagrams retransmitted",
             Situation::StreamOpened => "streams opened",

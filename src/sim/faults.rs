@@ -97,6 +97,9 @@ pub enum Fault {
     /// Sets the loss rate of messages between replicas to 70 % or back to the run's normal rate, at
     /// random.
     MessageLoss,
+    /// Requests a leadership transfer from the leader, to a random replica or to any follower, or
+    /// aborts the transfer in progress. Not a fault, but it may come at any time.
+    TransferLeadership,
 }
 
 /// The plan of a simulated run with faults: its cluster, faults and workload, all drawn from a
@@ -346,12 +349,20 @@ impl Plan {
             && has(FaultType::Crashes)
             && plan.segment_bytes.is_none()
             && replicas >= DISK_LOSS_REPLICAS_MIN;
-        // Drawn from a copy of the generator, so that the runs of other seeds stay the same.
-        if loses_disks && rng.clone().permille(500) {
-            plan.faults.extend([Fault::LoseDisk; 2]);
-        }
+        plan.add_faults(loses_disks, rng.clone());
         plan.slow_down_compactions();
         plan
+    }
+
+    /// Adds fault types that some seeds have besides those of the profile. `rng` is a copy of the
+    /// generator, so that the runs of other seeds stay the same.
+    fn add_faults(&mut self, loses_disks: bool, mut rng: Rng) {
+        if rng.permille(500) && loses_disks {
+            self.faults.extend([Fault::LoseDisk; 2]);
+        }
+        if rng.permille(250) && !self.faults.is_empty() {
+            self.faults.extend([Fault::TransferLeadership; 2]);
+        }
     }
 
     /// Adapts the plan to `profile`. `faulty` says whether there are network faults, and `hop` is

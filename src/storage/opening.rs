@@ -6,9 +6,9 @@
 //! counted only if peers may learn of it.
 
 use crate::config::Mutant;
-use crate::raft::{Durable, SnapshotId};
+use crate::raft::{Durable, HardState, SnapshotId};
 use crate::record::Entry;
-use crate::types::{Index, NodeId};
+use crate::types::{EntryId, Index, NodeId};
 
 use super::active_segment::{ActiveSegment, Tail, UNFINISHED};
 use super::disk::{Disk, io_error};
@@ -48,6 +48,32 @@ pub struct Recovered<D: Disk> {
     next: Meta,
     replay: Replay,
     is_meta_intact: bool,
+}
+
+/// The log in a replica's folder, before a start has changed anything.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FoundLog {
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// Index of the first entry, if there is one.
+    pub first: Index,
+    /// Id of the last entry; of the entry before `first` if there is none.
+    pub last: EntryId,
+    /// Number of segment files.
+    pub segment_count: usize,
+    /// Whether a power cut left an incomplete write at the end of the log, which a start removes.
+    pub has_torn_block: bool,
+    /// Names of the files that a start removes.
+    pub obsolete: Vec<String>,
+}
+
+/// Returns the identity of the replica that owns a folder, without checking the rest of the folder.
+///
+/// # Errors
+/// If the folder cannot be read, or its file `meta` is missing or damaged beyond repair.
+pub fn identity_in<D: Disk>(disk: &D) -> Result<Identity, StorageError> {
+    let names = disk.list().map_err(io_error(disk, "list", ""))?;
+    Ok(read_meta(disk, &names)?.meta.identity)
 }
 
 impl<D: Disk> Log<D> {
@@ -122,6 +148,20 @@ impl<D: Disk> Recovered<D> {
     /// lack entries that it had acknowledged, so it must not vote.
     pub fn is_rejoining(&self) -> bool {
         self.next.rejoining
+    }
+
+    /// Returns what was found in the log.
+    pub fn log(&self) -> FoundLog {
+        let Recovered { replay, names, found, .. } = self;
+        let obsolete = names.iter().filter(|name| is_obsolete(name, found));
+        FoundLog {
+            hard_state: replay.durable.hard_state,
+            first: replay.base.index.next(),
+            last: replay.last(),
+            segment_count: replay.bases.len(),
+            has_torn_block: replay.torn_end > replay.end,
+            obsolete: obsolete.cloned().collect(),
+        }
     }
 
     /// Returns whether [`Recovered::open`] will repair the file `meta`, because one of the two

@@ -16,7 +16,7 @@ use super::reserve::{FreeSpace, RESERVE_FILE, Reserve, is_full, preallocate};
 
 /// Name of the file that a process locks while it has the folder open. The file is empty, and need
 /// not survive a power cut.
-const LOCK_FILE: &str = "lock";
+pub(super) const LOCK_FILE: &str = "lock";
 
 /// A replica's data folder in the file system, locked against other processes while any handle to
 /// it exists.
@@ -322,7 +322,7 @@ fn make_and_sync(folder: &Path) -> io::Result<()> {
     File::open(above)?.sync_all()
 }
 
-fn failed(action: &'static str, path: &Path, source: io::Error) -> StorageError {
+pub(super) fn failed(action: &'static str, path: &Path, source: io::Error) -> StorageError {
     StorageError::Io { action, file: path.display().to_string(), source }
 }
 

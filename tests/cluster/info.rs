@@ -118,7 +118,6 @@ const MISSING: &[(&str, &[&str])] = &[
     (
         "Redis's replication",
         &[
-            "master_failover_state",
             "master_replid2",
             "second_repl_offset",
             "repl_backlog_active",

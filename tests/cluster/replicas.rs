@@ -232,6 +232,17 @@ impl Cluster {
         }
     }
 
+    /// Sends SIGTERM to a replica, which then stops gracefully.
+    pub(crate) fn terminate(&self, at: usize) {
+        self.signal(at, rustix::process::Signal::TERM);
+    }
+
+    /// Stops a replica gracefully, and returns the exit status of its process.
+    pub(crate) fn stop(&mut self, at: usize) -> ExitStatus {
+        self.terminate(at);
+        self.end_of(at)
+    }
+
     /// Starts all replicas that are not running.
     pub(crate) fn restart(&mut self) {
         for at in 0..self.children.len() {

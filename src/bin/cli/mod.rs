@@ -1,10 +1,12 @@
 //! The subcommands of `bowline`: their arguments, and how their errors are reported.
 
+mod admin;
 mod allocator;
 mod cluster;
 #[cfg(test)]
 #[path = "../../../tests/tidy/commands.rs"]
 mod commands;
+mod connection;
 mod options;
 mod processes;
 mod replay;
@@ -32,6 +34,8 @@ enum Command {
     Serve(serve::Arguments),
     /// Print each setting of a replica and where its value comes from, without starting it.
     Config(settings::ServerArguments),
+    /// Show and change the state of a running cluster.
+    Admin(admin::Arguments),
     /// Run simulations: course scenarios, or a cluster under random faults.
     Sim(sim::Arguments),
 }
@@ -46,6 +50,7 @@ pub(crate) fn run(cli: &Cli) -> ExitCode {
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Serve(arguments) => serve::run(arguments),
         Command::Config(arguments) => serve::show(arguments),
+        Command::Admin(arguments) => Ok(admin::run(arguments)),
         Command::Sim(arguments) => sim::run(arguments),
     };
     result.unwrap_or_else(|error| {
@@ -117,7 +122,7 @@ mod tests {
                 let server = match &cli.command {
                     Command::Serve(arguments) => &arguments.server,
                     Command::Config(arguments) => arguments,
-                    Command::Cluster(_) | Command::Sim(_) => continue,
+                    Command::Cluster(_) | Command::Admin(_) | Command::Sim(_) => continue,
                 };
                 let settings = server.resolve(|_| None).expect("no file is named");
                 settings.options().unwrap_or_else(|error| panic!("{place}: {error:#}"));

@@ -3,9 +3,13 @@
 use std::io::{IsTerminal as _, Read as _};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bowline::runtime::{RuntimeCounters, ServerOptions, run_server};
+use bowline::runtime::{RuntimeCounters, ServerOptions, StopHandle, run_server};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 
 use super::allocator;
 use super::options::REJOIN_MEMBERS_MIN;
@@ -17,6 +21,12 @@ const LOG_VARIABLE: &str = "BOWLINE_LOG";
 /// Exit code of a replica whose data folder is damaged or lost. A supervisor should not restart it,
 /// since every start would fail.
 pub(super) const EXIT_DAMAGED: u8 = 65;
+
+/// Maximum time of a graceful stop, after which the process exits in any case. Longer than the sum
+/// of the times that the server allows for each step.
+const STOP_MAX: Duration = Duration::from_secs(10);
+/// Interval at which a second signal is looked for during a graceful stop.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Command-line arguments of `bowline serve`.
 #[derive(clap::Args, Debug)]
@@ -47,7 +57,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
              processes and memory",
         )?;
     }
-    match run_server(&options, &Arc::new(RuntimeCounters::default())) {
+    let stop = Arc::<StopHandle>::default();
+    stop_on_signals(&stop)?;
+    match run_server(&options, &Arc::new(RuntimeCounters::default()), &stop) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) if error.is_damage() => {
             eprintln!("bowline: {error}\n{}", how_to_replace(&options));
@@ -97,6 +109,35 @@ fn start_logging() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    Ok(())
+}
+
+/// Starts a thread that stops the server gracefully on SIGTERM or SIGINT, and ends the process at
+/// once on a second one, or if the server is not serving yet.
+fn stop_on_signals(stop: &Arc<StopHandle>) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])
+        .context("cannot install the signal handlers for SIGTERM and Ctrl-C")?;
+    let stop = Arc::clone(stop);
+    let wait = move || {
+        let Some(signal) = signals.forever().next() else { return };
+        if stop.stop() {
+            let started = Instant::now();
+            while signals.pending().next().is_none() {
+                if started.elapsed() >= STOP_MAX {
+                    tracing::warn!("the graceful stop takes too long; exiting at once");
+                    std::process::exit(0);
+                }
+                std::thread::sleep(SIGNAL_INTERVAL);
+            }
+        }
+        // Ends the process by the signal.
+        if emulate_default_handler(signal).is_err() {
+            std::process::exit(0);
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).context(
+        "cannot start the thread that waits for signals; check the limits on processes and memory",
+    )?;
     Ok(())
 }
 

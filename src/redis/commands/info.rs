@@ -282,6 +282,8 @@ fn replication(text: &mut Text, Source { context, .. }: &Source<'_>) {
         text.field("slave_read_only", 0);
         text.field("connected_slaves", 0);
     }
+    let failover = context.transfer_target.map_or("no-failover", |_| "failover-in-progress");
+    text.field("master_failover_state", failover);
     text.field("master_replid", format_args!("{:040x}", context.cluster_fingerprint));
     text.field("master_repl_offset", context.applied_index);
 }
@@ -330,6 +332,11 @@ fn raft(text: &mut Text, Source { context, .. }: &Source<'_>) {
         Some(leader) => text.field("raft_leader_id", leader.0),
         None => text.field("raft_leader_id", "none"),
     }
+    match context.transfer_target {
+        Some(target) => text.field("raft_transfer_target", target.0),
+        None => text.field("raft_transfer_target", "none"),
+    }
+    text.field("raft_member_count", context.peer_count + 1);
     text.field("raft_replicas", context.nodes.len());
     text.field("raft_first_index", context.first_index);
     text.field("raft_last_index", context.last_index);
@@ -337,6 +344,8 @@ fn raft(text: &mut Text, Source { context, .. }: &Source<'_>) {
     text.field("raft_commit_index", context.commit_index);
     text.field("raft_applied_index", context.applied_index);
     text.field("raft_state_digest", format_args!("{:016x}", context.state_digest));
+    let marks = context.digest_marks.iter().map(|(index, digest)| format!("{index}={digest:016x}"));
+    text.field("raft_digest_marks", marks.collect::<Vec<_>>().join(","));
     text.field("raft_snapshot_index", context.snapshot.index);
     text.field("raft_snapshot_bytes", context.snapshot.bytes);
     text.field("raft_log_syncs", context.log_syncs);

@@ -8,6 +8,7 @@ pub(super) mod cluster;
 pub(super) mod command;
 pub(super) mod config;
 pub(super) mod connection;
+pub(super) mod failover;
 pub(super) mod generic;
 pub(super) mod hashes;
 mod help;

@@ -398,6 +398,7 @@ mod tests {
                     | CoreItem::Applied(_)
                     | CoreItem::IndexedReads(_)
                     | CoreItem::TakeSnapshot
+                    | CoreItem::Transfer(_)
                     | CoreItem::Snapshot(_)
                     | CoreItem::DiskSpace(_)
                     | CoreItem::Stop => None,
@@ -520,7 +521,7 @@ mod tests {
         let mut rig = Rig::new();
         let peers = vec![envelope(1)];
         let refusal = Refusal { key: key(2), reason: RefusalReason::NotLeader, leader: None };
-        let outbound = Outbound { peers, refusals: vec![refusal], leadership: None };
+        let outbound = Outbound { peers, refusals: vec![refusal], ..Outbound::default() };
         rig.core.to_network.try_send(outbound).unwrap();
         rig.log_writer.to_network.try_send(vec![envelope(2)]).unwrap();
         let answers = vec![Answer { key: key(1), outcomes: vec![Outcome::Done] }];

@@ -10,8 +10,10 @@ use crate::runtime::server::options::{Bootstrap, ServerOptions};
 use crate::runtime::server::retry::retry_while;
 use crate::runtime::stages::disk_space::reserve_file_bytes;
 use crate::runtime::stages::snapshots::{self, LoadedSnapshots};
+use crate::snapshot_check::SnapshotVerifier;
 use crate::storage::{
-    Expected, Log, LogOptions, PeerRecords, RealDisk, Recovered, Snapshots, StorageError, failpoint,
+    Expected, FoundLog, Identity, Log, LogOptions, PeerRecords, ReadOnlyDisk, RealDisk, Recovered,
+    Snapshots, StorageError, failpoint, identity_in,
 };
 use crate::types::NodeId;
 
@@ -102,6 +104,50 @@ pub enum FolderState {
     /// The folder is undamaged, but the replica is rejoining: it has not yet received everything
     /// that it may have acknowledged before its folder was lost.
     Rejoining,
+}
+
+/// What is in a replica's folder, and what a start with it would do.
+#[derive(Clone, Debug)]
+pub struct FolderReport {
+    /// Owner of the folder.
+    pub identity: Identity,
+    /// Ids of the cluster's members.
+    pub members: Vec<NodeId>,
+    /// Whether the replica is rejoining after the loss of an earlier folder.
+    pub rejoining: bool,
+    /// The log.
+    pub log: FoundLog,
+    /// The snapshot that a start loads; `None` if there is none.
+    pub snapshot: Option<SnapshotId>,
+    /// Damage with which a start is possible: copies that it restores or ignores.
+    pub repairable: Vec<String>,
+}
+
+/// Reads a replica's whole folder and verifies every checksum, except those of snapshots older than
+/// the latest undamaged one. Changes nothing.
+///
+/// # Errors
+/// If a replica could not start with the folder, or if another process is using it.
+pub fn check(folder: &Path) -> Result<FolderReport, RunError> {
+    let mut disk = ReadOnlyDisk::open(folder)?;
+    let owner = identity_in(&disk)?;
+    let loaded = Snapshots::open(&mut disk)?.load(SnapshotVerifier::default)?;
+    let snapshot = loaded.latest.map(|(id, ())| id);
+    let expected = Expected { cluster: None, replica: owner.replica, members: None };
+    let recovered = Log::recover(&mut disk, LogOptions::default(), &expected)?;
+    recovered.check_snapshot(snapshot)?;
+    let (mut log, members) = (recovered.log(), recovered.members().to_vec());
+    let (rejoining, repairs_meta) = (recovered.is_rejoining(), recovered.repairs_meta());
+    drop(recovered);
+    let mut repairable: Vec<String> = loaded.damaged.iter().map(ToString::to_string).collect();
+    if repairs_meta {
+        repairable.push("one of the two copies in the file `meta` is damaged".to_owned());
+    }
+    if let Some(damage) = PeerRecords::open(&mut disk, owner)?.damage() {
+        repairable.push(damage.to_string());
+    }
+    log.obsolete.extend_from_slice(disk.deleted());
+    Ok(FolderReport { identity: owner, members, rejoining, log, snapshot, repairable })
 }
 
 /// Checks a replica's folder in the same way as when the replica starts. Changes nothing except

@@ -9,6 +9,7 @@
 //! | `request_id` | ids of batches and of requests for a read index |
 //! | `sockets` | non-blocking sockets, their queues, the limit on open files |
 //! | `options`, `folder`, `retry` | options, the replica's folder, waiting for an earlier process |
+//! | `stop_handle` | asks a running server to stop |
 //!
 //! Only the replica that holds a client's connection replies to the client, and it does so from its
 //! own state: to a write once the state has applied the write, to a read once the state has applied
@@ -23,6 +24,7 @@ mod read_index;
 mod request_id;
 mod retry;
 mod sockets;
+mod stop_handle;
 
 use std::io;
 use std::net::SocketAddr;
@@ -71,17 +73,19 @@ use self::sockets::descriptors;
 use self::sockets::listener::Listener;
 
 pub use self::clients::Timeouts;
-pub use self::folder::{FolderState, bootstrap, inspect};
+pub use self::folder::{FolderReport, FolderState, bootstrap, check, inspect};
 pub use self::options::{Bootstrap, ServerOptions};
 pub use self::peers::PeerTransport;
+pub use self::stop_handle::StopHandle;
 
 /// Divisor of the size of the kernel's socket buffer: the quotient is the maximum window of one
 /// stream of datagrams. Several streams share the buffer, and the kernel counts more bytes than the
 /// payload.
 const BUFFER_SHARES: usize = 4;
 
-/// Runs a server until polling its sockets fails. SIGTERM ends the process at once, which is safe
-/// because everything that the server has acknowledged is already on disk.
+/// Runs a server until it is asked to stop through `stop`, or until polling its sockets fails. To
+/// end the process at any other time is safe, too, because everything that the server has
+/// acknowledged is already on disk.
 ///
 /// # Errors
 /// If the server cannot start: an address is in use, the folder is damaged or belongs to another
@@ -89,6 +93,7 @@ const BUFFER_SHARES: usize = 4;
 pub fn run_server(
     options: &ServerOptions,
     counters: &Arc<RuntimeCounters>,
+    stop: &Arc<StopHandle>,
 ) -> Result<(), RunError> {
     options.config.validate()?;
     // Bound before the folder is opened, so that a second start by mistake does not count as a
@@ -118,9 +123,8 @@ pub fn run_server(
     let rejoining = Arc::new(AtomicBool::new(recovered.is_rejoining()));
     let (outgoing, incoming) =
         peer_connections(options, &datagrams, &recovered, peer_records, &rejoining, counters);
-    let cluster = recovered.identity().cluster;
-    let mut context = context(options, cluster_fingerprint(cluster), clock.now());
-    set_state(&mut context, &store, last_snapshot.index);
+    let fingerprint = cluster_fingerprint(recovered.identity().cluster);
+    let context = context(options, fingerprint, (&store, last_snapshot.index), clock.now());
     let applier_board = Arc::new(ApplierBoard::default());
     let clients = Clients::new(
         origin,
@@ -133,7 +137,8 @@ pub fn run_server(
     );
     let network = ServerNetwork::new(Parts {
         poll,
-        wake,
+        wake: Arc::clone(&wake),
+        stop: Arc::clone(stop),
         ends: ends.network,
         clock,
         me: options.id,
@@ -167,7 +172,6 @@ pub fn run_server(
     );
     let scheduler = scheduler(options, &snapshot_board, &memory);
     let log = DiskLog::new(log, &disk_space, scheduler.clone(), rejoining, Arc::clone(counters));
-    let background_delete = BackgroundDelete::new(ends.deletions, Arc::clone(&memory));
     let stages = Stages {
         network,
         core: Core::new(
@@ -178,7 +182,7 @@ pub fn run_server(
             status,
             Arc::clone(counters),
         )
-        .with_memory(memory)
+        .with_memory(Arc::clone(&memory))
         .with_clock(replicated_clock),
         log_writer: LogWriter::new(Box::new(log), ends.log_writer, Arc::clone(counters)),
         applier: Applier::new(ReplyPolicy::Origin(origin), clock, ends.applier)
@@ -191,8 +195,9 @@ pub fn run_server(
             ends.snapshots,
             Arc::clone(counters),
         )),
-        background_delete: Some(background_delete),
+        background_delete: Some(BackgroundDelete::new(ends.deletions, memory)),
     };
+    stop.attach(wake);
     run(stages, fused).map_err(system_error("cannot wait for events of the network"))
 }
 
@@ -366,8 +371,13 @@ fn set_state(context: &mut Context, store: &StateMachine, applied: Index) {
 }
 
 /// Returns the initial context (the values that `INFO`, `ROLE` and other commands report) of this
-/// replica.
-fn context(options: &ServerOptions, fingerprint: u128, now: Instant) -> Context {
+/// replica, whose state has applied the log up to `applied`.
+fn context(
+    options: &ServerOptions,
+    fingerprint: u128,
+    (store, applied): (&StateMachine, Index),
+    now: Instant,
+) -> Context {
     let announced = options.announced();
     let (host, port) = announced.rsplit_once(':').unwrap_or((&announced, ""));
     let me = ReplicaInfo {
@@ -388,5 +398,6 @@ fn context(options: &ServerOptions, fingerprint: u128, now: Instant) -> Context 
     context.process_id = std::process::id();
     context.run_id = u128::from(random_seed()) << 64 | u128::from(random_seed());
     context.payload_bytes_max = RECORD_BYTES_MAX - HEADER_BYTES;
+    set_state(&mut context, store, applied);
     context
 }

@@ -33,6 +33,9 @@ use crate::types::{EntryId, Index, RequestKey};
 
 use super::snapshot_scheduler::SnapshotScheduler;
 
+/// Log indexes that are multiples of this number are those at which the digest of the state is
+/// kept, so that the digests of replicas can be compared under load. Equal on all replicas.
+const DIGEST_INTERVAL: u64 = 256;
 /// Maximum number of groups of operations that the applier handles in one pass (iteration of the
 /// stage's loop). A group consists of up to [`GROUP_MAX`] consecutive operations of one batch.
 const PASS_GROUPS_MAX: usize = 4_096 / GROUP_MAX;
@@ -404,6 +407,10 @@ impl Applier {
             && self.apply_entry(committed, &mut begun, groups, replies)
         {
             entries_done += 1;
+            let at = self.store.applied_index();
+            if at.0.is_multiple_of(DIGEST_INTERVAL) {
+                replies.digest_marks.push((at, self.store.digest()));
+            }
         }
         if entries_done < batch.job.entries.len() {
             self.unfinished = Some(Unfinished { batch, index, entries_done, begun });

@@ -20,7 +20,9 @@ pub use answer::{Answer, AnswerKind, ClientProtocol};
 use lifecycle::add_counters;
 
 use crate::config::Config;
-use crate::raft::{ClientRequest, DiskSpace, Effects, Envelope, Msg, RoleName};
+use crate::raft::{
+    ClientRequest, DiskSpace, Effects, Envelope, Msg, RoleName, TransferRefusal, TransferRequest,
+};
 use crate::sim::checkers::client_model::ClientModel;
 use crate::sim::checkers::safety::SafetyChecker;
 use crate::sim::cluster::queue::{Event, Queue};
@@ -320,6 +322,25 @@ impl Cluster {
     pub fn set_disk_space(&mut self, id: NodeId, space: DiskSpace) -> Result<(), Violation> {
         let slot = self.slot(id);
         self.on_message(slot, Msg::DiskSpace(space))
+    }
+
+    /// Requests a leadership transfer from a replica, or its abort, and returns the replica's
+    /// answer. A replica that is down or paused answers like one that is not the leader.
+    ///
+    /// # Errors
+    /// If a safety rule is violated.
+    pub fn request_transfer(
+        &mut self,
+        id: NodeId,
+        request: TransferRequest,
+    ) -> Result<Result<NodeId, TransferRefusal>, Violation> {
+        let slot = self.slot(id);
+        let machine = &mut self.machines[slot];
+        let running = machine.replica.as_mut().filter(|_| !machine.held.all);
+        let Some(replica) = running else { return Ok(Err(TransferRefusal::NotLeader)) };
+        let answer = replica.request_transfer(machine.clock.read(self.now), request);
+        self.step_soon(slot)?;
+        Ok(answer)
     }
 
     /// Reschedules the replica's next timeout after a change of its clock rate or of its suspended

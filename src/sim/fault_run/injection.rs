@@ -10,7 +10,7 @@ use crate::sim::faults::{Fault, draw_origin, draw_rate};
 use crate::sim::machine::clock::Clock;
 use crate::sim::rng::Rng;
 use crate::sim::violation::Violation;
-use crate::types::NodeId;
+use crate::types::{NodeId, TransferRequest};
 
 /// Maximum number of times that the check for two leaders at once is repeated. If a check finds two
 /// leaders, a replica that voted for the newer one loses its disk.
@@ -112,6 +112,21 @@ impl FaultRun {
                     if self.rng.permille(500) { 700 } else { self.plan.quality.loss_permille };
                 self.note(format_args!("{loss_permille} of 1000 messages are lost from now on"));
                 self.network.set_quality(LinkQuality { loss_permille, ..self.plan.quality });
+            }
+            Fault::TransferLeadership => {
+                if let Some(leader) = self.cluster.leader() {
+                    let request = match self.rng.below(4) {
+                        0 => TransferRequest::Abort,
+                        1 => TransferRequest::Start { target: None, timeout: None },
+                        _ => {
+                            let target = Some(*self.rng.choose(&self.plan.ids));
+                            TransferRequest::Start { target, timeout: None }
+                        }
+                    };
+                    let result = self.cluster.request_transfer(leader, request)?;
+                    self.requested_transfers += u64::from(result.is_ok());
+                    self.note(format_args!("{request:?} at {}: {result:?}", leader.0));
+                }
             }
         }
         Ok(())

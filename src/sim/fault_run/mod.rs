@@ -149,6 +149,8 @@ struct FaultRun {
     /// Number of times that a replica lost its disk after it had voted for the newer of two
     /// leaders.
     voters_lost: u64,
+    /// Number of leadership transfers that leaders have begun or aborted on request.
+    requested_transfers: u64,
     /// The streams between replicas; `None` if messages are not sent over streams.
     datagrams: Option<Datagrams>,
     /// Number of datagrams that the network has lost at random.
@@ -233,6 +235,7 @@ impl FaultRun {
             wall_rng,
             glitch: false,
             voters_lost: 0,
+            requested_transfers: 0,
             datagrams,
             datagrams_lost: 0,
         }
@@ -277,6 +280,7 @@ impl FaultRun {
         coverage.add(Situation::Election, self.cluster.checker.leader_count() as u64);
         coverage.add(Situation::Rejoin, self.cluster.checker.rejoined());
         coverage.add(Situation::VoterDiskLoss, self.voters_lost);
+        coverage.add(Situation::RequestedTransfer, self.requested_transfers);
         coverage.add(Situation::Resend, self.workload.resend_count());
         coverage.merge(&self.stream_coverage());
         coverage

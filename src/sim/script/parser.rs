@@ -17,6 +17,8 @@
 //! slow_chunks 1; store 1  does not store received snapshot chunks until  store 1
 //! forge 2->3 AppendEntries term=9 round=1 prev=4@1 commit=5 entries=5@9,6@9
 //! forge 2->3 RequestVote term=9 last=5@8 [transfer]   a message that 2 has not sent
+//! failover 1 2            asks 1 to transfer its leadership to 2; failover 1: to any follower;
+//!                         failover 1 abort: ends the transfer
 //! disk_space 1 500        reports low disk space, 500 bytes, to replica 1; disk_space 1: enough
 //! lag 1 20ms              applying takes 20 ms from now on
 //! clock 1 2000            the clock runs 2000 ppm fast from now on
@@ -32,7 +34,7 @@ use crate::config::{Config, FanOut};
 use crate::raft::{AppendEntries, Envelope, PeerMsg, RequestVote};
 use crate::record::{Entry, EntryKind, RecordBuffer};
 use crate::sim::disk::snapshots::SnapshotPlan;
-use crate::types::{EntryId, Index, NodeId, Round, Term};
+use crate::types::{EntryId, Index, NodeId, Round, Term, TransferRequest};
 
 /// A statement of a script for a simulated cluster. A script describes a golden trace (a recorded
 /// trace, with which tests compare new traces).
@@ -84,6 +86,8 @@ pub enum Statement {
     /// Reports low disk space with this number of free bytes to a replica; `None` reports that
     /// there is enough space.
     DiskSpace(NodeId, Option<u64>),
+    /// Requests a leadership transfer from the replica, or the abort of the transfer in progress.
+    Failover(NodeId, TransferRequest),
     /// Sets how long the replica takes to apply committed entries and execute reads.
     Lag(NodeId, Duration),
     /// Sets the rate error of a replica's monotonic clock in parts per million: positive if it runs
@@ -243,6 +247,15 @@ fn statement(words: &[&str]) -> Result<Statement, String> {
             [id, bytes] => Ok(Statement::DiskSpace(node(id)?, Some(number(bytes)?))),
             _ => Err("expected: disk_space 1 500, or disk_space 1".to_owned()),
         },
+        "failover" => {
+            let start = |target| TransferRequest::Start { target, timeout: None };
+            match rest {
+                [id] => Ok(Statement::Failover(node(id)?, start(None))),
+                [id, "abort"] => Ok(Statement::Failover(node(id)?, TransferRequest::Abort)),
+                [id, to] => Ok(Statement::Failover(node(id)?, start(Some(node(to)?)))),
+                _ => Err("expected: failover 1 2, failover 1, or failover 1 abort".to_owned()),
+            }
+        }
         "lag" => match rest {
             [id, time] => Ok(Statement::Lag(node(id)?, duration(time)?)),
             _ => Err("expected: lag 1 20ms".to_owned()),

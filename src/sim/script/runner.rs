@@ -18,7 +18,9 @@ use crate::sim::script::parser::{
     ClientOperation, ClusterOptions, Interception, MessageFilter, ScriptError, Statement, parse,
 };
 use crate::sim::violation::Violation;
-use crate::types::{ClientId, Index, Instant, NodeId, RequestId, RequestKey, Term};
+use crate::types::{
+    ClientId, Index, Instant, NodeId, RequestId, RequestKey, Term, TransferRequest,
+};
 
 const TRANSFER: CommandId = CommandId::of("transfer");
 
@@ -225,6 +227,7 @@ impl Runner {
                 let space = DiskSpace { low: bytes.is_some(), bytes: bytes.unwrap_or(0) };
                 self.cluster.set_disk_space(*id, space)?;
             }
+            Statement::Failover(id, request) => self.failover(*id, *request)?,
             Statement::Lag(id, span) => {
                 self.cluster.machine_mut(*id).delays.apply = DurationRange::always(*span);
             }
@@ -248,6 +251,15 @@ impl Runner {
 
     fn note(&mut self, text: std::fmt::Arguments<'_>) {
         self.cluster.trace.note(self.cluster.now(), text);
+    }
+
+    fn failover(&mut self, id: NodeId, request: TransferRequest) -> Result<(), Violation> {
+        let answer = match self.cluster.request_transfer(id, request)? {
+            Ok(target) => format!("target {}", target.0),
+            Err(refusal) => format!("refused: {refusal:?}"),
+        };
+        self.note(format_args!("{} answers failover: {answer}", id.0));
+        Ok(())
     }
 
     fn request(&mut self, operation: &ClientOperation) -> ClientRequest {

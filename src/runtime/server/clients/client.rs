@@ -265,6 +265,12 @@ impl Client {
         self.closing && self.slots.is_empty() && self.socket.outbound.is_empty()
     }
 
+    /// Returns whether everything that was received from the client has its reply, and all replies
+    /// have been written.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.slots.is_empty() && self.input.is_empty() && self.socket.outbound.is_empty()
+    }
+
     /// Returns whether a request of the client is waiting to be sent to the Raft core or to the
     /// leader.
     pub(crate) fn has_waiting(&self) -> bool {
@@ -281,6 +287,13 @@ impl Client {
         self.request_bytes += request.operation.len();
         self.large_bytes += large_bytes(&request.operation);
         self.slots.push_back(Slot::new(RequestState::Waiting(request)));
+    }
+
+    /// Adds a request in a new slot that is answered without being sent like other requests, such
+    /// as a request for a leadership transfer. It has no effect on the order of the others.
+    pub(crate) fn push_sent(&mut self, request: Request) {
+        self.slots.push_back(Slot::new(RequestState::InFlight(request)));
+        self.in_flight += 1;
     }
 
     /// Returns whether all requests parsed so far have their replies in the outbound queue, so that

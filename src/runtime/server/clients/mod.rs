@@ -31,7 +31,9 @@ mod requests;
 mod tests;
 mod timeouts;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use mio::net::TcpStream;
@@ -39,6 +41,7 @@ use mio::{Registry, Token};
 
 use crate::redis::{Connection, Context, Settings, SlowLogSettings};
 use crate::runtime::boards::{ApplierBoard, RuntimeCounters};
+use crate::runtime::channels::TransferCall;
 use crate::runtime::pass::Pass;
 use crate::runtime::server::sockets::slab::Slab;
 use crate::runtime::server::sockets::socket::Socket;
@@ -60,6 +63,9 @@ pub use self::timeouts::Timeouts;
 /// so that peers are not delayed. Both the received bytes and the memory growth that they cause are
 /// counted towards this limit.
 const PASS_BYTES_MAX: usize = 4 << 20;
+/// Time without a request after which a client that follows redirects is taken to have moved to the
+/// new leader, when this server stops.
+const REDIRECTED_IDLE: Duration = Duration::from_millis(50);
 
 /// The connections of all clients, with their requests and subscriptions.
 pub(crate) struct Clients {
@@ -102,6 +108,9 @@ pub(crate) struct Clients {
     failed: bool,
     /// Whether a client has requested a snapshot (`BGSAVE`) since the network stage last checked.
     pub(crate) snapshot_requested: bool,
+    /// Clients' requests for a leadership transfer (`FAILOVER`) that the network stage has not sent
+    /// to the Raft core yet, oldest first.
+    pub(crate) transfers: VecDeque<TransferCall>,
     /// Clients to disconnect in the next pass (iteration of the stage's loop), even if they have
     /// not received all their replies.
     to_close: Vec<(usize, ClientId)>,
@@ -151,6 +160,7 @@ impl Clients {
             reply: BytesMut::new(),
             failed: false,
             snapshot_requested: false,
+            transfers: VecDeque::new(),
             to_close: Vec::new(),
             slow_log,
             board,
@@ -457,6 +467,41 @@ impl Clients {
         indexes.drain(..served);
         indexes.append(&mut self.to_flush);
         self.spare = std::mem::replace(&mut self.to_flush, indexes);
+    }
+
+    /// Returns the number of connected clients.
+    pub(crate) fn len(&self) -> usize {
+        self.connected.len()
+    }
+
+    /// Closes the connections of all clients whose requests have their replies, after reading each
+    /// socket once more, before the server stops. If `spares_redirected` is true, spares clients
+    /// that follow redirects until they have sent nothing for [`REDIRECTED_IDLE`], since they move
+    /// to the new leader.
+    pub(crate) fn close_drained(
+        &mut self,
+        spares_redirected: bool,
+        registry: &Registry,
+        space: &mut [u8],
+        pass: &mut Pass,
+    ) {
+        let now = self.context.now;
+        let is_spared = |client: &Client| {
+            spares_redirected
+                && client.connection.follows_redirects()
+                && now < client.active_at + REDIRECTED_IDLE
+        };
+        let drained = self.connected.iter_mut().filter_map(|(index, client)| {
+            (client.is_drained() && !is_spared(client)).then_some(index)
+        });
+        for index in drained.collect::<Vec<_>>() {
+            self.client(index).socket.assume_readable();
+            self.read(index, registry, space, pass);
+            // `read` closes a connection that the client has closed.
+            if self.connected.get_mut(index).is_some_and(|client| client.is_drained()) {
+                self.close(index, registry);
+            }
+        }
     }
 
     fn close(&mut self, index: usize, registry: &Registry) {

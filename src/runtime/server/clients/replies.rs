@@ -1,20 +1,21 @@
 //! From outcomes and refusals to replies: stores the outcomes of requests, fails requests, or sends
 //! them again after a leader change.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::kv::{Operation, Outcome};
-use crate::raft::RequestKind;
+use crate::raft::{RequestKind, TransferRefusal};
 use crate::redis::{
     CommandNumber, CompletedRequest, SlowLogSettings, error_text, is_error, operation_may_add_data,
+    write_failover_reply,
 };
-use crate::types::{Instant, RequestKey};
+use crate::types::{Instant, NodeId, RequestKey};
 
 use super::Clients;
 use crate::runtime::server::clients::batches::SentBatch;
 use crate::runtime::server::clients::client::{Client, OutcomeUse};
 use crate::runtime::server::clients::in_flight::InFlight;
-use crate::runtime::server::clients::request::FailureReason;
+use crate::runtime::server::clients::request::{FailureReason, Reply};
 use crate::runtime::server::sockets::slab::Slab;
 
 /// Maximum number of entries that one batch of requests adds to the slow log.
@@ -93,6 +94,21 @@ impl Clients {
         }
         self.in_flight.remove(sequence);
         self.note_nested_calls(nested);
+    }
+
+    /// Answers a client's request for a leadership transfer.
+    pub(crate) fn on_transfer_answer(
+        &mut self,
+        sequence: u64,
+        answer: Result<NodeId, TransferRefusal>,
+    ) {
+        let mut reply = BytesMut::new();
+        write_failover_reply(answer, &self.context, &mut reply);
+        if reply[0] == b'-' {
+            self.context.statistics.count_error(&reply[1..]);
+        }
+        let reply = Reply::Encoded(reply.freeze());
+        self.finish(sequence, |client, slot| client.finish(slot, reply));
     }
 
     /// Counts a call of `command` in the statistics. `error` is the text of the reply if that is an

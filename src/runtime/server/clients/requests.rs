@@ -4,13 +4,15 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::kv::Outcome;
-use crate::raft::{ClientRequest, RequestKind};
+use crate::raft::{ClientRequest, RequestKind, TransferRequest};
 use crate::redis::{
-    Action, BufferBytes, CallStatus, ClientList, ClientQuery, CommandNumber, Context, Statistics,
+    Action, BufferBytes, CallStatus, ClientList, ClientQuery, CommandNumber, Context, ReplyFormat,
+    Statistics,
 };
 use crate::wire::resp::{Limits, Writer};
 
 use super::Clients;
+use crate::runtime::channels::{TransferCall, TransferCaller};
 use crate::runtime::pass::Pass;
 use crate::runtime::server::clients::batches::is_large;
 use crate::runtime::server::clients::client::Client;
@@ -191,6 +193,9 @@ impl Clients {
                 self.snapshot_requested = true;
                 self.send_reply(index);
             }
+            Action::RequestTransfer { request, reply_format } => {
+                self.request_transfer(index, command, request, reply_format);
+            }
             Action::ApplySettings => {
                 self.apply_settings();
                 self.send_reply(index);
@@ -208,6 +213,35 @@ impl Clients {
                 self.send_reply(index);
             }
         }
+    }
+
+    /// Queues a request for a leadership transfer for the Raft core. Blocks the client at `index`
+    /// until the core has answered.
+    fn request_transfer(
+        &mut self,
+        index: usize,
+        command: CommandNumber,
+        request: TransferRequest,
+        mut reply_format: ReplyFormat,
+    ) {
+        let arrived_at = self.context.now;
+        let client = self.connected.get_mut(index).expect("the client exists");
+        if client.connection.is_muted() {
+            reply_format.mute();
+        }
+        let slot = client.next_slot();
+        client.blocked_on = Some(slot);
+        let entry = InFlight { index, client: client.id, slot, arrived_at, command };
+        let sequence = self.in_flight.add(entry);
+        client.push_sent(Request {
+            kind: RequestKind::Read,
+            operation: Bytes::new(),
+            reply_format,
+            sequence,
+            redirect_slot: None,
+        });
+        self.transfers
+            .push_back(TransferCall { caller: TransferCaller::Client(sequence), request });
     }
 
     /// Applies the settings that `CONFIG SET` may have changed: those of the slow log, statistics,

@@ -97,8 +97,12 @@ impl ServerNetwork {
         let me = self.parts.me;
         let context = &mut self.parts.clients.context;
         (context.leader, context.term) = (leadership.leader, leadership.term);
-        context.role =
-            if leadership.leader == Some(me) { RoleName::Leader } else { RoleName::Follower };
+        context.transfer_target = leadership.transfer_target;
+        context.role = if leadership.leader == Some(me) || leadership.transfer_target.is_some() {
+            RoleName::Leader
+        } else {
+            RoleName::Follower
+        };
         if let Some(leader) = leadership.leader {
             tracing::info!(term = leadership.term.0, %leader, "leader elected");
             let before = self.last_leader.replace(leader).and_then(|before| context.node(before));
@@ -107,7 +111,7 @@ impl ServerNetwork {
                 let message = switch_master_message(context, from, to);
                 self.parts.clients.publish_message(SWITCH_MASTER_CHANNEL, message.as_bytes());
             }
-        } else {
+        } else if leadership.transfer_target.is_none() {
             tracing::info!(
                 term = leadership.term.0,
                 "no leader is known: it was lost, or an election is in progress"

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `dispatch` | requests on their way to the core or to the leader; refusals |
 //! | `peers` | frames from peers, and to them |
+//! | `stop` | the graceful stop |
 //! | `context` | the facts that `INFO` and other commands report |
 //!
 //! In each pass peers come first, in both directions: their messages reach the core before any
@@ -14,6 +15,7 @@
 mod context;
 mod dispatch;
 mod peers;
+mod stop;
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -22,11 +24,12 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
+use crate::raft::TransferRefusal;
 use crate::runtime::boards::{
     ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard, StatusBoard,
 };
 use crate::runtime::channels::{
-    Applied, CoreItem, IndexedReads, Leadership, NetworkEnds, QUEUE_LEN, ReplyBatch,
+    Applied, CoreItem, IndexedReads, Leadership, NetworkEnds, QUEUE_LEN, ReplyBatch, TransferCaller,
 };
 use crate::runtime::clock::Clock;
 use crate::runtime::pass::Pass;
@@ -38,12 +41,14 @@ use crate::runtime::server::read_index::ReadIndexRequests;
 use crate::runtime::server::request_id::replica_and_sequence;
 use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
 use crate::runtime::server::sockets::listener::Listener;
+use crate::runtime::server::stop_handle::StopHandle;
 use crate::runtime::stages::network::NetworkStage;
 use crate::runtime::wake::Wake;
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::Frame;
 
 use self::dispatch::{Gathering, WriteRoute};
+use self::stop::Stopping;
 
 /// The `Poll` token of the waker with which other stages wake the network stage. The code that
 /// creates the `Poll` registers the waker.
@@ -89,6 +94,7 @@ const SPACE_BYTES: usize = 64 << 10;
 pub(crate) struct Parts {
     pub(crate) poll: Poll,
     pub(crate) wake: Arc<Wake>,
+    pub(crate) stop: Arc<StopHandle>,
     pub(crate) ends: NetworkEnds,
     pub(crate) clock: Clock,
     pub(crate) me: NodeId,
@@ -161,6 +167,8 @@ pub(crate) struct ServerNetwork {
     /// kept to reuse its memory.
     frames: Vec<(NodeId, u64, Frame)>,
     gathering: Gathering,
+    /// The progress of the graceful stop; `None` while this replica serves.
+    stopping: Option<Stopping>,
 }
 
 impl ServerNetwork {
@@ -194,6 +202,7 @@ impl ServerNetwork {
             space: vec![0; SPACE_BYTES],
             frames: Vec::new(),
             gathering: Gathering::default(),
+            stopping: None,
         })
     }
 
@@ -226,6 +235,7 @@ impl ServerNetwork {
         {
             return Some(Duration::ZERO);
         }
+        let stop_step_at = self.stopping.as_ref().map(|_| now + stop::STEP_INTERVAL);
         let expiry = parts.clients.next_expiry().map(|due| due.max(self.expiry_at));
         let due = [
             parts.outgoing.next_due(),
@@ -239,6 +249,7 @@ impl ServerNetwork {
             parts.clients.next_sweep(),
             parts.clients.next_read_ahead(),
             Some(self.wall_clock_at),
+            stop_step_at,
         ];
         let mut at_most = |limit: Duration| {
             timeout = Some(timeout.map_or(limit, |timeout| timeout.min(limit)));
@@ -256,6 +267,7 @@ impl ServerNetwork {
         if (waits_for_core && !core_accepts)
             || self.applied.is_some()
             || self.snapshot_requested
+            || !parts.clients.transfers.is_empty()
             || !self.indexed_reads.is_empty()
         {
             at_most(RETRY_INTERVAL);
@@ -380,6 +392,7 @@ impl ServerNetwork {
             context.average_expiry = batch.average_expiry;
             context.state_digest = batch.digest;
         }
+        context.note_digests(batch.digest_marks);
         context.keyspace_statistics.add(batch.statistics);
         for answer in batch.answers {
             self.parts.clients.on_outcomes(answer.key, answer.outcomes);
@@ -391,14 +404,34 @@ impl ServerNetwork {
         self.applied.get_or_insert_default().merge(batch.applied);
     }
 
+    /// Passes on the answer to a request for a leadership transfer.
+    fn on_transfer_answer(
+        &mut self,
+        caller: TransferCaller,
+        answer: Result<NodeId, TransferRefusal>,
+    ) {
+        match caller {
+            TransferCaller::Client(sequence) => {
+                self.parts.clients.on_transfer_answer(sequence, answer);
+            }
+            TransferCaller::Stop => self.on_stop_transfer_answer(answer),
+        }
+    }
+
     /// Sends to the Raft core, if its queue has space, a client's request for a snapshot
-    /// (`BGSAVE`), the reads with a confirmed read index, and the report on applied entries. What
-    /// does not fit waits for the next call.
+    /// (`BGSAVE`), requests for a leadership transfer, the reads with a confirmed read index, and
+    /// the report on applied entries. What does not fit waits for the next call.
     fn report_to_core(&mut self) {
         self.snapshot_requested |= std::mem::take(&mut self.parts.clients.snapshot_requested);
         let to_core = &self.parts.ends.to_core;
         if self.snapshot_requested && to_core.try_send(CoreItem::TakeSnapshot).is_ok() {
             self.snapshot_requested = false;
+        }
+        let transfers = &mut self.parts.clients.transfers;
+        while let Some(call) = transfers.front()
+            && to_core.try_send(CoreItem::Transfer(*call)).is_ok()
+        {
+            transfers.pop_front();
         }
         while let Some(reads) = self.indexed_reads.pop_front() {
             if let Err(refused) = to_core.try_send(CoreItem::IndexedReads(reads)) {
@@ -448,6 +481,9 @@ impl NetworkStage for ServerNetwork {
 
     fn receive(&mut self) -> StageState {
         let now = self.parts.clock.now();
+        if self.advance_stop(now) == StageState::Stopped {
+            return StageState::Stopped;
+        }
         self.tick(now);
         self.accept(now);
         self.receive_datagrams(now);
@@ -472,6 +508,9 @@ impl NetworkStage for ServerNetwork {
             if let Some(leadership) = batch.leadership {
                 self.on_leadership(leadership);
             }
+            for (caller, answer) in batch.transfers {
+                self.on_transfer_answer(caller, answer);
+            }
             self.on_refusals(&batch.refusals);
             self.send_to_peers(batch.peers);
         }
@@ -487,6 +526,12 @@ impl NetworkStage for ServerNetwork {
         let registry = parts.poll.registry();
         let mut pass = Pass::of_large(parts.clock, PASS_CLIENTS_MAX);
         parts.clients.flush(registry, &mut pass);
+        if let Some(stopping) = &self.stopping {
+            stopping.close_clients(&mut parts.clients, registry, &mut self.space, now, &mut pass);
+            self.dispatch(now);
+        }
+        let parts = &mut self.parts;
+        let registry = parts.poll.registry();
         // Writes requests that were forwarded to the leader.
         parts.outgoing.flush(now, registry, &parts.datagrams);
         self.report_to_core();

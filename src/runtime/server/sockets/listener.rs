@@ -16,7 +16,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A listening socket that accepts connections without blocking.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    socket: TcpListener,
+    /// `None` once the socket is closed.
+    socket: Option<TcpListener>,
     /// Whether connections may be waiting to be accepted. Set by `Poll` events; cleared when an
     /// accept would block.
     acceptable: bool,
@@ -27,11 +28,21 @@ impl Listener {
     /// Binds a socket to `address` and listens on it.
     pub(crate) fn bind(address: SocketAddr) -> io::Result<Listener> {
         let socket = TcpListener::bind(address)?;
-        Ok(Listener { socket, acceptable: true, paused_until: Instant::ZERO })
+        Ok(Listener { socket: Some(socket), acceptable: true, paused_until: Instant::ZERO })
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut self.socket, token, Interest::READABLE)
+        let Some(socket) = &mut self.socket else { return Ok(()) };
+        registry.register(socket, token, Interest::READABLE)
+    }
+
+    /// Closes the socket. Connections that wait to be accepted are reset.
+    pub(crate) fn close(&mut self, registry: &Registry) {
+        self.acceptable = false;
+        if let Some(mut socket) = self.socket.take() {
+            // Closing the socket deregisters it, too.
+            let _ = registry.deregister(&mut socket);
+        }
     }
 
     /// Records a `Poll` event of this socket, which means that connections may be waiting to be
@@ -55,10 +66,8 @@ impl Listener {
     /// Accepts one pending connection without blocking. Returns `None` if no connection is pending,
     /// if accepting is paused after an error, or if accepting fails.
     pub(crate) fn accept(&mut self, now: Instant) -> Option<TcpStream> {
-        if !self.is_acceptable(now) {
-            return None;
-        }
-        match self.socket.accept() {
+        let socket = self.socket.as_ref().filter(|_| self.is_acceptable(now))?;
+        match socket.accept() {
             Ok((stream, _)) => return Some(stream),
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.acceptable = false,
             // The connection was closed before it was accepted, or a signal arrived: the next

@@ -103,6 +103,11 @@ impl Socket {
         self.readable
     }
 
+    /// Makes the next read ask the system, although no `Poll` event has reported bytes.
+    pub(crate) fn assume_readable(&mut self) {
+        self.readable = true;
+    }
+
     /// Returns whether the outbound queue is not empty and the socket may accept some of its bytes.
     pub(crate) fn can_flush(&self) -> bool {
         self.writable && !self.outbound.is_empty()

@@ -302,6 +302,10 @@ impl Core {
                 CoreItem::Applied(applied) => self.on_applied(applied),
                 CoreItem::IndexedReads(reads) => self.queue_reads(reads),
                 CoreItem::TakeSnapshot => self.applies.take_snapshot = true,
+                CoreItem::Transfer(call) => {
+                    let answer = self.replica.request_transfer(self.now, call.request);
+                    self.outbound.transfers.push((call.caller, answer));
+                }
                 CoreItem::Snapshot(event) => self.on_snapshot_event(event),
                 CoreItem::DiskSpace(report) => self.on_disk_space(report),
                 CoreItem::Stop => return StageState::Stopped,

@@ -97,6 +97,7 @@ impl Core {
     pub(super) fn has_unsent(&self) -> bool {
         !(self.outbound.refusals.is_empty()
             && self.outbound.leadership.is_none()
+            && self.outbound.transfers.is_empty()
             && self.appends.jobs.is_empty()
             && self.applies.is_empty())
     }
@@ -148,14 +149,25 @@ impl Core {
     /// transfer, the report names no leader, so that requests wait in the network stage and then go
     /// to the new leader.
     fn note_leadership(&mut self) {
-        let target = self.replica.transfer_target();
-        let leader = if target.is_some() { None } else { self.replica.leader() };
-        let leadership = Leadership { term: self.replica.term(), leader };
+        let transfer_target = self.replica.transfer_target();
+        let leader = if transfer_target.is_some() { None } else { self.replica.leader() };
+        let leadership = Leadership { term: self.replica.term(), leader, transfer_target };
         if leadership == self.leadership {
             return;
         }
-        if let Some(target) = target {
-            tracing::warn!(%target, disk = ?self.disk, "leadership transfer started");
+        match (self.leadership.transfer_target, transfer_target) {
+            (before, Some(target)) if before != Some(target) => {
+                tracing::info!(%target, disk = ?self.disk, "leadership transfer started");
+            }
+            (Some(target), None) if self.replica.is_leader() => tracing::warn!(
+                %target,
+                "leadership transfer ended without success: it was aborted, or the target did not \
+                 become the leader in time; this replica leads on"
+            ),
+            (Some(target), None) => {
+                tracing::info!(%target, "leadership transfer ended: this replica leads no longer");
+            }
+            _ => {}
         }
         self.leadership = leadership;
         if let Some(clock) = &mut self.replicated_clock {
@@ -241,7 +253,8 @@ impl Core {
         }
         if !(self.outbound.peers.is_empty()
             && self.outbound.refusals.is_empty()
-            && self.outbound.leadership.is_none())
+            && self.outbound.leadership.is_none()
+            && self.outbound.transfers.is_empty())
         {
             let batch = std::mem::take(&mut self.outbound);
             self.output.outbound = true;
@@ -306,9 +319,10 @@ mod tests {
     use super::*;
     use crate::raft::{
         AppendOutcome, AppendReply, Committed, PeerMsg, Refusal, RefusalReason, SnapshotId,
+        TransferRefusal, TransferRequest,
     };
     use crate::record::{EntryKind, RecordBuffer};
-    use crate::runtime::channels::{CoreItem, QUEUE_LEN};
+    use crate::runtime::channels::{CoreItem, QUEUE_LEN, TransferCall, TransferCaller};
     use crate::types::{EntryId, Index, NodeId, RequestKey, Round, Term};
 
     fn to_peer() -> Envelope {
@@ -358,6 +372,21 @@ mod tests {
         let after = network.outbound.try_recv().unwrap();
         assert_eq!((before, after.refusals.len(), after.peers.len()), (QUEUE_LEN, 3, 0));
         assert!(core.poll_timeout() > RETRY);
+    }
+
+    #[test]
+    fn full_network_queue_keeps_answers_to_transfer_requests() {
+        let (mut core, network, ..) = quiet_core();
+        let caller = TransferCaller::Client(7);
+        let call = TransferCall { caller, request: TransferRequest::Abort };
+        for _ in 0..QUEUE_LEN + 2 {
+            core.run_once(Some(CoreItem::Transfer(call)));
+        }
+        let sent: usize = network.outbound.try_iter().map(|it| it.transfers.len()).sum();
+        core.run_once(None);
+        let kept = network.outbound.try_recv().unwrap().transfers;
+        let refused = (caller, Err(TransferRefusal::NotLeader));
+        assert_eq!((sent, kept), (QUEUE_LEN, vec![refused; 2]));
     }
 
     #[test]

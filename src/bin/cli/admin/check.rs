@@ -1,0 +1,111 @@
+//! `bowline admin check`: checks the folder of a replica that is not running.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+use bowline::runtime::{self, FolderReport};
+use bowline::storage::cluster_fingerprint;
+use serde_json::json;
+
+use crate::cli::serve::EXIT_DAMAGED;
+
+/// Checks `folder` and prints what is there. Returns [`EXIT_DAMAGED`] if a replica could not start
+/// with it, because it is damaged.
+pub(super) fn run(folder: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    match runtime::check(folder) {
+        Ok(report) => {
+            if json {
+                println!("{:#}", as_json(&report));
+            } else {
+                print(&report);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) if error.is_damage() => {
+            if json {
+                println!("{:#}", json!({ "damage": error.to_string() }));
+            }
+            eprintln!("bowline: {error}");
+            Ok(ExitCode::from(EXIT_DAMAGED))
+        }
+        Err(error) => Err(anyhow!("{error}")),
+    }
+}
+
+/// Returns the sentences about what a start with the folder would do.
+fn steps(report: &FolderReport) -> Vec<String> {
+    let mut steps = Vec::new();
+    steps.extend(report.repairable.iter().map(|damage| format!("repair or ignore: {damage}")));
+    if let Some(snapshot) = &report.snapshot {
+        steps.push(format!("load the snapshot up to entry {}", snapshot.last.index));
+    }
+    let log = &report.log;
+    if log.has_torn_block {
+        steps.push("remove an incomplete write at the end of the log".to_owned());
+    }
+    if !log.obsolete.is_empty() {
+        steps.push(format!("remove {}", log.obsolete.join(", ")));
+    }
+    let end = report.snapshot.map_or(0, |snapshot| snapshot.last.index.0);
+    if log.last.index.0 > end {
+        steps.push(format!(
+            "apply entries {} to {} as far as the leader has committed them",
+            end + 1,
+            log.last.index
+        ));
+    }
+    if report.rejoining {
+        steps.push(
+            "rejoin the cluster: the replica does not vote until it has caught up".to_owned(),
+        );
+    }
+    steps
+}
+
+fn print(report: &FolderReport) {
+    let FolderReport { identity, members, log, snapshot, .. } = report;
+    let ids: Vec<String> = members.iter().map(|id| id.0.to_string()).collect();
+    println!(
+        "replica {} of a cluster of replicas {}; started {} times; cluster fingerprint {:032x}",
+        identity.replica.0,
+        ids.join(", "),
+        identity.incarnation,
+        cluster_fingerprint(identity.cluster),
+    );
+    let vote = log.hard_state.voted_for.map_or("no replica".to_owned(), |id| id.0.to_string());
+    println!("term {}, vote for {vote}", log.hard_state.term);
+    println!("log: entries {} to {}, {} segments", log.first, log.last.index, log.segment_count);
+    match snapshot {
+        Some(snapshot) => {
+            println!("snapshot: up to entry {}, {} bytes", snapshot.last.index, snapshot.bytes);
+        }
+        None => println!("snapshot: none"),
+    }
+    println!("all checksums are right; a start would:");
+    for step in steps(report) {
+        println!("- {step}");
+    }
+    println!("- serve");
+}
+
+fn as_json(report: &FolderReport) -> serde_json::Value {
+    let FolderReport { identity, members, rejoining, log, snapshot, repairable } = report;
+    let members: Vec<u16> = members.iter().map(|id| id.0).collect();
+    let snapshot = snapshot.map(|it| json!({ "index": it.last.index.0, "bytes": it.bytes }));
+    json!({
+        "replica": identity.replica.0,
+        "members": members,
+        "starts": identity.incarnation,
+        "cluster_fingerprint": format!("{:032x}", cluster_fingerprint(identity.cluster)),
+        "rejoining": rejoining,
+        "term": log.hard_state.term.0,
+        "voted_for": log.hard_state.voted_for.map(|id| id.0),
+        "first_index": log.first.0,
+        "last_index": log.last.index.0,
+        "segments": log.segment_count,
+        "snapshot": snapshot,
+        "repairable": repairable,
+        "steps": steps(report),
+    })
+}

@@ -1,0 +1,191 @@
+//! What the replicas of a cluster report about themselves.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, ensure};
+
+use crate::cli::connection::Connection;
+
+/// Timeout of a connection to a replica, and of each of its replies.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
+/// Number of hexadecimal digits at the end of a node's name that are the replica's id.
+const ID_DIGITS: usize = 8;
+
+/// The fields of a replica's `INFO`, by name.
+#[derive(Debug)]
+pub(super) struct Info(BTreeMap<String, String>);
+
+/// A replica, and what it reports.
+#[derive(Debug)]
+pub(super) struct Replica {
+    pub(super) id: u16,
+    /// Address that the replica announces to clients, as `host:port`.
+    pub(super) address: String,
+    /// The replica's `INFO`, or the reason why it is not known.
+    pub(super) info: Result<Info, String>,
+}
+
+/// All replicas of a cluster that are known, ordered by id.
+#[derive(Debug)]
+pub(super) struct Replicas {
+    pub(super) list: Vec<Replica>,
+    /// Number of members of the cluster; some of them may be missing in `list`.
+    pub(super) member_count: usize,
+}
+
+impl Info {
+    /// Asks the replica on a connection for its `INFO`.
+    pub(super) fn ask(connection: &mut Connection) -> anyhow::Result<Info> {
+        let text = connection
+            .call(&["INFO", "server", "persistence", "replication", "raft"])?
+            .map_err(|error| anyhow!("INFO is refused: {error}"))?;
+        let fields = text.lines().filter_map(|line| line.split_once(':'));
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let info = Info(fields.collect());
+        ensure!(info.text("raft_replica_id").is_some(), "the server is not a Bowline replica");
+        Ok(info)
+    }
+
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    pub(super) fn number(&self, name: &str) -> Option<u64> {
+        self.text(name)?.parse().ok()
+    }
+
+    /// Returns a part of a field of the form `part=value,part=value`.
+    pub(super) fn part(&self, name: &str, part: &str) -> Option<&str> {
+        let mut parts = self.text(name)?.split(',').filter_map(|part| part.split_once('='));
+        parts.find(|(found, _)| *found == part).map(|(_, value)| value)
+    }
+
+    /// Returns the id of the replica that this one considers the leader; `None` if it knows none.
+    pub(super) fn leader_id(&self) -> Option<u16> {
+        self.text("raft_leader_id")?.parse().ok()
+    }
+
+    /// Returns the id of this replica.
+    pub(super) fn id(&self) -> Option<u16> {
+        self.text("raft_replica_id")?.parse().ok()
+    }
+}
+
+impl Replica {
+    /// Returns whether the replica reports that it leads.
+    fn leads(&self) -> bool {
+        self.info.as_ref().is_ok_and(|info| info.leader_id() == Some(self.id))
+    }
+
+    fn term(&self) -> u64 {
+        self.info.as_ref().ok().and_then(|info| info.number("raft_term")).unwrap_or(0)
+    }
+}
+
+impl Replicas {
+    /// Asks the replica at `address`, and then all others that the asked ones know, each by the
+    /// address that it announces.
+    ///
+    /// # Errors
+    /// If the replica at `address` cannot be asked.
+    pub(super) fn ask(address: &str) -> anyhow::Result<Replicas> {
+        let (first, nodes) = ask(address).with_context(|| {
+            format!("cannot ask the replica at {address}; give --addr HOST:PORT of another one")
+        })?;
+        let first_id = first.id().context("the id of the replica is not a number")?;
+        let member_count = first.number("raft_member_count").unwrap_or(0);
+        let member_count = usize::try_from(member_count).unwrap_or(0).max(nodes.len());
+        let mut known: BTreeMap<u16, String> = nodes.into_iter().collect();
+        let mut asked = BTreeMap::from([(first_id, Ok(first))]);
+        // Others may know replicas that the first one has not heard from since its start.
+        loop {
+            let new: Vec<_> = known.iter().filter(|(id, _)| !asked.contains_key(id)).collect();
+            if new.is_empty() {
+                break;
+            }
+            let answers: Vec<_> = thread::scope(|scope| {
+                let asking: Vec<_> =
+                    new.iter().map(|(id, at)| (**id, scope.spawn(move || ask(at)))).collect();
+                let join = |(id, thread): (u16, thread::ScopedJoinHandle<'_, _>)| {
+                    (id, thread.join().expect("asking does not panic"))
+                };
+                asking.into_iter().map(join).collect()
+            });
+            for (id, answer) in answers {
+                let answer = answer.and_then(|(info, nodes)| {
+                    ensure!(info.id() == Some(id), "another replica answers at its address");
+                    for (id, at) in nodes {
+                        known.entry(id).or_insert(at);
+                    }
+                    Ok(info)
+                });
+                asked.insert(id, answer.map_err(|error| format!("{error:#}")));
+            }
+        }
+        let list = asked.into_iter().map(|(id, info)| {
+            let address = known.remove(&id).unwrap_or_else(|| address.to_owned());
+            Replica { id, address, info }
+        });
+        let list: Vec<Replica> = list.collect();
+        let member_count = member_count.max(list.len());
+        Ok(Replicas { list, member_count })
+    }
+
+    /// Returns the leader: the replica that leads the highest term of all; `None` if none is known.
+    pub(super) fn leader(&self) -> Option<&Replica> {
+        self.list.iter().filter(|replica| replica.leads()).max_by_key(|replica| replica.term())
+    }
+
+    /// Returns the leader, or an error that says how many replicas answer.
+    pub(super) fn leader_or_error(&self) -> anyhow::Result<&Replica> {
+        self.leader().with_context(|| {
+            let answering = self.answering().count();
+            let majority = self.member_count / 2 + 1;
+            format!(
+                "no leader: {answering} of {} replicas answer, and a majority is {majority}; \
+                 start the others, or wait for the election",
+                self.member_count
+            )
+        })
+    }
+
+    /// Iterates over the replicas that have answered.
+    pub(super) fn answering(&self) -> impl Iterator<Item = (&Replica, &Info)> {
+        self.list.iter().filter_map(|it| Some((it, it.info.as_ref().ok()?)))
+    }
+}
+
+/// Asks a replica for its `INFO` and for the ids and addresses of all replicas that it knows.
+fn ask(address: &str) -> anyhow::Result<(Info, Vec<(u16, String)>)> {
+    let mut connection = Connection::open(address, TIMEOUT)?;
+    let info = Info::ask(&mut connection)?;
+    let nodes = connection.call(&["CLUSTER", "NODES"])?;
+    let nodes = nodes.map_err(|error| anyhow!("CLUSTER NODES is refused: {error}"))?;
+    Ok((info, nodes.lines().filter_map(node).collect()))
+}
+
+/// Returns the id and the address in a line of `CLUSTER NODES`.
+fn node(line: &str) -> Option<(u16, String)> {
+    let mut words = line.split(' ');
+    let (name, address) = (words.next()?, words.next()?);
+    let digits = name.get(name.len().checked_sub(ID_DIGITS)?..)?;
+    let id = u32::from_str_radix(digits, 16).ok()?.try_into().ok()?;
+    Some((id, address.split_once('@')?.0.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_of_cluster_nodes_gives_id_and_address() {
+        let name = format!("{:032x}{:08x}", u128::MAX, 12);
+        let line = format!("{name} 127.0.0.1:7001@8001 myself,master - 0 0 3 connected 0-16383");
+        assert_eq!(node(&line), Some((12, "127.0.0.1:7001".to_owned())));
+        for wrong in ["", "x", "short 127.0.0.1:7001@8001", "äöüäöüäöü h:1@2"] {
+            assert_eq!(node(wrong), None, "{wrong}");
+        }
+    }
+}

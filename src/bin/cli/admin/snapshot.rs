@@ -1,0 +1,63 @@
+//! `bowline admin snapshot`: takes a snapshot of one replica, and waits for it.
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use serde_json::json;
+
+use super::replicas::{Info, TIMEOUT};
+use crate::cli::connection::Connection;
+
+/// Interval at which the replica is asked for its progress. Longer than the interval at which it
+/// refreshes what it reports.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// Takes a snapshot of the replica at `address`. Returns once a snapshot is complete that covers
+/// everything that the replica had applied at the beginning.
+pub(super) fn run(address: &str, wait: Duration, json: bool) -> anyhow::Result<ExitCode> {
+    let mut connection = Connection::open(address, TIMEOUT)?;
+    let before = Info::ask(&mut connection)?;
+    let wanted = before.number("raft_applied_index").unwrap_or(0);
+    let until = Instant::now() + wait;
+    // Number of snapshots before the one that was requested here; `None` until then. One that is
+    // being taken already may cover less.
+    let mut requested_after = None;
+    loop {
+        let info = Info::ask(&mut connection)?;
+        let is_taking = info.text("rdb_bgsave_in_progress") == Some("1");
+        let saves = info.number("rdb_saves").unwrap_or(0);
+        let index = info.number("raft_snapshot_index").unwrap_or(0);
+        if let Some(before) = requested_after
+            && !is_taking
+        {
+            if saves > before && index >= wanted {
+                return Ok(report(&info, index, json));
+            }
+            ensure!(
+                info.text("rdb_last_bgsave_status") != Some("err"),
+                "the snapshot failed; see the log of the replica, and disk_free_bytes in INFO \
+                 persistence"
+            );
+        } else if requested_after.is_none() && !is_taking && connection.call(&["BGSAVE"])?.is_ok() {
+            requested_after = Some(saves);
+        }
+        ensure!(
+            Instant::now() < until,
+            "the snapshot is not complete after {wait:?}; it goes on in the background"
+        );
+        thread::sleep(INTERVAL.min(until.saturating_duration_since(Instant::now())));
+    }
+}
+
+fn report(info: &Info, index: u64, json: bool) -> ExitCode {
+    let id = info.id().unwrap_or(0);
+    let bytes = info.number("raft_snapshot_bytes").unwrap_or(0);
+    if json {
+        println!("{:#}", json!({ "replica": id, "index": index, "bytes": bytes }));
+    } else {
+        println!("replica {id}: snapshot up to entry {index}, {bytes} bytes");
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,116 @@
+//! A client's connection to a replica, for the subcommands that ask replicas. Every call ends
+//! within its timeout.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+
+/// Maximum length of a reply, in bytes.
+const REPLY_BYTES_MAX: usize = 1 << 20;
+
+/// A connection to the client port of a replica.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    timeout: Duration,
+    input: Vec<u8>,
+}
+
+/// A reply of a server: a text, or an error with its code.
+pub(super) type Reply = Result<String, String>;
+
+impl Connection {
+    /// Connects to `address`, as `host:port`. `timeout` limits the attempt and each later call.
+    pub(super) fn open(address: &str, timeout: Duration) -> anyhow::Result<Connection> {
+        let addresses = address.to_socket_addrs();
+        let addresses = addresses.with_context(|| {
+            format!("`{address}` is no address: give a host and a port, such as 127.0.0.1:6379")
+        })?;
+        let mut last = None;
+        for candidate in addresses {
+            match TcpStream::connect_timeout(&candidate, timeout) {
+                Ok(stream) => return Ok(Connection { stream, timeout, input: Vec::new() }),
+                Err(error) => last = Some(error),
+            }
+        }
+        match last {
+            Some(error) => Err(error).with_context(|| format!("cannot connect to {address}")),
+            None => bail!("`{address}` resolves to no address"),
+        }
+    }
+
+    /// Sends a command and returns the reply, which must be a status, an error, a bulk string or an
+    /// integer.
+    pub(super) fn call(&mut self, words: &[&str]) -> anyhow::Result<Reply> {
+        let until = Instant::now() + self.timeout;
+        let mut request = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            write!(request, "${}\r\n{word}\r\n", word.len())?;
+        }
+        self.stream.set_write_timeout(Some(self.timeout))?;
+        self.stream.write_all(&request)?;
+        loop {
+            if let Some((reply, length)) = parse(&self.input)? {
+                self.input.drain(..length);
+                return Ok(reply);
+            }
+            ensure!(self.input.len() <= REPLY_BYTES_MAX, "the reply is too long");
+            let left = until.saturating_duration_since(Instant::now());
+            ensure!(!left.is_zero(), "no reply within {:?}", self.timeout);
+            self.stream.set_read_timeout(Some(left))?;
+            let mut space = [0; 16 << 10];
+            match self.stream.read(&mut space) {
+                Ok(0) => bail!("the connection was closed before the reply"),
+                Ok(count) => self.input.extend_from_slice(&space[..count]),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Parses the reply at the beginning of `bytes`. Returns it with its length; `None` if it is
+/// incomplete. Fails if it is no reply.
+fn parse(bytes: &[u8]) -> anyhow::Result<Option<(Reply, usize)>> {
+    let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
+    let line = String::from_utf8_lossy(&bytes[1..end]).into_owned();
+    let rest = end + 2;
+    match bytes[0] {
+        b'+' | b':' => Ok(Some((Ok(line), rest))),
+        b'-' => Ok(Some((Err(line), rest))),
+        b'$' => {
+            let length: usize = line.parse().context("not the reply of a Redis server")?;
+            ensure!(length <= REPLY_BYTES_MAX, "the reply is too long");
+            let Some(text) = bytes.get(rest..rest + length + 2) else { return Ok(None) };
+            let text = String::from_utf8_lossy(&text[..length]).into_owned();
+            Ok(Some((Ok(text), rest + length + 2)))
+        }
+        _ => bail!("not the reply of a Redis server"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_of_each_kind_are_parsed_and_others_refused() {
+        let whole = |bytes: &[u8]| parse(bytes).unwrap();
+        assert_eq!(whole(b"+OK\r\n:1"), Some((Ok("OK".to_owned()), 5)));
+        assert_eq!(whole(b":12\r\n"), Some((Ok("12".to_owned()), 5)));
+        assert_eq!(whole(b"-ERR no\r\n"), Some((Err("ERR no".to_owned()), 9)));
+        assert_eq!(whole(b"$4\r\na\r\nb\r\n+"), Some((Ok("a\r\nb".to_owned()), 10)));
+        for incomplete in [&b""[..], b"+", b"+OK\r", b"$4\r\na\r\nb\r", b"$4\r\n"] {
+            assert_eq!(whole(incomplete), None);
+        }
+        for wrong in [&b"HTTP/1.1 400\r\n"[..], b"$-1\r\n", b"$99999999999\r\n", b"*1\r\n"] {
+            assert!(parse(wrong).is_err(), "{}", wrong.escape_ascii());
+        }
+    }
+}
