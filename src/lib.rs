@@ -7,6 +7,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`types`], [`config`], [`record`] | terms, indexes, ids; settings; log entries |
+//! | [`membership`] | the members of a cluster, and changes of them |
 //! | [`clock`] | the replicated clock, from filtered wall clocks |
 //! | [`raft`] | the consensus core |
 //! | [`kv`] | the state machine: keyspace, commands, snapshots |
@@ -22,7 +23,7 @@
 //!
 //! Modules depend only on modules further left in this order, which `tests/tidy.rs` checks:
 //!
-//! `types <- {clock, config, record} <- {raft, kv} <- {wire, storage}
+//! `types <- {clock, config, membership} <- record <- {raft, kv} <- {wire, storage}
 //! <- {transport, redis, snapshot_check} <- {course, sim}
 //! <- runtime <- processes <- bin`
 //!
@@ -33,6 +34,7 @@ pub mod config;
 pub mod course;
 pub mod guide;
 pub mod kv;
+pub mod membership;
 pub mod processes;
 pub mod raft;
 pub mod record;

@@ -22,6 +22,7 @@ use crate::kv::transactions;
 use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
 use crate::kv::view::View;
 use crate::kv::work;
+use crate::membership::Configuration;
 use crate::types::{EntryId, Index, RequestKey};
 
 /// The result of applying a log entry: the outcomes (results) of the operations in the entry's
@@ -47,14 +48,28 @@ pub struct StateMachine {
     dedup: DedupTable,
     pub(super) client_sessions: ClientSessions,
     pub(super) partial: PartialBatch,
+    /// The members of the cluster as of the last applied entry; `None` if they have not changed
+    /// since the cluster was created. They are kept here only to be part of snapshots.
+    pub(super) configuration: Option<Configuration>,
     applied_index: Index,
 }
 
+/// Returns a hash of a configuration of the members; 0 if there is none.
+pub(super) fn hash_of_members(configuration: Option<&Configuration>) -> u64 {
+    let hash = |members: &Configuration| u64::from(crc32c::crc32c(&members.encode())) | 1 << 32;
+    configuration.map_or(0, hash)
+}
+
 /// Returns a digest (hash) for comparing the states of replicas. `content` is the digest of the
-/// state's keys and client sessions, `index` the last applied log index, and `clock` the state's
-/// replicated clock.
-pub(super) fn digest_of(content: Digest, index: Index, clock: ReplicatedClock) -> u64 {
-    [clock.millis, clock.resets]
+/// state's keys and client sessions, `index` the last applied log index, `clock` the state's
+/// replicated clock, and `members` the hash of the configuration.
+pub(super) fn digest_of(
+    content: Digest,
+    index: Index,
+    clock: ReplicatedClock,
+    members: u64,
+) -> u64 {
+    [clock.millis, clock.resets, members]
         .into_iter()
         .filter(|number| *number != 0)
         .fold(content.salted(index.0), mix)
@@ -85,6 +100,7 @@ impl StateMachine {
             dedup: DedupTable::new(capacity),
             client_sessions: ClientSessions::default(),
             partial: PartialBatch::default(),
+            configuration: None,
             applied_index: Index::ZERO,
         }
     }
@@ -202,6 +218,19 @@ impl StateMachine {
         self.advance(index);
     }
 
+    /// Advances the applied index to `index` for an entry with a configuration of the members, which
+    /// becomes part of later snapshots.
+    pub fn set_configuration(&mut self, index: Index, configuration: Configuration) {
+        self.configuration = Some(configuration);
+        self.advance(index);
+    }
+
+    /// Returns the members of the cluster as of the last applied entry; `None` if they have not
+    /// changed since the cluster was created.
+    pub fn configuration(&self) -> Option<&Configuration> {
+        self.configuration.as_ref()
+    }
+
     /// Advances the applied index to `index` for a no-op, with which a leader's term begins. Drops
     /// the pieces of a batch that an earlier leader has not completed.
     pub fn begin_term(&mut self, index: Index) {
@@ -281,13 +310,13 @@ impl StateMachine {
     /// equal states have equal digests, and different states very probably have different digests.
     /// O(1).
     pub fn digest(&self) -> u64 {
-        self.digest_as(self.applied_index(), self.keyspace.replicated_clock())
+        let (clock, members) = (self.keyspace.replicated_clock(), self.configuration.as_ref());
+        digest_of(self.content_digest(), self.applied_index, clock, hash_of_members(members))
     }
 
-    /// Returns the digest that this state would have with the applied index `index` and the
-    /// replicated clock `clock`.
-    pub(super) fn digest_as(&self, index: Index, clock: ReplicatedClock) -> u64 {
-        digest_of(self.keyspace.digest().union(self.client_sessions.digest()), index, clock)
+    /// Returns the digest of the keys and client sessions.
+    pub(super) fn content_digest(&self) -> Digest {
+        self.keyspace.digest().union(self.client_sessions.digest())
     }
 
     /// Returns the number of keys, including keys that have expired but have not been removed yet.
@@ -312,7 +341,19 @@ impl StateMachine {
         let (dedup, client_sessions) = (self.dedup.share(), self.client_sessions.share());
         let (clock, revision) = (self.keyspace.replicated_clock(), self.revision());
         let (tables, partial) = (self.keyspace.share(), self.partial.clone());
-        View { last, revision, digest, clock, key_count, tables, dedup, client_sessions, partial }
+        let configuration = self.configuration.clone();
+        View {
+            last,
+            revision,
+            digest,
+            clock,
+            key_count,
+            tables,
+            dedup,
+            client_sessions,
+            partial,
+            configuration,
+        }
     }
 
     /// Iterates over the keys and stored outcomes of the batches in the deduplication table, oldest

@@ -1,5 +1,6 @@
 //! Leadership transfer (thesis 3.10). A leader whose disk is stalled or full transfers its
-//! leadership, because other replicas can write what it cannot.
+//! leadership, because other replicas can write what it cannot. So does a leader that a change of
+//! the members has removed.
 //!
 //! 1. The leader refuses new requests, sends the target the entries that it lacks, and announces
 //!    the target to all peers. If a voter misses the announcement, it votes only after the leader's
@@ -19,7 +20,6 @@ use crate::types::{Index, Instant, NodeId};
 use super::effects::Effects;
 use super::message::{DiskState, PeerMsg, TimeoutNow};
 use super::progress::Progress;
-use super::quorum::quorum;
 use super::rejoin::REJOINING_HEARTBEATS;
 use super::role::Transition;
 use super::shared::Shared;
@@ -92,7 +92,7 @@ impl LeadershipTransfer {
         out: &mut Effects,
     ) -> bool {
         assert!(shared.leader == Some(shared.id), "{:?} leads this term", shared.leader);
-        let is_wanted = shared.disk.state() != DiskState::Healthy;
+        let is_wanted = shared.disk.state() != DiskState::Healthy || shared.is_removed();
         if let Some(target) = &self.current
             && (shared.now >= target.deadline || !is_wanted && !target.is_asked)
         {
@@ -137,14 +137,14 @@ impl LeadershipTransfer {
     pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
         match &self.current {
             Some(target) => target.deadline,
-            None if shared.disk.state() != DiskState::Healthy => {
+            None if shared.disk.state() != DiskState::Healthy || shared.is_removed() => {
                 self.next_at.max(shared.now + shared.config.heartbeat_interval)
             }
             None => Instant::MAX,
         }
     }
 
-    /// Chooses the target of a leadership transfer: the follower with the highest match index among
+    /// Chooses the target of a leadership transfer: the voter with the highest match index among
     /// those that are answering, have a healthy disk, and are neither rejoining nor receiving a
     /// snapshot. The previous target is chosen only if no other follower qualifies. `None` if fewer
     /// followers than a quorum qualify, because they could not elect a leader without this replica.
@@ -153,6 +153,7 @@ impl LeadershipTransfer {
         let rejoin_age_max = shared.config.heartbeat_interval * REJOINING_HEARTBEATS;
         let candidates: Vec<&Progress> = progress
             .iter()
+            .filter(|peer| shared.membership.remains_voter(peer.id))
             .filter(|peer| shared.now.since(peer.last_reply_at) <= reply_age_max)
             .filter(|peer| peer.disk == DiskState::Healthy && !peer.is_receiving_snapshot())
             .filter(|peer| {
@@ -160,7 +161,7 @@ impl LeadershipTransfer {
                 asked_at.is_none_or(|at| shared.now.since(at) > rejoin_age_max)
             })
             .collect();
-        if candidates.len() < quorum(shared.replicas(), &shared.config) {
+        if !shared.has_quorum(|id| candidates.iter().any(|peer| peer.id == id)) {
             return None;
         }
         let best = candidates.into_iter().max_by_key(|peer| {
@@ -184,7 +185,7 @@ pub(super) fn on_timeout_now(shared: &mut Shared, from: NodeId, now: TimeoutNow)
     // That entry is durable: the leader knows it from this replica. This core may not know it yet,
     // because the log writer sends the acknowledgement before it reports to the core.
     let has_all = shared.log.last() == now.last;
-    if !has_all || shared.disk.state() != DiskState::Healthy {
+    if !has_all || !shared.may_campaign() || shared.disk.state() != DiskState::Healthy {
         shared.counters.stale += 1;
         return Transition::Stay;
     }

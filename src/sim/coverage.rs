@@ -48,11 +48,23 @@ pub enum Situation {
     UnsentMessage,
     /// A message needed more than one datagram.
     SplitMessage,
+    /// A leader began a change of the members.
+    MemberChange,
+    /// A leader appended a configuration: for a change, or to end a joint one.
+    Configuration,
+    /// A replica that was no member when the cluster was created was elected leader.
+    NewMemberLeads,
+    /// A leader was removed or demoted.
+    RemovedLeader,
+    /// A replica truncated an entry with a configuration.
+    ConfigurationTruncated,
+    /// A new leader found a joint configuration in its log.
+    InheritedJoint,
 }
 
 impl Situation {
     /// All situations, in the order in which they are printed.
-    pub const ALL: [Situation; 19] = [
+    pub const ALL: [Situation; 25] = [
         Situation::Election,
         Situation::LeaseRead,
         Situation::ReadIndexRead,
@@ -72,6 +84,12 @@ impl Situation {
         Situation::StreamReset,
         Situation::UnsentMessage,
         Situation::SplitMessage,
+        Situation::MemberChange,
+        Situation::Configuration,
+        Situation::NewMemberLeads,
+        Situation::RemovedLeader,
+        Situation::ConfigurationTruncated,
+        Situation::InheritedJoint,
     ];
 
     /// Returns the name of the situation for printed tables and JSON.
@@ -96,6 +114,12 @@ impl Situation {
             Situation::StreamReset => "streams reset",
             Situation::UnsentMessage => "messages without a stream",
             Situation::SplitMessage => "messages in several datagrams",
+            Situation::MemberChange => "changes of members",
+            Situation::Configuration => "configurations",
+            Situation::NewMemberLeads => "leaderships of new members",
+            Situation::RemovedLeader => "leaders removed",
+            Situation::ConfigurationTruncated => "configurations truncated",
+            Situation::InheritedJoint => "joint configurations inherited",
         }
     }
 }

@@ -46,6 +46,9 @@ pub enum Profile {
     /// the network loses (also in bursts), delays, reorders and duplicates datagrams. Also with
     /// partitions, crashes and pauses.
     Streams,
+    /// Runs in which the members change all the time, with all types of faults except corrupted
+    /// files and wrong clocks. Other profiles have such changes in some seeds, too.
+    Members,
 }
 
 /// A type of fault that is injected into a running cluster.
@@ -90,6 +93,9 @@ pub enum Fault {
     /// Sets one wall clock wrong for a long time, or makes several wall clocks jump for up to a
     /// second.
     WallClock,
+    /// Asks a leader for a random change of the members: to add, promote, demote, remove or replace
+    /// some.
+    ChangeMembers,
     /// Sets the loss rate of messages between replicas to 70 % or back to the run's normal rate, at
     /// random.
     MessageLoss,
@@ -99,8 +105,10 @@ pub enum Fault {
 /// seed.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Ids of all replicas of the cluster.
+    /// Ids of all replicas, members or not.
     pub ids: Vec<NodeId>,
+    /// Ids of the members with which the cluster is created.
+    pub members: Vec<NodeId>,
     /// Configuration of the replicas.
     pub config: Config,
     /// Protocol between clients and replicas.
@@ -144,7 +152,7 @@ pub struct Plan {
 
 impl Profile {
     /// All fault profiles.
-    pub const ALL: [Profile; 9] = [
+    pub const ALL: [Profile; 10] = [
         Profile::Mixed,
         Profile::Quiet,
         Profile::Network,
@@ -154,6 +162,7 @@ impl Profile {
         Profile::Snapshots,
         Profile::Clocks,
         Profile::Streams,
+        Profile::Members,
     ];
 
     /// Returns the name of the profile on the command line.
@@ -168,6 +177,7 @@ impl Profile {
             Profile::Snapshots => "snapshots",
             Profile::Clocks => "clocks",
             Profile::Streams => "streams",
+            Profile::Members => "members",
         }
     }
 
@@ -206,6 +216,14 @@ impl Profile {
             .filter(|&(_, permille)| permille > 0)
             .filter_map(|(fault_type, permille)| rng.permille(permille).then_some(fault_type))
             .collect(),
+            Profile::Members => {
+                [(Network, 500), (Partitions, 600), (Crashes, 600), (Disks, 300), (Pauses, 300)]
+                    .into_iter()
+                    .filter_map(|(fault_type, permille)| {
+                        rng.permille(permille).then_some(fault_type)
+                    })
+                    .collect()
+            }
             Profile::Quiet => vec![],
             Profile::Network => vec![Network],
             Profile::Partitions => vec![Partitions],
@@ -246,7 +264,9 @@ impl Plan {
             _ => 5,
         };
         // The course's replicas never take snapshots, and use no streams.
-        let course = rng.permille(400) && !matches!(profile, Profile::Snapshots | Profile::Streams);
+        let never_course =
+            matches!(profile, Profile::Snapshots | Profile::Streams | Profile::Members);
+        let course = rng.permille(400) && !never_course;
         let mut config = if course { Config::course() } else { Config::server() };
         vary(&mut config, rng, profile == Profile::Clocks);
         let clients = rng.between(2, 9);
@@ -259,6 +279,7 @@ impl Plan {
         let hop = Duration::from_micros(if course { 200 } else { 500 });
         let mut plan = Plan {
             ids: (1..=replicas).map(NodeId).collect(),
+            members: (1..=replicas).map(NodeId).collect(),
             protocol: if course { ClientProtocol::Course } else { ClientProtocol::Connection },
             quality: draw_quality(has(FaultType::Network), hop, &config, rng),
             client_quality: client_quality(course, has(FaultType::Network), hop),
@@ -301,10 +322,12 @@ impl Plan {
             duration: Duration::from_secs(if course { 20 } else { 10 }),
             through_wire: rng.permille(250),
             segment_bytes: (profile == Profile::Storage
-                || profile == Profile::Snapshots && rng.permille(700))
+                || profile == Profile::Snapshots && rng.permille(700)
+                || profile == Profile::Members && rng.permille(300))
             .then(|| *rng.choose(&[2 << 10, 8 << 10, 64 << 10])),
             may_corrupt: has(FaultType::Files),
             snapshots: (profile == Profile::Snapshots
+                || profile == Profile::Members && rng.permille(500)
                 || profile == Profile::Storage && !course && rng.permille(600))
             .then(|| {
                 config.log_bytes_kept = *rng.choose(&[0, 500, 4 << 10]);
@@ -335,7 +358,35 @@ impl Plan {
             plan.faults.extend([Fault::LoseDisk; 2]);
         }
         plan.slow_down_compactions();
+        plan.change_members(profile, &mut rng.clone());
         plan
+    }
+
+    /// Adds changes of the members to the plan, in all runs of [`Profile::Members`] and in some of
+    /// the others. Not with the course's protocol, whose members are fixed; with expirations, whose
+    /// clock needs the wall clocks of a fixed majority; or with disk losses, after which a replica
+    /// must not rejoin if the members have changed.
+    fn change_members(&mut self, profile: Profile, rng: &mut Rng) {
+        let is_possible = self.protocol == ClientProtocol::Connection
+            && self.confirm_after.is_none()
+            && !self.faults.contains(&Fault::LoseDisk);
+        let is_wanted = match profile {
+            Profile::Members => true,
+            Profile::Quiet => false,
+            _ => rng.permille(300),
+        };
+        if !is_possible || !is_wanted {
+            return;
+        }
+        // New members lack the whole log. With a slow disk and one entry per message, resending
+        // the whole window again and again would be millions of messages.
+        self.config.inflight_appends_max = self.config.inflight_appends_max.min(16);
+        let spares = *rng.choose(&[1, 2, 3, 4]);
+        let first = u16::try_from(self.ids.len()).expect("at most 7") + 1;
+        self.ids.extend((first..first + spares).map(NodeId));
+        let count = self.faults.len() / *rng.choose(&[1, 2, 3]) + 1;
+        self.faults.extend(vec![Fault::ChangeMembers; count]);
+        self.fault_interval.max = self.fault_interval.max.min(self.config.election_timeout_max * 2);
     }
 
     /// Adapts the plan to `profile`. `faulty` says whether there are network faults, and `hop` is
@@ -557,7 +608,7 @@ mod tests {
             for profile in Profile::ALL {
                 let plan = Plan::draw(profile, &mut Rng::new(seed));
                 assert_eq!(plan.config.validate(), Ok(()), "{profile:?} {seed}");
-                sizes.insert((plan.ids.len(), plan.protocol == ClientProtocol::Course));
+                sizes.insert((plan.members.len(), plan.protocol == ClientProtocol::Course));
                 assert!(plan.faults.is_empty() || profile != Profile::Quiet);
             }
         }

@@ -336,6 +336,7 @@ impl Applier {
     /// snapshot's last entry.
     fn install(&mut self, received: ReceivedSnapshot, replies: &mut ReplyBatch) {
         let ReceivedSnapshot { id, mut store } = received;
+        let configuration = store.configuration().cloned();
         if id.last.index > self.store.applied_index() {
             // So that no events of this pass are lost.
             replies.events.extend(self.store.take_events());
@@ -347,7 +348,9 @@ impl Applier {
                 scheduler.installed();
             }
         }
-        replies.applied.merge(Applied { installed: Some(id), ..Applied::default() });
+        replies
+            .applied
+            .merge(Applied { installed: Some((id, configuration)), ..Applied::default() });
         self.delete(Deletion::State(Box::new(store)));
     }
 
@@ -497,6 +500,10 @@ impl Applier {
             match entry.kind() {
                 EntryKind::NoOp => self.store.begin_term(entry.index()),
                 EntryKind::Command => self.store.skip(entry.index()),
+                EntryKind::Configuration => {
+                    let configuration = entry.configuration().expect("an entry of this kind");
+                    self.store.set_configuration(entry.index(), configuration);
+                }
             }
             self.last = entry.id();
             // No client waits for a malformed batch.

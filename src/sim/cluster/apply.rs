@@ -7,10 +7,10 @@ use super::answer::{AnswerKind, ClientProtocol};
 use crate::config::Mutant;
 use crate::kv::{Batch, BatchBuffer, Outcome};
 use crate::raft::{ClientRequest, Msg, Replica};
-use crate::record::EntryKind;
+use crate::record::{Entry, EntryKind};
 use crate::sim::coverage::Situation;
 use crate::sim::violation::{Violation, ensure};
-use crate::types::{Index, RequestKey};
+use crate::types::RequestKey;
 
 /// Returns a copy of the batch of commands in `payload`, marked so that it is not deduplicated. The
 /// batch is then applied twice if the log contains it twice: a deliberate fault for testing the
@@ -37,8 +37,7 @@ impl Cluster {
                     // The entry is contained in a snapshot that was installed in the meantime.
                     continue;
                 }
-                let result =
-                    self.apply_entry(slot, entry.index(), entry.kind(), entry.payload())?;
+                let result = self.apply_entry(slot, entry)?;
                 last = Some(entry.id());
                 let Some((key, outcomes)) = result else { continue };
                 let answers_here = match self.protocol {
@@ -89,10 +88,9 @@ impl Cluster {
     fn apply_entry(
         &mut self,
         slot: usize,
-        index: Index,
-        kind: EntryKind,
-        payload: &[u8],
+        entry: &Entry,
     ) -> Result<Option<(RequestKey, Vec<Outcome>)>, Violation> {
+        let (index, payload) = (entry.index(), entry.payload());
         let machine = &mut self.machines[slot];
         ensure!(
             index == machine.store.applied_index().next(),
@@ -100,7 +98,12 @@ impl Cluster {
             machine.id,
             machine.store.applied_index()
         );
-        let applied = match kind {
+        let applied = match entry.kind() {
+            EntryKind::Configuration => {
+                let configuration = entry.configuration().expect("an entry of this kind");
+                machine.store.set_configuration(index, configuration);
+                None
+            }
             EntryKind::NoOp => {
                 machine.store.begin_term(index);
                 None

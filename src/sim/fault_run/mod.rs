@@ -5,6 +5,7 @@
 
 mod datagrams;
 mod injection;
+mod members;
 mod recovery;
 
 use datagrams::Datagrams;
@@ -185,7 +186,8 @@ impl FaultRun {
         let mut skewed = plan.ids.clone();
         wall_rng.shuffle(&mut skewed);
         skewed.truncate((plan.ids.len() - 1) / 2);
-        let mut cluster = Cluster::new(&plan.ids, &plan.config, plan.protocol, &mut rng);
+        let (ids, members) = (&plan.ids, &plan.members);
+        let mut cluster = Cluster::new(ids, members, &plan.config, plan.protocol, &mut rng);
         cluster.trace = trace;
         for &id in &plan.ids {
             let machine = cluster.machine_mut(id);
@@ -277,6 +279,7 @@ impl FaultRun {
         coverage.add(Situation::VoterDiskLoss, self.voters_lost);
         coverage.add(Situation::Resend, self.workload.resend_count());
         coverage.merge(&self.stream_coverage());
+        coverage.merge(self.cluster.checker.coverage());
         coverage
     }
 
