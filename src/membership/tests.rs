@@ -1,3 +1,5 @@
+//! Planning, encoding and quorums of configurations.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -507,8 +507,9 @@ impl Leader {
     }
 
     /// Returns when 5/8 of the check-quorum window will have passed without replies from a quorum;
-    /// [`Instant::MAX`] if this replica is the only voter. After that time, and until a quorum answers again, the
-    /// leader no longer sends new entries as they arrive, because they could not be committed.
+    /// [`Instant::MAX`] if this replica is the only voter. After that time, and until a quorum
+    /// answers again, the leader no longer sends new entries as they arrive, because they could not
+    /// be committed.
     fn quorum_silent_at(&self, shared: &Shared) -> Instant {
         if shared.membership.is_only_voter() {
             return Instant::MAX;

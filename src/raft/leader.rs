@@ -25,9 +25,10 @@ const ROUNDS_MAX: usize = 1 << 16;
 
 /// The state of a replica that is the leader of its term.
 ///
-/// Invariant: `progress` is in the order of the membership's peers; `rounds` is ordered by the sequence
-/// numbers of the message rounds (batches of messages), and `round` is that of the last round
-/// begun. The log only grows: a leader never truncates it.
+/// Invariant: `progress` is in the order of the membership's peers, except while an input is being
+/// handled that changes them; `rounds` is ordered by the sequence numbers of the message rounds
+/// (batches of messages), and `round` is that of the last round begun. The log only grows: a leader
+/// never truncates it.
 #[derive(Debug)]
 pub(super) struct Leader {
     pub(super) progress: Vec<Progress>,

@@ -137,11 +137,11 @@
 //! # Leadership transfer (thesis 3.10)
 //!
 //! A leader whose disk is stalled or almost full, or that has been removed, transfers its
-//! leadership to a voter with a healthy disk, if the voters that could take over are a quorum. It refuses requests, announces
-//! the target in its appends, and sends [`TimeoutNow`] when the target has its whole log. The
-//! target starts an election without a pre-vote. Voters do not wait for the old leader's lease to
-//! end, because that leader has given up its lease; they believe only a transfer that the leader
-//! itself has announced.
+//! leadership to a voter with a healthy disk, if the voters that could take over are a quorum. It
+//! refuses requests, announces the target in its appends, and sends [`TimeoutNow`] when the target
+//! has its whole log. The target starts an election without a pre-vote. Voters do not wait for the
+//! old leader's lease to end, because that leader has given up its lease; they believe only a
+//! transfer that the leader itself has announced.
 //!
 //! # Snapshots (§7)
 //!
@@ -177,7 +177,7 @@
 //! A replica that is no voter of its own configuration does not campaign. Votes are granted to any
 //! candidate, and appends, snapshots and requests of leaders are accepted from any sender, because
 //! the sender may know a later configuration. A replica that has been removed disturbs nobody: the
-//! leader sends it the entry that removes it, and whoever hears a leader ignores its campaigns.
+//! leader sends it the entry that removes it, and replicas that hear a leader ignore its campaigns.
 //!
 //! # Rejoining after the loss of a disk
 //!

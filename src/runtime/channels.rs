@@ -247,8 +247,8 @@ pub(super) struct Applied {
     /// flight.
     pub(super) bytes: usize,
     /// The leader's snapshot that the applier has installed: its id, and the members as of its last
-    /// entry if they had changed by then. `None` if this work installed no snapshot. If both `index`
-    /// and `installed` are set, the Raft core handles `index` first.
+    /// entry if they had changed by then. `None` if this work installed no snapshot. If both
+    /// `index` and `installed` are set, the Raft core handles `index` first.
     pub(super) installed: Option<(SnapshotId, Option<Configuration>)>,
     /// The replicated clock (which decides when keys expire) in the state after this work.
     pub(super) clock: AppliedClock,

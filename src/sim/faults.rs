@@ -47,7 +47,7 @@ pub enum Profile {
     /// partitions, crashes and pauses.
     Streams,
     /// Runs in which the members change all the time, with all types of faults except corrupted
-    /// files and wrong clocks. Other profiles have such changes in some seeds, too.
+    /// files and clock skew. Other profiles have such changes in some seeds, too.
     Members,
 }
 

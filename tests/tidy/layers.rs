@@ -137,6 +137,8 @@ const CRATES: &[(&str, &[&str])] = &[
     (
         "thiserror",
         &[
+            "membership",
+            "raft",
             "config",
             "record",
             "kv",

@@ -1,3 +1,5 @@
+//! The configuration in use, and its quorums compared with counting.
+
 use super::*;
 use crate::membership::{MemberChange, Promotion};
 use bytes::Bytes;
@@ -94,12 +96,13 @@ proptest! {
         let is_majority = |group: &Vec<u16>, level: u8| {
             2 * group.iter().filter(|id| value(id) >= level).count() > group.len()
         };
-        let naive = (0..4).rev().find(|level| is_majority(&old, *level) && is_majority(&new, *level));
+        let is_quorum = |level: u8| is_majority(&old, level) && is_majority(&new, level);
+        let naive = (0..4).rev().find(|level| is_quorum(*level));
         let reached = membership.reached(&config, |id| value(&id.0));
         prop_assert_eq!(Some(reached), naive);
         for level in 0..4 {
-            let expected = is_majority(&old, level) && is_majority(&new, level);
-            prop_assert_eq!(membership.has_quorum(&config, |id| value(&id.0) >= level), expected);
+            let holds = membership.has_quorum(&config, |id| value(&id.0) >= level);
+            prop_assert_eq!(holds, is_quorum(level));
         }
     }
 }

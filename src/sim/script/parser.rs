@@ -19,7 +19,7 @@
 //! forge 2->3 RequestVote term=9 last=5@8 [transfer]   a message that 2 has not sent
 //! disk_space 1 500        reports low disk space, 500 bytes, to replica 1; disk_space 1: enough
 //! change 1 learner 4      asks 1 for a change of the members: learner 4, auto 4 (a learner that is
-//!                         promoted), promote 4, demote 2, remove 3, replace 1 4, or several of these
+//!                         promoted), promote 4, demote 2, remove 3, replace 1 4, or several
 //! lag 1 20ms              applying takes 20 ms from now on
 //! clock 1 2000            the clock runs 2000 ppm fast from now on
 //! show; count             shows the state of all replicas; counts messages since the last count
