@@ -439,6 +439,29 @@ pub enum Mutant {
     /// Deliberate bug: a replica that has lost its disk becomes a full member again before its log
     /// contains the leader's last entry.
     RejoinBeforeCaughtUp,
+    /// Deliberate bug: in a joint configuration, a quorum of the new voters is enough.
+    CountNewVotersOnly,
+    /// Deliberate bug: a leader leaves the joint configuration before it is committed.
+    EndJointEarly,
+    /// Deliberate bug: a leader begins a change of the members before it has committed an entry of
+    /// its own term.
+    ChangeBeforeOwnTerm,
+    /// Deliberate bug: a leader begins a change of the members while another one is under way.
+    OverlappingChanges,
+    /// Deliberate bug: a replica still uses a configuration after its entry was truncated.
+    KeepTruncatedConfiguration,
+    /// Deliberate bug: a replica uses a configuration only when its entry is committed, not when it
+    /// is appended.
+    ConfigurationAtCommit,
+    /// Deliberate bug: learners count like voters.
+    CountLearners,
+    /// Deliberate bug: a leader that is being removed counts itself towards the quorum of the
+    /// configuration without it.
+    CountRemovedLeader,
+    /// Deliberate bug: a replica that is no voter campaigns.
+    LearnerCampaigns,
+    /// Deliberate bug: a snapshot does not contain the configuration of the members.
+    SnapshotWithoutConfiguration,
     /// Deliberate bug: after a follower has heard from its leader, it grants no votes for some
     /// time, but measures this time from before the arrival of the leader's message, so the time
     /// may end before the leader's lease.

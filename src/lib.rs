@@ -7,6 +7,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`types`], [`config`], [`record`] | terms, indexes, ids; settings; log entries |
+//! | [`membership`] | the members of a cluster, and changes of them |
 //! | [`clock`] | the replicated clock, from filtered wall clocks |
 //! | [`raft`] | the consensus core |
 //! | [`kv`] | the state machine: keyspace, commands, snapshots |
@@ -23,7 +24,7 @@
 //!
 //! Modules depend only on modules further left in this order, which `tests/tidy.rs` checks:
 //!
-//! `types <- {clock, config, record} <- {raft, kv} <- {wire, storage}
+//! `types <- {clock, config, membership} <- record <- {raft, kv} <- {wire, storage}
 //! <- {transport, redis, snapshot_check, large_writes} <- {course, sim}
 //! <- runtime <- processes <- bin`
 //!
@@ -35,6 +36,7 @@ pub mod course;
 pub mod guide;
 pub mod kv;
 pub mod large_writes;
+pub mod membership;
 pub mod processes;
 pub mod raft;
 pub mod record;

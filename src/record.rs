@@ -13,6 +13,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use crate::membership::{Configuration, ConfigurationError};
 use crate::types::{EntryId, Index, Term};
 
 /// Length in bytes of the header of an encoded log entry (record). The payload follows the header.
@@ -23,7 +24,8 @@ pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + (64 << 20);
 /// share one allocation.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// The kind of a log entry: a no-op, which begins a leader's term, or a batch of operations.
+/// The kind of a log entry: a no-op, which begins a leader's term, a batch of operations, or the
+/// members of the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EntryKind {
     /// An entry without payload, which a new leader appends first (Raft paper, section 8). Applying
@@ -31,11 +33,14 @@ pub enum EntryKind {
     NoOp,
     /// An entry that carries a batch of operations for the state machine.
     Command,
+    /// An entry that carries the configuration of the cluster's members from this entry on.
+    Configuration,
 }
 
 /// A log entry, stored in its encoded form (record). Clones share the memory of the record.
 ///
-/// Invariant: `record` is a complete, valid record with this id and kind.
+/// Invariant: `record` is a complete, valid record with this id and kind. The payload of an entry
+/// of kind [`EntryKind::Configuration`] is a valid configuration.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     id: EntryId,
@@ -82,6 +87,9 @@ pub enum RecordError {
     /// The term or the index of the entry is zero.
     #[error("record of a log entry has invalid id {0}: term and index must be at least 1")]
     Id(EntryId),
+    /// The payload is not the configuration that the kind byte announces.
+    #[error("record of a log entry is invalid: {0}")]
+    Configuration(ConfigurationError),
 }
 
 impl EntryKind {
@@ -89,6 +97,7 @@ impl EntryKind {
         match self {
             EntryKind::NoOp => 1,
             EntryKind::Command => 2,
+            EntryKind::Configuration => 3,
         }
     }
 
@@ -96,6 +105,7 @@ impl EntryKind {
         match byte {
             1 => Ok(EntryKind::NoOp),
             2 => Ok(EntryKind::Command),
+            3 => Ok(EntryKind::Configuration),
             other => Err(RecordError::Kind(other)),
         }
     }
@@ -117,7 +127,7 @@ impl Entry {
         self.id.index
     }
 
-    /// Returns whether the entry is a no-op or carries a batch.
+    /// Returns whether the entry is a no-op, carries a batch, or carries a configuration.
     pub fn kind(&self) -> EntryKind {
         self.kind
     }
@@ -127,7 +137,8 @@ impl Entry {
         &self.record
     }
 
-    /// Returns the entry's payload, which is an encoded batch of operations; empty for a no-op.
+    /// Returns the entry's payload, which is an encoded batch of operations or an encoded
+    /// configuration; empty for a no-op.
     pub fn payload(&self) -> &[u8] {
         &self.record[HEADER_BYTES..]
     }
@@ -135,6 +146,14 @@ impl Entry {
     /// Returns the entry's payload like [`Entry::payload`], in shared memory.
     pub fn shared_payload(&self) -> Bytes {
         self.record.slice(HEADER_BYTES..)
+    }
+
+    /// Returns the members of the cluster from this entry on; `None` if the entry does not change
+    /// them.
+    pub fn configuration(&self) -> Option<Configuration> {
+        (self.kind == EntryKind::Configuration).then(|| {
+            Configuration::decode(self.payload()).expect("checked when the entry was decoded")
+        })
     }
 
     /// Decodes and validates the record (encoded log entry) at the front of `bytes`, removes it,
@@ -165,6 +184,10 @@ impl Entry {
         let kind = EntryKind::from_byte(kind_byte)?;
         if id.term == Term(0) || id.index == Index::ZERO {
             return Err(RecordError::Id(id));
+        }
+        if kind == EntryKind::Configuration {
+            Configuration::decode(&bytes[HEADER_BYTES..length])
+                .map_err(RecordError::Configuration)?;
         }
         Ok(Entry { id, kind, record: bytes.split_to(length) })
     }
@@ -197,6 +220,10 @@ impl RecordBuffer {
             "a payload of {} bytes exceeds the largest record",
             payload.len()
         );
+        assert!(
+            kind != EntryKind::Configuration || Configuration::decode(payload).is_ok(),
+            "an invalid configuration in entry {id}"
+        );
         if self.buffer.capacity() < length {
             self.buffer.reserve(length.max(BUFFER_BYTES));
         }
@@ -216,6 +243,7 @@ impl RecordBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::NodeId;
 
     #[test]
     fn log_entries_round_trip_through_their_encoding() {
@@ -227,6 +255,24 @@ mod tests {
         assert_eq!(Entry::decode(&mut bytes), Ok(second));
         assert!(bytes.is_empty());
         assert_eq!(first.payload(), b"payload");
+    }
+
+    #[test]
+    fn log_entry_with_an_invalid_configuration_is_rejected() {
+        let members = Configuration::of_voters([NodeId(1), NodeId(3)]);
+        let mut buffer = RecordBuffer::default();
+        let entry = buffer.encode(EntryId::new(2, 5), EntryKind::Configuration, &members.encode());
+        assert_eq!(Entry::decode(&mut entry.record().clone()), Ok(entry.clone()));
+        assert_eq!(entry.configuration(), Some(members));
+        // A valid record of another kind, made one with an invalid configuration.
+        let command = buffer.encode(EntryId::new(2, 5), EntryKind::Command, b"no configuration");
+        let mut bytes = command.record().to_vec();
+        bytes[HEADER_BYTES - 1] = EntryKind::Configuration.to_byte();
+        let checksum = crc32c::crc32c(&bytes[8..]);
+        bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+        let error = Entry::decode(&mut Bytes::from(bytes)).unwrap_err();
+        assert_eq!(error, RecordError::Configuration(ConfigurationError::Format(b'n')));
+        assert_eq!(command.configuration(), None);
     }
 
     #[test]

@@ -240,6 +240,8 @@ pub enum TransferRefusal {
     NotInProgress,
     /// The requested target is not a member of the cluster.
     UnknownTarget,
+    /// The requested target is a learner, or is being removed.
+    TargetVoteless,
     /// The requested target has not answered the leader for several heartbeat intervals.
     TargetSilent,
     /// The disk of the requested target is stalled or low on space.

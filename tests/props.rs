@@ -116,7 +116,8 @@ fn rejoin() -> impl Strategy<Value = PeerMsg> {
         (any::<u64>(), place(), 0_u64..9, any::<bool>()).prop_map(|(nonce, last, step, leads)| {
             let leads = leads && last.term > Term(0);
             let term = Term(last.term.0 + if leads { 0 } else { step });
-            PeerMsg::RejoinReply(RejoinReply { nonce, term, leads, last })
+            let members_changed = step % 2 == 1;
+            PeerMsg::RejoinReply(RejoinReply { nonce, term, leads, last, members_changed })
         }),
     ]
 }

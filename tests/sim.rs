@@ -238,6 +238,22 @@ fn simulated_udp_streams_with_loss_violate_no_invariant() {
     assert!(opened > 5_000, "only {opened} streams were opened");
 }
 
+/// Changes the members all the time, under all types of faults.
+#[test]
+fn simulated_membership_changes_violate_no_invariant() {
+    let reached = [
+        Situation::Resend,
+        Situation::Install,
+        Situation::NewMemberLeads,
+        Situation::RemovedLeader,
+        Situation::ConfigurationTruncated,
+        Situation::InheritedJoint,
+    ];
+    let (_, coverage) = hold(Profile::Members, 150, &reached);
+    let changes = coverage.count(Situation::MemberChange);
+    assert!(changes > 500, "only {changes} changes of the members");
+}
+
 /// Returns every event of a run, as text.
 fn events(profile: Profile, seed: u64) -> Vec<String> {
     thread_local! {

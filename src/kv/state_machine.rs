@@ -22,6 +22,7 @@ use crate::kv::transactions;
 use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
 use crate::kv::view::View;
 use crate::kv::work;
+use crate::membership::Configuration;
 use crate::record::{Entry, EntryKind};
 use crate::types::{EntryId, Index, RequestKey};
 
@@ -48,14 +49,28 @@ pub struct StateMachine {
     dedup: DedupTable,
     pub(super) client_sessions: ClientSessions,
     pub(super) partial: PartialBatch,
+    /// The members of the cluster as of the last applied entry; `None` if they have not changed
+    /// since the cluster was created. They are kept here only to be part of snapshots.
+    pub(super) configuration: Option<Configuration>,
     applied_index: Index,
 }
 
+/// Returns a hash of a configuration of the members; 0 if there is none.
+pub(super) fn hash_of_members(configuration: Option<&Configuration>) -> u64 {
+    let hash = |members: &Configuration| u64::from(crc32c::crc32c(&members.encode())) | 1 << 32;
+    configuration.map_or(0, hash)
+}
+
 /// Returns a digest (hash) for comparing the states of replicas. `content` is the digest of the
-/// state's keys, client sessions and pieces of a batch, `index` the last applied log index, and
-/// `clock` the state's replicated clock.
-pub(super) fn digest_of(content: Digest, index: Index, clock: ReplicatedClock) -> u64 {
-    [clock.millis, clock.resets]
+/// state's keys, client sessions and pieces of a batch, `index` the last applied log index, `clock`
+/// the state's replicated clock, and `members` the hash of the configuration.
+pub(super) fn digest_of(
+    content: Digest,
+    index: Index,
+    clock: ReplicatedClock,
+    members: u64,
+) -> u64 {
+    [clock.millis, clock.resets, members]
         .into_iter()
         .filter(|number| *number != 0)
         .fold(content.salted(index.0), mix)
@@ -86,6 +101,7 @@ impl StateMachine {
             dedup: DedupTable::new(capacity),
             client_sessions: ClientSessions::default(),
             partial: PartialBatch::default(),
+            configuration: None,
             applied_index: Index::ZERO,
         }
     }
@@ -143,16 +159,24 @@ impl StateMachine {
     /// Begins to apply a log entry, which must follow the last applied entry. Returns the payload
     /// that the caller must apply as a batch, or skip, before it begins the next entry: that of the
     /// entry, or the whole batch whose last piece it is. Returns `None`, and advances the applied
-    /// index, if there is none: the entry is a no-op, or a piece of an incomplete batch, which is
-    /// kept.
+    /// index, if there is none: the entry is a no-op, a configuration of the members, which becomes
+    /// part of later snapshots, or a piece of an incomplete batch, which is kept.
     pub fn begin(&mut self, entry: &Entry) -> Option<Bytes> {
         let next = self.applied_index.next();
         assert_eq!(entry.index(), next, "entries are applied in order");
-        if entry.kind() == EntryKind::NoOp {
-            // An earlier leader has not completed the batch, and this one will not.
-            self.partial = PartialBatch::default();
-            self.advance(next);
-            return None;
+        match entry.kind() {
+            EntryKind::NoOp => {
+                // An earlier leader has not completed the batch, and this one will not.
+                self.partial = PartialBatch::default();
+                self.advance(next);
+                return None;
+            }
+            EntryKind::Configuration => {
+                self.configuration = entry.configuration();
+                self.advance(next);
+                return None;
+            }
+            EntryKind::Command => {}
         }
         let Some(piece) = Piece::decode(entry.payload()) else {
             return Some(entry.shared_payload());
@@ -249,6 +273,12 @@ impl StateMachine {
         self.partial.bytes()
     }
 
+    /// Returns the members of the cluster as of the last applied entry; `None` if they have not
+    /// changed since the cluster was created.
+    pub fn configuration(&self) -> Option<&Configuration> {
+        self.configuration.as_ref()
+    }
+
     /// Answers a batch of reads from the current state. Returns the batch's key and the outcomes of
     /// the reads, in order.
     ///
@@ -299,14 +329,13 @@ impl StateMachine {
     /// equal states have equal digests, and different states very probably have different digests.
     /// O(1).
     pub fn digest(&self) -> u64 {
-        self.digest_as(self.applied_index(), self.keyspace.replicated_clock())
+        let (clock, members) = (self.keyspace.replicated_clock(), self.configuration.as_ref());
+        digest_of(self.content_digest(), self.applied_index, clock, hash_of_members(members))
     }
 
-    /// Returns the digest that this state would have with the applied index `index` and the
-    /// replicated clock `clock`.
-    pub(super) fn digest_as(&self, index: Index, clock: ReplicatedClock) -> u64 {
-        let content = self.keyspace.digest().union(self.client_sessions.digest());
-        digest_of(content.union(self.partial.digest()), index, clock)
+    /// Returns the digest of the keys, the client sessions and the pieces of an incomplete batch.
+    pub(super) fn content_digest(&self) -> Digest {
+        self.keyspace.digest().union(self.client_sessions.digest()).union(self.partial.digest())
     }
 
     /// Returns the number of keys, including keys that have expired but have not been removed yet.
@@ -331,7 +360,19 @@ impl StateMachine {
         let (dedup, client_sessions) = (self.dedup.share(), self.client_sessions.share());
         let (clock, revision) = (self.keyspace.replicated_clock(), self.revision());
         let (tables, partial) = (self.keyspace.share(), self.partial.clone());
-        View { last, revision, digest, clock, key_count, tables, dedup, client_sessions, partial }
+        let configuration = self.configuration.clone();
+        View {
+            last,
+            revision,
+            digest,
+            clock,
+            key_count,
+            tables,
+            dedup,
+            client_sessions,
+            partial,
+            configuration,
+        }
     }
 
     /// Iterates over the keys and stored outcomes of the batches in the deduplication table, oldest

@@ -8,6 +8,7 @@ use crate::kv::dedup::DedupView;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::shards::Table;
 use crate::kv::partial_batch::PartialBatch;
+use crate::membership::Configuration;
 use crate::types::EntryId;
 
 /// An immutable copy-on-write view of the state machine's state, from which a snapshot is written.
@@ -27,6 +28,7 @@ pub struct View {
     /// All client sessions with their ids, ordered by id.
     pub(super) client_sessions: Vec<(u64, Arc<ClientSession>)>,
     pub(super) partial: PartialBatch,
+    pub(super) configuration: Option<Configuration>,
 }
 
 impl View {

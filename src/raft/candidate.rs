@@ -7,7 +7,6 @@ use crate::types::{EntryId, Instant, NodeId};
 
 use super::effects::Effects;
 use super::message::{PeerMsg, RequestVote, VoteReply};
-use super::quorum::quorum;
 use super::role::Transition;
 use super::shared::Shared;
 use super::timing;
@@ -139,13 +138,13 @@ impl Candidate {
 
     pub(super) fn handle_timeout(&mut self, shared: &mut Shared, out: &mut Effects) -> Transition {
         if shared.now >= self.deadline {
-            if self.heard.len() + 1 < quorum(shared.replicas(), &shared.config) {
+            if !shared.has_quorum(|id| id == shared.id || self.heard.contains(&id)) {
                 shared.record_isolated_campaign();
             } else {
                 shared.isolated_campaigns = 0;
                 shared.lost_campaigns += 1;
             }
-            if shared.disk.is_stalled() {
+            if shared.disk.is_stalled() || !shared.may_campaign() {
                 // A stalled disk could not make this replica's own vote durable.
                 return Transition::Follow { term: shared.term(), leader: None };
             }
@@ -166,8 +165,9 @@ impl Candidate {
         let term = if pre { shared.term().next() } else { shared.term() };
         let last = shared.log.last();
         let request = RequestVote { term, pre, transfer: self.transfer, last };
-        let unanswered: Vec<NodeId> =
-            shared.peers.iter().copied().filter(|peer| !self.granted.contains(peer)).collect();
+        let is_asked = |peer: &NodeId| shared.membership.votes(*peer);
+        let peers = shared.membership.peers().iter().copied().filter(is_asked);
+        let unanswered: Vec<NodeId> = peers.filter(|peer| !self.granted.contains(peer)).collect();
         for peer in unanswered {
             shared.send(peer, PeerMsg::RequestVote(request), out);
         }
@@ -179,21 +179,17 @@ impl Candidate {
     /// The replica's own vote is counted only once it is durable. So the replica cannot become
     /// leader earlier, even if its peers' votes have already arrived.
     pub(super) fn count_votes(&mut self, shared: &Shared) -> Transition {
-        let votes = self.granted.len() + 1;
-        assert!(votes <= shared.replicas(), "{votes} votes of {} replicas", shared.replicas());
+        let has_vote = |id: NodeId| id == shared.id || self.granted.contains(&id);
         let own_counts = self.phase == VotePhase::PreVote || shared.hard_state_is_durable();
-        if !own_counts || self.has_yielded || votes < quorum(shared.replicas(), &shared.config) {
+        if !own_counts || self.has_yielded || !shared.has_quorum(has_vote) {
             return Transition::Stay;
         }
         if self.phase == VotePhase::Vote {
             return Transition::Lead;
         }
+        let has_every_vote = shared.membership.all_voters(has_vote);
         let stand_at = *self.stand_at.get_or_insert(shared.now + shared.config.pre_vote_delay);
-        if votes == shared.replicas() || shared.now >= stand_at {
-            Transition::Stand
-        } else {
-            Transition::Stay
-        }
+        if has_every_vote || shared.now >= stand_at { Transition::Stand } else { Transition::Stay }
     }
 
     fn on_vote_reply(&mut self, shared: &mut Shared, from: NodeId, reply: VoteReply) -> Transition {

@@ -39,6 +39,10 @@ pub struct Effects {
     /// damaged. The driver (server or simulator) verifies them on this replica's disk, and takes a
     /// new snapshot if the latest one is damaged.
     pub suspect_snapshots: Vec<SnapshotId>,
+    /// Set if this replica has lost its disk and cannot rejoin, because the members have changed
+    /// since the cluster was created: the member that said so. The driver (server or simulator)
+    /// reports this and stops the replica, which a new member must replace.
+    pub rejoin_refused_by: Option<NodeId>,
     /// Invalid messages from peers, for the driver (server or simulator) to log. They had no effect
     /// on this replica.
     pub rejected: Vec<RejectedMessage>,
@@ -225,6 +229,7 @@ impl Effects {
             && self.chunks_to_send.is_empty()
             && self.received_chunks.is_empty()
             && self.suspect_snapshots.is_empty()
+            && self.rejoin_refused_by.is_none()
             && self.rejected.is_empty()
     }
 }

@@ -141,7 +141,7 @@ impl Leader {
     fn send_commit_index(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let Some(delay) = shared.config.commit_notice_after else { return };
         let commit_index = shared.shown_commit_index();
-        let is_thrifty = shared.config.fan_out == FanOut::Thrifty;
+        let is_thrifty = shared.fan_out() == FanOut::Thrifty;
         if is_thrifty && commit_index != self.last_shown_commit_index {
             // Only a pause is worth a message: the next entries carry the commit index for free.
             self.commit_unsent_since = None;
@@ -247,14 +247,18 @@ impl Leader {
     fn goal(&self, shared: &Shared) -> Goal {
         let last = shared.log.last().index;
         let round = self.reads.wanted_round().unwrap_or(Round(0));
-        let quorum_peers = quorum(shared.replicas(), &shared.config) - 1;
+        // Without a count there are learners or two quorums, and the leader sends to all.
+        let quorum_peers = shared
+            .membership
+            .plain_voter_count()
+            .map_or(self.progress.len(), |voters| quorum(voters, &shared.config) - 1);
         let is_first_attempt = last > self.attempted_index || round > self.attempted_round;
         let spare = if self.sends_to_all(shared) {
             self.progress.len()
         } else {
             usize::from(is_first_attempt && shared.loss_permille >= SPARE_LOSS_PERMILLE)
         };
-        match shared.config.fan_out {
+        match shared.fan_out() {
             FanOut::All => Goal { index: last, round, peers: self.progress.len(), spare: 0 },
             FanOut::Thrifty if last > shared.commit_index() => {
                 Goal { index: last, round, peers: quorum_peers, spare }
@@ -269,7 +273,7 @@ impl Leader {
     fn sends_to_all(&self, shared: &Shared) -> bool {
         let limit = if self.lacks_a_peer(shared) { LOSSY_PERMILLE } else { ALL_LOSS_PERMILLE };
         // The loss is only assumed to be high until it is measured.
-        shared.config.fan_out == FanOut::Thrifty
+        shared.fan_out() == FanOut::Thrifty
             && shared.loss_permille != timing::LOSS_UNKNOWN_PERMILLE
             && shared.loss_permille >= limit
     }
@@ -387,7 +391,7 @@ impl Leader {
             self.send(position, true, round_before, shared, out);
             self.progress[position].await_reply(shared.now);
             let has_advanced = self.progress[position].next_index() > next_before;
-            if shared.config.fan_out == FanOut::Thrifty || was_probing || !has_advanced {
+            if shared.fan_out() == FanOut::Thrifty || was_probing || !has_advanced {
                 break;
             }
         }
@@ -436,7 +440,7 @@ impl Leader {
     /// the heartbeat confirms waiting reads sooner. Returns false with [`FanOut::Thrifty`], which
     /// saves messages.
     fn confirms_reads_apart(&self, position: usize, shared: &Shared) -> bool {
-        shared.config.fan_out == FanOut::All
+        shared.fan_out() == FanOut::All
             && self.reads.wanted_round().is_some()
             && !self.progress[position].is_probing()
     }
@@ -503,10 +507,11 @@ impl Leader {
     }
 
     /// Returns when 5/8 of the check-quorum window will have passed without replies from a quorum;
-    /// [`Instant::MAX`] without peers. After that time, and until a quorum answers again, the
-    /// leader no longer sends new entries as they arrive, because they could not be committed.
+    /// [`Instant::MAX`] if this replica is the only voter. After that time, and until a quorum
+    /// answers again, the leader no longer sends new entries as they arrive, because they could not
+    /// be committed.
     fn quorum_silent_at(&self, shared: &Shared) -> Instant {
-        if self.progress.is_empty() {
+        if shared.membership.is_only_voter() {
             return Instant::MAX;
         }
         let window = timing::check_quorum_window(&shared.config, shared.loss_permille);
@@ -518,7 +523,7 @@ impl Leader {
     /// although all replicas are healthy. The intervals between probes are 1, 2, and from then on 4
     /// times `quorum_probe_interval`.
     fn quorum_probe_at(&self, shared: &Shared) -> Instant {
-        if self.progress.is_empty() {
+        if shared.membership.is_only_voter() {
             return Instant::MAX;
         }
         let silent = self.quorum_silent_at(shared);
@@ -552,7 +557,10 @@ impl Leader {
             shared.loss_permille = permille;
         }
         let answering = self.progress.iter().filter(|peer| !peer.is_silent(shared.loss_permille));
-        let is_exact_quorum = answering.count() + 1 == quorum(shared.replicas(), &shared.config);
+        let answering = answering.count() + 1;
+        let voters = shared.membership.plain_voter_count();
+        let is_exact_quorum =
+            voters.is_some_and(|voters| answering == quorum(voters, &shared.config));
         let limit = if is_exact_quorum { NO_SPARE_LOSS_PERMILLE } else { LOSSY_PERMILLE };
         for progress in &mut self.progress {
             progress.retransmits_soon = shared.loss_permille >= limit;

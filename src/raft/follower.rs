@@ -104,7 +104,11 @@ impl Follower {
         if shared.now < self.election_at {
             return Transition::Stay;
         }
-        if shared.disk.is_stalled() || shared.is_rejoining() || shared.term() == Term::MAX {
+        if shared.disk.is_stalled()
+            || shared.is_rejoining()
+            || !shared.may_campaign()
+            || shared.term() == Term::MAX
+        {
             // It could not make its own vote durable, or must not campaign.
             self.election_at = shared.now + shared.draw_election_timeout();
             return Transition::Stay;

@@ -11,7 +11,6 @@ use super::message::{
     AppendOutcome, AppendReply, ClientRequest, DiskState, PeerMsg, Rejoin, RequestKind, SnapshotId,
 };
 use super::progress::Progress;
-use super::quorum::{REPLICAS_MAX, quorum, reached_by_quorum};
 use super::reads::{self, Reads};
 use super::role::Transition;
 use super::rules;
@@ -26,16 +25,19 @@ const ROUNDS_MAX: usize = 1 << 16;
 
 /// The state of a replica that is the leader of its term.
 ///
-/// Invariant: `progress` is in the order of `shared.peers`; `rounds` is ordered by the sequence
-/// numbers of the message rounds (batches of messages), and `round` is that of the last round
-/// begun. The log only grows: a leader never truncates it.
+/// Invariant: `progress` is in the order of the membership's peers, except while an input is being
+/// handled that changes them; `rounds` is ordered by the sequence numbers of the message rounds
+/// (batches of messages), and `round` is that of the last round begun. The log only grows: a leader
+/// never truncates it.
 #[derive(Debug)]
 pub(super) struct Leader {
     pub(super) progress: Vec<Progress>,
+    /// Version of the membership at which `progress` was last brought up to date.
+    membership_version: u64,
     /// Index of the no-op entry that this leader appended when it was elected. Until the no-op
     /// entry is committed, the leader does not know which entries of earlier terms are committed
     /// (Raft paper, §8), and serves no reads.
-    first_index: Index,
+    pub(super) first_index: Index,
     /// Sequence number of the last message round (batch of messages) begun; 0 before the first. All
     /// appends that are sent for one batch of inputs carry the same round number, which the
     /// followers' replies echo.
@@ -89,13 +91,16 @@ impl Leader {
             shared.log.last()
         );
         let last = shared.log.last().index;
-        let progress = shared.peers.iter().map(|&id| Progress::new(id, last, shared.now)).collect();
+        let new_progress = |id: &NodeId| Progress::new(*id, last, shared.now);
+        let progress = shared.membership.peers().iter().map(new_progress).collect();
+        let membership_version = shared.membership.version();
         shared.heard_leader(shared.id);
         shared.start_leadership();
         let first_index = shared.append(EntryKind::NoOp, &[]).index;
         assert!(first_index == last.next(), "the no-op is {first_index} after {last}");
         Leader {
             progress,
+            membership_version,
             first_index,
             round: Round(0),
             rounds: VecDeque::new(),
@@ -154,7 +159,7 @@ impl Leader {
         request: ClientRequest,
         out: &mut Effects,
     ) {
-        if self.transfer.is_in_progress() {
+        if self.transfer.is_in_progress() || shared.is_removed() {
             // The target must have this leader's whole log.
             shared.refuse(request.key, RefusalReason::NotLeader, out);
             return;
@@ -176,9 +181,34 @@ impl Leader {
     }
 
     /// Schedules a message to a peer that requested a pre-vote: the request shows that the peer has
-    /// not heard from this leader.
+    /// not heard from this leader. A replica that is no longer a member gets no message.
     pub(super) fn on_pre_vote(&mut self, from: NodeId) {
-        self.mark_urgent(from);
+        if self.progress.iter().any(|peer| peer.id == from) {
+            self.mark_urgent(from);
+        }
+    }
+
+    /// Brings `progress` up to date with the members: begins to follow new peers, and forgets those
+    /// that have been removed.
+    pub(super) fn update_progress(&mut self, shared: &Shared) {
+        let version = shared.membership.version();
+        if std::mem::replace(&mut self.membership_version, version) == version {
+            return;
+        }
+        let last = shared.log.last().index;
+        let mut known = std::mem::take(&mut self.progress);
+        for &id in shared.membership.peers() {
+            let position = known.iter().position(|peer| peer.id == id);
+            let progress = position.map(|position| known.swap_remove(position));
+            self.progress.push(progress.unwrap_or_else(|| {
+                let mut new = Progress::new(id, last, shared.now);
+                // A replica that was a member before may still answer earlier rounds.
+                new.sent_round = self.round;
+                new
+            }));
+        }
+        let peers = shared.membership.peers();
+        self.urgent.retain(|id| peers.contains(id));
     }
 
     /// Schedules a message to every peer at the end of this batch of inputs, even if no message is
@@ -286,12 +316,13 @@ impl Leader {
         }
     }
 
-    /// Returns the index up to which all followers that keep up have acknowledged the log: those
-    /// that answer, whose disk is healthy, and that are not being sent a snapshot. Returns the last
+    /// Returns the index up to which all voters that keep up have acknowledged the log: those that
+    /// answer, whose disk is healthy, and that are not being sent a snapshot. Returns the last
     /// index if there are none.
     pub(super) fn followed_index(&self, shared: &Shared) -> Index {
         let keeps_up = |peer: &&Progress| {
-            !peer.is_silent(shared.loss_permille)
+            shared.membership.votes(peer.id)
+                && !peer.is_silent(shared.loss_permille)
                 && !peer.is_receiving_snapshot()
                 && peer.disk == DiskState::Healthy
         };
@@ -320,11 +351,13 @@ impl Leader {
     /// Returns whether the replicas with enough disk space form a quorum. A peer that is not
     /// answering is assumed to have no space.
     fn quorum_has_disk_space(&self, shared: &Shared) -> bool {
-        let can_store = |peer: &&Progress| {
+        let can_store = |peer: &Progress| {
             peer.disk == DiskState::Healthy && !peer.is_silent(shared.loss_permille)
         };
-        let peers = self.progress.iter().filter(can_store).count();
-        peers + usize::from(!shared.disk.is_low()) >= quorum(shared.replicas(), &shared.config)
+        shared.has_quorum(|id| match self.peer(id) {
+            Some(peer) => can_store(peer),
+            None => !shared.disk.is_low(),
+        })
     }
 
     // Rounds.
@@ -357,28 +390,28 @@ impl Leader {
     }
 
     /// Returns the sequence number of the last message round (a numbered batch of messages) that a
-    /// quorum has answered. Without peers, returns that of the next round, because this replica
-    /// alone is a quorum.
+    /// quorum has answered. If this replica is the only voter, returns that of the next round,
+    /// because this replica alone is a quorum.
     fn confirmed_round(&self, shared: &Shared) -> Round {
-        if self.progress.is_empty() {
-            // A lone replica is a quorum: even its next round is confirmed.
+        if shared.membership.is_only_voter() {
+            // A lone voter is a quorum: even its next round is confirmed.
             return self.round.next();
         }
         self.reached(shared, self.round, |peer| peer.answered_round)
     }
 
     /// Returns the start time of the last message round (a numbered batch of messages) that a
-    /// quorum has answered, or the current time if this replica has no peers; `None` if that round
-    /// is too old to be remembered.
+    /// quorum has answered, or the current time if this replica is the only voter; `None` if that
+    /// round is too old to be remembered.
     pub(super) fn confirmed_at(&self, shared: &Shared) -> Option<Instant> {
-        if self.progress.is_empty() {
+        if shared.membership.is_only_voter() {
             return Some(shared.now);
         }
         self.round_began_at(self.confirmed_round(shared))
     }
 
     /// Returns the latest time T such that a quorum of replicas has replied to this leader at or
-    /// after T. The leader itself is part of the quorum, as if it had replied now.
+    /// after T. The leader itself, if it is a voter, counts as if it had replied now.
     pub(super) fn quorum_heard_at(&self, shared: &Shared) -> Instant {
         self.reached(shared, shared.now, |peer| peer.last_reply_at)
     }
@@ -387,23 +420,24 @@ impl Leader {
     /// `own` is this replica's value; `of` returns the value of a peer. Allocates no memory,
     /// because it is called several times per batch.
     fn reached<T: Ord + Copy>(&self, shared: &Shared, own: T, of: impl Fn(&Progress) -> T) -> T {
-        assert!(
-            self.progress.len() + 1 == shared.replicas(),
-            "{} peers of {} replicas",
-            self.progress.len(),
-            shared.replicas()
-        );
-        let mut values = [own; REPLICAS_MAX];
-        for (value, progress) in values[1..].iter_mut().zip(&self.progress) {
-            *value = of(progress);
-        }
-        reached_by_quorum(&mut values[..shared.replicas()], &shared.config)
+        shared.membership.reached(&shared.config, |id| match self.peer(id) {
+            Some(peer) => of(peer),
+            None => {
+                assert!(id == shared.id, "the voter {id} is no peer of the leader");
+                own
+            }
+        })
     }
 
-    /// Returns when this leader steps down unless a quorum answers first; [`Instant::MAX`] if it
-    /// has no peers.
+    /// Returns the leader's view of the peer with this id; `None` if there is no such peer.
+    pub(super) fn peer(&self, id: NodeId) -> Option<&Progress> {
+        self.progress.iter().find(|peer| peer.id == id)
+    }
+
+    /// Returns when this leader steps down unless a quorum answers first; [`Instant::MAX`] if it is
+    /// the only voter.
     pub(super) fn steps_down_at(&self, shared: &Shared) -> Instant {
-        if self.progress.is_empty() {
+        if shared.membership.is_only_voter() {
             return Instant::MAX;
         }
         let window = timing::check_quorum_window(&shared.config, shared.loss_permille);
@@ -427,7 +461,13 @@ impl Leader {
             shared.term()
         );
         let last = shared.log.last().index;
-        for (progress, &peer) in self.progress.iter().zip(&shared.peers) {
+        let peers = shared.membership.peers();
+        assert!(
+            self.progress.len() == peers.len(),
+            "the progress of {} peers of {peers:?}",
+            self.progress.len()
+        );
+        for (progress, &peer) in self.progress.iter().zip(peers) {
             progress.check();
             assert!(
                 progress.id == peer,

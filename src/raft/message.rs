@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use crate::membership::Configuration;
 use crate::record::Entry;
 use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term};
 
@@ -31,8 +32,9 @@ pub enum Msg {
     /// [`Effects::received_chunks`](super::Effects::received_chunks).
     ChunkStored(ChunkStored),
     /// A report from the driver (server or simulator) that a leader's snapshot is complete,
-    /// durable, and installed in the state machine.
-    Installed(SnapshotId),
+    /// durable, and installed in the state machine. It comes with the members as of the snapshot's
+    /// last entry; `None` if the members had not changed by then since the cluster was created.
+    Installed(SnapshotId, Option<Configuration>),
     /// The free disk space, reported by the driver (server or simulator). Sent when free space
     /// falls below the configured reserve, from time to time while it stays below, and when it is
     /// above the reserve again.
@@ -149,6 +151,9 @@ pub struct RejoinReply {
     pub leads: bool,
     /// Id of the last entry in the replying member's log.
     pub last: EntryId,
+    /// Whether the members have changed since the cluster was created. The asking member can then
+    /// not rejoin, and must be replaced by a new one.
+    pub members_changed: bool,
 }
 
 /// A leader's request to a follower to start an election at once, which transfers the leadership.
@@ -304,6 +309,26 @@ impl PeerMsg {
             PeerMsg::TimeoutNow(_) => "TimeoutNow",
             PeerMsg::Rejoin(_) => "Rejoin",
             PeerMsg::RejoinReply(_) => "RejoinReply",
+        }
+    }
+}
+
+impl PeerMsg {
+    /// Returns whether a replica accepts the message from a sender that is no member of its
+    /// configuration: everything that a leader or candidate of a later configuration sends, which
+    /// this replica may not know yet. Replies are to messages of this replica, so their senders are
+    /// members.
+    pub(super) fn is_for_strangers(&self) -> bool {
+        match self {
+            PeerMsg::AppendEntries(_)
+            | PeerMsg::InstallSnapshot(_)
+            | PeerMsg::RequestVote(_)
+            | PeerMsg::TimeoutNow(_) => true,
+            PeerMsg::AppendReply(_)
+            | PeerMsg::InstallReply(_)
+            | PeerMsg::VoteReply(_)
+            | PeerMsg::Rejoin(_)
+            | PeerMsg::RejoinReply(_) => false,
         }
     }
 }

@@ -136,12 +136,12 @@
 //!
 //! # Leadership transfer (thesis 3.10)
 //!
-//! A leader transfers its leadership on request. If its disk is stalled or almost full, it does so
-//! by itself, to a follower with a healthy disk, if the followers that could take over are a
-//! quorum. It refuses requests, announces the target in its appends, and sends [`TimeoutNow`] when
-//! the target has its whole log. The target starts an election without a pre-vote. Voters do not
-//! wait for the old leader's lease to end, because that leader has given up its lease; they believe
-//! only a transfer that the leader itself has announced.
+//! A leader transfers its leadership on request. If its disk is stalled or almost full, or if it
+//! has been removed, it does so by itself, to a voter with a healthy disk, if the voters that could take
+//! over are a quorum. It refuses requests, announces the target in its appends, and sends
+//! [`TimeoutNow`] when the target has its whole log. The target starts an election without a
+//! pre-vote. Voters do not wait for the old leader's lease to end, because that leader has given up
+//! its lease; they believe only a transfer that the leader itself has announced.
 //!
 //! # Snapshots (§7)
 //!
@@ -152,12 +152,39 @@
 //! has stored and installed the snapshot, its log stays if it contains the snapshot's last entry,
 //! and otherwise restarts after it (Figure 13).
 //!
+//! # Membership changes (§6)
+//!
+//! A *configuration* lists the members: voters, and learners, which have the log but count for
+//! nothing. It is a log entry. The configuration in use is the latest in the log, committed or not,
+//! and the one before it again if that entry is truncated. A snapshot contains the configuration as
+//! of its last entry. The configuration with which the cluster was created is no entry: the driver
+//! passes it to each of its members, and a replica that joins later starts without one.
+//!
+//! 1. A leader that has committed an entry of its term, and knows of no other change under way,
+//!    appends the configuration for a change. If the voters change it is *joint*: from now on, each
+//!    election, commit, lease, read index and check-quorum needs a quorum of the voters before the
+//!    change and one of the voters after it.
+//! 2. When the joint configuration is committed, the leader, or a later one, appends the
+//!    configuration without the voters before the change.
+//! 3. When that is committed, a leader that is no voter any longer transfers its leadership. Until
+//!    then it leads without counting itself.
+//!
+//! A replica becomes a learner first, and a voter when it has caught up, so a new voter never holds
+//! up commits. Joint consensus is used for single voters, too: replacing a voter, or several
+//! changes in one step, are the same mechanism, and no quorums of overlapping changes under
+//! different leaders can be disjoint, because both contain a majority of the same old voters.
+//!
+//! A replica that is no voter of its own configuration does not campaign. Votes are granted to any
+//! candidate, and appends, snapshots and requests of leaders are accepted from any sender, because
+//! the sender may know a later configuration. A replica that has been removed disturbs nobody: the
+//! leader sends it the entry that removes it, and replicas that hear a leader ignore its campaigns.
+//!
 //! # Rejoining after the loss of a disk
 //!
 //! A member with an empty folder has forgotten votes and acknowledgements. It first learns the
 //! terms of all other members and adopts the highest, with its vote spent; then it follows without
-//! voting until its log is durable up to the leader's last entry. The protocol and its proof are in
-//! `rejoin.rs`.
+//! voting until its log is durable up to the leader's last entry. Once the members have changed, it
+//! must be replaced by a new member instead. The protocol and its proof are in `rejoin.rs`.
 //!
 //! # Terms in messages
 //!
@@ -189,6 +216,8 @@
 //! | reads by read index and lease (§8, thesis 6.4) | `reads.rs` |
 //! | snapshots and compaction (§7) | `snapshots.rs` |
 //! | leadership transfer (thesis 3.10) | `transfer.rs` |
+//! | configurations in the log, and their quorums (§6) | `membership.rs` |
+//! | membership changes, promotion of learners (§6, thesis 4.2.1) | `change.rs` |
 //! | stalled and full disks | `disk_health.rs` |
 //! | rejoining under the old id with an empty disk | `rejoin.rs` |
 //! | bounds on terms in messages | `term_budget.rs` |
@@ -196,8 +225,8 @@
 //!
 //! # Left out
 //!
-//! - Membership changes (§6): the members of a group are fixed when it is created.
-//! - Learners and witnesses: every member votes and has the whole log.
+//! - Changing a single voter without a joint configuration (thesis 4.1).
+//! - Witnesses: every voter has the whole log and may lead.
 //! - Balancing of leaders: there is one group.
 //! - Sessions and deduplication of requests: they are in the state machine (`kv`).
 //!
@@ -211,6 +240,7 @@
 
 mod append_jobs;
 mod candidate;
+mod change;
 mod disk_health;
 mod effects;
 mod entries;
@@ -221,6 +251,7 @@ mod inflights;
 mod leader;
 mod link;
 mod log;
+mod membership;
 mod message;
 mod pending;
 mod progress;
@@ -237,6 +268,7 @@ mod term_budget;
 mod timing;
 mod transfer;
 
+pub use change::{ChangePlan, ChangeRefusal};
 pub use effects::{
     AppendJob, ApplyJob, Committed, Effects, HardState, Refusal, RefusalReason, RejectReason,
     RejectedMessage, SnapshotChunk,

@@ -2,8 +2,7 @@
 
 use crate::config::{Config, Mutant};
 
-/// Largest number of replicas that a cluster may have.
-pub const REPLICAS_MAX: usize = 31;
+pub use crate::membership::REPLICAS_MAX;
 
 /// Returns how many of `replicas` replicas form a quorum: the smallest number that is more than
 /// half.

@@ -7,7 +7,9 @@
 //!
 //! 1. **Ask.** R sends [`Rejoin`] to all other members until each has answered with its term. Until
 //!    then R ignores every other message: it neither votes nor acknowledges. It adopts the highest
-//!    term answered, T, with its vote in T spent.
+//!    term answered, T, with its vote in T spent. If a member answers that its log contains a
+//!    configuration other than the one in which the cluster was created, R stops for good: a new
+//!    member must replace it.
 //! 2. **Catch up.** R is a follower in T or a later term. It stores and acknowledges entries and
 //!    snapshots, but ignores vote requests, pre-votes and [`TimeoutNow`], and does not campaign. It
 //!    keeps asking: the reply of the leader of R's current term names the leader's last entry, the
@@ -42,6 +44,14 @@
 //! had the entry until the loss, and does not vote from the loss on. If it is the leader of t, it
 //! had the entry before old R acknowledged it, and so when it named the target. In both cases the
 //! entry is not past the target. The same holds for acknowledgements that arrive late.
+//!
+//! Why no member may have seen a change of the members: the argument above asks everyone for whom
+//! old R may have voted. Only a learner becomes a voter, after the configuration with this learner
+//! is committed. So if old R voted for a replica that was not a member when the cluster was
+//! created, or counted for an entry after that configuration, a majority of the first members had
+//! this configuration durably before R asked, and at least one of them is not R. Changes that begin
+//! after the answers do no harm: old R has no part in them, and R counts for them with what it has
+//! acknowledged since, like any follower that votes for nobody.
 //!
 //! Spending the vote is a second line of defence: R finishes only with an entry of the leader's own
 //! term in its log, which no candidate of that term has, so R would not vote in T anyway.
@@ -96,6 +106,8 @@ enum Phase {
         /// is handed out.
         job: Option<JobSequence>,
     },
+    /// The members have changed since the cluster was created, so the replica must not rejoin.
+    Refused,
 }
 
 /// The entry up to which a rejoining replica's log must become durable: `last`, the leader's last
@@ -122,6 +134,9 @@ pub(super) enum Answered {
     /// Become a follower in this term, which the reply shows and which is higher than the replica's
     /// own.
     Newer(Term),
+    /// Stop: the members have changed since the cluster was created. A new member must replace this
+    /// one.
+    Refused,
 }
 
 /// Whether a rejoining replica's log has reached the target, which is the entry that the leader
@@ -150,9 +165,12 @@ impl Rejoining {
     }
 
     /// Returns when the next [`Rejoin`] request is due; [`Instant::MAX`] once the log has caught up
-    /// with the leader's.
+    /// with the leader's, or if the replica must not rejoin.
     pub(super) fn ask_at(&self) -> Instant {
-        if matches!(self.phase, Phase::Finish { .. }) { Instant::MAX } else { self.ask_at }
+        match self.phase {
+            Phase::Ask | Phase::CatchUp { .. } => self.ask_at,
+            Phase::Finish { .. } | Phase::Refused => Instant::MAX,
+        }
     }
 
     /// Returns whether the log has caught up with the leader's, but the log writer's job that
@@ -181,7 +199,7 @@ impl Rejoining {
                 Phase::CatchUp { target } => {
                     target.filter(|target| target.term == own_term).map(|target| target.last.index)
                 }
-                Phase::Ask | Phase::Finish { .. } => None,
+                Phase::Ask | Phase::Finish { .. } | Phase::Refused => None,
             },
         }
     }
@@ -189,6 +207,7 @@ impl Rejoining {
     /// Returns whether the replica must ignore this message because it is rejoining.
     pub(super) fn ignores(&self, message: &PeerMsg, config: &Config) -> bool {
         match message {
+            _ if self.phase == Phase::Refused => true,
             PeerMsg::RejoinReply(_) => false,
             // Another rejoining member gets no answer: this one may have forgotten a higher term.
             PeerMsg::Rejoin(_) | PeerMsg::TimeoutNow(_) => true,
@@ -221,7 +240,7 @@ impl Rejoining {
         self.ask_at = now + heartbeat_interval * ASK_HEARTBEATS;
         let is_asked = |peer: &NodeId| match self.phase {
             Phase::Ask => !self.terms.contains_key(peer),
-            Phase::CatchUp { .. } | Phase::Finish { .. } => {
+            Phase::CatchUp { .. } | Phase::Finish { .. } | Phase::Refused => {
                 leader.is_none_or(|leader| leader == *peer)
             }
         };
@@ -245,6 +264,10 @@ impl Rejoining {
             return Answered::Stale;
         }
         match &mut self.phase {
+            Phase::Ask if reply.members_changed => {
+                self.phase = Phase::Refused;
+                Answered::Refused
+            }
             Phase::Ask => {
                 let term = self.terms.entry(from).or_insert(reply.term);
                 *term = (*term).max(reply.term);
@@ -273,6 +296,7 @@ impl Rejoining {
                 Answered::Recorded
             }
             Phase::Finish { .. } => Answered::Recorded,
+            Phase::Refused => Answered::Stale,
         }
     }
 

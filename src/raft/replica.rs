@@ -7,9 +7,11 @@
 mod admission;
 
 use crate::config::{Config, Mutant};
-use crate::types::{Index, Instant, NodeId, Term, TransferRefusal, TransferRequest};
+use crate::membership::{Configuration, MemberChange};
+use crate::types::{EntryId, Index, Instant, NodeId, Term, TransferRefusal, TransferRequest};
 
 use super::candidate::{Candidate, VotePhase};
+use super::change::{ChangePlan, ChangeRefusal};
 use super::effects::{Effects, RejectReason};
 use super::follower::Follower;
 use super::leader::Leader;
@@ -42,10 +44,8 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Creates the replica `id` of a cluster; `peers` are the other replicas, in any order. The
-    /// replica starts as a follower with `durable`, the state on its disk.
-    ///
-    /// `config` must be valid, see [`Config::validate`].
+    /// Creates the replica `id` of a cluster that is created with this replica and `peers`, the
+    /// other voters, in any order. See [`Replica::with_bootstrap`].
     pub fn new(
         id: NodeId,
         peers: &[NodeId],
@@ -54,7 +54,26 @@ impl Replica {
         durable: Durable,
         now: Instant,
     ) -> Replica {
-        let mut shared = Shared::new(id, peers, config, seed, durable, now);
+        assert!(!peers.contains(&id), "replica {id} is its own peer");
+        let bootstrap = Configuration::of_voters(peers.iter().copied().chain([id]));
+        Replica::with_bootstrap(id, bootstrap, config, seed, durable, now)
+    }
+
+    /// Creates the replica `id` of a cluster. `bootstrap` is the configuration in which the cluster
+    /// was created, which must be the same at all its members; a replica that joins later has one
+    /// without members, and waits for a leader to send it the log. The replica starts as a follower
+    /// with `durable`, the state on its disk.
+    ///
+    /// `config` must be valid, see [`Config::validate`].
+    pub fn with_bootstrap(
+        id: NodeId,
+        bootstrap: Configuration,
+        config: Config,
+        seed: u64,
+        durable: Durable,
+        now: Instant,
+    ) -> Replica {
+        let mut shared = Shared::new(id, bootstrap, config, seed, durable, now);
         let role = Role::Follower(Follower::at_start(&mut shared));
         Replica { shared, role }
     }
@@ -87,7 +106,12 @@ impl Replica {
                     Follower::on_chunk_stored(&mut self.shared, stored, out);
                 }
             }
-            Msg::Installed(snapshot) => self.on_installed(snapshot, out),
+            Msg::Installed(snapshot, configuration) => {
+                self.on_installed(snapshot, configuration, out);
+            }
+        }
+        if let Role::Leader(leader) = &mut self.role {
+            leader.advance_membership(&mut self.shared);
         }
         self.finish_rejoining();
         self.shared.refuse_replaced(out);
@@ -139,13 +163,19 @@ impl Replica {
         self.shared.now = self.shared.now.max(now);
         self.shared.watch_disk();
         let mut log_needed_after = Index(u64::MAX);
+        let mut is_removed = false;
         if let Role::Leader(leader) = &mut self.role {
+            leader.promote_learner(&mut self.shared);
             if leader.transfer.advance(&leader.progress, &mut self.shared, out) {
                 leader.mark_all_urgent();
             }
             leader.release_reads(&mut self.shared);
             leader.replicate(&mut self.shared, out);
             log_needed_after = leader.log_needed_after(&self.shared);
+            is_removed = self.shared.is_removed() && !leader.transfer.is_in_progress();
+        }
+        if is_removed {
+            self.enter(Transition::Follow { term: self.shared.term(), leader: None }, out);
         }
         self.shared.compact(log_needed_after);
         self.shared.flush(out);
@@ -223,7 +253,9 @@ impl Replica {
     pub fn accepts_writes(&self) -> bool {
         match &self.role {
             Role::Leader(leader) => {
-                !leader.transfer.is_in_progress() && leader.has_disk_space(&self.shared)
+                !leader.transfer.is_in_progress()
+                    && !self.shared.is_removed()
+                    && leader.has_disk_space(&self.shared)
             }
             Role::Follower(_) | Role::Candidate(_) => false,
         }
@@ -243,7 +275,58 @@ impl Replica {
         self.shared.uncommitted_bytes()
     }
 
-    /// Returns the index up to which all followers that keep up have acknowledged the log of this
+    /// Returns the latest configuration of the members in this replica's log, which is in use, and
+    /// the index of its entry: 0 for the one in which the cluster was created, and the end of the
+    /// snapshot for one from a snapshot.
+    pub fn configuration(&self) -> (Index, &Configuration) {
+        self.shared.membership.latest()
+    }
+
+    /// Returns the other replicas that this replica may send messages to, ordered by id: the
+    /// members, and those that are being removed.
+    pub fn peers(&self) -> &[NodeId] {
+        self.shared.membership.peers()
+    }
+
+    /// Returns what a change of the members would result in, if this replica leads.
+    ///
+    /// # Errors
+    /// If the change is refused.
+    pub fn plan_change(&self, changes: &[MemberChange]) -> Result<ChangePlan, ChangeRefusal> {
+        match &self.role {
+            Role::Leader(leader) => leader.plan_change(&self.shared, changes),
+            Role::Follower(_) | Role::Candidate(_) => {
+                Err(ChangeRefusal::NotLeader { leader: self.shared.leader })
+            }
+        }
+    }
+
+    /// Begins a change of the members, if this replica leads: appends the next configuration, which
+    /// is in use from now on. Returns the id of its entry. A joint configuration is followed by
+    /// another one, which this leader or a later one appends. The change is complete when
+    /// [`Replica::configuration`] returns one that is not joint, and its entry is committed.
+    ///
+    /// # Errors
+    /// If the change is refused. It has then no effect.
+    pub fn change_members(
+        &mut self,
+        now: Instant,
+        changes: &[MemberChange],
+    ) -> Result<EntryId, ChangeRefusal> {
+        self.shared.now = self.shared.now.max(now);
+        match &mut self.role {
+            Role::Leader(leader) => {
+                let id = leader.change_members(&mut self.shared, changes)?;
+                self.shared.check_cursors();
+                Ok(id)
+            }
+            Role::Follower(_) | Role::Candidate(_) => {
+                Err(ChangeRefusal::NotLeader { leader: self.shared.leader })
+            }
+        }
+    }
+
+    /// Returns the index up to which all voters that keep up have acknowledged the log of this
     /// leader: those that answer, whose disk is healthy, and that are not being sent a snapshot.
     /// Returns the last index if there are none, or if this replica does not lead.
     pub fn followed_index(&self) -> Index {
@@ -304,7 +387,10 @@ impl Replica {
             applied_index: shared.applied_index(),
             disk: self.disk(),
             transfer_target: self.transfer_target(),
-            rejoining: shared.rejoining.as_ref().map(|it| it.status(&shared.peers, shared.term())),
+            rejoining: shared
+                .rejoining
+                .as_ref()
+                .map(|it| it.status(shared.membership.peers(), shared.term())),
             peers: match &self.role {
                 Role::Leader(leader) => leader.progress.iter().map(peer_status).collect(),
                 Role::Follower(_) | Role::Candidate(_) => Vec::new(),
@@ -350,8 +436,10 @@ impl Replica {
 
     fn on_peer(&mut self, envelope: Envelope, out: &mut Effects) {
         let Envelope { from, to, message, .. } = envelope;
+        let is_peer = self.shared.membership.peers().contains(&from);
         if to != self.shared.id
-            || !self.shared.peers.contains(&from)
+            || from == self.shared.id
+            || !is_peer && !message.is_for_strangers()
             || self.shared.now < self.shared.silent_until
         {
             self.shared.counters.misdirected += 1;
@@ -384,7 +472,12 @@ impl Replica {
 
     /// Handles the driver's report that it has installed a leader's snapshot. The term in which the
     /// leader sent the snapshot does not matter, because the snapshot's last entry is committed.
-    fn on_installed(&mut self, snapshot: SnapshotId, out: &mut Effects) {
+    fn on_installed(
+        &mut self,
+        snapshot: SnapshotId,
+        configuration: Option<Configuration>,
+        out: &mut Effects,
+    ) {
         let last = snapshot.last;
         let is_leader = self.is_leader();
         let settled =
@@ -401,7 +494,10 @@ impl Replica {
             // The state machine is ahead of this log now: it must not lead.
             self.enter(Transition::Follow { term: self.shared.term(), leader: None }, out);
         }
-        self.shared.install(snapshot, self.is_leader());
+        self.shared.install(snapshot, configuration, self.is_leader());
+        if matches!(self.role, Role::Candidate(_)) && !self.shared.may_campaign() {
+            self.enter(Transition::Follow { term: self.shared.term(), leader: None }, out);
+        }
         if let Role::Follower(follower) = &mut self.role {
             follower.on_installed(&mut self.shared, snapshot, None, out);
         }
@@ -422,6 +518,7 @@ impl Replica {
             term: self.shared.term(),
             leads: self.is_leader(),
             last: self.shared.log.last(),
+            members_changed: !self.shared.membership.is_bootstrap(),
         };
         self.shared.send(from, PeerMsg::RejoinReply(reply), out);
     }
@@ -432,9 +529,9 @@ impl Replica {
             self.shared.reject(from, RejectReason::Term { term, own }, out);
             return;
         }
-        let Shared { rejoining, peers, now, config, .. } = &mut self.shared;
+        let Shared { rejoining, membership, now, config, .. } = &mut self.shared;
         let answered = rejoining.as_mut().map_or(Answered::Stale, |it| {
-            it.record_reply(from, reply, own, peers.len(), *now, config)
+            it.record_reply(from, reply, own, membership.peers().len(), *now, config)
         });
         match answered {
             Answered::Stale => self.shared.counters.stale += 1,
@@ -447,6 +544,7 @@ impl Replica {
                 }
             }
             Answered::Newer(term) => self.enter(Transition::Follow { term, leader: None }, out),
+            Answered::Refused => out.rejoin_refused_by = Some(from),
         }
     }
 
@@ -454,9 +552,10 @@ impl Replica {
     /// due.
     fn ask_to_rejoin(&mut self, out: &mut Effects) {
         let own = (self.shared.term(), self.shared.log.last());
-        let Shared { rejoining, peers, now, config, leader, .. } = &mut self.shared;
+        let Shared { rejoining, membership, now, config, leader, .. } = &mut self.shared;
         let Some(rejoining) = rejoining else { return };
         let interval = config.heartbeat_interval;
+        let peers = membership.peers();
         let Some((question, receivers)) = rejoining.question(*now, interval, own, peers, *leader)
         else {
             return;

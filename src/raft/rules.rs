@@ -3,6 +3,7 @@
 //! and each function is its rule alone.
 
 use crate::config::{Config, Mutant};
+use crate::membership::{Configuration, Member};
 use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
 
 use super::quorum::quorum;
@@ -176,6 +177,87 @@ pub(super) fn lease_is_valid(confirmed_at: Instant, now: Instant, config: &Confi
     );
     let factor = if config.breaks(Mutant::LeaseTooLong) { 2 } else { 1 };
     now < confirmed_at + length * factor
+}
+
+// Membership.
+
+/// Returns whether a member counts for quorums: only if it is a voter. Implements the safety rule
+/// "Learners count for nothing" of the guide (`guarantees.md`).
+pub(super) fn counts_for_quorum(
+    configuration: &Configuration,
+    id: NodeId,
+    config: &Config,
+) -> bool {
+    let is_learner = || !configuration.votes(id) && configuration.member(id).is_some();
+    configuration.member(id).is_some_and(Member::is_voter)
+        || config.breaks(Mutant::CountLearners) && is_learner()
+}
+
+/// Returns the voters before the change of a joint configuration, of which decisions need a quorum,
+/// too (Raft paper, §6). Empty if the configuration is not joint. Implements the safety rule "Joint
+/// quorums" of the guide (`guarantees.md`).
+pub(super) fn voters_before_change(configuration: &Configuration, config: &Config) -> Vec<NodeId> {
+    if config.breaks(Mutant::CountNewVotersOnly) {
+        return Vec::new();
+    }
+    configuration.outgoing().collect()
+}
+
+/// Returns whether a replica that is no voter counts itself. Always false, except in mutation
+/// tests. Implements the safety rule "Removed leader does not count" of the guide
+/// (`guarantees.md`).
+pub(super) fn counts_removed_leader(config: &Config) -> bool {
+    config.breaks(Mutant::CountRemovedLeader)
+}
+
+/// Returns whether a configuration is in use from when its entry is appended (Raft paper, §6), not
+/// only from when it is committed. Always true, except in mutation tests. Implements the safety
+/// rule "Latest configuration" of the guide (`guarantees.md`).
+pub(super) fn configuration_counts_when_appended(config: &Config) -> bool {
+    !config.breaks(Mutant::ConfigurationAtCommit)
+}
+
+/// Returns whether a replica forgets a configuration whose entry is truncated. Always true, except
+/// in mutation tests. Implements the safety rule "Latest configuration" of the guide
+/// (`guarantees.md`).
+pub(super) fn configuration_follows_the_log(config: &Config) -> bool {
+    !config.breaks(Mutant::KeepTruncatedConfiguration)
+}
+
+/// Returns whether a replica may campaign: only if it is a voter of its own configuration
+/// (`is_voter`). Implements the safety rule "Learners count for nothing" of the guide
+/// (`guarantees.md`).
+pub(super) fn may_campaign(is_voter: bool, config: &Config) -> bool {
+    is_voter || config.breaks(Mutant::LearnerCampaigns)
+}
+
+/// Returns whether a leader may begin a change of the members: only once its term's first entry, at
+/// index `first_of_term`, is committed, because before it may not know of a change that an earlier
+/// leader has begun. Implements the safety rule "One change at a time" of the guide
+/// (`guarantees.md`).
+pub(super) fn may_change_members(commit: Index, first_of_term: Index, config: &Config) -> bool {
+    commit >= first_of_term || config.breaks(Mutant::ChangeBeforeOwnTerm)
+}
+
+/// Returns the configuration to which a change of the members may be made: the `latest` in the log
+/// if it `is_settled`, which means that no other change is under way; otherwise `None`. Implements
+/// the safety rule "One change at a time" of the guide (`guarantees.md`).
+pub(super) fn changeable_configuration(
+    latest: &Configuration,
+    is_settled: bool,
+    config: &Config,
+) -> Option<Configuration> {
+    if config.breaks(Mutant::OverlappingChanges) {
+        return Some(latest.after_joint());
+    }
+    is_settled.then(|| latest.clone())
+}
+
+/// Returns whether a leader may append the configuration after the joint one at index `joint`: only
+/// once the joint one is committed (Raft paper, §6). Implements the safety rule "Joint quorums" of
+/// the guide (`guarantees.md`).
+pub(super) fn may_end_joint(joint: Index, commit: Index, config: &Config) -> bool {
+    joint <= commit || config.breaks(Mutant::EndJointEarly)
 }
 
 // Rejoining.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::config::Config;
+use crate::config::{Config, FanOut};
+use crate::membership::Configuration;
 use crate::record::{Entry, EntryKind};
 use crate::types::{EntryId, Index, Instant, NodeId, RequestKey, Term};
 
@@ -17,9 +18,9 @@ use super::effects::{
 };
 use super::hard_state::TermAndVote;
 use super::log::LogTail;
+use super::membership::Membership;
 use super::message::{ClientRequest, Envelope, PeerMsg, Persisted, RequestVote, SnapshotId};
 use super::pending::{AppendedRequests, WaitingRequests};
-use super::quorum::REPLICAS_MAX;
 use super::rejoin::Rejoining;
 use super::role::Durable;
 use super::rules;
@@ -38,8 +39,8 @@ const REJECTED_MAX: usize = 16;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) id: NodeId,
-    /// The other replicas, ordered by id.
-    pub(super) peers: Vec<NodeId>,
+    /// The members of the cluster: the configuration in use, and those to return to.
+    pub(super) membership: Membership,
     pub(super) config: Config,
     pub(super) rng: ChaCha8Rng,
     /// The time of the current input. It never decreases.
@@ -94,21 +95,12 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(
         id: NodeId,
-        peers: &[NodeId],
+        bootstrap: Configuration,
         config: Config,
         seed: u64,
         durable: Durable,
         now: Instant,
     ) -> Shared {
-        let mut peers = peers.to_vec();
-        peers.sort_unstable();
-        peers.dedup();
-        assert!(!peers.contains(&id), "replica {id} is its own peer");
-        assert!(
-            peers.len() < REPLICAS_MAX,
-            "{} peers; at most {REPLICAS_MAX} replicas",
-            peers.len()
-        );
         // Just before a restart this replica may have given a leader a lease, so it counts as
         // having heard that leader now; also if it has lost its disk since.
         let is_restarted = durable.rejoining || durable.hard_state != HardState::default();
@@ -117,12 +109,19 @@ impl Shared {
             && durable.snapshot.is_none()
             && durable.entries.is_empty();
         let base = durable.snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
+        let base_configuration = (base.index, durable.configuration);
+        let mut membership = Membership::new(id, bootstrap, base_configuration, &config);
+        for entry in &durable.entries {
+            if let Some(configuration) = entry.configuration() {
+                membership.append(entry.index(), configuration, &config);
+            }
+        }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let silent_until = now + config.silence_after_start;
         let rejoining = durable.rejoining.then(|| Rejoining::new(&mut rng, silent_until));
         let shared = Shared {
             id,
-            peers,
+            membership,
             rng,
             now,
             silent_until,
@@ -170,9 +169,35 @@ impl Shared {
         self.applied_index
     }
 
-    /// Returns the number of replicas in the cluster, this one included.
-    pub(super) fn replicas(&self) -> usize {
-        self.peers.len() + 1
+    /// Returns whether this replica is a voter of the configuration in use.
+    pub(super) fn is_voter(&self) -> bool {
+        self.membership.votes(self.id)
+    }
+
+    /// Returns whether a committed configuration has no vote for this replica, so that it must not
+    /// lead any longer.
+    pub(super) fn is_removed(&self) -> bool {
+        self.membership.is_settled() && !self.membership.latest().1.votes(self.id)
+    }
+
+    /// Returns whether this replica may campaign.
+    pub(super) fn may_campaign(&self) -> bool {
+        rules::may_campaign(self.is_voter(), &self.config)
+    }
+
+    /// Returns whether the replicas for which `holds` is true form a quorum of the configuration in
+    /// use.
+    pub(super) fn has_quorum(&self, holds: impl Fn(NodeId) -> bool) -> bool {
+        self.membership.has_quorum(&self.config, holds)
+    }
+
+    /// Returns to which peers the leader sends new entries. While there are learners, or a change
+    /// of the members is under way, it sends to all.
+    pub(super) fn fan_out(&self) -> FanOut {
+        match self.membership.plain_voter_count() {
+            Some(_) => self.config.fan_out,
+            None => FanOut::All,
+        }
     }
 
     /// Returns whether this replica has lost its disk and is not yet a full member of the cluster
@@ -294,7 +319,7 @@ impl Shared {
     }
 
     pub(super) fn envelope(&self, to: NodeId, message: PeerMsg) -> Envelope {
-        debug_assert!(self.peers.contains(&to), "a message to {to}, which is no peer");
+        debug_assert!(to != self.id, "a message of {to} to itself");
         Envelope { from: self.id, to, leader: self.last_known_leader, message }
     }
 
@@ -329,6 +354,14 @@ impl Shared {
         id
     }
 
+    /// Appends a configuration of the members as leader. It is in use from now on.
+    pub(super) fn append_configuration(&mut self, configuration: Configuration) -> EntryId {
+        let id = self.append(EntryKind::Configuration, &configuration.encode());
+        self.membership.append(id.index, configuration, &self.config);
+        self.counters.configurations += 1;
+        id
+    }
+
     /// Appends a client's write to the log as leader, and remembers the request until its entry is
     /// committed or replaced.
     pub(super) fn append_request(&mut self, request: &ClientRequest) {
@@ -340,8 +373,13 @@ impl Shared {
     /// next job. The entries must follow an entry of this log.
     pub(super) fn splice(&mut self, entries: &[Entry]) {
         let spliced = self.log.splice(entries, self.commit_index, &self.config);
-        if let Some(from) = spliced.changed_from {
-            self.jobs.write_from(from);
+        let Some(from) = spliced.changed_from else { return };
+        self.jobs.write_from(from);
+        self.membership.truncate_from(from, &self.config);
+        for entry in entries.iter().filter(|entry| entry.index() >= from) {
+            if let Some(configuration) = entry.configuration() {
+                self.membership.append(entry.index(), configuration, &self.config);
+            }
         }
     }
 
@@ -372,6 +410,7 @@ impl Shared {
         }
         self.commit_index = index;
         self.appended.commit(index);
+        self.membership.commit(index, &self.config);
     }
 
     /// Returns the commit index that this leader sends to its peers: its own, or the lower applied
@@ -401,8 +440,9 @@ impl Shared {
     }
 
     /// Replaces the log with an empty one that starts after `last`, the last entry of an installed
-    /// snapshot.
-    pub(super) fn restart_log(&mut self, last: EntryId) {
+    /// snapshot. `configuration` is the one as of this entry; `None` if the members had not changed
+    /// by then.
+    pub(super) fn restart_log(&mut self, last: EntryId, configuration: Option<Configuration>) {
         assert!(
             last.index > self.commit_index && self.appended.is_empty(),
             "the log is reset to begin after {last}, but {} is committed",
@@ -410,6 +450,7 @@ impl Shared {
         );
         self.log.restart(last);
         self.jobs.restart_log(last);
+        self.membership.restart(last.index, configuration, &self.config);
         // Their entries are in the snapshot.
         self.committed.clear();
         self.commit_index = last.index;
@@ -611,6 +652,7 @@ impl Shared {
             self.leader_of_term,
             self.term()
         );
+        self.membership.check(self.commit_index, self.log.last().index);
         self.waiting.check();
         self.appended.check(self.leader == Some(self.id), self.commit_index);
     }

@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 
+use crate::membership::Configuration;
 use crate::types::{Index, Instant, NodeId, Round};
 
 use super::effects::{Effects, RejectReason, SnapshotChunk};
@@ -63,15 +64,21 @@ impl Shared {
     /// Records that a leader's snapshot is durable and installed. Keeps the log if it contains the
     /// snapshot's last entry; otherwise replaces it with an empty one that starts after the
     /// snapshot, because its entries may contradict the snapshot (Figure 13 of the Raft paper,
-    /// rules 6 and 7).
-    pub(super) fn install(&mut self, snapshot: SnapshotId, is_leader: bool) {
+    /// rules 6 and 7). `configuration` is the one as of the snapshot's last entry; `None` if the
+    /// members had not changed by then.
+    pub(super) fn install(
+        &mut self,
+        snapshot: SnapshotId,
+        configuration: Option<Configuration>,
+        is_leader: bool,
+    ) {
         let last = snapshot.last;
         if self.log.holds(last) {
             self.commit_to(last.index, is_leader);
             self.applied_by_snapshot(last.index);
         } else if last.index > self.commit_index() {
             assert!(!is_leader, "a leader's log lacks the committed entry {last}");
-            self.restart_log(last);
+            self.restart_log(last, configuration);
         }
         assert!(
             last.index <= self.commit_index(),

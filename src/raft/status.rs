@@ -105,6 +105,8 @@ pub struct Counters {
     pub quorum_losses: u64,
     /// Number of leadership transfers that this replica has started as leader.
     pub leadership_transfers: u64,
+    /// Number of configurations of the members that this replica has appended as leader.
+    pub configurations: u64,
     /// Number of times that this replica's disk stalled.
     pub disk_stalls: u64,
     /// Number of peer messages, including vote requests, that were ignored because this replica was

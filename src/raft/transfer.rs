@@ -1,5 +1,6 @@
-//! Leadership transfer (thesis 3.10), on request (`FAILOVER`, a graceful stop) or because the
-//! leader's disk is stalled or full and other replicas can write what it cannot.
+//! Leadership transfer (thesis 3.10), on request (`FAILOVER`, a graceful stop), because the leader's
+//! disk is stalled or full and other replicas can write what it cannot, or because a change of the
+//! members has removed the leader.
 //!
 //! 1. The leader refuses new requests, sends the target the entries that it lacks, and announces
 //!    the target to all peers. If a voter misses the announcement, it votes only after the leader's
@@ -20,7 +21,6 @@ use crate::types::{Index, Instant, NodeId};
 use super::effects::Effects;
 use super::message::{DiskState, PeerMsg, TimeoutNow};
 use super::progress::Progress;
-use super::quorum::quorum;
 use super::rejoin::REJOINING_HEARTBEATS;
 use super::role::Transition;
 use super::shared::Shared;
@@ -103,7 +103,7 @@ impl LeadershipTransfer {
         out: &mut Effects,
     ) -> bool {
         assert!(shared.leader == Some(shared.id), "{:?} leads this term", shared.leader);
-        let is_wanted = shared.disk.state() != DiskState::Healthy;
+        let is_wanted = shared.disk.state() != DiskState::Healthy || shared.is_removed();
         if let Some(target) = &self.current
             && (shared.now >= target.deadline
                 || !is_wanted && !target.is_asked && !target.is_requested)
@@ -196,20 +196,20 @@ impl LeadershipTransfer {
     pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
         match &self.current {
             Some(target) => target.deadline,
-            None if shared.disk.state() != DiskState::Healthy => {
+            None if shared.disk.state() != DiskState::Healthy || shared.is_removed() => {
                 self.next_at.max(shared.now + shared.config.heartbeat_interval)
             }
             None => Instant::MAX,
         }
     }
 
-    /// Chooses the target of a leadership transfer: the follower with the highest match index among
+    /// Chooses the target of a leadership transfer: the voter with the highest match index among
     /// those that are answering, have a healthy disk, and are neither rejoining nor receiving a
     /// snapshot. The previous target is chosen only if no other follower qualifies. `None` if fewer
     /// followers than a quorum qualify, because they could not elect a leader without this replica.
     fn choose_target(&self, progress: &[Progress], shared: &Shared) -> Option<NodeId> {
         let candidates = || progress.iter().filter(|peer| can_take_over(peer, shared).is_ok());
-        if candidates().count() < quorum(shared.replicas(), &shared.config) {
+        if !shared.has_quorum(|id| candidates().any(|peer| peer.id == id)) {
             return None;
         }
         self.best(candidates())
@@ -226,13 +226,16 @@ impl LeadershipTransfer {
     }
 }
 
-/// Returns an error if the follower cannot become the leader now: it is not answering, its disk is
-/// not healthy, it is rejoining, or it is receiving a snapshot.
+/// Returns an error if the follower cannot become the leader now: it has no vote or is being
+/// removed, it is not answering, its disk is not healthy, it is rejoining, or it is receiving a
+/// snapshot.
 fn can_take_over(peer: &Progress, shared: &Shared) -> Result<(), TransferRefusal> {
     let reply_age_max = shared.config.heartbeat_interval * REPLIED_HEARTBEATS;
     let rejoin_age_max = shared.config.heartbeat_interval * REJOINING_HEARTBEATS;
     let rejoins = peer.asked_to_rejoin_at.is_some_and(|at| shared.now.since(at) <= rejoin_age_max);
-    if shared.now.since(peer.last_reply_at) > reply_age_max {
+    if !shared.membership.remains_voter(peer.id) {
+        Err(TransferRefusal::TargetVoteless)
+    } else if shared.now.since(peer.last_reply_at) > reply_age_max {
         Err(TransferRefusal::TargetSilent)
     } else if peer.disk != DiskState::Healthy {
         Err(TransferRefusal::TargetDisk)
@@ -273,7 +276,7 @@ pub(super) fn on_timeout_now(shared: &mut Shared, from: NodeId, now: TimeoutNow)
     // That entry is durable: the leader knows it from this replica. This core may not know it yet,
     // because the log writer sends the acknowledgement before it reports to the core.
     let has_all = shared.log.last() == now.last;
-    if !has_all || shared.disk.state() != DiskState::Healthy {
+    if !has_all || !shared.may_campaign() || shared.disk.state() != DiskState::Healthy {
         shared.counters.stale += 1;
         return Transition::Stay;
     }

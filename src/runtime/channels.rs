@@ -72,6 +72,7 @@ use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
 use crate::clock::AppliedClock;
 use crate::kv::{Event, KeyspaceStatistics, Outcome, StateMachine, Unlinked, View};
+use crate::membership::Configuration;
 use crate::raft::{
     AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskSpace, Envelope, Persisted, Refusal,
     SnapshotChunk, SnapshotId, TransferRefusal, TransferRequest,
@@ -259,7 +260,7 @@ pub(super) struct Leadership {
 /// The applier's report of completed work. The network stage passes the report on to the Raft core
 /// once it has handled the replies to clients, or, under a simulator of the university course, once
 /// the socket has accepted these replies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Applied {
     /// The index of the last log entry that the applier has applied; `None` if no entry was
     /// applied, for example if only reads were answered.
@@ -267,9 +268,10 @@ pub(super) struct Applied {
     /// Total size in bytes of the completed batches. The Raft core subtracts it from its bytes in
     /// flight.
     pub(super) bytes: usize,
-    /// Id of the leader's snapshot that the applier has installed; `None` if this work installed no
-    /// snapshot. If both `index` and `installed` are set, the Raft core handles `index` first.
-    pub(super) installed: Option<SnapshotId>,
+    /// The leader's snapshot that the applier has installed: its id, and the members as of its last
+    /// entry if they had changed by then. `None` if this work installed no snapshot. If both
+    /// `index` and `installed` are set, the Raft core handles `index` first.
+    pub(super) installed: Option<(SnapshotId, Option<Configuration>)>,
     /// The replicated clock (which decides when keys expire) in the state after this work.
     pub(super) clock: AppliedClock,
     /// The reading, in milliseconds since 1970, that the replicated clock (which decides when keys
@@ -406,7 +408,7 @@ impl Applied {
     pub(super) fn merge(&mut self, later: Applied) {
         self.index = later.index.or(self.index);
         self.bytes += later.bytes;
-        self.installed = later.installed.or(self.installed);
+        self.installed = later.installed.or(self.installed.take());
         self.clock = later.clock;
         self.clock_wanted = later.clock_wanted;
     }

@@ -4,10 +4,25 @@
 use std::thread;
 
 use crate::storage::StorageError;
+use crate::types::NodeId;
 
 /// Exit code of the process after a failed write, sync or removal of a file (`EX_IOERR` in
 /// `sysexits.h`).
 const EXIT_DISK: i32 = 74;
+
+/// Exit code of the process if its replica must be replaced (`EX_DATAERR` in `sysexits.h`).
+const EXIT_REPLACE: i32 = 65;
+
+/// Logs that this replica, which has lost its disk, cannot rejoin under its id, and exits the
+/// process with code 65. `member` is the member that refused it.
+pub(crate) fn exit_on_refused_rejoin(member: NodeId) -> ! {
+    tracing::error!(
+        %member,
+        "cannot rejoin with an empty folder, because the members of the cluster have changed; \
+         remove this replica and add a new one, shutting down"
+    );
+    std::process::exit(EXIT_REPLACE)
+}
 
 /// Logs the error of a failed disk operation, and exits the process with code 74. The operation is
 /// not retried, because after a failed sync the content of the disk is unknown, so the replica must

@@ -100,7 +100,8 @@ impl Driver {
         // the clients' requests.
         let mut rng = Rng::new(seed ^ 0x636f_7572_7365);
         let ids: Vec<NodeId> = (0..scenario.replicas).map(NodeId).collect();
-        let mut cluster = Cluster::new(&ids, &Config::course(), ClientProtocol::Course, &mut rng);
+        let mut cluster =
+            Cluster::new(&ids, &ids, &Config::course(), ClientProtocol::Course, &mut rng);
         cluster.trace = trace;
         Driver {
             scenario_run: ScenarioRun::new(scenario, seed, Instant::ZERO),

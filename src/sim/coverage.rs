@@ -58,11 +58,23 @@ pub enum Situation {
     DroppedPieces,
     /// A replica started from a snapshot with pieces of an incomplete batch, or installed one.
     PiecesInSnapshot,
+    /// A leader began a change of the members.
+    MemberChange,
+    /// A leader appended a configuration: for a change, or to end a joint one.
+    Configuration,
+    /// A replica that was no member when the cluster was created was elected leader.
+    NewMemberLeads,
+    /// A leader was removed or demoted.
+    RemovedLeader,
+    /// A replica truncated an entry with a configuration.
+    ConfigurationTruncated,
+    /// A new leader found a joint configuration in its log.
+    InheritedJoint,
 }
 
 impl Situation {
     /// All situations, in the order in which they are printed.
-    pub const ALL: [Situation; 24] = [
+    pub const ALL: [Situation; 30] = [
         Situation::Election,
         Situation::LeaseRead,
         Situation::ReadIndexRead,
@@ -87,6 +99,12 @@ impl Situation {
         Situation::RefusedPieces,
         Situation::DroppedPieces,
         Situation::PiecesInSnapshot,
+        Situation::MemberChange,
+        Situation::Configuration,
+        Situation::NewMemberLeads,
+        Situation::RemovedLeader,
+        Situation::ConfigurationTruncated,
+        Situation::InheritedJoint,
     ];
 
     /// Returns the name of the situation for printed tables and JSON.
@@ -116,6 +134,12 @@ impl Situation {
             Situation::RefusedPieces => "incomplete batches refused",
             Situation::DroppedPieces => "incomplete batches dropped",
             Situation::PiecesInSnapshot => "snapshots with pieces",
+            Situation::MemberChange => "changes of members",
+            Situation::Configuration => "configurations",
+            Situation::NewMemberLeads => "leaderships of new members",
+            Situation::RemovedLeader => "leaders removed",
+            Situation::ConfigurationTruncated => "configurations truncated",
+            Situation::InheritedJoint => "joint configurations inherited",
         }
     }
 }

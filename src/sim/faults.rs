@@ -50,6 +50,9 @@ pub enum Profile {
     /// Runs with all types of faults in which leaders append most writes in pieces, as the server
     /// does with writes above 1 MiB. In some seeds with the real storage code and snapshots.
     LargeWrites,
+    /// Runs in which the members change all the time, with all types of faults except corrupted
+    /// files and clock skew. Other profiles have such changes in some seeds, too.
+    Members,
 }
 
 /// A type of fault that is injected into a running cluster.
@@ -94,6 +97,9 @@ pub enum Fault {
     /// Sets one wall clock wrong for a long time, or makes several wall clocks jump for up to a
     /// second.
     WallClock,
+    /// Asks a leader for a random change of the members: to add, promote, demote, remove or replace
+    /// some.
+    ChangeMembers,
     /// Sets the loss rate of messages between replicas to 70 % or back to the run's normal rate, at
     /// random.
     MessageLoss,
@@ -106,8 +112,10 @@ pub enum Fault {
 /// seed.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Ids of all replicas of the cluster.
+    /// Ids of all replicas, members or not.
     pub ids: Vec<NodeId>,
+    /// Ids of the members with which the cluster is created.
+    pub members: Vec<NodeId>,
     /// Configuration of the replicas.
     pub config: Config,
     /// Protocol between clients and replicas.
@@ -153,7 +161,7 @@ pub struct Plan {
 
 impl Profile {
     /// All fault profiles.
-    pub const ALL: [Profile; 10] = [
+    pub const ALL: [Profile; 11] = [
         Profile::Mixed,
         Profile::Quiet,
         Profile::Network,
@@ -164,6 +172,7 @@ impl Profile {
         Profile::Clocks,
         Profile::Streams,
         Profile::LargeWrites,
+        Profile::Members,
     ];
 
     /// Returns the name of the profile on the command line.
@@ -179,6 +188,7 @@ impl Profile {
             Profile::Clocks => "clocks",
             Profile::Streams => "streams",
             Profile::LargeWrites => "large-writes",
+            Profile::Members => "members",
         }
     }
 
@@ -217,6 +227,14 @@ impl Profile {
             .filter(|&(_, permille)| permille > 0)
             .filter_map(|(fault_type, permille)| rng.permille(permille).then_some(fault_type))
             .collect(),
+            Profile::Members => {
+                [(Network, 500), (Partitions, 600), (Crashes, 600), (Disks, 300), (Pauses, 300)]
+                    .into_iter()
+                    .filter_map(|(fault_type, permille)| {
+                        rng.permille(permille).then_some(fault_type)
+                    })
+                    .collect()
+            }
             Profile::Quiet => vec![],
             Profile::Network => vec![Network],
             Profile::Partitions => vec![Partitions],
@@ -239,7 +257,8 @@ impl Profile {
 
     /// Returns whether runs of this profile always use the configuration of the server.
     fn needs_server(self) -> bool {
-        matches!(self, Profile::Snapshots | Profile::Streams | Profile::LargeWrites)
+        use Profile::{LargeWrites, Members, Snapshots, Streams};
+        matches!(self, Snapshots | Streams | LargeWrites | Members)
     }
 
     /// Returns whether runs of this profile may include disk losses if they include crashes.
@@ -262,7 +281,8 @@ impl Plan {
             8..11 => 4,
             _ => 5,
         };
-        // The course's replicas never take snapshots, use no streams and append no pieces.
+        // The course's replicas have fixed members, take no snapshots, use no streams and append
+        // no pieces.
         let course = rng.permille(400) && !profile.needs_server();
         let mut config = if course { Config::course() } else { Config::server() };
         vary(&mut config, rng, profile == Profile::Clocks);
@@ -276,6 +296,7 @@ impl Plan {
         let hop = Duration::from_micros(if course { 200 } else { 500 });
         let mut plan = Plan {
             ids: (1..=replicas).map(NodeId).collect(),
+            members: (1..=replicas).map(NodeId).collect(),
             protocol: if course { ClientProtocol::Course } else { ClientProtocol::Connection },
             quality: draw_quality(has(FaultType::Network), hop, &config, rng),
             client_quality: client_quality(course, has(FaultType::Network), hop),
@@ -318,10 +339,12 @@ impl Plan {
             duration: Duration::from_secs(if course { 20 } else { 10 }),
             through_wire: rng.permille(250),
             segment_bytes: (profile == Profile::Storage
-                || profile == Profile::Snapshots && rng.permille(700))
+                || profile == Profile::Snapshots && rng.permille(700)
+                || profile == Profile::Members && rng.permille(300))
             .then(|| *rng.choose(&[2 << 10, 8 << 10, 64 << 10])),
             may_corrupt: has(FaultType::Files),
             snapshots: (profile == Profile::Snapshots
+                || profile == Profile::Members && rng.permille(500)
                 || profile == Profile::Storage && !course && rng.permille(600))
             .then(|| {
                 config.log_bytes_kept = *rng.choose(&[0, 500, 4 << 10]);
@@ -351,6 +374,7 @@ impl Plan {
             && replicas >= DISK_LOSS_REPLICAS_MIN;
         plan.add_faults(loses_disks, rng.clone());
         plan.slow_down_compactions();
+        plan.change_members(profile, &mut rng.clone());
         plan
     }
 
@@ -363,6 +387,33 @@ impl Plan {
         if rng.permille(250) && !self.faults.is_empty() {
             self.faults.extend([Fault::TransferLeadership; 2]);
         }
+    }
+
+    /// Adds changes of the members to the plan, in all runs of [`Profile::Members`] and in some of
+    /// the others. Not with the course's protocol, whose members are fixed; with expirations, whose
+    /// clock needs the wall clocks of a fixed majority; or with disk losses, after which a replica
+    /// must not rejoin if the members have changed.
+    fn change_members(&mut self, profile: Profile, rng: &mut Rng) {
+        let is_possible = self.protocol == ClientProtocol::Connection
+            && self.confirm_after.is_none()
+            && !self.faults.contains(&Fault::LoseDisk);
+        let is_wanted = match profile {
+            Profile::Members => true,
+            Profile::Quiet => false,
+            _ => rng.permille(300),
+        };
+        if !is_possible || !is_wanted {
+            return;
+        }
+        // New members lack the whole log. With a slow disk and one entry per message, resending
+        // the whole window again and again would be millions of messages.
+        self.config.inflight_appends_max = self.config.inflight_appends_max.min(16);
+        let spares = *rng.choose(&[1, 2, 3, 4]);
+        let first = u16::try_from(self.ids.len()).expect("at most 7") + 1;
+        self.ids.extend((first..first + spares).map(NodeId));
+        let count = self.faults.len() / *rng.choose(&[1, 2, 3]) + 1;
+        self.faults.extend(vec![Fault::ChangeMembers; count]);
+        self.fault_interval.max = self.fault_interval.max.min(self.config.election_timeout_max * 2);
     }
 
     /// Adapts the plan to `profile`. `faulty` says whether there are network faults, and `hop` is
@@ -610,7 +661,7 @@ mod tests {
             for profile in Profile::ALL {
                 let plan = Plan::draw(profile, &mut Rng::new(seed));
                 assert_eq!(plan.config.validate(), Ok(()), "{profile:?} {seed}");
-                sizes.insert((plan.ids.len(), plan.protocol == ClientProtocol::Course));
+                sizes.insert((plan.members.len(), plan.protocol == ClientProtocol::Course));
                 assert!(plan.faults.is_empty() || profile != Profile::Quiet);
             }
         }

@@ -51,7 +51,7 @@ pub use decoder::Decoder;
 const MAGIC: [u8; 4] = *b"BOWL";
 /// Version of the protocol between replicas. It covers frames, the Raft messages in them and the
 /// encoding of write batches.
-pub const VERSION: u16 = 7;
+pub const VERSION: u16 = 8;
 /// Length in bytes of the preamble at the start of a connection between replicas: magic number and
 /// protocol version.
 pub const PREAMBLE_BYTES: usize = 6;

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bowline::kv::{Batch, CommandId, Operation, PIECE_BYTES, Piece};
+use bowline::membership::{Configuration, MemberChange, Promotion};
 use bowline::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, HardState, InstallReply,
     InstallSnapshot, PeerMsg, RefusalReason, Rejoin, RejoinReply, RequestVote, SnapshotId,
@@ -157,6 +158,21 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let both = [&first.record()[..], &second.record()[..]].concat();
     seeds.push(("record", "no_operation", first.record().to_vec()));
     seeds.push(("record", "command", second.record().to_vec()));
+    let mut members = Configuration::of_voters([1, 2, 3].map(NodeId));
+    for changes in [
+        vec![MemberChange::AddLearner {
+            id: NodeId(4),
+            promotion: Promotion::Automatic { replaces: Some(NodeId(1)) },
+            address: Bytes::from_static(b"host:7001"),
+        }],
+        MemberChange::replace(NodeId(1), NodeId(4)).to_vec(),
+    ] {
+        members = members.plan(&changes).expect("a valid change");
+        let name = if members.is_joint() { "joint_configuration" } else { "configuration" };
+        let id = EntryId::new(3, 10);
+        let entry = buffer.encode(id, EntryKind::Configuration, &members.encode());
+        seeds.push(("record", name, entry.record().to_vec()));
+    }
     seeds.push(("record", "cut", both[..both.len() - 1].to_vec()));
     seeds.push(("record", "two", both));
     seeds.push(("record", "empty", Vec::new()));
@@ -171,7 +187,8 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let install = InstallSnapshot { term, round, snapshot, offset: 40, chunk };
     let stored = InstallReply { term, round, snapshot, received: 60 };
     let vote = RequestVote { term, pre: false, transfer: false, last };
-    let answer = RejoinReply { nonce: 77, term: last.term, leads: true, last };
+    let answer =
+        RejoinReply { nonce: 77, term: last.term, leads: true, last, members_changed: true };
     for (name, message) in [
         ("append", append(vec![first, second])),
         ("heartbeat", append(Vec::new())),

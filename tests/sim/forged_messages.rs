@@ -70,7 +70,7 @@ impl Victim {
         let durable = if seed.is_multiple_of(7) {
             Durable::default()
         } else {
-            Durable { hard_state, snapshot: Some(SNAPSHOT), entries, rejoining: false }
+            Durable { hard_state, snapshot: Some(SNAPSHOT), entries, ..Durable::default() }
         };
         let now = Instant(rng.random_range(0..1 << 40));
         let config = if seed.is_multiple_of(2) { Config::server() } else { Config::course() };
@@ -279,7 +279,7 @@ impl Victim {
             _ => {
                 if let Some(chunk) = self.chunks.pop() {
                     totals.installed += 1;
-                    self.handle(Msg::Installed(chunk.snapshot));
+                    self.handle(Msg::Installed(chunk.snapshot, None));
                 }
             }
         }

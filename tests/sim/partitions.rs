@@ -56,7 +56,7 @@ impl Setup {
     fn new(replicas: u16, config: &Config, protocol: ClientProtocol) -> Setup {
         let ids: Vec<NodeId> = (1..=replicas).map(NodeId).collect();
         let mut rng = Rng::new(7);
-        let mut cluster = Cluster::new(&ids, config, protocol, &mut rng);
+        let mut cluster = Cluster::new(&ids, &ids, config, protocol, &mut rng);
         let quality = LinkQuality {
             delay_max: Duration::from_micros(900),
             ..LinkQuality::perfect(Duration::from_micros(300))

@@ -9,9 +9,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("guide", &[]),
     ("clock", &["types"]),
     ("config", &["types"]),
-    ("record", &["types"]),
-    ("raft", &["types", "config", "record"]),
-    ("kv", &["types", "config", "record"]),
+    ("membership", &["types"]),
+    ("record", &["types", "membership"]),
+    ("raft", &["types", "config", "membership", "record"]),
+    ("kv", &["types", "config", "membership", "record"]),
     ("wire", &["types", "config", "record", "raft", "kv"]),
     ("transport", &["types", "config", "wire"]),
     ("storage", &["types", "config", "record", "raft"]),
@@ -25,6 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "types",
             "clock",
             "config",
+            "membership",
             "record",
             "raft",
             "kv",
@@ -42,6 +44,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "types",
             "clock",
             "config",
+            "membership",
             "record",
             "raft",
             "kv",
@@ -95,6 +98,7 @@ const CRATES: &[(&str, &[&str])] = &[
     (
         "bytes",
         &[
+            "membership",
             "record",
             "raft",
             "kv",
@@ -136,6 +140,8 @@ const CRATES: &[(&str, &[&str])] = &[
     (
         "thiserror",
         &[
+            "membership",
+            "raft",
             "config",
             "record",
             "kv",

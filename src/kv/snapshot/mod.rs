@@ -6,14 +6,15 @@
 //!  | magic | version | last entry | revision | digest | entries | clock | resets |  4 and 16, then
 //!  +-------+---------+------------+----------+--------+---------+-------+--------+  8 bytes each
 //!  +------+-------+--------+-----------+--------+   blocks: 1, 4, 8, length and 4 bytes; kinds in
-//!  | kind | count | length |   items   | crc32c |   order: entries, batches, client sessions and
-//!  +------+-------+--------+-----------+--------+   pieces if there are any, end
+//!  | kind | count | length |   items   | crc32c |   order: entries, batches, client sessions,
+//!  +------+-------+--------+-----------+--------+   pieces and members if there are any, end
 //! ```
 //!
 //! Integers are little endian. Within items, lengths and other small numbers have a variable
 //! length. The encodings of items are in other modules: entries of the keyspace in
 //! `keyspace/restore.rs`, batches of the deduplication table with their outcomes in `dedup.rs`,
-//! client sessions in `client_sessions.rs`, pieces of an incomplete batch in `partial_batch.rs`.
+//! client sessions in `client_sessions.rs`, pieces of an incomplete batch in `partial_batch.rs`, and
+//! the members, if they have changed since the cluster was created, in `membership.rs`.
 //!
 //! The checksum of a block covers the header and all blocks up to this one, so a reader detects
 //! blocks that are omitted, repeated or reordered. Replicas with equal states may write their
@@ -31,7 +32,7 @@ pub use reader::SnapshotReader;
 pub use writer::SnapshotWriter;
 
 const MAGIC: &[u8; 16] = b"bowline snapshot";
-const VERSION: u32 = 9;
+const VERSION: u32 = 10;
 const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8 + 8 + 8;
 /// Length in bytes of a block's head: kind, item count and length of the items.
 const BLOCK_HEAD_BYTES: usize = 1 + 4 + 8;
@@ -42,12 +43,14 @@ const CHECKSUM_BYTES: usize = 4;
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// Kind byte of a block with entries of the keyspace. The blocks of a snapshot are in ascending
-/// order of their kinds: entries, batches, client sessions, pieces, end.
+/// order of their kinds: entries, batches, client sessions, pieces, members, end.
 const ENTRIES: u8 = 1;
 const BATCHES: u8 = 2;
 const CLIENT_SESSIONS: u8 = 3;
 const PIECES: u8 = 4;
-/// Kind byte of the last block, which has no items. The values between the kind of pieces and this
+/// Kind byte of the block with the configuration of the members, which is its only item.
+const MEMBERS: u8 = 5;
+/// Kind byte of the last block, which has no items. The values between the kind of members and this
 /// one are reserved.
 const END: u8 = 9;
 

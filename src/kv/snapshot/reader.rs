@@ -12,10 +12,11 @@ use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::partial_batch::RestoredPiece;
 use crate::kv::snapshot::{
     BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC,
-    PIECES, SnapshotError, SnapshotMark, VERSION,
+    MEMBERS, PIECES, SnapshotError, SnapshotMark, VERSION,
 };
-use crate::kv::state_machine::{StateMachine, digest_of};
+use crate::kv::state_machine::{StateMachine, digest_of, hash_of_members};
 use crate::kv::values::digest::Digest;
+use crate::membership::Configuration;
 use crate::types::{EntryId, Index};
 
 /// Decodes and verifies a snapshot, which it receives in pieces of any size.
@@ -34,6 +35,8 @@ pub struct SnapshotReader {
     /// Digest (sum of hashes) of the keys and client sessions decoded so far, if the reader only
     /// verifies the snapshot. Otherwise 0, because the restored state computes the digest.
     digest: Digest,
+    /// The members of the cluster, decoded from the snapshot; `None` before, or if there are none.
+    configuration: Option<Configuration>,
     /// Number of keyspace entries decoded from the snapshot so far.
     entries: u64,
     /// Kind of the content of the latest block (part of the snapshot): keyspace entries, batches,
@@ -72,6 +75,7 @@ impl SnapshotReader {
             header: None,
             state: None,
             digest: Digest::default(),
+            configuration: None,
             entries: 0,
             kind: 0,
             ended: false,
@@ -124,6 +128,7 @@ impl SnapshotReader {
         let mark = self.mark()?;
         let mut state = self.state.take().expect("not called on a reader that only checks");
         let header = self.header.expect("a mark was made from it");
+        state.configuration = self.configuration.take();
         state.move_to(mark.last.index, header.revision, header.clock);
         Ok((state, mark))
     }
@@ -141,10 +146,12 @@ impl SnapshotReader {
         if !self.buffer.is_empty() {
             return Err(self.damaged("bytes after the end"));
         }
-        let digest = match &self.state {
-            Some(state) => state.digest_as(header.last.index, header.clock),
-            None => digest_of(self.digest, header.last.index, header.clock),
+        let content = match &self.state {
+            Some(state) => state.content_digest(),
+            None => self.digest,
         };
+        let members = hash_of_members(self.configuration.as_ref());
+        let digest = digest_of(content, header.last.index, header.clock, members);
         let differs = self.entries != header.entries || digest != header.digest;
         if differs && !self.is_trusting() {
             return Err(SnapshotError::Contents { keys: self.entries });
@@ -259,6 +266,10 @@ impl SnapshotReader {
                     self.digest.add(piece.hash());
                     true
                 }
+            }
+            (MEMBERS, _) => {
+                let configuration = Configuration::decode(std::mem::take(items)).ok()?;
+                self.configuration.replace(configuration).is_none()
             }
             _ => false,
         };

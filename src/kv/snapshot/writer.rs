@@ -11,10 +11,11 @@ use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::partial_batch::PartialBatch;
 use crate::kv::snapshot::{
     BATCHES, BLOCK_BYTES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES,
-    HEADER_BYTES, MAGIC, PIECES, SnapshotMark, VERSION,
+    HEADER_BYTES, MAGIC, MEMBERS, PIECES, SnapshotMark, VERSION,
 };
 use crate::kv::state_machine::StateMachine;
 use crate::kv::view::View;
+use crate::membership::Configuration;
 use crate::types::{EntryId, RequestKey};
 
 /// Number of keyspace entries that are prefetched together, before they are encoded.
@@ -156,14 +157,15 @@ impl Blocks {
     }
 
     /// Completes the snapshot after all keyspace entries: writes the deduplication table, the
-    /// client sessions, the pieces of a batch and a block that marks the end. Returns the mark that
-    /// identifies the snapshot (id of its last log entry, length and checksum).
+    /// client sessions, the pieces of a batch, the members and a block that marks the end. Returns
+    /// the mark that identifies the snapshot (id of its last log entry, length and checksum).
     fn finish<'r>(
         &mut self,
         last: EntryId,
         batches: impl Iterator<Item = (&'r RequestKey, &'r StoredOutcomes)>,
         sessions: &[(u64, Arc<ClientSession>)],
         partial: &PartialBatch,
+        configuration: Option<&Configuration>,
         sink: Sink<'_>,
     ) -> SnapshotMark {
         self.end(sink);
@@ -186,6 +188,11 @@ impl Blocks {
             }
             self.end(sink);
         }
+        if let Some(configuration) = configuration {
+            self.begin(MEMBERS);
+            self.item(sink, |block| block.put_slice(&configuration.encode()));
+            self.end(sink);
+        }
         self.begin(END);
         self.end(sink);
         SnapshotMark { last, bytes: self.bytes, checksum: self.checksum }
@@ -204,7 +211,8 @@ impl StateMachine {
         blocks.begin(ENTRIES);
         blocks.entries(self.keyspace.entries(), sink);
         let sessions = self.client_sessions.share();
-        blocks.finish(last, self.remembered(), &sessions, &self.partial, sink)
+        let configuration = self.configuration.as_ref();
+        blocks.finish(last, self.remembered(), &sessions, &self.partial, configuration, sink)
     }
 }
 
@@ -251,7 +259,8 @@ impl SnapshotWriter {
             blocks.entries(table.iter(), sink);
             return None;
         }
-        let View { last, dedup, client_sessions, partial, .. } = &self.view;
-        Some(blocks.finish(*last, dedup.iter(), client_sessions, partial, sink))
+        let View { last, dedup, client_sessions, partial, configuration, .. } = &self.view;
+        let configuration = configuration.as_ref();
+        Some(blocks.finish(*last, dedup.iter(), client_sessions, partial, configuration, sink))
     }
 }

@@ -84,7 +84,26 @@ impl Subject {
 
 fn reply(term: u64, leads: bool, last: (u64, u64)) -> PeerMsg {
     let last = EntryId::new(last.0, last.1);
-    PeerMsg::RejoinReply(RejoinReply { nonce: NONCE, term: Term(term), leads, last })
+    let (term, members_changed) = (Term(term), false);
+    PeerMsg::RejoinReply(RejoinReply { nonce: NONCE, term, leads, last, members_changed })
+}
+
+#[test]
+fn member_is_refused_after_a_change_of_the_members() {
+    let mut subject = Subject::wiped(3);
+    subject.wait();
+    let PeerMsg::RejoinReply(reply) = reply(3, false, (3, 1)) else { unreachable!() };
+    subject.receive(2, PeerMsg::RejoinReply(reply));
+    let message = PeerMsg::RejoinReply(RejoinReply { members_changed: true, ..reply });
+    let envelope = Envelope { from: NodeId(3), to: ME, leader: None, message };
+    let mut out = Effects::default();
+    subject.replica.handle_msg(subject.now, Msg::Peer(envelope), &mut out);
+    assert_eq!(out.rejoin_refused_by, Some(NodeId(3)));
+    assert_eq!(subject.receive(3, append(3, &[1])), [], "it acknowledges nothing");
+    assert_eq!(subject.status().term, Term(0));
+    for _ in 0..5 {
+        assert_eq!(subject.wait(), [], "it neither asks again nor campaigns");
+    }
 }
 
 fn append(term: u64, terms: &[u64]) -> PeerMsg {
@@ -214,7 +233,7 @@ fn restart_during_rejoin_resends_rejoin_requests_and_keeps_log() {
     let hard_state = HardState { term: Term(4), voted_for: None };
     let PeerMsg::AppendEntries(append) = append(4, &[3, 4]) else { unreachable!() };
     let entries = append.entries;
-    let durable = Durable { hard_state, snapshot: None, entries, rejoining: true };
+    let durable = Durable { hard_state, entries, rejoining: true, ..Durable::default() };
     let mut subject = Subject::start(3, durable);
     let last = EntryId::new(4, 2);
     let ask = PeerMsg::Rejoin(Rejoin { nonce: NONCE, term: Term(4), last });

@@ -184,6 +184,7 @@ impl Replica {
             self.shared.reject(from, reason, out);
         } else if matches!(self.role, Role::Follower(_))
             && !self.shared.is_rejoining()
+            && self.shared.may_campaign()
             && !self.leader_may_hold_lease()
             && self.shared.log.last() > request.last
         {

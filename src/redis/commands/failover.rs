@@ -118,6 +118,9 @@ pub fn write_failover_reply(
         Err(TransferRefusal::AlreadyLeads | TransferRefusal::UnknownTarget) => NOT_A_REPLICA,
         Err(TransferRefusal::InProgress) => "ERR FAILOVER already in progress.",
         Err(TransferRefusal::NotInProgress) => NONE_IN_PROGRESS,
+        Err(TransferRefusal::TargetVoteless) => {
+            "ERR FAILOVER target replica has no vote, or is being removed."
+        }
         Err(TransferRefusal::TargetSilent) => "ERR FAILOVER target replica is not online.",
         Err(TransferRefusal::TargetDisk) => {
             "ERR FAILOVER target replica's disk is stalled or low on space."
@@ -181,6 +184,7 @@ mod tests {
             TransferRefusal::InProgress,
             TransferRefusal::NotInProgress,
             TransferRefusal::UnknownTarget,
+            TransferRefusal::TargetVoteless,
             TransferRefusal::TargetSilent,
             TransferRefusal::TargetDisk,
             TransferRefusal::TargetBehind,

@@ -182,7 +182,7 @@ impl Network {
             report.bytes += std::mem::take(&mut self.read_bytes);
             if report.index.is_none() && report.bytes < READ_REPORT_BYTES {
                 self.read_bytes = report.bytes;
-            } else if self.ends.to_core.try_send(CoreItem::Applied(report)).is_err() {
+            } else if self.ends.to_core.try_send(CoreItem::Applied(report.clone())).is_err() {
                 self.reports.push_front((after, report));
                 return;
             }
@@ -527,6 +527,7 @@ mod tests {
         let answers = vec![Answer { key: key(1), outcomes: vec![Outcome::Done] }];
         let applied = Applied { index: Some(Index(4)), bytes: 9, ..Applied::default() };
         let leader = Some(NodeId(0));
+        let applied_too = applied.clone();
         let batch = ReplyBatch { answers, leader, applied, ..ReplyBatch::default() };
         rig.applier.to_network.send(batch).unwrap();
         assert_eq!(rig.applied(), None, "nothing was sent yet");
@@ -536,7 +537,7 @@ mod tests {
             let (text, _) = receive(&rig.simulator);
             assert!(text.contains(mark), "{text} where {mark} was expected");
         }
-        assert_eq!(rig.applied(), Some(applied));
+        assert_eq!(rig.applied(), Some(applied_too));
     }
 
     #[test]

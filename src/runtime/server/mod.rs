@@ -160,7 +160,8 @@ pub fn run_server(
     .map_err(system_error("cannot set up the network"))?;
     // This is the last step that can fail, so that a failed start does not count as a start, and it
     // precedes the first byte to a peer.
-    let (log, durable) = recovered.open(snapshot)?;
+    let (log, mut durable) = recovered.open(snapshot)?;
+    durable.configuration = store.configuration().cloned();
     log_start(options, &log, durable.entries.last(), last_snapshot);
     let replica = Replica::new(
         options.id,

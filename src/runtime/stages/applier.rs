@@ -342,6 +342,7 @@ impl Applier {
     /// snapshot's last entry.
     fn install(&mut self, received: ReceivedSnapshot, replies: &mut ReplyBatch) {
         let ReceivedSnapshot { id, mut store } = received;
+        let configuration = store.configuration().cloned();
         if id.last.index > self.store.applied_index() {
             // So that no events of this pass are lost.
             replies.events.extend(self.store.take_events());
@@ -353,7 +354,9 @@ impl Applier {
                 scheduler.installed();
             }
         }
-        replies.applied.merge(Applied { installed: Some(id), ..Applied::default() });
+        replies
+            .applied
+            .merge(Applied { installed: Some((id, configuration)), ..Applied::default() });
         self.delete(Deletion::State(Box::new(store)));
     }
 

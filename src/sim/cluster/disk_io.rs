@@ -212,6 +212,10 @@ impl Cluster {
             }
         };
         let older = id.last.index <= machine.store.applied_index();
+        let mut configuration = store.configuration().cloned();
+        if machine.config.breaks(Mutant::SnapshotWithoutConfiguration) {
+            configuration = None;
+        }
         if !older || machine.config.breaks(Mutant::InstallOlderSnapshot) {
             machine.store = store;
             #[cfg(feature = "mutants")]
@@ -232,7 +236,7 @@ impl Cluster {
             format_args!("{} installs the snapshot up to {}", machine.id.0, id.last),
         );
         machine.receiving = None;
-        machine.inbox.push_back(Msg::Installed(id));
+        machine.inbox.push_back(Msg::Installed(id, configuration));
         self.step_soon(slot)
     }
 

@@ -2,9 +2,10 @@
 
 use super::Cluster;
 use super::queue::Event;
+use crate::config::Mutant;
 use crate::kv::StateMachine;
 use crate::large_writes::LargeWrites;
-use crate::raft::Replica;
+use crate::raft::{Durable, Replica};
 use crate::sim::coverage::{Coverage, Situation};
 use crate::sim::disk::Started;
 use crate::sim::machine::replicated_clock::ClockGate;
@@ -55,8 +56,11 @@ impl Cluster {
         }
         let seed = machine.rng.next_u64();
         let now = machine.clock.read(self.now);
-        let (peers, config) = (&machine.peers, machine.config.clone());
-        machine.replica = Some(Replica::new(id, peers, config, seed, start.durable, now));
+        let (bootstrap, config) = (machine.bootstrap.clone(), machine.config.clone());
+        let with_members = !config.breaks(Mutant::SnapshotWithoutConfiguration);
+        let configuration = machine.store.configuration().filter(|_| with_members).cloned();
+        let durable = Durable { configuration, ..start.durable };
+        machine.replica = Some(Replica::with_bootstrap(id, bootstrap, config, seed, durable, now));
         machine.timer_at = Instant::MAX;
         let true_now = self.now;
         let begin = |confirm_after| Box::new(ClockGate::start(machine, confirm_after, true_now));
@@ -258,4 +262,5 @@ pub(super) fn add_counters(coverage: &mut Coverage, replica: &Replica) {
     let counters = replica.status().counters;
     coverage.add(Situation::LeaseRead, counters.lease_reads);
     coverage.add(Situation::ReadIndexRead, counters.read_index_reads);
+    coverage.add(Situation::Configuration, counters.configurations);
 }

@@ -20,6 +20,7 @@ pub use answer::{Answer, AnswerKind, ClientProtocol};
 use lifecycle::add_counters;
 
 use crate::config::Config;
+use crate::membership::MemberChange;
 use crate::raft::{
     ClientRequest, DiskSpace, Effects, Envelope, Msg, RoleName, TransferRefusal, TransferRequest,
 };
@@ -79,15 +80,18 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Creates a cluster at time zero. Its replicas are down until the caller starts them with
-    /// [`Cluster::start`].
+    /// Creates a cluster at time zero, with one machine for each of `ids`. The replicas `members`
+    /// are the members with which it is created; the others may join later. All replicas are down
+    /// until the caller starts them with [`Cluster::start`].
     pub fn new(
         ids: &[NodeId],
+        members: &[NodeId],
         config: &Config,
         protocol: ClientProtocol,
         rng: &mut Rng,
     ) -> Cluster {
-        let machine = |(slot, &id): (usize, &NodeId)| Machine::new(slot, id, ids, config, rng);
+        let machine =
+            |(slot, &id): (usize, &NodeId)| Machine::new(slot, id, ids, members, config, rng);
         Cluster {
             now: Instant::ZERO,
             protocol,
@@ -95,7 +99,7 @@ impl Cluster {
             machines: ids.iter().enumerate().map(machine).collect(),
             sent: Vec::new(),
             answers: Vec::new(),
-            checker: SafetyChecker::new(ids.len(), config),
+            checker: SafetyChecker::new(ids.len(), members, config),
             client_model: ClientModel::default(),
             stopped: Vec::new(),
             trace: Trace::default(),
@@ -193,6 +197,25 @@ impl Cluster {
             self.machines.iter().filter_map(|machine| Some(machine.replica.as_ref()?.status()));
         let leaders = statuses.filter(|status| status.role == RoleName::Leader);
         leaders.max_by_key(|status| status.term).map(|status| status.id)
+    }
+
+    /// Asks the replica `id` for a change of the members. Does nothing if it is down or paused.
+    ///
+    /// # Errors
+    /// If a safety rule is violated.
+    pub fn change_members(
+        &mut self,
+        id: NodeId,
+        changes: &[MemberChange],
+    ) -> Result<(), Violation> {
+        let slot = self.slot(id);
+        if self.machines[slot].held.all {
+            return Ok(());
+        }
+        self.machines[slot].change = Some(changes.to_vec());
+        self.step(slot)?;
+        self.machines[slot].change = None;
+        Ok(())
     }
 
     /// Returns the time of the next event; `None` if the queue is empty.

@@ -124,6 +124,16 @@ impl Cluster {
                 replica.next_timeout()
             );
             self.trace.before_step(replica);
+            if let Some(changes) = machine.change.take() {
+                let text = match replica.change_members(now, &changes) {
+                    Ok(entry) => {
+                        self.coverage.add(Situation::MemberChange, 1);
+                        format!("{} begins a change of the members at {entry}", machine.id.0)
+                    }
+                    Err(refusal) => format!("{} refuses: {refusal}", machine.id.0),
+                };
+                self.trace.note(self.now, format_args!("{text}"));
+            }
             let out = &mut self.effects;
             let mut waited = Vec::new();
             if let Some(gate) = &mut machine.clock_gate {
@@ -234,6 +244,13 @@ impl Cluster {
             {
                 self.replace_snapshot(slot);
             }
+        }
+        if let Some(member) = effects.rejoin_refused_by.take() {
+            let machine = &self.machines[slot];
+            let text = format_args!("{} must be replaced, says {}", machine.id.0, member.0);
+            self.trace.note(self.now, text);
+            let incarnation = machine.incarnation;
+            self.queue.push(self.now, Event::Stop { slot, incarnation });
         }
         for id in effects.suspect_snapshots.drain(..) {
             let machine = &mut self.machines[slot];

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 
 use crate::kv::{Batch, Operation, Outcome, Piece};
+use crate::membership::{Configuration, MemberRole};
 use crate::raft::{
     AppendJob, AppendOutcome, ClientRequest, DiskState, Effects, Envelope, PeerMsg, Replica,
     RoleName, Status,
@@ -350,7 +351,8 @@ pub(in crate::sim) fn message_text(message: &PeerMsg) -> String {
         PeerMsg::Rejoin(rejoin) => write!(text, " term={} last={}", rejoin.term, rejoin.last),
         PeerMsg::RejoinReply(reply) => {
             let leads = if reply.leads { " leads" } else { "" };
-            write!(text, " term={} last={}{leads}", reply.term, reply.last)
+            let changed = if reply.members_changed { " members_changed" } else { "" };
+            write!(text, " term={} last={}{leads}{changed}", reply.term, reply.last)
         }
         PeerMsg::VoteReply(reply) => {
             write!(text, " {}", if reply.granted { "granted" } else { "refused" })
@@ -386,9 +388,28 @@ fn shorten(ids: &[String]) -> String {
 fn entries_text(entries: &[Entry]) -> String {
     let one = |entry: &Entry| match entry.kind() {
         EntryKind::NoOp => format!("{} (empty)", entry.id()),
+        EntryKind::Configuration => {
+            let members = entry.configuration().expect("an entry of this kind");
+            format!("{} ({})", entry.id(), members_text(&members))
+        }
         EntryKind::Command => format!("{} ({})", entry.id(), payload_text(entry.payload())),
     };
     shorten(&entries.iter().map(one).collect::<Vec<_>>())
+}
+
+/// Formats a configuration of the members for traces, such as `voters 1 2 4, before 1 2 3,
+/// learners 5`.
+pub(in crate::sim) fn members_text(members: &Configuration) -> String {
+    let list = |name: &str, ids: Vec<NodeId>| match &ids[..] {
+        [] => String::new(),
+        ids => ids.iter().fold(name.to_owned(), |text, id| format!("{text} {}", id.0)),
+    };
+    let is_learner = |id: &NodeId| {
+        members.member(*id).is_some_and(|it| matches!(it.role, MemberRole::Learner(_)))
+    };
+    list("voters", members.voters().collect())
+        + &list(", before", members.outgoing().collect())
+        + &list(", learners", members.members().keys().copied().filter(is_learner).collect())
 }
 
 /// Formats the operations of a client's request for traces.

@@ -107,6 +107,7 @@ impl FaultRun {
                 self.note(format_args!("the clock of {} runs {rate} ppm fast", id.0));
             }
             Fault::WallClock => self.jump_clocks(),
+            Fault::ChangeMembers => return self.change_members(),
             Fault::MessageLoss => {
                 let loss_permille =
                     if self.rng.permille(500) { 700 } else { self.plan.quality.loss_permille };

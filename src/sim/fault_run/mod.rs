@@ -5,6 +5,7 @@
 
 mod datagrams;
 mod injection;
+mod members;
 mod recovery;
 
 use datagrams::Datagrams;
@@ -188,7 +189,8 @@ impl FaultRun {
         let mut skewed = plan.ids.clone();
         wall_rng.shuffle(&mut skewed);
         skewed.truncate((plan.ids.len() - 1) / 2);
-        let mut cluster = Cluster::new(&plan.ids, &plan.config, plan.protocol, &mut rng);
+        let (ids, members) = (&plan.ids, &plan.members);
+        let mut cluster = Cluster::new(ids, members, &plan.config, plan.protocol, &mut rng);
         cluster.trace = trace;
         for &id in &plan.ids {
             let machine = cluster.machine_mut(id);
@@ -283,6 +285,7 @@ impl FaultRun {
         coverage.add(Situation::RequestedTransfer, self.requested_transfers);
         coverage.add(Situation::Resend, self.workload.resend_count());
         coverage.merge(&self.stream_coverage());
+        coverage.merge(self.cluster.checker.coverage());
         coverage
     }
 

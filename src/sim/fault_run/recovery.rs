@@ -28,8 +28,9 @@ impl FaultRun {
         let mut ids = self.plan.ids.clone();
         self.rng.shuffle(&mut ids);
         let majority = ids.len() / 2 + 1;
-        // A rejoining replica needs answers from all other replicas.
-        let rest = if self.cluster.rejoining().is_some() {
+        // A rejoining replica needs answers from all other replicas. If the members change, any
+        // replica may be needed for a quorum.
+        let rest = if self.cluster.rejoining().is_some() || self.changes_members() {
             Vec::new()
         } else {
             ids.split_off(majority + self.rng.index(ids.len() - majority + 1))
@@ -98,7 +99,8 @@ impl FaultRun {
     pub(super) fn await_progress(&mut self) -> Result<(), Violation> {
         // A leader that loses messages takes longer.
         let end = self.cluster.now()
-            + self.plan.recovery_timeout() * if self.others_connected { 3 } else { 1 };
+            + self.plan.recovery_timeout()
+                * if self.others_connected || self.changes_members() { 3 } else { 1 };
         let mut probed = false;
         loop {
             self.give_up_lost_requests();
@@ -187,8 +189,16 @@ impl FaultRun {
             return Some(format!("replica {id} has not rejoined"));
         }
         let majority = self.majority.as_ref().expect("only called in the recovery phase");
+        let members = if self.changes_members() {
+            match self.final_members() {
+                Ok(members) => members,
+                Err(why) => return Some(why),
+            }
+        } else {
+            majority.clone()
+        };
         let mut seen = None;
-        for &id in majority {
+        for id in members {
             let machine = self.cluster.machine(id);
             let status = machine.replica.as_ref().expect("the majority runs").status();
             let state = (status.last, machine.store.digest());

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::kv::StateMachine;
 use crate::large_writes::LargeWrites;
+use crate::membership::{Configuration, MemberChange};
 use crate::raft::{ApplyJob, Msg, Replica, SnapshotChunk};
 use crate::sim::disk::Disk;
 use crate::sim::disk::snapshots::Snapshots;
@@ -107,6 +108,9 @@ pub struct Machine {
     /// has accepted a message.
     pub(in crate::sim) heard: BTreeMap<NodeId, u64>,
     pub(in crate::sim) peers: Vec<NodeId>,
+    /// The configuration in which the cluster was created; without members if this machine's
+    /// replica joins it later.
+    pub(in crate::sim) bootstrap: Configuration,
     pub(in crate::sim) config: Config,
     pub(in crate::sim) rng: Rng,
     pub(in crate::sim) incarnation: u64,
@@ -122,6 +126,9 @@ pub struct Machine {
     /// sent, and the index of the last entry that the snapshot covers. `None` if it is receiving
     /// none.
     pub(in crate::sim) receiving: Option<(Term, Index)>,
+    /// The change of the members that the replica is asked for in its next step; `None` if it is
+    /// asked for none.
+    pub(in crate::sim) change: Option<Vec<MemberChange>>,
     /// Jobs for the state machine: entries to apply and reads to execute. Each job comes with the
     /// time, in milliseconds since 1970, that the replicated clock must reach before the job's
     /// reads are executed, and with the number of times that the clock had been set back when the
@@ -143,6 +150,7 @@ impl Machine {
         slot: usize,
         id: NodeId,
         ids: &[NodeId],
+        members: &[NodeId],
         config: &Config,
         rng: &mut Rng,
     ) -> Machine {
@@ -162,6 +170,11 @@ impl Machine {
             openings: Vec::new(),
             heard: BTreeMap::new(),
             peers: ids.iter().copied().filter(|&other| other != id).collect(),
+            bootstrap: if members.contains(&id) {
+                Configuration::of_voters(members.iter().copied())
+            } else {
+                Configuration::default()
+            },
             config: config.clone(),
             rng: rng.split(),
             incarnation: 0,
@@ -171,6 +184,7 @@ impl Machine {
             applying: VecDeque::new(),
             storing: VecDeque::new(),
             receiving: None,
+            change: None,
             clock_gate: None,
             queued: Queued::default(),
             timer_at: Instant::MAX,

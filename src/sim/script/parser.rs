@@ -20,6 +20,8 @@
 //! failover 1 2            asks 1 to transfer its leadership to 2; failover 1: to any follower;
 //!                         failover 1 abort: ends the transfer
 //! disk_space 1 500        reports low disk space, 500 bytes, to replica 1; disk_space 1: enough
+//! change 1 learner 4      asks 1 for a change of the members: learner 4, auto 4 (a learner that is
+//!                         promoted), promote 4, demote 2, remove 3, replace 1 4, or several
 //! lag 1 20ms              applying takes 20 ms from now on
 //! clock 1 2000            the clock runs 2000 ppm fast from now on
 //! show; count             shows the state of all replicas; counts messages since the last count
@@ -30,7 +32,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::config::{Config, FanOut};
+use crate::membership::{MemberChange, Promotion};
 use crate::raft::{AppendEntries, Envelope, PeerMsg, RequestVote};
 use crate::record::{Entry, EntryKind, RecordBuffer};
 use crate::sim::disk::snapshots::SnapshotPlan;
@@ -88,6 +93,8 @@ pub enum Statement {
     DiskSpace(NodeId, Option<u64>),
     /// Requests a leadership transfer from the replica, or the abort of the transfer in progress.
     Failover(NodeId, TransferRequest),
+    /// Asks the replica for a change of the members.
+    Change(NodeId, Vec<MemberChange>),
     /// Sets how long the replica takes to apply committed entries and execute reads.
     Lag(NodeId, Duration),
     /// Sets the rate error of a replica's monotonic clock in parts per million: positive if it runs
@@ -157,6 +164,8 @@ pub struct MessageFilter {
 pub struct ClusterOptions {
     /// Number of replicas in the cluster, with ids from 1 on.
     pub replicas: u16,
+    /// Number of further replicas, which are no members yet.
+    pub spares: u16,
     /// Replica that is elected leader before the script continues; `None` for no election.
     pub leader: Option<NodeId>,
     /// Whether to use the protocol and configuration of the university course's simulator.
@@ -256,6 +265,10 @@ fn statement(words: &[&str]) -> Result<Statement, String> {
                 _ => Err("expected: failover 1 2, failover 1, or failover 1 abort".to_owned()),
             }
         }
+        "change" => match rest {
+            [id, changes @ ..] => Ok(Statement::Change(node(id)?, member_changes(changes)?)),
+            [] => Err("expected: change 1 learner 4".to_owned()),
+        },
         "lag" => match rest {
             [id, time] => Ok(Statement::Lag(node(id)?, duration(time)?)),
             _ => Err("expected: lag 1 20ms".to_owned()),
@@ -406,6 +419,29 @@ fn entries(words: &str) -> Result<Vec<Entry>, String> {
     words.split(',').map(encode).collect()
 }
 
+fn member_changes(mut words: &[&str]) -> Result<Vec<MemberChange>, String> {
+    let mut changes = Vec::new();
+    while let [verb, id, rest @ ..] = words {
+        words = rest;
+        let id = node(id)?;
+        let learner = |promotion| MemberChange::AddLearner { id, promotion, address: Bytes::new() };
+        match *verb {
+            "learner" => changes.push(learner(Promotion::Manual)),
+            "auto" => changes.push(learner(Promotion::Automatic { replaces: None })),
+            "promote" => changes.push(MemberChange::Promote(id)),
+            "demote" => changes.push(MemberChange::Demote(id)),
+            "remove" => changes.push(MemberChange::Remove(id)),
+            "replace" => {
+                let (new, rest) = rest.split_first().ok_or("expected: replace 1 4")?;
+                words = rest;
+                changes.extend(MemberChange::replace(id, node(new)?));
+            }
+            _ => return Err(format!("unknown change {verb}")),
+        }
+    }
+    if words.is_empty() { Ok(changes) } else { Err("expected a replica".to_owned()) }
+}
+
 fn filter_and_count(rest: &[&str]) -> Result<(MessageFilter, usize), String> {
     match rest {
         [link, kind, count] => Ok((filter(&[link, kind])?, number(count)?)),
@@ -427,6 +463,7 @@ fn cluster(rest: &[&str]) -> Result<ClusterOptions, String> {
     let config = Config { commit_notice_after: None, ..base };
     let mut cluster = ClusterOptions {
         replicas: number(count)?,
+        spares: 0,
         leader: None,
         course,
         config,
@@ -450,6 +487,7 @@ fn set(cluster: &mut ClusterOptions, name: &str, value: &str) -> Result<(), Stri
     let config = &mut cluster.config;
     match name {
         "leader" => cluster.leader = Some(node(value)?),
+        "spares" => cluster.spares = number(value)?,
         "hop" => cluster.hop = duration(value)?,
         "seed" => cluster.seed = number(value)?,
         "pieces" => cluster.piece_bytes = Some(number(value)?),

@@ -10,7 +10,7 @@ use crate::raft::{
     ClientRequest, DiskSpace, Envelope, PeerStatus, RejoinStatus, RequestKind, RoleName,
 };
 use crate::sim::cluster::network::{Fate, LinkQuality, Network};
-use crate::sim::cluster::trace::{Trace, message_text};
+use crate::sim::cluster::trace::{Trace, members_text, message_text};
 use crate::sim::cluster::{Advance, ClientProtocol, Cluster};
 use crate::sim::rng::DurationRange;
 use crate::sim::rng::Rng;
@@ -82,11 +82,12 @@ struct Runner {
 impl Runner {
     fn new(options: &ClusterOptions) -> Result<Runner, Violation> {
         let mut rng = Rng::new(options.seed);
-        let ids: Vec<NodeId> = (1..=options.replicas).map(NodeId).collect();
+        let ids: Vec<NodeId> = (1..=options.replicas + options.spares).map(NodeId).collect();
+        let members = ids[..usize::from(options.replicas)].to_vec();
         let protocol =
             if options.course { ClientProtocol::Course } else { ClientProtocol::Connection };
         let mut runner = Runner {
-            cluster: Cluster::new(&ids, &options.config, protocol, &mut rng),
+            cluster: Cluster::new(&ids, &members, &options.config, protocol, &mut rng),
             network: Network::new(rng.split(), &ids, LinkQuality::perfect(options.hop)),
             ids,
             interceptions: Vec::new(),
@@ -127,6 +128,7 @@ impl Runner {
                 .cluster
                 .machines()
                 .iter()
+                .filter(|machine| machine.bootstrap.votes(machine.id))
                 .all(|machine| machine.store.applied_index() == Index(1))
         };
         // On a slow network a message is always in flight. There, it is enough that all replicas
@@ -228,6 +230,9 @@ impl Runner {
                 self.cluster.set_disk_space(*id, space)?;
             }
             Statement::Failover(id, request) => self.failover(*id, *request)?,
+            Statement::Change(id, changes) => {
+                self.cluster.change_members(*id, changes)?;
+            }
             Statement::Lag(id, span) => {
                 self.cluster.machine_mut(*id).delays.apply = DurationRange::always(*span);
             }
@@ -440,8 +445,13 @@ impl Runner {
                     let ids: Vec<String> = (first..=status.last.index.0)
                         .map(|index| replica.log().id_at(Index(index)).to_string())
                         .collect();
+                    let (index, members) = replica.configuration();
+                    let members = match index {
+                        Index::ZERO => String::new(),
+                        _ => format!(" {}", members_text(members)),
+                    };
                     format!(
-                        "{id}@{} {} log=[{}] durable={} commit={} applied={}{}{}",
+                        "{id}@{} {} log=[{}] durable={} commit={} applied={}{members}{}{}",
                         status.term,
                         format!("{:?}", status.role).to_lowercase(),
                         ids.join(" "),

@@ -210,7 +210,8 @@ fn every_peer_message_type_round_trips_as_json() {
     let last = EntryId::new(1, 2);
     messages.push(PeerMsg::TimeoutNow(TimeoutNow { term, last }));
     messages.push(PeerMsg::Rejoin(Rejoin { nonce: 5, term, last }));
-    messages.push(PeerMsg::RejoinReply(RejoinReply { nonce: 5, term, leads: true, last }));
+    let reply = RejoinReply { nonce: 5, term, leads: true, last, members_changed: false };
+    messages.push(PeerMsg::RejoinReply(reply));
     let types: std::collections::BTreeSet<_> = messages.iter().map(peer_type).collect();
     assert_eq!(types, PEER_TYPES.into_iter().collect());
     for message in messages {

@@ -94,6 +94,7 @@ pub(super) enum Header {
         nonce: u64,
         term: u64,
         leads: bool,
+        members_changed: bool,
         last_term: u64,
         last_index: u64,
     },
@@ -138,13 +139,16 @@ pub(super) fn header_of(message: &PeerMsg) -> Header {
             last_term: last.term.0,
             last_index: last.index.0,
         },
-        PeerMsg::RejoinReply(RejoinReply { nonce, term, leads, last }) => Header::RejoinReply {
-            nonce: *nonce,
-            term: term.0,
-            leads: *leads,
-            last_term: last.term.0,
-            last_index: last.index.0,
-        },
+        PeerMsg::RejoinReply(RejoinReply { nonce, term, leads, members_changed, last }) => {
+            Header::RejoinReply {
+                nonce: *nonce,
+                term: term.0,
+                leads: *leads,
+                members_changed: *members_changed,
+                last_term: last.term.0,
+                last_index: last.index.0,
+            }
+        }
         PeerMsg::RequestVote(RequestVote { term, pre, transfer, last }) => Header::RequestVote {
             term: term.0,
             pre: *pre,
@@ -244,15 +248,22 @@ pub(super) fn message_of(header: &ArchivedHeader, bytes: &mut Bytes) -> Result<P
             let last = entry_id("last", last_term.to_native(), last_index.to_native(), term, term)?;
             PeerMsg::Rejoin(Rejoin { nonce: nonce.to_native(), term, last })
         }
-        ArchivedHeader::RejoinReply { nonce, term, leads, last_term, last_index } => {
+        ArchivedHeader::RejoinReply {
+            nonce,
+            term,
+            leads,
+            members_changed,
+            last_term,
+            last_index,
+        } => {
             let term = Term(number("term", term.to_native())?);
             let last = entry_id("last", last_term.to_native(), last_index.to_native(), term, term)?;
             if *leads && (last.term != term || term == Term(0)) {
                 // A leader begins its term with an entry, so its log ends in that term.
                 return Err(PeerError::Place { field: "last", id: last, term });
             }
-            let (nonce, leads) = (nonce.to_native(), *leads);
-            PeerMsg::RejoinReply(RejoinReply { nonce, term, leads, last })
+            let (nonce, leads, members_changed) = (nonce.to_native(), *leads, *members_changed);
+            PeerMsg::RejoinReply(RejoinReply { nonce, term, leads, last, members_changed })
         }
         ArchivedHeader::RequestVote { term, pre, transfer, last_term, last_index } => {
             let term = own_term(term.to_native())?;

@@ -34,7 +34,7 @@ fn vote(term: u64, pre: bool, transfer: bool, last: EntryId) -> PeerMsg {
 }
 
 fn rejoin_reply(term: u64, leads: bool, last: EntryId) -> RejoinReply {
-    RejoinReply { nonce: 1 << 63, term: Term(term), leads, last }
+    RejoinReply { nonce: 1 << 63, term: Term(term), leads, last, members_changed: !leads }
 }
 
 fn samples() -> Vec<PeerMsg> {

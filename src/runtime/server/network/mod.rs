@@ -384,7 +384,7 @@ impl ServerNetwork {
     /// that requested them.
     fn on_replies(&mut self, batch: ReplyBatch) {
         let context = &mut self.parts.clients.context;
-        let installed = batch.applied.installed.map(|snapshot| snapshot.last.index);
+        let installed = batch.applied.installed.as_ref().map(|(snapshot, _)| snapshot.last.index);
         if let Some(index) = batch.applied.index.max(installed) {
             context.note_applied(index);
             context.key_count = batch.key_count as u64;
@@ -441,7 +441,7 @@ impl ServerNetwork {
                 break;
             }
         }
-        if let Some(applied) = self.applied
+        if let Some(applied) = self.applied.clone()
             && to_core.try_send(CoreItem::Applied(applied)).is_ok()
         {
             self.applied = None;

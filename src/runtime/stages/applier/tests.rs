@@ -220,10 +220,11 @@ fn snapshot_from_the_leader_replaces_an_older_state() {
     let first = ApplyBatch { install: install(ahead), ..batch(entries, vec![], 7) };
     applier.run_once(Some(first));
     let replies = network.replies.try_recv().unwrap();
-    let installed = Some(id);
+    let installed = Some((id, None));
+    let index = Some(Index(4));
     assert_eq!(
         replies.applied,
-        Applied { index: Some(Index(4)), bytes: 7, installed, ..Applied::default() }
+        Applied { index, bytes: 7, installed: installed.clone(), ..Applied::default() }
     );
     let done = |number| answer(number, Outcome::Done);
     assert_eq!(replies.answers, [done(2), done(4)]);

@@ -35,8 +35,8 @@ impl Core {
         if let Some(index) = index {
             self.handle(Msg::Applied { index });
         }
-        if let Some(snapshot) = installed {
-            self.handle(Msg::Installed(snapshot));
+        if let Some((snapshot, configuration)) = installed {
+            self.handle(Msg::Installed(snapshot, configuration));
         }
         self.announce_snapshot();
     }
@@ -110,7 +110,7 @@ mod tests {
         core.run_once(Some(CoreItem::Snapshot(SnapshotEvent::Taken(snapshot))));
         assert_eq!(core.unannounced_snapshot, Some(snapshot), "nothing is applied yet");
         // A snapshot from the leader has advanced the state further.
-        let installed = Some(SnapshotId { last: EntryId::new(2, 9), ..snapshot });
+        let installed = Some((SnapshotId { last: EntryId::new(2, 9), ..snapshot }, None));
         core.run_once(Some(CoreItem::Applied(Applied { installed, ..Applied::default() })));
         assert_eq!((core.unannounced_snapshot, core.replica.commit_index()), (None, Index(9)));
     }

@@ -8,6 +8,7 @@ use crossbeam::channel::TrySendError;
 
 use crate::raft::{AppendJob, ApplyJob, DiskState, Envelope};
 use crate::runtime::channels::{ApplyBatch, Leadership, SnapshotJob};
+use crate::runtime::fatal::exit_on_refused_rejoin;
 use crate::runtime::pass::StageState;
 use crate::types::Instant;
 
@@ -107,6 +108,9 @@ impl Core {
     pub(super) fn collect(&mut self) {
         self.log_disk_state();
         self.rejected_log.report(&mut self.effects.rejected, self.now);
+        if let Some(member) = self.effects.rejoin_refused_by {
+            exit_on_refused_rejoin(member);
+        }
         self.note_leadership();
         if self.now >= self.published_at + STATUS_INTERVAL {
             self.published_at = self.now;

@@ -180,7 +180,7 @@ impl Core {
                 | Msg::Applied { .. }
                 | Msg::SnapshotTaken(_)
                 | Msg::ChunkStored(_)
-                | Msg::Installed(_)
+                | Msg::Installed(..)
                 | Msg::DiskSpace(_) => {}
             }
         }

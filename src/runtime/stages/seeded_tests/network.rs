@@ -192,7 +192,7 @@ impl Run {
             }
             network.applied.get_or_insert_default().merge(batch.applied);
         }
-        if let Some(applied) = network.applied
+        if let Some(applied) = network.applied.clone()
             && network.ends.to_core.try_send(CoreItem::Applied(applied)).is_ok()
         {
             network.applied = None;

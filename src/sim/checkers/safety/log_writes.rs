@@ -2,7 +2,11 @@
 //! become durable.
 
 use super::{KnownEntry, LostDisk, SafetyChecker, position};
+use crate::membership::Configuration;
 use crate::raft::{AppendJob, HardState, RoleName};
+use crate::record::Entry;
+use crate::sim::cluster::trace::members_text;
+use crate::sim::coverage::Situation;
 use crate::sim::machine::Machine;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Instant, NodeId, Term};
@@ -45,6 +49,17 @@ impl SafetyChecker {
         now: Instant,
     ) -> Result<(), Violation> {
         self.check_lease_over(machine, job, now)?;
+        self.check_log_write(machine, role, job)?;
+        self.check_configuration(machine)
+    }
+
+    /// Checks the log entries of a job.
+    fn check_log_write(
+        &mut self,
+        machine: &Machine,
+        role: RoleName,
+        job: &AppendJob,
+    ) -> Result<(), Violation> {
         let id = machine.id;
         let view = &mut self.views[machine.slot];
         if let Some(last) = job.restart_after {
@@ -88,7 +103,10 @@ impl SafetyChecker {
                  (index@term) without a conflict: it then wrote the same entry again",
                 first.id()
             );
-            view.written.truncate(keep);
+            let removed = view.written.drain(keep..);
+            let configurations =
+                removed.filter(|id| self.configurations.contains_key(id)).count() as u64;
+            self.coverage.add(Situation::ConfigurationTruncated, configurations);
         }
         let mut previous = view.written.last().copied().unwrap_or(EntryId::ZERO);
         for entry in &job.entries {
@@ -98,10 +116,10 @@ impl SafetyChecker {
                  (index@term), but indexes must be consecutive and terms must not decrease",
                 entry.id()
             );
-            let known = self
-                .entries
-                .entry(entry.id())
-                .or_insert_with(|| KnownEntry { previous, record: entry.record().clone() });
+            if !self.entries.contains_key(&entry.id()) {
+                self.add_entry(machine, entry, previous)?;
+            }
+            let known = &self.entries[&entry.id()];
             ensure!(
                 known.previous == previous && known.record == *entry.record(),
                 "log matching: entry {} (index@term) of replica {id} differs from another \
@@ -110,9 +128,81 @@ impl SafetyChecker {
                 entry.id(),
                 known.previous
             );
-            view.written.push(entry.id());
+            self.views[machine.slot].written.push(entry.id());
             previous = entry.id();
         }
+        Ok(())
+    }
+
+    /// Records an entry that no replica has written before, and checks a configuration in it:
+    /// it must follow from the one before it, and only one change may be under way.
+    fn add_entry(
+        &mut self,
+        machine: &Machine,
+        entry: &Entry,
+        previous: EntryId,
+    ) -> Result<(), Violation> {
+        let before = self.entries.get(&previous).map_or(EntryId::ZERO, |it| it.configuration);
+        let mut configuration = before;
+        if let Some(next) = entry.configuration() {
+            configuration = entry.id();
+            self.check_change(machine.id, entry.id(), before, &next)?;
+            self.configurations.insert(entry.id(), next);
+        }
+        let record = entry.record().clone();
+        self.entries.insert(entry.id(), KnownEntry { previous, configuration, record });
+        Ok(())
+    }
+
+    /// Checks the configuration `next` in the entry `id`, which follows the one in the entry
+    /// `before`; zero if that is the one with which the cluster was created.
+    fn check_change(
+        &mut self,
+        leader: NodeId,
+        id: EntryId,
+        before: EntryId,
+        next: &Configuration,
+    ) -> Result<(), Violation> {
+        let current = self.configurations.get(&before).unwrap_or(&self.bootstrap);
+        let is_committed = before == EntryId::ZERO
+            || self.committed.get(position(before.index)).is_some_and(|it| it.id == before);
+        let first = self.committed.partition_point(|it| it.id.term < id.term);
+        let committed_own = self.committed.get(first).is_some_and(|it| it.id.term == id.term);
+        ensure!(
+            is_committed || !current.is_joint(),
+            "joint quorums: leader {leader} appended the configuration {id} (index@term) before \
+             the joint one {before} was committed"
+        );
+        // With joint configurations this alone would do no harm, because both changes need a
+        // majority of the same voters. It is a second line of defence.
+        ensure!(
+            committed_own,
+            "one change at a time: leader {leader} appended the configuration {id} (index@term) \
+             before an entry of its own term was committed"
+        );
+        ensure!(
+            is_committed,
+            "one change at a time: leader {leader} appended the configuration {id} (index@term) \
+             before the one in {before} was committed"
+        );
+        let voters = |members: &Configuration| members.voters().collect::<Vec<_>>();
+        let follows = if current.is_joint() {
+            *next == current.after_joint()
+        } else if next.is_joint() {
+            next.outgoing().collect::<Vec<_>>() == voters(current)
+        } else {
+            voters(next) == voters(current)
+        };
+        let added = next.voters().find(|voter| current.member(*voter).is_none());
+        ensure!(
+            follows && added.is_none(),
+            "joint quorums: leader {leader} appended the configuration {id} (index@term) with {}, \
+             which does not follow from {}",
+            members_text(next),
+            members_text(current)
+        );
+        let is_removed = current.is_joint() && !next.votes(leader);
+        self.coverage.add(Situation::RemovedLeader, u64::from(is_removed));
         Ok(())
     }
 

@@ -2,9 +2,11 @@
 //! replica sends it.
 
 use super::{SafetyChecker, position};
+use crate::membership::Member;
 use crate::raft::{
     AppendOutcome, Envelope, HardState, Msg, PeerMsg, Replica, RoleName, TimeoutNow,
 };
+use crate::sim::cluster::trace::members_text;
 use crate::sim::machine::Machine;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Index, NodeId, Round, Term};
@@ -160,6 +162,14 @@ impl SafetyChecker {
             }
             PeerMsg::TimeoutNow(now) => self.on_transfer(machines, id, sent.to, now)?,
             PeerMsg::RequestVote(vote) if !vote.pre => {
+                let members = self.configuration_of(from);
+                ensure!(
+                    members.votes(id),
+                    "learners count for nothing: replica {id} requested votes in term {}, but is \
+                     no voter; its members are {}",
+                    vote.term,
+                    members_text(members)
+                );
                 let before = Term(vote.term.0 - 1);
                 ensure!(
                     !vote.transfer || self.transfers.contains(&(before, id)),
@@ -228,6 +238,14 @@ impl SafetyChecker {
             "leadership transfer: replica {id} transferred its leadership to replica {to}, whose \
              log on disk does not end with the leader's last entry {} (index@term)",
             now.last
+        );
+        let leader = machines.iter().find(|machine| machine.id == id).expect("it sent a message");
+        let members = self.configuration_of(leader.slot);
+        ensure!(
+            members.member(to).is_some_and(Member::is_voter),
+            "leadership transfer: replica {id} transferred its leadership to replica {to}, which \
+             is no voter; its members are {}",
+            members_text(members)
         );
         self.transfers.insert((now.term, to));
         Ok(())

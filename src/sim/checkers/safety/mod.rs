@@ -24,7 +24,10 @@ use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
 
 use crate::config::Config;
+use crate::membership::Configuration;
 use crate::raft::{HardState, Replica, RoleName, Status};
+use crate::sim::cluster::trace::members_text;
+use crate::sim::coverage::{Coverage, Situation};
 use crate::sim::machine::Machine;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
@@ -37,7 +40,13 @@ pub struct SafetyChecker {
     /// clients' requests up to that index (a rule of the university course's protocol).
     commit_index_after_replies: bool,
     election_timeout_min: Duration,
-    quorum: usize,
+    /// The members with which the cluster was created.
+    bootstrap: Configuration,
+    /// All configurations of the members that were ever in any replica's log, by the ids of their
+    /// entries.
+    configurations: BTreeMap<EntryId, Configuration>,
+    /// How often the run has reached situations that concern changes of the members.
+    coverage: Coverage,
     /// The leader elected in each term.
     leaders: BTreeMap<Term, NodeId>,
     /// Leadership transfers so far: the term of the old leader, and the id of the replica that is
@@ -62,6 +71,8 @@ pub struct SafetyChecker {
 struct KnownEntry {
     /// Id (index and term) of the entry just before this one in the log.
     previous: EntryId,
+    /// Id of the last entry with a configuration up to this one; zero if there is none.
+    configuration: EntryId,
     record: Bytes,
 }
 
@@ -145,17 +156,29 @@ impl View {
     }
 }
 
+/// Returns whether the replicas for which `holds` is true are a majority of the voters; in a joint
+/// configuration, of those before and of those after the change.
+fn is_quorum(members: &Configuration, holds: impl Fn(NodeId) -> bool) -> bool {
+    let is_majority =
+        |voters: Vec<NodeId>| 2 * voters.iter().filter(|id| holds(**id)).count() > voters.len();
+    is_majority(members.voters().collect())
+        && (!members.is_joint() || is_majority(members.outgoing().collect()))
+}
+
 fn position(index: Index) -> usize {
     usize::try_from(index.0 - 1).expect("fits in memory")
 }
 
 impl SafetyChecker {
-    /// Creates a safety checker for a cluster of `replicas` replicas.
-    pub fn new(replicas: usize, config: &Config) -> SafetyChecker {
+    /// Creates a safety checker for `replicas` replicas, of which `members` are the members with
+    /// which the cluster is created.
+    pub fn new(replicas: usize, members: &[NodeId], config: &Config) -> SafetyChecker {
         SafetyChecker {
             commit_index_after_replies: config.commit_index_after_replies,
             election_timeout_min: config.election_timeout_min,
-            quorum: replicas / 2 + 1,
+            bootstrap: Configuration::of_voters(members.iter().copied()),
+            configurations: BTreeMap::new(),
+            coverage: Coverage::default(),
             leaders: BTreeMap::new(),
             transfers: BTreeSet::new(),
             votes: BTreeMap::new(),
@@ -252,6 +275,7 @@ impl SafetyChecker {
         if view.lost_disk.is_some() && image.hard_state.voted_for == Some(machine.id) {
             view.spent_vote = Some(image.hard_state.term);
         }
+        self.check_configuration(machine)?;
         self.note_rejoined(machine)
     }
 
@@ -345,14 +369,25 @@ impl SafetyChecker {
             first == id,
             "one leader per term: replicas {first} and {id} are both leaders of term {term}"
         );
-        let votes = machines.iter().filter(|n| self.votes.get(&(term, n.id)) == Some(&id)).count();
+        let members = self.configuration_of(slot);
         // A single replica elects itself while its vote is still being written.
+        let is_alone = members.voters().chain(members.outgoing()).all(|voter| voter == id);
+        let votes = |voter: NodeId| is_alone || self.votes.get(&(term, voter)) == Some(&id);
         ensure!(
-            votes >= self.quorum || self.quorum == 1,
-            "majority quorum: replica {id} became leader of term {term} with only {votes} votes, \
-             but {} votes are needed",
-            self.quorum
+            is_quorum(members, votes),
+            "majority quorum: replica {id} became leader of term {term} without the votes of a \
+             quorum; its members are {}",
+            members_text(members)
         );
+        ensure!(
+            members.votes(id),
+            "learners count for nothing: replica {id} became leader of term {term}, but is no \
+             voter; its members are {}",
+            members_text(members)
+        );
+        let (is_new, is_joint) = (!self.bootstrap.votes(id), members.is_joint());
+        self.coverage.add(Situation::NewMemberLeads, u64::from(is_new));
+        self.coverage.add(Situation::InheritedJoint, u64::from(is_joint));
         // Entries committed by leaders of later terms may be missing.
         let length = self.committed.partition_point(|entry| entry.by_term < term);
         if let Some(last) = self.committed[..length].last() {
@@ -483,7 +518,7 @@ impl SafetyChecker {
         );
         let holds =
             |machine: &&Machine| last.index <= machine.snapshots.end() || machine.disk.holds(last);
-        let mut copies = machines.iter().filter(holds).count();
+        let mut copies: Vec<NodeId> = machines.iter().filter(holds).map(|it| it.id).collect();
         // An acknowledged copy still counts if its disk has been lost since. The replica must then
         // have the entry again before it may vote.
         for machine in machines.iter().filter(|machine| !holds(machine)) {
@@ -491,20 +526,58 @@ impl SafetyChecker {
                 && lost_disk.holds(last)
             {
                 lost_disk.required = lost_disk.required.max(last.index);
-                copies += 1;
+                copies.push(machine.id);
             }
         }
+        // The leader may have committed the entry before or after it appended a configuration in
+        // the same step.
+        let replica = machines[slot].replica.as_ref().expect("a replica that took a step");
+        let members = [self.configuration_of(slot), replica.configuration().1];
         ensure!(
-            copies >= self.quorum,
+            members.iter().any(|members| is_quorum(members, |voter| copies.contains(&voter))),
             "majority quorum: leader {id} of term {term} committed entry {last} (index@term) with \
-             only {copies} durable copies, but {} copies are needed",
-            self.quorum
+             durable copies only on {copies:?}; its members are {}",
+            members_text(members[0])
         );
         while index < status.commit_index {
             index = index.next();
             let id = id_at(index).expect("a log without gaps");
             self.committed.push(Committed { id, by_term: term, digest: None });
         }
+        Ok(())
+    }
+
+    /// Returns how often the run has reached situations that concern changes of the members.
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
+    /// Returns the configuration that is in use if the log ends with the entry `last`.
+    fn configuration_at(&self, last: EntryId) -> &Configuration {
+        let id = self.entries.get(&last).map_or(EntryId::ZERO, |entry| entry.configuration);
+        self.configurations.get(&id).unwrap_or(&self.bootstrap)
+    }
+
+    /// Returns the configuration that the replica used before its last step.
+    fn configuration_of(&self, slot: usize) -> &Configuration {
+        let last = self.views[slot].written.last().copied().unwrap_or(EntryId::ZERO);
+        self.configuration_at(last)
+    }
+
+    /// Checks that a replica uses the latest configuration in its log.
+    fn check_configuration(&self, machine: &Machine) -> Result<(), Violation> {
+        let Some(replica) = &machine.replica else { return Ok(()) };
+        let last = self.views[machine.slot].written.last().copied().unwrap_or(EntryId::ZERO);
+        let (index, used) = replica.configuration();
+        let expected = self.configuration_at(last);
+        ensure!(
+            used == expected || index == Index::ZERO && *expected == self.bootstrap,
+            "latest configuration: replica {}, whose log ends with {last} (index@term), has the \
+             members {}, but the latest configuration in its log has {}",
+            machine.id,
+            members_text(used),
+            members_text(expected)
+        );
         Ok(())
     }
 

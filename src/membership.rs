@@ -1,0 +1,410 @@
+//! The members of a cluster: configurations, their encoding, and planning a change of them.
+//!
+//! A log entry of kind [`EntryKind::Configuration`](crate::record::EntryKind) carries a whole
+//! configuration, so a replica needs no earlier entry to understand it:
+//!
+//! ```text
+//!  +--------+-------+--------------------------------------------------------+
+//!  | format | count | members, by id: | id | flags | replaces | len | address |
+//!  +--------+-------+--------------------------------------------------------+
+//! ```
+//!
+//! `format`, `flags` and `count` have one byte, the other integers two, little endian. `replaces`
+//! is zero unless the flags say that the member replaces another one.
+//!
+//! A change of the voters goes through a *joint* configuration, in which decisions need a quorum of
+//! the voters before the change and one of those after it (Raft paper, §6). Joint consensus is used
+//! even for a single voter, so that all changes, also of several members at once, are safe for one
+//! reason: any two successive configurations have no disjoint quorums.
+
+use std::collections::BTreeMap;
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+
+use crate::types::NodeId;
+
+/// Maximum number of members that a configuration may have.
+pub const REPLICAS_MAX: usize = 31;
+/// Maximum length of a member's address in bytes.
+pub const ADDRESS_BYTES_MAX: usize = 512;
+
+const FORMAT: u8 = 1;
+/// Values of the two lowest bits of a member's flags.
+const VOTER: u8 = 0;
+const LEARNER: u8 = 1;
+const LEAVING: u8 = 2;
+const ROLE: u8 = 3;
+/// The learner is to be promoted when it has caught up.
+const AUTOMATIC: u8 = 4;
+/// The learner's promotion removes the member whose id follows.
+const REPLACES: u8 = 8;
+/// The member is a voter of the previous configuration, while the change is joint.
+const OUTGOING: u8 = 16;
+const FLAGS: u8 = ROLE | AUTOMATIC | REPLACES | OUTGOING;
+
+/// What a member of a configuration does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemberRole {
+    /// The member has the log, votes, and counts for quorums.
+    Voter,
+    /// The member has the log, but counts for no quorum and never campaigns.
+    Learner(Promotion),
+    /// The member is removed when the joint configuration ends. Until then it counts as a voter of
+    /// the previous configuration.
+    Leaving,
+}
+
+/// How a learner becomes a voter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Promotion {
+    /// By a [`MemberChange::Promote`].
+    Manual,
+    /// The leader promotes the learner as soon as it has caught up.
+    Automatic {
+        /// Member that is removed in the same change; `None` if none is.
+        replaces: Option<NodeId>,
+    },
+}
+
+/// A member of a configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// What the member does once the configuration is no longer joint.
+    pub role: MemberRole,
+    /// Whether the member is a voter of the previous configuration, while the change is joint.
+    /// Always false in a configuration that is not joint.
+    pub outgoing: bool,
+    /// Where the member is reached, at most [`ADDRESS_BYTES_MAX`] bytes. Consensus and state
+    /// machine never read it; empty if it is known from elsewhere.
+    pub address: Bytes,
+}
+
+/// The members of a cluster as of one log entry.
+///
+/// Invariant: at most [`REPLICAS_MAX`] members. A configuration without members stands for an
+/// unknown one; any other has a voter. In a joint configuration at least one member is outgoing; in
+/// any other, no member is outgoing or leaving.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Configuration {
+    members: BTreeMap<NodeId, Member>,
+}
+
+/// One part of a change of the members. Several of them are done in one step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MemberChange {
+    /// Adds a learner.
+    AddLearner {
+        /// Id of the new member, which no member may have.
+        id: NodeId,
+        /// How the learner becomes a voter.
+        promotion: Promotion,
+        /// Where the new member is reached.
+        address: Bytes,
+    },
+    /// Makes a voter of a learner, which must have caught up. Only learners become voters: an empty
+    /// replica that counted at once would reduce the number of failures that the cluster survives.
+    Promote(NodeId),
+    /// Makes a learner of a voter.
+    Demote(NodeId),
+    /// Removes a member.
+    Remove(NodeId),
+    /// Changes where a member is reached.
+    SetAddress {
+        /// Id of the member.
+        id: NodeId,
+        /// The new address.
+        address: Bytes,
+    },
+}
+
+/// The reason why a change of the members makes no valid configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The change names a replica that is no member.
+    #[error("replica {0} is not a member")]
+    Unknown(NodeId),
+    /// The change adds a replica that is a member already, or names a member twice.
+    #[error("replica {0} is a member already, or named twice")]
+    Duplicate(NodeId),
+    /// The change promotes a voter.
+    #[error("replica {0} is a voter already")]
+    Voter(NodeId),
+    /// The change demotes a learner.
+    #[error("replica {0} is a learner already")]
+    Learner(NodeId),
+    /// The configuration would have no voter.
+    #[error("no voter would be left")]
+    NoVoter,
+    /// The configuration would have too many members, counting those that are being removed.
+    #[error("{0} members, but at most {REPLICAS_MAX} are possible")]
+    TooMany(usize),
+    /// The address of a member is too long.
+    #[error("the address of replica {0} is longer than {ADDRESS_BYTES_MAX} bytes")]
+    Address(NodeId),
+    /// The change changes nothing.
+    #[error("the members would stay the same")]
+    Nothing,
+}
+
+/// The reason why bytes are not an encoded configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConfigurationError {
+    /// There are fewer or more bytes than the configuration needs.
+    #[error("a configuration of the members has the wrong length")]
+    Length,
+    /// The format is not known to this version of the program.
+    #[error("a configuration of the members has unknown format {0}")]
+    Format(u8),
+    /// The members contradict each other, or the rules of configurations.
+    #[error("a configuration of the members is invalid: {0}")]
+    Members(&'static str),
+}
+
+impl Member {
+    /// Returns whether the member counts in the configuration that remains after the change.
+    pub fn is_voter(&self) -> bool {
+        self.role == MemberRole::Voter
+    }
+}
+
+impl Configuration {
+    /// Returns the configuration with these voters, whose addresses are known from elsewhere.
+    pub fn of_voters(ids: impl IntoIterator<Item = NodeId>) -> Configuration {
+        let voter = Member { role: MemberRole::Voter, outgoing: false, address: Bytes::new() };
+        let members: BTreeMap<_, _> = ids.into_iter().map(|id| (id, voter.clone())).collect();
+        assert!(members.len() <= REPLICAS_MAX, "{} voters", members.len());
+        Configuration { members }
+    }
+
+    /// Returns the members, by id.
+    pub fn members(&self) -> &BTreeMap<NodeId, Member> {
+        &self.members
+    }
+
+    /// Returns the member with this id; `None` if there is none.
+    pub fn member(&self, id: NodeId) -> Option<&Member> {
+        self.members.get(&id)
+    }
+
+    /// Returns the voters; in a joint configuration, those after the change.
+    pub fn voters(&self) -> impl Iterator<Item = NodeId> {
+        self.members.iter().filter(|(_, member)| member.is_voter()).map(|(id, _)| *id)
+    }
+
+    /// Returns the voters before the change; none unless the configuration is joint.
+    pub fn outgoing(&self) -> impl Iterator<Item = NodeId> {
+        self.members.iter().filter(|(_, member)| member.outgoing).map(|(id, _)| *id)
+    }
+
+    /// Returns whether decisions need two quorums: one of the voters before a change, and one of
+    /// those after it.
+    pub fn is_joint(&self) -> bool {
+        self.outgoing().next().is_some()
+    }
+
+    /// Returns whether the replica counts for a quorum.
+    pub fn votes(&self, id: NodeId) -> bool {
+        self.member(id).is_some_and(|member| member.is_voter() || member.outgoing)
+    }
+
+    /// Returns how many voters may fail while the others are still a quorum.
+    pub fn failures_survived(&self) -> usize {
+        let survived = |voters: usize| voters.saturating_sub(1) / 2;
+        let after = survived(self.voters().count());
+        if self.is_joint() { after.min(survived(self.outgoing().count())) } else { after }
+    }
+
+    /// Returns the configuration that follows this joint one.
+    pub fn after_joint(&self) -> Configuration {
+        let mut members = self.members.clone();
+        members.retain(|_, member| member.role != MemberRole::Leaving);
+        members.values_mut().for_each(|member| member.outgoing = false);
+        Configuration { members }
+    }
+
+    /// Returns the configuration that is to be appended for `changes` to this one: a joint one if
+    /// the voters change. This one must not be joint.
+    ///
+    /// # Errors
+    /// If the changes contradict this configuration or each other.
+    pub fn plan(&self, changes: &[MemberChange]) -> Result<Configuration, PlanError> {
+        assert!(!self.is_joint(), "a change of the joint configuration {self:?}");
+        let mut members = self.members.clone();
+        let mut named = Vec::new();
+        for change in changes {
+            let id = change.id();
+            if named.contains(&id) {
+                return Err(PlanError::Duplicate(id));
+            }
+            named.push(id);
+            change.apply(&mut members)?;
+        }
+        let votes = |id| self.member(id).is_some_and(Member::is_voter);
+        let is_joint = members.iter().any(|(id, member)| member.is_voter() != votes(*id));
+        for (id, member) in &mut members {
+            member.outgoing = is_joint && votes(*id);
+        }
+        // A learner that leaves has no part in the joint configuration.
+        members.retain(|_, member| member.role != MemberRole::Leaving || member.outgoing);
+        let planned = Configuration { members }.without_stale_replacements();
+        if planned.voters().next().is_none() {
+            return Err(PlanError::NoVoter);
+        }
+        if planned.members.len() > REPLICAS_MAX {
+            return Err(PlanError::TooMany(planned.members.len()));
+        }
+        if planned == *self {
+            return Err(PlanError::Nothing);
+        }
+        Ok(planned)
+    }
+
+    /// Forgets that learners are to replace members which do not remain.
+    fn without_stale_replacements(mut self) -> Configuration {
+        let remains = |member: &Member| member.role != MemberRole::Leaving;
+        let remaining: Vec<NodeId> =
+            self.members.iter().filter(|(_, member)| remains(member)).map(|(id, _)| *id).collect();
+        for member in self.members.values_mut() {
+            if let MemberRole::Learner(Promotion::Automatic { replaces }) = &mut member.role {
+                *replaces = replaces.filter(|id| remaining.contains(id));
+            }
+        }
+        self
+    }
+
+    /// Encodes the configuration.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![FORMAT];
+        bytes.put_u8(u8::try_from(self.members.len()).expect("checked against REPLICAS_MAX"));
+        for (id, member) in &self.members {
+            let (mut flags, replaces) = match member.role {
+                MemberRole::Voter => (VOTER, None),
+                MemberRole::Leaving => (LEAVING, None),
+                MemberRole::Learner(Promotion::Manual) => (LEARNER, None),
+                MemberRole::Learner(Promotion::Automatic { replaces }) => {
+                    (LEARNER | AUTOMATIC, replaces)
+                }
+            };
+            flags |= if replaces.is_some() { REPLACES } else { 0 };
+            flags |= if member.outgoing { OUTGOING } else { 0 };
+            bytes.put_u16_le(id.0);
+            bytes.put_u8(flags);
+            bytes.put_u16_le(replaces.map_or(0, |id| id.0));
+            let length = u16::try_from(member.address.len());
+            bytes.put_u16_le(length.expect("checked against ADDRESS_BYTES_MAX"));
+            bytes.put_slice(&member.address);
+        }
+        bytes
+    }
+
+    /// Decodes and validates a configuration. There is exactly one encoding of each.
+    ///
+    /// # Errors
+    /// If the bytes are not the encoding of a valid configuration with members.
+    pub fn decode(mut bytes: &[u8]) -> Result<Configuration, ConfigurationError> {
+        use ConfigurationError::{Format, Length, Members};
+        let format = bytes.try_get_u8().map_err(|_| Length)?;
+        if format != FORMAT {
+            return Err(Format(format));
+        }
+        let count = bytes.try_get_u8().map_err(|_| Length)?;
+        if usize::from(count) > REPLICAS_MAX {
+            return Err(Members("too many members"));
+        }
+        let mut members = BTreeMap::new();
+        for _ in 0..count {
+            let (id, member) = decode_member(&mut bytes)?;
+            if members.last_key_value().is_some_and(|(last, _)| *last >= id) {
+                return Err(Members("the members are not in the order of their ids"));
+            }
+            members.insert(id, member);
+        }
+        if !bytes.is_empty() {
+            return Err(Length);
+        }
+        let configuration = Configuration { members };
+        if configuration.voters().next().is_none() {
+            return Err(Members("no member votes"));
+        }
+        Ok(configuration)
+    }
+}
+
+fn decode_member(bytes: &mut &[u8]) -> Result<(NodeId, Member), ConfigurationError> {
+    use ConfigurationError::{Length, Members};
+    if bytes.len() < 7 {
+        return Err(Length);
+    }
+    let (id, flags) = (NodeId(bytes.get_u16_le()), bytes.get_u8());
+    let (replaced, length) = (NodeId(bytes.get_u16_le()), usize::from(bytes.get_u16_le()));
+    if length > ADDRESS_BYTES_MAX {
+        return Err(Members("an address is too long"));
+    }
+    let address = bytes.split_off(..length).ok_or(Length)?;
+    let (outgoing, is_replacing) = (flags & OUTGOING != 0, flags & REPLACES != 0);
+    if flags & !FLAGS != 0 || !is_replacing && replaced != NodeId(0) {
+        return Err(Members("unknown flags"));
+    }
+    let replaces = is_replacing.then_some(replaced);
+    let role = match (flags & ROLE, flags & AUTOMATIC != 0) {
+        (LEARNER, true) => MemberRole::Learner(Promotion::Automatic { replaces }),
+        _ if is_replacing => return Err(Members("only a learner replaces a member")),
+        (VOTER, false) => MemberRole::Voter,
+        (LEARNER, false) => MemberRole::Learner(Promotion::Manual),
+        (LEAVING, false) if outgoing => MemberRole::Leaving,
+        _ => return Err(Members("unknown flags")),
+    };
+    Ok((id, Member { role, outgoing, address: Bytes::copy_from_slice(address) }))
+}
+
+impl MemberChange {
+    /// Returns the id of the member that is changed.
+    pub fn id(&self) -> NodeId {
+        match self {
+            MemberChange::AddLearner { id, .. } | MemberChange::SetAddress { id, .. } => *id,
+            MemberChange::Promote(id) | MemberChange::Demote(id) | MemberChange::Remove(id) => *id,
+        }
+    }
+
+    /// Returns the change that replaces the voter `old` by the learner `new`.
+    pub fn replace(old: NodeId, new: NodeId) -> [MemberChange; 2] {
+        [MemberChange::Promote(new), MemberChange::Remove(old)]
+    }
+
+    fn apply(&self, members: &mut BTreeMap<NodeId, Member>) -> Result<(), PlanError> {
+        let id = self.id();
+        if let MemberChange::AddLearner { promotion, address, .. } = self {
+            if members.contains_key(&id) {
+                return Err(PlanError::Duplicate(id));
+            }
+            if address.len() > ADDRESS_BYTES_MAX {
+                return Err(PlanError::Address(id));
+            }
+            if let Promotion::Automatic { replaces: Some(old) } = promotion
+                && !members.contains_key(old)
+            {
+                return Err(PlanError::Unknown(*old));
+            }
+            let role = MemberRole::Learner(*promotion);
+            members.insert(id, Member { role, outgoing: false, address: address.clone() });
+            return Ok(());
+        }
+        let member = members.get_mut(&id).ok_or(PlanError::Unknown(id))?;
+        match self {
+            MemberChange::Promote(_) if member.is_voter() => return Err(PlanError::Voter(id)),
+            MemberChange::Promote(_) => member.role = MemberRole::Voter,
+            MemberChange::Demote(_) if !member.is_voter() => return Err(PlanError::Learner(id)),
+            MemberChange::Demote(_) => member.role = MemberRole::Learner(Promotion::Manual),
+            MemberChange::Remove(_) => member.role = MemberRole::Leaving,
+            MemberChange::SetAddress { address, .. } if address.len() > ADDRESS_BYTES_MAX => {
+                return Err(PlanError::Address(id));
+            }
+            MemberChange::SetAddress { address, .. } => member.address = address.clone(),
+            MemberChange::AddLearner { .. } => unreachable!("handled above"),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! Planning, encoding and quorums of configurations.
+
+use super::*;
+use proptest::prelude::*;
+
+fn ids(numbers: &[u16]) -> Vec<NodeId> {
+    numbers.iter().copied().map(NodeId).collect()
+}
+
+fn voters(numbers: &[u16]) -> Configuration {
+    Configuration::of_voters(ids(numbers))
+}
+
+fn learner(id: u16, promotion: Promotion) -> MemberChange {
+    MemberChange::AddLearner { id: NodeId(id), promotion, address: Bytes::from_static(b"a:1") }
+}
+
+const fn automatic(replaces: u16) -> Promotion {
+    Promotion::Automatic { replaces: Some(NodeId(replaces)) }
+}
+
+#[test]
+fn learners_are_added_and_removed_without_a_joint_configuration() {
+    let three = voters(&[1, 2, 3]);
+    let with = three.plan(&[learner(4, Promotion::Manual), learner(5, automatic(2))]).unwrap();
+    assert!(!with.is_joint() && with.votes(NodeId(3)) && !with.votes(NodeId(4)));
+    assert_eq!(with.voters().collect::<Vec<_>>(), ids(&[1, 2, 3]));
+    let without = with.plan(&[4, 5].map(|id| MemberChange::Remove(NodeId(id)))).unwrap();
+    assert_eq!(without, three);
+}
+
+#[test]
+fn replacement_passes_through_a_joint_configuration() {
+    let with = voters(&[1, 2, 3]).plan(&[learner(4, Promotion::Manual)]).unwrap();
+    let joint = with.plan(&MemberChange::replace(NodeId(1), NodeId(4))).unwrap();
+    assert_eq!(joint.voters().collect::<Vec<_>>(), ids(&[2, 3, 4]));
+    assert_eq!(joint.outgoing().collect::<Vec<_>>(), ids(&[1, 2, 3]));
+    assert!(joint.is_joint() && joint.votes(NodeId(1)), "it counts until the change is done");
+    let after = joint.after_joint();
+    assert!(!after.is_joint() && after.member(NodeId(1)).is_none());
+    assert_eq!(after.voters().collect::<Vec<_>>(), ids(&[2, 3, 4]));
+    assert_eq!(after.failures_survived(), 1);
+}
+
+#[test]
+fn changes_that_make_no_valid_configuration_are_refused() {
+    use MemberChange::{Demote, Promote, Remove, SetAddress};
+    let id = NodeId;
+    let members = voters(&[1, 2]).plan(&[learner(3, Promotion::Manual)]).unwrap();
+    for (changes, error) in [
+        (vec![], PlanError::Nothing),
+        (vec![Promote(id(4))], PlanError::Unknown(id(4))),
+        (vec![learner(5, automatic(6))], PlanError::Unknown(id(6))),
+        (vec![learner(2, Promotion::Manual)], PlanError::Duplicate(id(2))),
+        (vec![Promote(id(3)), Remove(id(3))], PlanError::Duplicate(id(3))),
+        (vec![Promote(id(1))], PlanError::Voter(id(1))),
+        (vec![Demote(id(3))], PlanError::Learner(id(3))),
+        (vec![Remove(id(1)), Demote(id(2))], PlanError::NoVoter),
+        (vec![SetAddress { id: id(1), address: vec![7; 513].into() }], PlanError::Address(id(1))),
+        ((4..40).map(|id| learner(id, Promotion::Manual)).collect(), PlanError::TooMany(39)),
+    ] {
+        assert_eq!(members.plan(&changes), Err(error), "{changes:?}");
+    }
+}
+
+#[test]
+fn learner_forgets_that_it_replaces_a_removed_member() {
+    let members = voters(&[1, 2, 3]).plan(&[learner(4, automatic(3))]).unwrap();
+    let joint = members.plan(&[MemberChange::Remove(NodeId(3))]).unwrap();
+    let role = MemberRole::Learner(Promotion::Automatic { replaces: None });
+    assert_eq!(joint.member(NodeId(4)).unwrap().role, role);
+}
+
+#[test]
+fn survived_failures_are_those_of_the_smaller_set_while_joint() {
+    let five = voters(&[1, 2, 3, 4, 5]);
+    assert_eq!((five.failures_survived(), voters(&[1, 2]).failures_survived()), (2, 0));
+    let joint = five.plan(&[4, 5].map(|id| MemberChange::Remove(NodeId(id)))).unwrap();
+    assert_eq!(joint.failures_survived(), 1);
+}
+
+fn change() -> impl Strategy<Value = MemberChange> {
+    let id = || (1_u16..10).prop_map(NodeId);
+    let promotion = prop_oneof![
+        Just(Promotion::Manual),
+        proptest::option::of(id()).prop_map(|replaces| Promotion::Automatic { replaces }),
+    ];
+    let address = || proptest::collection::vec(any::<u8>(), 0..5).prop_map(Bytes::from);
+    prop_oneof![
+        (id(), promotion, address()).prop_map(|(id, promotion, address)| {
+            MemberChange::AddLearner { id, promotion, address }
+        }),
+        id().prop_map(MemberChange::Promote),
+        id().prop_map(MemberChange::Demote),
+        id().prop_map(MemberChange::Remove),
+        (id(), address()).prop_map(|(id, address)| MemberChange::SetAddress { id, address }),
+    ]
+}
+
+/// Returns whether the set of replicas, one bit for each id, is a majority of each group.
+fn is_quorum(set: u32, groups: &[Vec<NodeId>]) -> bool {
+    let count = |group: &Vec<NodeId>| group.iter().filter(|id| set & (1 << id.0) != 0).count();
+    groups.iter().all(|group| 2 * count(group) > group.len())
+}
+
+fn groups(configuration: &Configuration) -> Vec<Vec<NodeId>> {
+    let voters: [Vec<NodeId>; 2] =
+        [configuration.voters().collect(), configuration.outgoing().collect()];
+    voters.into_iter().filter(|group| !group.is_empty()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Follows random changes, and compares the quorums of successive configurations.
+    #[test]
+    fn successive_configurations_have_no_disjoint_quorums(
+        changes in proptest::collection::vec(proptest::collection::vec(change(), 1..4), 1..12),
+    ) {
+        let mut current = voters(&[1, 2, 3]);
+        for change in changes {
+            let Ok(next) = current.plan(&change) else { continue };
+            let mut steps = vec![current.clone(), next.clone()];
+            if next.is_joint() {
+                steps.push(next.after_joint());
+            }
+            for pair in steps.windows(2) {
+                let (one, other) = (groups(&pair[0]), groups(&pair[1]));
+                let disjoint = (0..1 << 10).any(|set: u32| {
+                    is_quorum(set, &one) && is_quorum(!set, &other)
+                });
+                prop_assert!(!disjoint, "{:?}", pair);
+            }
+            for step in &steps {
+                prop_assert_eq!(&Configuration::decode(&step.encode()), &Ok(step.clone()));
+            }
+            current = steps.pop().expect("two at least");
+        }
+    }
+
+    #[test]
+    fn configuration_decoder_accepts_only_the_one_encoding(
+        bytes in proptest::collection::vec(any::<u8>(), 0..60),
+        count in 0_u8..4,
+        flags in proptest::collection::vec(0_u8..40, 4),
+    ) {
+        let _ = Configuration::decode(&bytes);
+        let mut encoded = vec![1, count];
+        for (place, flags) in flags.iter().take(usize::from(count)).enumerate() {
+            encoded.extend([u8::try_from(place).unwrap(), 0, *flags, 0, 0, 1, 0, b'x']);
+        }
+        if let Ok(decoded) = Configuration::decode(&encoded) {
+            prop_assert_eq!(decoded.encode(), encoded);
+        }
+    }
+}

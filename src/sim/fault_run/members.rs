@@ -1,0 +1,98 @@
+//! Changes of the members in a simulated run with faults: random changes, asked of any leader, and
+//! what must be true of the members at the end.
+
+use bytes::Bytes;
+
+use super::FaultRun;
+use crate::membership::{Configuration, MemberChange, MemberRole, Promotion};
+use crate::raft::Replica;
+use crate::sim::faults::Fault;
+use crate::sim::violation::Violation;
+use crate::types::NodeId;
+
+/// Maximum number of voters that random changes aim at.
+const VOTERS_MAX: usize = 5;
+
+impl FaultRun {
+    /// Returns whether the members change in this run.
+    pub(super) fn changes_members(&self) -> bool {
+        self.plan.faults.contains(&Fault::ChangeMembers)
+    }
+
+    /// Asks a leader, often one that has been deposed without knowing it, for a random change of
+    /// the members.
+    pub(super) fn change_members(&mut self) -> Result<(), Violation> {
+        let leads = |id: &NodeId| {
+            let replica = self.cluster.machine(*id).replica.as_ref();
+            replica.is_some_and(Replica::is_leader)
+        };
+        let leaders: Vec<NodeId> = self.plan.ids.iter().copied().filter(leads).collect();
+        if leaders.is_empty() {
+            return Ok(());
+        }
+        let leader = *self.rng.choose(&leaders);
+        let replica = self.cluster.machine(leader).replica.as_ref().expect("it leads");
+        let members = replica.configuration().1.clone();
+        let mut changes = Vec::new();
+        for _ in 0..*self.rng.choose(&[1, 1, 1, 2, 3]) {
+            self.draw_change(&members, &mut changes);
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.cluster.change_members(leader, &changes)?;
+        Ok(())
+    }
+
+    /// Adds a random change to `changes`, which must not name a member twice.
+    fn draw_change(&mut self, members: &Configuration, changes: &mut Vec<MemberChange>) {
+        let is_free = |id: &NodeId| changes.iter().all(|change: &MemberChange| change.id() != *id);
+        let voters: Vec<NodeId> = members.voters().filter(is_free).collect();
+        let is_learner = |id: &NodeId| {
+            members.member(*id).is_some_and(|it| matches!(it.role, MemberRole::Learner(_)))
+        };
+        let learners: Vec<NodeId> =
+            members.members().keys().copied().filter(is_learner).filter(is_free).collect();
+        let is_other = |id: &NodeId| members.member(*id).is_none();
+        let others: Vec<NodeId> =
+            self.plan.ids.iter().copied().filter(is_other).filter(is_free).collect();
+        let rng = &mut self.rng;
+        let mut pick = |ids: &[NodeId]| (!ids.is_empty()).then(|| *rng.choose(ids));
+        let (voter, learner, other) = (pick(&voters), pick(&learners), pick(&others));
+        let choice = self.rng.below(if members.voters().count() < VOTERS_MAX { 9 } else { 7 });
+        let address = Bytes::from_static(b"simulated");
+        match (choice, voter, learner, other) {
+            (0 | 1, _, _, Some(id)) | (_, None, None, Some(id)) => {
+                let replaces = voter.filter(|_| choice == 1);
+                let promotion = match self.rng.below(3) {
+                    0 => Promotion::Manual,
+                    _ => Promotion::Automatic { replaces },
+                };
+                changes.push(MemberChange::AddLearner { id, promotion, address });
+            }
+            (2, Some(old), Some(new), _) => changes.extend(MemberChange::replace(old, new)),
+            (3, Some(id), ..) => changes.push(MemberChange::Demote(id)),
+            (4 | 5, Some(id), ..) => changes.push(MemberChange::Remove(id)),
+            (6, _, Some(id), _) => changes.push(MemberChange::Remove(id)),
+            (7.., _, Some(id), _) => changes.push(MemberChange::Promote(id)),
+            (_, _, Some(id), _) => changes.push(MemberChange::Promote(id)),
+            (_, Some(id), ..) => changes.push(MemberChange::SetAddress { id, address }),
+            _ => {}
+        }
+    }
+
+    /// Returns the members at the end of a run, which must have applied everything; or a
+    /// description of why the change of the members is not complete yet.
+    pub(super) fn final_members(&self) -> Result<Vec<NodeId>, String> {
+        let Some(leader) = self.cluster.leader() else { return Err("no leader".to_owned()) };
+        let replica = self.cluster.machine(leader).replica.as_ref().expect("it leads");
+        let (index, members) = replica.configuration();
+        if members.is_joint() || index > replica.commit_index() {
+            return Err(format!("the change of the members at index {index} is not complete"));
+        }
+        if !members.votes(leader) {
+            return Err(format!("replica {leader} leads, but is no voter"));
+        }
+        Ok(members.members().keys().copied().collect())
+    }
+}
