@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use bowline::kv::{Batch, BatchBuffer, Operation, StateMachine};
-use bowline::raft::{DiskState, RequestKind};
+use bowline::raft::{DiskState, RequestKind, TransferRefusal};
 use bowline::redis::{
     Action, BufferBytes, ClientList, ClientQuery, Connection, Context, ReplicaInfo, Settings,
+    write_failover_reply,
 };
 use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
 use bowline::wire::resp::{Limits, Parser, Version, Writer};
@@ -142,6 +143,11 @@ impl LocalServer {
                     connection.complete_blocked(&reply_format, &outcomes[0], out);
                 } else {
                     reply_format.encode(&outcomes[0], out);
+                }
+            }
+            Action::RequestTransfer { reply_format, .. } => {
+                if !reply_format.is_muted() {
+                    write_failover_reply(Err(TransferRefusal::NoTarget), &self.context, out);
                 }
             }
             Action::ListClients(query) => {
