@@ -129,7 +129,7 @@ mutants! {
     simulator_detects_batch_split_into_two_log_entries: TearBatch, Mixed, 16;
     simulator_detects_snapshot_without_client_sessions: SnapshotWithoutSessions, Snapshots, 4;
     simulator_detects_snapshot_without_pieces: SnapshotWithoutPieces, LargeWrites, 1;
-    simulator_detects_pieces_kept_for_another_leader: KeepPieces, LargeWrites, 3;
+    simulator_detects_pieces_kept_for_another_leader: KeepPieces, LargeWrites, 5;
     simulator_detects_refusal_of_a_completed_large_write: RefuseCompletedWrite, LargeWrites, 1;
     simulator_detects_replicated_clock_set_to_one_wall_clock: FollowWallClock, Clocks, 2;
     simulator_detects_read_with_a_lagging_replicated_clock: ReadBeforeClock, Clocks, 130;
