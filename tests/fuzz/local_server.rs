@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use bowline::kv::{Batch, BatchBuffer, Operation, StateMachine};
-use bowline::raft::{DiskState, RequestKind};
+use bowline::raft::{DiskState, RequestKind, TransferRefusal};
 use bowline::redis::{
     Action, BufferBytes, ClientList, ClientQuery, Connection, Context, ReplicaInfo, Settings,
+    write_failover_reply,
 };
 use bowline::types::{ClientId, Index, Instant, NodeId, RequestId, RequestKey};
 use bowline::wire::resp::{Limits, Parser, Version, Writer};
@@ -143,6 +144,9 @@ impl LocalServer {
                 } else {
                     reply_format.encode(&outcomes[0], out);
                 }
+            }
+            Action::RequestTransfer { .. } => {
+                write_failover_reply(Err(TransferRefusal::NoTarget), &self.context, out);
             }
             Action::ListClients(query) => {
                 out.extend_from_slice(&list(query, connection, &self.context));
