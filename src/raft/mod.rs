@@ -137,8 +137,8 @@
 //! # Leadership transfer (thesis 3.10)
 //!
 //! A leader transfers its leadership on request. If its disk is stalled or almost full, or if it
-//! has been removed, it does so by itself, to a voter with a healthy disk, if the voters that could take
-//! over are a quorum. It refuses requests, announces the target in its appends, and sends
+//! has been removed, it does so by itself, to a voter with a healthy disk, if the voters that could
+//! take over are a quorum. It refuses requests, announces the target in its appends, and sends
 //! [`TimeoutNow`] when the target has its whole log. The target starts an election without a
 //! pre-vote. Voters do not wait for the old leader's lease to end, because that leader has given up
 //! its lease; they believe only a transfer that the leader itself has announced.

@@ -1,6 +1,6 @@
-//! Leadership transfer (thesis 3.10), on request (`FAILOVER`, a graceful stop), because the leader's
-//! disk is stalled or full and other replicas can write what it cannot, or because a change of the
-//! members has removed the leader.
+//! Leadership transfer (thesis 3.10): on request (`FAILOVER`, a graceful stop); because the
+//! leader's disk is stalled or full and other replicas can write what it cannot; or because a
+//! change of the members has removed the leader.
 //!
 //! 1. The leader refuses new requests, sends the target the entries that it lacks, and announces
 //!    the target to all peers. If a voter misses the announcement, it votes only after the leader's

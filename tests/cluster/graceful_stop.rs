@@ -234,6 +234,31 @@ fn pipeline_received_before_the_stop_is_answered() {
 }
 
 #[test]
+fn requests_in_flight_are_answered_before_the_connection_is_closed() {
+    let mut cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let at = (leader + 1) % 3;
+    let mut client = Client::connect(cluster.address(at)).unwrap();
+    assert_eq!(client.call(&[b"INCR", b"waiting"]).unwrap(), b":1\r\n");
+    // Until the leader continues, or another one is elected, no request can be answered.
+    cluster.pause(leader);
+    let count = 50;
+    client.send(&crate::client::command(&[b"INCR", b"waiting"]).repeat(count)).unwrap();
+    cluster.terminate(at);
+    cluster.wait_for("the stop", || {
+        cluster.log(at).contains("closing the connections of clients").then_some(())
+    });
+    cluster.resume(leader);
+    for number in 2..count + 2 {
+        let reply = client.reply().unwrap();
+        assert_eq!(String::from_utf8_lossy(&reply), format!(":{number}\r\n"));
+    }
+    assert!(client.reply().is_err(), "the connection stays open");
+    assert!(cluster.end_of(at).success(), "{}", cluster.log(at));
+}
+
+#[test]
 fn leader_without_followers_stops_in_bounded_time() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();

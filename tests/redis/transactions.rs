@@ -181,6 +181,13 @@ fn bgsave_in_multi_is_refused_only_if_keys_are_watched() {
 }
 
 #[test]
+fn failover_in_multi_is_refused() {
+    let mut server = LocalServer::new(Limits::default());
+    let reply = run(&mut server, "MULTI; FAILOVER; EXEC");
+    assert!(reply.ends_with("*1\r\n-ERR Command not allowed inside a transaction\r\n"), "{reply}");
+}
+
+#[test]
 fn transaction_larger_than_a_log_entry_is_refused() {
     let mut server = LocalServer::new(Limits::default());
     server.allow_payload(2_000);

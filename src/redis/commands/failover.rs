@@ -16,7 +16,7 @@ use crate::wire::resp::{Version, Writer};
 
 /// The row of the command table for `FAILOVER`.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command("failover", -1, failover)
-    .flags(&["admin", "noscript", "stale", "no_multi"])
+    .flags(&["admin", "noscript", "stale"])
     .categories(&["dangerous"])
     .since("6.2.0", "server")
     .costs("O(1)")
