@@ -215,10 +215,13 @@ impl Configuration {
     }
 
     /// Returns the configuration that follows this joint one.
+    #[must_use]
     pub fn after_joint(&self) -> Configuration {
         let mut members = self.members.clone();
         members.retain(|_, member| member.role != MemberRole::Leaving);
-        members.values_mut().for_each(|member| member.outgoing = false);
+        for member in members.values_mut() {
+            member.outgoing = false;
+        }
         Configuration { members }
     }
 
@@ -336,16 +339,16 @@ fn decode_member(bytes: &mut &[u8]) -> Result<(NodeId, Member), ConfigurationErr
         return Err(Length);
     }
     let (id, flags) = (NodeId(bytes.get_u16_le()), bytes.get_u8());
-    let (replaced, length) = (NodeId(bytes.get_u16_le()), usize::from(bytes.get_u16_le()));
+    let (other, length) = (NodeId(bytes.get_u16_le()), usize::from(bytes.get_u16_le()));
     if length > ADDRESS_BYTES_MAX {
         return Err(Members("an address is too long"));
     }
     let address = bytes.split_off(..length).ok_or(Length)?;
     let (outgoing, is_replacing) = (flags & OUTGOING != 0, flags & REPLACES != 0);
-    if flags & !FLAGS != 0 || !is_replacing && replaced != NodeId(0) {
+    if flags & !FLAGS != 0 || !is_replacing && other != NodeId(0) {
         return Err(Members("unknown flags"));
     }
-    let replaces = is_replacing.then_some(replaced);
+    let replaces = is_replacing.then_some(other);
     let role = match (flags & ROLE, flags & AUTOMATIC != 0) {
         (LEARNER, true) => MemberRole::Learner(Promotion::Automatic { replaces }),
         _ if is_replacing => return Err(Members("only a learner replaces a member")),
@@ -361,8 +364,11 @@ impl MemberChange {
     /// Returns the id of the member that is changed.
     pub fn id(&self) -> NodeId {
         match self {
-            MemberChange::AddLearner { id, .. } | MemberChange::SetAddress { id, .. } => *id,
-            MemberChange::Promote(id) | MemberChange::Demote(id) | MemberChange::Remove(id) => *id,
+            MemberChange::AddLearner { id, .. }
+            | MemberChange::SetAddress { id, .. }
+            | MemberChange::Promote(id)
+            | MemberChange::Demote(id)
+            | MemberChange::Remove(id) => *id,
         }
     }
 

@@ -153,14 +153,14 @@ mutants! {
     simulator_detects_installation_of_an_older_snapshot: InstallOlderSnapshot, Snapshots, 4;
     simulator_detects_mixed_chunks_of_two_snapshots: MixChunks, Snapshots, 3;
     simulator_detects_unverified_snapshot_checksum: IgnoreSnapshotChecksum, Snapshots, 71;
-    simulator_detects_joint_configuration_without_old_voters: CountNewVotersOnly, Members, 8;
+    simulator_detects_joint_configuration_without_old_voters: CountNewVotersOnly, Members, 3;
     simulator_detects_joint_configuration_left_too_early: EndJointEarly, Members, 1;
     simulator_detects_membership_change_by_an_untried_leader: ChangeBeforeOwnTerm, Members, 18;
     simulator_detects_overlapping_membership_changes: OverlappingChanges, Members, 6;
     simulator_detects_configuration_kept_after_truncation: KeepTruncatedConfiguration, Members, 29;
     simulator_detects_configuration_in_use_only_when_committed: ConfigurationAtCommit, Members, 3;
     simulator_detects_learner_that_counts_for_a_quorum: CountLearners, Members, 1;
-    simulator_detects_removed_leader_that_counts_itself: CountRemovedLeader, Members, 1;
+    simulator_detects_removed_leader_that_counts_itself: CountRemovedLeader, Members, 5;
     simulator_detects_campaign_of_a_learner: LearnerCampaigns, Members, 3;
     simulator_detects_snapshot_without_members: SnapshotWithoutConfiguration, Members, 2;
     simulator_detects_stream_bytes_delivered_twice: DeliverBytesAgain, Streams, 1;

@@ -138,11 +138,11 @@ impl Candidate {
 
     pub(super) fn handle_timeout(&mut self, shared: &mut Shared, out: &mut Effects) -> Transition {
         if shared.now >= self.deadline {
-            if !shared.has_quorum(|id| id == shared.id || self.heard.contains(&id)) {
-                shared.record_isolated_campaign();
-            } else {
+            if shared.has_quorum(|id| id == shared.id || self.heard.contains(&id)) {
                 shared.isolated_campaigns = 0;
                 shared.lost_campaigns += 1;
+            } else {
+                shared.record_isolated_campaign();
             }
             if shared.disk.is_stalled() || !shared.may_campaign() {
                 // A stalled disk could not make this replica's own vote durable.

@@ -125,6 +125,7 @@ impl Leader {
             }
         }
         self.send_commit_index(round_before, shared, out);
+        self.dismiss_removed(shared, out);
         assert!(
             self.round <= round_before.next(),
             "a batch began rounds {round_before:?} to {:?}",
@@ -188,6 +189,17 @@ impl Leader {
             && commit_index.0 > progress.sent_commit_index.0 + unknown_max
     }
 
+    /// Tells peers that have been removed from the members that their removal is committed, so that
+    /// they do not campaign. Only once: if the message is lost, their campaigns do no harm.
+    fn dismiss_removed(&mut self, shared: &mut Shared, out: &mut Effects) {
+        let base = shared.log.base().index;
+        for progress in std::mem::take(&mut self.removed) {
+            if progress.match_index() >= base {
+                self.notify(&progress, shared.shown_commit_index(), shared, out);
+            }
+        }
+    }
+
     /// Sends the peer at `position` the commit index in an append with round number 0, to which the
     /// peer does not reply.
     fn send_notice(
@@ -197,8 +209,17 @@ impl Leader {
         shared: &mut Shared,
         out: &mut Effects,
     ) {
-        let progress = &mut self.progress[position];
-        progress.sent_commit_index = commit_index;
+        self.progress[position].sent_commit_index = commit_index;
+        self.notify(&self.progress[position], commit_index, shared, out);
+    }
+
+    fn notify(
+        &self,
+        progress: &Progress,
+        commit_index: Index,
+        shared: &mut Shared,
+        out: &mut Effects,
+    ) {
         let append = AppendEntries {
             term: shared.term(),
             round: Round(0),

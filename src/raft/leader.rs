@@ -32,6 +32,9 @@ const ROUNDS_MAX: usize = 1 << 16;
 #[derive(Debug)]
 pub(super) struct Leader {
     pub(super) progress: Vec<Progress>,
+    /// Peers that have just been removed from the members, to which the leader still tells that
+    /// their removal is committed.
+    pub(super) removed: Vec<Progress>,
     /// Version of the membership at which `progress` was last brought up to date.
     membership_version: u64,
     /// Index of the no-op entry that this leader appended when it was elected. Until the no-op
@@ -100,6 +103,7 @@ impl Leader {
         assert!(first_index == last.next(), "the no-op is {first_index} after {last}");
         Leader {
             progress,
+            removed: Vec::new(),
             membership_version,
             first_index,
             round: Round(0),
@@ -207,7 +211,9 @@ impl Leader {
                 new
             }));
         }
+        self.removed.append(&mut known);
         let peers = shared.membership.peers();
+        self.removed.retain(|peer| !peers.contains(&peer.id));
         self.urgent.retain(|id| peers.contains(id));
     }
 
@@ -420,12 +426,10 @@ impl Leader {
     /// `own` is this replica's value; `of` returns the value of a peer. Allocates no memory,
     /// because it is called several times per batch.
     fn reached<T: Ord + Copy>(&self, shared: &Shared, own: T, of: impl Fn(&Progress) -> T) -> T {
-        shared.membership.reached(&shared.config, |id| match self.peer(id) {
-            Some(peer) => of(peer),
-            None => {
-                assert!(id == shared.id, "the voter {id} is no peer of the leader");
-                own
-            }
+        shared.membership.reached(&shared.config, |id| {
+            let peer = self.peer(id);
+            assert!(peer.is_some() || id == shared.id, "the voter {id} is no peer of the leader");
+            peer.map_or(own, &of)
         })
     }
 

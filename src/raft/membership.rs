@@ -163,6 +163,14 @@ impl Membership {
         self.voters.contains(&id) || self.outgoing.contains(&id)
     }
 
+    /// Returns whether this replica is a voter of the configuration in use, or of an earlier one
+    /// that is not known to be replaced for good: as long as its removal is not committed, the
+    /// remaining voters may lack entries that only this replica and other removed ones have, so
+    /// that one of these must lead for a moment (thesis 4.2.2).
+    pub(super) fn may_be_needed(&self) -> bool {
+        self.history.iter().any(|(_, configuration)| configuration.votes(self.id))
+    }
+
     /// Returns whether the replica is a voter and remains one.
     pub(super) fn remains_voter(&self, id: NodeId) -> bool {
         self.voters.contains(&id)

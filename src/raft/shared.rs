@@ -182,7 +182,7 @@ impl Shared {
 
     /// Returns whether this replica may campaign.
     pub(super) fn may_campaign(&self) -> bool {
-        rules::may_campaign(self.is_voter(), &self.config)
+        rules::may_campaign(self.membership.may_be_needed(), &self.config)
     }
 
     /// Returns whether the replicas for which `holds` is true form a quorum of the configuration in

@@ -276,7 +276,7 @@ pub(super) fn on_timeout_now(shared: &mut Shared, from: NodeId, now: TimeoutNow)
     // That entry is durable: the leader knows it from this replica. This core may not know it yet,
     // because the log writer sends the acknowledgement before it reports to the core.
     let has_all = shared.log.last() == now.last;
-    if !has_all || !shared.may_campaign() || shared.disk.state() != DiskState::Healthy {
+    if !has_all || !shared.is_voter() || shared.disk.state() != DiskState::Healthy {
         shared.counters.stale += 1;
         return Transition::Stay;
     }

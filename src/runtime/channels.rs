@@ -271,7 +271,7 @@ pub(super) struct Applied {
     /// The leader's snapshot that the applier has installed: its id, and the members as of its last
     /// entry if they had changed by then. `None` if this work installed no snapshot. If both
     /// `index` and `installed` are set, the Raft core handles `index` first.
-    pub(super) installed: Option<(SnapshotId, Option<Configuration>)>,
+    pub(super) installed: Option<(SnapshotId, Option<Box<Configuration>>)>,
     /// The replicated clock (which decides when keys expire) in the state after this work.
     pub(super) clock: AppliedClock,
     /// The reading, in milliseconds since 1970, that the replicated clock (which decides when keys

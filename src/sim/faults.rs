@@ -338,10 +338,7 @@ impl Plan {
             },
             duration: Duration::from_secs(if course { 20 } else { 10 }),
             through_wire: rng.permille(250),
-            segment_bytes: (profile == Profile::Storage
-                || profile == Profile::Snapshots && rng.permille(700)
-                || profile == Profile::Members && rng.permille(300))
-            .then(|| *rng.choose(&[2 << 10, 8 << 10, 64 << 10])),
+            segment_bytes: draw_segment_bytes(profile, rng),
             may_corrupt: has(FaultType::Files),
             snapshots: (profile == Profile::Snapshots
                 || profile == Profile::Members && rng.permille(500)
@@ -586,6 +583,17 @@ fn client_quality(course: bool, faulty: bool, hop: Duration) -> LinkQuality {
         late_max: Duration::from_secs(3),
         ..clean
     }
+}
+
+/// Returns the size of log segments in bytes; `None` if the run does not use the real storage code.
+fn draw_segment_bytes(profile: Profile, rng: &mut Rng) -> Option<u64> {
+    let uses_files = match profile {
+        Profile::Storage => true,
+        Profile::Snapshots => rng.permille(700),
+        Profile::Members => rng.permille(300),
+        _ => false,
+    };
+    uses_files.then(|| *rng.choose(&[2 << 10, 8 << 10, 64 << 10]))
 }
 
 fn draw_delays(slow: bool, rng: &mut Rng) -> Delays {

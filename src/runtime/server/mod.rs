@@ -34,7 +34,7 @@ use std::sync::atomic::AtomicBool;
 use mio::{Poll, Waker};
 
 use crate::kv::StateMachine;
-use crate::raft::{DiskState, Replica};
+use crate::raft::{DiskState, Durable, Replica};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::redis::{Context, ReplicaInfo, Settings};
 use crate::runtime::boards::{
@@ -160,15 +160,14 @@ pub fn run_server(
     .map_err(system_error("cannot set up the network"))?;
     // This is the last step that can fail, so that a failed start does not count as a start, and it
     // precedes the first byte to a peer.
-    let (log, mut durable) = recovered.open(snapshot)?;
-    durable.configuration = store.configuration().cloned();
+    let (log, durable) = recovered.open(snapshot)?;
     log_start(options, &log, durable.entries.last(), last_snapshot);
     let replica = Replica::new(
         options.id,
         &peers,
         options.config.clone(),
         random_seed(),
-        durable,
+        Durable { configuration: store.configuration().cloned(), ..durable },
         clock.now(),
     );
     let scheduler = scheduler(options, &snapshot_board, &memory);

@@ -342,7 +342,7 @@ impl Applier {
     /// snapshot's last entry.
     fn install(&mut self, received: ReceivedSnapshot, replies: &mut ReplyBatch) {
         let ReceivedSnapshot { id, mut store } = received;
-        let configuration = store.configuration().cloned();
+        let configuration = store.configuration().cloned().map(Box::new);
         if id.last.index > self.store.applied_index() {
             // So that no events of this pass are lost.
             replies.events.extend(self.store.take_events());

@@ -72,9 +72,7 @@ impl FaultRun {
             }
             (2, Some(old), Some(new), _) => changes.extend(MemberChange::replace(old, new)),
             (3, Some(id), ..) => changes.push(MemberChange::Demote(id)),
-            (4 | 5, Some(id), ..) => changes.push(MemberChange::Remove(id)),
-            (6, _, Some(id), _) => changes.push(MemberChange::Remove(id)),
-            (7.., _, Some(id), _) => changes.push(MemberChange::Promote(id)),
+            (4 | 5, Some(id), ..) | (6, _, Some(id), _) => changes.push(MemberChange::Remove(id)),
             (_, _, Some(id), _) => changes.push(MemberChange::Promote(id)),
             (_, Some(id), ..) => changes.push(MemberChange::SetAddress { id, address }),
             _ => {}

@@ -36,7 +36,7 @@ impl Core {
             self.handle(Msg::Applied { index });
         }
         if let Some((snapshot, configuration)) = installed {
-            self.handle(Msg::Installed(snapshot, configuration));
+            self.handle(Msg::Installed(snapshot, configuration.map(|boxed| *boxed)));
         }
         self.announce_snapshot();
     }

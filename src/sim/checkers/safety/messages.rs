@@ -162,14 +162,6 @@ impl SafetyChecker {
             }
             PeerMsg::TimeoutNow(now) => self.on_transfer(machines, id, sent.to, now)?,
             PeerMsg::RequestVote(vote) if !vote.pre => {
-                let members = self.configuration_of(from);
-                ensure!(
-                    members.votes(id),
-                    "learners count for nothing: replica {id} requested votes in term {}, but is \
-                     no voter; its members are {}",
-                    vote.term,
-                    members_text(members)
-                );
                 let before = Term(vote.term.0 - 1);
                 ensure!(
                     !vote.transfer || self.transfers.contains(&(before, id)),

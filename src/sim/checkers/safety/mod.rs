@@ -337,6 +337,16 @@ impl SafetyChecker {
              on its disk (index@term, if any) is {durable_there:?}",
             status.durable_index
         );
+        let campaigns = matches!(status.role, RoleName::PreCandidate | RoleName::Candidate);
+        ensure!(
+            !campaigns
+                || (status.role, status.term) == (was_role, was_term)
+                || self.may_lead(machine),
+            "learners count for nothing: replica {id} campaigns in term {}, but is no voter; its \
+             members are {}",
+            status.term,
+            members_text(replica.configuration().1)
+        );
         if status.role == RoleName::Leader {
             if was_role != RoleName::Leader || status.term != was_term {
                 self.on_elected(machines, slot, status)?;
@@ -380,7 +390,7 @@ impl SafetyChecker {
             members_text(members)
         );
         ensure!(
-            members.votes(id),
+            self.may_lead(&machines[slot]),
             "learners count for nothing: replica {id} became leader of term {term}, but is no \
              voter; its members are {}",
             members_text(members)
@@ -562,6 +572,22 @@ impl SafetyChecker {
     fn configuration_of(&self, slot: usize) -> &Configuration {
         let last = self.views[slot].written.last().copied().unwrap_or(EntryId::ZERO);
         self.configuration_at(last)
+    }
+
+    /// Returns whether a replica may campaign and lead: it is a voter of the latest configuration in
+    /// its log, or of the one before as long as it does not know that the latest is committed.
+    fn may_lead(&self, machine: &Machine) -> bool {
+        let (id, view) = (machine.id, &self.views[machine.slot]);
+        let mut last = view.written.last().copied().unwrap_or(EntryId::ZERO);
+        let commit_index = machine.replica.as_ref().map_or(Index::ZERO, Replica::commit_index);
+        loop {
+            let entry = self.entries.get(&last);
+            let at = entry.map_or(EntryId::ZERO, |entry| entry.configuration);
+            if self.configuration_at(last).votes(id) || at.index <= commit_index {
+                return self.configuration_at(last).votes(id);
+            }
+            last = self.entries[&at].previous;
+        }
     }
 
     /// Checks that a replica uses the latest configuration in its log.
