@@ -218,8 +218,8 @@ impl StateMachine {
         self.advance(index);
     }
 
-    /// Advances the applied index to `index` for an entry with a configuration of the members. Later
-    /// snapshots contain the configuration.
+    /// Advances the applied index to `index` for an entry with a configuration of the members.
+    /// Later snapshots contain the configuration.
     pub fn set_configuration(&mut self, index: Index, configuration: Configuration) {
         self.configuration = Some(configuration);
         self.advance(index);

@@ -13,8 +13,8 @@
 //! Integers are little endian. Within items, lengths and other small numbers have a variable
 //! length. The encodings of items are in other modules: entries of the keyspace in
 //! `keyspace/restore.rs`, batches of the deduplication table with their outcomes in `dedup.rs`,
-//! client sessions in `client_sessions.rs`, pieces of an incomplete batch in `partial_batch.rs`, and
-//! the members, if they have changed since the cluster was created, in `membership.rs`.
+//! client sessions in `client_sessions.rs`, pieces of an incomplete batch in `partial_batch.rs`,
+//! and the members, if they have changed since the cluster was created, in `membership.rs`.
 //!
 //! The checksum of a block covers the header and all blocks up to this one, so a reader detects
 //! blocks that are omitted, repeated or reordered. Replicas with equal states may write their
