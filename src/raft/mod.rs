@@ -175,8 +175,8 @@
 //! different leaders can be disjoint, because both contain a majority of the same old voters.
 //!
 //! A replica that is no voter of its own configuration does not campaign, except while its removal
-//! is not known to be committed: then the remaining voters may lack entries that only it has, and it
-//! may have to lead once more, without counting itself (thesis 4.2.2). Votes are granted to any
+//! is not known to be committed: then the remaining voters may lack entries that only it has, and
+//! it may have to lead once more, without counting itself (thesis 4.2.2). Votes are granted to any
 //! candidate, and appends, snapshots and requests of leaders are accepted from any sender, because
 //! the sender may know a later configuration. A replica that has been removed disturbs nobody: the
 //! leader sends it the entry that removes it and then the commit index, and replicas that hear a

@@ -225,8 +225,8 @@ pub(super) fn configuration_follows_the_log(config: &Config) -> bool {
 }
 
 /// Returns whether a replica may campaign: only if it is a voter of its own configuration, or of an
-/// earlier one as long as its removal is not known to be committed (`is_voter`). Implements the safety rule "Learners count for nothing" of the guide
-/// (`guarantees.md`).
+/// earlier one as long as its removal is not known to be committed (`is_voter`). Implements the
+/// safety rule "Learners count for nothing" of the guide (`guarantees.md`).
 pub(super) fn may_campaign(is_voter: bool, config: &Config) -> bool {
     is_voter || config.breaks(Mutant::LearnerCampaigns)
 }

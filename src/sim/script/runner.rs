@@ -230,9 +230,7 @@ impl Runner {
                 self.cluster.set_disk_space(*id, space)?;
             }
             Statement::Failover(id, request) => self.failover(*id, *request)?,
-            Statement::Change(id, changes) => {
-                self.cluster.change_members(*id, changes)?;
-            }
+            Statement::Change(id, changes) => self.cluster.change_members(*id, changes)?,
             Statement::Lag(id, span) => {
                 self.cluster.machine_mut(*id).delays.apply = DurationRange::always(*span);
             }

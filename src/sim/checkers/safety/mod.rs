@@ -574,8 +574,8 @@ impl SafetyChecker {
         self.configuration_at(last)
     }
 
-    /// Returns whether a replica may campaign and lead: it is a voter of the latest configuration in
-    /// its log, or of the one before as long as it does not know that the latest is committed.
+    /// Returns whether a replica may campaign and lead: it is a voter of the latest configuration
+    /// in its log, or of the one before as long as it does not know that the latest is committed.
     fn may_lead(&self, machine: &Machine) -> bool {
         let (id, view) = (machine.id, &self.views[machine.slot]);
         let mut last = view.written.last().copied().unwrap_or(EntryId::ZERO);
