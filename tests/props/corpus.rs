@@ -221,6 +221,15 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds.push(("course", "get", get.into_bytes()));
     seeds.push(("course", "put", put.into_bytes()));
 
+    scenarios(&mut seeds);
+    frames(&mut seeds);
+    segments(&mut seeds);
+    requests(&mut seeds);
+    seeds
+}
+
+/// Adds seeds of scenario files: valid ones, and two that are no scenarios.
+fn scenarios(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     let benchmarks = r#""total_msgs":[1,2,3],"failures":[0,1,2],"duplicates":[0,1,2],
         "median_latency":[0.1,0.2,0.3]"#;
     let plain = r#""lifetime":5,"replicas":3,"requests":10"#;
@@ -244,10 +253,6 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     ] {
         seeds.push(("scenario", name, text.into_bytes()));
     }
-    frames(&mut seeds);
-    segments(&mut seeds);
-    requests(&mut seeds);
-    seeds
 }
 
 /// Adds seeds of frames between replicas: one frame of each kind, and two with a broken end.
