@@ -11,7 +11,7 @@
 //! Learners join and leave in one step, because they count for no quorum.
 
 use crate::membership::{Configuration, Member, MemberChange, MemberRole, PlanError, Promotion};
-use crate::types::{EntryId, Index, NodeId};
+use crate::types::{EntryId, Index, NodeId, Round};
 
 use super::leader::Leader;
 use super::progress::Progress;
@@ -152,22 +152,31 @@ impl Leader {
         let _ = self.change_members(shared, &changes);
     }
 
-    /// Returns an error if the learner lacks too many entries to become a voter.
+    /// Returns an error if the learner lacks too many entries to become a voter, or the entry that
+    /// made it a learner: without that it may not have received anything yet.
     fn check_caught_up(&self, shared: &Shared, id: NodeId) -> Result<(), ChangeRefusal> {
-        let matched = self.peer(id).map_or(Index::ZERO, Progress::match_index);
+        let peer = self.peer(id);
+        let matched = peer.map_or(Index::ZERO, Progress::match_index);
         let entries = shared.log.last().index.0 - matched.0;
-        if entries <= CAUGHT_UP_ENTRIES && self.is_answering(shared, id) {
+        let (configuration, _) = shared.membership.latest();
+        if entries <= CAUGHT_UP_ENTRIES
+            && matched >= configuration
+            && peer.is_some_and(|peer| !peer.is_receiving_snapshot())
+            && self.is_answering(shared, id)
+        {
             return Ok(());
         }
         Err(ChangeRefusal::Behind { id, entries })
     }
 
-    /// Returns whether the replica has answered within the check-quorum window.
+    /// Returns whether the replica has answered this leader, the last time within the check-quorum
+    /// window.
     fn is_answering(&self, shared: &Shared, id: NodeId) -> bool {
         let window = timing::check_quorum_window(&shared.config, shared.loss_permille);
         id == shared.id
             || self.peer(id).is_some_and(|peer| {
-                !peer.is_silent(shared.loss_permille)
+                peer.answered_round > Round(0)
+                    && !peer.is_silent(shared.loss_permille)
                     && shared.now.since(peer.last_reply_at) <= window
             })
     }

@@ -34,6 +34,8 @@ pub(super) enum Arrivals {
 #[derive(Debug)]
 pub(super) struct CourseTransport {
     me: NodeId,
+    /// The other replicas. Messages from any other sender are ignored.
+    peers: Vec<NodeId>,
     pub(super) connection: Connection,
     /// Buffer in which each outgoing message is encoded; reused for all messages.
     text: Vec<u8>,
@@ -50,6 +52,7 @@ pub(super) struct CourseTransport {
 impl CourseTransport {
     pub(super) fn new(
         me: NodeId,
+        peers: Vec<NodeId>,
         connection: Connection,
         counters: Arc<RuntimeCounters>,
     ) -> CourseTransport {
@@ -59,6 +62,7 @@ impl CourseTransport {
             (connection.kind() == Kind::Datagram).then_some((Instant::ZERO, HELLO_REPEATS + 1));
         CourseTransport {
             me,
+            peers,
             connection,
             text: Vec::with_capacity(4 << 10),
             hello,
@@ -116,7 +120,12 @@ impl CourseTransport {
             bytes += text.len();
             match course::decode(text, self.me) {
                 Ok(Incoming::Request { request, .. }) => requests.push(request),
-                Ok(Incoming::Peer(envelope)) => messages.push(envelope),
+                // The core accepts some messages of any sender, because the members may have
+                // changed; here they are fixed.
+                Ok(Incoming::Peer(envelope)) if self.peers.contains(&envelope.from) => {
+                    messages.push(envelope);
+                }
+                Ok(Incoming::Peer(_)) => self.counters.ignored.add_one(),
                 Ok(Incoming::Ignored(_)) => self.counters.ignored.add_one(),
                 Err(_) => self.counters.unreadable.add_one(),
             }
