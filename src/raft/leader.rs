@@ -246,7 +246,12 @@ impl Leader {
             AppendOutcome::Reject { refused, hint } => refused <= last && hint.index <= refused,
         };
         if !is_possible || reply.round > progress.sent_round {
-            shared.counters.malformed += 1;
+            // The peer may have answered a late append of an earlier term, in which this leader had
+            // led, too, and had sent entries that it lost in a crash.
+            let is_late =
+                matches!(reply.outcome, AppendOutcome::Reject { .. }) && reply.round == Round(0);
+            let counters = &mut shared.counters;
+            *if is_late { &mut counters.stale } else { &mut counters.malformed } += 1;
             return;
         }
         progress.record_reply(shared.now, reply.round, sent_at, &shared.config);
