@@ -92,7 +92,8 @@ pub struct Configuration {
 /// One part of a change of the members. Several of them are done in one step.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MemberChange {
-    /// Adds a learner.
+    /// Adds a learner. Its id must never have been that of another member, also not of one that has
+    /// been removed: a replica that has not heard of the removal may count its vote.
     AddLearner {
         /// Id of the new member, which no member may have.
         id: NodeId,

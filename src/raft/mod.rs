@@ -178,9 +178,10 @@
 //! is not known to be committed: then the remaining voters may lack entries that only it has, and
 //! it may have to lead once more, without counting itself (thesis 4.2.2). Votes are granted to any
 //! candidate, and appends, snapshots and requests of leaders are accepted from any sender, because
-//! the sender may know a later configuration. A replica that has been removed disturbs nobody: the
-//! leader sends it the entry that removes it and then the commit index, and replicas that hear a
-//! leader ignore its campaigns.
+//! the sender may know a later configuration. A replica that has been removed disturbs nobody,
+//! because replicas that hear a leader ignore its campaigns. The leader sends it the entry that
+//! removes it, until that is committed, and then the commit index once; a replica that misses them
+//! keeps asking for pre-votes.
 //!
 //! # Rejoining after the loss of a disk
 //!
@@ -228,6 +229,7 @@
 //!
 //! # Left out
 //!
+//! - Membership changes in the server: its members are fixed when the cluster is created.
 //! - Changing a single voter without a joint configuration (thesis 4.1).
 //! - Witnesses: every voter has the whole log and may lead.
 //! - Balancing of leaders: there is one group.
