@@ -111,7 +111,8 @@ impl CourseArguments {
             Address::Udp(port) => Connection::open_udp(*port)?,
             Address::Unix(path) => Connection::open_unix(path)?,
         };
-        let mut transport = CourseTransport::new(self.me, self.others.clone(), connection, counters);
+        let mut transport =
+            CourseTransport::new(self.me, self.others.clone(), connection, counters);
         transport.send_hello(now);
         Ok((transport, NeverRestarts(())))
     }

@@ -125,8 +125,7 @@ impl CourseTransport {
                 Ok(Incoming::Peer(envelope)) if self.peers.contains(&envelope.from) => {
                     messages.push(envelope);
                 }
-                Ok(Incoming::Peer(_)) => self.counters.ignored.add_one(),
-                Ok(Incoming::Ignored(_)) => self.counters.ignored.add_one(),
+                Ok(Incoming::Peer(_) | Incoming::Ignored(_)) => self.counters.ignored.add_one(),
                 Err(_) => self.counters.unreadable.add_one(),
             }
             if bytes >= BATCH_BYTES_MAX {
