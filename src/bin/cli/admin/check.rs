@@ -67,7 +67,7 @@ fn print(report: &FolderReport) {
     let FolderReport { identity, members, log, snapshot, .. } = report;
     let ids: Vec<String> = members.iter().map(|id| id.0.to_string()).collect();
     println!(
-        "replica {} of a cluster of replicas {}; started {} times; cluster fingerprint {:032x}",
+        "replica {} of a cluster of replicas {}; start number {}; cluster fingerprint {:032x}",
         identity.replica.0,
         ids.join(", "),
         identity.incarnation,
