@@ -44,8 +44,8 @@ enum Command {
     },
     /// Compare the state of all replicas at one log index. Exits with code 2 if they differ.
     Digest,
-    /// Check the folder of a replica that is not running, without changing it: every checksum, what
-    /// is there, and what a start would do. Exits with code 65 if the folder is damaged.
+    /// Check the folder of a replica that is not running, without changing it: every checksum, its
+    /// contents, and what a start would do. Exits with code 65 if the folder is damaged.
     Check {
         /// The data folder of the replica.
         folder: PathBuf,

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::cli::serve::EXIT_DAMAGED;
 
-/// Checks `folder` and prints what is there. Returns [`EXIT_DAMAGED`] if a replica could not start
+/// Checks `folder` and prints its contents. Returns [`EXIT_DAMAGED`] if a replica could not start
 /// with it, because it is damaged.
 pub(super) fn run(folder: &Path, json: bool) -> anyhow::Result<ExitCode> {
     match runtime::check(folder) {
