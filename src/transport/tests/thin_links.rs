@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::bottleneck::{Network, Path};
+use super::bottleneck::{Network, Path, Usage};
 use super::tcp::Control;
 
 /// Time that flows get to find their share before it is measured.
@@ -26,6 +26,18 @@ fn shares(path: Path, first: impl Fn(&mut Network), second: impl Fn(&mut Network
     let shares = [0, 1].map(|flow| network.percent(usage[flow].delivered, time));
     eprintln!("{path:?}: {shares:?} % of the link");
     shares
+}
+
+/// Returns what a stream alone uses of a link, also as a share in percent.
+fn alone(path: Path) -> (usize, Usage) {
+    let mut network = Network::new(path);
+    network.add_stream();
+    network.run(WARM_UP);
+    let time = Duration::from_secs(15);
+    let usage = network.measure(time)[0];
+    let share = network.percent(usage.delivered, time);
+    eprintln!("{path:?}: {share} % of the link, {usage:?}");
+    (share, usage)
 }
 
 #[test]
@@ -88,13 +100,7 @@ fn random_loss_on_a_thin_link_is_repaired_with_few_bytes() {
     for path in paths() {
         for loss in [5, 30] {
             let path = Path { loss, ..path };
-            let mut network = Network::new(path);
-            network.add_stream();
-            network.run(WARM_UP);
-            let time = Duration::from_secs(15);
-            let usage = network.measure(time)[0];
-            let share = network.percent(usage.delivered, time);
-            eprintln!("{path:?}: {share} % of the link, {usage:?}");
+            let (share, usage) = alone(path);
             let arrives = 100 - usize::try_from(loss).unwrap();
             assert!(share * 100 >= arrives * 93, "{path:?}: {share} % of the link");
             assert!(usage.sent * arrives <= usage.delivered * 106, "{path:?}: {usage:?}");
@@ -120,13 +126,7 @@ fn stream_fills_a_fast_link_with_a_short_queue() {
 fn stream_does_not_flood_a_link_with_a_very_short_queue() {
     for queue_ms in [2, 3] {
         let path = Path::thin(queue_ms, 200);
-        let mut network = Network::new(path);
-        network.add_stream();
-        network.run(WARM_UP);
-        let time = Duration::from_secs(15);
-        let usage = network.measure(time)[0];
-        let share = network.percent(usage.delivered, time);
-        eprintln!("{path:?}: {share} % of the link, {usage:?}");
+        let (share, usage) = alone(path);
         assert!(share >= 95, "{path:?}: {share} % of the link");
         assert!(usage.sent <= usage.delivered * 33 / 10, "{path:?}: {usage:?}");
     }
