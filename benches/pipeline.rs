@@ -106,7 +106,12 @@ impl Cluster {
                 id: *id,
                 listen: *listen,
                 peer_listen: *peer_listen,
-                peers: peers.iter().copied().filter(|(peer, _)| peer != id).collect(),
+                peers: peers
+                    .iter()
+                    .filter(|(peer, _)| peer != id)
+                    .map(|(peer, address)| (*peer, address.to_string()))
+                    .collect(),
+                announce_peer: None,
                 peer_transport: PeerTransport::Tcp,
                 announce: None,
                 folder: folder.join(id.0.to_string()),

@@ -4,13 +4,14 @@
 //! configuration, so a replica needs no earlier entry to understand it:
 //!
 //! ```text
-//!  +--------+-------+--------------------------------------------------------+
-//!  | format | count | members, by id: | id | flags | replaces | len | address |
-//!  +--------+-------+--------------------------------------------------------+
+//!  +--------+-------+---------+--------------------------------------------------------+
+//!  | format | count | last id | members, by id: | id | flags | replaces | len | address |
+//!  +--------+-------+---------+--------------------------------------------------------+
 //! ```
 //!
 //! `format`, `flags` and `count` have one byte, the other integers two, little endian. `replaces`
-//! is zero unless the flags say that the member replaces another one.
+//! is zero unless the flags say that the member replaces another one. `last id` is the highest id
+//! that any member has ever had: ids are not used again.
 //!
 //! A change of the voters goes through a *joint* configuration, in which decisions need a quorum of
 //! the voters before the change and one of those after it (Raft paper, §6). Joint consensus is used
@@ -18,10 +19,15 @@
 //! reason: any two successive configurations have no disjoint quorums.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
 use crate::types::NodeId;
+
+mod change;
+
+pub use change::{ChangePlan, ChangeRefusal, MemberChange, PlanError};
 
 /// Maximum number of members that a configuration may have.
 pub const REPLICAS_MAX: usize = 31;
@@ -83,68 +89,12 @@ pub struct Member {
 ///
 /// Invariant: at most [`REPLICAS_MAX`] members. A configuration without members stands for an
 /// unknown one; any other has a voter. In a joint configuration at least one member is outgoing; in
-/// any other, no member is outgoing or leaving.
+/// any other, no member is outgoing or leaving. `last_id` is at least the id of each member.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Configuration {
     members: BTreeMap<NodeId, Member>,
-}
-
-/// One part of a change of the members. Several of them are done in one step.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum MemberChange {
-    /// Adds a learner. Its id must never have been that of another member, also not of one that has
-    /// been removed: a replica that has not heard of the removal may count its vote.
-    AddLearner {
-        /// Id of the new member, which no member may have.
-        id: NodeId,
-        /// How the learner becomes a voter.
-        promotion: Promotion,
-        /// Where the new member is reached.
-        address: Bytes,
-    },
-    /// Makes a voter of a learner, which must have caught up. Only learners become voters: an empty
-    /// replica that counted at once would reduce the number of failures that the cluster survives.
-    Promote(NodeId),
-    /// Makes a learner of a voter.
-    Demote(NodeId),
-    /// Removes a member.
-    Remove(NodeId),
-    /// Changes where a member is reached.
-    SetAddress {
-        /// Id of the member.
-        id: NodeId,
-        /// The new address.
-        address: Bytes,
-    },
-}
-
-/// The reason why a change of the members makes no valid configuration.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum PlanError {
-    /// The change names a replica that is no member.
-    #[error("replica {0} is not a member")]
-    Unknown(NodeId),
-    /// The change adds a replica that is a member already, or names a member twice.
-    #[error("replica {0} is a member already, or named twice")]
-    Duplicate(NodeId),
-    /// The change promotes a voter.
-    #[error("replica {0} is a voter already")]
-    Voter(NodeId),
-    /// The change demotes a learner.
-    #[error("replica {0} is a learner already")]
-    Learner(NodeId),
-    /// The configuration would have no voter.
-    #[error("no voter would be left")]
-    NoVoter,
-    /// The configuration would have too many members, counting those that are being removed.
-    #[error("{0} members, but at most {REPLICAS_MAX} are possible")]
-    TooMany(usize),
-    /// The address of a member is too long.
-    #[error("the address of replica {0} is longer than {ADDRESS_BYTES_MAX} bytes")]
-    Address(NodeId),
-    /// The change changes nothing.
-    #[error("the members would stay the same")]
-    Nothing,
+    /// Highest id that any member has ever had.
+    last_id: NodeId,
 }
 
 /// The reason why bytes are not an encoded configuration.
@@ -168,13 +118,41 @@ impl Member {
     }
 }
 
+/// Lists the ids by role, such as `voters 1 2 4, before 1 2 3, learners 5`.
+impl fmt::Display for Configuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_learner = |id: &NodeId| {
+            self.member(*id).is_some_and(|it| matches!(it.role, MemberRole::Learner(_)))
+        };
+        let learners = self.members.keys().copied().filter(is_learner).collect();
+        let groups: [(&str, Vec<NodeId>); 3] = [
+            ("voters", self.voters().collect()),
+            (", before", self.outgoing().collect()),
+            (", learners", learners),
+        ];
+        for (name, ids) in groups.iter().filter(|(_, ids)| !ids.is_empty()) {
+            f.write_str(name)?;
+            for id in ids {
+                write!(f, " {}", id.0)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Configuration {
     /// Returns the configuration with these voters, whose addresses are known from elsewhere.
     pub fn of_voters(ids: impl IntoIterator<Item = NodeId>) -> Configuration {
         let voter = Member { role: MemberRole::Voter, outgoing: false, address: Bytes::new() };
         let members: BTreeMap<_, _> = ids.into_iter().map(|id| (id, voter.clone())).collect();
         assert!(members.len() <= REPLICAS_MAX, "{} voters", members.len());
-        Configuration { members }
+        let last_id = members.keys().next_back().copied().unwrap_or_default();
+        Configuration { members, last_id }
+    }
+
+    /// Returns the highest id that any member has ever had.
+    pub fn last_id(&self) -> NodeId {
+        self.last_id
     }
 
     /// Returns the members, by id.
@@ -223,7 +201,7 @@ impl Configuration {
         for member in members.values_mut() {
             member.outgoing = false;
         }
-        Configuration { members }
+        Configuration { members, last_id: self.last_id }
     }
 
     /// Returns the configuration that is to be appended for `changes` to this one: a joint one if
@@ -233,7 +211,7 @@ impl Configuration {
     /// If the changes contradict this configuration or each other.
     pub fn plan(&self, changes: &[MemberChange]) -> Result<Configuration, PlanError> {
         assert!(!self.is_joint(), "a change of the joint configuration {self:?}");
-        let mut members = self.members.clone();
+        let mut next = self.clone();
         let mut named = Vec::new();
         for change in changes {
             let id = change.id();
@@ -241,8 +219,9 @@ impl Configuration {
                 return Err(PlanError::Duplicate(id));
             }
             named.push(id);
-            change.apply(&mut members)?;
+            next.apply(change)?;
         }
+        let Configuration { mut members, last_id } = next;
         let votes = |id| self.member(id).is_some_and(Member::is_voter);
         let is_joint = members.iter().any(|(id, member)| member.is_voter() != votes(*id));
         for (id, member) in &mut members {
@@ -250,7 +229,7 @@ impl Configuration {
         }
         // A learner that leaves has no part in the joint configuration.
         members.retain(|_, member| member.role != MemberRole::Leaving || member.outgoing);
-        let planned = Configuration { members }.without_stale_replacements();
+        let planned = Configuration { members, last_id }.without_stale_replacements();
         if planned.voters().next().is_none() {
             return Err(PlanError::NoVoter);
         }
@@ -261,6 +240,45 @@ impl Configuration {
             return Err(PlanError::Nothing);
         }
         Ok(planned)
+    }
+
+    /// Makes one part of a change.
+    fn apply(&mut self, change: &MemberChange) -> Result<(), PlanError> {
+        let id = change.id();
+        if let MemberChange::AddLearner { promotion, address, .. } = change {
+            if self.members.contains_key(&id) {
+                return Err(PlanError::Duplicate(id));
+            }
+            if id <= self.last_id {
+                return Err(PlanError::Used { id, last: self.last_id });
+            }
+            if address.len() > ADDRESS_BYTES_MAX {
+                return Err(PlanError::Address(id));
+            }
+            if let Promotion::Automatic { replaces: Some(old) } = promotion
+                && !self.members.contains_key(old)
+            {
+                return Err(PlanError::Unknown(*old));
+            }
+            let role = MemberRole::Learner(*promotion);
+            self.members.insert(id, Member { role, outgoing: false, address: address.clone() });
+            self.last_id = id;
+            return Ok(());
+        }
+        let member = self.members.get_mut(&id).ok_or(PlanError::Unknown(id))?;
+        match change {
+            MemberChange::Promote(_) if member.is_voter() => return Err(PlanError::Voter(id)),
+            MemberChange::Promote(_) => member.role = MemberRole::Voter,
+            MemberChange::Demote(_) if !member.is_voter() => return Err(PlanError::Learner(id)),
+            MemberChange::Demote(_) => member.role = MemberRole::Learner(Promotion::Manual),
+            MemberChange::Remove(_) => member.role = MemberRole::Leaving,
+            MemberChange::SetAddress { address, .. } if address.len() > ADDRESS_BYTES_MAX => {
+                return Err(PlanError::Address(id));
+            }
+            MemberChange::SetAddress { address, .. } => member.address = address.clone(),
+            MemberChange::AddLearner { .. } => unreachable!("handled above"),
+        }
+        Ok(())
     }
 
     /// Forgets that learners are to replace members which do not remain.
@@ -280,6 +298,7 @@ impl Configuration {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![FORMAT];
         bytes.put_u8(u8::try_from(self.members.len()).expect("checked against REPLICAS_MAX"));
+        bytes.put_u16_le(self.last_id.0);
         for (id, member) in &self.members {
             let (mut flags, replaces) = match member.role {
                 MemberRole::Voter => (VOTER, None),
@@ -315,6 +334,7 @@ impl Configuration {
         if usize::from(count) > REPLICAS_MAX {
             return Err(Members("too many members"));
         }
+        let last_id = NodeId(bytes.try_get_u16_le().map_err(|_| Length)?);
         let mut members = BTreeMap::new();
         for _ in 0..count {
             let (id, member) = decode_member(&mut bytes)?;
@@ -326,7 +346,10 @@ impl Configuration {
         if !bytes.is_empty() {
             return Err(Length);
         }
-        let configuration = Configuration { members };
+        if members.last_key_value().is_some_and(|(last, _)| *last > last_id) {
+            return Err(Members("a member has a higher id than the last one"));
+        }
+        let configuration = Configuration { members, last_id };
         if configuration.voters().next().is_none() {
             return Err(Members("no member votes"));
         }
@@ -359,58 +382,6 @@ fn decode_member(bytes: &mut &[u8]) -> Result<(NodeId, Member), ConfigurationErr
         _ => return Err(Members("unknown flags")),
     };
     Ok((id, Member { role, outgoing, address: Bytes::copy_from_slice(address) }))
-}
-
-impl MemberChange {
-    /// Returns the id of the member that is changed.
-    pub fn id(&self) -> NodeId {
-        match self {
-            MemberChange::AddLearner { id, .. }
-            | MemberChange::SetAddress { id, .. }
-            | MemberChange::Promote(id)
-            | MemberChange::Demote(id)
-            | MemberChange::Remove(id) => *id,
-        }
-    }
-
-    /// Returns the change that replaces the voter `old` by the learner `new`.
-    pub fn replace(old: NodeId, new: NodeId) -> [MemberChange; 2] {
-        [MemberChange::Promote(new), MemberChange::Remove(old)]
-    }
-
-    fn apply(&self, members: &mut BTreeMap<NodeId, Member>) -> Result<(), PlanError> {
-        let id = self.id();
-        if let MemberChange::AddLearner { promotion, address, .. } = self {
-            if members.contains_key(&id) {
-                return Err(PlanError::Duplicate(id));
-            }
-            if address.len() > ADDRESS_BYTES_MAX {
-                return Err(PlanError::Address(id));
-            }
-            if let Promotion::Automatic { replaces: Some(old) } = promotion
-                && !members.contains_key(old)
-            {
-                return Err(PlanError::Unknown(*old));
-            }
-            let role = MemberRole::Learner(*promotion);
-            members.insert(id, Member { role, outgoing: false, address: address.clone() });
-            return Ok(());
-        }
-        let member = members.get_mut(&id).ok_or(PlanError::Unknown(id))?;
-        match self {
-            MemberChange::Promote(_) if member.is_voter() => return Err(PlanError::Voter(id)),
-            MemberChange::Promote(_) => member.role = MemberRole::Voter,
-            MemberChange::Demote(_) if !member.is_voter() => return Err(PlanError::Learner(id)),
-            MemberChange::Demote(_) => member.role = MemberRole::Learner(Promotion::Manual),
-            MemberChange::Remove(_) => member.role = MemberRole::Leaving,
-            MemberChange::SetAddress { address, .. } if address.len() > ADDRESS_BYTES_MAX => {
-                return Err(PlanError::Address(id));
-            }
-            MemberChange::SetAddress { address, .. } => member.address = address.clone(),
-            MemberChange::AddLearner { .. } => unreachable!("handled above"),
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

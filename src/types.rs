@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Id of a replica, unique in its cluster. Displayed as four hexadecimal digits, as in the
 /// university course's simulator.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct NodeId(pub u16);
 
 /// An election term (Raft paper, section 5.1). A new replica starts in term 0, which has no leader.

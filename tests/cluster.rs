@@ -6,6 +6,8 @@
 mod admin;
 #[path = "cluster/bank.rs"]
 mod bank;
+#[path = "cluster/changes.rs"]
+mod changes;
 #[path = "cluster/client.rs"]
 mod client;
 #[path = "cluster/cluster_command.rs"]

@@ -52,6 +52,8 @@ struct Report {
 #[derive(Clone, Debug)]
 struct Peer {
     id: NodeId,
+    /// Whether the peer is a voter. Only the wall clocks of voters count for the agreed time.
+    is_voter: bool,
     reports: Vec<Report>,
 }
 
@@ -73,7 +75,10 @@ struct Proposed {
 /// clock is reset.
 #[derive(Clone, Debug)]
 pub struct ReplicatedClock {
+    /// Number of voters that are a quorum.
     quorum: usize,
+    /// Whether this replica is a voter.
+    is_voter: bool,
     wall: WallClock,
     peers: Vec<Peer>,
     applied: AppliedClock,
@@ -99,13 +104,14 @@ pub struct ReplicatedClock {
 }
 
 impl ReplicatedClock {
-    /// Creates the replicated clock of a replica with these peers. A jump of this replica's wall
-    /// clock is accepted only after it has lasted for `confirm_after`.
-    pub fn new(peers: &[NodeId], confirm_after: Duration) -> ReplicatedClock {
+    /// Creates the replicated clock of a replica that does not know its members yet. A jump of this
+    /// replica's wall clock is accepted only after it has lasted for `confirm_after`.
+    pub fn new(confirm_after: Duration) -> ReplicatedClock {
         ReplicatedClock {
-            quorum: peers.len().div_ceil(2) + 1,
+            quorum: 1,
+            is_voter: false,
             wall: WallClock::new(confirm_after),
-            peers: peers.iter().map(|&id| Peer { id, reports: Vec::new() }).collect(),
+            peers: Vec::new(),
             applied: AppliedClock::default(),
             base: None,
             proposed: None,
@@ -115,6 +121,24 @@ impl ReplicatedClock {
             follows_wall_clock: false,
             raw_offset: 0,
         }
+    }
+
+    /// Sets the members of the cluster, each with whether it is a voter, and keeps the reports of
+    /// those that were members before. `me` is this replica.
+    pub fn set_members(&mut self, me: NodeId, members: impl Iterator<Item = (NodeId, bool)>) {
+        let mut before = std::mem::take(&mut self.peers);
+        (self.quorum, self.is_voter) = (0, false);
+        for (id, is_voter) in members {
+            self.quorum += usize::from(is_voter);
+            if id == me {
+                self.is_voter = is_voter;
+                continue;
+            }
+            let known = before.iter_mut().find(|peer| peer.id == id);
+            let reports = known.map_or_else(Vec::new, |peer| std::mem::take(&mut peer.reports));
+            self.peers.push(Peer { id, is_voter, reports });
+        }
+        self.quorum = self.quorum / 2 + 1;
     }
 
     /// Makes the replicated clock follow this replica's own wall clock, jumps included and without
@@ -146,12 +170,14 @@ impl ReplicatedClock {
         peer.reports.insert(0, Report { offset, at: now });
     }
 
-    /// Returns how many milliseconds a peer's wall clock is ahead of this replica's, negative if it
-    /// is behind; `None` if there is no recent report.
-    pub fn ahead_of_own(&self, peer: NodeId, now: Instant) -> Option<i64> {
-        let peer = self.peers.iter().find(|there| there.id == peer)?;
-        let own = i64::try_from(self.wall.read(now)?).ok()?;
-        Some(peer.offset(now)?.saturating_add(millis_of(now)).saturating_sub(own))
+    /// Returns for each peer how many milliseconds its wall clock is ahead of this replica's,
+    /// negative if it is behind; `None` if there is no recent report.
+    pub fn peers_ahead(&self, now: Instant) -> impl Iterator<Item = (NodeId, Option<i64>)> {
+        let own = self.wall.read(now).and_then(|own| i64::try_from(own).ok());
+        self.peers.iter().map(move |peer| {
+            let theirs = peer.offset(now).map(|offset| offset.saturating_add(millis_of(now)));
+            (peer.id, theirs.zip(own).map(|(theirs, own)| theirs.saturating_sub(own)))
+        })
     }
 
     /// Records the replicated clock's state in the state machine after entries were applied. `now`
@@ -212,25 +238,30 @@ impl ReplicatedClock {
         let Some(agreed) = self.agreed(now) else { return false };
         let is_near = |clock: &u64| clock.abs_diff(agreed) <= DIFFERENCE_MAX;
         let near = self.clocks(now).filter(is_near).count();
-        let all_known = self.clocks(now).count() == self.peers.len() + 1;
+        let all_known = self.clocks(now).count() == self.voter_count();
         if waited || all_known || near >= self.quorum {
             self.ready = Some(term);
         }
         self.ready == Some(term)
     }
 
-    /// Returns the times that the wall clocks of the members show at `now`, in milliseconds since
-    /// 1970, as far as they are known. Includes this replica's own wall clock.
+    fn voter_count(&self) -> usize {
+        usize::from(self.is_voter) + self.peers.iter().filter(|peer| peer.is_voter).count()
+    }
+
+    /// Returns the times that the wall clocks of the voters show at `now`, in milliseconds since
+    /// 1970, as far as they are known. Includes this replica's own wall clock if it is a voter.
     fn clocks(&self, now: Instant) -> impl Iterator<Item = u64> {
         let own = millis_of(now);
-        let peers = self.peers.iter().filter_map(move |peer| peer.offset(now));
+        let voters = self.peers.iter().filter(|peer| peer.is_voter);
+        let peers = voters.filter_map(move |peer| peer.offset(now));
         peers
             .map(move |offset| u64::try_from(own.saturating_add(offset)).unwrap_or(0))
-            .chain(self.wall.read(now))
+            .chain(self.wall.read(now).filter(|_| self.is_voter))
     }
 
     /// Returns the agreed time in milliseconds since 1970: the latest time that the wall clocks of
-    /// a quorum of members have reached; `None` if too few clocks are known. Network delay makes a
+    /// a quorum of voters have reached; `None` if too few clocks are known. Network delay makes a
     /// peer's clock look earlier, never later.
     pub fn agreed(&self, now: Instant) -> Option<u64> {
         if self.follows_wall_clock {
@@ -378,8 +409,9 @@ mod tests {
     }
 
     fn clock(peers: u16) -> ReplicatedClock {
-        let peers: Vec<NodeId> = (2..2 + peers).map(NodeId).collect();
-        ReplicatedClock::new(&peers, CONFIRM_AFTER)
+        let mut clock = ReplicatedClock::new(CONFIRM_AFTER);
+        clock.set_members(NodeId(1), (1..2 + peers).map(|id| (NodeId(id), true)));
+        clock
     }
 
     fn single() -> ReplicatedClock {
@@ -408,6 +440,32 @@ mod tests {
             assert_eq!(clock.agreed(later), None);
             assert!(clock.is_ready(later, Term(1)) && !clock.is_ready(later, Term(2)));
         }
+    }
+
+    #[test]
+    fn only_the_wall_clocks_of_voters_count() {
+        let mut clock = clock(2);
+        clock.observe(at(0), EPOCH);
+        clock.note_report(NodeId(2), at(0), EPOCH);
+        assert_eq!(clock.agreed(at(0)), Some(EPOCH));
+        let set = |clock: &mut ReplicatedClock, members: [(u16, bool); 4]| {
+            clock
+                .set_members(NodeId(1), members.map(|(id, votes)| (NodeId(id), votes)).into_iter());
+        };
+        set(&mut clock, [(1, true), (2, true), (3, true), (4, false)]);
+        assert_eq!(clock.agreed(at(0)), Some(EPOCH), "the report of a member is kept");
+        clock.note_report(NodeId(4), at(0), EPOCH + HOUR);
+        let shown: Vec<_> = clock.peers_ahead(at(0)).collect();
+        let hour = Some(3_600_000);
+        assert_eq!(shown, [(NodeId(2), Some(0)), (NodeId(3), None), (NodeId(4), hour)]);
+        set(&mut clock, [(1, true), (2, true), (3, true), (4, true)]);
+        assert_eq!(clock.agreed(at(0)), Some(EPOCH), "three of four");
+        set(&mut clock, [(1, false), (2, true), (3, true), (4, true)]);
+        assert_eq!(clock.agreed(at(0)), Some(EPOCH), "two of three, without its own");
+        set(&mut clock, [(1, false), (2, false), (3, true), (4, true)]);
+        assert_eq!(clock.agreed(at(0)), None);
+        let unknown = ReplicatedClock::new(CONFIRM_AFTER);
+        assert_eq!(unknown.agreed(at(0)), None);
     }
 
     #[test]

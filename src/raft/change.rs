@@ -10,7 +10,7 @@
 //!
 //! Learners join and leave in one step, because they count for no quorum.
 
-use crate::membership::{Configuration, Member, MemberChange, MemberRole, PlanError, Promotion};
+use crate::membership::{ChangePlan, ChangeRefusal, Member, MemberChange, MemberRole, Promotion};
 use crate::types::{EntryId, Index, NodeId, Round};
 
 use super::leader::Leader;
@@ -19,55 +19,13 @@ use super::quorum::quorum;
 use super::rules;
 use super::shared::Shared;
 use super::timing;
+use super::transfer::LAG_BYTES_MAX;
 
-/// Maximum number of entries that a learner may be behind to be promoted. It is about what is in
-/// flight to a follower that keeps up: fewer would keep a learner of a busy leader from ever being
-/// promoted, and a voter that lacks more would hold up commits.
+/// Maximum number of entries that a learner may be behind to be promoted, which may have at most
+/// [`LAG_BYTES_MAX`] bytes. It is about what is in flight to a follower that keeps up: fewer would
+/// keep a learner of a busy leader from ever being promoted, and a voter that lacks more would hold
+/// up commits.
 const CAUGHT_UP_ENTRIES: u64 = 256;
-
-/// The result of a change of the members that the leader would make.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ChangePlan {
-    /// The configuration that the leader would append: a joint one if the voters change.
-    pub next: Configuration,
-    /// The configuration after the change.
-    pub result: Configuration,
-}
-
-/// The reason why a change of the members is refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ChangeRefusal {
-    /// This replica does not lead.
-    #[error("this replica is not the leader")]
-    NotLeader {
-        /// The leader of the current term; `None` if it is unknown.
-        leader: Option<NodeId>,
-    },
-    /// The leader has not committed an entry of its own term yet, so it may not know of a change
-    /// that an earlier leader has begun.
-    #[error("the leader has just been elected; try again")]
-    NewLeader,
-    /// Another change is not complete.
-    #[error("another change of the members is under way since entry {0}")]
-    UnderWay(Index),
-    /// The leader is transferring its leadership.
-    #[error("the leader is transferring its leadership")]
-    Transfer,
-    /// A learner that is to be promoted lacks too many entries, or does not answer.
-    #[error("learner {id} has not caught up: it lacks {entries} entries")]
-    Behind {
-        /// Id of the learner.
-        id: NodeId,
-        /// Number of entries that the learner has not acknowledged.
-        entries: u64,
-    },
-    /// Too few voters of the new configuration answer, so nothing could be committed.
-    #[error("no quorum of the new voters is answering")]
-    NoQuorum,
-    /// The change makes no valid configuration.
-    #[error(transparent)]
-    Invalid(PlanError),
-}
 
 impl Leader {
     /// Returns what a change of the members would result in.
@@ -160,6 +118,7 @@ impl Leader {
         let entries = shared.log.last().index.0 - matched.0;
         let (configuration, _) = shared.membership.latest();
         if entries <= CAUGHT_UP_ENTRIES
+            && shared.log.is_short_after(matched, LAG_BYTES_MAX)
             && matched >= configuration
             && peer.is_some_and(|peer| !peer.is_receiving_snapshot())
             && self.is_answering(shared, id)

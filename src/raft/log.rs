@@ -145,6 +145,17 @@ impl LogTail {
             .collect()
     }
 
+    /// Returns whether the entries after index `after` are all in this part of the log, and have at
+    /// most `bytes_max` bytes in total, or are a single one.
+    pub(super) fn is_short_after(&self, after: Index, bytes_max: usize) -> bool {
+        if after >= self.last().index {
+            return true;
+        }
+        let missing = || self.slice(after.next(), usize::MAX, bytes_max);
+        after >= self.base().index
+            && missing().last().is_some_and(|entry| entry.id() == self.last())
+    }
+
     /// Returns all entries from index `from` on.
     pub fn tail(&self, from: Index) -> Vec<Entry> {
         self.slice(from, usize::MAX, usize::MAX)

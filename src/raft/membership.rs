@@ -5,6 +5,8 @@
 //! leader must obey a new configuration before it is committed. If the entry of a configuration is
 //! truncated, the one before it is in use again.
 
+use bytes::Bytes;
+
 use crate::config::Config;
 use crate::membership::Configuration;
 use crate::types::{Index, NodeId};
@@ -155,6 +157,12 @@ impl Membership {
     /// Returns all replicas that messages are sent to, ordered by id.
     pub(super) fn peers(&self) -> &[NodeId] {
         &self.peers
+    }
+
+    /// Returns the address of the replica in the latest configuration that has one.
+    pub(super) fn address_of(&self, id: NodeId) -> Option<&Bytes> {
+        let known = self.history.iter().rev().filter_map(|(_, one)| one.member(id));
+        known.map(|member| &member.address).find(|address| !address.is_empty())
     }
 
     /// Returns whether the replica is a voter of the configuration in use; in a joint one, before

@@ -316,18 +316,18 @@ impl PeerMsg {
 impl PeerMsg {
     /// Returns whether a replica accepts the message from a sender that is no member of its
     /// configuration: everything that a leader or candidate of a later configuration sends, which
-    /// this replica may not know yet. Replies are to messages of this replica, so their senders are
-    /// members.
+    /// this replica may not know yet, and a removed member's request to rejoin. Replies are to
+    /// messages of this replica, so their senders are members.
     pub(super) fn is_for_strangers(&self) -> bool {
         match self {
             PeerMsg::AppendEntries(_)
             | PeerMsg::InstallSnapshot(_)
             | PeerMsg::RequestVote(_)
+            | PeerMsg::Rejoin(_)
             | PeerMsg::TimeoutNow(_) => true,
             PeerMsg::AppendReply(_)
             | PeerMsg::InstallReply(_)
             | PeerMsg::VoteReply(_)
-            | PeerMsg::Rejoin(_)
             | PeerMsg::RejoinReply(_) => false,
         }
     }

@@ -273,7 +273,6 @@ mod term_budget;
 mod timing;
 mod transfer;
 
-pub use change::{ChangePlan, ChangeRefusal};
 pub use effects::{
     AppendJob, ApplyJob, Committed, Effects, HardState, Refusal, RefusalReason, RejectReason,
     RejectedMessage, SnapshotChunk,

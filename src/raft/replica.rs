@@ -6,12 +6,13 @@
 
 mod admission;
 
+use bytes::Bytes;
+
 use crate::config::{Config, Mutant};
-use crate::membership::{Configuration, MemberChange};
+use crate::membership::{ChangePlan, ChangeRefusal, Configuration, MemberChange};
 use crate::types::{EntryId, Index, Instant, NodeId, Term, TransferRefusal, TransferRequest};
 
 use super::candidate::{Candidate, VotePhase};
-use super::change::{ChangePlan, ChangeRefusal};
 use super::effects::{Effects, RejectReason};
 use super::follower::Follower;
 use super::leader::Leader;
@@ -282,6 +283,23 @@ impl Replica {
         self.shared.membership.latest()
     }
 
+    /// Returns a number that changes with each change of [`Replica::configuration`] and
+    /// [`Replica::peers`].
+    pub fn members_version(&self) -> u64 {
+        self.shared.membership.version()
+    }
+
+    /// Returns where `peer` is reached according to the latest configuration of which it is a
+    /// member; `None` if it is no peer, or no address is recorded.
+    pub fn address_of(&self, peer: NodeId) -> Option<&Bytes> {
+        self.shared.membership.address_of(peer)
+    }
+
+    /// Returns the id of this replica.
+    pub fn id(&self) -> NodeId {
+        self.shared.id
+    }
+
     /// Returns the other replicas that this replica may send messages to, ordered by id: the
     /// members, and those that are being removed.
     pub fn peers(&self) -> &[NodeId] {
@@ -505,12 +523,18 @@ impl Replica {
 
     // Rejoining.
 
-    /// Answers a [`Rejoin`] request, which a peer sends after losing its disk. The reply names this
+    /// Answers a [`Rejoin`] request, which a peer sends after losing its disk. A sender that is no
+    /// member any longer must hear that it cannot rejoin. The reply names this
     /// replica's term and last entry. If this replica leads, it also corrects its view of the
     /// peer's log.
     fn on_rejoin(&mut self, from: NodeId, rejoin: Rejoin, out: &mut Effects) {
         assert!(!self.shared.is_rejoining(), "a rejoining replica would answer {from}");
-        if let Role::Leader(leader) = &mut self.role {
+        if !self.shared.membership.peers().contains(&from) {
+            if self.shared.membership.is_bootstrap() {
+                self.shared.counters.misdirected += 1;
+                return;
+            }
+        } else if let Role::Leader(leader) = &mut self.role {
             leader.on_rejoin(&self.shared, from, rejoin);
         }
         let reply = RejoinReply {

@@ -7,6 +7,8 @@
 //!    lease has ended, as in any election.
 //! 2. When the target has acknowledged the leader's whole log, the leader sends it [`TimeoutNow`],
 //!    and serves no more reads under a lease in this term. So voters need not wait for its lease.
+//!    It repeats the message at each heartbeat, in case it was lost, and when its log has grown,
+//!    because the target campaigns only with the whole log.
 //! 3. The target starts an election at once, without a pre-vote.
 //!
 //! Every transfer ends: with a higher term, which ends the leadership, with a timeout, or with an
@@ -16,7 +18,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use crate::types::{Index, Instant, NodeId};
+use crate::types::{EntryId, Index, Instant, NodeId};
 
 use super::effects::Effects;
 use super::message::{DiskState, PeerMsg, TimeoutNow};
@@ -30,9 +32,10 @@ pub use crate::types::{TransferRefusal, TransferRequest};
 /// Maximum age, in heartbeat intervals, of a follower's last reply for it to be chosen as the
 /// target of a leadership transfer.
 const REPLIED_HEARTBEATS: u32 = 3;
-/// Maximum number of bytes of log entries that the target of a requested transfer may lack.
-/// Requests wait until it has them all.
-const LAG_BYTES_MAX: usize = 4 << 20;
+/// Maximum number of bytes of log entries that a replica may lack on which the cluster is about to
+/// depend: the target of a requested transfer, for which requests wait until it has them all, and a
+/// learner that becomes a voter.
+pub(super) const LAG_BYTES_MAX: usize = 4 << 20;
 
 /// The state of a leader's leadership transfers.
 ///
@@ -41,7 +44,7 @@ const LAG_BYTES_MAX: usize = 4 << 20;
 #[derive(Debug, Default)]
 pub(super) struct LeadershipTransfer {
     /// The leadership transfer in progress; `None` if there is none.
-    current: Option<TransferTarget>,
+    current: Option<Box<TransferTarget>>,
     /// The target of the leader's latest leadership transfer, even if the transfer has ended;
     /// `None` if there was no transfer.
     last_target: Option<NodeId>,
@@ -62,8 +65,17 @@ struct TransferTarget {
     is_requested: bool,
     /// Whether the target still has to be announced to all peers.
     is_new: bool,
-    /// Whether the leader has sent the target a [`TimeoutNow`], the request to start an election.
-    is_asked: bool,
+    /// The last [`TimeoutNow`], the request to start an election, that the leader has sent the
+    /// target; `None` before the first.
+    asked: Option<Asked>,
+}
+
+/// A [`TimeoutNow`] that was sent.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// Last entry of the leader's log, which the target must have.
+    last: EntryId,
+    at: Instant,
 }
 
 impl LeadershipTransfer {
@@ -106,7 +118,7 @@ impl LeadershipTransfer {
         let is_wanted = shared.disk.state() != DiskState::Healthy || shared.is_removed();
         if let Some(target) = &self.current
             && (shared.now >= target.deadline
-                || !is_wanted && !target.is_asked && !target.is_requested)
+                || !is_wanted && target.asked.is_none() && !target.is_requested)
         {
             self.end(shared);
         }
@@ -120,17 +132,21 @@ impl LeadershipTransfer {
         // Voters must know the target before it asks them.
         let is_new = self.current.as_mut().is_some_and(|target| std::mem::take(&mut target.is_new));
         let last = shared.log.last();
+        let repeat_after = shared.config.heartbeat_interval;
         if let Some(target) = &mut self.current
-            && !target.is_asked
+            && target
+                .asked
+                .is_none_or(|asked| asked.last != last || shared.now >= asked.at + repeat_after)
             && match_index_of(progress, target.id) == last.index
         {
-            target.is_asked = true;
+            target.asked = Some(Asked { last, at: shared.now });
             self.is_lease_given_up = true;
             let message = PeerMsg::TimeoutNow(TimeoutNow { term: shared.term(), last });
             shared.send(target.id, message, out);
         }
         assert!(
-            self.is_lease_given_up || !self.current.as_ref().is_some_and(|target| target.is_asked),
+            self.is_lease_given_up
+                || self.current.as_ref().is_none_or(|target| target.asked.is_none()),
             "{:?} was asked to campaign under a lease",
             self.current
         );
@@ -179,8 +195,8 @@ impl LeadershipTransfer {
         assert!(id != shared.id, "{id} transfers its leadership to itself");
         assert!(self.current.is_none(), "{:?} is the target of a transfer already", self.current);
         let deadline = shared.now + timeout;
-        self.current =
-            Some(TransferTarget { id, deadline, is_requested, is_new: true, is_asked: false });
+        let target = TransferTarget { id, deadline, is_requested, is_new: true, asked: None };
+        self.current = Some(Box::new(target));
         self.last_target = Some(id);
         shared.counters.leadership_transfers += 1;
         shared.announced_transfer = Some((shared.term(), id));
@@ -195,7 +211,11 @@ impl LeadershipTransfer {
     /// [`Instant::MAX`] if no call is needed.
     pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
         match &self.current {
-            Some(target) => target.deadline,
+            Some(target) => {
+                let repeat_after = shared.config.heartbeat_interval;
+                let repeat_at = target.asked.map_or(Instant::MAX, |asked| asked.at + repeat_after);
+                target.deadline.min(repeat_at)
+            }
             None if shared.disk.state() != DiskState::Healthy || shared.is_removed() => {
                 self.next_at.max(shared.now + shared.config.heartbeat_interval)
             }
@@ -250,13 +270,7 @@ fn can_take_over(peer: &Progress, shared: &Shared) -> Result<(), TransferRefusal
 /// lacks more than [`LAG_BYTES_MAX`] of the log.
 fn readiness(peer: &Progress, shared: &Shared) -> Result<(), TransferRefusal> {
     can_take_over(peer, shared)?;
-    let (index, last) = (peer.match_index(), shared.log.last());
-    if index == last.index {
-        return Ok(());
-    }
-    let is_in_log = index >= shared.log.base().index;
-    let missing = || shared.log.slice(index.next(), usize::MAX, LAG_BYTES_MAX);
-    if is_in_log && missing().last().is_some_and(|entry| entry.id() == last) {
+    if shared.log.is_short_after(peer.match_index(), LAG_BYTES_MAX) {
         Ok(())
     } else {
         Err(TransferRefusal::TargetBehind)

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::types::{RequestKind, TransferRequest};
+use crate::membership::{ChangePlan, ChangeRefusal, MemberChange};
+use crate::types::{NodeId, RequestKind, TransferRefusal, TransferRequest};
 
 use super::session::client_info::{ClientKill, ClientQuery};
 use super::session::reply_format::ReplyFormat;
@@ -56,12 +57,12 @@ pub enum Action {
     /// Start a snapshot in the background, and send the reply without waiting for it (`BGSAVE`,
     /// `SAVE`).
     TakeSnapshot,
-    /// Ask the consensus core for a leadership transfer, or to abort one (`FAILOVER`). The reply is
-    /// written by [`write_failover_reply`](super::write_failover_reply) when the core has answered.
-    /// Until then, the request blocks the connection.
-    RequestTransfer {
+    /// Ask the consensus core to do something that only the leader can do. The reply is written by
+    /// [`write_admin_reply`](super::write_admin_reply) when the core has answered. Until then,
+    /// the request blocks the connection.
+    Administer {
         /// The request for the consensus core.
-        request: TransferRequest,
+        request: AdminRequest,
         /// The reply format of the request, which says whether the reply is suppressed.
         reply_format: ReplyFormat,
     },
@@ -75,6 +76,29 @@ pub enum Action {
     Sequence(Vec<Action>),
     /// Send the replies in the output buffer, close the connection, and ignore its later requests.
     Close,
+}
+
+/// A request that only the leader can carry out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AdminRequest {
+    /// Transfer the leadership, or abort the transfer (`FAILOVER`).
+    Transfer(TransferRequest),
+    /// Change the members of the cluster (`MEMBERS`).
+    ChangeMembers {
+        /// The parts of the change, which are made in one step.
+        changes: Vec<MemberChange>,
+        /// Whether only the result is wanted, without the change.
+        dry_run: bool,
+    },
+}
+
+/// The answer of the consensus core to an [`AdminRequest`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AdminAnswer {
+    /// The target of the transfer, or why there is none.
+    Transfer(Result<NodeId, TransferRefusal>),
+    /// The members after the change, or why it is refused.
+    Members(Result<Box<ChangePlan>, ChangeRefusal>),
 }
 
 impl Action {

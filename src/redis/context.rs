@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::kv::KeyspaceStatistics;
+use crate::membership::Configuration;
 use crate::types::{DiskState, Index, Instant, NodeId, RoleName, Term};
 
 use super::failure::Failure;
@@ -26,9 +27,10 @@ pub struct Context {
     pub cluster_fingerprint: u128,
     /// All replicas of the cluster, including this one, sorted by id.
     pub nodes: Vec<ReplicaInfo>,
-    /// Number of peers in the replica's options. A peer is missing in `nodes` until it has
-    /// connected.
-    pub peer_count: usize,
+    /// The members of the cluster as of the latest configuration in this replica's log, and the
+    /// index of its entry; without members if this replica has not been added yet. A member is
+    /// missing in `nodes` until it has connected.
+    pub members: (Index, Configuration),
     /// Id of the replica that this replica considers the leader; `None` if it knows no leader.
     pub leader: Option<NodeId>,
     /// The target of the leadership transfer in progress, if this replica leads; otherwise `None`.
@@ -274,7 +276,7 @@ impl Context {
             me: me.id,
             cluster_fingerprint,
             nodes: vec![me],
-            peer_count: 0,
+            members: (Index::ZERO, Configuration::default()),
             leader: None,
             transfer_target: None,
             role: RoleName::Follower,
@@ -356,6 +358,12 @@ impl Context {
     pub fn note_log(&mut self, last: Index, commit: Index) {
         self.commit_index = commit.max(self.applied_index);
         self.last_index = last.max(self.commit_index);
+    }
+
+    /// Returns the number of other members.
+    pub fn peer_count(&self) -> usize {
+        let members = self.members.1.members();
+        members.len() - usize::from(members.contains_key(&self.me))
     }
 
     /// Returns the replica with this id; `None` if it is not in the cluster.

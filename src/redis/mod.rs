@@ -54,8 +54,8 @@ mod spec;
 mod statistics;
 mod traffic;
 
-pub use action::{Action, Statistics};
-pub use commands::failover::write_failover_reply;
+pub use action::{Action, AdminAnswer, AdminRequest, Statistics};
+pub use commands::administration::write_admin_reply;
 pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};
 pub use context::{
     ClockStatus, Context, PathStatus, RaftCounters, RejoinProgress, ReplicaInfo, SnapshotInfo,

@@ -7,7 +7,7 @@ use crate::kv::{Batch, Operation};
 
 use super::commands::{
     bitmaps, client, cluster, command, config, connection, failover, generic, hashes, info, lists,
-    once, pubsub, sentinel, server, sets, slow_log, sorted_sets, strings, transactions,
+    members, once, pubsub, sentinel, server, sets, slow_log, sorted_sets, strings, transactions,
 };
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
 
@@ -25,6 +25,7 @@ const GROUPS: &[&[CommandSpec]] = &[
     hashes::COMMANDS,
     info::COMMANDS,
     lists::COMMANDS,
+    members::COMMANDS,
     once::COMMANDS,
     pubsub::COMMANDS,
     sentinel::COMMANDS,
@@ -141,7 +142,7 @@ mod tests {
                 panic!("src/guide/compatibility.md has {} rows for {}", found.len(), spec.name);
             };
             // Our own commands were not introduced by a version of Redis.
-            let is_own = ["clock", "once"].contains(&spec.name);
+            let is_own = ["clock", "members", "once"].contains(&spec.name);
             let wanted = if is_own { "own" } else { spec.since };
             assert_eq!(*since, wanted, "the version of {}", spec.name);
             let named = difference

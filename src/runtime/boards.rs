@@ -452,9 +452,9 @@ pub(super) struct ClockBoard {
     replicated: Offset,
     jumps: AtomicU64,
     resets: AtomicU64,
-    /// For each peer, by how many milliseconds its wall clock is ahead of this replica's;
-    /// [`UNKNOWN`] if the peer has not reported its clock recently.
-    peers: Box<[(NodeId, AtomicI64)]>,
+    /// For each peer, by how many milliseconds its wall clock is ahead of this replica's; `None` if
+    /// the peer has not reported its clock recently.
+    peers: Mutex<Vec<(NodeId, Option<i64>)>>,
     /// Queue of wall clock reports from peers, for the Raft core. Each element holds the id of the
     /// peer, a reading of this replica's monotonic clock after the report was received, and the
     /// peer's wall clock in milliseconds since 1970.
@@ -481,21 +481,22 @@ pub(super) struct ClockReadings {
     pub(super) resets: u64,
 }
 
-impl ClockBoard {
-    /// Creates the clock readings that the stages share, for a replica with the given peers. All
-    /// clocks are unknown at first.
-    pub(super) fn new(peers: &[NodeId]) -> ClockBoard {
+impl Default for ClockBoard {
+    /// Returns the clock readings that the stages share, all unknown at first.
+    fn default() -> ClockBoard {
         ClockBoard {
             own: Offset::default(),
             agreed: Offset::default(),
             replicated: Offset::default(),
             jumps: AtomicU64::new(0),
             resets: AtomicU64::new(0),
-            peers: peers.iter().map(|&peer| (peer, AtomicI64::new(UNKNOWN))).collect(),
+            peers: Mutex::default(),
             reports: ArrayQueue::new(REPORTS_MAX),
         }
     }
+}
 
+impl ClockBoard {
     /// Queues a report of a peer's wall clock for the Raft core. Called by the network stage.
     /// `from` is the peer, `millis` its wall clock in milliseconds since 1970, and `now` a reading
     /// of this replica's monotonic clock after the report was received.
@@ -512,13 +513,13 @@ impl ClockBoard {
         self.reports.pop()
     }
 
-    /// Publishes clock readings taken at `now`. Called by the Raft core. `ahead_of_own` returns by
-    /// how many milliseconds a peer's wall clock is ahead of this replica's; `None` if unknown.
+    /// Publishes clock readings taken at `now`. Called by the Raft core. `peers` has, for each
+    /// peer, by how many milliseconds its wall clock is ahead of this replica's; `None` if unknown.
     pub(super) fn publish(
         &self,
         now: Instant,
         readings: ClockReadings,
-        ahead_of_own: impl Fn(NodeId) -> Option<i64>,
+        peers: impl Iterator<Item = (NodeId, Option<i64>)>,
     ) {
         self.own.write(now, readings.own);
         self.agreed.write(now, readings.agreed);
@@ -527,9 +528,9 @@ impl ClockBoard {
         // Stored after the replicated clock: a reader that sees this reset must not see an older
         // clock.
         self.resets.store(readings.resets, Ordering::Release);
-        for (peer, ahead) in &self.peers {
-            ahead.store(ahead_of_own(*peer).unwrap_or(UNKNOWN), Ordering::Relaxed);
-        }
+        let mut published = self.peers.lock();
+        published.clear();
+        published.extend(peers);
     }
 
     /// Returns this replica's wall clock at `now`, in milliseconds since 1970; `None` if unknown. A
@@ -560,10 +561,7 @@ impl ClockBoard {
     /// replica's (negative if behind); the latter is `None` if the peer has not reported its clock
     /// recently.
     pub(super) fn peers(&self) -> Vec<(NodeId, Option<i64>)> {
-        let known = |ahead: &AtomicI64| {
-            Some(ahead.load(Ordering::Relaxed)).filter(|ahead| *ahead != UNKNOWN)
-        };
-        self.peers.iter().map(|(peer, ahead)| (*peer, known(ahead))).collect()
+        self.peers.lock().clone()
     }
 }
 
@@ -681,22 +679,23 @@ mod tests {
     #[test]
     fn wall_clock_without_a_reading_is_not_extrapolated() {
         let at = |millis: u64| Instant(millis * 1_000_000);
-        let board = ClockBoard::new(&[NodeId(2), NodeId(3)]);
+        let board = ClockBoard::default();
         assert_eq!((board.own(at(5)), board.agreed(at(5))), (None, None));
         let mut readings =
             ClockReadings { own: Some(1_005), agreed: None, replicated: 9, jumps: 1, resets: 2 };
-        board.publish(at(5), readings, |peer| (peer == NodeId(3)).then_some(-7));
+        let peers = [(NodeId(2), None), (NodeId(3), Some(-7))];
+        board.publish(at(5), readings, peers.into_iter());
         assert_eq!((board.own(at(7)), board.agreed(at(7))), (Some(1_007), None));
         assert_eq!((board.replicated(at(6)), board.jumps_and_resets()), (Some(10), (1, 2)));
-        assert_eq!(board.peers(), [(NodeId(2), None), (NodeId(3), Some(-7))]);
+        assert_eq!(board.peers(), peers);
         readings.own = None;
-        board.publish(at(7), readings, |_| None);
+        board.publish(at(7), readings, std::iter::empty());
         assert_eq!(board.own(at(7)), None);
     }
 
     #[test]
     fn wall_clock_reports_beyond_queue_capacity_are_dropped() {
-        let board = ClockBoard::new(&[NodeId(2)]);
+        let board = ClockBoard::default();
         for millis in 0..2 * REPORTS_MAX as u64 {
             board.report(NodeId(2), Instant(millis), millis);
         }

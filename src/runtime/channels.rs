@@ -37,10 +37,10 @@
 //!   [`CoreItem::Snapshot`] from the snapshots stage: the sending stage waits. The core never waits
 //!   for either of these stages.
 //! - `core_inbox`, [`CoreItem::Applied`], [`CoreItem::IndexedReads`], [`CoreItem::TakeSnapshot`]
-//!   and [`CoreItem::Transfer`] from the network stage: the items wait in the network stage for its
+//!   and [`CoreItem::Admin`] from the network stage: the items wait in the network stage for its
 //!   next pass.
 //! - `outbound`, [`Outbound`] from the core: messages to peers are dropped and counted; refusals,
-//!   answers and the report of a new leader wait in the core for its next pass.
+//!   answers and the report of a new leader or of new members wait in the core for its next pass.
 //! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`], from the core: jobs wait in
 //!   the core and join the next batch; see below.
 //! - `released`, messages to peers from the log writer and the snapshots stage: the messages are
@@ -75,8 +75,9 @@ use crate::kv::{Event, KeyspaceStatistics, Outcome, StateMachine, Unlinked, View
 use crate::membership::Configuration;
 use crate::raft::{
     AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskSpace, Envelope, Persisted, Refusal,
-    SnapshotChunk, SnapshotId, TransferRefusal, TransferRequest,
+    Replica, SnapshotChunk, SnapshotId,
 };
+use crate::redis::{AdminAnswer, AdminRequest};
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::Attempt;
 
@@ -124,8 +125,8 @@ pub(super) enum CoreItem {
     IndexedReads(IndexedReads),
     /// From the network stage: a client has requested a snapshot (`BGSAVE`).
     TakeSnapshot,
-    /// From the network stage: a request to transfer the leadership, or to abort the transfer.
-    Transfer(TransferCall),
+    /// From the network stage: an administrative request to the leader.
+    Admin(AdminCall),
     /// From the snapshots stage: an event, such as the completion of a snapshot or the storage of a
     /// chunk.
     Snapshot(SnapshotEvent),
@@ -135,21 +136,45 @@ pub(super) enum CoreItem {
     Stop,
 }
 
-/// A request to transfer the leadership, or to abort the transfer in progress.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct TransferCall {
-    /// Who gets the answer.
-    pub(super) caller: TransferCaller,
-    pub(super) request: TransferRequest,
+/// An administrative request to the leader, and who gets the answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct AdminCall {
+    pub(super) caller: AdminCaller,
+    pub(super) request: AdminRequest,
 }
 
-/// Who has requested a leadership transfer.
+/// Who has made an administrative request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum TransferCaller {
+pub(super) enum AdminCaller {
     /// A client. The number is the sequence number of its request.
     Client(u64),
-    /// The network stage, because this replica stops.
-    Stop,
+    /// The network stage: because this replica stops, or because the address of a member has
+    /// changed.
+    Network,
+}
+
+/// The members of the cluster as of the latest configuration in this replica's log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Members {
+    /// Index of the configuration's entry; 0 for the members with which the cluster was created.
+    pub(super) index: Index,
+    pub(super) configuration: Configuration,
+    /// The other replicas that messages are sent to, each with its address if one is in a
+    /// configuration. They include members that are being removed.
+    pub(super) peers: Vec<(NodeId, Option<String>)>,
+}
+
+impl Members {
+    /// Returns the members according to `replica`.
+    pub(super) fn of(replica: &Replica) -> Members {
+        let address = |id: NodeId| {
+            let address = replica.address_of(id)?;
+            String::from_utf8(address.to_vec()).ok()
+        };
+        let (index, configuration) = replica.configuration();
+        let peers = replica.peers().iter().map(|id| (*id, address(*id))).collect();
+        Members { index, configuration: configuration.clone(), peers }
+    }
 }
 
 /// Clients' requests for the Raft core, in the order in which they arrived at the network stage. In
@@ -291,9 +316,11 @@ pub(super) struct Outbound {
     pub(super) refusals: Vec<Refusal>,
     /// The new term and its leader; `None` if neither has changed since the last batch.
     pub(super) leadership: Option<Leadership>,
-    /// Answers to requests for a leadership transfer, handled after `leadership`. Kept like
-    /// refusals when the channel is full.
-    pub(super) transfers: Vec<(TransferCaller, Result<NodeId, TransferRefusal>)>,
+    /// The new members; `None` if they have not changed since the last batch.
+    pub(super) members: Option<Box<Members>>,
+    /// Answers to administrative requests, handled after `leadership`. Kept like refusals when the
+    /// channel is full.
+    pub(super) answers: Vec<(AdminCaller, AdminAnswer)>,
 }
 
 /// A batch of append jobs (log entries and hard state to be written) that the Raft core sends to

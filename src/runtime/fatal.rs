@@ -19,7 +19,8 @@ pub(crate) fn exit_on_refused_rejoin(member: NodeId) -> ! {
     tracing::error!(
         %member,
         "cannot rejoin with an empty folder, because the members of the cluster have changed; \
-         remove this replica and add a new one, shutting down"
+         replace this replica by a new one, which is started with --join under a new id, with \
+         `bowline admin replace`; shutting down"
     );
     std::process::exit(EXIT_REPLACE)
 }

@@ -387,13 +387,11 @@ impl Plan {
     }
 
     /// Adds changes of the members to the plan, in all runs of [`Profile::Members`] and in some of
-    /// the others. Not with the course's protocol, whose members are fixed; with expirations, whose
-    /// clock needs the wall clocks of a fixed majority; or with disk losses, after which a replica
-    /// must not rejoin if the members have changed.
+    /// the others. Not with the course's protocol, whose members are fixed, or with disk losses,
+    /// after which a replica must not rejoin if the members have changed.
     fn change_members(&mut self, profile: Profile, rng: &mut Rng) {
-        let is_possible = self.protocol == ClientProtocol::Connection
-            && self.confirm_after.is_none()
-            && !self.faults.contains(&Fault::LoseDisk);
+        let is_possible =
+            self.protocol == ClientProtocol::Connection && !self.faults.contains(&Fault::LoseDisk);
         let is_wanted = match profile {
             Profile::Members => true,
             Profile::Quiet => false,
@@ -405,7 +403,7 @@ impl Plan {
         // New members lack the whole log. With a slow disk and one entry per message, resending
         // the whole window again and again would be millions of messages.
         self.config.inflight_appends_max = self.config.inflight_appends_max.min(16);
-        let spares = *rng.choose(&[1, 2, 3, 4]);
+        let spares = *rng.choose(&[1, 2, 4, 8]);
         let first = u16::try_from(self.ids.len()).expect("at most 7") + 1;
         self.ids.extend((first..first + spares).map(NodeId));
         let count = self.faults.len() / *rng.choose(&[1, 2, 3]) + 1;

@@ -152,6 +152,7 @@ impl Endpoint {
                 rejoining: false,
                 lane: Lane::Urgent,
                 client_address: String::new(),
+                peer_address: String::new(),
             },
             rng,
             incoming,

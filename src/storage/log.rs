@@ -125,6 +125,18 @@ impl<D: Disk> Log<D> {
         create_meta(disk, &Meta::new(cluster, replica, sorted(members), false))
     }
 
+    /// Creates the files of a replica that is added to an existing cluster, in an empty folder.
+    ///
+    /// # Errors
+    /// If the folder is not empty or cannot be written.
+    pub fn create_joining(
+        disk: &mut D,
+        cluster: u128,
+        replica: NodeId,
+    ) -> Result<(), StorageError> {
+        create_meta(disk, &Meta::new(cluster, replica, Vec::new(), false))
+    }
+
     /// Creates files in an empty folder for a replica whose previous folder was lost, under its old
     /// id. The replica lacks entries and votes that it had acknowledged, so it is marked as
     /// rejoining, and must not vote, until [`Log::end_rejoining`].

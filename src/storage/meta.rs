@@ -24,10 +24,11 @@
 //! restored from an older copy reaches the same incarnations again but draws other numbers, so
 //! peers can tell the two histories apart (`peers.rs`).
 //!
-//! `members` are the ids of all voters, this replica included, in ascending order. They are written
-//! when the folder is bootstrapped; command-line flags never change them. `rejoining`, the lowest
-//! bit of `flags`, marks a replica that was bootstrapped again under its old id: it must not vote
-//! before it has received again everything that it may have acknowledged.
+//! `members` are the ids of the voters with which the cluster was created, this replica included,
+//! in ascending order; none if the replica was added to an existing cluster. They are written when
+//! the folder is created, and never changed: later members are in the log and in snapshots.
+//! `rejoining`, the lowest bit of `flags`, marks a replica that was bootstrapped again under its
+//! old id: it must not vote before it has received again everything that it may have acknowledged.
 //!
 //! `first` and `last` are the sequence numbers of the first and the last segment that must exist.
 //! `first` is raised only after a durable snapshot contains the entries of all earlier segments,
@@ -79,7 +80,8 @@ pub(super) struct Meta {
     /// Ids of the cluster and the replica that own the folder, and the number of times that the
     /// replica has been started.
     pub(super) identity: Identity,
-    /// Ids of all voters of the cluster in ascending order, this replica included.
+    /// Ids of the voters with which the cluster was created, in ascending order, this replica
+    /// included; empty if the replica was added to an existing cluster.
     pub(super) members: Vec<NodeId>,
     /// Whether the replica is rejoining: its previous folder was lost, and it may still lack
     /// entries that it had acknowledged, so it must not vote.
@@ -116,7 +118,10 @@ impl Meta {
     }
 
     fn stream(&self) -> Vec<u8> {
-        assert!(self.members.contains(&self.identity.replica), "{self:?} is not a member");
+        assert!(
+            self.members.is_empty() || self.members.contains(&self.identity.replica),
+            "{self:?} is not a member"
+        );
         assert!(self.members.is_sorted_by(|one, next| one < next), "{:?}", self.members);
         assert!(self.members.len() <= REPLICAS_MAX, "{} members", self.members.len());
         assert!(self.openings.len() <= OPENINGS_KEPT, "{} openings", self.openings.len());
@@ -317,7 +322,8 @@ fn decode_stream(stream: &[u8], members: usize, openings: usize) -> Result<Meta,
     if flags & !REJOINING != 0 {
         return Err(format!("unknown flags {flags:08b}"));
     }
-    if !members.is_sorted_by(|one, next| one < next) || !members.contains(&identity.replica) {
+    let names_owner = members.is_empty() || members.contains(&identity.replica);
+    if !members.is_sorted_by(|one, next| one < next) || !names_owner {
         let replica = identity.replica.0;
         return Err(format!("replica {replica} with the members {members:?}"));
     }

@@ -7,7 +7,7 @@
 
 use crate::config::Mutant;
 use crate::raft::{Durable, HardState, SnapshotId};
-use crate::record::Entry;
+use crate::record::{Entry, EntryKind};
 use crate::types::{EntryId, Index, NodeId};
 
 use super::active_segment::{ActiveSegment, Tail, UNFINISHED};
@@ -139,7 +139,25 @@ impl<D: Disk> Recovered<D> {
         &self.next.openings
     }
 
-    /// Returns the ids of all voters in ascending order, this replica included.
+    /// Returns whether the log contains a change of the members.
+    pub fn has_configuration(&self) -> bool {
+        let mut entries = self.replay.durable.entries.iter();
+        entries.any(|entry| entry.kind() == EntryKind::Configuration)
+    }
+
+    /// Checks that `expected`, which must include this replica, are the members with which the
+    /// cluster was created.
+    ///
+    /// # Errors
+    /// If they are others.
+    pub fn check_members(&self, expected: &[NodeId]) -> Result<(), StorageError> {
+        let replica = self.next.identity.replica;
+        let expected = Expected { cluster: None, replica, members: Some(expected) };
+        check_members(&self.disk, &self.found, &expected)
+    }
+
+    /// Returns the ids of the voters with which the cluster was created, in ascending order, this
+    /// replica included; none if the replica was added to an existing cluster.
     pub fn members(&self) -> &[NodeId] {
         &self.next.members
     }

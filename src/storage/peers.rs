@@ -41,7 +41,8 @@ const MAGIC: &[u8; 16] = b"bowline peers..\n";
 const HEAD_BYTES: usize = 40;
 const RECORD_BYTES: usize = 18;
 /// Maximum number of peers recorded in the file `peers`: the number of records that fit in one
-/// sector, which is far more than the members of a cluster.
+/// sector. That is far more than the members of a cluster, but earlier members are recorded too;
+/// beyond the maximum, the record that was written first is dropped.
 const RECORDS_MAX: usize = (PAYLOAD_BYTES - HEAD_BYTES) / RECORD_BYTES;
 
 /// Maximum number of starts that a peer's hello message may state. A larger number is implausible,
@@ -264,7 +265,8 @@ impl<D: Disk> PeerRecords<D> {
         }
         self.records.retain(|record| record.peer != new.peer);
         self.records.push(new);
-        assert!(self.records.len() <= RECORDS_MAX, "{} peers", self.records.len());
+        let excess = self.records.len().saturating_sub(RECORDS_MAX);
+        self.records.drain(..excess);
         assert!(new.opening != 0, "zero stands for an unknown opening");
         let bytes = self.encode();
         replace(&mut self.disk, PEERS_FILE, PEERS_FILE_NEW, &bytes)?;

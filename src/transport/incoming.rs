@@ -561,6 +561,7 @@ mod tests {
             rejoining: false,
             lane: Lane::Bulk,
             client_address: String::new(),
+            peer_address: String::new(),
         };
         let mut payload = BytesMut::new();
         frame::encode_preamble(&mut payload);

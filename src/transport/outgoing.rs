@@ -521,6 +521,7 @@ mod tests {
             rejoining: false,
             lane: Lane::Urgent,
             client_address: String::new(),
+            peer_address: String::new(),
         }
     }
 

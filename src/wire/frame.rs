@@ -25,10 +25,10 @@
 //! | 6 read index reply | ticket (8), index (8); without an index the sender is not leader |
 //! | 9 wall clock | milliseconds since 1970 (8) |
 //!
-//! A hello has the ids of its sender and of its receiver, and the address for clients as text. The
-//! counts are the number of members (1 byte) and the number of openings (2 bytes). An opening is
-//! the random number that the sender drew when it started and opened its log. The lists have 2
-//! bytes for each member and 8 for each opening.
+//! A hello has the ids of its sender and of its receiver, and the sender's addresses for clients
+//! and for peers as text, separated by a space. The counts are the number of members (1 byte) and
+//! the number of openings (2 bytes). An opening is the random number that the sender drew when it
+//! started and opened its log. The lists have 2 bytes for each member and 8 for each opening.
 //!
 //! The attempt of a forwarded write is a term with the highest bit set if the write is sent for the
 //! first time, or a log index if it is sent again.
@@ -51,7 +51,7 @@ pub use decoder::Decoder;
 const MAGIC: [u8; 4] = *b"BOWL";
 /// Version of the protocol between replicas. It covers frames, the Raft messages in them and the
 /// encoding of write batches.
-pub const VERSION: u16 = 8;
+pub const VERSION: u16 = 9;
 /// Length in bytes of the preamble at the start of a connection between replicas: magic number and
 /// protocol version.
 pub const PREAMBLE_BYTES: usize = 6;
@@ -60,18 +60,18 @@ const HEADER_BYTES: usize = 8;
 /// Maximum length of a frame in bytes, excluding its header: the largest log record plus 1 MiB for
 /// all other fields.
 pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX + (1 << 20);
-/// Maximum length in bytes of the client address that a hello message contains.
-const ADDRESS_BYTES_MAX: usize = 256;
+/// Maximum length in bytes of each address in a hello message.
+const ADDRESS_BYTES_MAX: usize = 512;
 /// Maximum number of starts of the sender for which a hello message contains the random number that
 /// was drawn. A replica's folder records at most the same number of starts.
 pub const OPENINGS_MAX: usize = 4_096;
 /// Length in bytes of the fixed-length fields of a hello message, without members, starts and
-/// client address.
+/// addresses.
 const HELLO_BYTES: usize = 41;
 /// Maximum length in bytes, excluding the frame's header, of the first frame from a peer that has
 /// not identified itself yet.
 const FIRST_FRAME_BYTES_MAX: usize =
-    1 + HELLO_BYTES + REPLICAS_MAX * 2 + OPENINGS_MAX * 8 + ADDRESS_BYTES_MAX;
+    1 + HELLO_BYTES + REPLICAS_MAX * 2 + OPENINGS_MAX * 8 + 2 * ADDRESS_BYTES_MAX + 1;
 /// Bit in the flags of a hello message: the sender is rejoining the cluster after losing its disk.
 const REJOINING: u8 = 1;
 
@@ -96,7 +96,8 @@ pub struct Hello {
     /// most [`OPENINGS_MAX`]. They let the receiver detect a sender that runs on an older copy of
     /// its folder.
     pub openings: Vec<u64>,
-    /// Ids of all voters of the sender's cluster in ascending order, including the sender.
+    /// Ids of the voters with which the sender's cluster was created, in ascending order, including
+    /// the sender; empty if the sender joined later.
     pub members: Vec<NodeId>,
     /// Whether the sender is rejoining the cluster after losing its disk. A rejoining replica does
     /// not vote until its log again contains everything that it may have acknowledged.
@@ -106,6 +107,8 @@ pub struct Hello {
     /// Address at which the sender accepts clients, to which other replicas redirect clients; empty
     /// if unknown.
     pub client_address: String,
+    /// Address at which the sender accepts other replicas; empty if unknown.
+    pub peer_address: String,
 }
 
 /// Kind of frames that a connection carries. Each replica has one connection per lane to each peer,
@@ -311,6 +314,8 @@ pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
                 out.put_u64_le(*opening);
             }
             out.put_slice(hello.client_address.as_bytes());
+            out.put_u8(b' ');
+            out.put_slice(hello.peer_address.as_bytes());
         }
         Frame::Peer(message) => peer::encode_head(message, out),
         Frame::Forward { key, attempt, .. } => {

@@ -115,9 +115,12 @@ fn replicas_with_different_member_lists_refuse_each_other() {
     command.arg("--bootstrap");
     cluster.start_as(0, command);
     for (at, words) in [
-        (0, "replica 2 connected as a member of a cluster of replicas 1, 2, 3, but this"),
-        (0, "replica 3 connected, which is not a member of this cluster of replicas 1, 2"),
-        (1, "replica 1 connected as a member of a cluster of replicas 1, 2, but this cluster"),
+        (0, "replica 2 connected as a member of a cluster that was created with replicas 1, 2, 3,"),
+        (0, "replica 3 connected as a member of a cluster that was created with replicas 1, 2, 3,"),
+        (
+            1,
+            "replica 1 connected as a member of a cluster that was created with replicas 1, 2, but",
+        ),
     ] {
         cluster.wait_for(words, || cluster.log(at).contains(words).then_some(()));
     }
@@ -162,10 +165,9 @@ fn replacement_replica_with_a_new_id_is_refused_by_members() {
     cluster.start_as(leader, command);
     let others = [(leader + 1) % 3, (leader + 2) % 3];
     for at in others {
-        let words =
-            "replica 4 connected, which is not a member of this cluster of replicas 1, 2, 3";
+        let words = "but this one was created with replicas 1, 2, 3: one of the two was";
         cluster.wait_for(words, || cluster.log(at).contains(words).then_some(()));
-        let words = "under a new id: stop this one, and replace the lost one under its own id";
+        let words = "add it as a new replica with `bowline serve --join` and `bowline admin add`";
         assert!(cluster.log(at).contains(words), "{}", cluster.log(at));
     }
     assert_serves_no_write(&cluster, leader);

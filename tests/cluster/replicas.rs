@@ -121,7 +121,7 @@ impl Cluster {
 
     fn start_all(mut cluster: Cluster) -> Cluster {
         for at in 0..cluster.ports.len() {
-            cluster.spawn(at, true);
+            cluster.spawn(at, Some("--bootstrap"));
         }
         cluster
     }
@@ -150,12 +150,17 @@ impl Cluster {
 
     fn command_with(&self, at: usize, port: u16, peer_port: u16, peers: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
+        // Behind proxies, replicas must not learn of a direct way.
+        let is_proxied = self.peers.iter().any(|it| !it.is_empty() && *it != self.peers[0]);
+        let announced =
+            if is_proxied { "none".to_owned() } else { format!("127.0.0.1:{peer_port}") };
         command
             .args(["serve", "--stop-with-stdin", "--threads", self.threads])
             .args(["--id", &(at + 1).to_string()])
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(["--peer-listen", &format!("127.0.0.1:{peer_port}")])
             .args(["--peers", peers])
+            .args(["--announce-peer", &announced])
             .args(["--cluster", CLUSTER])
             .arg("--dir")
             .arg(self.replica_folder(at))
@@ -166,14 +171,27 @@ impl Cluster {
         command
     }
 
-    fn spawn(&mut self, at: usize, bootstrap: bool) {
-        let path = self.folder.path().join(format!("replica-{}.log", at + 1));
-        let log = File::options().create(true).append(true).open(path).unwrap();
+    fn spawn(&mut self, at: usize, flag: Option<&str>) {
         let mut command = self.command(at);
-        if bootstrap {
-            command.arg("--bootstrap");
-        }
-        self.children[at] = Some(command.stderr(log).spawn().unwrap());
+        command.args(flag);
+        self.start_as(at, command);
+    }
+
+    /// Starts one more replica, which is to be added to the cluster. Returns its address for peers.
+    pub(crate) fn add_joining(&mut self) -> String {
+        self.ports.push(free_port());
+        self.peer_ports.push(free_port());
+        self.peers.push(String::new());
+        self.children.push(None);
+        let at = self.children.len() - 1;
+        self.spawn(at, Some("--join"));
+        format!("127.0.0.1:{}", self.peer_ports[at])
+    }
+
+    /// Gives a replica that is not running other ports.
+    pub(crate) fn move_ports(&mut self, at: usize) {
+        assert!(!self.runs(at), "replica {} runs", at + 1);
+        (self.ports[at], self.peer_ports[at]) = (free_port(), free_port());
     }
 
     /// Starts a replica with the given command.
@@ -247,7 +265,7 @@ impl Cluster {
     pub(crate) fn restart(&mut self) {
         for at in 0..self.children.len() {
             if self.children[at].is_none() {
-                self.spawn(at, false);
+                self.spawn(at, None);
             }
         }
     }

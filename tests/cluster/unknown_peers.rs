@@ -37,6 +37,7 @@ fn hello_of_replica_2() -> Hello {
         rejoining: false,
         lane: Lane::Bulk,
         client_address: "127.0.0.1:1".to_owned(),
+        peer_address: String::new(),
     }
 }
 
@@ -70,15 +71,15 @@ fn unknown_peer_is_rejected_and_logged() {
         ),
         (
             greeting(&Hello { from: NodeId(9), members: with_9, ..hello.clone() }),
-            "replica 9 connected",
+            "replica 9 connected as a member of a cluster that was created with replicas 1, 2, 9",
         ),
         (
             greeting(&Hello { from: NodeId(1), ..hello.clone() }),
-            "replica 1 connected, which is not",
+            "under the id 1 of this replica: two processes have the same",
         ),
         (
             greeting(&Hello { members: two, ..hello.clone() }),
-            "a cluster of replicas 1, 2, but this",
+            "created with replicas 1, 2, but this",
         ),
         (greeting(&Hello { incarnation: 9, ..hello.clone() }), "it lists 1 of 9 starts"),
         (greeting(&hello), "incarnation 1 has another list"),

@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use bowline::kv::{Batch, BatchBuffer, Operation, StateMachine};
+use bowline::membership::ChangeRefusal;
 use bowline::raft::{DiskState, RequestKind, TransferRefusal};
 use bowline::redis::{
-    Action, BufferBytes, ClientList, ClientQuery, Connection, Context, ReplicaInfo, Settings,
-    write_failover_reply,
+    Action, AdminAnswer, AdminRequest, BufferBytes, ClientList, ClientQuery, Connection, Context,
+    ReplicaInfo, Settings, write_admin_reply,
 };
 use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
 use bowline::wire::resp::{Limits, Parser, Version, Writer};
@@ -145,9 +146,17 @@ impl LocalServer {
                     reply_format.encode(&outcomes[0], out);
                 }
             }
-            Action::RequestTransfer { reply_format, .. } => {
+            Action::Administer { request, reply_format } => {
+                let answer = match request {
+                    AdminRequest::Transfer(_) => {
+                        AdminAnswer::Transfer(Err(TransferRefusal::NoTarget))
+                    }
+                    AdminRequest::ChangeMembers { .. } => {
+                        AdminAnswer::Members(Err(ChangeRefusal::NewLeader))
+                    }
+                };
                 if !reply_format.is_muted() {
-                    write_failover_reply(Err(TransferRefusal::NoTarget), &self.context, out);
+                    write_admin_reply(answer, &self.context, out);
                 }
             }
             Action::ListClients(query) => {

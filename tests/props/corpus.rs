@@ -274,6 +274,7 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
         rejoining: false,
         lane,
         client_address,
+        peer_address: "127.0.0.1:8001".to_owned(),
     };
     let vote = RequestVote { term: Term(3), pre: true, transfer: false, last };
     let vote = PeerMsg::RequestVote(vote);

@@ -37,7 +37,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "large_writes",
         ],
     ),
-    ("redis", &["types", "config", "record", "kv", "wire"]),
+    ("redis", &["types", "config", "membership", "record", "kv", "wire"]),
     (
         "runtime",
         &[

@@ -4,14 +4,18 @@
 
 mod check;
 mod digest;
+mod members;
 mod replicas;
 mod snapshot;
 mod status;
+mod table;
 mod transfer;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+
+use self::members::{Change, How};
 
 /// Command-line arguments of `bowline admin`.
 #[derive(clap::Args, Debug)]
@@ -36,6 +40,53 @@ enum Command {
         #[arg(long, value_name = "ID")]
         to: Option<u16>,
     },
+    /// Show the members of the cluster, and how many failures it survives.
+    Members,
+    /// Add a replica that was started with --join. It is a learner: it gets the log, but has no
+    /// vote.
+    Add {
+        /// Id of the new replica, which must be higher than all that were ever used, and the
+        /// address at which the other replicas reach it.
+        #[arg(value_name = "ID=HOST:PORT", value_parser = members::parse_member)]
+        member: (u16, String),
+        /// Make it a voter as soon as it has caught up, and wait for that.
+        #[arg(long)]
+        promote: bool,
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
+    /// Make a voter of a learner that has caught up.
+    Promote {
+        /// Id of the learner.
+        id: u16,
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
+    /// Make a learner of a voter.
+    Demote {
+        /// Id of the voter.
+        id: u16,
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
+    /// Remove a member, running or not.
+    Remove {
+        /// Id of the member.
+        id: u16,
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
+    /// Replace a member, running or not, by a new replica that was started with --join, in one step
+    /// when the new one has caught up.
+    Replace {
+        /// Id of the member that is replaced.
+        old: u16,
+        /// Id and address of the new replica.
+        #[arg(value_name = "ID=HOST:PORT", value_parser = members::parse_member)]
+        new: (u16, String),
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
     /// Take a snapshot of the replica at --addr, and wait until it is complete.
     Snapshot {
         /// Maximum time to wait, in seconds.
@@ -52,15 +103,45 @@ enum Command {
     },
 }
 
+#[derive(clap::Args, Clone, Copy, Debug)]
+struct ChangeArguments {
+    /// Print the members that would result, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Maximum time to wait until the change is complete, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    wait: u64,
+}
+
 /// Exit code if a replica cannot be reached, a request is refused, or there is no leader.
 const EXIT_FAILED: u8 = 1;
 
 /// Runs `bowline admin`, and prints the outcome or the error. Returns the exit code.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let Arguments { addr, json, command } = arguments;
+    let change = |change: Change, how: &ChangeArguments| {
+        let ChangeArguments { dry_run, wait } = *how;
+        members::change(
+            addr,
+            &change,
+            How { dry_run, wait: Duration::from_secs(wait), json: *json },
+        )
+    };
     let result = match command {
         Command::Status => status::run(addr, *json),
         Command::Transfer { to } => transfer::run(addr, *to, *json),
+        Command::Members => members::list(addr, *json),
+        Command::Add { member: (id, address), promote, change: how } => {
+            let (promote, replaces) = (*promote, None);
+            change(Change::Add { id: *id, address: address.clone(), promote, replaces }, how)
+        }
+        Command::Promote { id, change: how } => change(Change::Promote(*id), how),
+        Command::Demote { id, change: how } => change(Change::Demote(*id), how),
+        Command::Remove { id, change: how } => change(Change::Remove(*id), how),
+        Command::Replace { old, new: (id, address), change: how } => {
+            let (promote, replaces) = (true, Some(*old));
+            change(Change::Add { id: *id, address: address.clone(), promote, replaces }, how)
+        }
         Command::Snapshot { wait } => snapshot::run(addr, Duration::from_secs(*wait), *json),
         Command::Digest => digest::run(addr, *json),
         Command::Check { folder } => check::run(folder, *json),

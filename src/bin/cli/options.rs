@@ -73,19 +73,22 @@ impl Settings {
         })
     }
 
-    /// Returns how this start creates the replica's files: as for a new cluster (`--bootstrap`) or
-    /// for a replica that lost its folder (`--rejoin`); `None` if neither is given, because the
+    /// Returns how this start creates the replica's files: as for a new cluster (`--bootstrap`), to
+    /// be added to one (`--join`), or for a replica that lost its folder (`--rejoin`); `None` if
+    /// none of them is given, because the
     /// files exist already. `members` is the number of replicas in the cluster.
     fn bootstrap(&self, members: usize) -> anyhow::Result<Option<Bootstrap>> {
         let flag = |name| self.parse(name, "true or false", |text| text.parse().ok());
-        match (flag("bootstrap")?, flag("rejoin")?) {
-            (false, false) => Ok(None),
-            (true, false) => Ok(Some(Bootstrap::New)),
-            (true, true) => bail!(
-                "bootstrap and rejoin are both set: bootstrap is for the replicas of a new \
-                 cluster, rejoin for a replica that lost its folder"
+        match (flag("bootstrap")?, flag("join")?, flag("rejoin")?) {
+            (false, false, false) => Ok(None),
+            (true, false, false) => Ok(Some(Bootstrap::New)),
+            (false, true, false) => Ok(Some(Bootstrap::Join)),
+            (true, true, _) | (true, _, true) | (_, true, true) => bail!(
+                "only one of bootstrap, join and rejoin may be set: bootstrap is for the replicas \
+                 of a new cluster, join for one that is added to a cluster, rejoin for one that \
+                 lost its folder"
             ),
-            (false, true) => {
+            (false, false, true) => {
                 ensure!(
                     members >= REJOIN_MEMBERS_MIN,
                     "--rejoin needs a cluster of at least {REJOIN_MEMBERS_MIN} replicas, but \
@@ -99,7 +102,7 @@ impl Settings {
 
     /// Parses the setting `--peers`: the ids of the replicas and their addresses for peers. Fails
     /// if an id or an address occurs twice.
-    fn peers(&self) -> anyhow::Result<Vec<(NodeId, SocketAddr)>> {
+    fn peers(&self) -> anyhow::Result<Vec<(NodeId, String)>> {
         let peers = self.parse(
             "peers",
             "a list of all replicas, such as 1=127.0.0.1:8001,2=127.0.0.1:8002,3=127.0.0.1:8003",
@@ -124,6 +127,21 @@ impl Settings {
         Ok(peers)
     }
 
+    /// Returns the address that this replica tells its peers: the setting `announce-peer`, or else
+    /// its own entry in `peers`.
+    fn announced_to_peers(
+        &self,
+        id: NodeId,
+        peers: &[(NodeId, String)],
+    ) -> anyhow::Result<Option<String>> {
+        let expected = "an address with a port, such as 127.0.0.1:8001, or none";
+        let address = self.parse_if_set("announce-peer", expected, |text| {
+            if text == "none" { Some(String::new()) } else { parse_announced(text) }
+        })?;
+        let own = || peers.iter().find(|(peer, _)| *peer == id).map(|(_, own)| own.clone());
+        Ok(address.or_else(own))
+    }
+
     /// Parses all settings into server options, and checks that they are valid and consistent.
     pub(crate) fn options(&self) -> anyhow::Result<ServerOptions> {
         let id = self.parse("id", "a replica id from 1 to 65534", parse_id)?;
@@ -146,6 +164,10 @@ impl Settings {
         };
         let bootstrap = self.bootstrap(members)?;
         let cluster = self.text("cluster").map(cluster_id);
+        ensure!(
+            bootstrap != Some(Bootstrap::Join) || cluster.is_some(),
+            "--join needs --cluster: give the name of the cluster, as on the other replicas"
+        );
         let derived = || {
             let mut names: Vec<String> =
                 peers.iter().map(|(peer, address)| format!("{}={address}", peer.0)).collect();
@@ -163,9 +185,10 @@ impl Settings {
             id,
             listen,
             peer_listen,
-            peers: peers.iter().copied().filter(|(peer, _)| *peer != id).collect(),
+            peers: peers.iter().filter(|(peer, _)| *peer != id).cloned().collect(),
             peer_transport: self
                 .parse("peer-transport", "auto, tcp or udp", |text| text.parse().ok())?,
+            announce_peer: self.announced_to_peers(id, &peers)?,
             announce: self.parse_if_set("announce", ADDRESS, parse_announced)?,
             folder,
             cluster: bootstrap.map_or(cluster, |_| Some(cluster.unwrap_or_else(derived))),
@@ -245,12 +268,12 @@ fn parse_announced(text: &str) -> Option<String> {
     (!host.is_empty() && port > 0).then(|| text.to_owned())
 }
 
-fn parse_peers(text: &str) -> Option<Vec<(NodeId, SocketAddr)>> {
+fn parse_peers(text: &str) -> Option<Vec<(NodeId, String)>> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     parts
         .map(|part| {
             let (id, address) = part.split_once('=')?;
-            Some((parse_id(id.trim())?, parse_address(address.trim())?))
+            Some((parse_id(id.trim())?, parse_announced(address.trim())?))
         })
         .collect()
 }
@@ -285,7 +308,7 @@ mod tests {
     #[test]
     fn own_replica_id_is_removed_from_the_peer_list() {
         let options = options("--id 4 --peers 1=127.0.0.1:8001,4=127.0.0.1:8004").unwrap();
-        assert_eq!(options.peers, [(NodeId(1), "127.0.0.1:8001".parse().unwrap())]);
+        assert_eq!(options.peers, [(NodeId(1), "127.0.0.1:8001".to_owned())]);
         assert_eq!(options.folder, PathBuf::from("bowline-data/replica-4"));
     }
 
@@ -313,6 +336,8 @@ mod tests {
             ("--id 1 --snapshot-log-percentage many", "a percentage such as 100"),
             ("--id 1 --rejoin", "at least 3 replicas, but --peers and --id name 1"),
             ("--id 1 --rejoin --peers 2=127.0.0.1:2", "--peers and --id name 2"),
+            ("--id 4 --join", "--join needs --cluster"),
+            ("--id 4 --announce-peer host", "invalid announce-peer `host`"),
         ] {
             let error = error(flags);
             assert!(error.contains(expected), "{flags}: {error}");
@@ -332,18 +357,30 @@ mod tests {
     }
 
     #[test]
-    fn bootstrap_and_rejoin_flags_exclude_each_other() {
+    fn flags_that_create_a_folder_exclude_each_other() {
         let peers = "1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3";
-        let options = |flags: &str, variables| {
-            let flags = format!("--id 1 --peers {peers} {flags}");
-            resolve(&flags, variables).unwrap().options()
-        };
-        let how = |flags| options(flags, &[]).unwrap().bootstrap;
+        let how =
+            |flags: &str| options(&format!("--id 1 --peers {peers} {flags}")).unwrap().bootstrap;
         assert_eq!(how(""), None);
         assert_eq!(how("--bootstrap"), Some(Bootstrap::New));
         assert_eq!(how("--rejoin"), Some(Bootstrap::Rejoin));
-        let error = options("--bootstrap", &[("BOWLINE_REJOIN", "true")]).unwrap_err().to_string();
-        assert!(error.contains("bootstrap and rejoin are both set"), "{error}");
+        assert_eq!(how("--join --cluster shop"), Some(Bootstrap::Join));
+        for other in ["BOWLINE_REJOIN", "BOWLINE_JOIN"] {
+            let settings =
+                resolve(&format!("--id 1 --peers {peers} --bootstrap"), &[(other, "true")]);
+            let error = settings.unwrap().options().unwrap_err().to_string();
+            assert!(error.contains("only one of bootstrap, join and rejoin"), "{error}");
+        }
+    }
+
+    #[test]
+    fn address_for_peers_is_the_announced_or_the_listed_one() {
+        let announced = |flags: &str| options(flags).unwrap().announce_peer;
+        let peers = "--id 1 --peers 1=db1:8001,2=db2:8001";
+        assert_eq!(announced(peers), Some("db1:8001".to_owned()));
+        assert_eq!(announced(&format!("{peers} --announce-peer db9:1")), Some("db9:1".to_owned()));
+        assert_eq!(announced("--id 3 --peers 1=db1:8001,2=db2:8001"), None);
+        assert_eq!(announced(&format!("{peers} --announce-peer none")), Some(String::new()));
     }
 
     #[test]

@@ -49,10 +49,14 @@ pub(crate) struct ServerArguments {
     /// replica's very first start only: a replica that lost its folder takes --rejoin.
     #[arg(long)]
     bootstrap: bool,
+    /// Create this replica's files in an empty folder, as a replica that is to be added to an
+    /// existing cluster with `bowline admin add`. Needs a new --id and the cluster's --cluster.
+    #[arg(long, conflicts_with = "bootstrap")]
+    join: bool,
     /// Create this replica's files in an empty folder, in place of a lost or damaged folder. The
     /// replica does not vote until it has caught up with the leader. Give it its previous --id,
     /// --peers and --cluster.
-    #[arg(long, conflicts_with = "bootstrap")]
+    #[arg(long, conflicts_with_all = ["bootstrap", "join"])]
     rejoin: bool,
     /// Threads of the replica: `dedicated` (one per pipeline stage), `fused` (one for network, core
     /// and applier) or `auto` (fused on at most two cores) [default: auto].
@@ -114,6 +118,11 @@ pub(crate) struct ServerArguments {
     /// Address that clients are redirected to when this replica leads [default: --listen].
     #[arg(long, value_name = "HOST:PORT")]
     announce: Option<String>,
+    /// Address at which the other replicas reach this one, which it tells them; `none` to tell them
+    /// none, so that they use only their own --peers [default: this replica's entry in --peers, or
+    /// else --peer-listen].
+    #[arg(long, value_name = "HOST:PORT")]
+    announce_peer: Option<String>,
     /// Time that a request waits for a leader, in milliseconds, before it is refused with
     /// CLUSTERDOWN [default: 2000].
     #[arg(long, value_name = "MS")]
@@ -170,6 +179,7 @@ impl ServerArguments {
     /// the command line (`None` if it is not given there).
     fn rows(&self) -> Vec<(&'static str, Option<&'static str>, Option<String>)> {
         let bootstrap = self.bootstrap.then(|| "true".to_owned());
+        let join = self.join.then(|| "true".to_owned());
         let rejoin = self.rejoin.then(|| "true".to_owned());
         vec![
             ("id", None, self.id.clone()),
@@ -180,6 +190,7 @@ impl ServerArguments {
             ("dir", None, self.dir.clone()),
             ("cluster", None, self.cluster.clone()),
             ("bootstrap", Some("false"), bootstrap),
+            ("join", Some("false"), join),
             ("rejoin", Some("false"), rejoin),
             ("threads", Some("auto"), self.threads.clone()),
             ("reads", Some("index"), self.reads.clone()),
@@ -195,6 +206,7 @@ impl ServerArguments {
             ("enable-debug-command", Some("no"), self.enable_debug_command.clone()),
             ("disk-reserve", Some("128mb"), self.disk_reserve.clone()),
             ("announce", None, self.announce.clone()),
+            ("announce-peer", None, self.announce_peer.clone()),
             ("leader-wait-ms", Some("2000"), self.leader_wait_ms.clone()),
             ("command-deadline-ms", Some("4000"), self.command_deadline_ms.clone()),
         ]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use crate::kv::parse_integer;
-use crate::redis::action::Action;
+use crate::redis::action::{Action, AdminRequest};
 use crate::redis::call::Call;
 use crate::redis::context::Context;
 use crate::redis::session::reply_format::{ReplyFormat, ReplyKind};
@@ -35,7 +35,7 @@ fn failover(call: &mut Call<'_>) -> Action {
     }
     let version = call.writer.version();
     let reply_format = ReplyFormat { kind: ReplyKind::Plain, version, muted: false };
-    Action::RequestTransfer { request, reply_format }
+    Action::Administer { request: AdminRequest::Transfer(request), reply_format }
 }
 
 fn parse(call: &Call<'_>) -> Result<TransferRequest, &'static str> {
@@ -104,7 +104,7 @@ impl fmt::Display for NotLeader<'_> {
 
 /// Writes the reply to `FAILOVER` from the answer of the consensus core, which is the target of the
 /// transfer, or the reason why the request was refused.
-pub fn write_failover_reply(
+pub(super) fn write_failover_reply(
     answer: Result<NodeId, TransferRefusal>,
     context: &Context,
     out: &mut BytesMut,

@@ -4,6 +4,7 @@
 
 use std::fmt::{Display, Write as _};
 
+use crate::membership::MemberRole;
 use crate::redis::action::Action;
 use crate::redis::call::Call;
 use crate::redis::context::{ClockStatus, Context, PathStatus};
@@ -194,6 +195,18 @@ fn persistence(text: &mut Text, Source { context, .. }: &Source<'_>) {
     text.field("disk_stalls", context.counters.disk_stalls);
 }
 
+/// Returns what this replica does as a member of the cluster.
+fn member_role(context: &Context) -> &'static str {
+    let (_, configuration) = &context.members;
+    match configuration.member(context.me).map(|member| member.role) {
+        Some(MemberRole::Voter) => "voter",
+        Some(MemberRole::Learner(_)) => "learner",
+        Some(MemberRole::Leaving) => "leaving",
+        None if configuration.members().is_empty() => "joining",
+        None => "removed",
+    }
+}
+
 fn role_name(role: RoleName) -> &'static str {
     match role {
         RoleName::Follower => "follower",
@@ -336,7 +349,8 @@ fn raft(text: &mut Text, Source { context, .. }: &Source<'_>) {
         Some(target) => text.field("raft_transfer_target", target.0),
         None => text.field("raft_transfer_target", "none"),
     }
-    text.field("raft_member_count", context.peer_count + 1);
+    text.field("raft_member_count", context.members.1.members().len());
+    text.field("raft_member_role", member_role(context));
     text.field("raft_replicas", context.nodes.len());
     text.field("raft_first_index", context.first_index);
     text.field("raft_last_index", context.last_index);

@@ -2,6 +2,7 @@
 //! and the functions that run its commands. A function replies at once or submits an operation to
 //! the state machine.
 
+pub(super) mod administration;
 pub(super) mod bitmaps;
 pub(super) mod client;
 pub(super) mod cluster;
@@ -14,6 +15,7 @@ pub(super) mod hashes;
 mod help;
 pub(super) mod info;
 pub(super) mod lists;
+pub(super) mod members;
 pub(super) mod once;
 mod passthrough;
 pub(super) mod pubsub;

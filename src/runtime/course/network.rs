@@ -398,7 +398,7 @@ mod tests {
                     | CoreItem::Applied(_)
                     | CoreItem::IndexedReads(_)
                     | CoreItem::TakeSnapshot
-                    | CoreItem::Transfer(_)
+                    | CoreItem::Admin(_)
                     | CoreItem::Snapshot(_)
                     | CoreItem::DiskSpace(_)
                     | CoreItem::Stop => None,

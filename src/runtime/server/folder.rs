@@ -48,13 +48,16 @@ pub(crate) fn open(
         |error| matches!(error, StorageError::Locked { .. }),
     )?;
     let shared = disk.share()?;
-    let members = options.members();
-    let expected =
-        Expected { cluster: options.cluster, replica: options.id, members: Some(&members) };
+    let expected = Expected { cluster: options.cluster, replica: options.id, members: None };
     let recovered = Log::recover(disk, LogOptions::default(), &expected)?;
     let LoadedSnapshots { files, latest } = snapshots::load_latest(shared.share()?)?;
     let snapshot = latest.as_ref().map(|(id, _)| *id);
     recovered.check_snapshot(snapshot)?;
+    let store = latest.map_or_else(StateMachine::default, |(_, store)| store);
+    let members_changed = recovered.has_configuration() || store.configuration().is_some();
+    if !members_changed && !recovered.members().is_empty() {
+        recovered.check_members(&options.members())?;
+    }
     if recovered.repairs_meta() {
         tracing::warn!(
             folder = %options.folder.display(),
@@ -73,7 +76,6 @@ pub(crate) fn open(
              on an outdated copy of its folder, are rebuilt as peers connect; check the disk"
         );
     }
-    let store = latest.map_or_else(StateMachine::default, |(_, store)| store);
     Ok(OpenedFolder { recovered, peers, snapshots: files, snapshot, store })
 }
 
@@ -91,6 +93,7 @@ pub fn bootstrap(
     let mut disk = RealDisk::create(folder)?;
     match how {
         Bootstrap::New => Log::bootstrap(&mut disk, cluster, id, members)?,
+        Bootstrap::Join => Log::create_joining(&mut disk, cluster, id)?,
         Bootstrap::Rejoin => Log::bootstrap_rejoining(&mut disk, cluster, id, members)?,
     }
     Ok(())

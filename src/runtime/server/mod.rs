@@ -34,6 +34,7 @@ use std::sync::atomic::AtomicBool;
 use mio::{Poll, Waker};
 
 use crate::kv::StateMachine;
+use crate::membership::Configuration;
 use crate::raft::{DiskState, Durable, Replica};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::redis::{Context, ReplicaInfo, Settings};
@@ -41,7 +42,7 @@ use crate::runtime::boards::{
     ApplierBoard, ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard,
     SnapshotGrowth, StatusBoard,
 };
-use crate::runtime::channels;
+use crate::runtime::channels::{self, Members};
 use crate::runtime::clock::Clock;
 use crate::runtime::error::{RunError, system_error};
 use crate::runtime::process_usage::system_info;
@@ -57,7 +58,7 @@ use crate::runtime::stages::threads::run;
 use crate::runtime::stages::{Stages, random_seed};
 use crate::runtime::wake::Wake;
 use crate::storage::{Log, PeerRecords, RealDisk, Recovered, cluster_fingerprint, replicas};
-use crate::types::{EntryId, Index, Instant, NodeId};
+use crate::types::{EntryId, Index, Instant};
 use crate::wire::frame::{Hello, Lane};
 use crate::wire::resp::Limits;
 
@@ -109,15 +110,14 @@ pub fn run_server(
     let opening = recovered.openings().last().copied().expect("the list has this opening");
     let last_snapshot = snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
     let clock = Clock::start();
-    let peers: Vec<NodeId> = options.peers.iter().map(|(peer, _)| *peer).collect();
     let (poll, wake) = poll_and_wake().map_err(system_error("cannot set up the network"))?;
     let fused = options.threads.are_fused();
     let ends = channels::channels(&wake, fused);
     let status = Arc::<StatusBoard>::default();
     let snapshot_board = Arc::<SnapshotBoard>::default();
-    let clocks = Arc::new(ClockBoard::new(&peers));
+    let clocks = Arc::<ClockBoard>::default();
     let applied = applied_clock(&store);
-    let replicated_clock = CoreClock::new(&peers, Arc::clone(&clocks), applied, &clock);
+    let replicated_clock = CoreClock::new(Arc::clone(&clocks), applied, &clock);
     let memory = Arc::new(MemoryBoard::new(options.memory_max, Arc::clone(&snapshot_board)));
     let origin = origin_of(options.id, opening);
     let rejoining = Arc::new(AtomicBool::new(recovered.is_rejoining()));
@@ -135,13 +135,14 @@ pub fn run_server(
         Arc::clone(&applier_board),
         Arc::clone(counters),
     );
-    let network = ServerNetwork::new(Parts {
+    let mut network = ServerNetwork::new(Parts {
         poll,
         wake: Arc::clone(&wake),
         stop: Arc::clone(stop),
         ends: ends.network,
         clock,
         me: options.id,
+        announced: options.announced_to_peers(),
         opening,
         client_listener,
         sentinel_listener,
@@ -162,14 +163,9 @@ pub fn run_server(
     // precedes the first byte to a peer.
     let (log, durable) = recovered.open(snapshot)?;
     log_start(options, &log, durable.entries.last(), last_snapshot);
-    let replica = Replica::new(
-        options.id,
-        &peers,
-        options.config.clone(),
-        random_seed(),
-        Durable { configuration: store.configuration().cloned(), ..durable },
-        clock.now(),
-    );
+    let durable = Durable { configuration: store.configuration().cloned(), ..durable };
+    let replica = replica(options, &log, durable, clock.now());
+    network.on_members(Members::of(&replica));
     let scheduler = scheduler(options, &snapshot_board, &memory);
     let log = DiskLog::new(log, &disk_space, scheduler.clone(), rejoining, Arc::clone(counters));
     let stages = Stages {
@@ -201,6 +197,18 @@ pub fn run_server(
     run(stages, fused).map_err(system_error("cannot wait for events of the network"))
 }
 
+/// Creates the replica with the state on its disk.
+fn replica(
+    options: &ServerOptions,
+    log: &Log<RealDisk>,
+    durable: Durable,
+    now: Instant,
+) -> Replica {
+    let bootstrap = Configuration::of_voters(log.members().iter().copied());
+    let config = options.config.clone();
+    Replica::with_bootstrap(options.id, bootstrap, config, random_seed(), durable, now)
+}
+
 fn sentinel_listener(options: &ServerOptions) -> Result<Option<Listener>, RunError> {
     options.sentinel_listen.map(|address| listen("Sentinel clients", address)).transpose()
 }
@@ -229,7 +237,7 @@ fn peer_connections(
     counters: &Arc<RuntimeCounters>,
 ) -> (OutgoingPeers, IncomingPeers) {
     let outgoing = OutgoingPeers::new(
-        hello(recovered, options.announced()),
+        hello(recovered, options),
         Arc::clone(rejoining),
         &options.peers,
         options.peer_transport,
@@ -261,7 +269,7 @@ fn secret() -> [u8; 32] {
 
 /// Returns the hello (first frame) with which this replica begins its connections to peers. The
 /// recipient and the lane (urgent or bulk) are filled in for each connection.
-fn hello(recovered: &Recovered<RealDisk>, client_address: String) -> Hello {
+fn hello(recovered: &Recovered<RealDisk>, options: &ServerOptions) -> Hello {
     let identity = recovered.identity();
     Hello {
         cluster: identity.cluster,
@@ -273,7 +281,8 @@ fn hello(recovered: &Recovered<RealDisk>, client_address: String) -> Hello {
         members: recovered.members().to_vec(),
         rejoining: recovered.is_rejoining(),
         lane: Lane::Urgent,
-        client_address,
+        client_address: options.announced(),
+        peer_address: options.announced_to_peers(),
     }
 }
 
@@ -288,7 +297,7 @@ fn log_start(
     tracing::info!(
         replica = %options.id,
         cluster = format_args!("{:032x}", identity.cluster),
-        members = replicas(log.members()),
+        created_with = replicas(log.members()),
         incarnation = identity.incarnation,
         rejoining = log.is_rejoining(),
         last_entry = %last.map_or(last_snapshot, Entry::id),
@@ -392,7 +401,6 @@ fn context(
     };
     let mut context = Context::alone(me, fingerprint, now);
     context.debug = options.debug;
-    context.peer_count = options.peers.len();
     context.system = system_info();
     context.sentinel_name.clone_from(&options.sentinel_name);
     context.process_id = std::process::id();

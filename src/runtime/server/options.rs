@@ -18,11 +18,17 @@ pub struct ServerOptions {
     pub listen: SocketAddr,
     /// Address on which the replica listens for other replicas.
     pub peer_listen: SocketAddr,
-    /// The ids of the other replicas, and the addresses on which they listen for their peers.
-    pub peers: Vec<(NodeId, SocketAddr)>,
+    /// The ids of other replicas, and the addresses on which they listen for their peers, as
+    /// `host:port`. They are used to create the cluster, and to reach members whose address is not
+    /// in the log.
+    pub peers: Vec<(NodeId, String)>,
     /// Transport protocol of the connections to the other replicas: TCP, UDP, or either of them
     /// depending on packet loss.
     pub peer_transport: PeerTransport,
+    /// Address at which the other replicas reach this one, as `host:port`, which it tells them;
+    /// empty to tell them none; `None` to use `peer_listen`, unless that stands for all addresses
+    /// of the machine.
+    pub announce_peer: Option<String>,
     /// Address to which clients are redirected, as `host:port`; `None` to use `listen`.
     pub announce: Option<String>,
     /// The folder in which the replica stores its log and its snapshots.
@@ -73,6 +79,9 @@ pub struct ServerOptions {
 pub enum Bootstrap {
     /// The replica is a member of a new cluster, which has no data yet.
     New,
+    /// The replica is added to an existing cluster, under an id that was never used in it. It does
+    /// nothing until the leader sends it the log.
+    Join,
     /// The replica replaces one with the same id whose folder was lost. It neither votes nor
     /// campaigns until it has received everything that the lost replica may have acknowledged.
     Rejoin,
@@ -84,7 +93,15 @@ impl ServerOptions {
         self.announce.clone().unwrap_or_else(|| self.listen.to_string())
     }
 
-    /// Returns the ids of all members of the cluster, including this replica.
+    /// Returns the address at which the other replicas reach this one, as `host:port`; empty if it
+    /// is not known, or not to be told.
+    pub(crate) fn announced_to_peers(&self) -> String {
+        let is_usable = !self.peer_listen.ip().is_unspecified();
+        let own = || if is_usable { self.peer_listen.to_string() } else { String::new() };
+        self.announce_peer.clone().unwrap_or_else(own)
+    }
+
+    /// Returns the ids of all replicas that the options name, including this one.
     pub fn members(&self) -> Vec<NodeId> {
         self.peers.iter().map(|(peer, _)| *peer).chain([self.id]).collect()
     }

@@ -90,8 +90,7 @@ impl Cluster {
         protocol: ClientProtocol,
         rng: &mut Rng,
     ) -> Cluster {
-        let machine =
-            |(slot, &id): (usize, &NodeId)| Machine::new(slot, id, ids, members, config, rng);
+        let machine = |(slot, &id): (usize, &NodeId)| Machine::new(slot, id, members, config, rng);
         Cluster {
             now: Instant::ZERO,
             protocol,

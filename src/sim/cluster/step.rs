@@ -138,8 +138,7 @@ impl Cluster {
             let mut waited = Vec::new();
             if let Some(gate) = &mut machine.clock_gate {
                 gate.observe(now, machine.wall.read(self.now));
-                let (term, leader, leads) = (replica.term(), replica.leader(), replica.is_leader());
-                waited = gate.on_leader(now, term, leader, leads);
+                waited = gate.follow(now, replica);
             }
             let mut driver =
                 LeaderDriver { replica, gate: machine.clock_gate.as_deref_mut(), now, out };

@@ -16,7 +16,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 
 use crate::kv::{Batch, Operation, Outcome, Piece};
-use crate::membership::{Configuration, MemberRole};
 use crate::raft::{
     AppendJob, AppendOutcome, ClientRequest, DiskState, Effects, Envelope, PeerMsg, Replica,
     RoleName, Status,
@@ -390,26 +389,11 @@ fn entries_text(entries: &[Entry]) -> String {
         EntryKind::NoOp => format!("{} (empty)", entry.id()),
         EntryKind::Configuration => {
             let members = entry.configuration().expect("an entry of this kind");
-            format!("{} ({})", entry.id(), members_text(&members))
+            format!("{} ({})", entry.id(), members)
         }
         EntryKind::Command => format!("{} ({})", entry.id(), payload_text(entry.payload())),
     };
     shorten(&entries.iter().map(one).collect::<Vec<_>>())
-}
-
-/// Formats a configuration of the members for traces, such as `voters 1 2 4, before 1 2 3,
-/// learners 5`.
-pub(in crate::sim) fn members_text(members: &Configuration) -> String {
-    let list = |name: &str, ids: Vec<NodeId>| match &ids[..] {
-        [] => String::new(),
-        ids => ids.iter().fold(name.to_owned(), |text, id| format!("{text} {}", id.0)),
-    };
-    let is_learner = |id: &NodeId| {
-        members.member(*id).is_some_and(|it| matches!(it.role, MemberRole::Learner(_)))
-    };
-    list("voters", members.voters().collect())
-        + &list(", before", members.outgoing().collect())
-        + &list(", learners", members.members().keys().copied().filter(is_learner).collect())
 }
 
 /// Formats the operations of a client's request for traces.

@@ -53,12 +53,13 @@ impl FaultRun {
         };
         let learners: Vec<NodeId> =
             members.members().keys().copied().filter(is_learner).filter(is_free).collect();
-        let is_other = |id: &NodeId| members.member(*id).is_none();
-        let others: Vec<NodeId> =
-            self.plan.ids.iter().copied().filter(is_other).filter(is_free).collect();
+        // Ids are not used again, and the parts of a change are made in their order.
+        let named = changes.iter().map(MemberChange::id).max();
+        let last = members.last_id().max(named.unwrap_or_default());
+        let other = self.plan.ids.iter().copied().filter(|id| *id > last).min();
         let rng = &mut self.rng;
         let mut pick = |ids: &[NodeId]| (!ids.is_empty()).then(|| *rng.choose(ids));
-        let (voter, learner, other) = (pick(&voters), pick(&learners), pick(&others));
+        let (voter, learner) = (pick(&voters), pick(&learners));
         let choice = self.rng.below(if members.voters().count() < VOTERS_MAX { 9 } else { 7 });
         let address = Bytes::from_static(b"simulated");
         match (choice, voter, learner, other) {

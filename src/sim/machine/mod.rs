@@ -107,7 +107,6 @@ pub struct Machine {
     /// The highest incarnation (number of starts and crashes) of each peer from which this replica
     /// has accepted a message.
     pub(in crate::sim) heard: BTreeMap<NodeId, u64>,
-    pub(in crate::sim) peers: Vec<NodeId>,
     /// The configuration in which the cluster was created; without members if this machine's
     /// replica joins it later.
     pub(in crate::sim) bootstrap: Configuration,
@@ -149,7 +148,6 @@ impl Machine {
     pub(in crate::sim) fn new(
         slot: usize,
         id: NodeId,
-        ids: &[NodeId],
         members: &[NodeId],
         config: &Config,
         rng: &mut Rng,
@@ -169,7 +167,6 @@ impl Machine {
             stalled: None,
             openings: Vec::new(),
             heard: BTreeMap::new(),
-            peers: ids.iter().copied().filter(|&other| other != id).collect(),
             bootstrap: if members.contains(&id) {
                 Configuration::of_voters(members.iter().copied())
             } else {

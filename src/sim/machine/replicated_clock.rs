@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::{AppliedClock, ReplicatedClock};
 use crate::config::Mutant;
 use crate::kv::{Batch, Operation};
-use crate::raft::{ClientRequest, Msg, RequestKind};
+use crate::raft::{ClientRequest, Msg, Replica, RequestKind};
 use crate::sim::machine::Machine;
 use crate::types::{Instant, NodeId, RequestKey, Term};
 
@@ -16,6 +16,8 @@ use crate::types::{Instant, NodeId, RequestKey, Term};
 #[derive(Debug)]
 pub(in crate::sim) struct ClockGate {
     clock: ReplicatedClock,
+    /// The replica's `members_version` when the clock was last told the members.
+    members_version: Option<u64>,
     /// Client requests that wait until the leader knows the wall clocks of a quorum.
     held: Vec<Msg>,
     /// Reads that wait until the replicated clock has advanced. Each comes with the time that the
@@ -37,7 +39,7 @@ impl ClockGate {
         confirm_after: Duration,
         now: Instant,
     ) -> ClockGate {
-        let mut clock = ReplicatedClock::new(&machine.peers, confirm_after);
+        let mut clock = ReplicatedClock::new(confirm_after);
         if machine.config.breaks(Mutant::FollowWallClock) {
             clock.follow_wall_clock();
         }
@@ -47,6 +49,7 @@ impl ClockGate {
         clock.note_applied(reading, AppliedClock { millis, resets, next_expiry });
         ClockGate {
             clock,
+            members_version: None,
             held: Vec::new(),
             deferred_reads: Vec::new(),
             leader: (Term(0), None),
@@ -81,16 +84,18 @@ impl ClockGate {
         self.clock.set_read_target(self.deferred_reads.iter().map(|(millis, ..)| *millis).max());
     }
 
-    /// Records the current term and its leader (`None` if unknown). Returns the waiting requests,
-    /// for the replica to handle now. Returns none, and keeps the requests waiting, if this replica
-    /// is the leader and does not know the wall clocks of a quorum yet.
-    pub(in crate::sim) fn on_leader(
-        &mut self,
-        now: Instant,
-        term: Term,
-        leader: Option<NodeId>,
-        is_leader: bool,
-    ) -> Vec<Msg> {
+    /// Records the current term, its leader and the members. Returns the waiting requests, for the
+    /// replica to handle now. Returns none, and keeps the requests waiting, if this replica is the
+    /// leader and does not know the wall clocks of a quorum yet.
+    pub(in crate::sim) fn follow(&mut self, now: Instant, replica: &Replica) -> Vec<Msg> {
+        let (term, leader, is_leader) = (replica.term(), replica.leader(), replica.is_leader());
+        let version = replica.members_version();
+        if self.members_version.replace(version) != Some(version) {
+            let (_, configuration) = replica.configuration();
+            let members = configuration.members().iter();
+            let members = members.map(|(id, member)| (*id, member.is_voter()));
+            self.clock.set_members(replica.id(), members);
+        }
         if std::mem::replace(&mut self.leader, (term, leader)) != (term, leader) {
             self.clock.leader_changed();
         }

@@ -10,7 +10,7 @@ use crate::raft::{
     ClientRequest, DiskSpace, Envelope, PeerStatus, RejoinStatus, RequestKind, RoleName,
 };
 use crate::sim::cluster::network::{Fate, LinkQuality, Network};
-use crate::sim::cluster::trace::{Trace, members_text, message_text};
+use crate::sim::cluster::trace::{Trace, message_text};
 use crate::sim::cluster::{Advance, ClientProtocol, Cluster};
 use crate::sim::rng::DurationRange;
 use crate::sim::rng::Rng;
@@ -446,7 +446,7 @@ impl Runner {
                     let (index, members) = replica.configuration();
                     let members = match index {
                         Index::ZERO => String::new(),
-                        _ => format!(" {}", members_text(members)),
+                        _ => format!(" {members}"),
                     };
                     format!(
                         "{id}@{} {} log=[{}] durable={} commit={} applied={}{members}{}{}",

@@ -135,12 +135,18 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
             check(body.len() >= member_count * 2 + count * 8)?;
             let members: Vec<NodeId> =
                 (0..member_count).map(|_| NodeId(body.get_u16_le())).collect();
-            check(members.is_sorted_by(|one, next| one < next) && members.contains(&from))?;
+            check(members.is_sorted_by(|one, next| one < next))?;
+            check(members.is_empty() || members.contains(&from))?;
             let openings = (0..count).map(|_| body.get_u64_le()).collect();
-            check(body.len() <= ADDRESS_BYTES_MAX)?;
-            let address = std::str::from_utf8(&body).map_err(|_| FrameError::Body(kind))?;
+            let text = std::str::from_utf8(&body).map_err(|_| FrameError::Body(kind))?;
+            let addresses = text.split_once(' ').ok_or(FrameError::Body(kind))?;
             // Clients are redirected to the address, so it may contain only printable characters.
-            check(address.bytes().all(|byte| byte.is_ascii_graphic()))?;
+            let is_valid = |address: &str| {
+                address.len() <= ADDRESS_BYTES_MAX
+                    && address.bytes().all(|byte| byte.is_ascii_graphic())
+            };
+            let (client_address, peer_address) = addresses;
+            check(is_valid(client_address) && is_valid(peer_address))?;
             Frame::Hello(Hello {
                 cluster,
                 from,
@@ -151,7 +157,8 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
                 members,
                 rejoining: flags == REJOINING,
                 lane,
-                client_address: address.to_owned(),
+                client_address: client_address.to_owned(),
+                peer_address: peer_address.to_owned(),
             })
         }
         2 => Frame::Peer(peer::decode(body)?),

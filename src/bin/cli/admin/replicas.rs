@@ -41,11 +41,21 @@ impl Info {
         let text = connection
             .call(&["INFO", "server", "persistence", "replication", "raft"])?
             .map_err(|error| anyhow!("INFO is refused: {error}"))?;
-        let fields = text.lines().filter_map(|line| line.split_once(':'));
-        let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let info = Info(fields.collect());
+        let info = Info::parse(&text);
         ensure!(info.text("raft_replica_id").is_some(), "the server is not a Bowline replica");
         Ok(info)
+    }
+
+    /// Returns the fields of a text with lines of the form `name:value`.
+    pub(super) fn parse(text: &str) -> Info {
+        let fields = text.lines().filter_map(|line| line.split_once(':'));
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Info(fields.collect())
+    }
+
+    /// Returns the names of all fields.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
     }
 
     pub(super) fn text(&self, name: &str) -> Option<&str> {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::EXIT_FAILED;
 use super::replicas::{Info, Replica, Replicas};
+use super::table;
 
 /// The columns of the table. Those from `MATCH` to `LOSS` are the leader's view of a follower.
 const COLUMNS: [&str; 13] = [
@@ -25,7 +26,7 @@ pub(super) fn run(address: &str, json: bool) -> anyhow::Result<ExitCode> {
         println!("{document:#}");
     } else {
         let rows: Vec<Vec<String>> = replicas.list.iter().map(|it| row(it, leader)).collect();
-        print(&rows);
+        table::print(&COLUMNS, &rows);
         for replica in &replicas.list {
             if let Err(reason) = &replica.info {
                 println!("replica {}: {reason}", replica.id);
@@ -81,10 +82,16 @@ fn row(replica: &Replica, leader: Option<&Replica>) -> Vec<String> {
     ]
 }
 
-/// Returns the role that a replica reports, or that it is rejoining.
+/// Returns the role that a replica reports, or that it is rejoining or no voter.
 fn role(info: &Info) -> &str {
     if info.text("raft_rejoining") == Some("1") {
         return "rejoining";
+    }
+    if let Some(role) = info.text("raft_member_role")
+        && role != "voter"
+        && info.leader_id() != info.id()
+    {
+        return role;
     }
     info.text("raft_role").unwrap_or("-")
 }
@@ -122,21 +129,4 @@ fn as_json(replica: &Replica, leader: Option<&Replica>) -> Value {
         object[name] = json!(value.and_then(|text| text.parse::<u64>().ok()));
     }
     object
-}
-
-/// Prints the table with its columns aligned.
-fn print(rows: &[Vec<String>]) {
-    let width = |at: usize| {
-        let cells = rows.iter().map(|row| row[at].chars().count());
-        cells.chain([COLUMNS[at].len()]).max().unwrap_or(0)
-    };
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let cells: Vec<String> =
-            cells.enumerate().map(|(at, cell)| format!("{cell:<0$}", width(at))).collect();
-        println!("{}", cells.join("  ").trim_end());
-    };
-    line(&mut COLUMNS.into_iter());
-    for row in rows {
-        line(&mut row.iter().map(String::as_str));
-    }
 }

@@ -41,7 +41,7 @@ use mio::{Registry, Token};
 
 use crate::redis::{Connection, Context, Settings, SlowLogSettings};
 use crate::runtime::boards::{ApplierBoard, RuntimeCounters};
-use crate::runtime::channels::TransferCall;
+use crate::runtime::channels::AdminCall;
 use crate::runtime::pass::Pass;
 use crate::runtime::server::sockets::slab::Slab;
 use crate::runtime::server::sockets::socket::Socket;
@@ -108,9 +108,9 @@ pub(crate) struct Clients {
     failed: bool,
     /// Whether a client has requested a snapshot (`BGSAVE`) since the network stage last checked.
     pub(crate) snapshot_requested: bool,
-    /// Clients' requests for a leadership transfer (`FAILOVER`) that the network stage has not sent
-    /// to the Raft core yet, oldest first.
-    pub(crate) transfers: VecDeque<TransferCall>,
+    /// Administrative requests that the network stage has not sent to the Raft core yet, oldest
+    /// first.
+    pub(crate) admin_calls: VecDeque<AdminCall>,
     /// Clients to disconnect in the next pass (iteration of the stage's loop), even if they have
     /// not received all their replies.
     to_close: Vec<(usize, ClientId)>,
@@ -160,7 +160,7 @@ impl Clients {
             reply: BytesMut::new(),
             failed: false,
             snapshot_requested: false,
-            transfers: VecDeque::new(),
+            admin_calls: VecDeque::new(),
             to_close: Vec::new(),
             slow_log,
             board,

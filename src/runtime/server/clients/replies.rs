@@ -4,12 +4,12 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::kv::{Operation, Outcome};
-use crate::raft::{RequestKind, TransferRefusal};
+use crate::raft::RequestKind;
 use crate::redis::{
-    CommandNumber, CompletedRequest, SlowLogSettings, error_text, is_error, operation_may_add_data,
-    write_failover_reply,
+    AdminAnswer, CommandNumber, CompletedRequest, SlowLogSettings, error_text, is_error,
+    operation_may_add_data, write_admin_reply,
 };
-use crate::types::{Instant, NodeId, RequestKey};
+use crate::types::{Instant, RequestKey};
 
 use super::Clients;
 use crate::runtime::server::clients::batches::SentBatch;
@@ -96,14 +96,10 @@ impl Clients {
         self.note_nested_calls(nested);
     }
 
-    /// Answers a client's request for a leadership transfer.
-    pub(crate) fn on_transfer_answer(
-        &mut self,
-        sequence: u64,
-        answer: Result<NodeId, TransferRefusal>,
-    ) {
+    /// Answers a client's administrative request.
+    pub(crate) fn on_admin_answer(&mut self, sequence: u64, answer: AdminAnswer) {
         let mut reply = BytesMut::new();
-        write_failover_reply(answer, &self.context, &mut reply);
+        write_admin_reply(answer, &self.context, &mut reply);
         if reply[0] == b'-' {
             self.context.statistics.count_error(&reply[1..]);
         }

@@ -4,15 +4,15 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::kv::Outcome;
-use crate::raft::{ClientRequest, RequestKind, TransferRequest};
+use crate::raft::{ClientRequest, RequestKind};
 use crate::redis::{
-    Action, BufferBytes, CallStatus, ClientList, ClientQuery, CommandNumber, Context, ReplyFormat,
-    Statistics,
+    Action, AdminRequest, BufferBytes, CallStatus, ClientList, ClientQuery, CommandNumber, Context,
+    ReplyFormat, Statistics,
 };
 use crate::wire::resp::{Limits, Writer};
 
 use super::Clients;
-use crate::runtime::channels::{TransferCall, TransferCaller};
+use crate::runtime::channels::{AdminCall, AdminCaller};
 use crate::runtime::pass::Pass;
 use crate::runtime::server::clients::batches::is_large;
 use crate::runtime::server::clients::client::Client;
@@ -193,8 +193,8 @@ impl Clients {
                 self.snapshot_requested = true;
                 self.send_reply(index);
             }
-            Action::RequestTransfer { request, reply_format } => {
-                self.request_transfer(index, command, request, reply_format);
+            Action::Administer { request, reply_format } => {
+                self.administer(index, command, request, reply_format);
             }
             Action::ApplySettings => {
                 self.apply_settings();
@@ -215,13 +215,13 @@ impl Clients {
         }
     }
 
-    /// Queues a request for a leadership transfer for the Raft core. Blocks the client at `index`
-    /// until the core has answered.
-    fn request_transfer(
+    /// Queues an administrative request for the Raft core. Blocks the client at `index` until the
+    /// core has answered.
+    fn administer(
         &mut self,
         index: usize,
         command: CommandNumber,
-        request: TransferRequest,
+        request: AdminRequest,
         mut reply_format: ReplyFormat,
     ) {
         let arrived_at = self.context.now;
@@ -240,8 +240,7 @@ impl Clients {
             sequence,
             redirect_slot: None,
         });
-        self.transfers
-            .push_back(TransferCall { caller: TransferCaller::Client(sequence), request });
+        self.admin_calls.push_back(AdminCall { caller: AdminCaller::Client(sequence), request });
     }
 
     /// Applies the settings that `CONFIG SET` may have changed: those of the slow log, statistics,
@@ -250,7 +249,7 @@ impl Clients {
         self.slow_log = self.settings.slow_log();
         self.context.slow_log.shorten(self.slow_log.entries_max);
         self.context.statistics.track_latency(self.settings.tracks_latency());
-        descriptors::raise_limit(self.settings.clients_max(), self.context.peer_count);
+        descriptors::raise_limit(self.settings.clients_max(), self.context.peer_count());
         let bulk_bytes_max = self.bulk_bytes_max();
         for (_, client) in self.connected.iter_mut() {
             client.parser.set_bulk_bytes_max(bulk_bytes_max);

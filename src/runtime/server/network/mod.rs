@@ -4,6 +4,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `dispatch` | requests on their way to the core or to the leader; refusals |
+//! | `members` | whom this replica connects to, and the addresses of members |
 //! | `peers` | frames from peers, and to them |
 //! | `stop` | the graceful stop |
 //! | `context` | the facts that `INFO` and other commands report |
@@ -14,6 +15,7 @@
 
 mod context;
 mod dispatch;
+mod members;
 mod peers;
 mod stop;
 
@@ -24,12 +26,12 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
-use crate::raft::TransferRefusal;
+use crate::redis::AdminAnswer;
 use crate::runtime::boards::{
     ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard, StatusBoard,
 };
 use crate::runtime::channels::{
-    Applied, CoreItem, IndexedReads, Leadership, NetworkEnds, QUEUE_LEN, ReplyBatch, TransferCaller,
+    AdminCaller, Applied, CoreItem, IndexedReads, Leadership, NetworkEnds, QUEUE_LEN, ReplyBatch,
 };
 use crate::runtime::clock::Clock;
 use crate::runtime::pass::Pass;
@@ -98,6 +100,8 @@ pub(crate) struct Parts {
     pub(crate) ends: NetworkEnds,
     pub(crate) clock: Clock,
     pub(crate) me: NodeId,
+    /// The address at which peers reach this replica, as `host:port`; empty if it is not known.
+    pub(crate) announced: String,
     /// The random number that identifies the current start of this replica's process. It was
     /// generated when the process opened the replica's log.
     pub(crate) opening: u64,
@@ -159,6 +163,8 @@ pub(crate) struct ServerNetwork {
     refreshed_at: Option<Instant>,
     /// Time at which this replica next sends the time of its wall clock to its peers.
     wall_clock_at: Instant,
+    /// Time at which this replica next compares the addresses of the members, if it leads.
+    addresses_at: Instant,
     /// Time of the next check for requests that have exceeded their timeout.
     expiry_at: Instant,
     /// The receive buffer that all connections share.
@@ -198,6 +204,7 @@ impl ServerNetwork {
             snapshot_requested: false,
             refreshed_at: None,
             wall_clock_at: Instant::ZERO,
+            addresses_at: Instant::ZERO,
             expiry_at: Instant::ZERO,
             space: vec![0; SPACE_BYTES],
             frames: Vec::new(),
@@ -267,7 +274,7 @@ impl ServerNetwork {
         if (waits_for_core && !core_accepts)
             || self.applied.is_some()
             || self.snapshot_requested
-            || !parts.clients.transfers.is_empty()
+            || !parts.clients.admin_calls.is_empty()
             || !self.indexed_reads.is_empty()
         {
             at_most(RETRY_INTERVAL);
@@ -306,6 +313,7 @@ impl ServerNetwork {
     /// the reading of this replica's wall clock to its peers, and refreshes the values for `INFO`.
     fn tick(&mut self, now: Instant) {
         self.update_context(now);
+        self.record_addresses(now);
         let parts = &mut self.parts;
         let registry = parts.poll.registry();
         let incoming = &mut parts.incoming;
@@ -404,34 +412,40 @@ impl ServerNetwork {
         self.applied.get_or_insert_default().merge(batch.applied);
     }
 
-    /// Passes on the answer to a request for a leadership transfer.
-    fn on_transfer_answer(
-        &mut self,
-        caller: TransferCaller,
-        answer: Result<NodeId, TransferRefusal>,
-    ) {
-        match caller {
-            TransferCaller::Client(sequence) => {
-                self.parts.clients.on_transfer_answer(sequence, answer);
+    /// Passes on the answer to an administrative request.
+    fn on_admin_answer(&mut self, caller: AdminCaller, answer: AdminAnswer) {
+        match (caller, answer) {
+            (AdminCaller::Client(sequence), answer) => {
+                self.parts.clients.on_admin_answer(sequence, answer);
             }
-            TransferCaller::Stop => self.on_stop_transfer_answer(answer),
+            (AdminCaller::Network, AdminAnswer::Transfer(answer)) => {
+                self.on_stop_transfer_answer(answer);
+            }
+            (AdminCaller::Network, AdminAnswer::Members(Ok(_))) => {}
+            // The addresses are compared again later.
+            (AdminCaller::Network, AdminAnswer::Members(Err(refusal))) => {
+                tracing::debug!(%refusal, "addresses of members not changed yet");
+            }
         }
     }
 
     /// Sends to the Raft core, if its queue has space, a client's request for a snapshot
-    /// (`BGSAVE`), requests for a leadership transfer, the reads with a confirmed read index, and
-    /// the report on applied entries. What does not fit waits for the next call.
+    /// (`BGSAVE`), administrative requests, the reads with a confirmed read index, and the report
+    /// on applied entries. What does not fit waits for the next call.
     fn report_to_core(&mut self) {
         self.snapshot_requested |= std::mem::take(&mut self.parts.clients.snapshot_requested);
         let to_core = &self.parts.ends.to_core;
         if self.snapshot_requested && to_core.try_send(CoreItem::TakeSnapshot).is_ok() {
             self.snapshot_requested = false;
         }
-        let transfers = &mut self.parts.clients.transfers;
-        while let Some(call) = transfers.front()
-            && to_core.try_send(CoreItem::Transfer(*call)).is_ok()
-        {
-            transfers.pop_front();
+        while let Some(call) = self.parts.clients.admin_calls.pop_front() {
+            let call = members::with_addresses(call, &self.parts);
+            if let Err(refused) = to_core.try_send(CoreItem::Admin(call)) {
+                if let CoreItem::Admin(call) = refused.into_inner() {
+                    self.parts.clients.admin_calls.push_front(call);
+                }
+                break;
+            }
         }
         while let Some(reads) = self.indexed_reads.pop_front() {
             if let Err(refused) = to_core.try_send(CoreItem::IndexedReads(reads)) {
@@ -508,8 +522,11 @@ impl NetworkStage for ServerNetwork {
             if let Some(leadership) = batch.leadership {
                 self.on_leadership(leadership);
             }
-            for (caller, answer) in batch.transfers {
-                self.on_transfer_answer(caller, answer);
+            if let Some(members) = batch.members {
+                self.on_members(*members);
+            }
+            for (caller, answer) in batch.answers {
+                self.on_admin_answer(caller, answer);
             }
             self.on_refusals(&batch.refusals);
             self.send_to_peers(batch.peers);

@@ -65,7 +65,7 @@ impl ServerNetwork {
         for (from, opening, frame) in frames.drain(..) {
             match frame {
                 Frame::Hello(hello) => {
-                    self.parts.outgoing.on_hello(from, opening, now);
+                    self.parts.outgoing.on_hello(from, opening, &hello.peer_address, now);
                     self.update_address(from, &hello.client_address);
                 }
                 Frame::Peer(message) => {

@@ -14,7 +14,8 @@ use std::time::Duration;
 use mio::Registry;
 
 use crate::raft::{TransferRefusal, TransferRequest};
-use crate::runtime::channels::{TransferCall, TransferCaller};
+use crate::redis::AdminRequest;
+use crate::runtime::channels::{AdminCall, AdminCaller};
 use crate::runtime::pass::{Pass, StageState};
 use crate::runtime::server::clients::Clients;
 use crate::runtime::server::sockets::listener::Listener;
@@ -83,9 +84,10 @@ impl ServerNetwork {
                     self.begin_draining(now);
                 } else if !is_pending {
                     *asked = true;
-                    let request = TransferRequest::Start { target: None, timeout: None };
-                    let call = TransferCall { caller: TransferCaller::Stop, request };
-                    self.parts.clients.transfers.push_back(call);
+                    let start = TransferRequest::Start { target: None, timeout: None };
+                    let request = AdminRequest::Transfer(start);
+                    let call = AdminCall { caller: AdminCaller::Network, request };
+                    self.parts.clients.admin_calls.push_back(call);
                 }
             }
             Some(Stopping::Draining { since }) => {

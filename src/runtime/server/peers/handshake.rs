@@ -1,4 +1,4 @@
-//! The handshake: a connection from a peer begins with a hello, which must come from a member of
+//! The handshake: a connection from a peer begins with a hello, which must come from a replica of
 //! the same cluster, be addressed to this replica, and not come from an older copy of the peer's
 //! folder. Refusals are logged, equal ones at most once per [`LOG_INTERVAL`].
 
@@ -30,16 +30,13 @@ pub(super) enum PeerError {
     #[error("a peer connected that expects replica {0} at this address; check its --peers")]
     Addressee(NodeId),
     #[error(
-        "replica {} connected, which is not a member of this cluster of {}; its own cluster has \
-         {}. A lost replica cannot be replaced under a new id: stop this one, and replace the lost \
-         one under its own id with `bowline cluster --replace ID` or `bowline serve --rejoin`",
-        .peer.0, replicas(.ours), replicas(.theirs)
+        "a peer connected under the id {} of this replica: two processes have the same --id", .0.0
     )]
-    NotMember { peer: NodeId, theirs: Vec<NodeId>, ours: Vec<NodeId> },
+    OwnId(NodeId),
     #[error(
-        "replica {} connected as a member of a cluster of {}, but this cluster has {}: one of the \
-         two was bootstrapped with other --peers; replace that one with `bowline cluster \
-         --replace ID` or `bowline serve --rejoin`",
+        "replica {} connected as a member of a cluster that was created with {}, but this one was \
+         created with {}: one of the two was bootstrapped with other --peers. Stop that one, and \
+         add it as a new replica with `bowline serve --join` and `bowline admin add`",
         .peer.0, replicas(.theirs), replicas(.ours)
     )]
     OtherMembers { peer: NodeId, theirs: Vec<NodeId>, ours: Vec<NodeId> },
@@ -54,11 +51,12 @@ pub(super) enum PeerError {
     Connection(#[from] ConnectionError),
 }
 
-/// Decides whether to accept a peer's hello (first frame of a connection). Returns the record of
-/// the peer to be stored. Each start of a peer's process is identified by a random number that is
-/// generated when the peer opens its log, and the hello lists the latest starts. `check_history`
-/// compares this list with the stored record, to detect an older copy of the peer's folder. It is
-/// not called for a rejoining peer, which has lost the list of its earlier starts with its folder.
+/// Decides whether to accept a peer's hello (first frame of a connection). `members` are those with
+/// which this cluster was created. Returns the record of the peer to be stored. Each start of a
+/// peer's process is identified by a random number that is generated when the peer opens its log,
+/// and the hello lists the latest starts. `check_history` compares this list with the stored
+/// record, to detect an older copy of the peer's folder. It is not called for a rejoining peer,
+/// which has lost the list of its earlier starts with its folder.
 pub(super) fn check(
     me: &Identity,
     members: &[NodeId],
@@ -72,11 +70,14 @@ pub(super) fn check(
         return Err(PeerError::Addressee(hello.to));
     }
     let peer = hello.from;
-    let (theirs, ours) = (hello.members.clone(), members.to_vec());
-    if peer == me.replica || !members.contains(&peer) {
-        return Err(PeerError::NotMember { peer, theirs, ours });
+    if peer == me.replica {
+        return Err(PeerError::OwnId(peer));
     }
-    if theirs != ours {
+    // One of them may have joined later. Whether the peer is a member is for the core to decide:
+    // this replica may not know the latest members.
+    let (theirs, ours) = (&hello.members, members);
+    if theirs != ours && !theirs.is_empty() && !ours.is_empty() {
+        let (theirs, ours) = (theirs.clone(), ours.to_vec());
         return Err(PeerError::OtherMembers { peer, theirs, ours });
     }
     let history = OpeningHistory { incarnation: hello.incarnation, openings: &hello.openings };
@@ -148,6 +149,7 @@ mod tests {
             rejoining: false,
             lane: Lane::Urgent,
             client_address: "127.0.0.1:7002".to_owned(),
+            peer_address: "127.0.0.1:8002".to_owned(),
         }
     }
 
@@ -173,19 +175,30 @@ mod tests {
             let expected = PeerError::OtherMembers { peer: NodeId(2), theirs, ours: ours.clone() };
             assert_eq!(refused, expected);
         }
-        for peer in [NodeId(1), NodeId(4)] {
-            let theirs = vec![NodeId(1), peer.max(NodeId(3))];
-            let refused = connect(Hello { from: peer, members: theirs.clone(), ..hello() });
-            assert_eq!(refused, Err(PeerError::NotMember { peer, theirs, ours: ours.clone() }));
-        }
+        let own = NodeId(1);
+        assert_eq!(connect(Hello { from: own, ..hello() }), Err(PeerError::OwnId(own)));
+    }
+
+    #[test]
+    fn replicas_that_joined_later_may_connect_and_be_connected_to() {
+        let joined = Hello { from: NodeId(4), members: Vec::new(), ..hello() };
+        assert!(check_after(None, &joined).is_ok());
+        let check_without = |hello: &Hello| {
+            check(&ME, &[], hello, |peer, history| history.check(peer, None, OPENINGS_KEPT))
+        };
+        assert!(check_without(&hello()).is_ok() && check_without(&joined).is_ok());
+        let wiped = Hello { members: Vec::new(), openings: vec![1], incarnation: 1, ..hello() };
+        let seen = PeerOpening { peer: NodeId(2), incarnation: 3, opening: 13 };
+        let refused = check_after(Some(seen), &wiped);
+        assert!(matches!(refused, Err(PeerError::History { .. })), "{refused:?}");
     }
 
     #[test]
     fn membership_mismatch_error_names_both_member_sets() {
         let theirs = vec![NodeId(2)];
         let text = PeerError::OtherMembers { peer: NodeId(2), theirs, ours: members() }.to_string();
-        assert!(text.contains("a cluster of replica 2, but"), "{text}");
-        assert!(text.contains("this cluster has replicas 1, 2, 3"), "{text}");
+        assert!(text.contains("a cluster that was created with replica 2, but"), "{text}");
+        assert!(text.contains("this one was created with replicas 1, 2, 3"), "{text}");
     }
 
     #[test]
@@ -252,9 +265,7 @@ mod tests {
         let error = HistoryError::Other { seen: 1, incarnation: 3 };
         let expected = Err(PeerError::History { peer: NodeId(2), error });
         assert_eq!(check_after(Some(new), &hello()), expected);
-        // A rejoining peer must be a member too, and its history must be complete.
-        let stranger = Hello { from: NodeId(4), members: vec![NodeId(4)], ..rejoining.clone() };
-        assert!(matches!(check_after(None, &stranger), Err(PeerError::NotMember { .. })));
+        // The history of a rejoining peer must be complete.
         let forged = Hello { incarnation: 1 << 40, ..rejoining };
         assert!(matches!(check_after(None, &forged), Err(PeerError::History { .. })));
     }

@@ -26,7 +26,8 @@ const WINDOW_MAX: usize = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct IncomingPeers {
     me: Identity,
-    /// The ids of all members, including this replica, in ascending order.
+    /// The ids of the members with which the cluster was created, in ascending order; none if this
+    /// replica joined later.
     members: Vec<NodeId>,
     /// For each peer, the durable record of the random numbers that identify its starts; the peer
     /// generates one each time it opens its log. The record makes it possible to detect an older

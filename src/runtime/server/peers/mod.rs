@@ -6,12 +6,14 @@
 //! |---|---|
 //! | `outgoing` | connections to peers, and which transport they use |
 //! | `incoming` | connections from peers |
+//! | `addresses` | where a peer is reached, and the resolution of host names |
 //! | `handshake` | whether to accept the hello that begins a connection |
 //!
 //! The behaviour of connections, independent of TCP or datagrams, is in `transport::outgoing` and
 //! `transport::incoming`. The simulator also runs that code, as with `--peer-transport udp`:
 //! without TCP, and without the change between TCP connections and streams.
 
+pub(crate) mod addresses;
 mod handshake;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;

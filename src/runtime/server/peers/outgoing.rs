@@ -3,6 +3,7 @@
 //! reestablished, with a growing delay between attempts. Frames for a peer without a connection are
 //! dropped and counted; the core sends them again.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,7 @@ use crate::types::{Instant, NodeId};
 use crate::wire::frame::{Frame, Hello, Lane};
 
 use crate::runtime::server::peers::PeerTransport;
+use crate::runtime::server::peers::addresses::{PeerAddresses, Resolver};
 use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
 use crate::runtime::server::sockets::socket::Socket;
 use crate::runtime::stages::random_seed;
@@ -26,6 +28,10 @@ use crate::transport::outgoing::{Established, Outgoing, OutgoingLanes, OutgoingT
 use crate::transport::sender::Sender;
 use crate::wire::datagram::{Ack, StreamId};
 
+/// Maximum number of connected replicas that are no members, as far as this replica knows.
+const STRANGERS_MAX: usize = 64;
+/// Time without a connection after which a replica that is no member is forgotten.
+const STRANGER_AGE_MAX: Duration = Duration::from_mins(1);
 /// Time without a connection to a peer after which a log line reports the peer as unreachable.
 const LOG_DOWN_AFTER: Duration = Duration::from_secs(5);
 /// Maximum congestion window of a stream of datagrams, in bytes.
@@ -53,7 +59,17 @@ const LOSSLESS_FOR: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 struct Peer {
     id: NodeId,
-    address: SocketAddr,
+    addresses: PeerAddresses,
+    /// Number of attempts to connect after which the connection did not last. Another address is
+    /// tried after each of them.
+    failed_attempts: usize,
+    /// Whether the connections have lasted since the last attempt to connect.
+    is_reached: bool,
+    /// The address of the last attempt to connect; `None` if no address is known.
+    address: Option<SocketAddr>,
+    /// Whether the peer is a member of the cluster, as far as this replica knows. Others may be
+    /// members of a later configuration, and are forgotten if they are not connected.
+    is_member: bool,
     /// The two outgoing connections to the peer.
     lanes: OutgoingLanes<Socket>,
     /// Whether the network path to the peer counts as lossy, so that bulk messages use a stream of
@@ -91,7 +107,9 @@ pub(crate) struct OutgoingPeers {
     /// Whether this replica is rejoining after the loss of its folder. The log writer sets the flag
     /// to false when the replica has become a full member again.
     rejoining: Arc<AtomicBool>,
-    peers: Vec<Peer>,
+    /// The peers, each at the position that its `Poll` tokens name; `None` where one was removed.
+    slots: Vec<Option<Peer>>,
+    resolver: Resolver,
     transport: PeerTransport,
     /// Maximum congestion window of each stream of datagrams, in bytes.
     window_max: usize,
@@ -103,6 +121,29 @@ pub(crate) struct OutgoingPeers {
 }
 
 impl Peer {
+    fn new(id: NodeId, addresses: PeerAddresses, is_member: bool, now: Instant) -> Peer {
+        Peer {
+            id,
+            addresses,
+            failed_attempts: 0,
+            is_reached: true,
+            address: None,
+            is_member,
+            lanes: OutgoingLanes::new(),
+            is_lossy: false,
+            lossy_at: Instant::ZERO,
+            logged: Logged::Lost,
+            down_since: now,
+        }
+    }
+
+    /// Returns whether there has been no connection to the peer for [`STRANGER_AGE_MAX`].
+    fn is_forgotten(&self, now: Instant) -> bool {
+        self.logged != Logged::Up
+            && !self.lanes.iter().any(Outgoing::is_connected)
+            && now.since(self.down_since) >= STRANGER_AGE_MAX
+    }
+
     /// Decides whether the network path to the peer counts as lossy. Uses the measured loss of
     /// datagrams to the peer and of those from the peer (`incoming_permille`). A path also counts
     /// as lossy if TCP fails but datagrams get through.
@@ -144,17 +185,19 @@ impl Peer {
     /// Logs changes of the peer's state: connected, lost or unreachable. Failed attempts to connect
     /// are not logged individually.
     fn log_changes(&mut self, now: Instant) {
-        let (peer, address) = (self.id, self.address);
+        let peer = self.id;
+        let address = self.address.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
         match self.logged {
             Logged::Lost | Logged::Down if self.lanes.iter().all(|it| it.is_stable(now)) => {
                 tracing::info!(%peer, %address, "connected to a peer");
                 self.logged = Logged::Up;
+                self.is_reached = true;
             }
             Logged::Up if !self.lanes.iter().all(Outgoing::is_connected) => {
                 tracing::warn!(%peer, %address, "connection to a peer lost");
                 (self.logged, self.down_since) = (Logged::Lost, now);
             }
-            Logged::Lost if now.since(self.down_since) >= LOG_DOWN_AFTER => {
+            Logged::Lost if self.is_member && now.since(self.down_since) >= LOG_DOWN_AFTER => {
                 tracing::warn!(
                     %peer,
                     %address,
@@ -169,41 +212,86 @@ impl Peer {
 }
 
 impl OutgoingPeers {
-    /// Creates the connections to `peers` without establishing them. They use two `Poll` tokens per
-    /// peer, starting at `first_token`.
+    /// Creates the connections to the replicas in the options, `listed`, without establishing them.
+    /// They use two `Poll` tokens per peer, starting at `first_token`.
     pub(crate) fn new(
         hello: Hello,
         rejoining: Arc<AtomicBool>,
-        peers: &[(NodeId, SocketAddr)],
+        listed: &[(NodeId, String)],
         transport: PeerTransport,
         window_max: usize,
         first_token: usize,
         counters: Arc<RuntimeCounters>,
     ) -> OutgoingPeers {
-        let peer = |&(id, address)| Peer {
-            id,
-            address,
-            lanes: OutgoingLanes::new(),
-            is_lossy: false,
-            lossy_at: Instant::ZERO,
-            logged: Logged::Lost,
-            down_since: Instant::ZERO,
+        let peer = |(id, address): &(NodeId, String)| {
+            let listed = Some(address.clone());
+            let addresses = PeerAddresses { listed, ..PeerAddresses::default() };
+            Some(Peer::new(*id, addresses, true, Instant::ZERO))
         };
-        let peers = peers.iter().map(peer).collect();
-        let out = Outbox::default();
-        let window_max = window_max.min(WINDOW_MAX);
-        OutgoingPeers { hello, rejoining, peers, transport, window_max, first_token, counters, out }
+        OutgoingPeers {
+            hello,
+            rejoining,
+            slots: listed.iter().map(peer).collect(),
+            resolver: Resolver::default(),
+            transport,
+            window_max: window_max.min(WINDOW_MAX),
+            first_token,
+            counters,
+            out: Outbox::default(),
+        }
     }
 
-    /// Returns the port on which the replica `peer` listens for its peers; 0 if `peer` is not a
-    /// peer of this replica.
+    /// Makes the connections those to `members`, the other members of the cluster, each with its
+    /// address in the configuration. Connections to replicas that were members before are closed.
+    pub(crate) fn set_members(
+        &mut self,
+        members: &[(NodeId, Option<String>)],
+        now: Instant,
+        registry: &Registry,
+    ) {
+        for slot in &mut self.slots {
+            let Some(peer) = slot else { continue };
+            let member = members.iter().find(|(id, _)| *id == peer.id);
+            if member.is_none() && peer.is_member {
+                tracing::info!(peer = %peer.id, "replica is no member of the cluster any longer");
+                remove(slot, now, registry);
+            } else if let Some((_, address)) = member {
+                peer.is_member = true;
+                peer.addresses.configured.clone_from(address);
+            }
+        }
+        for (id, address) in members {
+            if self.peer(*id).is_none() {
+                let configured = address.clone();
+                let addresses = PeerAddresses { configured, ..PeerAddresses::default() };
+                self.add(Peer::new(*id, addresses, true, now));
+            }
+        }
+    }
+
+    /// Adds a peer, in the first free slot.
+    fn add(&mut self, peer: Peer) {
+        match self.slots.iter_mut().find(|slot| slot.is_none()) {
+            Some(slot) => *slot = Some(peer),
+            None => self.slots.push(Some(peer)),
+        }
+    }
+
+    /// Returns the addresses that are known for `peer`; `None` if it is not known.
+    pub(crate) fn addresses_of(&self, peer: NodeId) -> Option<&PeerAddresses> {
+        self.peer(peer).map(|peer| &peer.addresses)
+    }
+
+    /// Returns the port on which the replica `peer` listens for its peers; 0 if it is not known.
     pub(crate) fn port_of(&self, peer: NodeId) -> u16 {
-        self.peer(peer).map_or(0, |peer| peer.address.port())
+        let address = self.peer(peer).and_then(|peer| peer.addresses.for_attempt(0));
+        let port = address.and_then(|address| address.rsplit_once(':'));
+        port.and_then(|(_, port)| port.parse().ok()).unwrap_or(0)
     }
 
     /// Returns the ids of all peers.
     pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> {
-        self.peers.iter().map(|peer| peer.id)
+        self.peers().map(|peer| peer.id)
     }
 
     /// Returns the number of connections to `peer` that were made since the process started.
@@ -240,15 +328,19 @@ impl OutgoingPeers {
         })
     }
 
+    fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.slots.iter().flatten()
+    }
+
     fn peer(&self, id: NodeId) -> Option<&Peer> {
-        self.peers.iter().find(|peer| peer.id == id)
+        self.peers().find(|peer| peer.id == id)
     }
 
     /// Returns the earliest time at which [`OutgoingPeers::connect`] must start or abort an attempt
     /// to connect, or [`OutgoingPeers::flush`] must send datagrams; `None` if none of these is
     /// pending.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        let due = self.peers.iter().map(|peer| peer.lanes.next_due());
+        let due = self.peers().map(|peer| peer.lanes.next_due());
         due.min().filter(|due| *due < Instant::MAX)
     }
 
@@ -263,8 +355,13 @@ impl OutgoingPeers {
     ) {
         let window_max = self.window_max;
         let stream = || Box::new(Sender::new(random_seed(), window_max, now));
-        for (position, peer) in self.peers.iter_mut().enumerate() {
+        for (position, slot) in self.slots.iter_mut().enumerate() {
+            let Some(peer) = slot else { continue };
             peer.log_changes(now);
+            if !peer.is_member && peer.is_forgotten(now) {
+                remove(slot, now, registry);
+                continue;
+            }
             let is_auto = self.transport == PeerTransport::Auto;
             if is_auto {
                 peer.note_loss(incoming_permille(peer.id), now);
@@ -282,12 +379,21 @@ impl OutgoingPeers {
                 if !outgoing.is_attempt_due(now) {
                     continue;
                 }
+                if lane == Lane::Urgent {
+                    peer.failed_attempts += usize::from(!peer.is_reached);
+                    peer.is_reached = false;
+                    let address = peer.addresses.for_attempt(peer.failed_attempts);
+                    peer.address = address.and_then(|text| self.resolver.address_of(text));
+                }
                 let token = Token(self.first_token + position * 2 + lane as usize);
-                let made = match self.transport {
-                    PeerTransport::Tcp | PeerTransport::Auto => TcpStream::connect(peer.address)
-                        .and_then(|stream| Socket::new(stream, registry, token, false))
-                        .map(OutgoingTransport::Tcp),
-                    PeerTransport::Udp => Ok(OutgoingTransport::stream(stream())),
+                let made = match (self.transport, peer.address) {
+                    (_, None) => Err(ErrorKind::NotFound.into()),
+                    (PeerTransport::Tcp | PeerTransport::Auto, Some(address)) => {
+                        TcpStream::connect(address)
+                            .and_then(|stream| Socket::new(stream, registry, token, false))
+                            .map(OutgoingTransport::Tcp)
+                    }
+                    (PeerTransport::Udp, Some(_)) => Ok(OutgoingTransport::stream(stream())),
                 };
                 match made {
                     Ok(transport) => {
@@ -300,12 +406,24 @@ impl OutgoingPeers {
         }
     }
 
-    /// Makes the next attempt to connect to `peer` due at once, and resets the delay between
-    /// attempts. Called when the peer has just connected to this replica. `opening` identifies the
-    /// peer's current start; if the peer has restarted, older streams of datagrams to it are
-    /// closed.
-    pub(crate) fn on_hello(&mut self, peer: NodeId, opening: u64, now: Instant) {
-        for peer in self.peers.iter_mut().filter(|it| it.id == peer) {
+    /// Handles the hello of `peer`, which has just connected to this replica: makes the next
+    /// attempt to connect to it due at once, and resets the delay between attempts. `opening`
+    /// identifies the peer's current start; if the peer has restarted, older streams of datagrams
+    /// to it are closed. `announced` is where the peer is reached; empty if it does not know.
+    pub(crate) fn on_hello(&mut self, peer: NodeId, opening: u64, announced: &str, now: Instant) {
+        let announced = Some(announced.to_owned()).filter(|text| !text.is_empty());
+        if self.peer(peer).is_none() {
+            let strangers = self.peers().filter(|peer| !peer.is_member).count();
+            if strangers >= STRANGERS_MAX {
+                return;
+            }
+            let addresses = PeerAddresses::default();
+            self.add(Peer::new(peer, addresses, false, now));
+        }
+        for peer in self.slots.iter_mut().flatten().filter(|it| it.id == peer) {
+            if announced.is_some() {
+                peer.addresses.announced.clone_from(&announced);
+            }
             peer.lanes.on_hello(opening, now);
         }
     }
@@ -320,7 +438,7 @@ impl OutgoingPeers {
         registry: &Registry,
     ) -> Option<NodeId> {
         let at = token - self.first_token;
-        let Peer { id, lanes, .. } = &mut self.peers[at / 2];
+        let Peer { id, lanes, .. } = self.slots.get_mut(at / 2)?.as_mut()?;
         let lane = if at % 2 == Lane::Urgent as usize { Lane::Urgent } else { Lane::Bulk };
         let outgoing = lanes.lane_mut(lane);
         let was_connected = outgoing.is_connected();
@@ -346,7 +464,7 @@ impl OutgoingPeers {
         registry: &Registry,
     ) -> Option<NodeId> {
         let (hello, rejoining) = (&mut self.hello, &self.rejoining);
-        for Peer { id: peer, lanes, .. } in &mut self.peers {
+        for Peer { id: peer, lanes, .. } in self.slots.iter_mut().flatten() {
             let hello = |lane| next_hello(hello, rejoining, *peer, lane);
             if let Some((lane, Established { replaced })) = lanes.on_cookie(id, now, hello) {
                 if let Some(mut socket) = replaced {
@@ -360,14 +478,14 @@ impl OutgoingPeers {
 
     /// Handles a peer's acknowledgement of datagrams of the stream `id`.
     pub(crate) fn on_ack(&mut self, id: StreamId, ack: &Ack, now: Instant) {
-        for peer in &mut self.peers {
+        for peer in self.slots.iter_mut().flatten() {
             peer.lanes.on_ack(id, ack, now);
         }
     }
 
     /// Handles the reset of a stream of datagrams: the peer has closed it, or does not know it.
     pub(crate) fn on_reset(&mut self, id: StreamId, now: Instant) {
-        for peer in &mut self.peers {
+        for peer in self.slots.iter_mut().flatten() {
             peer.lanes.on_reset(id, now);
         }
     }
@@ -376,7 +494,7 @@ impl OutgoingPeers {
     /// false, and counts the frame as unsent, if that connection is not established or its queue is
     /// full.
     pub(crate) fn send(&mut self, to: NodeId, frame: &Frame) -> bool {
-        let peer = self.peers.iter_mut().find(|peer| peer.id == to);
+        let peer = self.slots.iter_mut().flatten().find(|peer| peer.id == to);
         let is_sent = peer.is_some_and(|peer| peer.lanes.send(frame));
         if !is_sent {
             self.counters.unsent.add_one();
@@ -386,18 +504,29 @@ impl OutgoingPeers {
 
     /// Writes the queued frames of all connections to their sockets.
     pub(crate) fn flush(&mut self, now: Instant, registry: &Registry, socket: &DatagramSocket) {
-        for peer in &mut self.peers {
+        for peer in self.slots.iter_mut().flatten() {
             for (_, outgoing) in peer.lanes.iter_mut() {
                 if !outgoing.flush(now, &mut self.out) {
                     close(outgoing, now, registry);
                 }
                 if !self.out.is_empty() {
-                    socket.send(peer.address, &self.out);
+                    if let Some(address) = peer.address {
+                        socket.send(address, &self.out);
+                    }
                     self.out.clear();
                 }
             }
         }
     }
+}
+
+/// Closes the connections to a peer, and forgets the peer.
+fn remove(slot: &mut Option<Peer>, now: Instant, registry: &Registry) {
+    let Some(peer) = slot else { return };
+    for (_, outgoing) in peer.lanes.iter_mut() {
+        close(outgoing, now, registry);
+    }
+    *slot = None;
 }
 
 /// Closes a connection and schedules the next attempt to connect.

@@ -55,13 +55,14 @@ use crossbeam::select;
 use crate::config::Mutant;
 use crate::large_writes::LargeWrites;
 use crate::raft::{DiskState, Effects, Msg, Replica, SnapshotId};
+use crate::redis::{AdminAnswer, AdminRequest};
 use crate::runtime::boards::{MemoryBoard, RuntimeCounters, StatusBoard};
 use crate::runtime::channels::{
     AppendBatch, ApplyBatch, CoreEnds, CoreItem, Leadership, Outbound, QUEUE_LEN,
 };
 use crate::runtime::clock::Clock;
 use crate::runtime::pass::{Pass, StageState};
-use crate::types::Instant;
+use crate::types::{Index, Instant};
 
 use self::output::InFlight;
 use self::rejected_log::RejectedLog;
@@ -115,6 +116,12 @@ pub(crate) struct Core {
     /// The leader and the term as last reported to the network stage. During a leadership transfer,
     /// the report names no leader.
     leadership: Leadership,
+    /// The version of the members that the network stage knows.
+    members_version: u64,
+    /// Index of the configuration that the last log line about the members reported.
+    members_logged: Index,
+    /// Whether a log line has reported that this replica was removed from the cluster.
+    removal_logged: bool,
     /// The replicated clock, which decides when keys expire; `None` under the university course's
     /// simulator, where no key expires.
     replicated_clock: Option<CoreClock>,
@@ -139,6 +146,8 @@ impl Core {
         status_board: Arc<StatusBoard>,
         counters: Arc<RuntimeCounters>,
     ) -> Core {
+        let members_version = replica.members_version();
+        let (members_logged, _) = replica.configuration();
         Core {
             replica,
             clock,
@@ -159,6 +168,9 @@ impl Core {
             scarce_disk_snapshot_at: Instant::ZERO,
             non_leader_policy,
             leadership: Leadership::default(),
+            members_version,
+            members_logged,
+            removal_logged: false,
             replicated_clock: None,
             disk: DiskState::default(),
             free_bytes: 0,
@@ -179,7 +191,8 @@ impl Core {
 
     /// Adds a replicated clock, which decides when keys expire. This replica advances it while it
     /// is the leader.
-    pub(crate) fn with_clock(mut self, clock: CoreClock) -> Core {
+    pub(crate) fn with_clock(mut self, mut clock: CoreClock) -> Core {
+        clock.set_members(self.replica.id(), self.replica.configuration().1);
         self.replicated_clock = Some(clock);
         self
     }
@@ -302,9 +315,9 @@ impl Core {
                 CoreItem::Applied(applied) => self.on_applied(applied),
                 CoreItem::IndexedReads(reads) => self.queue_reads(reads),
                 CoreItem::TakeSnapshot => self.applies.take_snapshot = true,
-                CoreItem::Transfer(call) => {
-                    let answer = self.replica.request_transfer(self.now, call.request);
-                    self.outbound.transfers.push((call.caller, answer));
+                CoreItem::Admin(call) => {
+                    let answer = self.administer(call.request);
+                    self.outbound.answers.push((call.caller, answer));
                 }
                 CoreItem::Snapshot(event) => self.on_snapshot_event(event),
                 CoreItem::DiskSpace(report) => self.on_disk_space(report),
@@ -312,6 +325,25 @@ impl Core {
             }
         }
         StageState::Running
+    }
+
+    /// Carries out an administrative request, or refuses it.
+    fn administer(&mut self, request: AdminRequest) -> AdminAnswer {
+        match request {
+            AdminRequest::Transfer(request) => {
+                AdminAnswer::Transfer(self.replica.request_transfer(self.now, request))
+            }
+            AdminRequest::ChangeMembers { changes, dry_run } => {
+                let plan = self.replica.plan_change(&changes);
+                AdminAnswer::Members(plan.and_then(|plan| {
+                    if !dry_run {
+                        let id = self.replica.change_members(self.now, &changes)?;
+                        tracing::info!(index = %id.index, ?changes, "change of the members begun");
+                    }
+                    Ok(Box::new(plan))
+                }))
+            }
+        }
     }
 
     /// Reads the clock. Must be called after a leader's message is received and before it is

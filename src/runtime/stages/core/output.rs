@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam::channel::TrySendError;
 
 use crate::raft::{AppendJob, ApplyJob, DiskState, Envelope};
-use crate::runtime::channels::{ApplyBatch, Leadership, SnapshotJob};
+use crate::runtime::channels::{ApplyBatch, Leadership, Members, SnapshotJob};
 use crate::runtime::fatal::exit_on_refused_rejoin;
 use crate::runtime::pass::StageState;
 use crate::types::Instant;
@@ -98,7 +98,8 @@ impl Core {
     pub(super) fn has_unsent(&self) -> bool {
         !(self.outbound.refusals.is_empty()
             && self.outbound.leadership.is_none()
-            && self.outbound.transfers.is_empty()
+            && self.outbound.members.is_none()
+            && self.outbound.answers.is_empty()
             && self.appends.jobs.is_empty()
             && self.applies.is_empty())
     }
@@ -112,10 +113,12 @@ impl Core {
             exit_on_refused_rejoin(member);
         }
         self.note_leadership();
+        self.note_members();
         if self.now >= self.published_at + STATUS_INTERVAL {
             self.published_at = self.now;
             self.status_board.write(self.replica.status());
             self.memory.note_log(self.replica.log().bytes());
+            self.log_removal();
         }
         append_or_take(&mut self.outbound.peers, &mut self.effects.send);
         append_or_take(&mut self.outbound.refusals, &mut self.effects.refusals);
@@ -179,6 +182,40 @@ impl Core {
         }
         self.outbound.leadership = Some(leadership);
         self.published_at = Instant::ZERO;
+    }
+
+    /// Reports a change of the members to the network stage and to the replicated clock.
+    pub(super) fn note_members(&mut self) {
+        let version = self.replica.members_version();
+        if version == self.members_version {
+            return;
+        }
+        self.members_version = version;
+        let (index, configuration) = self.replica.configuration();
+        if let Some(clock) = &mut self.replicated_clock {
+            clock.set_members(self.replica.id(), configuration);
+        }
+        if index != self.members_logged {
+            tracing::info!(%index, members = %configuration, "members of the cluster changed");
+            self.members_logged = index;
+        }
+        self.outbound.members = Some(Box::new(Members::of(&self.replica)));
+    }
+
+    /// Writes a log line once this replica knows that it was removed from the cluster.
+    fn log_removal(&mut self) {
+        let (index, configuration) = self.replica.configuration();
+        let is_removed = index <= self.replica.commit_index()
+            && !configuration.members().is_empty()
+            && configuration.member(self.replica.id()).is_none();
+        if is_removed && !self.removal_logged {
+            tracing::warn!(
+                %index,
+                "this replica was removed from the cluster: it gets no more entries and answers no \
+                 requests; stop it, and delete its folder"
+            );
+        }
+        self.removal_logged = is_removed;
     }
 
     /// Sets the reading that the replicated clock (which decides when keys expire) in the applied
@@ -258,7 +295,8 @@ impl Core {
         if !(self.outbound.peers.is_empty()
             && self.outbound.refusals.is_empty()
             && self.outbound.leadership.is_none()
-            && self.outbound.transfers.is_empty())
+            && self.outbound.members.is_none()
+            && self.outbound.answers.is_empty())
         {
             let batch = std::mem::take(&mut self.outbound);
             self.output.outbound = true;
@@ -326,7 +364,8 @@ mod tests {
         TransferRefusal, TransferRequest,
     };
     use crate::record::{EntryKind, RecordBuffer};
-    use crate::runtime::channels::{CoreItem, QUEUE_LEN, TransferCall, TransferCaller};
+    use crate::redis::{AdminAnswer, AdminRequest};
+    use crate::runtime::channels::{AdminCall, AdminCaller, CoreItem, QUEUE_LEN};
     use crate::types::{EntryId, Index, NodeId, RequestKey, Round, Term};
 
     fn to_peer() -> Envelope {
@@ -381,15 +420,16 @@ mod tests {
     #[test]
     fn full_network_queue_keeps_answers_to_transfer_requests() {
         let (mut core, network, ..) = quiet_core();
-        let caller = TransferCaller::Client(7);
-        let call = TransferCall { caller, request: TransferRequest::Abort };
+        let caller = AdminCaller::Client(7);
+        let request = AdminRequest::Transfer(TransferRequest::Abort);
+        let call = AdminCall { caller, request };
         for _ in 0..QUEUE_LEN + 2 {
-            core.run_once(Some(CoreItem::Transfer(call)));
+            core.run_once(Some(CoreItem::Admin(call.clone())));
         }
-        let sent: usize = network.outbound.try_iter().map(|it| it.transfers.len()).sum();
+        let sent: usize = network.outbound.try_iter().map(|it| it.answers.len()).sum();
         core.run_once(None);
-        let kept = network.outbound.try_recv().unwrap().transfers;
-        let refused = (caller, Err(TransferRefusal::NotLeader));
+        let kept = network.outbound.try_recv().unwrap().answers;
+        let refused = (caller, AdminAnswer::Transfer(Err(TransferRefusal::NotLeader)));
         assert_eq!((sent, kept), (QUEUE_LEN, vec![refused; 2]));
     }
 

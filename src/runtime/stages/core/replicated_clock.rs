@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::clock::{AppliedClock, CONFIRM_AFTER, Jump, ReplicatedClock};
 use crate::kv::{Batch, Operation};
+use crate::membership::Configuration;
 use crate::raft::{ClientRequest, Msg, RequestKind};
 use crate::runtime::boards::{ClockBoard, ClockReadings};
 use crate::runtime::channels::{ForwardedWrite, ReadTimestamp};
@@ -47,17 +48,11 @@ pub(crate) struct CoreClock {
 }
 
 impl CoreClock {
-    /// Creates the core's part of the replicated clock (which decides when keys expire) for a
-    /// replica with these peers. `applied` is the reading of the replicated clock in the replica's
-    /// applied state.
-    pub(crate) fn new(
-        peers: &[NodeId],
-        board: Arc<ClockBoard>,
-        applied: AppliedClock,
-        clock: &Clock,
-    ) -> CoreClock {
+    /// Creates the core's part of the replicated clock (which decides when keys expire). `applied`
+    /// is the reading of the replicated clock in the replica's applied state.
+    pub(crate) fn new(board: Arc<ClockBoard>, applied: AppliedClock, clock: &Clock) -> CoreClock {
         let mut this = CoreClock {
-            clock: ReplicatedClock::new(peers, CONFIRM_AFTER),
+            clock: ReplicatedClock::new(CONFIRM_AFTER),
             board,
             observed_at: None,
             published_at: None,
@@ -70,6 +65,13 @@ impl CoreClock {
         // The network reports this clock to peers before the core's first pass.
         this.tick(now, clock);
         this
+    }
+
+    /// Sets the members of the cluster, whose wall clocks the replicated clock follows. `me` is
+    /// this replica.
+    pub(super) fn set_members(&mut self, me: NodeId, configuration: &Configuration) {
+        let members = configuration.members().iter();
+        self.clock.set_members(me, members.map(|(id, member)| (*id, member.is_voter())));
     }
 
     /// Processes peers' reports of their wall clocks. If due, also reads this replica's wall clock
@@ -110,7 +112,7 @@ impl CoreClock {
         let jumps = self.clock.wall().jumps();
         let resets = self.clock.applied().resets;
         let readings = ClockReadings { own, agreed, replicated, jumps, resets };
-        self.board.publish(now, readings, |peer| self.clock.ahead_of_own(peer, now));
+        self.board.publish(now, readings, self.clock.peers_ahead(now));
         let difference = |one: u64, other: u64| {
             i64::try_from(one).unwrap_or(i64::MAX) - i64::try_from(other).unwrap_or(i64::MAX)
         };
@@ -261,10 +263,11 @@ mod tests {
 
     #[test]
     fn clock_reset_sets_a_clock_that_is_ahead_to_the_agreed_time() {
-        let board = Arc::new(ClockBoard::new(&[NodeId(2)]));
+        let board = Arc::<ClockBoard>::default();
         let clock = Clock::start();
         let applied = AppliedClock::default();
-        let mut core = CoreClock::new(&[NodeId(2)], Arc::clone(&board), applied, &clock);
+        let mut core = CoreClock::new(Arc::clone(&board), applied, &clock);
+        core.set_members(NodeId(1), &Configuration::of_voters([1, 2].map(NodeId)));
         let key = RequestKey { client: ClientId(1), request: RequestId([1; 16]) };
         let filled = |core: &mut CoreClock, now| {
             let payload = Batch::one(key, &Operation::ResetClock { millis: 0 });

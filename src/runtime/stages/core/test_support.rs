@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::clock::AppliedClock;
 use crate::config::Config;
+use crate::membership::Configuration;
 use crate::raft::{
     AppendEntries, AppendJob, ClientRequest, Durable, Effects, Envelope, HardState, Msg, PeerMsg,
     Persisted, Replica, RequestKind, VoteReply,
@@ -109,8 +110,12 @@ pub(super) fn leading_core_of(
 /// Adds a replicated clock to `core`, for a replica with these peers.
 pub(super) fn with_clock(core: Core, peers: &[NodeId]) -> Core {
     let clock = core.clock;
-    let board = Arc::new(ClockBoard::new(peers));
-    core.with_clock(CoreClock::new(peers, board, AppliedClock::default(), &clock))
+    let core_clock = CoreClock::new(Arc::<ClockBoard>::default(), AppliedClock::default(), &clock);
+    let mut core = core.with_clock(core_clock);
+    let me = core.replica.id();
+    let members = Configuration::of_voters(peers.iter().copied().chain([me]));
+    core.replicated_clock.as_mut().expect("just added").set_members(me, &members);
+    core
 }
 
 /// Returns an `AppendEntries` message from leader 1 in term 1 with `entries` entries, the first of

@@ -5,7 +5,6 @@ use super::{KnownEntry, LostDisk, SafetyChecker, position};
 use crate::membership::Configuration;
 use crate::raft::{AppendJob, HardState, RoleName};
 use crate::record::Entry;
-use crate::sim::cluster::trace::members_text;
 use crate::sim::coverage::Situation;
 use crate::sim::machine::Machine;
 use crate::sim::violation::{Violation, ensure};
@@ -198,8 +197,8 @@ impl SafetyChecker {
             follows && added.is_none(),
             "joint quorums: leader {leader} appended the configuration {id} (index@term) with {}, \
              which does not follow from {}",
-            members_text(next),
-            members_text(current)
+            next,
+            current
         );
         let is_removed = current.is_joint() && !next.votes(leader);
         self.coverage.add(Situation::RemovedLeader, u64::from(is_removed));

@@ -6,7 +6,6 @@ use crate::membership::Member;
 use crate::raft::{
     AppendOutcome, Envelope, HardState, Msg, PeerMsg, Replica, RoleName, TimeoutNow,
 };
-use crate::sim::cluster::trace::members_text;
 use crate::sim::machine::Machine;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Index, NodeId, Round, Term};
@@ -237,7 +236,7 @@ impl SafetyChecker {
             members.member(to).is_some_and(Member::is_voter),
             "leadership transfer: replica {id} transferred its leadership to replica {to}, which \
              is no voter; its members are {}",
-            members_text(members)
+            members
         );
         self.transfers.insert((now.term, to));
         Ok(())

@@ -26,7 +26,6 @@ use hashbrown::{HashMap, HashSet};
 use crate::config::Config;
 use crate::membership::Configuration;
 use crate::raft::{HardState, Replica, RoleName, Status};
-use crate::sim::cluster::trace::members_text;
 use crate::sim::coverage::{Coverage, Situation};
 use crate::sim::machine::Machine;
 use crate::sim::violation::{Violation, ensure};
@@ -345,7 +344,7 @@ impl SafetyChecker {
             "learners count for nothing: replica {id} campaigns in term {}, but is no voter; its \
              members are {}",
             status.term,
-            members_text(replica.configuration().1)
+            replica.configuration().1
         );
         if status.role == RoleName::Leader {
             if was_role != RoleName::Leader || status.term != was_term {
@@ -387,13 +386,13 @@ impl SafetyChecker {
             is_quorum(members, votes),
             "majority quorum: replica {id} became leader of term {term} without the votes of a \
              quorum; its members are {}",
-            members_text(members)
+            members
         );
         ensure!(
             self.may_lead(&machines[slot]),
             "learners count for nothing: replica {id} became leader of term {term}, but is no \
              voter; its members are {}",
-            members_text(members)
+            members
         );
         let (is_new, is_joint) = (!self.bootstrap.votes(id), members.is_joint());
         self.coverage.add(Situation::NewMemberLeads, u64::from(is_new));
@@ -547,7 +546,7 @@ impl SafetyChecker {
             members.iter().any(|members| is_quorum(members, |voter| copies.contains(&voter))),
             "majority quorum: leader {id} of term {term} committed entry {last} (index@term) with \
              durable copies only on {copies:?}; its members are {}",
-            members_text(members[0])
+            members[0]
         );
         while index < status.commit_index {
             index = index.next();
@@ -601,8 +600,8 @@ impl SafetyChecker {
             "latest configuration: replica {}, whose log ends with {last} (index@term), has the \
              members {}, but the latest configuration in its log has {}",
             machine.id,
-            members_text(used),
-            members_text(expected)
+            used,
+            expected
         );
         Ok(())
     }

@@ -1,0 +1,250 @@
+//! `MEMBERS`: shows the members of the cluster, and changes them.
+
+use std::fmt::Write as _;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::kv::parse_integer;
+use crate::membership::{
+    ADDRESS_BYTES_MAX, ChangePlan, ChangeRefusal, Configuration, MemberChange, MemberRole,
+    Promotion,
+};
+use crate::redis::action::{Action, AdminRequest};
+use crate::redis::call::Call;
+use crate::redis::context::Context;
+use crate::redis::session::reply_format::{ReplyFormat, ReplyKind};
+use crate::redis::spec::{CommandSpec, subcommand};
+use crate::types::{Index, NodeId};
+use crate::wire::resp::{Version, Writer};
+
+use super::help::{container, help_row};
+
+/// The row of the command table for `MEMBERS`.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("members")
+    .since("0.1.0", "server")
+    .about("A container for commands about the members of the cluster.")
+    .with(MEMBERS)];
+
+const MEMBERS: &[CommandSpec] = &[
+    row("add", "members|add", -4, add)
+        .about("Adds a replica: id host:port [PROMOTE] [REPLACING id] [DRYRUN]."),
+    row("demote", "members|demote", -3, demote).about("Makes a learner of a voter: id [DRYRUN]."),
+    help_row("members|help").since("0.1.0", "server"),
+    subcommand("list", "members|list", 2, list)
+        .flags(&["stale"])
+        .since("0.1.0", "server")
+        .costs("O(N), N being the number of members")
+        .about("Returns the members as text, one per line."),
+    row("promote", "members|promote", -3, promote)
+        .about("Makes a voter of a learner that has caught up: id [DRYRUN]."),
+    row("remove", "members|remove", -3, remove).about("Removes a member: id [DRYRUN]."),
+];
+
+const fn row(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>) -> Action,
+) -> CommandSpec {
+    subcommand(name, full_name, arity, run)
+        .flags(&["admin", "noscript", "stale"])
+        .categories(&["dangerous"])
+        .since("0.1.0", "server")
+        .costs("O(N), N being the number of members")
+}
+
+const SYNTAX: &str = "ERR syntax error";
+
+/// Runs `MEMBERS LIST`.
+fn list(call: &mut Call<'_>) -> Action {
+    let (index, configuration) = &call.context.members;
+    let text = members_text(*index, configuration);
+    call.writer.bulk(text.as_bytes());
+    Action::Reply
+}
+
+/// Runs `MEMBERS ADD id host:port [PROMOTE] [REPLACING id] [DRYRUN]`.
+fn add(call: &mut Call<'_>) -> Action {
+    match parse_add(call) {
+        Ok((change, dry_run)) => request(call, change, dry_run),
+        Err(error) => call.error(&error),
+    }
+}
+
+fn parse_add(call: &Call<'_>) -> Result<(MemberChange, bool), &'static str> {
+    let id = parse_id(call.argument(2))?;
+    let address = call.argument(3);
+    if !is_address(address) {
+        return Err("ERR the address must be host:port, where other replicas reach the new one");
+    }
+    let address = Bytes::copy_from_slice(address);
+    let (mut is_automatic, mut replaces, mut dry_run) = (false, None, false);
+    let mut arguments = call.request.rest(4);
+    while let Some(option) = arguments.next() {
+        if option.eq_ignore_ascii_case(b"promote") && !is_automatic {
+            is_automatic = true;
+        } else if option.eq_ignore_ascii_case(b"replacing") && replaces.is_none() {
+            replaces = Some(parse_id(arguments.next().ok_or(SYNTAX)?)?);
+        } else if option.eq_ignore_ascii_case(b"dryrun") && !dry_run {
+            dry_run = true;
+        } else {
+            return Err(SYNTAX);
+        }
+    }
+    let promotion = if is_automatic || replaces.is_some() {
+        Promotion::Automatic { replaces }
+    } else {
+        Promotion::Manual
+    };
+    Ok((MemberChange::AddLearner { id, promotion, address }, dry_run))
+}
+
+/// Runs `MEMBERS PROMOTE id [DRYRUN]`.
+fn promote(call: &mut Call<'_>) -> Action {
+    change_one(call, MemberChange::Promote)
+}
+
+/// Runs `MEMBERS DEMOTE id [DRYRUN]`.
+fn demote(call: &mut Call<'_>) -> Action {
+    change_one(call, MemberChange::Demote)
+}
+
+/// Runs `MEMBERS REMOVE id [DRYRUN]`.
+fn remove(call: &mut Call<'_>) -> Action {
+    change_one(call, MemberChange::Remove)
+}
+
+fn change_one(call: &mut Call<'_>, change: fn(NodeId) -> MemberChange) -> Action {
+    let mut options = call.request.rest(3);
+    let dry_run = match (options.next(), options.next()) {
+        (None, _) => false,
+        (Some(option), None) if option.eq_ignore_ascii_case(b"dryrun") => true,
+        _ => return call.error(&SYNTAX),
+    };
+    match parse_id(call.argument(2)) {
+        Ok(id) => request(call, change(id), dry_run),
+        Err(error) => call.error(&error),
+    }
+}
+
+/// Asks the consensus core for the change. On a follower that knows the leader, returns an error
+/// that names the leader.
+fn request(call: &mut Call<'_>, change: MemberChange, dry_run: bool) -> Action {
+    let context = call.context;
+    if context.leader.is_some() && !context.leads() {
+        let error = not_leader(context);
+        return call.error(&error);
+    }
+    let request = AdminRequest::ChangeMembers { changes: vec![change], dry_run };
+    let version = call.writer.version();
+    let reply_format = ReplyFormat { kind: ReplyKind::Plain, version, muted: false };
+    Action::Administer { request, reply_format }
+}
+
+fn parse_id(text: &[u8]) -> Result<NodeId, &'static str> {
+    let id = parse_integer(text).and_then(|id| u16::try_from(id).ok());
+    let is_possible = |id: &u16| (1..u16::MAX).contains(id);
+    id.filter(is_possible).map(NodeId).ok_or("ERR the id of a replica is a number from 1 to 65534")
+}
+
+/// Returns whether the text is a host and a port, in characters that can be listed.
+fn is_address(text: &[u8]) -> bool {
+    let Some((host, port)) = std::str::from_utf8(text).ok().and_then(|it| it.rsplit_once(':'))
+    else {
+        return false;
+    };
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b',' && byte != b'=';
+    text.len() <= ADDRESS_BYTES_MAX
+        && !host.is_empty()
+        && host.bytes().all(is_plain)
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn not_leader(context: &Context) -> String {
+    match context.leader() {
+        Some(leader) => format!(
+            "ERR only the leader changes the members; send it to the leader, {}:{}",
+            leader.host, leader.port
+        ),
+        None => "ERR only the leader changes the members, and no leader is known".to_owned(),
+    }
+}
+
+/// Writes the reply to a change of the members from the answer of the consensus core: the members
+/// after the change, or an error.
+pub(in crate::redis) fn write_members_reply(
+    answer: Result<Box<ChangePlan>, ChangeRefusal>,
+    context: &Context,
+    out: &mut BytesMut,
+) {
+    let mut writer = Writer::new(out, Version::Two);
+    match answer {
+        Ok(plan) => writer.bulk(members_text(Index::ZERO, &plan.result).as_bytes()),
+        Err(ChangeRefusal::NotLeader { .. }) => writer.error(not_leader(context).as_bytes()),
+        Err(refusal) => writer.error(format!("ERR {refusal}").as_bytes()),
+    }
+}
+
+/// Describes a configuration. `index` is the index of its entry; 0 if it has none.
+fn members_text(index: Index, configuration: &Configuration) -> String {
+    let mut text = String::new();
+    let fields = [
+        ("members_index", index.0),
+        ("members_changing", u64::from(configuration.is_joint())),
+        ("members_failures_survived", configuration.failures_survived() as u64),
+        ("members_last_id", configuration.last_id().0.into()),
+    ];
+    for (name, value) in fields {
+        write!(text, "{name}:{value}\r\n").expect("writing to a string succeeds");
+    }
+    for (id, member) in configuration.members() {
+        let (role, promotion) = match member.role {
+            MemberRole::Voter => ("voter", None),
+            MemberRole::Leaving => ("leaving", None),
+            MemberRole::Learner(promotion) => ("learner", Some(promotion)),
+        };
+        let address = String::from_utf8_lossy(&member.address);
+        write!(text, "member_{}:role={role},address={address}", id.0)
+            .expect("writing to a string succeeds");
+        let end = match promotion {
+            Some(Promotion::Automatic { replaces: Some(old) }) => {
+                format!(",promotion=automatic,replaces={}\r\n", old.0)
+            }
+            Some(Promotion::Automatic { replaces: None }) => ",promotion=automatic\r\n".to_owned(),
+            Some(Promotion::Manual) | None => "\r\n".to_owned(),
+        };
+        text.push_str(&end);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_members_have_a_host_and_a_port() {
+        for address in ["db4:7000", "10.0.0.4:1", "[::1]:65535"] {
+            assert!(is_address(address.as_bytes()), "{address}");
+        }
+        let long = format!("{}:1", "x".repeat(ADDRESS_BYTES_MAX));
+        for wrong in ["", "db4", ":7000", "db4:0", "db4:70000", "a b:1", "a,b:1", "a=b:1", &long] {
+            assert!(!is_address(wrong.as_bytes()), "{wrong}");
+        }
+        assert!(!is_address(b"\xFF:1"));
+    }
+
+    #[test]
+    fn members_are_listed_with_role_address_and_promotion() {
+        let created = Configuration::of_voters([1, 2, 3].map(NodeId));
+        let promotion = Promotion::Automatic { replaces: Some(NodeId(2)) };
+        let address = Bytes::from_static(b"db4:7000");
+        let change = MemberChange::AddLearner { id: NodeId(4), promotion, address };
+        let text = members_text(Index(9), &created.plan(&[change]).unwrap());
+        let expected = "members_index:9\r\nmembers_changing:0\r\nmembers_failures_survived:1\r\n\
+                        members_last_id:4\r\nmember_1:role=voter,address=\r\n\
+                        member_2:role=voter,address=\r\nmember_3:role=voter,address=\r\n\
+                        member_4:role=learner,address=db4:7000,promotion=automatic,replaces=2\r\n";
+        assert_eq!(text, expected);
+    }
+}
