@@ -181,7 +181,12 @@ impl Candidate {
     pub(super) fn count_votes(&mut self, shared: &Shared) -> Transition {
         let has_vote = |id: NodeId| id == shared.id || self.granted.contains(&id);
         let own_counts = self.phase == VotePhase::PreVote || shared.hard_state_is_durable();
-        if !own_counts || self.has_yielded || !shared.has_quorum(has_vote) {
+        if !shared.has_quorum(has_vote) {
+            // An installed snapshot can bring other voters.
+            self.stand_at = None;
+            return Transition::Stay;
+        }
+        if !own_counts || self.has_yielded {
             return Transition::Stay;
         }
         if self.phase == VotePhase::Vote {

@@ -75,7 +75,8 @@ struct TransferTarget {
 struct Asked {
     /// Last entry of the leader's log, which the target must have.
     last: EntryId,
-    at: Instant,
+    /// Time at which the message is sent again.
+    repeat_at: Instant,
 }
 
 impl LeadershipTransfer {
@@ -134,12 +135,17 @@ impl LeadershipTransfer {
         let last = shared.log.last();
         let repeat_after = shared.config.heartbeat_interval;
         if let Some(target) = &mut self.current
-            && target
-                .asked
-                .is_none_or(|asked| asked.last != last || shared.now >= asked.at + repeat_after)
-            && match_index_of(progress, target.id) == last.index
+            && target.asked.is_none_or(|asked| asked.last != last || shared.now >= asked.repeat_at)
         {
-            target.asked = Some(Asked { last, at: shared.now });
+            let repeat_at = shared.now + repeat_after;
+            if match_index_of(progress, target.id) != last.index {
+                // It lacks entries that were appended since, and is asked when it has them.
+                if let Some(asked) = &mut target.asked {
+                    asked.repeat_at = repeat_at;
+                }
+                return is_new;
+            }
+            target.asked = Some(Asked { last, repeat_at });
             self.is_lease_given_up = true;
             let message = PeerMsg::TimeoutNow(TimeoutNow { term: shared.term(), last });
             shared.send(target.id, message, out);
@@ -212,9 +218,7 @@ impl LeadershipTransfer {
     pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
         match &self.current {
             Some(target) => {
-                let repeat_after = shared.config.heartbeat_interval;
-                let repeat_at = target.asked.map_or(Instant::MAX, |asked| asked.at + repeat_after);
-                target.deadline.min(repeat_at)
+                target.deadline.min(target.asked.map_or(Instant::MAX, |asked| asked.repeat_at))
             }
             None if shared.disk.state() != DiskState::Healthy || shared.is_removed() => {
                 self.next_at.max(shared.now + shared.config.heartbeat_interval)

@@ -1,5 +1,5 @@
-//! Forged messages: a replica receives arbitrary messages in the name of its peers, in every role,
-//! with a snapshot and a log. No assertion of the core fails, no committed entry is replaced, and
+//! Forged messages: a replica receives arbitrary messages in the name of its peers and of replicas
+//! that it does not know, in every role, with a snapshot and a log; also changes of the members. No assertion of the core fails, no committed entry is replaced, and
 //! terms stay in the range that elections can reach. Each run is drawn from its seed.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
@@ -8,16 +8,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use bowline::config::Config;
+use bowline::membership::{Configuration, MemberChange, Promotion};
 use bowline::raft::{
     AppendEntries, AppendJob, AppendOutcome, AppendReply, ChunkStored, ClientRequest, Counters,
     DiskState, Durable, Effects, Envelope, HardState, InstallReply, InstallSnapshot, Msg, PeerMsg,
-    Persisted, Replica, RequestKind, RequestVote, RoleName, SnapshotChunk, SnapshotId, TimeoutNow,
-    VoteReply,
+    Persisted, Rejoin, RejoinReply, Replica, RequestKind, RequestVote, RoleName, SnapshotChunk,
+    SnapshotId, TimeoutNow, VoteReply,
 };
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::types::{
     ClientId, EntryId, Index, Instant, NodeId, RequestId, RequestKey, Round, Term,
 };
+use bytes::Bytes;
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng as _;
@@ -26,6 +28,8 @@ const SEEDS: u64 = 600;
 const STEPS: usize = 400;
 const SELF: NodeId = NodeId(1);
 const PEERS: [NodeId; 2] = [NodeId(2), NodeId(3)];
+/// The peers, and replicas that are no members, at least at first.
+const SENDERS: [NodeId; 6] = [NodeId(2), NodeId(3), NodeId(2), NodeId(3), NodeId(4), NodeId(5)];
 const SNAPSHOT: SnapshotId =
     SnapshotId { last: EntryId::new(2, 10), bytes: 100, checksum: 0xABCD_EF01 };
 
@@ -36,6 +40,8 @@ struct Totals {
     counters: Counters,
     truncated: u64,
     installed: u64,
+    /// Number of changes of the members that this replica has followed or begun.
+    changes: u64,
 }
 
 struct Victim {
@@ -147,10 +153,41 @@ impl Victim {
             let term = if self.chance(80) { term } else { self.term() };
             if term > Term(0) && index > 0 {
                 let id = EntryId { term, index: Index(index) };
-                entries.push(buffer.encode(id, EntryKind::NoOp, b""));
+                let entry = if self.chance(15) {
+                    let members = self.configuration().encode();
+                    buffer.encode(id, EntryKind::Configuration, &members)
+                } else {
+                    buffer.encode(id, EntryKind::NoOp, b"")
+                };
+                entries.push(entry);
             }
         }
         entries
+    }
+
+    /// Returns a configuration that mostly follows from that of the replica, and mostly has it as a
+    /// voter.
+    fn configuration(&mut self) -> Configuration {
+        let (_, latest) = self.replica.configuration();
+        let latest = if latest.is_joint() { latest.after_joint() } else { latest.clone() };
+        let change = self.change();
+        match latest.plan(&[change]) {
+            Ok(next) if self.chance(80) => next,
+            _ => Configuration::of_voters([SELF, PEERS[0], NodeId(4)]),
+        }
+    }
+
+    fn change(&mut self) -> MemberChange {
+        let id = NodeId(self.rng.random_range(1..9));
+        match self.rng.random_range(0..4) {
+            0 => MemberChange::Promote(id),
+            1 => MemberChange::Demote(id),
+            2 => MemberChange::Remove(id),
+            _ => {
+                let promotion = Promotion::Automatic { replaces: None };
+                MemberChange::AddLearner { id, promotion, address: Bytes::new() }
+            }
+        }
     }
 
     fn snapshot(&mut self) -> SnapshotId {
@@ -163,7 +200,18 @@ impl Victim {
     fn message(&mut self) -> PeerMsg {
         let term = self.term();
         let disk = if self.chance(80) { DiskState::Healthy } else { DiskState::Low };
-        match self.rng.random_range(0..12) {
+        match self.rng.random_range(0..14) {
+            12 => {
+                let last = self.entry_id();
+                PeerMsg::Rejoin(Rejoin { nonce: self.near(1), term, last })
+            }
+            13 => PeerMsg::RejoinReply(RejoinReply {
+                nonce: self.near(1),
+                term,
+                leads: self.chance(50),
+                last: self.entry_id(),
+                members_changed: self.chance(50),
+            }),
             0..4 => {
                 let prev = self.entry_id();
                 let transfer_to =
@@ -242,10 +290,10 @@ impl Victim {
         if self.chance(30) {
             self.help();
         }
-        match self.rng.random_range(0..20) {
+        match self.rng.random_range(0..21) {
             0..12 => {
                 let message = self.message();
-                let from = PEERS[self.rng.random_range(0..PEERS.len())];
+                let from = SENDERS[self.rng.random_range(0..SENDERS.len())];
                 self.handle(Msg::Peer(Envelope { from, to: SELF, leader: None, message }));
             }
             12 => {
@@ -276,11 +324,19 @@ impl Victim {
                     self.handle(Msg::ChunkStored(ChunkStored { term, snapshot, round, received }));
                 }
             }
-            _ => {
+            19 => {
                 if let Some(chunk) = self.chunks.pop() {
                     totals.installed += 1;
-                    self.handle(Msg::Installed(chunk.snapshot, None));
+                    let members = self.configuration();
+                    let configuration = Some(members).filter(|_| self.chance(50));
+                    self.handle(Msg::Installed(chunk.snapshot, configuration));
                 }
+            }
+            _ => {
+                // A refusal has no effect.
+                let change = self.change();
+                let _ = self.replica.change_members(self.now, &[change]);
+                self.replica.check();
             }
         }
         if self.chance(60) {
@@ -333,6 +389,7 @@ fn run(seed: u64, totals: &mut Totals) {
     totals.counters.conflicts_rejected += counters.conflicts_rejected;
     totals.counters.malformed += counters.malformed;
     totals.counters.leaderships += counters.leaderships;
+    totals.changes += victim.replica.members_version();
 }
 
 #[test]
@@ -353,6 +410,7 @@ fn forged_peer_messages_never_cause_a_panic() {
         ("malformed", malformed),
         ("leaderships", leaderships),
         ("snapshots installed", totals.installed),
+        ("changes of the members", totals.changes),
     ] {
         assert!(count > 100, "{what}: {count}");
     }
