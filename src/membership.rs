@@ -33,6 +33,9 @@ pub use change::{ChangePlan, ChangeRefusal, MemberChange, PlanError};
 pub const REPLICAS_MAX: usize = 31;
 /// Maximum length of a member's address in bytes.
 pub const ADDRESS_BYTES_MAX: usize = 512;
+/// Maximum difference between the id of a new member and the highest id that was ever used: ids
+/// cannot be used again, so a mistyped one would use up all below it.
+pub const ID_STEP_MAX: u16 = 1_000;
 
 const FORMAT: u8 = 1;
 /// Values of the two lowest bits of a member's flags.
@@ -47,6 +50,18 @@ const REPLACES: u8 = 8;
 /// The member is a voter of the previous configuration, while the change is joint.
 const OUTGOING: u8 = 16;
 const FLAGS: u8 = ROLE | AUTOMATIC | REPLACES | OUTGOING;
+
+/// Returns whether the text is a host and a port, as `host:port`, in characters that can be listed.
+pub fn is_address(text: &[u8]) -> bool {
+    let split = std::str::from_utf8(text).ok().and_then(|text| text.rsplit_once(':'));
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b',' && byte != b'=';
+    split.is_some_and(|(host, port)| {
+        text.len() <= ADDRESS_BYTES_MAX
+            && !host.is_empty()
+            && host.bytes().all(is_plain)
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
 
 /// What a member of a configuration does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -251,6 +266,9 @@ impl Configuration {
             }
             if id <= self.last_id {
                 return Err(PlanError::Used { id, last: self.last_id });
+            }
+            if id.0 - self.last_id.0 > ID_STEP_MAX {
+                return Err(PlanError::TooHigh { id, last: self.last_id });
             }
             if address.len() > ADDRESS_BYTES_MAX {
                 return Err(PlanError::Address(id));

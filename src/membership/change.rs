@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::types::{Index, NodeId};
 
-use super::{ADDRESS_BYTES_MAX, Configuration, Promotion, REPLICAS_MAX};
+use super::{ADDRESS_BYTES_MAX, Configuration, ID_STEP_MAX, Promotion, REPLICAS_MAX};
 
 /// One part of a change of the members. Several of them are done in one step.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,6 +97,17 @@ pub enum PlanError {
          possible id is {}", .id.0, .last.0 + 1
     )]
     Used {
+        /// Id of the replica.
+        id: NodeId,
+        /// Highest id that any member has ever had.
+        last: NodeId,
+    },
+    /// The change adds a replica with a needlessly high id.
+    #[error(
+        "the id {} is more than {ID_STEP_MAX} above {}, the highest id so far; ids cannot be used \
+         again, so choose one close to it", .id.0, .last.0
+    )]
+    TooHigh {
         /// Id of the replica.
         id: NodeId,
         /// Highest id that any member has ever had.

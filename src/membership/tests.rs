@@ -30,6 +30,18 @@ fn learners_are_added_and_removed_without_a_joint_configuration() {
 }
 
 #[test]
+fn addresses_of_members_have_a_host_and_a_port() {
+    for address in ["db4:7000", "10.0.0.4:1", "[::1]:65535"] {
+        assert!(is_address(address.as_bytes()), "{address}");
+    }
+    let long = format!("{}:1", "x".repeat(ADDRESS_BYTES_MAX));
+    for wrong in ["", "db4", ":7000", "db4:0", "db4:70000", "a b:1", "a,b:1", "a=b:1", &long] {
+        assert!(!is_address(wrong.as_bytes()), "{wrong}");
+    }
+    assert!(!is_address(b"\xFF:1"));
+}
+
+#[test]
 fn id_of_an_earlier_member_is_not_used_again() {
     let added = voters(&[1, 2, 3]).plan(&[learner(6, Promotion::Manual)]).unwrap();
     let removed = added.plan(&[MemberChange::Remove(NodeId(6))]).unwrap();
@@ -44,6 +56,8 @@ fn id_of_an_earlier_member_is_not_used_again() {
     let error = after.plan(&[learner(3, Promotion::Manual)]).unwrap_err();
     assert!(error.to_string().ends_with("the lowest possible id is 7"), "{error}");
     assert!(after.plan(&[learner(7, Promotion::Manual)]).is_ok());
+    let too_high = Err(PlanError::TooHigh { id: NodeId(1_007), last: NodeId(6) });
+    assert_eq!(after.plan(&[learner(1_007, Promotion::Manual)]), too_high);
 }
 
 #[test]

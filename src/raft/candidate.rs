@@ -103,11 +103,15 @@ impl Candidate {
     }
 
     /// Yields to the pre-candidate `other`, whose log ends with `last`, if that log is more up to
-    /// date than this replica's, or equally up to date and `other` has the higher id. This replica
-    /// then requests no more pre-votes in this campaign, but still grants them. So of several
-    /// competing pre-candidates, only one continues.
+    /// date than this replica's, or equally up to date and `other` has the higher id. Replicas
+    /// without a vote, such as removed ones, are not yielded to. This replica then requests no more
+    /// pre-votes in this campaign, but still grants them. So of several competing pre-candidates,
+    /// only one continues.
     pub(super) fn yield_to(&mut self, other: NodeId, last: EntryId, shared: &Shared) {
-        if self.phase == VotePhase::PreVote && (last, other) > (shared.log.last(), shared.id) {
+        if self.phase == VotePhase::PreVote
+            && shared.membership.votes(other)
+            && (last, other) > (shared.log.last(), shared.id)
+        {
             self.attempts_left = 0;
             self.has_yielded = true;
         }

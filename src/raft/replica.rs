@@ -23,6 +23,7 @@ use super::message::{
 use super::progress::Progress;
 use super::rejoin::{Answered, CaughtUp, Rejoining};
 use super::role::{Durable, RoleName, Transition};
+use super::rules;
 use super::shared::Shared;
 use super::status::{PeerStatus, Status};
 
@@ -455,9 +456,11 @@ impl Replica {
     fn on_peer(&mut self, envelope: Envelope, out: &mut Effects) {
         let Envelope { from, to, message, .. } = envelope;
         let is_peer = self.shared.membership.peers().contains(&from);
+        let is_vote_request = matches!(message, PeerMsg::RequestVote(_));
         if to != self.shared.id
             || from == self.shared.id
             || !is_peer && !message.is_for_strangers()
+            || is_vote_request && !rules::may_vote(self.shared.membership.latest().1)
             || self.shared.now < self.shared.silent_until
         {
             self.shared.counters.misdirected += 1;

@@ -224,6 +224,15 @@ pub(super) fn configuration_follows_the_log(config: &Config) -> bool {
     !config.breaks(Mutant::KeepTruncatedConfiguration)
 }
 
+/// Returns whether a replica whose latest configuration is `latest` may vote: not before it has
+/// received a configuration. A voter always has one, because a learner becomes a voter only when it
+/// durably has the configuration that made it a learner. So a replica without one has no vote, or
+/// has lost its folder and was started as a new one, and has forgotten its votes. Implements the
+/// safety rule "Learners count for nothing" of the guide (`guarantees.md`).
+pub(super) fn may_vote(latest: &Configuration) -> bool {
+    !latest.members().is_empty()
+}
+
 /// Returns whether a replica may campaign: only if it is a voter of its own configuration, or of an
 /// earlier one as long as its removal is not known to be committed (`is_voter`). Implements the
 /// safety rule "Learners count for nothing" of the guide (`guarantees.md`).

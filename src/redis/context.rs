@@ -27,10 +27,8 @@ pub struct Context {
     pub cluster_fingerprint: u128,
     /// All replicas of the cluster, including this one, sorted by id.
     pub nodes: Vec<ReplicaInfo>,
-    /// The members of the cluster as of the latest configuration in this replica's log, and the
-    /// index of its entry; without members if this replica has not been added yet. A member is
-    /// missing in `nodes` until it has connected.
-    pub members: (Index, Configuration),
+    /// The members of the cluster. A member is missing in `nodes` until it has connected.
+    pub members: MembersInfo,
     /// Id of the replica that this replica considers the leader; `None` if it knows no leader.
     pub leader: Option<NodeId>,
     /// The target of the leadership transfer in progress, if this replica leads; otherwise `None`.
@@ -171,6 +169,17 @@ pub struct ReplicaInfo {
     pub disk: DiskState,
 }
 
+/// The members of the cluster as of the latest configuration in this replica's log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MembersInfo {
+    /// Index of the configuration's entry; 0 for the members with which the cluster was created.
+    pub index: Index,
+    /// Whether this replica knows that the configuration is committed.
+    pub is_committed: bool,
+    /// The configuration; without members if this replica has not been added yet.
+    pub configuration: Configuration,
+}
+
 /// Measurements of the network path to another replica over datagrams (UDP).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathStatus {
@@ -276,7 +285,7 @@ impl Context {
             me: me.id,
             cluster_fingerprint,
             nodes: vec![me],
-            members: (Index::ZERO, Configuration::default()),
+            members: MembersInfo::default(),
             leader: None,
             transfer_target: None,
             role: RoleName::Follower,
@@ -362,7 +371,7 @@ impl Context {
 
     /// Returns the number of other members.
     pub fn peer_count(&self) -> usize {
-        let members = self.members.1.members();
+        let members = self.members.configuration.members();
         members.len() - usize::from(members.contains_key(&self.me))
     }
 

@@ -58,8 +58,8 @@ pub use action::{Action, AdminAnswer, AdminRequest, Statistics};
 pub use commands::administration::write_admin_reply;
 pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};
 pub use context::{
-    ClockStatus, Context, PathStatus, RaftCounters, RejoinProgress, ReplicaInfo, SnapshotInfo,
-    SystemInfo,
+    ClockStatus, Context, MembersInfo, PathStatus, RaftCounters, RejoinProgress, ReplicaInfo,
+    SnapshotInfo, SystemInfo,
 };
 pub use failure::Failure;
 pub use notifications::KeyspaceNotifications;

@@ -214,6 +214,11 @@ impl Settings {
         self.set_number(IDLE_SECONDS_MAX, idle_seconds_max);
     }
 
+    /// Sets the maximum number of clients.
+    pub fn set_clients_max(&mut self, count_max: u64) {
+        self.set_number(CLIENTS_MAX, count_max);
+    }
+
     /// Sets the maximum value of `maxclients` that the limit on open files allows.
     pub fn set_clients_allowed(&mut self, count: u64) {
         self.clients_allowed = count;

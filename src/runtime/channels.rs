@@ -158,6 +158,8 @@ pub(super) enum AdminCaller {
 pub(super) struct Members {
     /// Index of the configuration's entry; 0 for the members with which the cluster was created.
     pub(super) index: Index,
+    /// Whether this replica knows that the configuration is committed.
+    pub(super) is_committed: bool,
     pub(super) configuration: Configuration,
     /// The other replicas that messages are sent to, each with its address if one is in a
     /// configuration. They include members that are being removed.
@@ -173,7 +175,8 @@ impl Members {
         };
         let (index, configuration) = replica.configuration();
         let peers = replica.peers().iter().map(|id| (*id, address(*id))).collect();
-        Members { index, configuration: configuration.clone(), peers }
+        let is_committed = index <= replica.commit_index();
+        Members { index, is_committed, configuration: configuration.clone(), peers }
     }
 }
 

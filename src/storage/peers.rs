@@ -5,7 +5,7 @@
 //! restarted peer connects, before it accepts any of that peer's messages.
 //!
 //! ```text
-//!  payload of the only sector, the rest zeros
+//!  stream in the payloads of the sectors; the rest of the last sector is zeros
 //!  +--------+---------+---------+---------+-------+-----------------------------------+
 //!  | magic  | version | cluster | replica | count | peer, incarnation, opening ..     |
 //!  |   16   |    4    |   16    |    2    |   2   |  2 + 8 + 8 each                   |
@@ -21,14 +21,15 @@
 //! stops that majority.
 
 use crate::config::Mutant;
+use crate::raft::REPLICAS_MAX;
 use crate::types::NodeId;
 
 use super::disk::{Disk, io_error};
 use super::error::StorageError;
 use super::identity::Identity;
 use super::meta::replace;
-use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES};
-use super::segment::{VERSION, check_owner, header_fields};
+use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, sectors_for};
+use super::segment::{Fields, VERSION, check_owner, header_fields};
 
 /// Name of the file that records, for each peer, the latest process start of the peer that this
 /// replica has seen. This replica uses the records to detect a peer whose folder was wiped or
@@ -40,10 +41,11 @@ const PEERS_FILE_NEW: &str = "peers.new";
 const MAGIC: &[u8; 16] = b"bowline peers..\n";
 const HEAD_BYTES: usize = 40;
 const RECORD_BYTES: usize = 18;
-/// Maximum number of peers recorded in the file `peers`: the number of records that fit in one
-/// sector. That is far more than the members of a cluster, but earlier members are recorded too;
-/// beyond the maximum, the record that was written first is dropped.
-const RECORDS_MAX: usize = (PAYLOAD_BYTES - HEAD_BYTES) / RECORD_BYTES;
+/// Maximum number of peers recorded in the file `peers`. That is more than the members of a
+/// cluster, because earlier members are recorded too. Beyond the maximum, the record that was
+/// written first is dropped.
+const RECORDS_MAX: usize = 256;
+const _: () = assert!(RECORDS_MAX > 4 * REPLICAS_MAX);
 
 /// Maximum number of starts that a peer's hello message may state. A larger number is implausible,
 /// and is rejected: no replica can be started that often in a year.
@@ -287,9 +289,8 @@ impl<D: Disk> PeerRecords<D> {
             stream.extend_from_slice(&record.incarnation.to_le_bytes());
             stream.extend_from_slice(&record.opening.to_le_bytes());
         }
-        let mut out = Vec::with_capacity(SECTOR_BYTES);
+        let mut out = Vec::new();
         sector::seal(0, 0, 0, &stream, &mut out);
-        assert!(out.len() == SECTOR_BYTES, "{} peers do not fit", self.records.len());
         out
     }
 }
@@ -297,16 +298,25 @@ impl<D: Disk> PeerRecords<D> {
 fn decode(file: &str, bytes: &[u8], owner: &Identity) -> Result<Vec<PeerOpening>, StorageError> {
     let mut fields = header_fields(file, bytes, MAGIC)?;
     let damaged = |offset, what| StorageError::Damaged { file: file.to_owned(), offset, what };
-    if bytes.len() != SECTOR_BYTES {
-        let what = format!("{} bytes instead of {SECTOR_BYTES}", bytes.len());
-        return Err(damaged(SECTOR_BYTES as u64, what));
-    }
     let cluster = u128::from_le_bytes(fields.take());
     check_owner(file, (cluster, NodeId(u16::from_le_bytes(fields.take()))), owner)?;
     let count = usize::from(u16::from_le_bytes(fields.take()));
     if count > RECORDS_MAX {
         return Err(damaged(0, format!("{count} peers, at most {RECORDS_MAX} fit")));
     }
+    let sectors = sectors_for(HEAD_BYTES + count * RECORD_BYTES);
+    if bytes.len() != sectors * SECTOR_BYTES {
+        let what = format!("{} bytes instead of {sectors} sectors", bytes.len());
+        return Err(damaged(bytes.len() as u64, what));
+    }
+    let mut stream = Vec::with_capacity(sectors * PAYLOAD_BYTES);
+    for (number, bytes) in (0..).zip(bytes.chunks(SECTOR_BYTES)) {
+        match sector::read(0, number, bytes) {
+            Sector::Written { block: 0, payload } => stream.extend_from_slice(payload),
+            _ => return Err(damaged(sector::offset_of(number), "a damaged sector".to_owned())),
+        }
+    }
+    let mut fields = Fields::of(&stream[HEAD_BYTES..]);
     let records = (0..count).map(|_| PeerOpening {
         peer: NodeId(u16::from_le_bytes(fields.take())),
         incarnation: u64::from_le_bytes(fields.take()),
@@ -361,6 +371,31 @@ mod tests {
             let found = history.check(NodeId(2), Some(seen), KEPT);
             assert_eq!(found, expected, "incarnation {incarnation}, {openings:?}");
         }
+    }
+
+    #[test]
+    fn starts_of_more_peers_than_a_cluster_has_are_kept() {
+        let mut disk = MemDisk::default();
+        let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
+        let last = u16::try_from(RECORDS_MAX).unwrap() + 3;
+        for peer in 1..=last {
+            records.note(last_opening(peer, 1, peer.into())).unwrap();
+        }
+        drop(records);
+        let records = PeerRecords::open(&mut disk, OWNER).unwrap();
+        assert!(records.damage().is_none(), "{:?}", records.damage());
+        assert_eq!(records.of(NodeId(3)), None, "the first ones are dropped");
+        for peer in 4..=last {
+            assert_eq!(records.of(NodeId(peer)), Some(last_opening(peer, 1, peer.into())));
+        }
+        // A flipped bit in any sector is noticed.
+        let bytes = disk.read(PEERS_FILE).unwrap();
+        for sector in 0..bytes.len() / SECTOR_BYTES {
+            let mut flipped = bytes.clone();
+            flipped[sector * SECTOR_BYTES + 40] ^= 1;
+            assert!(decode(PEERS_FILE, &flipped, &OWNER).is_err(), "sector {sector}");
+        }
+        assert!(decode(PEERS_FILE, &bytes[..bytes.len() - SECTOR_BYTES], &OWNER).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Forged messages: a replica receives arbitrary messages in the name of its peers and of replicas
-//! that it does not know, in every role, with a snapshot and a log; also changes of the members. No assertion of the core fails, no committed entry is replaced, and
-//! terms stay in the range that elections can reach. Each run is drawn from its seed.
+//! that it does not know, in every role, with a snapshot and a log; also changes of the members. No
+//! assertion of the core fails, no committed entry is replaced, and terms stay in the range that
+//! elections can reach. Each run is drawn from its seed.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 use std::collections::VecDeque;

@@ -65,6 +65,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "types",
             "config",
+            "membership",
             "record",
             "raft",
             "kv",

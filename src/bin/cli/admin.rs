@@ -109,7 +109,8 @@ struct ChangeArguments {
     #[arg(long)]
     dry_run: bool,
     /// Maximum time to wait until the change is complete, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600,
+          value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     wait: u64,
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use bowline::config::Config;
+use bowline::membership::is_address;
 use bowline::raft::REPLICAS_MAX;
 use bowline::redis::{CLIENTS_BYTES_MIN, REWRITE_BYTES_LEAST, parse_bytes};
 use bowline::runtime::{Bootstrap, ServerOptions, Threads, Timeouts};
@@ -263,9 +264,7 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
 /// Checks the address to which clients are redirected: returns it if it consists of a host and a
 /// port, else `None`. The host name is not resolved here, since clients resolve it themselves.
 fn parse_announced(text: &str) -> Option<String> {
-    let (host, port) = text.rsplit_once(':')?;
-    let port = port.parse::<u16>().ok()?;
-    (!host.is_empty() && port > 0).then(|| text.to_owned())
+    is_address(text.as_bytes()).then(|| text.to_owned())
 }
 
 fn parse_peers(text: &str) -> Option<Vec<(NodeId, String)>> {
@@ -338,6 +337,7 @@ mod tests {
             ("--id 1 --rejoin --peers 2=127.0.0.1:2", "--peers and --id name 2"),
             ("--id 4 --join", "--join needs --cluster"),
             ("--id 4 --announce-peer host", "invalid announce-peer `host`"),
+            ("--id 4 --announce-peer=a=b:1", "invalid announce-peer `a=b:1`"),
         ] {
             let error = error(flags);
             assert!(error.contains(expected), "{flags}: {error}");

@@ -197,7 +197,7 @@ fn persistence(text: &mut Text, Source { context, .. }: &Source<'_>) {
 
 /// Returns what this replica does as a member of the cluster.
 fn member_role(context: &Context) -> &'static str {
-    let (_, configuration) = &context.members;
+    let configuration = &context.members.configuration;
     match configuration.member(context.me).map(|member| member.role) {
         Some(MemberRole::Voter) => "voter",
         Some(MemberRole::Learner(_)) => "learner",
@@ -349,7 +349,7 @@ fn raft(text: &mut Text, Source { context, .. }: &Source<'_>) {
         Some(target) => text.field("raft_transfer_target", target.0),
         None => text.field("raft_transfer_target", "none"),
     }
-    text.field("raft_member_count", context.members.1.members().len());
+    text.field("raft_member_count", context.members.configuration.members().len());
     text.field("raft_member_role", member_role(context));
     text.field("raft_replicas", context.nodes.len());
     text.field("raft_first_index", context.first_index);

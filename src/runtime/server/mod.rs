@@ -143,6 +143,7 @@ pub fn run_server(
         clock,
         me: options.id,
         announced: options.announced_to_peers(),
+        is_address_set: options.announce_peer.is_some(),
         opening,
         client_listener,
         sentinel_listener,
@@ -293,6 +294,13 @@ fn log_start(
     last: Option<&Entry>,
     last_snapshot: EntryId,
 ) {
+    if options.announced_to_peers().is_empty() && options.announce_peer.is_none() {
+        tracing::warn!(
+            peer_listen = %options.peer_listen,
+            "the address at which the other replicas reach this one is not known to it, so it \
+             cannot tell them; set --announce-peer, or name this replica in --peers"
+        );
+    }
     let identity = log.identity();
     tracing::info!(
         replica = %options.id,

@@ -25,7 +25,7 @@ use crate::sim::cluster::{Advance, Answer, Cluster};
 use crate::sim::coverage::{Coverage, Situation};
 use crate::sim::disk::Disk;
 use crate::sim::disk::statistics::FaultStatistics;
-use crate::sim::faults::{Plan, Profile, draw_origin, draw_rate};
+use crate::sim::faults::{Fault, Plan, Profile, draw_origin, draw_rate};
 use crate::sim::machine::clock::Clock;
 use crate::sim::rng::Rng;
 use crate::sim::streams::Streams;
@@ -188,7 +188,9 @@ impl FaultRun {
     fn new(plan: Plan, mut rng: Rng, trace: Trace, mut wall_rng: Rng) -> FaultRun {
         let mut skewed = plan.ids.clone();
         wall_rng.shuffle(&mut skewed);
-        skewed.truncate((plan.ids.len() - 1) / 2);
+        // A minority of all replicas may be a majority of the voters at some time.
+        let changes_members = plan.faults.contains(&Fault::ChangeMembers);
+        skewed.truncate(if changes_members { 0 } else { (plan.ids.len() - 1) / 2 });
         let (ids, members) = (&plan.ids, &plan.members);
         let mut cluster = Cluster::new(ids, members, &plan.config, plan.protocol, &mut rng);
         cluster.trace = trace;

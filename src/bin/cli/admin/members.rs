@@ -18,7 +18,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Interval between two requests, and between two looks at the members.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Beginnings of the refusals after which the request is repeated.
-const TRANSIENT: [&str; 3] = [
+const TRANSIENT: [&str; 4] = [
+    "ERR only the leader changes the members",
     "ERR the leader has just been elected",
     "ERR another change of the members is under way",
     "ERR the leader is transferring its leadership",
@@ -127,7 +128,8 @@ pub(super) fn change(address: &str, change: &Change, how: How) -> anyhow::Result
         ensure!(
             Instant::now() < until,
             "the change has begun, but is not complete after {:?}; it goes on without this \
-             command, see `bowline admin members`",
+             command, unless the leader was lost before the change was committed: see `bowline \
+             admin members`",
             how.wait
         );
         thread::sleep(INTERVAL);
@@ -142,7 +144,12 @@ fn request(address: &str, change: &Change, dry_run: bool) -> anyhow::Result<Info
     loop {
         let replicas = Replicas::ask(address)?;
         let leader = replicas.leader_or_error()?;
-        let error = match Connection::open(&leader.address, TIMEOUT)?.call(&words)? {
+        let replied = Connection::open(&leader.address, TIMEOUT)?.call(&words);
+        let replied = replied.context(
+            "the outcome of the request is not known: the change may have begun; see `bowline \
+             admin members`",
+        );
+        let error = match replied? {
             Ok(text) => return Ok(Info::parse(&text)),
             Err(error) => error,
         };
@@ -159,11 +166,9 @@ fn request(address: &str, change: &Change, dry_run: bool) -> anyhow::Result<Info
 fn committed_members(address: &str) -> anyhow::Result<Option<Info>> {
     let replicas = Replicas::ask(address)?;
     let leader = replicas.leader_or_error()?;
-    let mut connection = Connection::open(&leader.address, TIMEOUT)?;
-    let members = members(&mut connection)?;
-    let committed = Info::ask(&mut connection)?.number("raft_commit_index");
-    let is_done = members.number("members_changing") == Some(0)
-        && committed >= members.number("members_index");
+    let members = members(&mut Connection::open(&leader.address, TIMEOUT)?)?;
+    let is = |name, value| members.number(name) == Some(value);
+    let is_done = is("members_changing", 0) && is("members_committed", 1);
     Ok(is_done.then_some(members))
 }
 

@@ -243,6 +243,14 @@ impl Clients {
         self.admin_calls.push_back(AdminCall { caller: AdminCaller::Client(sequence), request });
     }
 
+    /// Adapts the number of clients that fit, since peers need file descriptors, too.
+    pub(crate) fn follow_member_count(&mut self) {
+        let peers = self.context.peer_count();
+        let clients_max = descriptors::raise_limit(self.settings.clients_max(), peers);
+        self.settings.set_clients_allowed(descriptors::clients_allowed(peers));
+        self.settings.set_clients_max(clients_max);
+    }
+
     /// Applies the settings that `CONFIG SET` may have changed: those of the slow log, statistics,
     /// keyspace notifications, number of clients and length of arguments.
     fn apply_settings(&mut self) {

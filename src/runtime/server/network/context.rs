@@ -13,7 +13,7 @@ use crate::runtime::channels::Leadership;
 use crate::runtime::process_usage::ProcessUsage;
 use crate::types::{Index, Instant, NodeId};
 
-use super::ServerNetwork;
+use super::{CLIENT_ADDRESSES_MAX, ServerNetwork};
 
 impl ServerNetwork {
     /// Updates the values that must be current whenever a command uses them: clock readings and
@@ -126,25 +126,46 @@ impl ServerNetwork {
     pub(super) fn update_address(&mut self, peer: NodeId, address: &str) {
         let Some((host, port)) = address.rsplit_once(':') else { return };
         let Ok(port) = port.parse::<u16>() else { return };
-        let context = &mut self.parts.clients.context;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        if let Some(node) = context.nodes.iter_mut().find(|node| node.id == peer) {
-            (node.host, node.port) = (host, port);
+        let is_full = self.client_addresses.len() >= CLIENT_ADDRESSES_MAX;
+        if is_full && !self.client_addresses.contains_key(&peer) {
             return;
         }
-        let peer_port = self.parts.outgoing.port_of(peer);
-        let (connected, match_index, disk) = (true, None, DiskState::Healthy);
-        context.nodes.push(ReplicaInfo {
-            id: peer,
-            host,
-            port,
-            peer_port,
-            connected,
-            match_index,
-            path: None,
-            disk,
-        });
-        context.nodes.sort_by_key(|node| node.id);
+        self.client_addresses.insert(peer, (host, port));
+        self.update_nodes();
+    }
+
+    /// Makes the replicas that clients are told about the members whose address is known, and this
+    /// replica. A replica that has not been added yet tells all that it knows.
+    pub(super) fn update_nodes(&mut self) {
+        let parts = &mut self.parts;
+        let context = &mut parts.clients.context;
+        let members = context.members.configuration.members();
+        let is_told = |id: &NodeId| members.is_empty() || members.contains_key(id);
+        let mut nodes: Vec<ReplicaInfo> = context.node(context.me).cloned().into_iter().collect();
+        for (id, (host, port)) in &self.client_addresses {
+            if *id == context.me || !is_told(id) {
+                continue;
+            }
+            let known = context.node(*id).cloned();
+            let mut node = known.unwrap_or_else(|| ReplicaInfo {
+                id: *id,
+                host: String::new(),
+                port: 0,
+                peer_port: 0,
+                connected: true,
+                match_index: None,
+                path: None,
+                disk: DiskState::Healthy,
+            });
+            node.host.clone_from(host);
+            node.port = *port;
+            node.peer_port = parts.outgoing.port_of(*id);
+            nodes.push(node);
+        }
+        nodes.sort_by_key(|node| node.id);
+        context.nodes = nodes;
+        self.refreshed_at = None;
     }
 }
 

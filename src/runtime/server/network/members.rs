@@ -3,15 +3,16 @@
 //!
 //! Each replica announces its address for peers in its hello. Once the members have been changed,
 //! the configuration in the log contains their addresses, so that a replica that joins later knows
-//! all others. A leader that hears another address than the recorded one replaces it. Before the
-//! first change the addresses are those in the options of each replica.
+//! all others. A leader that reaches a member at the announced address, and not at the recorded
+//! one, replaces the recorded one. Before the first change the addresses are those in the options
+//! of each replica.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::membership::{Configuration, MemberChange};
-use crate::redis::AdminRequest;
+use crate::redis::{AdminRequest, MembersInfo};
 use crate::runtime::channels::{AdminCall, AdminCaller, Members};
 use crate::types::{Index, Instant, NodeId};
 
@@ -23,18 +24,22 @@ const ADDRESSES_INTERVAL: Duration = Duration::from_secs(1);
 impl ServerNetwork {
     /// Handles a change of the members.
     pub(crate) fn on_members(&mut self, members: Members) {
-        let Members { index, configuration, peers } = members;
+        let Members { index, is_committed, configuration, peers } = members;
         let parts = &mut self.parts;
-        let context = &mut parts.clients.context;
         // A replica that has not been added yet keeps the peers in its options.
         if !configuration.members().is_empty() {
-            parts.outgoing.set_members(&peers, parts.clock.now(), parts.poll.registry());
-            let is_known =
-                |id: NodeId| id == context.me || peers.iter().any(|(peer, _)| *peer == id);
-            context.nodes.retain(|node| is_known(node.id));
+            parts.outgoing.set_members(&peers, parts.clock.now());
         }
-        context.members = (index, configuration);
-        self.refreshed_at = None;
+        if let Some(own) = configuration.member(parts.me)
+            && !parts.is_address_set
+            && let Ok(address) = std::str::from_utf8(&own.address)
+        {
+            parts.outgoing.announce(address);
+        }
+        parts.incoming.set_members_changed(index > Index::ZERO);
+        parts.clients.context.members = MembersInfo { index, is_committed, configuration };
+        parts.clients.follow_member_count();
+        self.update_nodes();
     }
 
     /// Queues a request to record the addresses that members have announced, if this replica leads
@@ -44,7 +49,7 @@ impl ServerNetwork {
             return;
         }
         self.addresses_at = now + ADDRESSES_INTERVAL;
-        let (index, _) = self.parts.clients.context.members;
+        let index = self.parts.clients.context.members.index;
         let leads = self.leadership.leader == Some(self.parts.me);
         if !leads || index == Index::ZERO || changed_addresses(&self.parts, &[]).is_empty() {
             return;
@@ -67,7 +72,7 @@ pub(super) fn with_addresses(mut call: AdminCall, parts: &Parts) -> AdminCall {
 /// Returns changes of the members' addresses from those in the configuration to those that are
 /// known, for members that are not in `changes`.
 fn changed_addresses(parts: &Parts, changes: &[MemberChange]) -> Vec<MemberChange> {
-    let (_, configuration) = &parts.clients.context.members;
+    let configuration = &parts.clients.context.members.configuration;
     let is_named = |id: NodeId| changes.iter().any(|change| change.id() == id);
     let members = configuration.members().keys().copied().filter(|id| !is_named(*id));
     let change = |id| {
@@ -78,13 +83,23 @@ fn changed_addresses(parts: &Parts, changes: &[MemberChange]) -> Vec<MemberChang
     members.filter_map(change).collect()
 }
 
-/// Returns the address that a member has announced; or, if the configuration has no address for it,
-/// that in the options of this replica.
+/// Returns the address to be recorded for a member, if it is known. If the configuration has one,
+/// that is only an announced address over which the member was reached after the recorded one had
+/// failed, or for this replica the one in its options: what replicas announce by default may be of
+/// use only on their own machines.
 fn known_address(parts: &Parts, configuration: &Configuration, id: NodeId) -> Option<String> {
-    if id == parts.me {
-        return Some(parts.announced.clone()).filter(|address| !address.is_empty());
-    }
-    let known = parts.outgoing.addresses_of(id)?;
     let has_none = configuration.member(id).is_some_and(|member| member.address.is_empty());
-    known.announced.clone().or_else(|| known.listed.clone().filter(|_| has_none))
+    if id == parts.me {
+        let is_sure = has_none || parts.is_address_set;
+        let own = Some(&parts.announced).filter(|address| is_sure && !address.is_empty());
+        return own.cloned();
+    }
+    let proven = parts.outgoing.proven_address_of(id);
+    let known = parts.outgoing.addresses_of(id)?;
+    let known = if has_none {
+        proven.or(known.listed.as_deref()).or(known.announced.as_deref())
+    } else {
+        proven.filter(|address| known.announced.as_deref() == Some(address))
+    };
+    known.map(str::to_owned)
 }

@@ -19,7 +19,7 @@ mod members;
 mod peers;
 mod stop;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,6 +88,8 @@ const PASS_CLIENTS_MAX: usize = 1 << 16;
 const PASS_EVENTS_MAX: usize = 1 << 16;
 /// Interval at which this replica sends the time of its wall clock to its peers.
 const WALL_CLOCK_INTERVAL: Duration = Duration::from_millis(500);
+/// Maximum number of replicas whose address for clients is kept, members or not.
+const CLIENT_ADDRESSES_MAX: usize = 256;
 /// Size, in bytes, of the receive buffer that all connections share.
 const SPACE_BYTES: usize = 64 << 10;
 
@@ -102,6 +104,8 @@ pub(crate) struct Parts {
     pub(crate) me: NodeId,
     /// The address at which peers reach this replica, as `host:port`; empty if it is not known.
     pub(crate) announced: String,
+    /// Whether `announced` is in the options; it may also be none then.
+    pub(crate) is_address_set: bool,
     /// The random number that identifies the current start of this replica's process. It was
     /// generated when the process opened the replica's log.
     pub(crate) opening: u64,
@@ -129,6 +133,9 @@ pub(crate) struct ServerNetwork {
     events: Events,
     read_indexes: ReadIndexRequests,
     leadership: Leadership,
+    /// The address for clients of each replica that has connected, as host and port; for at most
+    /// [`CLIENT_ADDRESSES_MAX`] replicas.
+    client_addresses: BTreeMap<NodeId, (String, u16)>,
     /// The replica that was last known to be the leader. Kept while no leader is known.
     last_leader: Option<NodeId>,
     /// The leader, its term and the connection to it when writes without an outcome were last sent
@@ -192,6 +199,7 @@ impl ServerNetwork {
             events: Events::with_capacity(EVENTS_MAX),
             read_indexes,
             leadership: Leadership::default(),
+            client_addresses: BTreeMap::new(),
             last_leader: None,
             write_route: None,
             resend_from: None,
@@ -529,6 +537,7 @@ impl NetworkStage for ServerNetwork {
                 self.on_admin_answer(caller, answer);
             }
             self.on_refusals(&batch.refusals);
+            // After the new members, to some of which the messages are.
             self.send_to_peers(batch.peers);
         }
         while let Some(released) = pass.next(|| self.parts.ends.released.try_recv().ok()) {

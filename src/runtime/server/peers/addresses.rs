@@ -40,8 +40,17 @@ impl PeerAddresses {
 /// Resolves host names in a thread, which is started when the first name is to be resolved.
 #[derive(Debug, Default)]
 pub(super) struct Resolver {
-    known: Arc<Mutex<HashMap<String, SocketAddr>>>,
+    known: Arc<Mutex<HashMap<String, Known>>>,
     names: Option<Sender<String>>,
+}
+
+/// What is known about a host name.
+#[derive(Clone, Copy, Default, Debug)]
+struct Known {
+    /// The result of the last resolution that succeeded.
+    address: Option<SocketAddr>,
+    /// Whether the name waits to be resolved, so that a slow name does not fill the queue.
+    is_waiting: bool,
 }
 
 impl Resolver {
@@ -60,24 +69,29 @@ impl Resolver {
             }
             sender
         });
-        // A full queue resolves this name soon enough.
-        let _ = names.try_send(text.to_owned());
-        self.known.lock().get(text).copied()
+        let mut known = self.known.lock();
+        let name = known.entry(text.to_owned()).or_default();
+        if !name.is_waiting {
+            name.is_waiting = names.try_send(text.to_owned()).is_ok();
+        }
+        name.address
     }
 }
 
 /// Resolves the names that arrive, until there is no sender any longer.
-fn resolve(names: &Receiver<String>, known: &Mutex<HashMap<String, SocketAddr>>) {
+fn resolve(names: &Receiver<String>, known: &Mutex<HashMap<String, Known>>) {
     while let Ok(name) = names.recv() {
-        let resolved = name.to_socket_addrs();
-        match resolved.map(|mut addresses| addresses.next()) {
-            Ok(Some(address)) => {
-                known.lock().insert(name, address);
-            }
+        let resolved = name.to_socket_addrs().map(|mut addresses| addresses.next());
+        match &resolved {
+            Ok(Some(_)) => {}
             Ok(None) => tracing::debug!(name, "the host name of a peer has no address"),
-            // The last address is kept: the server for names may be down.
             Err(error) => tracing::debug!(name, %error, "cannot resolve the host name of a peer"),
         }
+        let mut known = known.lock();
+        let name = known.entry(name).or_default();
+        name.is_waiting = false;
+        // Otherwise the last address is kept: the server for names may be down.
+        name.address = resolved.ok().flatten().or(name.address);
     }
 }
 
@@ -112,5 +126,10 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert_eq!(resolver.address_of("localhost:8").map(|it| it.port()), Some(8));
+        for _ in 0..3 * WAITING_MAX {
+            resolver.address_of("localhost:9");
+        }
+        let waiting = resolver.names.as_ref().map(Sender::len);
+        assert!(waiting <= Some(2), "a name waits once: {waiting:?}");
     }
 }

@@ -41,10 +41,16 @@ pub(super) enum PeerError {
     )]
     OtherMembers { peer: NodeId, theirs: Vec<NodeId>, ours: Vec<NodeId> },
     #[error(
+        "replica {} connected as one that was added later, but the cluster was created with it: it \
+         was started with --join under an id that was used before. Stop it, and start it with a \
+         new id, or with --rejoin if only its folder is lost", .0.0
+    )]
+    UsedId(NodeId),
+    #[error(
         "replica {} connected, but {error}. It may have lost acknowledged entries, so it is \
-         refused: replace it with `bowline cluster --replace {}` or `bowline serve --rejoin`, or \
-         restore its latest folder",
-        .peer.0, .peer.0
+         refused: restore its latest folder, or replace it with `bowline serve --rejoin`, or, if \
+         the members of the cluster have changed, with `bowline admin replace`",
+        .peer.0
     )]
     History { peer: NodeId, error: HistoryError },
     #[error(transparent)]
@@ -76,6 +82,9 @@ pub(super) fn check(
     // One of them may have joined later. Whether the peer is a member is for the core to decide:
     // this replica may not know the latest members.
     let (theirs, ours) = (&hello.members, members);
+    if theirs.is_empty() && ours.contains(&peer) {
+        return Err(PeerError::UsedId(peer));
+    }
     if theirs != ours && !theirs.is_empty() && !ours.is_empty() {
         let (theirs, ours) = (theirs.clone(), ours.to_vec());
         return Err(PeerError::OtherMembers { peer, theirs, ours });
@@ -190,7 +199,7 @@ mod tests {
         let wiped = Hello { members: Vec::new(), openings: vec![1], incarnation: 1, ..hello() };
         let seen = PeerOpening { peer: NodeId(2), incarnation: 3, opening: 13 };
         let refused = check_after(Some(seen), &wiped);
-        assert!(matches!(refused, Err(PeerError::History { .. })), "{refused:?}");
+        assert_eq!(refused, Err(PeerError::UsedId(NodeId(2))));
     }
 
     #[test]

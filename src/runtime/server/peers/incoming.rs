@@ -29,6 +29,9 @@ pub(crate) struct IncomingPeers {
     /// The ids of the members with which the cluster was created, in ascending order; none if this
     /// replica joined later.
     members: Vec<NodeId>,
+    /// Whether the members have been changed since. Then no replica may rejoin, and the records of
+    /// one that asks to are kept, for its folder may still be found.
+    members_changed: bool,
     /// For each peer, the durable record of the random numbers that identify its starts; the peer
     /// generates one each time it opens its log. The record makes it possible to detect an older
     /// copy of the peer's folder.
@@ -52,12 +55,18 @@ impl IncomingPeers {
         IncomingPeers {
             me,
             members,
+            members_changed: false,
             records,
             connections: IncomingConnections::new(secret, window.min(WINDOW_MAX)),
             first_token,
             refusals: RefusalLog::default(),
             counters,
         }
+    }
+
+    /// Sets whether the members have been changed since the cluster was created.
+    pub(crate) fn set_members_changed(&mut self, changed: bool) {
+        self.members_changed = changed;
     }
 
     /// Adds a new TCP connection from a peer. If too many connections have not sent a hello (first
@@ -149,10 +158,11 @@ impl IncomingPeers {
         mut on_frame: impl FnMut(NodeId, u64, Frame),
     ) {
         let (me, members, records) = (&self.me, &self.members, &mut self.records);
+        let members_changed = self.members_changed;
         self.connections.receive(
             with_bulk,
             space,
-            |hello| accept(me, members, records, hello),
+            |hello| accept(me, members, members_changed, records, hello),
             |sender, frame| on_frame(sender.peer, sender.opening, frame),
         );
         self.close_ended(now, registry);
@@ -189,11 +199,16 @@ impl IncomingPeers {
 fn accept(
     me: &Identity,
     members: &[NodeId],
+    members_changed: bool,
     records: &mut PeerRecords<RealDisk>,
     hello: &Hello,
 ) -> Accepted<PeerError> {
     let record =
         check(me, members, hello, |peer, history| records.check(peer, history, OPENINGS_KEPT))?;
+    if hello.rejoining && members_changed {
+        // It only hears that it cannot rejoin.
+        return Ok((record.peer, record.opening));
+    }
     // This blocks the stage once per start of a peer, because nothing that the peer sends may be
     // accepted before the record is durable.
     match records.note(record) {

@@ -29,7 +29,7 @@ use crate::transport::sender::Sender;
 use crate::wire::datagram::{Ack, StreamId};
 
 /// Maximum number of connected replicas that are no members, as far as this replica knows.
-const STRANGERS_MAX: usize = 64;
+const STRANGERS_MAX: usize = 32;
 /// Time without a connection after which a replica that is no member is forgotten.
 const STRANGER_AGE_MAX: Duration = Duration::from_mins(1);
 /// Time without a connection to a peer after which a log line reports the peer as unreachable.
@@ -60,6 +60,10 @@ const LOSSLESS_FOR: Duration = Duration::from_mins(1);
 struct Peer {
     id: NodeId,
     addresses: PeerAddresses,
+    /// The address of the last attempt to connect, as text.
+    attempted: Option<String>,
+    /// The last address over which the connections have lasted.
+    proven: Option<String>,
     /// Number of attempts to connect after which the connection did not last. Another address is
     /// tried after each of them.
     failed_attempts: usize,
@@ -70,6 +74,9 @@ struct Peer {
     /// Whether the peer is a member of the cluster, as far as this replica knows. Others may be
     /// members of a later configuration, and are forgotten if they are not connected.
     is_member: bool,
+    /// Time at which the peer was found to be no member any longer. The connections are kept for a
+    /// while, so that it hears of its removal, and a removed leader can transfer its leadership.
+    removed_at: Option<Instant>,
     /// The two outgoing connections to the peer.
     lanes: OutgoingLanes<Socket>,
     /// Whether the network path to the peer counts as lossy, so that bulk messages use a stream of
@@ -109,6 +116,8 @@ pub(crate) struct OutgoingPeers {
     rejoining: Arc<AtomicBool>,
     /// The peers, each at the position that its `Poll` tokens name; `None` where one was removed.
     slots: Vec<Option<Peer>>,
+    /// The addresses of replicas in the options.
+    listed: Vec<(NodeId, String)>,
     resolver: Resolver,
     transport: PeerTransport,
     /// Maximum congestion window of each stream of datagrams, in bytes.
@@ -125,10 +134,13 @@ impl Peer {
         Peer {
             id,
             addresses,
+            attempted: None,
+            proven: None,
             failed_attempts: 0,
             is_reached: true,
             address: None,
             is_member,
+            removed_at: None,
             lanes: OutgoingLanes::new(),
             is_lossy: false,
             lossy_at: Instant::ZERO,
@@ -137,8 +149,12 @@ impl Peer {
         }
     }
 
-    /// Returns whether there has been no connection to the peer for [`STRANGER_AGE_MAX`].
+    /// Returns whether there has been no connection to the peer for [`STRANGER_AGE_MAX`], or the
+    /// peer was removed so long ago.
     fn is_forgotten(&self, now: Instant) -> bool {
+        if let Some(at) = self.removed_at {
+            return now.since(at) >= STRANGER_AGE_MAX;
+        }
         self.logged != Logged::Up
             && !self.lanes.iter().any(Outgoing::is_connected)
             && now.since(self.down_since) >= STRANGER_AGE_MAX
@@ -192,6 +208,7 @@ impl Peer {
                 tracing::info!(%peer, %address, "connected to a peer");
                 self.logged = Logged::Up;
                 self.is_reached = true;
+                self.proven.clone_from(&self.attempted);
             }
             Logged::Up if !self.lanes.iter().all(Outgoing::is_connected) => {
                 tracing::warn!(%peer, %address, "connection to a peer lost");
@@ -223,54 +240,58 @@ impl OutgoingPeers {
         first_token: usize,
         counters: Arc<RuntimeCounters>,
     ) -> OutgoingPeers {
-        let peer = |(id, address): &(NodeId, String)| {
-            let listed = Some(address.clone());
-            let addresses = PeerAddresses { listed, ..PeerAddresses::default() };
-            Some(Peer::new(*id, addresses, true, Instant::ZERO))
-        };
-        OutgoingPeers {
+        let mut peers = OutgoingPeers {
             hello,
             rejoining,
-            slots: listed.iter().map(peer).collect(),
+            slots: Vec::new(),
+            listed: listed.to_vec(),
             resolver: Resolver::default(),
             transport,
             window_max: window_max.min(WINDOW_MAX),
             first_token,
             counters,
             out: Outbox::default(),
+        };
+        for (id, _) in listed {
+            peers.add(*id, true, Instant::ZERO);
         }
+        peers
     }
 
     /// Makes the connections those to `members`, the other members of the cluster, each with its
-    /// address in the configuration. Connections to replicas that were members before are closed.
-    pub(crate) fn set_members(
-        &mut self,
-        members: &[(NodeId, Option<String>)],
-        now: Instant,
-        registry: &Registry,
-    ) {
-        for slot in &mut self.slots {
-            let Some(peer) = slot else { continue };
-            let member = members.iter().find(|(id, _)| *id == peer.id);
-            if member.is_none() && peer.is_member {
+    /// address in the configuration. Connections to replicas that were members before are closed
+    /// after [`STRANGER_AGE_MAX`].
+    pub(crate) fn set_members(&mut self, members: &[(NodeId, Option<String>)], now: Instant) {
+        for peer in self.slots.iter_mut().flatten() {
+            if peer.is_member && members.iter().all(|(id, _)| *id != peer.id) {
                 tracing::info!(peer = %peer.id, "replica is no member of the cluster any longer");
-                remove(slot, now, registry);
-            } else if let Some((_, address)) = member {
-                peer.is_member = true;
-                peer.addresses.configured.clone_from(address);
+                (peer.is_member, peer.removed_at) = (false, Some(now));
             }
         }
         for (id, address) in members {
             if self.peer(*id).is_none() {
-                let configured = address.clone();
-                let addresses = PeerAddresses { configured, ..PeerAddresses::default() };
-                self.add(Peer::new(*id, addresses, true, now));
+                self.add(*id, true, now);
+            }
+            for peer in self.slots.iter_mut().flatten().filter(|peer| peer.id == *id) {
+                (peer.is_member, peer.removed_at) = (true, None);
+                peer.addresses.configured.clone_from(address);
             }
         }
     }
 
+    /// Sets the address that this replica announces, if it announces none of its own accord.
+    pub(crate) fn announce(&mut self, address: &str) {
+        if self.hello.peer_address.is_empty() {
+            address.clone_into(&mut self.hello.peer_address);
+        }
+    }
+
     /// Adds a peer, in the first free slot.
-    fn add(&mut self, peer: Peer) {
+    fn add(&mut self, id: NodeId, is_member: bool, now: Instant) {
+        let listed = self.listed.iter().find(|(listed, _)| *listed == id);
+        let listed = listed.map(|(_, address)| address.clone());
+        let addresses = PeerAddresses { listed, ..PeerAddresses::default() };
+        let peer = Peer::new(id, addresses, is_member, now);
         match self.slots.iter_mut().find(|slot| slot.is_none()) {
             Some(slot) => *slot = Some(peer),
             None => self.slots.push(Some(peer)),
@@ -280,6 +301,11 @@ impl OutgoingPeers {
     /// Returns the addresses that are known for `peer`; `None` if it is not known.
     pub(crate) fn addresses_of(&self, peer: NodeId) -> Option<&PeerAddresses> {
         self.peer(peer).map(|peer| &peer.addresses)
+    }
+
+    /// Returns the last address over which connections to `peer` have lasted for some time.
+    pub(crate) fn proven_address_of(&self, peer: NodeId) -> Option<&str> {
+        self.peer(peer)?.proven.as_deref()
     }
 
     /// Returns the port on which the replica `peer` listens for its peers; 0 if it is not known.
@@ -382,8 +408,9 @@ impl OutgoingPeers {
                 if lane == Lane::Urgent {
                     peer.failed_attempts += usize::from(!peer.is_reached);
                     peer.is_reached = false;
-                    let address = peer.addresses.for_attempt(peer.failed_attempts);
-                    peer.address = address.and_then(|text| self.resolver.address_of(text));
+                    let attempted = peer.addresses.for_attempt(peer.failed_attempts);
+                    peer.attempted = attempted.map(str::to_owned);
+                    peer.address = attempted.and_then(|text| self.resolver.address_of(text));
                 }
                 let token = Token(self.first_token + position * 2 + lane as usize);
                 let made = match (self.transport, peer.address) {
@@ -417,8 +444,7 @@ impl OutgoingPeers {
             if strangers >= STRANGERS_MAX {
                 return;
             }
-            let addresses = PeerAddresses::default();
-            self.add(Peer::new(peer, addresses, false, now));
+            self.add(peer, false, now);
         }
         for peer in self.slots.iter_mut().flatten().filter(|it| it.id == peer) {
             if announced.is_some() {

@@ -54,6 +54,7 @@ use crossbeam::select;
 
 use crate::config::Mutant;
 use crate::large_writes::LargeWrites;
+use crate::membership::MemberChange;
 use crate::raft::{DiskState, Effects, Msg, Replica, SnapshotId};
 use crate::redis::{AdminAnswer, AdminRequest};
 use crate::runtime::boards::{MemoryBoard, RuntimeCounters, StatusBoard};
@@ -333,7 +334,13 @@ impl Core {
             AdminRequest::Transfer(request) => {
                 AdminAnswer::Transfer(self.replica.request_transfer(self.now, request))
             }
-            AdminRequest::ChangeMembers { changes, dry_run } => {
+            AdminRequest::ChangeMembers { mut changes, dry_run } => {
+                // The network stage, which adds addresses, may not know the latest members.
+                let (_, configuration) = self.replica.configuration();
+                changes.retain(|change| {
+                    let is_address = matches!(change, MemberChange::SetAddress { .. });
+                    !is_address || configuration.member(change.id()).is_some()
+                });
                 let plan = self.replica.plan_change(&changes);
                 AdminAnswer::Members(plan.and_then(|plan| {
                     if !dry_run {

@@ -5,7 +5,6 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::kv::RecordedEvents;
 use crate::membership::Configuration;
-use crate::types::Index;
 
 /// Settings that have only one possible value, each with a different value, which is refused.
 const REFUSED: &[(&str, &str)] = &[
@@ -140,7 +139,7 @@ fn check_maximum_of_clients(fixture: &mut Fixture, client: &mut TcpStream) {
     let mut late = fixture.connect();
     fixture.expect(&mut late, "-ERR max number of clients reached\r\n");
     let members = Configuration::of_voters((1..=31).map(NodeId));
-    fixture.clients.context.members = (Index::ZERO, members);
+    fixture.clients.context.members.configuration = members;
     let hard = getrlimit(Resource::Nofile).maximum;
     if hard.is_none_or(|hard| hard > 20_000) {
         // This is more than the soft limit on open files allows.
