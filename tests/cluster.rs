@@ -46,6 +46,8 @@ mod rejoin;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with tests/disk.rs")]
 mod replicas;
+#[path = "cluster/service_manager.rs"]
+mod service_manager;
 #[path = "cluster/snapshots.rs"]
 mod snapshots;
 #[path = "cluster/transfers.rs"]

@@ -131,6 +131,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rand_chacha", &["raft", "transport", "course", "sim"]),
     ("rkyv", &["kv", "wire"]),
     ("rustix", &["storage", "runtime", "processes"]),
+    ("sd_notify", &["bin"]),
     ("serde", &["wire", "course", "processes", "bin"]),
     ("serde_json", &["wire", "course", "processes", "bin"]),
     ("sha2", &["transport", "storage"]),
