@@ -5,6 +5,7 @@
 mod check;
 mod digest;
 mod members;
+mod probe;
 mod replicas;
 mod snapshot;
 mod status;
@@ -34,6 +35,11 @@ pub(crate) struct Arguments {
 enum Command {
     /// Show all replicas: role, term, log, disk, and the leader's view of each follower.
     Status,
+    /// Check that the replica at --addr answers, with or without a leader: a liveness probe.
+    Ping,
+    /// Check that the replica at --addr serves: it has a leader with a majority, and has applied
+    /// everything that is committed. A readiness probe.
+    Ready,
     /// Transfer the leadership to another replica, and wait for the outcome.
     Transfer {
         /// Id of the replica that is to lead [default: the follower whose log is longest].
@@ -129,6 +135,8 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     };
     let result = match command {
         Command::Status => status::run(addr, *json),
+        Command::Ping => probe::ping(addr),
+        Command::Ready => probe::ready(addr),
         Command::Transfer { to } => transfer::run(addr, *to, *json),
         Command::Members => members::list(addr, *json),
         Command::Add { member: (id, address), promote, change: how } => {
