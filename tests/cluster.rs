@@ -50,6 +50,8 @@ mod replicas;
 mod service_manager;
 #[path = "cluster/snapshots.rs"]
 mod snapshots;
+#[path = "cluster/top.rs"]
+mod top;
 #[path = "cluster/transfers.rs"]
 mod transfers;
 #[path = "cluster/unknown_peers.rs"]

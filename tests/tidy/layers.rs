@@ -129,6 +129,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("quinn_udp", &["runtime"]),
     ("rand", &["raft", "transport", "course", "sim"]),
     ("rand_chacha", &["raft", "transport", "course", "sim"]),
+    ("ratatui", &["bin"]),
     ("rkyv", &["kv", "wire"]),
     ("rustix", &["storage", "runtime", "processes"]),
     ("sd_notify", &["bin"]),

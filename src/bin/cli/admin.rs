@@ -6,10 +6,9 @@ mod check;
 mod digest;
 mod members;
 mod probe;
-mod replicas;
+pub(super) mod replicas;
 mod snapshot;
 mod status;
-mod table;
 mod transfer;
 
 use std::path::PathBuf;
@@ -120,7 +119,7 @@ struct ChangeArguments {
 }
 
 /// Exit code if a replica cannot be reached, a request is refused, or there is no leader.
-const EXIT_FAILED: u8 = 1;
+pub(super) const EXIT_FAILED: u8 = 1;
 
 /// Runs `bowline admin`, and prints the outcome or the error. Returns the exit code.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {

@@ -14,6 +14,8 @@ mod scenarios;
 mod serve;
 mod settings;
 mod sim;
+mod table;
+mod top;
 mod virtual_time;
 
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ enum Command {
     Config(settings::ServerArguments),
     /// Show and change the state of a running cluster.
     Admin(admin::Arguments),
+    /// Show all replicas of a running cluster, and refresh the view.
+    Top(top::Arguments),
     /// Run simulations: course scenarios, or a cluster under random faults.
     Sim(sim::Arguments),
 }
@@ -51,6 +55,7 @@ pub(crate) fn run(cli: &Cli) -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Config(arguments) => serve::show(arguments),
         Command::Admin(arguments) => Ok(admin::run(arguments)),
+        Command::Top(arguments) => top::run(arguments),
         Command::Sim(arguments) => sim::run(arguments),
     };
     result.unwrap_or_else(|error| {
@@ -127,7 +132,9 @@ mod tests {
                 let server = match &cli.command {
                     Command::Serve(arguments) => &arguments.server,
                     Command::Config(arguments) => arguments,
-                    Command::Cluster(_) | Command::Admin(_) | Command::Sim(_) => continue,
+                    Command::Cluster(_) | Command::Admin(_) | Command::Top(_) | Command::Sim(_) => {
+                        continue;
+                    }
                 };
                 if server.config.is_some() {
                     // A file on the reader's machine.

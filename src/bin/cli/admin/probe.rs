@@ -23,7 +23,7 @@ pub(super) fn ready(address: &str) -> anyhow::Result<ExitCode> {
     let mut connection = Connection::open(address, TIMEOUT)?;
     let info = Info::ask(&mut connection)?;
     ensure!(
-        info.text("raft_rejoining") != Some("1"),
+        !info.is_rejoining(),
         "the replica at {address} is rejoining; wait until it has caught up"
     );
     // The reply does not depend on the key, which need not exist.
