@@ -130,7 +130,7 @@ impl Cluster {
             };
             let first = NEXT_SLOT.load(Ordering::Relaxed);
             thread::spawn(move || {
-                let ended = run_server(&options, &Arc::default(), &Arc::default());
+                let ended = run_server(&options, &Arc::default(), &Arc::default(), || {});
                 eprintln!("a replica ended: {ended:?}");
                 exit(1);
             });

@@ -46,8 +46,12 @@ mod rejoin;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with tests/disk.rs")]
 mod replicas;
+#[path = "cluster/service_manager.rs"]
+mod service_manager;
 #[path = "cluster/snapshots.rs"]
 mod snapshots;
+#[path = "cluster/top.rs"]
+mod top;
 #[path = "cluster/transfers.rs"]
 mod transfers;
 #[path = "cluster/unknown_peers.rs"]

@@ -5,7 +5,9 @@
 //! |---|---|
 //! | [`architecture`] | the path of a write and of a read, threads, queues and their limits |
 //! | [`guarantees`] | what clients can rely on, the safety rules and their tests |
-//! | [`operations`] | starting, disks, memory, snapshots, refused starts, upgrades |
+//! | [`deployment`] | packages, three machines, Kubernetes, rolling upgrade, replacing a machine |
+//! | [`monitoring`] | alarms, and the fields of `INFO` |
+//! | [`operations`] | one machine, disks, memory, snapshots, refused starts, replacing a replica |
 //! | [`configuration`] | every setting, with its default and unit |
 //! | [`compatibility`] | every Redis command and what differs |
 //! | [`simulator`] | a tutorial: run, read a trace, replay a seed, write a scenario |
@@ -20,6 +22,8 @@ macro_rules! page {
     ($name:ident, $file:literal) => {
         #[cfg_attr(doc, doc = "[architecture]: crate::guide::architecture")]
         #[cfg_attr(doc, doc = "[guarantees]: crate::guide::guarantees")]
+        #[cfg_attr(doc, doc = "[deployment]: crate::guide::deployment")]
+        #[cfg_attr(doc, doc = "[monitoring]: crate::guide::monitoring")]
         #[cfg_attr(doc, doc = "[operations]: crate::guide::operations")]
         #[cfg_attr(doc, doc = "[configuration]: crate::guide::configuration")]
         #[cfg_attr(doc, doc = "[compatibility]: crate::guide::compatibility")]
@@ -35,6 +39,8 @@ macro_rules! page {
 
 page!(architecture, "architecture.md");
 page!(guarantees, "guarantees.md");
+page!(deployment, "deployment.md");
+page!(monitoring, "monitoring.md");
 page!(operations, "operations.md");
 page!(configuration, "configuration.md");
 page!(compatibility, "compatibility.md");

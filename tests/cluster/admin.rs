@@ -22,7 +22,8 @@ fn admin_at(port: u16, words: &[&str]) -> Output {
     Cluster::run_to_end(command)
 }
 
-fn admin(cluster: &Cluster, at: usize, words: &[&str]) -> Output {
+/// Runs `bowline admin` with the address of a replica, which must end by itself.
+pub(crate) fn admin(cluster: &Cluster, at: usize, words: &[&str]) -> Output {
     admin_at(cluster.ports[at], words)
 }
 
@@ -226,6 +227,26 @@ fn serve_texts(listener: &TcpListener, info: &str, other: &str) {
             write!(stream, "${}\r\n{text}\r\n", text.len()).unwrap();
         }
     }
+}
+
+#[test]
+fn admin_probes_tell_a_live_replica_from_one_that_serves() {
+    let mut cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    for at in 0..3 {
+        for probe in ["ping", "ready"] {
+            assert!(admin(&cluster, at, &[probe]).status.success(), "{probe} of replica {at}");
+        }
+    }
+    cluster.kill(1);
+    cluster.kill(2);
+    assert!(admin(&cluster, 0, &["ping"]).status.success());
+    assert_failed(&admin(&cluster, 0, &["ready"]), 1, &["no reply within 2s"]);
+    assert_failed(&admin(&cluster, 1, &["ping"]), 1, &["cannot connect"]);
+    cluster.restart();
+    cluster.wait_for("a replica that serves again", || {
+        admin(&cluster, 0, &["ready"]).status.success().then_some(())
+    });
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::fs;
 
+use crate::admin::admin;
 use crate::client::Client;
 use crate::refusal;
 use crate::replicas::Cluster;
@@ -36,6 +37,12 @@ fn rejoin_rounds(threads: &'static str) {
         let mut command = cluster.command(lost);
         command.arg("--rejoin");
         cluster.start_as(lost, command);
+        // It cannot complete the rejoin yet, so it must not count as ready.
+        cluster.wait_for("a probe that reports the rejoin", || {
+            let output = admin(&cluster, lost, &["ready"]);
+            assert!(!output.status.success(), "a rejoining replica is ready");
+            String::from_utf8_lossy(&output.stderr).contains("is rejoining").then_some(())
+        });
         // A replica without these writes must not become the leader with the help of the lost one,
         // and the rejoin must not complete before the other one is back.
         cluster.restart();

@@ -5,10 +5,10 @@
 mod check;
 mod digest;
 mod members;
-mod replicas;
+mod probe;
+pub(super) mod replicas;
 mod snapshot;
 mod status;
-mod table;
 mod transfer;
 
 use std::path::PathBuf;
@@ -34,6 +34,11 @@ pub(crate) struct Arguments {
 enum Command {
     /// Show all replicas: role, term, log, disk, and the leader's view of each follower.
     Status,
+    /// Check that the replica at --addr answers, with or without a leader: a liveness probe.
+    Ping,
+    /// Check that the replica at --addr serves: it has a leader with a majority, and has applied
+    /// everything that is committed. A readiness probe.
+    Ready,
     /// Transfer the leadership to another replica, and wait for the outcome.
     Transfer {
         /// Id of the replica that is to lead [default: the follower whose log is longest].
@@ -115,7 +120,7 @@ struct ChangeArguments {
 }
 
 /// Exit code if a replica cannot be reached, a request is refused, or there is no leader.
-const EXIT_FAILED: u8 = 1;
+pub(super) const EXIT_FAILED: u8 = 1;
 
 /// Runs `bowline admin`, and prints the outcome or the error. Returns the exit code.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
@@ -130,6 +135,8 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     };
     let result = match command {
         Command::Status => status::run(addr, *json),
+        Command::Ping => probe::ping(addr),
+        Command::Ready => probe::ready(addr),
         Command::Transfer { to } => transfer::run(addr, *to, *json),
         Command::Members => members::list(addr, *json),
         Command::Add { member: (id, address), promote, change: how } => {

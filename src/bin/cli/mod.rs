@@ -14,6 +14,8 @@ mod scenarios;
 mod serve;
 mod settings;
 mod sim;
+mod table;
+mod top;
 mod virtual_time;
 
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ enum Command {
     Config(settings::ServerArguments),
     /// Show and change the state of a running cluster.
     Admin(admin::Arguments),
+    /// Show all replicas of a running cluster, and refresh the view.
+    Top(top::Arguments),
     /// Run simulations: course scenarios, or a cluster under random faults.
     Sim(sim::Arguments),
 }
@@ -51,6 +55,7 @@ pub(crate) fn run(cli: &Cli) -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Config(arguments) => serve::show(arguments),
         Command::Admin(arguments) => Ok(admin::run(arguments)),
+        Command::Top(arguments) => top::run(arguments),
         Command::Sim(arguments) => sim::run(arguments),
     };
     result.unwrap_or_else(|error| {
@@ -110,7 +115,12 @@ mod tests {
         for path in pages() {
             let text = fs::read_to_string(&path).expect("a page is text");
             for command in commands(&text) {
-                let programs = ["cargo run --release --", "target/release/bowline"];
+                let programs = [
+                    "cargo run --release --",
+                    "target/release/bowline",
+                    "bowline",
+                    "until bowline",
+                ];
                 let Some(arguments) = arguments(&command, &programs) else { continue };
                 let command_line =
                     std::iter::once("bowline").chain(arguments.iter().map(String::as_str));
@@ -122,8 +132,14 @@ mod tests {
                 let server = match &cli.command {
                     Command::Serve(arguments) => &arguments.server,
                     Command::Config(arguments) => arguments,
-                    Command::Cluster(_) | Command::Admin(_) | Command::Sim(_) => continue,
+                    Command::Cluster(_) | Command::Admin(_) | Command::Top(_) | Command::Sim(_) => {
+                        continue;
+                    }
                 };
+                if server.config.is_some() {
+                    // A file on the reader's machine.
+                    continue;
+                }
                 let settings = server.resolve(|_| None).expect("no file is named");
                 settings.options().unwrap_or_else(|error| panic!("{place}: {error:#}"));
             }

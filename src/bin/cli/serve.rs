@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bowline::runtime::{RuntimeCounters, ServerOptions, StopHandle, run_server};
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -59,7 +60,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let stop = Arc::<StopHandle>::default();
     stop_on_signals(&stop)?;
-    match run_server(&options, &Arc::new(RuntimeCounters::default()), &stop) {
+    let on_serving = || notify_service_manager(&NotifyState::Ready);
+    match run_server(&options, &Arc::new(RuntimeCounters::default()), &stop, on_serving) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) if error.is_damage() => {
             eprintln!("bowline: {error}\n{}", how_to_replace(&options));
@@ -112,6 +114,14 @@ fn start_logging() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Sends a state of this process to the service manager, if one has started it and waits for such
+/// messages (`Type=notify` of a systemd unit).
+fn notify_service_manager(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        tracing::warn!(%error, %state, "cannot notify the service manager");
+    }
+}
+
 /// Starts a thread that stops the server gracefully on SIGTERM or SIGINT, and ends the process at
 /// once on a second one, or if the server is not serving yet.
 fn stop_on_signals(stop: &Arc<StopHandle>) -> anyhow::Result<()> {
@@ -120,6 +130,7 @@ fn stop_on_signals(stop: &Arc<StopHandle>) -> anyhow::Result<()> {
     let stop = Arc::clone(stop);
     let wait = move || {
         let Some(signal) = signals.forever().next() else { return };
+        notify_service_manager(&NotifyState::Stopping);
         if stop.stop() {
             let started = Instant::now();
             while signals.pending().next().is_none() {

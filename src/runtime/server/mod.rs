@@ -86,7 +86,8 @@ const BUFFER_SHARES: usize = 4;
 
 /// Runs a server until it is asked to stop through `stop`, or until polling its sockets fails. To
 /// end the process at any other time is safe, too, because everything that the server has
-/// acknowledged is already on disk.
+/// acknowledged is already on disk. `on_serving` is called once, when the state is loaded and
+/// clients are served.
 ///
 /// # Errors
 /// If the server cannot start: an address is in use, the folder is damaged or belongs to another
@@ -95,6 +96,7 @@ pub fn run_server(
     options: &ServerOptions,
     counters: &Arc<RuntimeCounters>,
     stop: &Arc<StopHandle>,
+    on_serving: impl FnOnce(),
 ) -> Result<(), RunError> {
     options.config.validate()?;
     // Bound before the folder is opened, so that a second start by mistake does not count as a
@@ -123,8 +125,7 @@ pub fn run_server(
     let rejoining = Arc::new(AtomicBool::new(recovered.is_rejoining()));
     let (outgoing, incoming) =
         peer_connections(options, &datagrams, &recovered, peer_records, &rejoining, counters);
-    let fingerprint = cluster_fingerprint(recovered.identity().cluster);
-    let context = context(options, fingerprint, (&store, last_snapshot.index), clock.now());
+    let context = context(options, &recovered, (&store, last_snapshot.index), clock.now());
     let applier_board = Arc::new(ApplierBoard::default());
     let clients = Clients::new(
         origin,
@@ -195,6 +196,7 @@ pub fn run_server(
         background_delete: Some(BackgroundDelete::new(ends.deletions, memory)),
     };
     stop.attach(wake);
+    on_serving();
     run(stages, fused).map_err(system_error("cannot wait for events of the network"))
 }
 
@@ -391,7 +393,7 @@ fn set_state(context: &mut Context, store: &StateMachine, applied: Index) {
 /// replica, whose state has applied the log up to `applied`.
 fn context(
     options: &ServerOptions,
-    fingerprint: u128,
+    recovered: &Recovered<RealDisk>,
     (store, applied): (&StateMachine, Index),
     now: Instant,
 ) -> Context {
@@ -407,6 +409,7 @@ fn context(
         path: None,
         disk: DiskState::Healthy,
     };
+    let fingerprint = cluster_fingerprint(recovered.identity().cluster);
     let mut context = Context::alone(me, fingerprint, now);
     context.debug = options.debug;
     context.system = system_info();

@@ -9,8 +9,8 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
 use super::replicas::{Info, Replicas, TIMEOUT};
-use super::table;
 use crate::cli::connection::Connection;
+use crate::cli::table;
 
 /// Maximum time for which a change is requested again that the leader refuses because it was just
 /// elected, or because another change is not complete.
@@ -217,7 +217,7 @@ fn print(members: &Info, json: bool) {
         vec![id.to_string(), role.to_owned(), address, plan]
     });
     let rows: Vec<Vec<String>> = rows.collect();
-    table::print(&["ID", "ROLE", "ADDRESS FOR PEERS", "PLAN"], &rows);
+    println!("{}", table::aligned(&["ID", "ROLE", "ADDRESS FOR PEERS", "PLAN"], &rows));
     let failures = if survived == 1 { "failure" } else { "failures" };
     println!("the cluster survives {survived} {failures} of voters");
 }

@@ -9,76 +9,97 @@ use anyhow::{Context as _, anyhow, ensure};
 use crate::cli::connection::Connection;
 
 /// Timeout of a connection to a replica, and of each of its replies.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
+pub(in crate::cli) const TIMEOUT: Duration = Duration::from_secs(2);
 /// Number of hexadecimal digits at the end of a node's name that are the replica's id.
 const ID_DIGITS: usize = 8;
 
 /// The fields of a replica's `INFO`, by name.
 #[derive(Debug)]
-pub(super) struct Info(BTreeMap<String, String>);
+pub(in crate::cli) struct Info(BTreeMap<String, String>);
 
 /// A replica, and what it reports.
 #[derive(Debug)]
-pub(super) struct Replica {
-    pub(super) id: u16,
+pub(in crate::cli) struct Replica {
+    pub(in crate::cli) id: u16,
     /// Address that the replica announces to clients, as `host:port`.
-    pub(super) address: String,
+    pub(in crate::cli) address: String,
     /// The replica's `INFO`, or the reason why it is not known.
-    pub(super) info: Result<Info, String>,
+    pub(in crate::cli) info: Result<Info, String>,
 }
 
 /// All replicas of a cluster that are known, ordered by id.
 #[derive(Debug)]
-pub(super) struct Replicas {
-    pub(super) list: Vec<Replica>,
+pub(in crate::cli) struct Replicas {
+    pub(in crate::cli) list: Vec<Replica>,
     /// Number of members of the cluster; some of them may be missing in `list`.
-    pub(super) member_count: usize,
+    pub(in crate::cli) member_count: usize,
 }
 
 impl Info {
     /// Asks the replica on a connection for its `INFO`.
-    pub(super) fn ask(connection: &mut Connection) -> anyhow::Result<Info> {
-        let text = connection
-            .call(&["INFO", "server", "persistence", "replication", "raft"])?
-            .map_err(|error| anyhow!("INFO is refused: {error}"))?;
+    pub(in crate::cli) fn ask(connection: &mut Connection) -> anyhow::Result<Info> {
+        let sections =
+            ["server", "clients", "memory", "persistence", "stats", "replication", "raft"];
+        let command: Vec<&str> = ["INFO"].into_iter().chain(sections).collect();
+        let text =
+            connection.call(&command)?.map_err(|error| anyhow!("INFO is refused: {error}"))?;
         let info = Info::parse(&text);
         ensure!(info.text("raft_replica_id").is_some(), "the server is not a Bowline replica");
         Ok(info)
     }
 
     /// Returns the fields of a text with lines of the form `name:value`.
-    pub(super) fn parse(text: &str) -> Info {
+    pub(in crate::cli) fn parse(text: &str) -> Info {
         let fields = text.lines().filter_map(|line| line.split_once(':'));
         let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
         Info(fields.collect())
     }
 
     /// Returns the names of all fields.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(in crate::cli) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
+    pub(in crate::cli) fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    pub(super) fn number(&self, name: &str) -> Option<u64> {
+    pub(in crate::cli) fn number(&self, name: &str) -> Option<u64> {
         self.text(name)?.parse().ok()
     }
 
     /// Returns a part of a field of the form `part=value,part=value`.
-    pub(super) fn part(&self, name: &str, part: &str) -> Option<&str> {
+    pub(in crate::cli) fn part(&self, name: &str, part: &str) -> Option<&str> {
         let mut parts = self.text(name)?.split(',').filter_map(|part| part.split_once('='));
         parts.find(|(found, _)| *found == part).map(|(_, value)| value)
     }
 
     /// Returns the id of the replica that this one considers the leader; `None` if it knows none.
-    pub(super) fn leader_id(&self) -> Option<u16> {
+    pub(in crate::cli) fn leader_id(&self) -> Option<u16> {
         self.text("raft_leader_id")?.parse().ok()
     }
 
+    /// Returns the role that the replica reports, or that it is rejoining or no voter.
+    pub(in crate::cli) fn role(&self) -> &str {
+        if self.is_rejoining() {
+            return "rejoining";
+        }
+        if let Some(role) = self.text("raft_member_role")
+            && role != "voter"
+            && self.leader_id() != self.id()
+        {
+            return role;
+        }
+        self.text("raft_role").unwrap_or("-")
+    }
+
+    /// Returns whether the replica is rejoining after the loss of its folder.
+    pub(in crate::cli) fn is_rejoining(&self) -> bool {
+        self.text("raft_rejoining") == Some("1")
+    }
+
     /// Returns the id of this replica.
-    pub(super) fn id(&self) -> Option<u16> {
+    pub(in crate::cli) fn id(&self) -> Option<u16> {
         self.text("raft_replica_id")?.parse().ok()
     }
 }
@@ -100,7 +121,7 @@ impl Replicas {
     ///
     /// # Errors
     /// If the replica at `address` cannot be asked.
-    pub(super) fn ask(address: &str) -> anyhow::Result<Replicas> {
+    pub(in crate::cli) fn ask(address: &str) -> anyhow::Result<Replicas> {
         let (first, nodes) = ask(address).with_context(|| {
             format!("cannot ask the replica at {address}; give --addr HOST:PORT of another one")
         })?;
@@ -144,12 +165,12 @@ impl Replicas {
     }
 
     /// Returns the leader: the replica that leads the highest term of all; `None` if none is known.
-    pub(super) fn leader(&self) -> Option<&Replica> {
+    pub(in crate::cli) fn leader(&self) -> Option<&Replica> {
         self.list.iter().filter(|replica| replica.leads()).max_by_key(|replica| replica.term())
     }
 
     /// Returns the leader, or an error that says how many replicas answer.
-    pub(super) fn leader_or_error(&self) -> anyhow::Result<&Replica> {
+    pub(in crate::cli) fn leader_or_error(&self) -> anyhow::Result<&Replica> {
         self.leader().with_context(|| {
             let answering = self.answering().count();
             let majority = self.member_count / 2 + 1;
@@ -162,7 +183,7 @@ impl Replicas {
     }
 
     /// Iterates over the replicas that have answered.
-    pub(super) fn answering(&self) -> impl Iterator<Item = (&Replica, &Info)> {
+    pub(in crate::cli) fn answering(&self) -> impl Iterator<Item = (&Replica, &Info)> {
         self.list.iter().filter_map(|it| Some((it, it.info.as_ref().ok()?)))
     }
 }

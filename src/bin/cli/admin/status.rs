@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::EXIT_FAILED;
 use super::replicas::{Info, Replica, Replicas};
-use super::table;
+use crate::cli::table;
 
 /// The columns of the table. Those from `MATCH` to `LOSS` are the leader's view of a follower.
 const COLUMNS: [&str; 13] = [
@@ -26,7 +26,7 @@ pub(super) fn run(address: &str, json: bool) -> anyhow::Result<ExitCode> {
         println!("{document:#}");
     } else {
         let rows: Vec<Vec<String>> = replicas.list.iter().map(|it| row(it, leader)).collect();
-        table::print(&COLUMNS, &rows);
+        println!("{}", table::aligned(&COLUMNS, &rows));
         for replica in &replicas.list {
             if let Err(reason) = &replica.info {
                 println!("replica {}: {reason}", replica.id);
@@ -68,7 +68,7 @@ fn row(replica: &Replica, leader: Option<&Replica>) -> Vec<String> {
     vec![
         replica.id.to_string(),
         replica.address.clone(),
-        replica.info.as_ref().map_or("unreachable", role).to_owned(),
+        replica.info.as_ref().map_or("unreachable", Info::role).to_owned(),
         own("raft_term"),
         own("raft_last_index"),
         own("raft_commit_index"),
@@ -82,20 +82,6 @@ fn row(replica: &Replica, leader: Option<&Replica>) -> Vec<String> {
     ]
 }
 
-/// Returns the role that a replica reports, or that it is rejoining or no voter.
-fn role(info: &Info) -> &str {
-    if info.text("raft_rejoining") == Some("1") {
-        return "rejoining";
-    }
-    if let Some(role) = info.text("raft_member_role")
-        && role != "voter"
-        && info.leader_id() != info.id()
-    {
-        return role;
-    }
-    info.text("raft_role").unwrap_or("-")
-}
-
 fn as_json(replica: &Replica, leader: Option<&Replica>) -> Value {
     let mut object = json!({ "id": replica.id, "address": replica.address });
     let info = match &replica.info {
@@ -105,7 +91,7 @@ fn as_json(replica: &Replica, leader: Option<&Replica>) -> Value {
             return object;
         }
     };
-    object["role"] = json!(role(info));
+    object["role"] = json!(info.role());
     for (name, field) in [
         ("term", "raft_term"),
         ("last_index", "raft_last_index"),

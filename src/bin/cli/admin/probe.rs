@@ -1,0 +1,33 @@
+//! `bowline admin ping` and `bowline admin ready`: probes of one replica, for container health
+//! checks and for rolling upgrades.
+
+use std::process::ExitCode;
+
+use anyhow::{anyhow, ensure};
+
+use super::replicas::{Info, TIMEOUT};
+use crate::cli::connection::Connection;
+
+/// Checks that the replica answers `PING`, which needs neither a leader nor other replicas. Fails
+/// if it does not answer within [`TIMEOUT`].
+pub(super) fn ping(address: &str) -> anyhow::Result<ExitCode> {
+    let mut connection = Connection::open(address, TIMEOUT)?;
+    connection.call(&["PING"])?.map_err(|error| anyhow!("PING is refused: {error}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Checks that the replica is a full member of its cluster that serves: that it is not rejoining,
+/// and answers a linearizable read. For that it needs a leader with a majority, and has to have
+/// applied what was committed before. Fails if it does not answer within [`TIMEOUT`].
+pub(super) fn ready(address: &str) -> anyhow::Result<ExitCode> {
+    let mut connection = Connection::open(address, TIMEOUT)?;
+    let info = Info::ask(&mut connection)?;
+    ensure!(
+        !info.is_rejoining(),
+        "the replica at {address} is rejoining; wait until it has caught up"
+    );
+    // The reply does not depend on the key, which need not exist.
+    let reply = connection.call(&["EXISTS", "bowline"])?;
+    reply.map_err(|error| anyhow!("the replica at {address} serves no reads: {error}"))?;
+    Ok(ExitCode::SUCCESS)
+}
