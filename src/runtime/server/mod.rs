@@ -306,7 +306,7 @@ fn log_start(
     let identity = log.identity();
     tracing::info!(
         replica = %options.id,
-        cluster = format_args!("{:032x}", identity.cluster),
+        cluster_fingerprint = format_args!("{:032x}", cluster_fingerprint(identity.cluster)),
         created_with = replicas(log.members()),
         incarnation = identity.incarnation,
         rejoining = log.is_rejoining(),
