@@ -12,8 +12,8 @@ use super::replicas::{Info, Replicas, TIMEOUT};
 use crate::cli::connection::Connection;
 use crate::cli::table;
 
-/// Maximum time for which a change is requested again that the leader refuses because it was just
-/// elected, or because another change is not complete.
+/// Maximum time for which a change is requested again while there is no leader, or while the leader
+/// refuses it because it was just elected, or because another change is not complete.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Interval between two requests, and between two looks at the members.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -143,7 +143,14 @@ fn request(address: &str, change: &Change, dry_run: bool) -> anyhow::Result<Info
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     loop {
         let replicas = Replicas::ask(address)?;
-        let leader = replicas.leader_or_error()?;
+        let leader = match replicas.leader_or_error() {
+            Ok(leader) => leader,
+            Err(error) if Instant::now() >= until => return Err(error),
+            Err(_) => {
+                thread::sleep(INTERVAL);
+                continue;
+            }
+        };
         let replied = Connection::open(&leader.address, TIMEOUT)?.call(&words);
         let replied = replied.context(
             "the outcome of the request is not known: the change may have begun; see `bowline \
