@@ -20,6 +20,8 @@ mod expiration;
 mod failover;
 #[path = "cluster/forged_term.rs"]
 mod forged_term;
+#[path = "cluster/formats.rs"]
+mod formats;
 #[path = "cluster/graceful_stop.rs"]
 mod graceful_stop;
 #[path = "cluster/info.rs"]
