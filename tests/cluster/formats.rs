@@ -1,9 +1,9 @@
-//! Folders written by earlier versions of the program are still read. `tests/formats` has one folder
-//! for each combination of file formats since format 5 of log segments; a later version must serve
-//! from all of them.
+//! Folders written by earlier versions of the program are still read. `tests/formats` has one
+//! folder for each combination of file formats since format 5 of log segments; a later version must
+//! serve from all of them.
 //!
-//! `UPDATE_FORMATS=name cargo test --test cluster formats` writes the folder `name` with the formats
-//! of this version. Do so when a format has changed, and keep the older folders.
+//! `UPDATE_FORMATS=name cargo test --test cluster formats` writes the folder `name` with the
+//! formats of this version. Do so when a format has changed, and keep the older folders.
 
 use std::fs;
 use std::path::{Path, PathBuf};
