@@ -43,7 +43,9 @@ pub use keyspace::slot::{SLOT_COUNT, slot_of};
 pub use keyspace::statistics::KeyspaceStatistics;
 pub use keyspace::unlinked::Unlinked;
 pub use operation::{Operation, OperationError};
-pub use snapshot::{SnapshotError, SnapshotMark, SnapshotReader, SnapshotWriter};
+pub use snapshot::{
+    MarkError, NEW_CLUSTER_GAP, SnapshotError, SnapshotMark, SnapshotReader, SnapshotWriter,
+};
 pub use state_machine::{Applied, StateMachine};
 pub use values::collection::ValueType;
 pub use values::double::write_double;

@@ -399,6 +399,16 @@ impl StateMachine {
         self.keyspace.restore_clock(clock);
     }
 
+    /// Drops what belongs to the cluster that the state comes from, and has no meaning in another
+    /// one: the deduplication table, the client sessions, the pieces of an incomplete batch and the
+    /// members.
+    pub(super) fn leave_cluster(&mut self) {
+        self.dedup = DedupTable::new(DEDUP_ENTRIES_MAX);
+        self.client_sessions = ClientSessions::default();
+        self.partial = PartialBatch::default();
+        self.configuration = None;
+    }
+
     /// Returns the number of operations applied so far, which is also the number of the latest
     /// operation. Each key stores the sequence number of the operation that last changed it as its
     /// revision.

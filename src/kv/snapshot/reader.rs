@@ -12,7 +12,7 @@ use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::partial_batch::RestoredPiece;
 use crate::kv::snapshot::{
     BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC,
-    MEMBERS, PIECES, SnapshotError, SnapshotMark, VERSION,
+    MEMBERS, NEW_CLUSTER_GAP, PIECES, SnapshotError, SnapshotMark, VERSION,
 };
 use crate::kv::state_machine::{StateMachine, digest_of, hash_of_members};
 use crate::kv::values::digest::Digest;
@@ -43,6 +43,9 @@ pub struct SnapshotReader {
     /// client sessions or end. 0 before the first block.
     kind: u8,
     ended: bool,
+    /// Number added to the log index and to all revisions of the restored state: 0, or
+    /// [`NEW_CLUSTER_GAP`] if a new cluster begins with the state.
+    gap: u64,
     /// Deliberate bug for mutation testing: if true, the checksums and the digest of the snapshot
     /// are not verified.
     #[cfg(feature = "mutants")]
@@ -79,9 +82,18 @@ impl SnapshotReader {
             entries: 0,
             kind: 0,
             ended: false,
+            gap: 0,
             #[cfg(feature = "mutants")]
             trusting: false,
         }
+    }
+
+    /// Returns a reader that restores the state with which a new cluster begins. Its log index and
+    /// all revisions are higher by [`NEW_CLUSTER_GAP`] than in the snapshot. It has only the keys
+    /// and the replicated clock: the deduplication table, the client sessions, the pieces of an
+    /// incomplete batch and the members belong to the cluster that took the snapshot.
+    pub fn for_new_cluster() -> SnapshotReader {
+        SnapshotReader { gap: NEW_CLUSTER_GAP, ..SnapshotReader::default() }
     }
 
     /// Deliberate bug for mutation testing: stops verifying the checksums and the digest of the
@@ -129,7 +141,11 @@ impl SnapshotReader {
         let mut state = self.state.take().expect("not called on a reader that only checks");
         let header = self.header.expect("a mark was made from it");
         state.configuration = self.configuration.take();
-        state.move_to(mark.last.index, header.revision, header.clock);
+        let index = Index(mark.last.index.0 + self.gap);
+        state.move_to(index, header.revision + self.gap, header.clock);
+        if self.gap > 0 {
+            state.leave_cluster();
+        }
         Ok((state, mark))
     }
 
@@ -183,7 +199,8 @@ impl SnapshotReader {
         }
         let last = EntryId::new(bytes.get_u64_le(), bytes.get_u64_le());
         let revision = bytes.get_u64_le();
-        if last.index > Index::MAX || revision > REVISION_MAX {
+        let is_above = |number: u64, max: u64| number.saturating_add(self.gap) > max;
+        if is_above(last.index.0, Index::MAX.0) || is_above(revision, REVISION_MAX) {
             return Err(self.damaged("log index or revision out of range"));
         }
         let (digest, entries) = (bytes.get_u64_le(), bytes.get_u64_le());
@@ -233,7 +250,7 @@ impl SnapshotReader {
     /// says what a block's elements are: keyspace entries, batches, client sessions or pieces.
     /// `None` if the element is malformed or a duplicate.
     fn read_item(&mut self, kind: u8, items: &mut &[u8]) -> Option<()> {
-        let revision = self.header.map_or(0, |header| header.revision);
+        let revision = self.header.map_or(0, |header| header.revision + self.gap);
         let is_new = match (kind, &mut self.state) {
             (ENTRIES, state) => {
                 let entry = RestoredEntry::decode(items, revision)?;

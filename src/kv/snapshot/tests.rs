@@ -140,6 +140,81 @@ fn snapshot_with_log_index_or_revision_out_of_range_is_rejected() {
     }
 }
 
+/// Reads a snapshot as the state with which a new cluster begins.
+fn read_for_new_cluster(bytes: &[u8]) -> Result<StateMachine, SnapshotError> {
+    let mut reader = SnapshotReader::for_new_cluster();
+    bytes.chunks(1_000).try_for_each(|piece| reader.feed(piece))?;
+    Ok(reader.finish()?.0)
+}
+
+#[test]
+fn state_of_a_new_cluster_has_keys_and_clock_and_higher_revisions() {
+    let mut state = busy_state();
+    state.apply_batch(&Batch::one(
+        RequestKey { client: ClientId(7), request: RequestId([7; 16]) },
+        &Operation::Clock { millis: 123_456, resets: 0 },
+    ));
+    let new = read_for_new_cluster(&bytes_of(&state)).unwrap();
+    let contents = |state: &StateMachine| {
+        let entries = state.keyspace.entries();
+        let mut contents: Vec<_> =
+            entries.map(|entry| (entry.key().to_vec(), entry.fingerprint())).collect();
+        contents.sort();
+        contents
+    };
+    assert!(!contents(&new).is_empty() && contents(&new) == contents(&state));
+    assert_eq!((new.clock(), new.clock_resets()), (123_456, 0));
+    for (key, _) in contents(&state) {
+        let (before, after) = (state.keyspace.revision_of(&key), new.keyspace.revision_of(&key));
+        assert_eq!(after, before + NEW_CLUSTER_GAP);
+    }
+    assert_eq!(new.revision(), state.revision() + NEW_CLUSTER_GAP);
+    assert_eq!(new.applied_index().0, state.applied_index().0 + NEW_CLUSTER_GAP);
+    assert!(state.session_count() > 0 && state.remembered().next().is_some());
+    assert!(new.session_count() == 0 && new.remembered().next().is_none());
+    assert!(new.configuration().is_none() && new.piece_bytes() == 0);
+    // The state is written and read like any other.
+    let again = read(&bytes_of(&new), 4_096).unwrap().0;
+    assert_eq!(again.digest(), new.digest());
+}
+
+#[test]
+fn new_cluster_whose_revisions_would_be_out_of_range_is_refused() {
+    let read_header = |(index, revision)| {
+        let (last, mut bytes) = (EntryId { term: crate::types::Term(3), index }, Vec::new());
+        let _ = Blocks::header(last, revision, 0, 0, ReplicatedClock::default(), &mut |header| {
+            bytes.extend_from_slice(header);
+        });
+        read_for_new_cluster(&bytes).map(drop)
+    };
+    let offset = HEADER_BYTES as u64;
+    let max = (Index(Index::MAX.0 - NEW_CLUSTER_GAP), REVISION_MAX - NEW_CLUSTER_GAP);
+    assert_eq!(read_header(max), Err(SnapshotError::Short { bytes: offset }));
+    let what = "log index or revision out of range";
+    for refused in [(max.0.next(), max.1), (max.0, max.1 + 1)] {
+        assert_eq!(read_header(refused), Err(SnapshotError::Damaged { offset, what }));
+    }
+}
+
+#[test]
+fn mark_of_a_snapshot_is_parsed_from_its_own_text_only() {
+    let mark = SnapshotMark { last: EntryId::new(3, 17), bytes: 4_000, checksum: 0xAB };
+    assert_eq!(mark.to_string(), "17-3-4000-000000ab");
+    assert_eq!("17-3-4000-000000ab".parse(), Ok(mark));
+    for wrong in [
+        "",
+        "17-3-4000",
+        "17-3-4000-ab",
+        "17-3-4000-000000AB",
+        "017-3-4000-000000ab",
+        "17-3-4000-000000ab-",
+        "+17-3-4000-000000ab",
+        "99999999999999999999-3-1-000000ab",
+    ] {
+        assert_eq!(wrong.parse::<SnapshotMark>(), Err(MarkError), "{wrong}");
+    }
+}
+
 #[test]
 fn snapshot_of_many_entries_is_split_into_blocks() {
     let mut state = StateMachine::default();
