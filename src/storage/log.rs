@@ -15,6 +15,7 @@ use super::meta::{META_FILE_NEW, Meta, OPENINGS_KEPT};
 use super::recovery::{Replay, check_hard_state};
 use super::sector::{SECTOR_BYTES, sectors_for};
 use super::segment::{self, BLOCK_HEADER_BYTES, BlockBuilder, SegmentHeader};
+use super::snapshots::is_snapshot;
 
 /// Maximum size in bytes of a block, the part of the log that one sync writes. Before a block would
 /// exceed it, the entries collected so far are synced.
@@ -135,6 +136,21 @@ impl<D: Disk> Log<D> {
         replica: NodeId,
     ) -> Result<(), StorageError> {
         create_meta(disk, &Meta::new(cluster, replica, Vec::new(), false))
+    }
+
+    /// Creates the files of a new replica in a folder that contains nothing but a snapshot, with
+    /// which the new cluster begins. The snapshot must be complete and durable.
+    ///
+    /// # Errors
+    /// If the folder contains other files or cannot be written.
+    pub fn bootstrap_with_snapshot(
+        disk: &mut D,
+        cluster: u128,
+        replica: NodeId,
+        members: &[NodeId],
+    ) -> Result<(), StorageError> {
+        let meta = Meta::new(cluster, replica, sorted(members), false);
+        create_meta_beside(disk, &meta, is_snapshot)
     }
 
     /// Creates files in an empty folder for a replica whose previous folder was lost, under its old
@@ -456,13 +472,23 @@ impl<D: Disk> Log<D> {
 /// Writes the first version of the file `meta` (owner, members and the random number of each
 /// process start) into an empty folder. Fails if the folder is not empty.
 fn create_meta<D: Disk>(disk: &mut D, meta: &Meta) -> Result<(), StorageError> {
+    create_meta_beside(disk, meta, |_| false)
+}
+
+/// Like [`create_meta`], but the folder may contain files whose names `is_allowed` accepts.
+fn create_meta_beside<D: Disk>(
+    disk: &mut D,
+    meta: &Meta,
+    is_allowed: fn(&str) -> bool,
+) -> Result<(), StorageError> {
     let names = disk.list().map_err(io_error(disk, "list", ""))?;
     // A bootstrap that a power cut ended leaves at most an unfinished meta record.
-    if let Some(other) = names.iter().find(|name| *name != META_FILE_NEW) {
+    let is_other = |name: &&String| *name != META_FILE_NEW && !is_allowed(name);
+    if let Some(other) = names.iter().find(is_other) {
         return Err(StorageError::NotEmpty { file: disk.describe(other) });
     }
-    for name in &names {
-        disk.delete(name).map_err(io_error(disk, "delete", name))?;
+    if names.iter().any(|name| name == META_FILE_NEW) {
+        disk.delete(META_FILE_NEW).map_err(io_error(disk, "delete", META_FILE_NEW))?;
     }
     meta.write(disk)
 }

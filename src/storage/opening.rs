@@ -182,6 +182,18 @@ impl<D: Disk> Recovered<D> {
         }
     }
 
+    /// Returns the entries of the log that follow `snapshot`, committed or not.
+    pub fn entries_after(&self, snapshot: Option<SnapshotId>) -> &[Entry] {
+        let entries = &self.replay.durable.entries;
+        match snapshot {
+            None => entries,
+            Some(SnapshotId { last, .. }) if self.replay.holds(last) => {
+                &entries[entries.partition_point(|entry| entry.index() <= last.index)..]
+            }
+            Some(_) => &[],
+        }
+    }
+
     /// Returns whether [`Recovered::open`] will repair the file `meta`, because one of the two
     /// copies of the record in this file is damaged.
     pub fn repairs_meta(&self) -> bool {

@@ -483,6 +483,11 @@ fn end_of(name: &str) -> Option<EntryId> {
     (file_name(last) == name).then_some(last)
 }
 
+/// Returns whether a file is a complete snapshot, which may be damaged.
+pub(super) fn is_snapshot(name: &str) -> bool {
+    end_of(name).is_some()
+}
+
 /// Returns the file name of the latest snapshot among the files `names`, and the id of its last
 /// entry. The snapshot may be damaged. `None` if there is no snapshot.
 pub(super) fn newest_snapshot(names: &[String]) -> Option<(&str, EntryId)> {
