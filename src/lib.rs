@@ -16,6 +16,7 @@
 //! | [`transport`] | streams over datagrams, between replicas |
 //! | [`storage`] | the log and snapshots on disk |
 //! | [`snapshot_check`] | loading and verifying snapshot files |
+//! | [`backup`] | backup files |
 //! | [`redis`] | Redis commands: parsing, dispatch, replies |
 //! | [`course`] | the rules of the university course's simulator |
 //! | [`sim`] | deterministic simulation of clusters, with faults and checkers |
@@ -25,11 +26,12 @@
 //! Modules depend only on modules further left in this order, which `tests/tidy.rs` checks:
 //!
 //! `types <- {clock, config, membership} <- record <- {raft, kv} <- {wire, storage}
-//! <- {transport, redis, snapshot_check, large_writes} <- {course, sim}
+//! <- {transport, redis, snapshot_check, large_writes, backup} <- {course, sim}
 //! <- runtime <- processes <- bin`
 //!
 //! The manual is [`guide`].
 
+pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod course;

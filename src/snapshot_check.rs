@@ -66,6 +66,12 @@ impl SnapshotCheck for SnapshotVerifier {
     }
 }
 
+/// Converts the snapshot id of Raft messages to the id by which the state machine identifies a
+/// snapshot.
+pub fn snapshot_mark(id: SnapshotId) -> SnapshotMark {
+    SnapshotMark { last: id.last, bytes: id.bytes, checksum: id.checksum }
+}
+
 /// Converts the id by which the state machine identifies a snapshot (`SnapshotMark`) to the
 /// snapshot id of Raft messages. Both contain the id of the last log entry, the length and the
 /// checksum.

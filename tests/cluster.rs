@@ -4,6 +4,8 @@
 
 #[path = "cluster/admin.rs"]
 mod admin;
+#[path = "cluster/backup.rs"]
+mod backup;
 #[path = "cluster/bank.rs"]
 mod bank;
 #[path = "cluster/changes.rs"]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::kv::SnapshotMark;
 use crate::membership::{ChangePlan, ChangeRefusal, MemberChange};
 use crate::types::{NodeId, RequestKind, TransferRefusal, TransferRequest};
 
@@ -63,6 +64,17 @@ pub enum Action {
     Administer {
         /// The request for the consensus core.
         request: AdminRequest,
+        /// The reply format of the request, which says whether the reply is suppressed.
+        reply_format: ReplyFormat,
+    },
+    /// Open the latest snapshot on this replica's disk (`SNAPSHOT OPEN`), or read a part of one
+    /// (`SNAPSHOT READ`). The reply is written by
+    /// [`write_snapshot_part`](super::write_snapshot_part) when the id or the part is known. Until
+    /// then, the request blocks the connection.
+    ReadSnapshot {
+        /// The snapshot to read, and the offset of the part from its start, in bytes; `None` to
+        /// open the latest one.
+        part: Option<(SnapshotMark, u64)>,
         /// The reply format of the request, which says whether the reply is suppressed.
         reply_format: ReplyFormat,
     },

@@ -57,6 +57,7 @@ mod traffic;
 pub use action::{Action, AdminAnswer, AdminRequest, Statistics};
 pub use commands::administration::write_admin_reply;
 pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};
+pub use commands::snapshot::write_snapshot_part;
 pub use context::{
     ClockStatus, Context, MembersInfo, PathStatus, RaftCounters, RejoinProgress, ReplicaInfo,
     SnapshotInfo, SystemInfo,

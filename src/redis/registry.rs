@@ -7,7 +7,8 @@ use crate::kv::{Batch, Operation};
 
 use super::commands::{
     bitmaps, client, cluster, command, config, connection, failover, generic, hashes, info, lists,
-    members, once, pubsub, sentinel, server, sets, slow_log, sorted_sets, strings, transactions,
+    members, once, pubsub, sentinel, server, sets, slow_log, snapshot, sorted_sets, strings,
+    transactions,
 };
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
 
@@ -32,6 +33,7 @@ const GROUPS: &[&[CommandSpec]] = &[
     server::COMMANDS,
     sets::COMMANDS,
     slow_log::COMMANDS,
+    snapshot::COMMANDS,
     sorted_sets::COMMANDS,
     strings::COMMANDS,
     transactions::COMMANDS,
@@ -142,7 +144,7 @@ mod tests {
                 panic!("src/guide/compatibility.md has {} rows for {}", found.len(), spec.name);
             };
             // Our own commands were not introduced by a version of Redis.
-            let is_own = ["clock", "members", "once"].contains(&spec.name);
+            let is_own = ["clock", "members", "once", "snapshot"].contains(&spec.name);
             let wanted = if is_own { "own" } else { spec.since };
             assert_eq!(*since, wanted, "the version of {}", spec.name);
             let named = difference

@@ -13,8 +13,8 @@
 //!    |                    released                             |
 //!    +---------------------------------------------------------+
 //!
-//!   core, applier ---- snapshot_jobs ----> snapshots ---- core_inbox ----> core
-//!                                              +--------- released -------> network
+//!   core, applier, network -- snapshot_jobs --> snapshots -- core_inbox ---------> core
+//!                                                  +-------- released, parts ----> network
 //!
 //!   applier ---- deletions ----> background deletion
 //! ```
@@ -46,7 +46,10 @@
 //! - `released`, messages to peers from the log writer and the snapshots stage: the messages are
 //!   dropped and counted.
 //! - `snapshot_jobs`, [`SnapshotJob`]. From the core: chunks are dropped and counted; the leader
-//!   sends again what is not acknowledged. From the applier: a snapshot is taken later.
+//!   sends again what is not acknowledged. From the applier: a snapshot is taken later. From the
+//!   network stage: clients' reads of a snapshot wait there; it has at most [`SNAPSHOT_READS_MAX`]
+//!   of them in flight.
+//! - `parts`, [`SnapshotPart`] from the snapshots stage: never full, because of that limit.
 //! - `deletions`, [`Deletion`] from the applier: the applier frees the values or the state itself.
 //! - `replies`, [`ReplyBatch`] from the applier: the applier waits for the network, which takes
 //!   none while its socket is full.
@@ -68,6 +71,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
 use crate::clock::AppliedClock;
@@ -87,6 +91,9 @@ use crate::runtime::wake::{COMPLETIONS, OUTBOUND, READ_PEERS, RELEASED, REPLIES,
 /// Capacity of each channel between two stages, in items. One item is a batch of messages or
 /// requests.
 pub(super) const QUEUE_LEN: usize = 64;
+/// Maximum number of clients' reads of a snapshot that the network stage has sent to the snapshots
+/// stage and that have no result yet, so that they do not keep it from sending chunks to followers.
+pub(super) const SNAPSHOT_READS_MAX: usize = 4;
 /// Under a simulator of the university course: maximum number of messages that the network stage
 /// receives from its socket before it sends them to the Raft core.
 pub(super) const BATCH_MESSAGES_MAX: usize = 64;
@@ -242,6 +249,29 @@ pub(super) enum SnapshotJob {
     Verify(Vec<SnapshotId>),
     /// From the applier: an immutable view of the current state, to be written as a snapshot.
     Write(Box<View>),
+    /// From the network stage: a client's request for the latest snapshot, or a part of one.
+    Read(SnapshotRead),
+}
+
+/// A client's request for the id of the latest snapshot on this replica's disk (`SNAPSHOT OPEN`),
+/// or for a part of a snapshot (`SNAPSHOT READ`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct SnapshotRead {
+    /// Sequence number of the client's request.
+    pub(super) sequence: u64,
+    /// The snapshot to read, and the offset of the part from its start, in bytes; `None` for the
+    /// id of the latest snapshot.
+    pub(super) part: Option<(SnapshotId, u64)>,
+}
+
+/// The result of a [`SnapshotRead`].
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct SnapshotPart {
+    /// Sequence number of the client's request.
+    pub(super) sequence: u64,
+    /// The bytes of the part, empty at the end of the snapshot, or the text of the id; `None` if
+    /// the snapshot is not available.
+    pub(super) part: Option<Bytes>,
 }
 
 /// What the applier has removed, to be freed in the background.
@@ -565,6 +595,8 @@ pub(super) struct NetworkEnds {
     pub(super) replies: Receiver<ReplyBatch>,
     pub(super) outbound: Receiver<Outbound>,
     pub(super) released: Receiver<Vec<Envelope>>,
+    pub(super) to_snapshots: Sender<SnapshotJob>,
+    pub(super) parts: Receiver<SnapshotPart>,
 }
 
 /// The channel ends that the Raft core stage owns: its receivers, and its senders to other stages.
@@ -601,6 +633,7 @@ pub(super) struct ApplierEnds {
 pub(super) struct SnapshotEnds {
     pub(super) jobs: Receiver<SnapshotJob>,
     pub(super) to_network: ToNetwork<Vec<Envelope>>,
+    pub(super) parts: ToNetwork<SnapshotPart>,
     pub(super) to_core: ToCore,
 }
 
@@ -629,6 +662,7 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (released_in, released) = channel::bounded(QUEUE_LEN);
     let (replies_in, replies) = channel::bounded(QUEUE_LEN);
     let (to_snapshots, snapshot_jobs) = channel::bounded(QUEUE_LEN);
+    let (parts_in, parts) = channel::bounded(SNAPSHOT_READS_MAX);
     let (deletions_in, deletions) = channel::bounded(QUEUE_LEN);
     let to_core_with_wake =
         || ToCore { sender: to_core.clone(), wake: core_sleeps_in_poll.then(|| Arc::clone(wake)) };
@@ -641,6 +675,8 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
             replies,
             outbound,
             released,
+            to_snapshots: to_snapshots.clone(),
+            parts,
         },
         core: CoreEnds {
             inbox,
@@ -665,6 +701,7 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
         snapshots: SnapshotEnds {
             jobs: snapshot_jobs,
             to_network: release(),
+            parts: ToNetwork::new(parts_in, RELEASED, wake),
             to_core: to_core_with_wake(),
         },
         deletions,

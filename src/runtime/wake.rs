@@ -11,7 +11,7 @@ pub(super) const REPLIES: u32 = 1;
 /// Mark (bit of [`Wake`]): the network stage's queue of batches from the Raft core may have items.
 pub(super) const OUTBOUND: u32 = 2;
 /// Mark (bit of [`Wake`]): the network stage's queue of messages from the log writer and the
-/// snapshots stage may have items.
+/// snapshots stage, or its queue of parts of snapshots, may have items.
 pub(super) const RELEASED: u32 = 4;
 /// Mark (bit of [`Wake`]): the Raft core's queue may have items. Set only if the core shares a
 /// thread with the network stage.

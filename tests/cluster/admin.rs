@@ -15,7 +15,7 @@ use crate::load::StopAtEnd;
 use crate::replicas::{Cluster, free_port};
 
 /// Runs `bowline admin --addr 127.0.0.1:port words...`, which must end by itself.
-fn admin_at(port: u16, words: &[&str]) -> Output {
+pub(crate) fn admin_at(port: u16, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
     command.args(["admin", "--addr", &format!("127.0.0.1:{port}")]).args(words);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -27,23 +27,23 @@ pub(crate) fn admin(cluster: &Cluster, at: usize, words: &[&str]) -> Output {
     admin_at(cluster.ports[at], words)
 }
 
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 /// Returns the output as JSON, and fails if the command did.
-fn json(output: &Output) -> serde_json::Value {
+pub(crate) fn json(output: &Output) -> serde_json::Value {
     assert!(output.status.success(), "{}{}", stdout(output), stderr(output));
     serde_json::from_str(&stdout(output)).unwrap()
 }
 
 /// Fails unless the command has failed with this exit code and all of `parts` in its message.
 #[track_caller]
-fn assert_failed(output: &Output, code: i32, parts: &[&str]) {
+pub(crate) fn assert_failed(output: &Output, code: i32, parts: &[&str]) {
     let message = stderr(output);
     assert_eq!(output.status.code(), Some(code), "{}{message}", stdout(output));
     for part in parts {
@@ -280,7 +280,7 @@ fn admin_digest_names_the_replica_that_differs() {
 }
 
 /// Returns the names, lengths and contents of the files in a folder.
-fn content(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn content(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let files = fs::read_dir(folder).unwrap().map(Result::unwrap);
     let name = |file: &fs::DirEntry| file.file_name().to_string_lossy().into_owned();
     files.map(|file| (name(&file), fs::read(file.path()).unwrap())).collect()

@@ -47,6 +47,8 @@ pub(crate) struct Cluster {
     peer_ports: Vec<u16>,
     threads: &'static str,
     flags: &'static [&'static str],
+    /// The option `--cluster` of all replicas; `None` to take it from their folders.
+    name: Option<&'static str>,
     /// Flags for the deadlines of requests; empty for the default deadlines.
     deadlines: &'static [&'static str],
     children: Vec<Option<Child>>,
@@ -75,6 +77,14 @@ impl Cluster {
         flags: &'static [&'static str],
     ) -> Cluster {
         Cluster::start_all(Cluster::between_ports(count, threads, flags, &[]))
+    }
+
+    /// Returns a cluster of replicas whose folders must be restored before [`Cluster::restart`]
+    /// starts them.
+    pub(crate) fn of_new_folders(count: usize, threads: &'static str) -> Cluster {
+        let mut cluster = Cluster::between_ports(count, threads, &[], PATIENT);
+        cluster.name = None;
+        cluster
     }
 
     fn between_ports(
@@ -116,7 +126,8 @@ impl Cluster {
         let peers = (0..count).map(peers).collect();
         let folder = tempfile::tempdir().unwrap();
         let children = (0..count).map(|_| None).collect();
-        Cluster { folder, ports, peers, peer_ports, threads, flags, deadlines, children }
+        let name = Some(CLUSTER);
+        Cluster { folder, ports, peers, peer_ports, threads, flags, name, deadlines, children }
     }
 
     fn start_all(mut cluster: Cluster) -> Cluster {
@@ -161,7 +172,7 @@ impl Cluster {
             .args(["--peer-listen", &format!("127.0.0.1:{peer_port}")])
             .args(["--peers", peers])
             .args(["--announce-peer", &announced])
-            .args(["--cluster", CLUSTER])
+            .args(self.name.iter().flat_map(|name| ["--cluster", name]))
             .arg("--dir")
             .arg(self.replica_folder(at))
             .args(self.flags)
@@ -218,6 +229,11 @@ impl Cluster {
             thread::sleep(step);
             left = left.saturating_sub(step);
         }
+    }
+
+    /// Returns the option `--peers` of a replica.
+    pub(crate) fn peers(&self, at: usize) -> &str {
+        &self.peers[at]
     }
 
     /// Returns the peer port of a replica.

@@ -2,6 +2,8 @@
 //! not panic, and must be able to encode what it decodes. Used by the fuzz targets beside this
 //! file, the replay of the committed corpus, and the property tests.
 
+#[path = "backups.rs"]
+mod backups;
 #[path = "datagrams.rs"]
 mod datagrams;
 #[path = "frames.rs"]
@@ -27,7 +29,8 @@ use bytes::{Bytes, BytesMut};
 type Decoder = fn(&[u8]);
 
 /// The entry points of all decoders, each with the name of its fuzz target and corpus.
-pub(crate) const TARGETS: [(&str, Decoder); 9] = [
+pub(crate) const TARGETS: [(&str, Decoder); 10] = [
+    ("backup", backups::backup),
     ("batch", batch),
     ("course", course),
     ("datagram", datagrams::datagram),

@@ -9,7 +9,7 @@ use bowline::membership::ChangeRefusal;
 use bowline::raft::{DiskState, RequestKind, TransferRefusal};
 use bowline::redis::{
     Action, AdminAnswer, AdminRequest, BufferBytes, ClientList, ClientQuery, Connection, Context,
-    ReplicaInfo, Settings, write_admin_reply,
+    ReplicaInfo, Settings, write_admin_reply, write_snapshot_part,
 };
 use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
 use bowline::wire::resp::{Limits, Parser, Version, Writer};
@@ -157,6 +157,11 @@ impl LocalServer {
                 };
                 if !reply_format.is_muted() {
                     write_admin_reply(answer, &self.context, out);
+                }
+            }
+            Action::ReadSnapshot { reply_format, .. } => {
+                if !reply_format.is_muted() {
+                    write_snapshot_part(None, out);
                 }
             }
             Action::ListClients(query) => {

@@ -8,7 +8,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bowline::kv::{Batch, CommandId, Operation, PIECE_BYTES, Piece};
+use bowline::backup::{BackupHeader, BackupWriter};
+use bowline::kv::{Batch, CommandId, Operation, PIECE_BYTES, Piece, SnapshotMark};
 use bowline::membership::{Configuration, MemberChange, Promotion};
 use bowline::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, HardState, InstallReply,
@@ -90,6 +91,34 @@ fn append(entries: Vec<Entry>) -> PeerMsg {
     })
 }
 
+/// Returns seeds for the target `backup`: backup files of snapshots of some lengths, whole and
+/// damaged. Each seed has its target, name and contents.
+fn backups() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let backup = |content: &[u8]| {
+        let (last, bytes) = (EntryId::new(3, 17), content.len() as u64);
+        let snapshot = SnapshotMark { last, bytes, checksum: 0xABCD };
+        let header = BackupHeader { cluster_fingerprint: 7, created_at: 1_700_000, snapshot };
+        let mut writer = BackupWriter::new(Vec::new(), header).expect("memory is writable");
+        writer.write(content).expect("memory is writable");
+        writer.finish().expect("memory is writable").0
+    };
+    let whole = backup(&[b's'; 100]);
+    let cut = whole[..whole.len() - 7].to_vec();
+    let longer = [&whole[..], b"more"].concat();
+    let mut flipped = whole.clone();
+    flipped[90] ^= 1;
+    let mut of_any_length = whole.clone();
+    of_any_length[60..68].fill(0xFF);
+    vec![
+        ("backup", "empty", backup(b"")),
+        ("backup", "one_block", whole),
+        ("backup", "cut", cut),
+        ("backup", "longer", longer),
+        ("backup", "flipped", flipped),
+        ("backup", "of_any_length", of_any_length),
+    ]
+}
+
 /// Returns seeds for the target `datagram`: datagrams, each preceded by its length. Each seed has
 /// its target, name and contents.
 fn datagrams() -> Vec<(&'static str, &'static str, Vec<u8>)> {
@@ -148,6 +177,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let several = [Operation::get(b"k"), Operation::del(b"k"), Operation::set(b"k", b"v")];
     seeds.extend(large_batches(key, &Batch::encode(key, false, &several)));
 
+    seeds.extend(backups());
     seeds.extend(datagrams());
 
     let put = Operation::set(b"k", b"v");

@@ -23,6 +23,7 @@ const PROGRAMS: &[&str] = &[
     "target/release/bowline",
     "redis-cli",
     "redis-benchmark",
+    "rclone",
     "kill",
     "perf",
     "perf/pictures/make",

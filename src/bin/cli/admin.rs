@@ -1,15 +1,21 @@
 //! `bowline admin` asks the replicas of a running cluster for their state, and tells them what to
 //! do, with the commands that any Redis client can send. It needs the address of one replica, from
-//! which it learns those of the others. Every subcommand ends in bounded time.
+//! which it learns those of the others. Every subcommand ends in bounded time. The subcommands
+//! `check`, `restore` and `force-new-cluster` need no running replica.
 
+mod atomic_file;
+mod backup;
 mod check;
 mod digest;
+mod force_new_cluster;
 mod members;
 mod probe;
 pub(super) mod replicas;
+mod restore;
 mod snapshot;
 mod status;
 mod transfer;
+mod utc;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -101,11 +107,30 @@ enum Command {
     /// Compare the state of all replicas at one log index. Exits with code 2 if they differ.
     Digest,
     /// Check the folder of a replica that is not running, without changing it: every checksum, its
-    /// contents, and what a start would do. Exits with code 65 if the folder is damaged.
+    /// contents, and what a start would do. Or check a backup file. Exits with code 65 if the
+    /// folder or the file is damaged.
     Check {
-        /// The data folder of the replica.
-        folder: PathBuf,
+        /// The data folder of the replica, or a backup file; `-` reads a backup from standard
+        /// input.
+        #[arg(value_name = "FOLDER|FILE")]
+        path: PathBuf,
     },
+    /// Back up the replica at --addr while it runs: everything that was acknowledged before, by any
+    /// replica. The file appears only once it is complete.
+    Backup {
+        /// The backup file; `-` writes it to standard output.
+        #[arg(value_name = "FILE")]
+        output: PathBuf,
+        /// Maximum time to wait for the snapshot, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        wait: u64,
+    },
+    /// Create the folder of a replica of a new cluster from a backup. Run it for each replica, with
+    /// the same backup. Exits with code 65 if the backup is damaged.
+    Restore(restore::Arguments),
+    /// Make a new cluster from the folder of a replica that is not running, because the majority of
+    /// its cluster is lost for good. Acknowledged writes may be lost.
+    ForceNewCluster(force_new_cluster::Arguments),
 }
 
 #[derive(clap::Args, Clone, Copy, Debug)]
@@ -152,7 +177,12 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         }
         Command::Snapshot { wait } => snapshot::run(addr, Duration::from_secs(*wait), *json),
         Command::Digest => digest::run(addr, *json),
-        Command::Check { folder } => check::run(folder, *json),
+        Command::Check { path } => check::run(path, *json),
+        Command::Backup { output, wait } => {
+            backup::run(addr, output, Duration::from_secs(*wait), *json)
+        }
+        Command::Restore(arguments) => restore::run(arguments, *json),
+        Command::ForceNewCluster(arguments) => force_new_cluster::run(arguments, *json),
     };
     result.unwrap_or_else(|error| {
         eprintln!("bowline: {error:#}");

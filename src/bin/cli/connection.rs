@@ -20,6 +20,8 @@ pub(super) struct Connection {
 
 /// A reply of a server: a text, or an error with its code.
 pub(super) type Reply = Result<String, String>;
+/// A reply of a server: bytes, or an error with its code.
+type BytesReply = Result<Vec<u8>, String>;
 
 impl Connection {
     /// Connects to `address`, as `host:port`. `timeout` limits the attempt and each later call.
@@ -41,9 +43,20 @@ impl Connection {
         }
     }
 
+    /// Sets the limit on the time of each later call.
+    pub(super) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
+    /// Like [`Connection::call_for_bytes`], for a reply that is text.
+    pub(super) fn call(&mut self, words: &[&str]) -> anyhow::Result<Reply> {
+        let reply = self.call_for_bytes(words)?;
+        Ok(reply.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
     /// Sends a command and returns the reply, which must be a status, an error, a bulk string or an
     /// integer.
-    pub(super) fn call(&mut self, words: &[&str]) -> anyhow::Result<Reply> {
+    pub(super) fn call_for_bytes(&mut self, words: &[&str]) -> anyhow::Result<BytesReply> {
         let until = Instant::now() + self.timeout;
         let mut request = format!("*{}\r\n", words.len()).into_bytes();
         for word in words {
@@ -77,19 +90,18 @@ impl Connection {
 
 /// Parses the reply at the beginning of `bytes`. Returns it with its length; `None` if it is
 /// incomplete. Fails if it is no reply.
-fn parse(bytes: &[u8]) -> anyhow::Result<Option<(Reply, usize)>> {
+fn parse(bytes: &[u8]) -> anyhow::Result<Option<(BytesReply, usize)>> {
     let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
     let line = String::from_utf8_lossy(&bytes[1..end]).into_owned();
     let rest = end + 2;
     match bytes[0] {
-        b'+' | b':' => Ok(Some((Ok(line), rest))),
+        b'+' | b':' => Ok(Some((Ok(line.into_bytes()), rest))),
         b'-' => Ok(Some((Err(line), rest))),
         b'$' => {
             let length: usize = line.parse().context("not the reply of a Redis server")?;
             ensure!(length <= REPLY_BYTES_MAX, "the reply is too long");
             let Some(text) = bytes.get(rest..rest + length + 2) else { return Ok(None) };
-            let text = String::from_utf8_lossy(&text[..length]).into_owned();
-            Ok(Some((Ok(text), rest + length + 2)))
+            Ok(Some((Ok(text[..length].to_vec()), rest + length + 2)))
         }
         _ => bail!("not the reply of a Redis server"),
     }
@@ -102,10 +114,10 @@ mod tests {
     #[test]
     fn replies_of_each_kind_are_parsed_and_others_refused() {
         let whole = |bytes: &[u8]| parse(bytes).unwrap();
-        assert_eq!(whole(b"+OK\r\n:1"), Some((Ok("OK".to_owned()), 5)));
-        assert_eq!(whole(b":12\r\n"), Some((Ok("12".to_owned()), 5)));
+        assert_eq!(whole(b"+OK\r\n:1"), Some((Ok(b"OK".to_vec()), 5)));
+        assert_eq!(whole(b":12\r\n"), Some((Ok(b"12".to_vec()), 5)));
         assert_eq!(whole(b"-ERR no\r\n"), Some((Err("ERR no".to_owned()), 9)));
-        assert_eq!(whole(b"$4\r\na\r\nb\r\n+"), Some((Ok("a\r\nb".to_owned()), 10)));
+        assert_eq!(whole(b"$4\r\na\r\nb\r\n+"), Some((Ok(b"a\r\nb".to_vec()), 10)));
         for incomplete in [&b""[..], b"+", b"+OK\r", b"$4\r\na\r\nb\r", b"$4\r\n"] {
             assert_eq!(whole(incomplete), None);
         }

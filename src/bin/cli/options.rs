@@ -2,10 +2,11 @@
 //! error names the setting, its value, where the value came from, and what is allowed.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use bowline::backup::BackupSummary;
 use bowline::config::Config;
 use bowline::membership::is_address;
 use bowline::raft::REPLICAS_MAX;
@@ -13,7 +14,8 @@ use bowline::redis::{CLIENTS_BYTES_MIN, REWRITE_BYTES_LEAST, parse_bytes};
 use bowline::runtime::{Bootstrap, ServerOptions, Threads, Timeouts};
 use bowline::types::NodeId;
 
-use super::settings::Settings;
+use super::serve::variable;
+use super::settings::{MemberArguments, Settings};
 
 /// Minimum value in bytes of the setting `disk-reserve`, which preserves this much free disk space;
 /// the value 0 turns the setting off. With a smaller reserve, the next segment of the log might not
@@ -239,6 +241,45 @@ impl Settings {
                     parse_number,
                 )?),
             },
+        })
+    }
+}
+
+/// A replica of a new cluster that begins with a backup.
+#[derive(Debug)]
+pub(super) struct NewMember {
+    pub(super) id: NodeId,
+    /// The ids of all members of the new cluster, including this one, in ascending order.
+    pub(super) members: Vec<NodeId>,
+    pub(super) folder: PathBuf,
+    /// The id of the new cluster, if its name is given.
+    cluster: Option<u128>,
+}
+
+impl MemberArguments {
+    /// Determines the replica from the flags, the environment and the settings file. `dir` is its
+    /// folder; `None` for the folder of that setting.
+    pub(super) fn resolve(&self, dir: Option<&Path>) -> anyhow::Result<NewMember> {
+        let settings = self.server(dir).resolve(variable)?;
+        let options = settings.options()?;
+        let mut members = options.members();
+        members.sort_unstable();
+        let cluster = settings.text("cluster").map(cluster_id);
+        Ok(NewMember { id: options.id, members, folder: options.folder, cluster })
+    }
+}
+
+impl NewMember {
+    /// Returns the id of the new cluster. Without a name, it is derived from the backup and the
+    /// members: replicas restored from different backups, or for different members, are of
+    /// different clusters, and refuse one another.
+    pub(super) fn cluster_begun_with(&self, backup: &BackupSummary) -> u128 {
+        let BackupSummary { header, checksum, .. } = backup;
+        self.cluster.unwrap_or_else(|| {
+            cluster_id(&format!(
+                "from {:032x} {} {} {checksum:08x} as {:?}",
+                header.cluster_fingerprint, header.created_at, header.snapshot, self.members
+            ))
         })
     }
 }

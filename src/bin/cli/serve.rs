@@ -39,7 +39,8 @@ pub(crate) struct Arguments {
     stop_with_stdin: bool,
 }
 
-fn variable(name: &str) -> Option<String> {
+/// Returns the value of an environment variable; `None` if it is not set or empty.
+pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -77,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn how_to_replace(options: &ServerOptions) -> String {
     if options.members().len() < REJOIN_MEMBERS_MIN {
         return "a cluster of fewer than three replicas cannot replace one: restore the folder as \
-                it was, or create a new cluster from a backup"
+                it was, or create a new cluster with `bowline admin restore`"
             .to_owned();
     }
     let folder = options.folder.display();

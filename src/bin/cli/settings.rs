@@ -3,7 +3,7 @@
 //! here; `options.rs` parses and checks them.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
@@ -131,6 +131,41 @@ pub(crate) struct ServerArguments {
     /// reply UNCERTAIN to a write, or CLUSTERDOWN to a read [default: 4000].
     #[arg(long, value_name = "MS")]
     command_deadline_ms: Option<String>,
+}
+
+/// Command-line flags that describe a replica of a new cluster which begins with a backup. They
+/// mean the same as for `bowline serve`, and may come from the same environment variables and file.
+#[derive(clap::Args, Debug)]
+pub(crate) struct MemberArguments {
+    /// TOML file with the settings of the replica; its keys are the names of the flags of `bowline
+    /// serve`.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Replica id, unique in the new cluster: 1 to 65534.
+    #[arg(long, value_name = "N")]
+    id: Option<String>,
+    /// Members of the new cluster and their addresses for peers; this replica may be among them.
+    /// The ids become fixed, the addresses may change later [default: none, a cluster of one].
+    #[arg(long, value_name = "ID=HOST:PORT,..")]
+    peers: Option<String>,
+    /// Name of the new cluster, the same on every replica, but not that of the old cluster
+    /// [default: derived from the backup and the ids of the members].
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+}
+
+impl MemberArguments {
+    /// Returns the flags of a server with the folder `dir`.
+    pub(super) fn server(&self, dir: Option<&Path>) -> ServerArguments {
+        ServerArguments {
+            config: self.config.clone(),
+            id: self.id.clone(),
+            peers: self.peers.clone(),
+            cluster: self.cluster.clone(),
+            dir: dir.map(|path| path.display().to_string()),
+            ..ServerArguments::default()
+        }
+    }
 }
 
 /// Source of a setting's value, as `bowline config` prints it.

@@ -23,6 +23,7 @@ pub(super) mod sentinel;
 pub(super) mod server;
 pub(super) mod sets;
 pub(super) mod slow_log;
+pub(super) mod snapshot;
 pub(super) mod sorted_sets;
 pub(super) mod strings;
 pub(super) mod transactions;

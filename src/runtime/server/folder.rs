@@ -28,13 +28,8 @@ pub(crate) struct OpenedFolder {
     pub(crate) store: StateMachine,
 }
 
-/// Opens the folder of a replica: reads the log and the latest snapshot. Writes only the reserve
-/// file (disk space allocated in advance) and the file `peers` (the last known start of each peer).
-/// The log is opened for writing later.
-pub(crate) fn open(
-    options: &ServerOptions,
-    disk_space: &DiskSpaceBoard,
-) -> Result<OpenedFolder, RunError> {
+/// Selects the failpoint that the environment names, if it names one.
+pub(super) fn choose_failpoint() {
     if let Ok(failpoint) = std::env::var(failpoint::VARIABLE) {
         tracing::warn!(
             failpoint,
@@ -42,6 +37,16 @@ pub(crate) fn open(
         );
         failpoint::choose(&failpoint);
     }
+}
+
+/// Opens the folder of a replica: reads the log and the latest snapshot. Writes only the reserve
+/// file (disk space allocated in advance) and the file `peers` (the last known start of each peer).
+/// The log is opened for writing later.
+pub(crate) fn open(
+    options: &ServerOptions,
+    disk_space: &DiskSpaceBoard,
+) -> Result<OpenedFolder, RunError> {
+    choose_failpoint();
     // A process that was killed keeps its folder locked until its last disk write has completed.
     let disk = retry_while(
         || RealDisk::open(&options.folder),

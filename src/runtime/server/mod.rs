@@ -9,6 +9,7 @@
 //! | `request_id` | ids of batches and of requests for a read index |
 //! | `sockets` | non-blocking sockets, their queues, the limit on open files |
 //! | `options`, `folder`, `retry` | options, the replica's folder, waiting for an earlier process |
+//! | `restore` | folders of a new cluster from a backup |
 //! | `stop_handle` | asks a running server to stop |
 //!
 //! Only the replica that holds a client's connection replies to the client, and it does so from its
@@ -22,6 +23,7 @@ mod options;
 mod peers;
 mod read_index;
 mod request_id;
+mod restore;
 mod retry;
 mod sockets;
 mod stop_handle;
@@ -77,6 +79,9 @@ pub use self::clients::Timeouts;
 pub use self::folder::{FolderReport, FolderState, bootstrap, check, inspect};
 pub use self::options::{Bootstrap, ServerOptions};
 pub use self::peers::PeerTransport;
+pub use self::restore::{
+    LoadedBackup, RestoreError, Survivor, check_backup, check_empty, load_backup, restore,
+};
 pub use self::stop_handle::StopHandle;
 
 /// Divisor of the size of the kernel's socket buffer: the quotient is the maximum window of one

@@ -1,7 +1,7 @@
 //! The snapshots stage, which performs snapshot I/O. It writes snapshots of this replica's own
-//! state, sends the latest one to followers that are far behind, and stores a snapshot that a
-//! leader sends. It owns the snapshot files, and always has a thread of its own, because reading
-//! and writing snapshots takes seconds.
+//! state, sends the latest one to followers that are far behind and to clients that request its
+//! parts, and stores a snapshot that a leader sends. It owns the snapshot files, and always has a
+//! thread of its own, because reading and writing snapshots takes seconds.
 //!
 //! This stage may fall behind, but must not delay other stages: it writes in small slices, slowly
 //! while the log grows slowly (`snapshot_scheduler.rs`), syncs the file after every few slices, and
@@ -11,16 +11,18 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam::channel::RecvTimeoutError;
 
 use crate::kv::{SnapshotWriter, StateMachine, View};
 use crate::raft::{ChunkStored, Envelope, PeerMsg, SnapshotChunk, SnapshotId};
 use crate::runtime::boards::{DiskSpaceBoard, RuntimeCounters};
 use crate::runtime::channels::{
-    CoreItem, QUEUE_LEN, ReceivedSnapshot, SnapshotEnds, SnapshotEvent, SnapshotJob,
+    CoreItem, QUEUE_LEN, ReceivedSnapshot, SnapshotEnds, SnapshotEvent, SnapshotJob, SnapshotPart,
+    SnapshotRead,
 };
 use crate::runtime::fatal::exit_on_disk_failure;
-use crate::snapshot_check::{SnapshotLoader, SnapshotVerifier, snapshot_id};
+use crate::snapshot_check::{SnapshotLoader, SnapshotVerifier, snapshot_id, snapshot_mark};
 use crate::storage::failpoint::reach;
 use crate::storage::{
     self, RealDisk, SnapshotCheck, SnapshotSource, Snapshots as Files, StorageError,
@@ -39,6 +41,13 @@ const SLICE_INTERVAL: Duration = Duration::from_millis(4);
 /// Time for which a snapshot file stays readable after a chunk of it was last sent to a follower,
 /// even if a newer snapshot has replaced it. This allows the transfer to the follower to complete.
 const OUTGOING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for which a snapshot file stays readable after a client last read a part of it, even if a
+/// newer snapshot has replaced it. A client that writes a backup may have to wait for the receiver
+/// of the parts that it has read.
+const CLIENT_TIMEOUT: Duration = Duration::from_mins(1);
+/// Maximum number of snapshots that stay readable for clients. If there are more, the one that was
+/// not read for the longest time does not, so that clients cannot fill the disk with old snapshots.
+const CLIENT_SNAPSHOTS_MAX: usize = 2;
 /// Time without a chunk after which a follower assumes that the leader has stopped sending its
 /// snapshot. A snapshot of the follower's own state may then replace the part that was received.
 const INCOMING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -104,6 +113,9 @@ pub(crate) struct SnapshotIo {
     /// Snapshots that are being sent to followers, each with the time at which one of its chunks
     /// was last read.
     outgoing: Vec<(SnapshotId, Instant)>,
+    /// Snapshots that clients are reading, at most [`CLIENT_SNAPSHOTS_MAX`], each with the time of
+    /// the last read. The most recent read is last.
+    opened: Vec<(SnapshotId, Instant)>,
     /// The leader's snapshot that was last refused because of a lack of disk space, so that each
     /// refusal is logged only once; `None` if no snapshot was refused.
     refused: Option<SnapshotId>,
@@ -154,6 +166,7 @@ impl SnapshotIo {
             taking: None,
             incoming: None,
             outgoing: Vec::new(),
+            opened: Vec::new(),
             refused: None,
             lost_at: None,
             scheduler,
@@ -203,6 +216,7 @@ impl SnapshotIo {
                     }
                 }
                 SnapshotJob::Write(view) => self.begin(*view),
+                SnapshotJob::Read(read) => self.read_part(read),
             }
         }
     }
@@ -395,11 +409,45 @@ impl SnapshotIo {
         }
     }
 
-    /// Opens the files of the snapshots that are being sent to followers, so that they stay
+    /// Reads what a client has requested, the id of the latest snapshot or a part of one, and sends
+    /// it to the network stage. The snapshot then stays readable for [`CLIENT_TIMEOUT`].
+    fn read_part(&mut self, read: SnapshotRead) {
+        let SnapshotRead { sequence, part } = read;
+        let part = match part {
+            Some((id, offset)) => self.read_for_client(id, offset, CHUNK_BYTES),
+            None => self.files.latest().and_then(|latest| {
+                self.read_for_client(latest, 0, 0)
+                    .map(|_| Bytes::from(snapshot_mark(latest).to_string()))
+            }),
+        };
+        // An error means that the network stage has stopped, and then so does this stage.
+        let _ = self.ends.parts.send(SnapshotPart { sequence, part });
+    }
+
+    fn read_for_client(&mut self, id: SnapshotId, offset: u64, bytes_max: usize) -> Option<Bytes> {
+        match self.files.read(id, offset, bytes_max) {
+            Ok(Some(bytes)) => {
+                self.opened.retain(|(known, _)| *known != id);
+                self.opened.push((id, Instant::now()));
+                if self.opened.len() > CLIENT_SNAPSHOTS_MAX {
+                    self.opened.remove(0);
+                }
+                Some(bytes)
+            }
+            Ok(None) => None,
+            Err(error) => {
+                tracing::error!(%error, "cannot read the snapshot that a client requested");
+                None
+            }
+        }
+    }
+
+    /// Opens the files of the snapshots that followers or clients are reading, so that they stay
     /// readable when the next snapshot replaces them.
     fn keep_outgoing_open(&mut self) {
         self.outgoing.retain(|(_, read_at)| read_at.elapsed() < OUTGOING_TIMEOUT);
-        for (id, _) in &self.outgoing {
+        self.opened.retain(|(_, read_at)| read_at.elapsed() < CLIENT_TIMEOUT);
+        for (id, _) in self.outgoing.iter().chain(&self.opened) {
             // An error shows again when a chunk is read.
             let _ = self.files.read(*id, 0, 0);
         }

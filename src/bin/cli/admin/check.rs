@@ -1,18 +1,57 @@
-//! `bowline admin check`: checks the folder of a replica that is not running.
+//! `bowline admin check`: checks the folder of a replica that is not running, or a backup file.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
+use bowline::backup::BackupSummary;
 use bowline::runtime::{self, FolderReport};
 use bowline::storage::cluster_fingerprint;
 use serde_json::json;
 
+use super::utc::utc;
+use super::{backup, restore};
 use crate::cli::serve::EXIT_DAMAGED;
 
-/// Checks `folder` and prints its contents. Returns [`EXIT_DAMAGED`] if a replica could not start
-/// with it, because it is damaged.
-pub(super) fn run(folder: &Path, json: bool) -> anyhow::Result<ExitCode> {
+/// Checks the folder or backup file at `path` and prints its contents. Returns [`EXIT_DAMAGED`] if
+/// a replica could not start with the folder or be restored from the file, because it is damaged.
+pub(super) fn run(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    if path.is_file() || path == Path::new("-") {
+        check_backup(path, json)
+    } else {
+        check_folder(path, json)
+    }
+}
+
+fn check_backup(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let (name, input) = backup::open(path)?;
+    let summary = match runtime::check_backup(&name, input) {
+        Ok(summary) => summary,
+        Err(error) => {
+            if json && error.is_damage() {
+                println!("{:#}", json!({ "damage": error.to_string() }));
+            }
+            return restore::failure(&error);
+        }
+    };
+    if json {
+        println!("{:#}", backup::description(&summary));
+    } else {
+        let BackupSummary { header, block_count, file_bytes, .. } = summary;
+        println!(
+            "backup of a cluster with the fingerprint {:032x}, up to entry {} of term {}, begun \
+             {}",
+            header.cluster_fingerprint,
+            header.snapshot.last.index,
+            header.snapshot.last.term,
+            utc(header.created_at),
+        );
+        println!("{file_bytes} bytes in {block_count} blocks; all checksums are right");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check_folder(folder: &Path, json: bool) -> anyhow::Result<ExitCode> {
     match runtime::check(folder) {
         Ok(report) => {
             if json {

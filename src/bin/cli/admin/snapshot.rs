@@ -14,32 +14,58 @@ use crate::cli::connection::Connection;
 /// refreshes what it reports.
 const INTERVAL: Duration = Duration::from_millis(250);
 
+/// Number of times that a replica may be found not to take a snapshot before it is requested again.
+const IDLE_COUNT_MAX: usize = 8;
+
 /// Takes a snapshot of the replica at `address`. Returns once a snapshot is complete that covers
 /// everything that the replica had applied at the beginning.
 pub(super) fn run(address: &str, wait: Duration, json: bool) -> anyhow::Result<ExitCode> {
     let mut connection = Connection::open(address, TIMEOUT)?;
     let before = Info::ask(&mut connection)?;
     let wanted = before.number("raft_applied_index").unwrap_or(0);
+    let info = take(&mut connection, wanted, true, wait)?;
+    Ok(report(&info, json))
+}
+
+/// Takes a snapshot of the replica on this connection that covers the log entry `wanted`. Returns
+/// what the replica reports once it is complete. If `anew` is false, any snapshot that covers the
+/// entry will do, also one that exists already.
+pub(super) fn take(
+    connection: &mut Connection,
+    wanted: u64,
+    anew: bool,
+    wait: Duration,
+) -> anyhow::Result<Info> {
     let until = Instant::now() + wait;
     // Number of snapshots before the one that was requested here; `None` until then. One that is
     // being taken already may cover less.
     let mut requested_after = None;
+    // Number of times that the replica was asked again and did not take a snapshot.
+    let mut idle_count = 0;
     loop {
-        let info = Info::ask(&mut connection)?;
+        let info = Info::ask(connection)?;
         let is_taking = info.text("rdb_bgsave_in_progress") == Some("1");
         let saves = info.number("rdb_saves").unwrap_or(0);
         let index = info.number("raft_snapshot_index").unwrap_or(0);
+        if index >= wanted && !anew {
+            return Ok(info);
+        }
         if let Some(before) = requested_after
             && !is_taking
         {
             if saves > before && index >= wanted {
-                return Ok(report(&info, index, json));
+                return Ok(info);
             }
             ensure!(
                 info.text("rdb_last_bgsave_status") != Some("err"),
                 "the snapshot failed; see the log of the replica, and disk_free_bytes in INFO \
                  persistence"
             );
+            idle_count += 1;
+            if idle_count == IDLE_COUNT_MAX {
+                // It was given up, because the replica receives the snapshot of the leader.
+                (requested_after, idle_count) = (None, 0);
+            }
         } else if requested_after.is_none() && !is_taking && connection.call(&["BGSAVE"])?.is_ok() {
             requested_after = Some(saves);
         }
@@ -51,7 +77,8 @@ pub(super) fn run(address: &str, wait: Duration, json: bool) -> anyhow::Result<E
     }
 }
 
-fn report(info: &Info, index: u64, json: bool) -> ExitCode {
+fn report(info: &Info, json: bool) -> ExitCode {
+    let index = info.number("raft_snapshot_index").unwrap_or(0);
     let id = info.id().unwrap_or(0);
     let bytes = info.number("raft_snapshot_bytes").unwrap_or(0);
     if json {

@@ -41,7 +41,7 @@ use mio::{Registry, Token};
 
 use crate::redis::{Connection, Context, Settings, SlowLogSettings};
 use crate::runtime::boards::{ApplierBoard, RuntimeCounters};
-use crate::runtime::channels::AdminCall;
+use crate::runtime::channels::{AdminCall, SnapshotRead};
 use crate::runtime::pass::Pass;
 use crate::runtime::server::sockets::slab::Slab;
 use crate::runtime::server::sockets::socket::Socket;
@@ -111,6 +111,9 @@ pub(crate) struct Clients {
     /// Administrative requests that the network stage has not sent to the Raft core yet, oldest
     /// first.
     pub(crate) admin_calls: VecDeque<AdminCall>,
+    /// Clients' reads of a snapshot (`SNAPSHOT READ`) that the network stage has not sent to the
+    /// snapshots stage yet, oldest first; at most one for each client.
+    pub(crate) snapshot_reads: VecDeque<SnapshotRead>,
     /// Clients to disconnect in the next pass (iteration of the stage's loop), even if they have
     /// not received all their replies.
     to_close: Vec<(usize, ClientId)>,
@@ -161,6 +164,7 @@ impl Clients {
             failed: false,
             snapshot_requested: false,
             admin_calls: VecDeque::new(),
+            snapshot_reads: VecDeque::new(),
             to_close: Vec::new(),
             slow_log,
             board,

@@ -7,7 +7,7 @@ use crate::kv::{Operation, Outcome};
 use crate::raft::RequestKind;
 use crate::redis::{
     AdminAnswer, CommandNumber, CompletedRequest, SlowLogSettings, error_text, is_error,
-    operation_may_add_data, write_admin_reply,
+    operation_may_add_data, write_admin_reply, write_snapshot_part,
 };
 use crate::types::{Instant, RequestKey};
 
@@ -100,6 +100,19 @@ impl Clients {
     pub(crate) fn on_admin_answer(&mut self, sequence: u64, answer: AdminAnswer) {
         let mut reply = BytesMut::new();
         write_admin_reply(answer, &self.context, &mut reply);
+        self.finish_blocked(sequence, reply);
+    }
+
+    /// Answers a client's read of a snapshot with a part of it; `None` if the snapshot is not
+    /// available.
+    pub(crate) fn on_snapshot_part(&mut self, sequence: u64, part: Option<&[u8]>) {
+        let mut reply = BytesMut::new();
+        write_snapshot_part(part, &mut reply);
+        self.finish_blocked(sequence, reply);
+    }
+
+    /// Sends the reply to a request that was not an operation of the state machine.
+    fn finish_blocked(&mut self, sequence: u64, reply: BytesMut) {
         if reply[0] == b'-' {
             self.context.statistics.count_error(&reply[1..]);
         }

@@ -6,13 +6,13 @@ use bytes::{Bytes, BytesMut};
 use crate::kv::Outcome;
 use crate::raft::{ClientRequest, RequestKind};
 use crate::redis::{
-    Action, AdminRequest, BufferBytes, CallStatus, ClientList, ClientQuery, CommandNumber, Context,
-    ReplyFormat, Statistics,
+    Action, BufferBytes, CallStatus, ClientList, ClientQuery, CommandNumber, Context, ReplyFormat,
+    Statistics,
 };
 use crate::wire::resp::{Limits, Writer};
 
 use super::Clients;
-use crate::runtime::channels::{AdminCall, AdminCaller};
+use crate::runtime::channels::{AdminCall, AdminCaller, QUEUE_LEN, SnapshotRead};
 use crate::runtime::pass::Pass;
 use crate::runtime::server::clients::batches::is_large;
 use crate::runtime::server::clients::client::Client;
@@ -20,6 +20,7 @@ use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::request::Request;
 use crate::runtime::server::sockets::descriptors;
 use crate::runtime::server::sockets::slab::Slab;
+use crate::snapshot_check::snapshot_id;
 
 /// Maximum capacity in bytes of the shared reply buffer that is kept for reuse. A larger buffer is
 /// freed after use.
@@ -194,7 +195,18 @@ impl Clients {
                 self.send_reply(index);
             }
             Action::Administer { request, reply_format } => {
-                self.administer(index, command, request, reply_format);
+                let caller = AdminCaller::Client(self.block(index, command, reply_format));
+                self.admin_calls.push_back(AdminCall { caller, request });
+            }
+            Action::ReadSnapshot { part, reply_format } => {
+                let sequence = self.block(index, command, reply_format);
+                let part = part.map(|(snapshot, offset)| (snapshot_id(snapshot), offset));
+                if self.snapshot_reads.len() >= QUEUE_LEN {
+                    // Some may have exceeded their timeouts.
+                    let in_flight = &self.in_flight;
+                    self.snapshot_reads.retain(|read| in_flight.get(read.sequence).is_some());
+                }
+                self.snapshot_reads.push_back(SnapshotRead { sequence, part });
             }
             Action::ApplySettings => {
                 self.apply_settings();
@@ -215,15 +227,14 @@ impl Clients {
         }
     }
 
-    /// Queues an administrative request for the Raft core. Blocks the client at `index` until the
-    /// core has answered.
-    fn administer(
+    /// Blocks the client at `index` until its request, which is not an operation of the state
+    /// machine, has a reply. Returns the sequence number of the request.
+    fn block(
         &mut self,
         index: usize,
         command: CommandNumber,
-        request: AdminRequest,
         mut reply_format: ReplyFormat,
-    ) {
+    ) -> u64 {
         let arrived_at = self.context.now;
         let client = self.connected.get_mut(index).expect("the client exists");
         if client.connection.is_muted() {
@@ -240,7 +251,7 @@ impl Clients {
             sequence,
             redirect_slot: None,
         });
-        self.admin_calls.push_back(AdminCall { caller: AdminCaller::Client(sequence), request });
+        sequence
     }
 
     /// Adapts the number of clients that fit, since peers need file descriptors, too.

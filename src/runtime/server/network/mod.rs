@@ -32,6 +32,7 @@ use crate::runtime::boards::{
 };
 use crate::runtime::channels::{
     AdminCaller, Applied, CoreItem, IndexedReads, Leadership, NetworkEnds, QUEUE_LEN, ReplyBatch,
+    SNAPSHOT_READS_MAX, SnapshotJob, SnapshotPart,
 };
 use crate::runtime::clock::Clock;
 use crate::runtime::pass::Pass;
@@ -165,6 +166,8 @@ pub(crate) struct ServerNetwork {
     /// Whether a client has requested a snapshot (`BGSAVE`) and the request has not been sent to
     /// the Raft core yet.
     snapshot_requested: bool,
+    /// Number of clients' reads of a snapshot that the snapshots stage has not completed yet.
+    snapshot_reads: usize,
     /// Time at which the values that `INFO` reports were last refreshed; `None` if they have not
     /// been refreshed yet.
     refreshed_at: Option<Instant>,
@@ -210,6 +213,7 @@ impl ServerNetwork {
             indexed_reads: VecDeque::new(),
             applied: None,
             snapshot_requested: false,
+            snapshot_reads: 0,
             refreshed_at: None,
             wall_clock_at: Instant::ZERO,
             addresses_at: Instant::ZERO,
@@ -239,6 +243,7 @@ impl ServerNetwork {
             || self.unfinished_replies.is_some()
             || !parts.ends.outbound.is_empty()
             || !parts.ends.released.is_empty()
+            || !parts.ends.parts.is_empty()
             || !parts.ends.replies.is_empty()
             || parts.clients.is_readable()
             || parts.clients.is_writable()
@@ -283,6 +288,7 @@ impl ServerNetwork {
             || self.applied.is_some()
             || self.snapshot_requested
             || !parts.clients.admin_calls.is_empty()
+            || self.snapshot_reads < SNAPSHOT_READS_MAX && !parts.clients.snapshot_reads.is_empty()
             || !self.indexed_reads.is_empty()
         {
             at_most(RETRY_INTERVAL);
@@ -439,7 +445,8 @@ impl ServerNetwork {
 
     /// Sends to the Raft core, if its queue has space, a client's request for a snapshot
     /// (`BGSAVE`), administrative requests, the reads with a confirmed read index, and the report
-    /// on applied entries. What does not fit waits for the next call.
+    /// on applied entries. Sends clients' reads of a snapshot to the snapshots stage. What does not
+    /// fit waits for the next call.
     fn report_to_core(&mut self) {
         self.snapshot_requested |= std::mem::take(&mut self.parts.clients.snapshot_requested);
         let to_core = &self.parts.ends.to_core;
@@ -454,6 +461,14 @@ impl ServerNetwork {
                 }
                 break;
             }
+        }
+        let reads = &mut self.parts.clients.snapshot_reads;
+        while self.snapshot_reads < SNAPSHOT_READS_MAX
+            && let Some(read) = reads.front()
+            && self.parts.ends.to_snapshots.try_send(SnapshotJob::Read(*read)).is_ok()
+        {
+            reads.pop_front();
+            self.snapshot_reads += 1;
         }
         while let Some(reads) = self.indexed_reads.pop_front() {
             if let Err(refused) = to_core.try_send(CoreItem::IndexedReads(reads)) {
@@ -542,6 +557,10 @@ impl NetworkStage for ServerNetwork {
         }
         while let Some(released) = pass.next(|| self.parts.ends.released.try_recv().ok()) {
             self.send_to_peers(released);
+        }
+        while let Ok(SnapshotPart { sequence, part }) = self.parts.ends.parts.try_recv() {
+            self.snapshot_reads -= 1;
+            self.parts.clients.on_snapshot_part(sequence, part.as_deref());
         }
         let parts = &mut self.parts;
         parts.outgoing.flush(now, parts.poll.registry(), &parts.datagrams);

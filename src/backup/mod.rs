@@ -1,0 +1,126 @@
+//! Backup files: the format in which `bowline admin backup` stores a snapshot outside of a
+//! replica's folder, and from which `bowline admin restore` creates the folders of a new cluster.
+//!
+//! ```text
+//!  +-------+---------+-------------+------------+------+-------+-------+----------+--------+
+//!  | magic | version | fingerprint | created at | term | index | bytes | snapshot | crc32c |
+//!  |  16   |    4    |     16      |     8      |  8   |   8   |   8   |    4     |   4    |
+//!  +-------+---------+-------------+------------+------+-------+-------+----------+--------+
+//!  | bytes of the snapshot: 65,536, fewer in the last block                       | crc32c | ..
+//!  +-------+-------+-------------+--------+---------------------------------------+--------+
+//!  | magic | bytes | block count | crc32c |
+//!  |  16   |   8   |      8      |   4    |
+//!  +-------+-------+-------------+--------+
+//! ```
+//!
+//! A header, blocks, and a trailer. Integers are little endian. `term` and `index` name the last
+//! log entry that the snapshot covers, `bytes` is the length of the snapshot, and `snapshot` is its
+//! checksum. So the header determines the length of the file and the position of each block. Each
+//! checksum covers the whole file up to it, without the checksums before it. So a block that is
+//! omitted, repeated, moved or taken from another backup is detected like any other damage, at its
+//! position.
+//!
+//! The file is read and written from the beginning to the end, one block at a time.
+
+mod reader;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+
+use crate::kv::SnapshotMark;
+
+pub use self::reader::BackupReader;
+pub use self::writer::BackupWriter;
+
+/// Number of bytes of the snapshot in each block except the last one, which may have fewer.
+pub const BLOCK_BYTES: usize = 64 << 10;
+/// Format version of backup files that this program writes and reads.
+pub const BACKUP_VERSION: u32 = 1;
+
+const MAGIC: &[u8; 16] = b"bowline backup\n\0";
+const TRAILER_MAGIC: &[u8; 16] = b"end of backup\n\0\0";
+const CHECKSUM_BYTES: usize = 4;
+const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8 + 8 + 4 + CHECKSUM_BYTES;
+const TRAILER_BYTES: usize = 16 + 8 + 8 + CHECKSUM_BYTES;
+
+/// What the header of a backup file says about the backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackupHeader {
+    /// One-way hash of the id of the cluster that the backup was taken from.
+    pub cluster_fingerprint: u128,
+    /// When the backup began, in milliseconds since 1970, by the clock of the machine that wrote
+    /// it.
+    pub created_at: u64,
+    /// The snapshot in the backup: its last log entry, its length and its checksum.
+    pub snapshot: SnapshotMark,
+}
+
+/// What identifies the contents of a whole backup file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackupSummary {
+    /// The header.
+    pub header: BackupHeader,
+    /// Number of blocks.
+    pub block_count: u64,
+    /// Length of the file in bytes.
+    pub file_bytes: u64,
+    /// Checksum in the trailer, of the whole file before it.
+    pub checksum: u32,
+}
+
+/// The reason why a file is not an intact backup. The messages continue "the backup FILE ...".
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The file does not begin with the magic number of backups.
+    #[error("is not a backup of bowline (bad magic number)")]
+    Magic,
+    /// The backup has a format version that this program cannot read.
+    #[error(
+        "has format version {found}, but this program reads {BACKUP_VERSION}; use the version of \
+         bowline that wrote it"
+    )]
+    Version {
+        /// Format version of the backup.
+        found: u32,
+    },
+    /// The file ends too early.
+    #[error("is truncated at byte {at}")]
+    Truncated {
+        /// Length of the file in bytes.
+        at: u64,
+    },
+    /// The checksum of the header is wrong.
+    #[error("is damaged: its header has a wrong checksum")]
+    Header,
+    /// The checksum of a block is wrong.
+    #[error("is damaged: the block at byte {at} has a wrong checksum")]
+    Block {
+        /// Offset of the block from the start of the file, in bytes.
+        at: u64,
+    },
+    /// The trailer does not match what precedes it.
+    #[error("is damaged: the trailer at byte {at} does not match the blocks")]
+    Trailer {
+        /// Offset of the trailer from the start of the file, in bytes.
+        at: u64,
+    },
+    /// The file goes on after the trailer.
+    #[error("is damaged: it should end at byte {at}, but goes on")]
+    Longer {
+        /// Offset of the end of the trailer from the start of the file, in bytes.
+        at: u64,
+    },
+    /// The file cannot be read.
+    #[error("cannot be read: {0}")]
+    Io(#[source] io::Error),
+}
+
+impl BackupError {
+    /// Returns whether the file was read, but is not an intact backup.
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, BackupError::Io(_) | BackupError::Version { .. })
+    }
+}
