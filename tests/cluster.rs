@@ -22,6 +22,8 @@ mod forged_term;
 mod graceful_stop;
 #[path = "cluster/info.rs"]
 mod info;
+#[path = "cluster/key_ranges.rs"]
+mod key_ranges;
 #[path = "cluster/large_values.rs"]
 mod large_values;
 #[path = "cluster/lease_reads.rs"]

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`architecture`] | the path of a write and of a read, threads, queues and their limits |
 //! | [`guarantees`] | what clients can rely on, the safety rules and their tests |
+//! | [`coordination`] | reads of key ranges, for users of etcd and ZooKeeper |
 //! | [`operations`] | starting, disks, memory, snapshots, refused starts, upgrades |
 //! | [`configuration`] | every setting, with its default and unit |
 //! | [`compatibility`] | every Redis command and what differs |
@@ -20,6 +21,7 @@ macro_rules! page {
     ($name:ident, $file:literal) => {
         #[cfg_attr(doc, doc = "[architecture]: crate::guide::architecture")]
         #[cfg_attr(doc, doc = "[guarantees]: crate::guide::guarantees")]
+        #[cfg_attr(doc, doc = "[coordination]: crate::guide::coordination")]
         #[cfg_attr(doc, doc = "[operations]: crate::guide::operations")]
         #[cfg_attr(doc, doc = "[configuration]: crate::guide::configuration")]
         #[cfg_attr(doc, doc = "[compatibility]: crate::guide::compatibility")]
@@ -35,6 +37,7 @@ macro_rules! page {
 
 page!(architecture, "architecture.md");
 page!(guarantees, "guarantees.md");
+page!(coordination, "coordination.md");
 page!(operations, "operations.md");
 page!(configuration, "configuration.md");
 page!(compatibility, "compatibility.md");

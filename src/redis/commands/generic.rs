@@ -2,7 +2,7 @@
 
 use crate::redis::commands::help::{container, help_row};
 use crate::redis::commands::passthrough::{
-    passed_on, passed_on_as, passed_on_with_clock, subcommand_passed_on,
+    passed_on, passed_on_as, passed_on_blocking, passed_on_with_clock, subcommand_passed_on,
 };
 use crate::redis::spec::{CommandSpec, READ_FAST};
 
@@ -78,6 +78,15 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .since("7.0.0", "generic")
         .costs("O(1)")
         .about("Returns the expiration of a key as a Unix time in seconds."),
+    passed_on_blocking("keyrange", -3)
+        .flags(&["readonly", "no_multi"])
+        .categories(&["keyspace"])
+        .since("7.2.0", "generic")
+        .costs(
+            "O(log(N)+M), N being the number of keys and M the number of keys visited, 4096 at \
+                most; the first call on a replica is O(N*log(N))",
+        )
+        .about("Returns a page of the keys between two bounds, in byte order."),
     passed_on("keys", 2)
         .flags(&["readonly"])
         .categories(&["keyspace", "dangerous"])
