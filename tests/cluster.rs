@@ -24,6 +24,8 @@ mod graceful_stop;
 mod info;
 #[path = "cluster/key_ranges.rs"]
 mod key_ranges;
+#[path = "cluster/lagging_reads.rs"]
+mod lagging_reads;
 #[path = "cluster/large_values.rs"]
 mod large_values;
 #[path = "cluster/lease_reads.rs"]

@@ -35,6 +35,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::pass::Pass;
 use crate::runtime::pass::StageState;
 use crate::runtime::server::clients::Clients;
+use crate::runtime::server::freshness::Freshness;
 use crate::runtime::server::peers::incoming::IncomingPeers;
 use crate::runtime::server::peers::outgoing::OutgoingPeers;
 use crate::runtime::server::read_index::ReadIndexRequests;
@@ -124,6 +125,8 @@ pub(crate) struct ServerNetwork {
     parts: Parts,
     events: Events,
     read_indexes: ReadIndexRequests,
+    /// How current this replica's state is known to be, from the replies to these requests.
+    freshness: Freshness,
     leadership: Leadership,
     /// The replica that was last known to be the leader. Kept while no leader is known.
     last_leader: Option<NodeId>,
@@ -185,6 +188,7 @@ impl ServerNetwork {
             parts,
             events: Events::with_capacity(EVENTS_MAX),
             read_indexes,
+            freshness: Freshness::default(),
             leadership: Leadership::default(),
             last_leader: None,
             write_route: None,
