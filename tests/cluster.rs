@@ -32,6 +32,8 @@ mod large_values;
 mod lease_reads;
 #[path = "cluster/load.rs"]
 mod load;
+#[path = "cluster/locks.rs"]
+mod locks;
 #[path = "cluster/membership.rs"]
 mod membership;
 #[path = "cluster/partitions.rs"]

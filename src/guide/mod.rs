@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`architecture`] | the path of a write and of a read, threads, queues and their limits |
 //! | [`guarantees`] | what clients can rely on, the safety rules and their tests |
-//! | [`coordination`] | reads of key ranges, reads that may lag |
+//! | [`coordination`] | reads of key ranges, reads that may lag, locks |
 //! | [`operations`] | starting, disks, memory, snapshots, refused starts, upgrades |
 //! | [`configuration`] | every setting, with its default and unit |
 //! | [`compatibility`] | every Redis command and what differs |

@@ -121,6 +121,24 @@ def key_ranges(client, port):
     assert all(0 < changed <= revision for _, changed, _ in found)
 
 
+def locks(client, port):
+    """A lock whose fencing token rises with each owner."""
+    key, tokens = f"py:lock:{port}", []
+    client.delete(key)
+    for owner in ["one", "two"]:
+        pipeline = client.pipeline()
+        pipeline.set(key, owner, nx=True, px=60_000).object("revision", key)
+        acquired, token = pipeline.execute()
+        assert acquired is True
+        assert client.set(key, "other", nx=True, px=60_000) is None
+        assert client.object("revision", key) == token
+        assert client.execute_command("DELEX", key, "IFEQ", "other") == 0
+        assert client.execute_command("DELEX", key, "IFEQ", owner) == 1
+        assert client.object("revision", key) is None
+        tokens.append(token)
+    assert tokens[0] < tokens[1]
+
+
 def transactions(client, port):
     """Pipelines as they are by default, which are transactions, and watched keys."""
     key, name = f"py:transaction:{port}", f"py:transaction:{port}:name"
@@ -253,6 +271,7 @@ for each_port in PORTS:
             talk(each_client, each_port)
             pipelines(each_client, each_port)
             key_ranges(each_client, each_port)
+            locks(each_client, each_port)
             transactions(each_client, each_port)
 cluster()
 sentinel()

@@ -29,6 +29,8 @@ const OBJECT: &[CommandSpec] = &[
         .about("Returns 0: access times are not recorded."),
     of_value("refcount", "object|refcount", "2.2.3")
         .about("Returns the reference count of a value."),
+    of_value("revision", "object|revision", "7.2.0")
+        .about("Returns the number of the operation that last changed a key."),
 ];
 
 const fn of_value(name: &'static str, full_name: &'static str, since: &'static str) -> CommandSpec {
