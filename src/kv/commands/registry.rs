@@ -69,6 +69,8 @@ impl CommandId {
     pub const SET: CommandId = CommandId::of("set");
     /// The command `DEL key [key ...]`.
     pub const DEL: CommandId = CommandId::of("del");
+    /// The command `KEYRANGE min max [option ...]`.
+    pub(in crate::kv) const KEYRANGE: CommandId = CommandId::of("keyrange");
 
     /// Returns the command with this number; `None` if the number is unused.
     pub(in crate::kv) fn numbered(number: u16) -> Option<CommandId> {

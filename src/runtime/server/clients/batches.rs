@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::kv::{BATCH_OPERATIONS_MAX, Batch, BatchBuffer};
+use crate::kv::{BATCH_OPERATIONS_MAX, Batch, BatchBuffer, Operation};
 use crate::raft::{ClientRequest, RequestKind};
 use crate::runtime::server::request_id::{BATCH_CLIENT, replica_and_sequence, request_id};
 use crate::runtime::stages::applier::ORIGIN_BYTES;
@@ -207,11 +207,13 @@ impl Batches {
     fn add_to(&mut self, part: Part, sequence: u64, operation: &[u8]) {
         let open = self.open(part);
         let length = open.buffer.encoded_len() + operation.len();
-        if !open.buffer.is_empty() && length > BATCH_BYTES_MAX {
+        // A batch waits as a whole, so no other read may share one with a read of a range.
+        let is_alone = Operation::is_range_read(operation);
+        if !open.buffer.is_empty() && (length > BATCH_BYTES_MAX || is_alone) {
             self.close(part);
         }
         self.open(part).add(sequence, operation);
-        if self.open(part).buffer.len() >= self.operations_max {
+        if is_alone || self.open(part).buffer.len() >= self.operations_max {
             self.close(part);
         }
     }
@@ -372,7 +374,7 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::Operation;
+    use crate::kv::CommandId;
     use crate::runtime::server::request_id::origin_of;
     use crate::types::NodeId;
 
@@ -421,6 +423,30 @@ mod tests {
         batches.add(RequestKind::Write, 8, &set(b"v"));
         let [ClientRequest { payload, .. }] = &batches.finish().0[..] else { panic!("one batch") };
         assert!(!Batch::decode(payload).unwrap().may_repeat, "this replica leads");
+    }
+
+    #[test]
+    fn range_reads_and_lagging_reads_get_batches_of_their_own() {
+        let mut batches = batches();
+        batches.begin(false, (Index(7), Instant(1)), 10);
+        let get = Operation::get(b"k").encode();
+        let range = Operation::call(CommandId::of("keyrange"), [&b"-"[..], b"+"]).encode();
+        for (sequence, operation) in (1..).zip([&get, &get, &range, &range, &get]) {
+            batches.add(RequestKind::Read, sequence, operation);
+        }
+        for (sequence, operation) in (6..).zip([&get, &range, &get, &get]) {
+            batches.add_lagging_read(sequence, operation);
+        }
+        let (reads, lagging) = batches.finish();
+        for (built, wanted) in [
+            (reads, vec![vec![1, 2], vec![3], vec![4], vec![5]]),
+            (lagging, vec![vec![6], vec![7], vec![8, 9]]),
+        ] {
+            let of = |request: &ClientRequest| members(&batches.remove(request.key).unwrap());
+            assert_eq!(built.iter().map(of).collect::<Vec<_>>(), wanted);
+            assert!(built.iter().all(|request| request.kind == RequestKind::Read));
+        }
+        assert_eq!(batches.finish(), (vec![], vec![]));
     }
 
     #[test]

@@ -36,8 +36,8 @@ impl KeyIndexUse {
 
 impl Applier {
     /// Takes the first batch of `ready_reads`, which needs the index of keys, out of the queue
-    /// until the index is complete. Forgets the outcomes of its other reads, which are answered
-    /// again then.
+    /// until the index is complete. The network sends a read of a range in a batch of its own. If
+    /// the batch has other reads nevertheless, they are answered again then.
     pub(super) fn postpone_for_key_index(&mut self) {
         self.read_outcomes.clear();
         let read = self.ready_reads.pop_front();
