@@ -152,6 +152,23 @@ fn redis_py_client_test_script_passes() {
     assert!(output(script).contains("is content"));
 }
 
+/// Runs the guide's examples of ranges, lagging reads and locks unchanged.
+#[test]
+fn python_examples_of_the_coordination_page_run_on_every_replica() {
+    let python = installed("python/bin/python");
+    if !is_there("redis-py", command(&python, &["-c", "import redis"])) {
+        return;
+    }
+    let page = include_str!("../src/guide/coordination.md");
+    let blocks = page.split("```python\n").skip(1).map(|rest| rest.split("```").next());
+    let example: String = blocks.flatten().collect();
+    let cluster = Cluster::start();
+    for port in cluster.port_words() {
+        let script = format!("{}\nprint('done')", example.replace("7001", &port));
+        assert_eq!(output(command(&python, &["-c", &script])), "done\n");
+    }
+}
+
 /// Runs the guide's example of ONCE unchanged.
 #[test]
 fn python_example_of_the_guide_applies_each_command_once() {

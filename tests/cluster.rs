@@ -28,12 +28,18 @@ mod formats;
 mod graceful_stop;
 #[path = "cluster/info.rs"]
 mod info;
+#[path = "cluster/key_ranges.rs"]
+mod key_ranges;
+#[path = "cluster/lagging_reads.rs"]
+mod lagging_reads;
 #[path = "cluster/large_values.rs"]
 mod large_values;
 #[path = "cluster/lease_reads.rs"]
 mod lease_reads;
 #[path = "cluster/load.rs"]
 mod load;
+#[path = "cluster/locks.rs"]
+mod locks;
 #[path = "cluster/membership.rs"]
 mod membership;
 #[path = "cluster/partitions.rs"]

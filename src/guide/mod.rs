@@ -8,6 +8,7 @@
 //! | [`deployment`] | packages, three machines, Kubernetes, rolling upgrade, replacing a machine |
 //! | [`monitoring`] | alarms, and the fields of `INFO` |
 //! | [`operations`] | one machine, disks, memory, snapshots, refused starts, replacing a replica |
+//! | [`coordination`] | reads of key ranges, reads that may lag, locks |
 //! | [`configuration`] | every setting, with its default and unit |
 //! | [`compatibility`] | every Redis command and what differs |
 //! | [`simulator`] | a tutorial: run, read a trace, replay a seed, write a scenario |
@@ -24,6 +25,7 @@ macro_rules! page {
         #[cfg_attr(doc, doc = "[guarantees]: crate::guide::guarantees")]
         #[cfg_attr(doc, doc = "[deployment]: crate::guide::deployment")]
         #[cfg_attr(doc, doc = "[monitoring]: crate::guide::monitoring")]
+        #[cfg_attr(doc, doc = "[coordination]: crate::guide::coordination")]
         #[cfg_attr(doc, doc = "[operations]: crate::guide::operations")]
         #[cfg_attr(doc, doc = "[configuration]: crate::guide::configuration")]
         #[cfg_attr(doc, doc = "[compatibility]: crate::guide::compatibility")]
@@ -41,6 +43,7 @@ page!(architecture, "architecture.md");
 page!(guarantees, "guarantees.md");
 page!(deployment, "deployment.md");
 page!(monitoring, "monitoring.md");
+page!(coordination, "coordination.md");
 page!(operations, "operations.md");
 page!(configuration, "configuration.md");
 page!(compatibility, "compatibility.md");

@@ -75,6 +75,10 @@ pub enum BatchError {
     /// state, so it must go through the log.
     #[error("a command batch sent as a read contains an operation that changes the state")]
     NotARead,
+    /// An operation in the batch of reads reads a range of keys, and the state has no complete
+    /// index of keys. The batch can be read after the index has been built.
+    #[error("a command batch reads a range of keys, whose index has not been built")]
+    NoKeyIndex,
 }
 
 /// A group of up to [`GROUP_MAX`] consecutive operations of a batch. The memory that they access is

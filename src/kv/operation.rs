@@ -168,6 +168,12 @@ impl<'a> Operation<'a> {
         bytes.starts_with(&RESET_CLOCK.to_le_bytes())
     }
 
+    /// Returns whether an encoded operation reads a range of keys, so that it may wait until the
+    /// index of keys has been built.
+    pub fn is_range_read(bytes: &[u8]) -> bool {
+        bytes.starts_with(&CommandId::KEYRANGE.number().to_le_bytes())
+    }
+
     /// Returns whether two encoded operations run the same command or, if they are not single
     /// commands, are of the same kind.
     pub fn are_same_command(one: &[u8], other: &[u8]) -> bool {
@@ -364,6 +370,7 @@ pub(super) mod tests {
                 let get = Operation::get(b"other").encode();
                 let is_get = operation.as_call().is_some_and(|(name, _)| name == "get");
                 assert_eq!(Operation::are_same_command(&bytes, &get), is_get);
+                assert!(!Operation::is_range_read(&bytes));
                 let resets = matches!(operation, Operation::ResetClock { .. });
                 assert_eq!(Operation::resets_clock(&bytes), resets);
             }

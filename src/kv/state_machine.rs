@@ -9,6 +9,7 @@ use crate::kv::batch::{Batch, BatchError, Group, Piece};
 use crate::kv::client_sessions::{ClientSessions, Decision};
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;
+use crate::kv::commands::registry::NoKeyIndex;
 use crate::kv::dedup::{DEDUP_ENTRIES_MAX, DedupTable, StoredOutcomes};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::{Millis, ReplicatedClock};
@@ -298,7 +299,8 @@ impl StateMachine {
     /// `outcomes`, which must contain the outcomes of all earlier groups of the batch.
     ///
     /// # Errors
-    /// If an operation is invalid or may change the state.
+    /// If an operation is invalid or may change the state, or needs an index of keys that
+    /// [`StateMachine::build_key_index`] must build first.
     pub fn read_group(
         &self,
         batch: &Batch<'_>,
@@ -313,11 +315,42 @@ impl StateMachine {
                 Some(Operation::Transaction { watched, operations }) => {
                     transactions::read(&self.keyspace, *watched, *operations, seed)
                 }
-                Some(operation) => self.answer(operation, seed),
+                Some(operation) => match self.read_range(operation)? {
+                    None => self.answer(operation, seed),
+                    outcome => outcome,
+                },
             };
             outcomes.push(outcome.ok_or(BatchError::NotARead)?);
         }
         Ok(())
+    }
+
+    /// Returns the outcome of an operation that reads a range of keys; `None` for any other.
+    fn read_range(&self, operation: &Operation<'_>) -> Result<Option<Outcome>, BatchError> {
+        let Operation::Call { command, args } = operation else { return Ok(None) };
+        command.read_range(&self.keyspace, *args).map_err(|NoKeyIndex| BatchError::NoKeyIndex)
+    }
+
+    /// Builds the next piece of the index of keys, which reads of key ranges need, and returns
+    /// whether the index is complete. A piece takes one or two milliseconds. The index is not part
+    /// of the state, but of its memory usage.
+    pub fn build_key_index(&mut self) -> bool {
+        self.keyspace.build_key_index()
+    }
+
+    /// Returns whether there is a complete index of keys.
+    pub fn has_key_index(&self) -> bool {
+        self.keyspace.has_key_index()
+    }
+
+    /// Returns whether a read has used the index of keys since the last call.
+    pub fn take_key_index_used(&mut self) -> bool {
+        self.keyspace.take_key_index_used()
+    }
+
+    /// Drops the index of keys, if there is one. [`StateMachine::take_unlinked`] returns it.
+    pub fn drop_key_index(&mut self) {
+        self.keyspace.drop_key_index();
     }
 
     /// Returns the index of the last applied log entry.
@@ -658,6 +691,18 @@ pub(super) mod tests {
 
         pub(in crate::kv) fn call_bytes(&mut self, command: &str, args: &[&[u8]]) -> Outcome {
             self.apply(Operation::call(CommandId::of(command), args))
+        }
+
+        /// Reads with a call of `command` that has these arguments, and returns its outcome. Builds
+        /// the index of keys if the command needs it.
+        pub(in crate::kv) fn read(&mut self, command: &str, args: &[&[u8]]) -> Outcome {
+            let batch = Batch::one(name(0), &Operation::call(CommandId::of(command), args));
+            while self.store.read(&batch) == Err(BatchError::NoKeyIndex) {
+                self.store.build_key_index();
+            }
+            let (_, outcomes) = self.store.read(&batch).expect("a read");
+            let [outcome] = outcomes.try_into().expect("one operation");
+            outcome
         }
 
         pub(in crate::kv) fn get(&self, key: &[u8]) -> Option<Bytes> {

@@ -114,6 +114,15 @@ pub enum AdminAnswer {
 }
 
 impl Action {
+    /// Makes a submitted request block its connection: sets the field `blocks` of an
+    /// `Action::Submit`. Returns any other action unchanged.
+    pub(super) fn blocking(mut self) -> Action {
+        if let Action::Submit { blocks, .. } = &mut self {
+            *blocks = true;
+        }
+        self
+    }
+
     /// Returns whether the request is submitted to the consensus core, so that its outcome is not
     /// known yet.
     pub fn submits(&self) -> bool {

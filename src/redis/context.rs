@@ -115,6 +115,9 @@ pub struct Context {
     pub rejoining: Option<RejoinProgress>,
     /// Number of syncs of the log to disk (fsync) since the process started.
     pub log_syncs: u64,
+    /// Number of reads that this replica has answered from its own state, which may lag behind, as
+    /// `READONLY MAXLAG` allows, since the process started.
+    pub lagging_reads: u64,
     /// Counters of client connections, commands and bytes since the process started or since
     /// `CONFIG RESETSTAT`.
     pub traffic: Traffic,
@@ -322,6 +325,7 @@ impl Context {
             disk_refused: 0,
             counters: RaftCounters::default(),
             rejoining: None,
+            lagging_reads: 0,
             log_syncs: 0,
             traffic: Traffic::default(),
             rates: Rates::default(),

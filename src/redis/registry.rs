@@ -144,7 +144,8 @@ mod tests {
                 panic!("src/guide/compatibility.md has {} rows for {}", found.len(), spec.name);
             };
             // Our own commands were not introduced by a version of Redis.
-            let is_own = ["clock", "members", "once", "snapshot"].contains(&spec.name);
+            let own = ["clock", "keyrange", "members", "once", "snapshot"];
+            let is_own = own.contains(&spec.name);
             let wanted = if is_own { "own" } else { spec.since };
             assert_eq!(*since, wanted, "the version of {}", spec.name);
             let named = difference

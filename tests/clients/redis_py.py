@@ -105,6 +105,40 @@ def pipelines(client, port):
     assert pipeline.execute() == list(range(99, -1_901, -1))
 
 
+def key_ranges(client, port):
+    """All keys with a prefix, a page at a time, with revisions and values."""
+    prefix = f"py:range:{port}:"
+    client.mset({f"{prefix}{number:03}": number for number in range(250)})
+    found, cursor, revision = [], b"-", 0
+    while cursor is not None:
+        page = client.execute_command(
+            "KEYRANGE", cursor, "+", "PREFIX", prefix, "LIMIT", 99, "WITHVALUES"
+        )
+        cursor, revision, triples = page
+        found += triples
+    assert [key for key, _, _ in found] == [f"{prefix}{n:03}".encode() for n in range(250)]
+    assert [int(value) for _, _, value in found] == list(range(250))
+    assert all(0 < changed <= revision for _, changed, _ in found)
+
+
+def locks(client, port):
+    """A lock whose fencing token rises with each owner."""
+    key, tokens = f"py:lock:{port}", []
+    client.delete(key)
+    for owner in ["one", "two"]:
+        pipeline = client.pipeline()
+        pipeline.set(key, owner, nx=True, px=60_000).object("revision", key)
+        acquired, token = pipeline.execute()
+        assert acquired is True
+        assert client.set(key, "other", nx=True, px=60_000) is None
+        assert client.object("revision", key) == token
+        assert client.execute_command("DELEX", key, "IFEQ", "other") == 0
+        assert client.execute_command("DELEX", key, "IFEQ", owner) == 1
+        assert client.object("revision", key) is None
+        tokens.append(token)
+    assert tokens[0] < tokens[1]
+
+
 def transactions(client, port):
     """Pipelines as they are by default, which are transactions, and watched keys."""
     key, name = f"py:transaction:{port}", f"py:transaction:{port}:name"
@@ -236,6 +270,8 @@ for each_port in PORTS:
             strings(each_client, each_port)
             talk(each_client, each_port)
             pipelines(each_client, each_port)
+            key_ranges(each_client, each_port)
+            locks(each_client, each_port)
             transactions(each_client, each_port)
 cluster()
 sentinel()

@@ -30,6 +30,7 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(12, "dbsize", NO_KEYS, dbsize),
     write(13, "flushall", NO_KEYS, flushall),
     read(14, "cluster|countkeysinslot", NO_KEYS, count_keys_in_slot).per(Scale::Keyspace),
+    read(15, "object|revision", ONE_KEY, revision),
 ];
 
 /// Runs `DEL key [key ...]` and `UNLINK`, which are the same command here: removes keys. The time
@@ -177,6 +178,14 @@ fn copy(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
 fn encoding(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let name = keyspace.entry_without_event(args.get(0)?).map(KeyEntry::encoding);
     Ok(Outcome::Value(name.map(|name| Bytes::from_static(name.as_bytes()))))
+}
+
+/// Runs `OBJECT REVISION key`: returns the sequence number of the operation that last changed the
+/// key; null if the key does not exist.
+fn revision(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let revision = keyspace.entry_without_event(args.get(0)?).map(KeyEntry::revision);
+    let integer = |revision: u64| Outcome::Integer(revision.cast_signed());
+    Ok(revision.map_or(Outcome::Value(None), integer))
 }
 
 /// Runs `OBJECT REFCOUNT key`: returns 2^31 - 1 for strings that are integers from 0 to 9999, which

@@ -10,6 +10,7 @@ pub(in crate::kv) mod generic;
 pub(in crate::kv) mod hashes;
 pub(in crate::kv) mod internal;
 pub(in crate::kv) mod items;
+pub(in crate::kv) mod key_range;
 pub(in crate::kv) mod keys;
 pub(in crate::kv) mod lcs;
 pub(in crate::kv) mod lists;

@@ -69,6 +69,8 @@ impl CommandId {
     pub const SET: CommandId = CommandId::of("set");
     /// The command `DEL key [key ...]`.
     pub const DEL: CommandId = CommandId::of("del");
+    /// The command `KEYRANGE min max [option ...]`.
+    pub(in crate::kv) const KEYRANGE: CommandId = CommandId::of("keyrange");
 
     /// Returns the command with this number; `None` if the number is unused.
     pub(in crate::kv) fn numbered(number: u16) -> Option<CommandId> {
@@ -122,7 +124,7 @@ impl CommandId {
 
     /// Returns whether the command is read-only, so that it needs no log entry.
     pub fn is_read(self) -> bool {
-        matches!(self.0.run, Run::Read(_))
+        !matches!(self.0.run, Run::Write(_))
     }
 
     /// Returns the keys among the arguments `args`; `None` if the arguments are malformed, or if
@@ -142,7 +144,27 @@ impl CommandId {
             Run::Read(run) => {
                 Some(keyspace.counting_lookups(|it| run(it, args)).unwrap_or_else(Outcome::Refused))
             }
+            Run::RangeRead(_) => Some(Outcome::Malformed),
             Run::Write(_) => None,
+        }
+    }
+
+    /// Runs the command if it reads a range of keys, and returns its outcome; `None` for any other
+    /// command.
+    ///
+    /// # Errors
+    /// If the keyspace has no index of keys, which [`Keyspace::build_key_index`] builds.
+    pub(in crate::kv) fn read_range(
+        self,
+        keyspace: &Keyspace,
+        args: Arguments<'_>,
+    ) -> Result<Option<Outcome>, NoKeyIndex> {
+        match self.0.run {
+            Run::RangeRead(_) if !keyspace.has_key_index() => Err(NoKeyIndex),
+            Run::RangeRead(run) => {
+                Ok(Some(run(keyspace, &Args::new(args, 0)).unwrap_or_else(Outcome::Refused)))
+            }
+            Run::Read(_) | Run::Write(_) => Ok(None),
         }
     }
 
@@ -150,11 +172,17 @@ impl CommandId {
     pub(in crate::kv) fn run(self, keyspace: &mut Keyspace, args: &Args<'_>) -> Outcome {
         let answer = match self.0.run {
             Run::Read(run) => keyspace.counting_lookups(|it| run(it, args)),
+            // Only a corrupt entry has one. Its outcome must not depend on this replica's index.
+            Run::RangeRead(_) => return Outcome::Malformed,
             Run::Write(run) => run(keyspace, args),
         };
         answer.unwrap_or_else(Outcome::Refused)
     }
 }
+
+/// Error: the command reads a range of keys, and the keyspace has no index of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::kv) struct NoKeyIndex;
 
 const fn is_same(one: &[u8], other: &[u8]) -> bool {
     let mut at = 0;

@@ -46,6 +46,10 @@ pub(in crate::kv) enum Scale {
 pub(in crate::kv) enum Run {
     /// The function of a read-only command, which needs no log entry.
     Read(fn(&Keyspace, &Args<'_>) -> Answer),
+    /// The function of a read-only command that reads ranges of keys, and can run only while there
+    /// is an index of keys. It has no meaning in a log entry, because other replicas may have no
+    /// index.
+    RangeRead(fn(&Keyspace, &Args<'_>) -> Answer),
     /// The function of a command that may change the state.
     Write(fn(&mut Keyspace, &Args<'_>) -> Answer),
 }
@@ -168,6 +172,16 @@ pub(in crate::kv) const fn read(
     run: fn(&Keyspace, &Args<'_>) -> Answer,
 ) -> Row {
     Row { number, name, keys, scale: Scale::Arguments, run: Run::Read(run) }
+}
+
+/// Returns the row of a read-only command on a range of keys, which needs the index of keys, for
+/// the table of all commands of the state machine. `number` identifies the command in reads.
+pub(in crate::kv) const fn range_read(
+    number: u16,
+    name: &'static str,
+    run: fn(&Keyspace, &Args<'_>) -> Answer,
+) -> Row {
+    Row { number, name, keys: NO_KEYS, scale: Scale::Arguments, run: Run::RangeRead(run) }
 }
 
 /// Returns the row of a command that may change the state, for the table of all commands of the

@@ -53,6 +53,17 @@ enum Condition {
     IfPresent,
 }
 
+/// The reply of a `SET` command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SetReply {
+    /// `OK`, or null if the condition was not met.
+    Status,
+    /// `GET`: the old value.
+    Old,
+    /// `REVISION`: the new revision of the key, or null if the condition was not met.
+    Revision,
+}
+
 /// Runs `GET key`: returns the value of a key; null if the key does not exist.
 fn get(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::string(keyspace.shared_string(args.get(0)?)?))
@@ -206,16 +217,17 @@ impl<'w> Ttl<'w> {
     }
 }
 
-/// Runs `SET key value [NX | XX | IFEQ text | IFNE text] [GET] [EX seconds | PX milliseconds | EXAT
-/// seconds | PXAT milliseconds | KEEPTTL]`: sets a key to a string. `IFEQ` and `IFNE` are options
-/// of Redis 8.4.
+/// Runs `SET key value [NX | XX | IFEQ text | IFNE text] [GET | REVISION] [EX seconds | PX
+/// milliseconds | EXAT seconds | PXAT milliseconds | KEEPTTL]`: sets a key to a string. `IFEQ` and
+/// `IFNE` are options of Redis 8.4; Redis has no `REVISION`.
 fn set_with_options(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, value) = (args.get(0)?, args.get(1)?);
     if args.len() == 2 {
         set_plain(keyspace, key, value);
         return Ok(Outcome::Done);
     }
-    let (mut condition, mut compare, mut returns_old) = (Condition::Always, None, false);
+    let (mut condition, mut compare) = (Condition::Always, None);
+    let mut reply = SetReply::Status;
     let mut end = Ttl::Never;
     let mut options = args.rest(2).iter();
     while let Some(option) = options.next() {
@@ -227,8 +239,10 @@ fn set_with_options(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
             condition = Condition::IfPresent;
         } else if (is("IFEQ") || is("IFNE")) && unconditional {
             compare = Some((is("IFEQ"), *options.next().ok_or(Refusal::Syntax)?));
-        } else if is("GET") {
-            returns_old = true;
+        } else if is("GET") && reply != SetReply::Revision {
+            reply = SetReply::Old;
+        } else if is("REVISION") && reply != SetReply::Old {
+            reply = SetReply::Revision;
         } else if is("KEEPTTL") && !matches!(end, Ttl::At(..)) {
             end = Ttl::Kept;
         } else if end.take(option, options.as_slice().first()) {
@@ -248,6 +262,7 @@ fn set_with_options(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
             Some(until)
         }
     };
+    let returns_old = reply == SetReply::Old;
     let old = if returns_old {
         keyspace.counting_lookups(|it| it.string(key))
     } else {
@@ -277,10 +292,11 @@ fn set_with_options(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         // The expiration time may already have passed. If so, the key does not exist for clients,
         // and the next log entry removes it.
     }
-    Ok(match (returns_old, is_set) {
-        (true, _) => Outcome::string(old),
-        (false, true) => Outcome::Done,
-        (false, false) => Outcome::Unchanged,
+    Ok(match (reply, is_set) {
+        (SetReply::Old, _) => Outcome::string(old),
+        (SetReply::Status, true) => Outcome::Done,
+        (SetReply::Revision, true) => Outcome::Integer(keyspace.revision().cast_signed()),
+        (SetReply::Status | SetReply::Revision, false) => Outcome::Unchanged,
     })
 }
 
@@ -465,6 +481,26 @@ mod tests {
 
     fn value(text: &'static str) -> Outcome {
         Outcome::Value(Some(Bytes::from_static(text.as_bytes())))
+    }
+
+    #[test]
+    fn set_with_revision_returns_the_new_revision_of_the_key() {
+        let mut feeder = Feeder::new();
+        let set = |feeder: &mut Feeder, options: &[&str]| {
+            feeder.call("set", &[&["k", "v"], options].concat())
+        };
+        let revision = |feeder: &mut Feeder| feeder.call("object|revision", &["k"]);
+        assert_eq!(revision(&mut feeder), Outcome::Value(None));
+        assert_eq!(set(&mut feeder, &["NX", "REVISION"]), Outcome::Integer(2));
+        assert_eq!(set(&mut feeder, &["NX", "REVISION"]), Outcome::Unchanged);
+        assert_eq!(revision(&mut feeder), Outcome::Integer(2));
+        assert_eq!(set(&mut feeder, &["revision", "PXAT", "9"]), Outcome::Integer(5));
+        feeder.call("del", &["k"]);
+        assert_eq!(set(&mut feeder, &["NX", "REVISION"]), Outcome::Integer(7));
+        let syntax = Outcome::Refused(Refusal::Syntax);
+        assert_eq!(set(&mut feeder, &["GET", "REVISION"]), syntax);
+        assert_eq!(set(&mut feeder, &["REVISION", "GET"]), syntax);
+        assert_eq!(revision(&mut feeder.restored()), Outcome::Integer(7), "snapshots keep it");
     }
 
     #[test]

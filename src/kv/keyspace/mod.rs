@@ -9,6 +9,7 @@ pub(in crate::kv) mod clock;
 pub(in crate::kv) mod entry;
 pub(in crate::kv) mod events;
 pub(in crate::kv) mod expiration;
+mod key_index;
 pub(in crate::kv) mod restore;
 pub(in crate::kv) mod shards;
 pub(in crate::kv) mod slot;
@@ -27,6 +28,7 @@ use clock::{Millis, ReplicatedClock};
 use entry::{KeyEntry, Metadata, Value};
 use events::Events;
 use expiration::ExpirationIndex;
+use key_index::KeyIndex;
 use restore::RestoredEntry;
 use shards::{Shards, Table};
 use statistics::Counts;
@@ -50,6 +52,8 @@ pub(in crate::kv) struct Keyspace {
     events: Events,
     /// Counts for `INFO`, not part of the state.
     counts: Counts,
+    /// All keys in byte order, if a client has read a range of keys. Not part of the state.
+    key_index: KeyIndex,
     /// Large values that were removed and are not freed yet, not part of the state.
     unlinked: Unlinked,
 }
@@ -200,9 +204,10 @@ impl Keyspace {
         self.digest
     }
 
-    /// Returns the approximate memory usage of the keyspace, in bytes. O(1).
+    /// Returns the approximate memory usage of the keyspace, in bytes, including the index of keys.
+    /// O(1).
     pub(in crate::kv) fn memory(&self) -> usize {
-        self.entry_bytes + self.shards.table_bytes()
+        self.entry_bytes + self.shards.table_bytes() + self.key_index.bytes()
     }
 
     /// Returns the number of operations applied so far, including the one that is being applied.
@@ -435,7 +440,7 @@ impl Keyspace {
         let (digest, entry_bytes) = (&mut self.digest, &mut self.entry_bytes);
         let (expirations, expired) = (&mut self.expirations, &mut self.counts.expired);
         let (events, clock) = (&self.events, self.clock.millis);
-        let unlinked = &mut self.unlinked;
+        let (key_index, unlinked) = (&mut self.key_index, &mut self.unlinked);
         digest.add(metadata.fingerprint());
         self.shards.put(
             hash,
@@ -462,6 +467,7 @@ impl Keyspace {
                     expirations.update(hash, None, entry.expires_at());
                     *entry_bytes += entry.heap_bytes();
                     slot.insert(entry);
+                    key_index.insert(key);
                     events.note_key("new", key);
                 }
             },
@@ -491,11 +497,12 @@ impl Keyspace {
         !is_expired
     }
 
-    /// Updates the keyspace's digest, memory usage and expiration index after `entry` was removed
-    /// from its hash table. Frees the entry, or collects it if that takes long.
+    /// Updates the keyspace's digest, memory usage and indexes after `entry` was removed from its
+    /// hash table. Frees the entry, or collects it if that takes long.
     fn unlink(&mut self, entry: KeyEntry) {
         self.digest.remove(entry.fingerprint());
         self.expirations.update(entry.key_hash(), entry.expires_at(), None);
+        self.key_index.remove(entry.key());
         let bytes = entry.heap_bytes();
         assert!(bytes <= self.entry_bytes, "{bytes} of {} bytes removed", self.entry_bytes);
         self.entry_bytes -= bytes;
@@ -532,6 +539,7 @@ impl Keyspace {
         }
         let sums = (self.digest, self.entry_bytes, self.expirations.len(), self.len());
         assert_eq!(sums, (digest, bytes, expire_count, self.entries().count()));
+        self.check_key_index();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Values that were removed from the keyspace but not freed yet. Freeing a large value takes time
 //! for each of its elements, so the keyspace only collects it, and its driver frees it elsewhere.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::Keyspace;
@@ -24,6 +25,8 @@ pub struct Unlinked {
     entries: Vec<KeyEntry>,
     /// The content of keyspaces that were cleared.
     cleared: Vec<(Shards, ExpirationIndex)>,
+    /// Indexes of the keys of keyspaces that were cleared, or that need none any more.
+    keys: Vec<BTreeSet<Box<[u8]>>>,
     objects: usize,
     bytes: usize,
 }
@@ -31,7 +34,7 @@ pub struct Unlinked {
 impl Unlinked {
     /// Returns whether it contains no value.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.cleared.is_empty()
+        self.entries.is_empty() && self.cleared.is_empty() && self.keys.is_empty()
     }
 
     /// Returns the number of values.
@@ -63,6 +66,14 @@ impl Unlinked {
             self.cleared.push((shards, expirations));
         }
     }
+
+    /// Takes an index of keys, which uses `bytes` of memory. Drops it at once if it is small.
+    pub(super) fn add_keys(&mut self, keys: BTreeSet<Box<[u8]>>, bytes: usize) {
+        if bytes >= COLLECTED_BYTES_MIN {
+            self.bytes += bytes;
+            self.keys.push(keys);
+        }
+    }
 }
 
 impl fmt::Debug for Unlinked {
@@ -78,7 +89,10 @@ impl Keyspace {
     /// Removes all keys, without keyspace notifications. The time does not depend on the number of
     /// keys.
     pub(in crate::kv) fn clear(&mut self) {
-        let bytes = self.memory();
+        let key_bytes = self.key_index.bytes();
+        let bytes = self.memory() - key_bytes;
+        let keys = self.key_index.clear();
+        self.unlinked.add_keys(keys, key_bytes);
         let shards = std::mem::take(&mut self.shards);
         let expirations = std::mem::take(&mut self.expirations);
         self.unlinked.add_cleared(shards, expirations, bytes);

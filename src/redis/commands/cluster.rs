@@ -2,6 +2,7 @@
 //! slots, in which the leader is the master and the other replicas are its replicas.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::kv::{CommandId, Operation, SLOT_COUNT, parse_integer, slot_of};
 use crate::redis::action::Action;
@@ -11,6 +12,9 @@ use crate::redis::session::reply_format::ReplyKind;
 use crate::redis::spec::{ANYTIME_FAST, CommandSpec, command, subcommand};
 
 use super::help::{container, help_row};
+
+/// Maximum of the option `MAXLAG` of `READONLY`, in milliseconds.
+const LAG_MILLIS_MAX: u64 = 3_600_000;
 
 /// Rows of the command table for cluster commands (name, arity, flags, documentation and function),
 /// sorted by name.
@@ -25,12 +29,14 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .since("3.0.0", "cluster")
         .about("A container for cluster commands.")
         .with(CLUSTER),
-    command("readonly", 1, readonly)
+    command("readonly", -1, readonly)
         .flags(ANYTIME_FAST)
         .categories(&["connection"])
         .since("3.0.0", "cluster")
         .costs("O(1)")
-        .about("Lets followers serve the connection's reads instead of redirecting them."),
+        .about(
+            "Lets followers serve the connection's reads, with MAXLAG from a state that may lag.",
+        ),
     command("readwrite", 1, readwrite)
         .flags(ANYTIME_FAST)
         .categories(&["connection"])
@@ -231,7 +237,22 @@ fn asking(call: &mut Call<'_>) -> Action {
 
 /// Runs `READONLY`: from now on, a follower answers the client's reads itself instead of
 /// redirecting the client to the leader.
+///
+/// With `MAXLAG milliseconds`, it may answer them from a state that lags behind by at most this
+/// time. Without, they are linearizable.
 fn readonly(call: &mut Call<'_>) -> Action {
+    let lag_max = match call.request.len() {
+        1 => None,
+        3 if call.argument(1).eq_ignore_ascii_case(b"MAXLAG") => {
+            let millis = parse_integer(call.argument(2)).and_then(|lag| u64::try_from(lag).ok());
+            match millis.filter(|millis| (1..=LAG_MILLIS_MAX).contains(millis)) {
+                Some(millis) => Some(Duration::from_millis(millis)),
+                None => return call.error(&"ERR MAXLAG must be from 1 to 3600000 milliseconds"),
+            }
+        }
+        _ => return call.error(&"ERR syntax error"),
+    };
+    call.connection.lag_max = lag_max;
     call.connection.reads_from_followers = true;
     call.ok()
 }
@@ -240,6 +261,7 @@ fn readonly(call: &mut Call<'_>) -> Action {
 /// to the leader again.
 fn readwrite(call: &mut Call<'_>) -> Action {
     call.connection.reads_from_followers = false;
+    call.connection.lag_max = None;
     call.ok()
 }
 

@@ -2,7 +2,7 @@
 
 use crate::redis::commands::help::{container, help_row};
 use crate::redis::commands::passthrough::{
-    passed_on, passed_on_as, passed_on_with_clock, subcommand_passed_on,
+    passed_on, passed_on_as, passed_on_blocking, passed_on_with_clock, subcommand_passed_on,
 };
 use crate::redis::spec::{CommandSpec, READ_FAST};
 
@@ -29,6 +29,8 @@ const OBJECT: &[CommandSpec] = &[
         .about("Returns 0: access times are not recorded."),
     of_value("refcount", "object|refcount", "2.2.3")
         .about("Returns the reference count of a value."),
+    of_value("revision", "object|revision", "7.2.0")
+        .about("Returns the number of the operation that last changed a key."),
 ];
 
 const fn of_value(name: &'static str, full_name: &'static str, since: &'static str) -> CommandSpec {
@@ -78,6 +80,15 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .since("7.0.0", "generic")
         .costs("O(1)")
         .about("Returns the expiration of a key as a Unix time in seconds."),
+    passed_on_blocking("keyrange", -3)
+        .flags(&["readonly", "no_multi"])
+        .categories(&["keyspace"])
+        .since("7.2.0", "generic")
+        .costs(
+            "O(log(N)+M), N being the number of keys and M the number of keys visited, 4096 at \
+                most; the first call on a replica is O(N*log(N))",
+        )
+        .about("Returns a page of the keys between two bounds, in byte order."),
     passed_on("keys", 2)
         .flags(&["readonly"])
         .categories(&["keyspace", "dangerous"])

@@ -365,6 +365,7 @@ fn raft(text: &mut Text, Source { context, .. }: &Source<'_>) {
     text.field("raft_log_syncs", context.log_syncs);
     text.field("raft_lease_reads", context.counters.lease_reads);
     text.field("raft_read_index_reads", context.counters.read_index_reads);
+    text.field("raft_lagging_reads", context.lagging_reads);
     text.field("raft_leadership_transfers", context.counters.leadership_transfers);
     text.field("raft_rejoining", u8::from(context.rejoining.is_some()));
     if let Some(rejoining) = &context.rejoining {

@@ -41,6 +41,13 @@ pub(in crate::redis) const fn passed_on_with_limit(name: &'static str, arity: i8
     command(name, arity, pass_on_with_limit).runs(CommandId::of(name))
 }
 
+/// Returns a row of the command table for a command that the state machine runs with the client's
+/// arguments unchanged, while later requests of the connection wait. For a read that may itself
+/// wait in the state machine: a later read must not be answered from an older state.
+pub(in crate::redis) const fn passed_on_blocking(name: &'static str, arity: i8) -> CommandSpec {
+    command(name, arity, pass_on_blocking).runs(CommandId::of(name))
+}
+
 /// Returns a row of the command table for a subcommand that the state machine runs with the
 /// client's arguments unchanged. `full_name` has the form `<command>|<subcommand>`.
 pub(in crate::redis) const fn subcommand_passed_on(
@@ -53,6 +60,10 @@ pub(in crate::redis) const fn subcommand_passed_on(
 
 fn pass_on(call: &mut Call<'_>) -> Action {
     submit(call, 1, None)
+}
+
+fn pass_on_blocking(call: &mut Call<'_>) -> Action {
+    pass_on(call).blocking()
 }
 
 fn pass_on_subcommand(call: &mut Call<'_>) -> Action {

@@ -111,16 +111,7 @@ fn watch(call: &mut Call<'_>) -> Action {
         let keys = keys.into_iter().map(Bytes::copy_from_slice).collect();
         call.connection.blocked = Some(Blocked::Watch(keys));
     }
-    blocking(action)
-}
-
-/// Makes a submitted request block its connection: sets the field `blocks` of an `Action::Submit`.
-/// Returns any other action unchanged.
-fn blocking(mut action: Action) -> Action {
-    if let Action::Submit { blocks, .. } = &mut action {
-        *blocks = true;
-    }
-    action
+    action.blocking()
 }
 
 /// Queues a command inside a transaction (after `MULTI`), and replies `QUEUED`.
@@ -194,7 +185,7 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     }
     if let Some(before) = before.filter(|_| changes_connection) {
         call.connection.blocked = Some(Blocked::Exec(before));
-        action = blocking(action);
+        action = action.blocking();
     }
     actions.push(action);
     sequence(actions)

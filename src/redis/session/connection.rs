@@ -1,6 +1,7 @@
 //! All state of one client's connection, and the connection's line in `CLIENT LIST`.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -53,6 +54,9 @@ pub struct Connection {
     /// Whether the client has sent `READONLY`, so that this replica answers the client's reads even
     /// if it is not the leader.
     pub(in crate::redis) reads_from_followers: bool,
+    /// The lag that the client accepts for its reads at a follower (`READONLY MAXLAG`); `None` if
+    /// it accepts none.
+    pub(in crate::redis) lag_max: Option<Duration>,
     pub(in crate::redis) subscriptions: ClientSubscriptions,
     /// Whether the client is connected to the Sentinel port, on which `ROLE` returns the role
     /// `sentinel`.
@@ -112,6 +116,7 @@ impl Connection {
             library_version: Vec::new(),
             follows_redirects: false,
             reads_from_followers: false,
+            lag_max: None,
             subscriptions: ClientSubscriptions::default(),
             is_on_sentinel_port: false,
             transaction: Transaction::default(),
@@ -175,6 +180,12 @@ impl Connection {
         self.call_status
     }
 
+    /// Returns the lag that the client accepts for its reads at a replica that is not the leader;
+    /// `None` if its reads must be linearizable.
+    pub fn lag_max(&self) -> Option<Duration> {
+        self.lag_max
+    }
+
     /// Returns the RESP protocol version in which replies are written.
     pub fn version(&self) -> Version {
         self.version
@@ -187,6 +198,7 @@ impl Connection {
         self.name.clear();
         self.follows_redirects = false;
         self.reads_from_followers = false;
+        self.lag_max = None;
         self.transaction.discard();
         self.reply_mode = ReplyMode::default();
     }

@@ -5,7 +5,7 @@
 //! | `network` | the network stage: `Poll`, and the way of each request and reply |
 //! | `clients` | connections of clients, their requests and replies |
 //! | `peers` | connections to and from peers |
-//! | `read_index` | reads on a replica that is not the leader |
+//! | `read_index`, `freshness` | reads on a replica that is not the leader |
 //! | `request_id` | ids of batches and of requests for a read index |
 //! | `sockets` | non-blocking sockets, their queues, the limit on open files |
 //! | `options`, `folder`, `retry` | options, the replica's folder, waiting for an earlier process |
@@ -18,6 +18,7 @@
 //! of writes to the leader; the leader sends back only refusals.
 mod clients;
 mod folder;
+mod freshness;
 mod network;
 mod options;
 mod peers;

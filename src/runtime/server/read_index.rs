@@ -24,13 +24,15 @@ struct Requested {
 
 /// The requests for a read index that are waiting for the leader's reply.
 ///
-/// Invariant: the requests in `requested` are in the order in which they were sent, and each of
-/// them was sent for at least one read of a client.
+/// Invariant: the requests in `requested` are in the order in which they were sent.
 #[derive(Debug)]
 pub(crate) struct ReadIndexRequests {
     next_ticket: u64,
     /// Reads that the next request for a read index will cover.
     gathered: Vec<ClientRequest>,
+    /// Whether a read index is wanted even for no read, to know how current this replica's state
+    /// is.
+    renewal_wanted: bool,
     requested: VecDeque<Requested>,
 }
 
@@ -41,7 +43,8 @@ impl ReadIndexRequests {
     /// accepted.
     pub(crate) fn new(opening: u64) -> ReadIndexRequests {
         let next_ticket = (opening << 32) + 1;
-        ReadIndexRequests { next_ticket, gathered: Vec::new(), requested: VecDeque::new() }
+        let (gathered, requested) = (Vec::new(), VecDeque::new());
+        ReadIndexRequests { next_ticket, gathered, renewal_wanted: false, requested }
     }
 
     /// Adds a read to those that the next request for a read index will cover.
@@ -49,11 +52,17 @@ impl ReadIndexRequests {
         self.gathered.push(read);
     }
 
+    /// Asks for a read index even if no read needs it, unless one is requested already.
+    pub(crate) fn renew(&mut self) {
+        self.renewal_wanted = self.requested.is_empty();
+    }
+
     /// Creates a request to the leader `leader` that covers all gathered reads. Returns the
     /// request's ticket, the number that the leader's reply will contain; `None` if there are no
-    /// gathered reads.
+    /// gathered reads and [`ReadIndexRequests::renew`] was not called. `now` must be read from the
+    /// clock before the request is sent.
     pub(crate) fn request(&mut self, leader: NodeId, now: Instant) -> Option<u64> {
-        if self.gathered.is_empty() {
+        if !std::mem::take(&mut self.renewal_wanted) && self.gathered.is_empty() {
             return None;
         }
         let ticket = self.next_ticket;
@@ -64,11 +73,16 @@ impl ReadIndexRequests {
     }
 
     /// Removes the request for a read index that was sent to `leader` with the ticket `ticket`, and
-    /// returns the reads that it covers. Returns an empty list if there is no such request.
-    pub(crate) fn take(&mut self, leader: NodeId, ticket: u64) -> Vec<ClientRequest> {
+    /// returns the time at which it was created and the reads that it covers. Returns `None` if
+    /// there is no such request.
+    pub(crate) fn take(
+        &mut self,
+        leader: NodeId,
+        ticket: u64,
+    ) -> Option<(Instant, Vec<ClientRequest>)> {
         let is_it = |it: &Requested| it.ticket == ticket && it.leader == leader;
-        let at = self.requested.iter().position(is_it);
-        at.and_then(|at| self.requested.remove(at)).map_or_else(Vec::new, |request| request.reads)
+        let at = self.requested.iter().position(is_it)?;
+        self.requested.remove(at).map(|request| (request.at, request.reads))
     }
 
     /// Removes the requests for a read index that are older than [`REPLY_TIMEOUT`], and returns the
@@ -120,14 +134,31 @@ mod tests {
         assert_eq!(requests.request(LEADER, Instant(0)), Some(1));
         requests.gather(read(3));
         assert_eq!(requests.request(LEADER, Instant(5)), Some(2));
-        assert_eq!(requests.take(NodeId(2), 2), [], "the reply of another replica");
-        assert_eq!(requests.take(LEADER, 2), [read(3)]);
-        assert_eq!(requests.take(LEADER, 2), []);
+        assert_eq!(requests.take(NodeId(2), 2), None, "the reply of another replica");
+        assert_eq!(requests.take(LEADER, 2), Some((Instant(5), vec![read(3)])));
+        assert_eq!(requests.take(LEADER, 2), None);
         assert_eq!(requests.expire(Instant(1)), []);
         assert_eq!(requests.expire(Instant::ZERO + REPLY_TIMEOUT), [read(1).key, read(2).key]);
-        assert_eq!(requests.take(LEADER, 1), []);
+        assert_eq!(requests.take(LEADER, 1), None);
         requests.gather(read(4));
         assert_eq!(requests.request(LEADER, Instant(9)), Some(3));
         assert_eq!((requests.take_all(), requests.next_expiry()), (vec![read(4).key], None));
+    }
+
+    #[test]
+    fn renewal_requests_a_read_index_for_no_read_once() {
+        let mut requests = ReadIndexRequests::new(0);
+        requests.renew();
+        requests.renew();
+        assert_eq!(requests.request(LEADER, Instant(3)), Some(1));
+        assert_eq!(requests.request(LEADER, Instant(4)), None);
+        requests.renew();
+        assert_eq!(requests.request(LEADER, Instant(5)), None, "one is requested already");
+        assert_eq!(requests.take(LEADER, 1), Some((Instant(3), vec![])));
+        requests.renew();
+        requests.gather(read(1));
+        assert_eq!(requests.request(LEADER, Instant(6)), Some(2));
+        assert_eq!(requests.take(LEADER, 2), Some((Instant(6), vec![read(1)])));
+        assert_eq!(requests.request(LEADER, Instant(7)), None);
     }
 }

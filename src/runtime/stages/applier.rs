@@ -9,6 +9,7 @@
 //! The applier also starts snapshots, since it owns the state that goes into them, and installs the
 //! snapshots of a leader.
 
+mod key_index;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +20,9 @@ use bytes::Bytes;
 use crossbeam::channel::TrySendError;
 
 use crate::clock::AppliedClock;
-use crate::kv::{Batch, GROUP_MAX, Group, KeyspaceStatistics, Outcome, Piece, StateMachine};
+use crate::kv::{
+    Batch, BatchError, GROUP_MAX, Group, KeyspaceStatistics, Outcome, Piece, StateMachine,
+};
 use crate::raft::{ClientRequest, Committed};
 use crate::runtime::boards::{ApplierBoard, MemoryBoard};
 use crate::runtime::channels::{
@@ -32,6 +35,7 @@ use crate::runtime::wake::Wake;
 use crate::types::{EntryId, Index, RequestKey};
 
 use super::snapshot_scheduler::SnapshotScheduler;
+use key_index::KeyIndexUse;
 
 /// Log indexes that are multiples of this number are those at which the digest of the state is
 /// kept, so that the digests of replicas can be compared under load. Equal on all replicas.
@@ -122,6 +126,8 @@ pub(crate) struct Applier {
     /// expire) in the state reaches their timestamp. Holds at most [`UNCLOCKED_READS_MAX`] batches;
     /// further batches are dropped, and their clients get an error after the command deadline.
     unclocked_reads: Vec<(ReadTimestamp, ClientRequest)>,
+    /// Clients' reads of key ranges that are waiting for the state's index of keys.
+    key_index: KeyIndexUse,
     /// The time and the number of resets of the state's replicated clock (which decides when keys
     /// expire) when `unclocked_reads` was last checked.
     unclocked_checked_at: ReadTimestamp,
@@ -162,6 +168,7 @@ impl Applier {
             read_outcomes: Vec::new(),
             digest: StateMachine::default().digest(),
             unclocked_reads: Vec::new(),
+            key_index: KeyIndexUse::new(clock.now()),
             unclocked_checked_at: ReadTimestamp::default(),
             last: EntryId::ZERO,
             scheduler: None,
@@ -227,7 +234,7 @@ impl Applier {
     /// stopped.
     pub(crate) fn run(&mut self) {
         loop {
-            if self.has_rest() {
+            if self.has_rest() || self.key_index.is_wanted() {
                 self.run_once(None);
             } else if let Ok(batch) = self.ends.jobs.recv() {
                 self.run_once(Some(batch));
@@ -253,21 +260,22 @@ impl Applier {
     /// Returns whether the applier has work that it can do now. False if the last call of
     /// [`Applier::run_ready`] did nothing because the network's queue was full.
     pub(crate) fn is_ready(&self) -> bool {
-        (self.has_rest() || !self.ends.jobs.is_empty()) && !self.skipped
+        (self.has_rest() || self.key_index.is_wanted() || !self.ends.jobs.is_empty())
+            && !self.skipped
     }
 
     /// Runs one pass (iteration of the stage's loop) on a thread shared with other stages, without
     /// blocking; does nothing while the network's queue is full. `has_jobs` says whether the Raft
     /// core has sent a batch since the last call.
     pub(crate) fn run_ready(&mut self, has_jobs: bool) {
-        if !has_jobs && !self.skipped && !self.has_rest() && self.ends.jobs.is_empty() {
+        if !has_jobs && !self.skipped && !self.is_ready() {
             return;
         }
         self.skipped = self.ends.to_network.is_full();
         if self.skipped {
             return;
         }
-        if self.has_rest() {
+        if self.has_rest() || self.key_index.is_wanted() {
             self.run_once(None);
         } else if let Ok(batch) = self.ends.jobs.try_recv() {
             self.run_once(Some(batch));
@@ -287,6 +295,7 @@ impl Applier {
         if let Some(unfinished) = self.unfinished.take() {
             self.apply(unfinished, &mut groups, &mut replies);
         }
+        self.advance_key_index();
         self.answer_ready_reads(&mut groups, &mut replies);
         let mut first = first;
         while !self.has_rest()
@@ -625,7 +634,7 @@ impl Applier {
     /// allows. Appends the answers to `replies`.
     fn answer_ready_reads(&mut self, groups: &mut Pass, replies: &mut ReplyBatch) {
         // Cloned for its payload, which operations borrow; the bytes are shared.
-        while let Some(read) = self.ready_reads.front().cloned() {
+        'reads: while let Some(read) = self.ready_reads.front().cloned() {
             // A peer's read is answered from the peer's own state; the peer requests only the read
             // index.
             if !self.is_own(read.key) {
@@ -645,8 +654,14 @@ impl Applier {
                     groups.end();
                     break;
                 }
-                let answered = self.store.read_group(&batch, &group, &mut self.read_outcomes);
-                answered.expect("the network admits only reads as reads");
+                match self.store.read_group(&batch, &group, &mut self.read_outcomes) {
+                    Ok(()) => {}
+                    Err(BatchError::NoKeyIndex) => {
+                        self.postpone_for_key_index();
+                        continue 'reads;
+                    }
+                    Err(error) => panic!("the network admits only reads as reads: {error}"),
+                }
             }
             replies.statistics.add(self.store.take_statistics());
             if self.read_outcomes.len() < batch.len() {

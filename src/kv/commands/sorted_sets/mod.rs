@@ -2,7 +2,7 @@
 
 mod combine;
 mod members;
-mod ranges;
+pub(in crate::kv) mod ranges;
 
 use std::sync::Arc;
 

@@ -42,9 +42,9 @@ struct Score {
     open: bool,
 }
 
-/// The minimum or the maximum of a range of members (`BYLEX`).
+/// The minimum or the maximum of a range of members (`BYLEX`) or of keys (`KEYRANGE`).
 #[derive(Debug, Clone, Copy)]
-enum Lex<'w> {
+pub(in crate::kv) enum Lex<'w> {
     /// The bound `-`, which is less than any member.
     Least,
     /// The bound `+`, which is greater than any member.
@@ -65,7 +65,11 @@ impl Score {
 }
 
 impl<'w> Lex<'w> {
-    fn read(word: &'w [u8]) -> Result<Lex<'w>, Refusal> {
+    /// Parses an argument: `-`, `+`, or `[` (inclusive) or `(` (exclusive) in front of a member.
+    ///
+    /// # Errors
+    /// If the argument is none of these.
+    pub(in crate::kv) fn read(word: &'w [u8]) -> Result<Lex<'w>, Refusal> {
         match word {
             // As in Redis, a NUL byte ends the argument.
             [b'-'] | [b'-', 0, ..] => Ok(Lex::Least),

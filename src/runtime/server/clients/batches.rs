@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::kv::{BATCH_OPERATIONS_MAX, Batch, BatchBuffer};
+use crate::kv::{BATCH_OPERATIONS_MAX, Batch, BatchBuffer, Operation};
 use crate::raft::{ClientRequest, RequestKind};
 use crate::runtime::server::request_id::{BATCH_CLIENT, replica_and_sequence, request_id};
 use crate::runtime::stages::applier::ORIGIN_BYTES;
@@ -80,6 +80,8 @@ pub(crate) struct Batches {
     /// Number of the latest large batch of writes.
     latest_large: u64,
     reads: OpenBatch,
+    /// Reads that this replica answers from its own state.
+    lagging_reads: OpenBatch,
     writes: OpenBatch,
     /// Whether the batches being built will be forwarded to another replica, the leader.
     forwarded: bool,
@@ -91,6 +93,32 @@ pub(crate) struct Batches {
     /// The batches that are full or were ended since [`Batches::begin`], ready to be sent, oldest
     /// first.
     complete: Vec<ClientRequest>,
+    /// Those of reads that this replica answers from its own state.
+    complete_lagging: Vec<ClientRequest>,
+}
+
+/// One of the batches being built.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    Reads,
+    LaggingReads,
+    Writes,
+}
+
+impl Part {
+    fn of(kind: RequestKind) -> Part {
+        match kind {
+            RequestKind::Read => Part::Reads,
+            RequestKind::Write => Part::Writes,
+        }
+    }
+
+    fn kind(self) -> RequestKind {
+        match self {
+            Part::Reads | Part::LaggingReads => RequestKind::Read,
+            Part::Writes => RequestKind::Write,
+        }
+    }
 }
 
 impl SentBatch {
@@ -121,12 +149,14 @@ impl Batches {
             sent_bytes: 0,
             latest_large: 0,
             reads: OpenBatch::default(),
+            lagging_reads: OpenBatch::default(),
             writes: OpenBatch::default(),
             forwarded: false,
             since: Index::ZERO,
             now: Instant::ZERO,
             operations_max: BATCH_OPERATIONS_MAX,
             complete: Vec::new(),
+            complete_lagging: Vec::new(),
         }
     }
 
@@ -165,14 +195,26 @@ impl Batches {
     /// Adds the request with this sequence number and its encoded operation to the current batch of
     /// its kind (read or write).
     pub(crate) fn add(&mut self, kind: RequestKind, sequence: u64, operation: &[u8]) {
-        let open = self.open(kind);
+        self.add_to(Part::of(kind), sequence, operation);
+    }
+
+    /// Adds the read with this sequence number and its encoded operation to the current batch of
+    /// reads that this replica answers from its own state.
+    pub(crate) fn add_lagging_read(&mut self, sequence: u64, operation: &[u8]) {
+        self.add_to(Part::LaggingReads, sequence, operation);
+    }
+
+    fn add_to(&mut self, part: Part, sequence: u64, operation: &[u8]) {
+        let open = self.open(part);
         let length = open.buffer.encoded_len() + operation.len();
-        if !open.buffer.is_empty() && length > BATCH_BYTES_MAX {
-            self.close(kind);
+        // A batch waits as a whole, so no other read may share one with a read of a range.
+        let is_alone = Operation::is_range_read(operation);
+        if !open.buffer.is_empty() && (length > BATCH_BYTES_MAX || is_alone) {
+            self.close(part);
         }
-        self.open(kind).add(sequence, operation);
-        if self.open(kind).buffer.len() >= self.operations_max {
-            self.close(kind);
+        self.open(part).add(sequence, operation);
+        if is_alone || self.open(part).buffer.len() >= self.operations_max {
+            self.close(part);
         }
     }
 
@@ -181,13 +223,14 @@ impl Batches {
     pub(crate) fn add_large(&mut self, sequence: u64, operation: Bytes) -> Bytes {
         let kind = RequestKind::Write;
         if !self.writes.buffer.is_empty() {
-            self.close(kind);
+            self.close(Part::Writes);
         }
         self.latest_large = self.next;
         let key = self.key(self.next);
         let (payload, operation) = Batch::of_one(operation, key, self.forwarded);
         let requests = std::iter::once(sequence..sequence + 1).collect();
-        self.complete(ClientRequest { key, kind, payload }, requests);
+        let batch = self.complete(ClientRequest { key, kind, payload }, requests);
+        self.complete.push(batch);
         operation
     }
 
@@ -213,19 +256,25 @@ impl Batches {
         Some(batch)
     }
 
-    fn open(&mut self, kind: RequestKind) -> &mut OpenBatch {
-        match kind {
-            RequestKind::Read => &mut self.reads,
-            RequestKind::Write => &mut self.writes,
+    fn open(&mut self, part: Part) -> &mut OpenBatch {
+        match part {
+            Part::Reads => &mut self.reads,
+            Part::LaggingReads => &mut self.lagging_reads,
+            Part::Writes => &mut self.writes,
         }
     }
 
-    fn close(&mut self, kind: RequestKind) {
+    fn close(&mut self, part: Part) {
+        let kind = part.kind();
         let (key, may_repeat) = (self.key(self.next), self.may_repeat(kind));
-        let open = self.open(kind);
+        let open = self.open(part);
         let payload = open.buffer.finish(key, may_repeat);
         let requests = std::mem::take(&mut open.requests);
-        self.complete(ClientRequest { key, kind, payload }, requests);
+        let batch = self.complete(ClientRequest { key, kind, payload }, requests);
+        match part {
+            Part::Reads | Part::Writes => self.complete.push(batch),
+            Part::LaggingReads => self.complete_lagging.push(batch),
+        }
     }
 
     /// Returns whether a batch of this kind may be sent again. A batch that this replica appends as
@@ -234,30 +283,31 @@ impl Batches {
         self.forwarded && kind == RequestKind::Write
     }
 
-    /// Adds a batch with the next number to those that are ready to be sent.
-    fn complete(&mut self, batch: ClientRequest, requests: Vec<Range<u64>>) {
+    /// Adds a batch with the next number to those in flight, and returns it.
+    fn complete(&mut self, batch: ClientRequest, requests: Vec<Range<u64>>) -> ClientRequest {
         let (number, kind) = (self.next, batch.kind);
         self.next += 1;
         let counts = kind == RequestKind::Write && number != self.latest_large;
         let counted_bytes = if counts { batch.payload.len() } else { 0 };
         self.sent_bytes += counted_bytes;
         let payload = if self.may_repeat(kind) { batch.payload.clone() } else { Bytes::new() };
-        self.complete.push(batch);
         let (since, sent_at) = (self.since, self.now);
         let resent = false;
-        let batch = SentBatch { kind, payload, since, sent_at, counted_bytes, requests, resent };
-        self.sent.insert(number, batch);
+        let sent = SentBatch { kind, payload, since, sent_at, counted_bytes, requests, resent };
+        self.sent.insert(number, sent);
+        batch
     }
 
     /// Completes the batches being built. Returns all batches that were completed since
-    /// [`Batches::begin`], oldest first.
-    pub(crate) fn finish(&mut self) -> Vec<ClientRequest> {
-        for kind in [RequestKind::Read, RequestKind::Write] {
-            if !self.open(kind).buffer.is_empty() {
-                self.close(kind);
+    /// [`Batches::begin`], oldest first, and separately those of reads that this replica answers
+    /// from its own state.
+    pub(crate) fn finish(&mut self) -> (Vec<ClientRequest>, Vec<ClientRequest>) {
+        for part in [Part::Reads, Part::LaggingReads, Part::Writes] {
+            if !self.open(part).buffer.is_empty() {
+                self.close(part);
             }
         }
-        std::mem::take(&mut self.complete)
+        (std::mem::take(&mut self.complete), std::mem::take(&mut self.complete_lagging))
     }
 
     /// Returns whether later writes should wait to form a larger batch, because the batches in
@@ -324,7 +374,7 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::Operation;
+    use crate::kv::CommandId;
     use crate::runtime::server::request_id::origin_of;
     use crate::types::NodeId;
 
@@ -351,7 +401,7 @@ mod tests {
         batches.add(RequestKind::Read, 3, &Operation::get(b"k").encode());
         batches.add(RequestKind::Write, 6, &large);
         batches.add(RequestKind::Write, 7, &set(b"v"));
-        let built = batches.finish();
+        let built = batches.finish().0;
         let sizes: Vec<_> = built
             .iter()
             .map(|ClientRequest { key, kind, payload }| {
@@ -371,8 +421,32 @@ mod tests {
         }
         batches.begin(false, (Index(8), Instant(2)), 3);
         batches.add(RequestKind::Write, 8, &set(b"v"));
-        let [ClientRequest { payload, .. }] = &batches.finish()[..] else { panic!("one batch") };
+        let [ClientRequest { payload, .. }] = &batches.finish().0[..] else { panic!("one batch") };
         assert!(!Batch::decode(payload).unwrap().may_repeat, "this replica leads");
+    }
+
+    #[test]
+    fn range_reads_and_lagging_reads_get_batches_of_their_own() {
+        let mut batches = batches();
+        batches.begin(false, (Index(7), Instant(1)), 10);
+        let get = Operation::get(b"k").encode();
+        let range = Operation::call(CommandId::of("keyrange"), [&b"-"[..], b"+"]).encode();
+        for (sequence, operation) in (1..).zip([&get, &get, &range, &range, &get]) {
+            batches.add(RequestKind::Read, sequence, operation);
+        }
+        for (sequence, operation) in (6..).zip([&get, &range, &get, &get]) {
+            batches.add_lagging_read(sequence, operation);
+        }
+        let (reads, lagging) = batches.finish();
+        for (built, wanted) in [
+            (reads, vec![vec![1, 2], vec![3], vec![4], vec![5]]),
+            (lagging, vec![vec![6], vec![7], vec![8, 9]]),
+        ] {
+            let of = |request: &ClientRequest| members(&batches.remove(request.key).unwrap());
+            assert_eq!(built.iter().map(of).collect::<Vec<_>>(), wanted);
+            assert!(built.iter().all(|request| request.kind == RequestKind::Read));
+        }
+        assert_eq!(batches.finish(), (vec![], vec![]));
     }
 
     #[test]
@@ -383,7 +457,7 @@ mod tests {
             for sequence in 0..count {
                 batches.add(kind, sequence, &set(b"v"));
             }
-            (batches.finish().remove(0).key, batches.are_small_batches_ahead())
+            (batches.finish().0.remove(0).key, batches.are_small_batches_ahead())
         };
         assert!(!build(RequestKind::Read, 1).1 && !build(RequestKind::Read, 1).1);
         assert!(!build(RequestKind::Write, 1).1 && build(RequestKind::Write, 1).1);
@@ -398,7 +472,7 @@ mod tests {
         let mut build = |forwarded, kind, sequence| {
             batches.begin(forwarded, (Index(1), Instant(1)), 3);
             batches.add(kind, sequence, &set(b"v"));
-            batches.finish()[0].key
+            batches.finish().0[0].key
         };
         let own = build(false, RequestKind::Write, 1);
         let read = build(true, RequestKind::Read, 2);

@@ -104,7 +104,10 @@ pub(crate) struct Client {
 /// The kind of the requests of a client that are in flight, which are all reads or all writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum InFlightKind {
+    /// Reads, of which at least one was sent to the Raft core or the leader.
     Reads,
+    /// Reads that this replica answers from its own state, which may lag behind.
+    LaggingReads,
     /// Writes, none of them large.
     Writes,
     /// Writes of which the last is large.
@@ -113,8 +116,9 @@ enum InFlightKind {
 
 impl InFlightKind {
     /// Returns the kind of the requests in flight after `last` was sent.
-    fn of(last: &Request) -> InFlightKind {
+    fn of(last: &Request, is_lagging: bool) -> InFlightKind {
         match last.kind {
+            RequestKind::Read if is_lagging => InFlightKind::LaggingReads,
             RequestKind::Read => InFlightKind::Reads,
             RequestKind::Write if is_large(&last.operation) => InFlightKind::LargeWrite,
             RequestKind::Write => InFlightKind::Writes,
@@ -125,11 +129,22 @@ impl InFlightKind {
     /// large write, because it could overtake it.
     fn may_add(self, kind: RequestKind) -> bool {
         match self {
-            InFlightKind::Reads => kind == RequestKind::Read,
+            InFlightKind::Reads | InFlightKind::LaggingReads => kind == RequestKind::Read,
             InFlightKind::Writes => kind == RequestKind::Write,
             InFlightKind::LargeWrite => false,
         }
     }
+}
+
+/// Where a request was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SentTo {
+    /// It could not be sent.
+    None,
+    /// To the Raft core or the leader.
+    Leader,
+    /// To the applier, to be answered from this replica's own state, which may lag behind.
+    OwnState,
 }
 
 /// What [`Client::on_outcome`] has done with the outcome of a request.
@@ -320,8 +335,15 @@ impl Client {
     }
 
     /// Sends the waiting requests of this client that may be sent now, oldest first. Calls `send`
-    /// for each of them, and stops when `send` returns false because it could not send the request.
-    pub(crate) fn dispatch(&mut self, now: Instant, mut send: impl FnMut(&mut Request) -> bool) {
+    /// for each of them, and stops when `send` could not send the request. The second argument of
+    /// `send` is whether the request may be answered from this replica's own state, which may lag
+    /// behind: not while the leader confirms an earlier read, because that could then be answered
+    /// from a newer state.
+    pub(crate) fn dispatch(
+        &mut self,
+        now: Instant,
+        mut send: impl FnMut(&mut Request, bool) -> SentTo,
+    ) {
         while let Some(at) = self.at(self.next).filter(|at| *at < self.slots.len()) {
             let fits = self.reply_fits(self.next);
             let slot = &mut self.slots[at];
@@ -330,11 +352,14 @@ impl Client {
                 if must_wait || self.draining || self.in_flight >= self.window || !fits {
                     return;
                 }
-                if !send(request) {
+                let may_lag =
+                    self.in_flight == 0 || self.in_flight_kind == InFlightKind::LaggingReads;
+                let sent_to = send(request, may_lag);
+                if sent_to == SentTo::None {
                     return;
                 }
                 self.in_flight += 1;
-                self.in_flight_kind = InFlightKind::of(request);
+                self.in_flight_kind = InFlightKind::of(request, sent_to == SentTo::OwnState);
                 slot.sent_at.get_or_insert(now);
                 slot.mark_sent();
             }

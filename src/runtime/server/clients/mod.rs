@@ -56,7 +56,7 @@ use self::in_flight::InFlightTable;
 use self::memory::ClientMemory;
 
 pub(crate) use self::batches::SentBatch;
-pub(crate) use self::requests::Target;
+pub(crate) use self::requests::{Dispatched, Target};
 pub use self::timeouts::Timeouts;
 
 /// Number of bytes after which a pass (iteration of the stage's loop) stops reading from clients,
@@ -106,6 +106,8 @@ pub(crate) struct Clients {
     reply: BytesMut,
     /// Whether the reply to the command that is being executed is an error.
     failed: bool,
+    /// Whether a client has ever sent a read that accepts a lag.
+    lagging_reads: bool,
     /// Whether a client has requested a snapshot (`BGSAVE`) since the network stage last checked.
     pub(crate) snapshot_requested: bool,
     /// Administrative requests that the network stage has not sent to the Raft core yet, oldest
@@ -162,6 +164,7 @@ impl Clients {
             spare: Vec::new(),
             reply: BytesMut::new(),
             failed: false,
+            lagging_reads: false,
             snapshot_requested: false,
             admin_calls: VecDeque::new(),
             snapshot_reads: VecDeque::new(),
@@ -172,6 +175,11 @@ impl Clients {
             applier_resumed_at: Instant::ZERO,
             counters,
         }
+    }
+
+    /// Returns whether a client has ever sent a read that accepts a lag.
+    pub(crate) fn has_lagging_reads(&self) -> bool {
+        self.lagging_reads
     }
 
     /// Adds a client's connection, or closes it with an error if the maximum number of clients is

@@ -1,5 +1,7 @@
 //! A client's request on its way to a reply: the request itself, its state, and its reply.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::kv::Outcome;
@@ -20,6 +22,9 @@ pub(crate) struct Request {
     /// The hash slot of the request's key if the client follows redirects to the leader; `None` if
     /// the client does not follow redirects, or if the command has no key.
     pub(crate) redirect_slot: Option<u16>,
+    /// The lag of this replica's own state that the client accepts, if this is a read of a client
+    /// that has sent `READONLY MAXLAG`.
+    pub(crate) lag_max: Option<Duration>,
 }
 
 /// The state of a client's request until its reply is sent.

@@ -15,9 +15,10 @@ use super::Clients;
 use crate::runtime::channels::{AdminCall, AdminCaller, QUEUE_LEN, SnapshotRead};
 use crate::runtime::pass::Pass;
 use crate::runtime::server::clients::batches::is_large;
-use crate::runtime::server::clients::client::Client;
+use crate::runtime::server::clients::client::{Client, SentTo};
 use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::request::Request;
+use crate::runtime::server::freshness::{LagCheck, StateAge};
 use crate::runtime::server::sockets::descriptors;
 use crate::runtime::server::sockets::slab::Slab;
 use crate::snapshot_check::snapshot_id;
@@ -35,8 +36,33 @@ pub(crate) enum Target {
     /// that more of them fit into one batch.
     CoreReads,
     /// All requests go to the leader, which is another replica: writes are forwarded to it, and for
-    /// reads a read index is requested from it.
-    Leader,
+    /// reads a read index is requested from it, except for those that accept the lag of this
+    /// replica's own state.
+    Leader(StateAge),
+    /// Only reads that accept the lag of this replica's own state are answered, from that state. No
+    /// leader can be asked, so all other requests wait.
+    Own(StateAge),
+}
+
+impl Target {
+    /// Decides whether a request may be answered from this replica's own state.
+    fn check(self, request: &Request) -> LagCheck {
+        match (self, request.lag_max) {
+            (Target::Leader(age) | Target::Own(age), Some(lag_max)) => age.check(lag_max),
+            _ => LagCheck::TooOld,
+        }
+    }
+}
+
+/// Requests to be sent, in batches, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Dispatched {
+    /// Batches for the Raft core or the leader.
+    pub(crate) batches: Vec<ClientRequest>,
+    /// Batches of reads that this replica answers from its own state.
+    pub(crate) lagging_reads: Vec<ClientRequest>,
+    /// Whether the state will soon be too old for reads like these (see [`LagCheck::Aging`]).
+    pub(crate) is_aging: bool,
 }
 
 impl Clients {
@@ -144,6 +170,9 @@ impl Clients {
                 if client.connection.is_muted() {
                     reply_format.mute();
                 }
+                let is_read = kind == RequestKind::Read;
+                let lag_max = client.connection.lag_max().filter(|_| is_read);
+                self.lagging_reads |= lag_max.is_some();
                 let slot = client.next_slot();
                 client.blocked_on = blocks.then_some(slot);
                 let arrived_at = self.context.now;
@@ -155,6 +184,7 @@ impl Clients {
                     reply_format,
                     sequence,
                     redirect_slot,
+                    lag_max,
                 });
             }
             Action::ListClients(query) => {
@@ -250,6 +280,7 @@ impl Clients {
             reply_format,
             sequence,
             redirect_slot: None,
+            lag_max: None,
         });
         sequence
     }
@@ -304,14 +335,14 @@ impl Clients {
 
     /// Takes the clients' waiting requests that may be sent now, until `admits` returns false for
     /// the length in bytes of the next request's operation. Returns the requests in order, in
-    /// batches of at most `operations_max`. The caller must send all of them to the Raft core or
-    /// the leader, or return them by calling [`Clients::requeue`].
+    /// batches of at most `operations_max`. The caller must send all of them to the Raft core, the
+    /// leader or the applier, or return them by calling [`Clients::requeue`].
     pub(crate) fn dispatch(
         &mut self,
         target: Target,
         operations_max: usize,
         mut admits: impl FnMut(usize) -> bool,
-    ) -> Vec<ClientRequest> {
+    ) -> Dispatched {
         if !self.batches.has_many_bytes() {
             // Those that have waited come first.
             let later = std::mem::take(&mut self.to_dispatch);
@@ -323,7 +354,8 @@ impl Clients {
         let mut refused = false;
         let mut indexes = std::mem::replace(&mut self.to_dispatch, std::mem::take(&mut self.spare));
         let now = (self.context.applied_index, self.context.now);
-        self.batches.begin(target == Target::Leader, now, operations_max);
+        self.batches.begin(matches!(target, Target::Leader(_)), now, operations_max);
+        let mut is_aging = false;
         for index in indexes.drain(..) {
             let Some(client) = self.connected.get_mut(index) else { continue };
             client.marks.dispatch = false;
@@ -331,35 +363,51 @@ impl Clients {
                 self.mark_dispatch(index);
                 continue;
             }
+            let mut has_no_leader = false;
             if !refused {
-                let batches = &mut self.batches;
+                let (batches, context) = (&mut self.batches, &mut self.context);
                 let mut waits = false;
-                client.dispatch(self.context.now, |request| {
+                client.dispatch(context.now, |request, may_lag| {
+                    let check = if may_lag { target.check(request) } else { LagCheck::TooOld };
+                    has_no_leader = check == LagCheck::TooOld && matches!(target, Target::Own(_));
+                    if has_no_leader {
+                        return SentTo::None;
+                    }
                     let Request { kind, sequence, operation, .. } = request;
                     let is_large = *kind == RequestKind::Write && is_large(operation);
                     waits = *kind == RequestKind::Write && batches.must_wait(operation);
                     if waits {
-                        return false;
+                        return SentTo::None;
                     }
                     refused = !admits(operation.len());
-                    if is_large && !refused {
+                    if refused {
+                        return SentTo::None;
+                    }
+                    if check != LagCheck::TooOld {
+                        batches.add_lagging_read(*sequence, operation);
+                        context.lagging_reads += 1;
+                        is_aging |= check == LagCheck::Aging;
+                        return SentTo::OwnState;
+                    }
+                    if is_large {
                         *operation = batches.add_large(*sequence, std::mem::take(operation));
-                    } else if !refused {
+                    } else {
                         batches.add(*kind, *sequence, operation);
                     }
-                    !refused
+                    SentTo::Leader
                 });
                 if waits {
                     self.held.push(index);
                 }
             }
             // A client that waits for outcomes of its own is marked again when these arrive.
-            if refused && client.has_waiting() {
+            if (refused || has_no_leader) && client.has_waiting() {
                 self.mark_dispatch(index);
             }
         }
         self.spare = indexes;
-        self.batches.finish()
+        let (batches, lagging_reads) = self.batches.finish();
+        Dispatched { batches, lagging_reads, is_aging }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of clients that connect over real sockets. The test advances the clock and plays the part
 //! of the core.
 
+mod lagging_reads;
 mod settings;
 mod statistics;
 mod wide_replies;
@@ -20,6 +21,7 @@ use crate::raft::{ClientRequest, DiskState, RequestKind};
 use crate::redis::ReplicaInfo;
 use crate::runtime::clock::tests::stopped;
 use crate::runtime::pass::Pass;
+use crate::runtime::server::freshness::StateAge;
 use crate::runtime::server::request_id::origin_of;
 use crate::types::NodeId;
 
@@ -128,7 +130,7 @@ impl Fixture {
     /// Sends the clients' requests that may be sent now, and returns them.
     fn dispatch(&mut self) -> Vec<SentRequest> {
         // One batch for each request.
-        let sent = self.clients.dispatch(Target::Core, 1, |_| true);
+        let sent = self.clients.dispatch(Target::Core, 1, |_| true).batches;
         let request = |batch: &ClientRequest| {
             let (key, kind) = (batch.key, batch.kind);
             let number = self.clients.batches.requests_of(key)[0] - 1;
@@ -303,7 +305,8 @@ fn leader_out_of_memory_fails_only_writes_that_add_data() {
     fixture.until("both requests", |fixture| {
         (fixture.clients.context.traffic.commands == 2).then_some(())
     });
-    let batch = fixture.clients.dispatch(Target::Leader, 10, |_| true).remove(0);
+    let forwarded = Target::Leader(StateAge::default());
+    let batch = fixture.clients.dispatch(forwarded, 10, |_| true).batches.remove(0);
     fixture.clients.on_full_memory(batch.key);
     fixture.expect(&mut one, "-OOM command not allowed when used memory > 'maxmemory'.\r\n");
     let sent = fixture.dispatch_some();
@@ -322,10 +325,10 @@ fn reads_are_not_delayed_by_write_batching() {
         (fixture.clients.context.traffic.commands == 4).then_some(())
     });
     let kinds = |sent: Vec<ClientRequest>| sent.iter().map(|it| it.kind).collect::<Vec<_>>();
-    let reads = fixture.clients.dispatch(Target::CoreReads, 10, |_| true);
+    let reads = fixture.clients.dispatch(Target::CoreReads, 10, |_| true).batches;
     assert_eq!(kinds(reads), [RequestKind::Read]);
     assert!(fixture.clients.has_waiting());
-    let writes = fixture.clients.dispatch(Target::Core, 10, |_| true);
+    let writes = fixture.clients.dispatch(Target::Core, 10, |_| true).batches;
     assert_eq!(kinds(writes), [RequestKind::Write]);
 }
 

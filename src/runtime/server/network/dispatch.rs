@@ -7,10 +7,11 @@ use crossbeam::channel::TrySendError;
 
 use crate::kv::BATCH_OPERATIONS_MAX;
 use crate::raft::{ClientRequest, Refusal, RefusalReason, RequestKind};
-use crate::runtime::channels::{ForwardedWrite, QUEUE_LEN, Requests};
+use crate::runtime::channels::{ForwardedWrite, IndexedReads, QUEUE_LEN, Requests};
 use crate::runtime::pass::Pass;
 use crate::runtime::server::clients::request::FailureReason;
-use crate::runtime::server::clients::{SentBatch, Target};
+use crate::runtime::server::clients::{Dispatched, SentBatch, Target};
+use crate::runtime::server::freshness::StateAge;
 use crate::runtime::server::request_id::{READ_INDEX_CLIENT, replica_and_sequence};
 use crate::types::{Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::{Attempt, Frame};
@@ -104,10 +105,11 @@ impl ServerNetwork {
         // Called before the returns below, because a delay that never ends would keep the poll from
         // sleeping.
         let gathers = self.gathering.continues(may_gather, now);
-        if route == Route::None
-            || (route == Route::Core && !self.core_accepts_requests())
-            || self.is_paused(now)
-        {
+        if route == Route::None || self.is_paused(now) {
+            self.dispatch_lagging_reads();
+            return;
+        }
+        if route == Route::Core && !self.core_accepts_requests() {
             return;
         }
         if !self.resend(route) {
@@ -123,19 +125,57 @@ impl ServerNetwork {
             bytes_left = bytes_left.saturating_sub(bytes);
             true
         };
+        let state_age = self.state_age();
         let clients = &mut self.parts.clients;
         let target = match route {
             Route::Core if gathers => Target::CoreReads,
             Route::Core => Target::Core,
-            Route::Leader(_) | Route::None => Target::Leader,
+            Route::Leader(_) | Route::None => Target::Leader(state_age),
         };
-        let batches = clients.dispatch(target, BATCH_OPERATIONS_MAX, admits);
+        let dispatched = clients.dispatch(target, BATCH_OPERATIONS_MAX, admits);
         self.dispatch_unfinished = (bytes_left == 0 || pass.is_over()) && clients.has_waiting();
+        let batches = self.queue_lagging_reads(dispatched);
         match route {
             Route::Core => self.submit(batches),
             Route::Leader(leader) => self.forward(leader, batches, now),
             Route::None => unreachable!("nothing is dispatched without a route"),
         }
+    }
+
+    /// While no leader can be asked, answers the reads that accept a lag from this replica's own
+    /// state, as long as that is recent enough for them.
+    fn dispatch_lagging_reads(&mut self) {
+        if !self.parts.clients.has_lagging_reads() {
+            return;
+        }
+        let mut pass = Pass::of_small(self.parts.clock, REQUESTS_MAX);
+        let admits = |_| pass.next(|| Some(())).is_some();
+        let target = Target::Own(self.state_age());
+        let clients = &mut self.parts.clients;
+        let dispatched = clients.dispatch(target, BATCH_OPERATIONS_MAX, admits);
+        self.dispatch_unfinished = pass.is_over() && clients.has_waiting();
+        let batches = self.queue_lagging_reads(dispatched);
+        assert!(batches.is_empty(), "{} batches without a leader", batches.len());
+    }
+
+    /// Returns the age of this replica's state for the requests that have arrived. Reads the clock
+    /// only if a client has ever sent a read that accepts a lag.
+    fn state_age(&self) -> StateAge {
+        let is_asked = self.parts.clients.has_lagging_reads();
+        if is_asked { self.freshness.age(self.parts.clock.now()) } else { StateAge::default() }
+    }
+
+    /// Queues the reads that accept a lag for the applier, and returns the other batches.
+    fn queue_lagging_reads(&mut self, dispatched: Dispatched) -> Vec<ClientRequest> {
+        let Dispatched { batches, lagging_reads: reads, is_aging } = dispatched;
+        if !reads.is_empty() {
+            let index = self.freshness.index().expect("the state is known to be recent");
+            self.indexed_reads.push_back(IndexedReads { index, reads });
+        }
+        if is_aging {
+            self.read_indexes.renew();
+        }
+        batches
     }
 
     /// Sends batches of writes to the leader, and requests a read index for batches of reads.
@@ -159,7 +199,8 @@ impl ServerNetwork {
         if let Some(ticket) = self.read_indexes.request(leader, now)
             && !outgoing.send(leader, &Frame::AskReadIndex { ticket })
         {
-            lost.extend(self.read_indexes.take(leader, ticket).iter().map(|read| read.key));
+            let reads = self.read_indexes.take(leader, ticket).map(|(_, reads)| reads);
+            lost.extend(reads.iter().flatten().map(|read| read.key));
         }
         clients.requeue(&lost);
     }

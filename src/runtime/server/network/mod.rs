@@ -38,6 +38,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::pass::Pass;
 use crate::runtime::pass::StageState;
 use crate::runtime::server::clients::Clients;
+use crate::runtime::server::freshness::Freshness;
 use crate::runtime::server::peers::incoming::IncomingPeers;
 use crate::runtime::server::peers::outgoing::OutgoingPeers;
 use crate::runtime::server::read_index::ReadIndexRequests;
@@ -133,6 +134,8 @@ pub(crate) struct ServerNetwork {
     parts: Parts,
     events: Events,
     read_indexes: ReadIndexRequests,
+    /// How current this replica's state is known to be, from the replies to these requests.
+    freshness: Freshness,
     leadership: Leadership,
     /// The address for clients of each replica that has connected, as host and port; for at most
     /// [`CLIENT_ADDRESSES_MAX`] replicas.
@@ -201,6 +204,7 @@ impl ServerNetwork {
             parts,
             events: Events::with_capacity(EVENTS_MAX),
             read_indexes,
+            freshness: Freshness::default(),
             leadership: Leadership::default(),
             client_addresses: BTreeMap::new(),
             last_leader: None,

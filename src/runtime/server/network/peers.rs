@@ -109,13 +109,17 @@ impl ServerNetwork {
                     self.on_refusal(key, reason, &mut requeued);
                 }
                 Frame::ReadIndex { ticket, index } => {
-                    let reads = self.read_indexes.take(from, ticket);
-                    match index {
+                    match (self.read_indexes.take(from, ticket), index) {
                         // The request has expired, or it was sent to another replica: an earlier
                         // leader's read index is not valid under the current leader.
-                        _ if reads.is_empty() => self.parts.counters.ignored.add_one(),
-                        Some(index) => self.indexed_reads.push_back(IndexedReads { index, reads }),
-                        None => {
+                        (None, _) => self.parts.counters.ignored.add_one(),
+                        (Some((asked_at, reads)), Some(index)) => {
+                            self.freshness.confirm(asked_at, index);
+                            if !reads.is_empty() {
+                                self.indexed_reads.push_back(IndexedReads { index, reads });
+                            }
+                        }
+                        (Some((_, reads)), None) => {
                             self.leader_refused_until = now + REFUSED_PAUSE;
                             requeued.extend(reads.iter().map(|read| read.key));
                         }

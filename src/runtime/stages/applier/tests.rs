@@ -12,11 +12,11 @@ use crate::runtime::wake::tests::unused_wake;
 use crate::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey};
 use bytes::Bytes;
 
-fn key(number: u8) -> RequestKey {
+pub(super) fn key(number: u8) -> RequestKey {
     RequestKey { client: ClientId(0x15), request: RequestId([number; 16]) }
 }
 
-fn put(index: u64, value: &[u8], as_leader: bool) -> Committed {
+pub(super) fn put(index: u64, value: &[u8], as_leader: bool) -> Committed {
     let operation = Operation::set(b"k", value);
     let payload = Batch::one(key(u8::try_from(index).unwrap()), &operation);
     let entry =
@@ -24,12 +24,16 @@ fn put(index: u64, value: &[u8], as_leader: bool) -> Committed {
     Committed { entry, as_leader }
 }
 
-fn get(number: u8, name: &[u8]) -> ClientRequest {
+pub(super) fn get(number: u8, name: &[u8]) -> ClientRequest {
     let payload = Batch::one(key(number), &Operation::get(name));
     ClientRequest { key: key(number), kind: RequestKind::Read, payload }
 }
 
-fn batch(entries: Vec<Committed>, reads: Vec<ClientRequest>, bytes: usize) -> ApplyBatch {
+pub(super) fn batch(
+    entries: Vec<Committed>,
+    reads: Vec<ClientRequest>,
+    bytes: usize,
+) -> ApplyBatch {
     let leader = Some(NodeId(3));
     ApplyBatch { job: ApplyJob { entries, reads }, leader, bytes, ..ApplyBatch::default() }
 }
