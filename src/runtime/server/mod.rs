@@ -34,9 +34,9 @@ use std::sync::atomic::AtomicBool;
 use mio::{Poll, Waker};
 
 use crate::kv::StateMachine;
-use crate::raft::{DiskState, Durable, Replica};
+use crate::raft::{DiskState, Durable, Loss, Replica};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
-use crate::redis::{Context, ReplicaInfo, Settings};
+use crate::redis::{Context, RejoinProgress, ReplicaInfo, Settings};
 use crate::runtime::boards::{
     ApplierBoard, ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard,
     SnapshotGrowth, StatusBoard,
@@ -120,11 +120,11 @@ pub fn run_server(
     let replicated_clock = CoreClock::new(&peers, Arc::clone(&clocks), applied, &clock);
     let memory = Arc::new(MemoryBoard::new(options.memory_max, Arc::clone(&snapshot_board)));
     let origin = origin_of(options.id, opening);
-    let rejoining = Arc::new(AtomicBool::new(recovered.is_rejoining()));
+    let has_lost_votes = recovered.loss() == Some(Loss::Votes);
+    let rejoining = Arc::new(AtomicBool::new(has_lost_votes));
     let (outgoing, incoming) =
         peer_connections(options, &datagrams, &recovered, peer_records, &rejoining, counters);
-    let fingerprint = cluster_fingerprint(recovered.identity().cluster);
-    let context = context(options, fingerprint, (&store, last_snapshot.index), clock.now());
+    let context = context(options, &recovered, (&store, last_snapshot.index), clock.now());
     let applier_board = Arc::new(ApplierBoard::default());
     let clients = Clients::new(
         origin,
@@ -271,7 +271,7 @@ fn hello(recovered: &Recovered<RealDisk>, client_address: String) -> Hello {
         connection: 0,
         openings: recovered.openings().to_vec(),
         members: recovered.members().to_vec(),
-        rejoining: recovered.is_rejoining(),
+        rejoining: recovered.loss() == Some(Loss::Votes),
         lane: Lane::Urgent,
         client_address,
     }
@@ -290,7 +290,7 @@ fn log_start(
         cluster = format_args!("{:032x}", identity.cluster),
         members = replicas(log.members()),
         incarnation = identity.incarnation,
-        rejoining = log.is_rejoining(),
+        rejoining = log.loss().is_some(),
         last_entry = %last.map_or(last_snapshot, Entry::id),
         snapshot = %last_snapshot,
         listen = %options.listen,
@@ -374,7 +374,7 @@ fn set_state(context: &mut Context, store: &StateMachine, applied: Index) {
 /// replica, whose state has applied the log up to `applied`.
 fn context(
     options: &ServerOptions,
-    fingerprint: u128,
+    recovered: &Recovered<RealDisk>,
     (store, applied): (&StateMachine, Index),
     now: Instant,
 ) -> Context {
@@ -390,7 +390,9 @@ fn context(
         path: None,
         disk: DiskState::Healthy,
     };
+    let fingerprint = cluster_fingerprint(recovered.identity().cluster);
     let mut context = Context::alone(me, fingerprint, now);
+    context.rejoining = recovered.loss().map(|_| RejoinProgress::default());
     context.debug = options.debug;
     context.peer_count = options.peers.len();
     context.system = system_info();
