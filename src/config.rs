@@ -439,6 +439,12 @@ pub enum Mutant {
     /// Deliberate bug: a replica that has lost its disk becomes a full member again before its log
     /// contains the leader's last entry.
     RejoinBeforeCaughtUp,
+    /// Deliberate bug: a replica whose log was damaged assumes that the last term and vote before
+    /// the damage are its latest ones.
+    TrustDamagedVote,
+    /// Deliberate bug: a replica whose folder was damaged votes although it has not recovered what
+    /// is lost.
+    RepairUnmarked,
     /// Deliberate bug: in a joint configuration, a quorum of the new voters is enough.
     CountNewVotersOnly,
     /// Deliberate bug: a leader leaves the joint configuration before it is committed.

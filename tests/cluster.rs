@@ -53,6 +53,8 @@ mod pubsub;
 mod reference;
 #[path = "cluster/rejoin.rs"]
 mod rejoin;
+#[path = "cluster/repair.rs"]
+mod repair;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with tests/disk.rs")]
 mod replicas;

@@ -42,7 +42,7 @@ use bowline::storage::{Disk as _, Log, LogOptions, MemDisk};
 use bowline::types::{EntryId, NodeId, Term};
 
 /// Highest seed that is tried: every mutant must be detected by a seed from 1 to this one.
-const SEEDS_MAX: u64 = 1_000;
+const SEEDS_MAX: u64 = 2_000;
 
 /// A mutant, with the profile of the simulation runs that must detect it.
 #[derive(Clone, Copy)]
@@ -141,10 +141,12 @@ mutants! {
     simulator_detects_unsynced_log_segment_name: UnsyncedSegmentName, Storage, 348;
     simulator_detects_unsynced_meta_record_name: UnsyncedRecordName, Storage, 5;
     simulator_detects_unsynced_snapshot_name: UnsyncedSnapshotName, Storage, 6;
-    simulator_detects_file_deletion_before_the_folder_sync: DeleteBeforeSync, Storage, 252;
+    simulator_detects_file_deletion_before_the_folder_sync: DeleteBeforeSync, Storage, 1_119;
     simulator_detects_unverified_log_sector_checksum: IgnoreSectorChecksum, Storage, 92;
     simulator_detects_log_truncated_at_an_empty_sector: TruncateDamage, Storage, 12;
     simulator_detects_log_truncated_at_a_damaged_sector: TruncateDamagedSector, Storage, 12;
+    simulator_detects_outdated_vote_after_damage: TrustDamagedVote, Storage, 82;
+    simulator_detects_repaired_log_without_a_mark: RepairUnmarked, Storage, 3;
     simulator_detects_accepted_peer_with_an_old_disk_copy: AcceptOldCopy, Storage, 12;
     simulator_detects_accepted_peer_with_gapped_restart_history: ForgetOldOpenings, Storage, 224;
     simulator_detects_log_compacted_before_snapshot_completes: CompactLogEarly, Storage, 136;

@@ -39,7 +39,7 @@ pub struct Effects {
     /// damaged. The driver (server or simulator) verifies them on this replica's disk, and takes a
     /// new snapshot if the latest one is damaged.
     pub suspect_snapshots: Vec<SnapshotId>,
-    /// Set if this replica has lost its disk and cannot rejoin, because the members have changed
+    /// Set if this replica has lost its votes and cannot rejoin, because the members have changed
     /// since the cluster was created: the member that said so. The driver (server or simulator)
     /// reports this and stops the replica, which a new member must replace.
     pub rejoin_refused_by: Option<NodeId>,
@@ -133,9 +133,9 @@ pub struct AppendJob {
     /// Entries to write to the log, with consecutive indexes. They replace all entries of the log
     /// on disk from the index of the first one on.
     pub entries: Vec<Entry>,
-    /// Whether this job completes rejoining after a disk loss. If so, once this job and all earlier
-    /// ones are durable, the log writer durably removes the on-disk marker that says that the
-    /// replica is rejoining. The job is done, and its messages may be sent, only after that.
+    /// Whether this job completes rejoining after a loss on the disk. If so, once this job and all
+    /// earlier ones are durable, the log writer durably removes the on-disk marker that says that
+    /// the replica is rejoining. The job is done, and its messages may be sent, only after that.
     pub rejoined: bool,
     /// Messages to peers that may be sent only after this job and all earlier ones are durable.
     pub release: Vec<Envelope>,

@@ -118,23 +118,23 @@ pub enum PeerMsg {
     /// A leader's request to a follower to start an election at once, for a leadership transfer
     /// (Raft dissertation, section 3.10).
     TimeoutNow(TimeoutNow),
-    /// A request for the term and last entry of each other member, sent by a member that has lost
+    /// A request for the term and last entry of each other member, sent by a member after a loss on
     /// its disk; see `rejoin.rs`.
     Rejoin(Rejoin),
     /// The reply to [`Rejoin`]: the term and the last log entry of the replying member.
     RejoinReply(RejoinReply),
 }
 
-/// A request sent to each other member by a member that has lost its disk. It asks for the
-/// receiver's term and last log entry, because the sender has forgotten its own votes and
-/// acknowledgements.
+/// A request sent to other members by a member that has lost its disk or a part of it. It asks for
+/// the receiver's term and last log entry, because the sender has forgotten acknowledgements and
+/// perhaps votes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejoin {
     /// Random number drawn at each start of the sender. The reply echoes it, so that replies to
     /// requests from before a restart are recognised.
     pub nonce: u64,
     /// The sender's current term. Until all members have answered, this term may be lower than the
-    /// term that the sender had before it lost its disk. It is 0 if the disk is empty.
+    /// term that the sender had before the loss. It is 0 if the disk is empty.
     pub term: Term,
     /// Id of the last entry in the sender's log.
     pub last: EntryId,

@@ -183,12 +183,13 @@
 //! removes it, until that is committed, and then the commit index once; a replica that misses them
 //! keeps asking for pre-votes.
 //!
-//! # Rejoining after the loss of a disk
+//! # Rejoining after a loss on the disk
 //!
-//! A member with an empty folder has forgotten votes and acknowledgements. It first learns the
-//! terms of all other members and adopts the highest, with its vote spent; then it follows without
-//! voting until its log is durable up to the leader's last entry. Once the members have changed, it
-//! must be replaced by a new member instead. The protocol and its proof are in `rejoin.rs`.
+//! A member with an empty or damaged folder has forgotten acknowledgements and perhaps votes. If it
+//! has forgotten votes, it first learns the terms of all other members and adopts the highest, with
+//! its vote spent; once the members have changed, it must be replaced by a new member instead. Then
+//! it follows without voting until its log is durable up to the leader's last entry. The protocol
+//! and its proof are in `rejoin.rs`.
 //!
 //! # Terms in messages
 //!
@@ -223,7 +224,7 @@
 //! | configurations in the log, and their quorums (§6) | `membership.rs` |
 //! | membership changes, promotion of learners (§6, thesis 4.2.1) | `change.rs` |
 //! | stalled and full disks | `disk_health.rs` |
-//! | rejoining under the old id with an empty disk | `rejoin.rs` |
+//! | rejoining under the old id with an empty or damaged disk | `rejoin.rs` |
 //! | bounds on terms in messages | `term_budget.rs` |
 //! | majorities | `quorum.rs` |
 //!
@@ -285,6 +286,6 @@ pub use message::{
 };
 pub use quorum::{REPLICAS_MAX, quorum, reached_by_quorum};
 pub use replica::Replica;
-pub use role::{Durable, RoleName};
+pub use role::{Durable, Loss, RoleName};
 pub use status::{Counters, PeerStatus, RejoinStatus, Status};
 pub use transfer::{TransferRefusal, TransferRequest};

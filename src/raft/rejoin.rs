@@ -1,9 +1,10 @@
-//! Rejoining after the loss of a disk: a member comes back under its id with an empty folder.
+//! Rejoining after a loss on the disk: a member comes back under its id with an empty folder, or
+//! with a folder from which a start has removed what is damaged.
 //!
-//! It has forgotten the votes it gave and the entries it acknowledged, so it may neither vote nor
-//! acknowledge before it has recovered enough of what it forgot. The protocol follows the recovery
-//! of Viewstamped Replication Revisited (section 4.3), adapted to Raft. In the following, R is the
-//! rejoining member and *old R* is the same member before it lost its disk.
+//! It has forgotten entries that it acknowledged, and perhaps votes that it gave, so it may neither
+//! vote nor acknowledge before it has recovered enough of what it forgot. The protocol follows the
+//! recovery of Viewstamped Replication Revisited (section 4.3), adapted to Raft. In the following,
+//! R is the rejoining member and *old R* is the same member before the loss.
 //!
 //! 1. **Ask.** R sends [`Rejoin`] to all other members until each has answered with its term. Until
 //!    then R ignores every other message: it neither votes nor acknowledges. It adopts the highest
@@ -18,10 +19,14 @@
 //!    term, R hands the log writer a job with `AppendJob::rejoined`. When that job is done, R is a
 //!    full member.
 //!
-//! A rejoining member does not answer other members' questions. So only one member can rejoin at a
-//! time: two would wait for each other forever, because what both forgot may be known to no one
-//! else. In a group of two, R can rejoin only while the other member still leads, because without
-//! R's vote it cannot be elected. A group of one never rejoins.
+//! If R still knows its term and its vote ([`Loss::Entries`]), it begins with step 2, with T its
+//! own term. It asks nobody whom it may have voted for, so a change of the members does not matter.
+//!
+//! A rejoining member does not answer other members' questions. So only one member can be in step 1
+//! at a time: two would wait for each other forever, because what both forgot may be known to no
+//! one else. Any number of members can be in step 2 while there is a leader; for the election of
+//! one, a majority must not be rejoining. In a group of two, R can rejoin only while the other
+//! member still leads, because without R's vote it cannot be elected. A group of one never rejoins.
 //!
 //! Why R may acknowledge after step 1: a candidate makes its term durable before it asks for votes.
 //! So every term in which old R voted for another member is at most T, and every leader elected
@@ -29,6 +34,9 @@
 //! majority of answers would not be enough: old R may have voted for exactly the member that has
 //! not answered, and R would help the leader of an earlier term to commit entries that the new
 //! leader lacks.
+//!
+//! With [`Loss::Entries`], the same holds without any answer, because R remembers its vote and the
+//! highest term that it was in.
 //!
 //! Old R may have voted for itself in a term later than T. Forgetting that vote is harmless,
 //! because old R no longer becomes leader. A request of that candidacy may arrive late and be
@@ -39,25 +47,35 @@
 //! lacked.
 //!
 //! Why R may vote after step 3: let an entry be committed in term t with an acknowledgement of old
-//! R. Then t is at most T, and so at most the term of the leader that named the target. If that
-//! leader has a later term than t, it has the entry by leader completeness, which R preserves: it
-//! had the entry until the loss, and does not vote from the loss on. If it is the leader of t, it
-//! had the entry before old R acknowledged it, and so when it named the target. In both cases the
-//! entry is not past the target. The same holds for acknowledgements that arrive late.
+//! R. Then t is at most T: after step 1 as shown above, and with [`Loss::Entries`] because old R
+//! was in term t when it acknowledged the entry. So t is at most the term of the leader that named
+//! the target. If that leader has a later term than t, it has the entry by leader completeness,
+//! which R preserves: it had the entry until the loss, and does not vote from the loss on. If it is
+//! the leader of t, it had the entry before old R acknowledged it, and so when it named the target.
+//! In both cases the entry is not past the target. The same holds for acknowledgements that arrive
+//! late.
 //!
-//! Why no member may have seen a change of the members: the argument above asks everyone for whom
-//! old R may have voted. Only a learner becomes a voter, after the configuration with this learner
-//! is committed. So if old R voted for a replica that was not a member when the cluster was
-//! created, or counted for an entry after that configuration, a majority of the first members had
-//! this configuration durably before R asked, and at least one of them is not R. Changes that begin
-//! after the answers do no harm: old R has no part in them, and R counts for them with what it has
-//! acknowledged since, like any follower that votes for nobody.
+//! This does not depend on how many members are rejoining: none of them votes, and each one that
+//! votes again has the entry.
+//!
+//! What is left of old R's log may end with entries that old R had replaced later, in the part that
+//! is lost. They do no harm: old R's log did once end like this, and no rule of Raft depends on an
+//! uncommitted entry being gone.
+//!
+//! Why no member may have seen a change of the members before step 1: the argument above asks
+//! everyone for whom old R may have voted. Only a learner becomes a voter, after the configuration
+//! with this learner is committed. So if old R voted for a replica that was not a member when the
+//! cluster was created, or counted for an entry after that configuration, a majority of the first
+//! members had this configuration durably before R asked, and at least one of them is not R.
+//! Changes that begin after the answers do no harm: old R has no part in them, and R counts for
+//! them with what it has acknowledged since, like any follower that votes for nobody.
 //!
 //! Spending the vote is a second line of defence: R finishes only with an entry of the leader's own
 //! term in its log, which no candidate of that term has, so R would not vote in T anyway.
 //!
-//! A restart while rejoining starts again at step 1, with the log and the term that were stored
-//! meanwhile. R has not voted since the loss, and has the entries that it acknowledged since.
+//! A restart while rejoining starts again at step 1, or at step 2 with [`Loss::Entries`], with the
+//! log and the term that were stored meanwhile. R has not voted since the loss, and has the entries
+//! that it acknowledged since, or has lost them again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -69,6 +87,7 @@ use crate::types::{EntryId, Index, Instant, JobSequence, NodeId, Term};
 
 use super::log::LogTail;
 use super::message::{PeerMsg, Rejoin, RejoinReply};
+use super::role::Loss;
 use super::rules;
 use super::status::RejoinStatus;
 
@@ -78,7 +97,8 @@ const ASK_HEARTBEATS: u32 = 2;
 /// last [`Rejoin`] request.
 pub(super) const REJOINING_HEARTBEATS: u32 = 3 * ASK_HEARTBEATS;
 
-/// The state of a replica that has lost its disk and is rejoining the cluster under its old id.
+/// The state of a replica that has lost its disk or a part of it, and is rejoining the cluster
+/// under its old id.
 #[derive(Debug)]
 pub(super) struct Rejoining {
     /// Random number drawn at each start of the replica. Replies echo it, so that replies to
@@ -108,6 +128,17 @@ enum Phase {
     },
     /// The members have changed since the cluster was created, so the replica must not rejoin.
     Refused,
+}
+
+impl Phase {
+    /// Returns the phase of a replica that knows the latest term and its vote in it.
+    fn after_asking(config: &Config) -> Phase {
+        if rules::must_catch_up_to_rejoin(config) {
+            Phase::CatchUp { target: None }
+        } else {
+            Phase::Finish { job: None }
+        }
+    }
 }
 
 /// The entry up to which a rejoining replica's log must become durable: `last`, the leader's last
@@ -158,10 +189,19 @@ pub(super) enum CaughtUp {
 }
 
 impl Rejoining {
-    /// Creates the state of a replica that begins to rejoin. Its first [`Rejoin`] request is due at
-    /// `ask_at`.
-    pub(super) fn new(rng: &mut impl Rng, ask_at: Instant) -> Rejoining {
-        Rejoining { nonce: rng.next_u64(), terms: BTreeMap::new(), phase: Phase::Ask, ask_at }
+    /// Creates the state of a replica that begins to rejoin after `loss`. Its first [`Rejoin`]
+    /// request is due at `ask_at`.
+    pub(super) fn new(
+        loss: Loss,
+        rng: &mut impl Rng,
+        ask_at: Instant,
+        config: &Config,
+    ) -> Rejoining {
+        let phase = match loss {
+            Loss::Entries => Phase::after_asking(config),
+            Loss::Votes => Phase::Ask,
+        };
+        Rejoining { nonce: rng.next_u64(), terms: BTreeMap::new(), phase, ask_at }
     }
 
     /// Returns when the next [`Rejoin`] request is due; [`Instant::MAX`] once the log has caught up
@@ -224,8 +264,9 @@ impl Rejoining {
     /// The receivers are the members that have not answered yet. Once all members have answered,
     /// the only receiver is the leader, or all members while no leader is known. The request is
     /// repeated until rejoining is complete, because messages get lost, and because late
-    /// acknowledgements from before the disk loss may still reach the leader. `own` is the
-    /// replica's term and its last log entry.
+    /// acknowledgements from before the loss may still reach the leader. `own` is the replica's
+    /// term and its last log entry. The leader need not be one of `peers`, the members that this
+    /// replica knows: it may have lost the entry that added the leader.
     pub(super) fn question(
         &mut self,
         now: Instant,
@@ -238,13 +279,14 @@ impl Rejoining {
             return None;
         }
         self.ask_at = now + heartbeat_interval * ASK_HEARTBEATS;
-        let is_asked = |peer: &NodeId| match self.phase {
-            Phase::Ask => !self.terms.contains_key(peer),
-            Phase::CatchUp { .. } | Phase::Finish { .. } | Phase::Refused => {
-                leader.is_none_or(|leader| leader == *peer)
+        let receivers = match (self.phase, leader) {
+            (Phase::Ask, _) => {
+                let is_asked = |peer: &NodeId| !self.terms.contains_key(peer);
+                peers.iter().copied().filter(is_asked).collect()
             }
+            (_, Some(leader)) => vec![leader],
+            (_, None) => peers.to_vec(),
         };
-        let receivers = peers.iter().copied().filter(is_asked).collect();
         let (term, last) = own;
         Some((Rejoin { nonce: self.nonce, term, last }, receivers))
     }
@@ -276,11 +318,7 @@ impl Rejoining {
                     return Answered::Recorded;
                 }
                 let highest = self.terms.values().copied().max().unwrap_or_default();
-                self.phase = if rules::must_catch_up_to_rejoin(config) {
-                    Phase::CatchUp { target: None }
-                } else {
-                    Phase::Finish { job: None }
-                };
+                self.phase = Phase::after_asking(config);
                 // The leader names its last entry when it is asked again.
                 self.ask_at = now;
                 Answered::Adopt(highest.max(own_term))

@@ -455,7 +455,9 @@ impl Replica {
 
     fn on_peer(&mut self, envelope: Envelope, out: &mut Effects) {
         let Envelope { from, to, message, .. } = envelope;
-        let is_peer = self.shared.membership.peers().contains(&from);
+        // After a loss on its disk, this replica may not know a member that already leads it.
+        let is_peer = self.shared.membership.peers().contains(&from)
+            || self.shared.is_rejoining() && self.shared.leader == Some(from);
         let is_vote_request = matches!(message, PeerMsg::RequestVote(_));
         if to != self.shared.id
             || from == self.shared.id

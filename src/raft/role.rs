@@ -23,9 +23,20 @@ pub struct Durable {
     /// Consecutive log entries. The first one follows the last entry that the snapshot covers;
     /// without a snapshot it has index 1.
     pub entries: Vec<Entry>,
-    /// Whether the replica has lost its disk, with its votes and acknowledgements, and has not
-    /// finished rejoining the cluster.
-    pub rejoining: bool,
+    /// What the disk has lost and the replica has not recovered from the other replicas yet; `None`
+    /// if nothing is missing.
+    pub loss: Option<Loss>,
+}
+
+/// What a replica's disk has lost of what the replica had acknowledged. Until the replica has
+/// recovered it from the other replicas, it is rejoining the cluster. A later variant includes the
+/// loss of an earlier one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Loss {
+    /// Log entries or a snapshot. The latest term and the vote in it are known.
+    Entries,
+    /// Also the latest term or vote.
+    Votes,
 }
 
 /// The role change that a message or a timeout causes.

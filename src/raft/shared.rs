@@ -75,7 +75,7 @@ pub(super) struct Shared {
     pub(super) lost_campaigns: u32,
     pub(super) counters: Counters,
     pub(super) disk: DiskHealth,
-    /// The progress of rejoining the cluster after the loss of this replica's disk; `None` for a
+    /// The progress of rejoining the cluster after a loss on this replica's disk; `None` for a
     /// full member.
     pub(super) rejoining: Option<Rejoining>,
     /// Confirmed reads that the applier will execute after it has applied all entries committed so
@@ -103,7 +103,7 @@ impl Shared {
     ) -> Shared {
         // Just before a restart this replica may have given a leader a lease, so it counts as
         // having heard that leader now; also if it has lost its disk since.
-        let is_restarted = durable.rejoining || durable.hard_state != HardState::default();
+        let is_restarted = durable.loss.is_some() || durable.hard_state != HardState::default();
         // A rejoining replica has lost its state, so the first term it hears is free for it too.
         let is_new = durable.hard_state == HardState::default()
             && durable.snapshot.is_none()
@@ -118,7 +118,8 @@ impl Shared {
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let silent_until = now + config.silence_after_start;
-        let rejoining = durable.rejoining.then(|| Rejoining::new(&mut rng, silent_until));
+        let rejoining =
+            durable.loss.map(|loss| Rejoining::new(loss, &mut rng, silent_until, &config));
         let shared = Shared {
             id,
             membership,
@@ -200,8 +201,8 @@ impl Shared {
         }
     }
 
-    /// Returns whether this replica has lost its disk and is not yet a full member of the cluster
-    /// again.
+    /// Returns whether this replica has lost its disk or a part of it, and is not yet a full member
+    /// of the cluster again.
     pub(super) fn is_rejoining(&self) -> bool {
         self.rejoining.is_some()
     }

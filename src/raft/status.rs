@@ -35,7 +35,7 @@ pub struct Status {
     /// The follower to which this replica, as leader, is transferring its leadership; `None` if no
     /// transfer is in progress.
     pub transfer_target: Option<NodeId>,
-    /// Progress of rejoining after the loss of the disk; `None` for a full member.
+    /// Progress of rejoining after a loss on the disk; `None` for a full member.
     pub rejoining: Option<RejoinStatus>,
     /// The replica's view of each peer, ordered by id; empty unless the replica is the leader.
     pub peers: Vec<PeerStatus>,
@@ -43,9 +43,9 @@ pub struct Status {
     pub counters: Counters,
 }
 
-/// Progress of a member that has lost its disk and is rejoining the cluster. If `waiting_for` is
-/// empty and `target` is `None`, either the leader has not reported its last entry yet, or the
-/// member has caught up and is about to finish.
+/// Progress of a member that has lost its disk or a part of it and is rejoining the cluster. If
+/// `waiting_for` is empty and `target` is `None`, either the leader has not reported its last entry
+/// yet, or the member has caught up and is about to finish.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RejoinStatus {
     /// Members that have not yet answered the rejoining member's request for their terms, ordered

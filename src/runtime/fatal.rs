@@ -13,14 +13,14 @@ const EXIT_DISK: i32 = 74;
 /// Exit code of the process if its replica must be replaced (`EX_DATAERR` in `sysexits.h`).
 const EXIT_REPLACE: i32 = 65;
 
-/// Logs that this replica, which has lost its disk, cannot rejoin under its id, and exits the
+/// Logs that this replica, which has lost its votes, cannot rejoin under its id, and exits the
 /// process with code 65. `member` is the member that refused it.
 pub(crate) fn exit_on_refused_rejoin(member: NodeId) -> ! {
     tracing::error!(
         %member,
-        "cannot rejoin with an empty folder, because the members of the cluster have changed; \
-         replace this replica by a new one, which is started with --join under a new id, with \
-         `bowline admin replace`; shutting down"
+        "cannot rejoin under this id: the folder was lost or damaged with votes in it, and the \
+         members of the cluster have changed; replace this replica by a new one, which is started \
+         with --join under a new id, with `bowline admin replace`; shutting down"
     );
     std::process::exit(EXIT_REPLACE)
 }

@@ -5,8 +5,8 @@ use std::io;
 
 use crate::types::{EntryId, Index, NodeId};
 
-/// Recovery advice at the end of each error message about a damaged replica folder. The command
-/// line tool adds the concrete paths and commands.
+/// Recovery advice at the end of the error messages about a folder that no start repairs. The
+/// command line tool adds the concrete paths and commands.
 const REMEDY: &str = "nothing in the folder was changed, and the other replicas are not affected; \
                       rebuild this replica from them: `bowline cluster --replace ID`, or \
                       `bowline serve --rejoin` with an empty folder";
@@ -107,10 +107,7 @@ pub enum StorageError {
     },
     /// A log segment, the file `meta` or the file `peers` is corrupt: its contents differ from what
     /// the replica wrote.
-    #[error(
-        "{file} is damaged at byte {offset}: {what}; the entries there may be committed, so \
-         nothing is truncated; {REMEDY}"
-    )]
+    #[error("{file} is damaged at byte {offset}: {what}")]
     Damaged {
         /// Path of the damaged file.
         file: String,
@@ -120,7 +117,7 @@ pub enum StorageError {
         what: String,
     },
     /// A segment file of the log is missing.
-    #[error("{file} is missing, but the meta record or a later segment refers to it; {REMEDY}")]
+    #[error("{file} is missing, but the meta record or a later segment refers to it")]
     Missing {
         /// Path of the missing segment file.
         file: String,
@@ -141,7 +138,7 @@ pub enum StorageError {
     /// snapshot.
     #[error(
         "the log in {folder} starts with entry {first}, but its snapshots end with entry {end}: a \
-         snapshot is missing or damaged; {REMEDY}"
+         snapshot is missing or damaged"
     )]
     Uncovered {
         /// Path of the folder that contains the log and the snapshots.
@@ -154,7 +151,7 @@ pub enum StorageError {
     /// A snapshot is damaged, and its state cannot be rebuilt from an older snapshot and the log.
     #[error(
         "{file} is damaged, and its state up to entry {last} is not in the log or in an older \
-         snapshot, which ends with entry {end}; {REMEDY}"
+         snapshot, which ends with entry {end}"
     )]
     SnapshotLost {
         /// Path of the damaged snapshot.
@@ -185,7 +182,7 @@ pub enum StorageError {
 
 impl StorageError {
     /// Returns whether the error means that the replica's folder is damaged, incomplete or out of
-    /// date, so that the replica must be rebuilt from the other replicas.
+    /// date, so that what is lost must be recovered from the other replicas.
     pub fn is_damage(&self) -> bool {
         matches!(
             self,

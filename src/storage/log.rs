@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::raft::HardState;
+use crate::raft::{HardState, Loss};
 use crate::record::{Entry, RECORD_BYTES_MAX};
 use crate::types::{EntryId, Index, NodeId, Term};
 
@@ -123,7 +123,7 @@ impl<D: Disk> Log<D> {
         replica: NodeId,
         members: &[NodeId],
     ) -> Result<(), StorageError> {
-        create_meta(disk, &Meta::new(cluster, replica, sorted(members), false))
+        create_meta(disk, &Meta::new(cluster, replica, sorted(members), None))
     }
 
     /// Creates the files of a replica that is added to an existing cluster, in an empty folder.
@@ -135,7 +135,7 @@ impl<D: Disk> Log<D> {
         cluster: u128,
         replica: NodeId,
     ) -> Result<(), StorageError> {
-        create_meta(disk, &Meta::new(cluster, replica, Vec::new(), false))
+        create_meta(disk, &Meta::new(cluster, replica, Vec::new(), None))
     }
 
     /// Creates the files of a new replica in a folder that contains nothing but a snapshot, with
@@ -149,7 +149,7 @@ impl<D: Disk> Log<D> {
         replica: NodeId,
         members: &[NodeId],
     ) -> Result<(), StorageError> {
-        let meta = Meta::new(cluster, replica, sorted(members), false);
+        let meta = Meta::new(cluster, replica, sorted(members), None);
         create_meta_beside(disk, &meta, is_snapshot)
     }
 
@@ -166,7 +166,7 @@ impl<D: Disk> Log<D> {
         members: &[NodeId],
     ) -> Result<(), StorageError> {
         assert!(members.len() > 2, "{} members cannot rebuild one of them", members.len());
-        create_meta(disk, &Meta::new(cluster, replica, sorted(members), true))
+        create_meta(disk, &Meta::new(cluster, replica, sorted(members), Some(Loss::Votes)))
     }
 
     /// Returns a log with the state that recovery has read from its files, and `segment`, its last
@@ -212,19 +212,18 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Durably records that the replica, created with [`Log::bootstrap_rejoining`], is no longer
-    /// rejoining. The caller must have made sure that the replica again has every entry that it may
-    /// have acknowledged before it lost its folder.
+    /// Durably records that the replica is no longer rejoining after a loss. The caller must have
+    /// made sure that the replica again has every entry that it may have acknowledged before.
     ///
     /// # Errors
     /// If this write or an earlier one failed; see [`Log::sync`].
     pub fn end_rejoining(&mut self) -> Result<(), StorageError> {
         self.check_usable()?;
-        if !self.meta.rejoining {
+        if self.meta.loss.is_none() {
             return Ok(());
         }
         self.failed = true;
-        self.meta.rejoining = false;
+        self.meta.loss = None;
         self.meta.write(&mut self.disk)?;
         self.failed = false;
         Ok(())
@@ -347,10 +346,10 @@ impl<D: Disk> Log<D> {
         &self.meta.members
     }
 
-    /// Returns whether the replica is rejoining: its previous folder was lost, and it may still
-    /// lack entries that it had acknowledged, so it must not vote.
-    pub fn is_rejoining(&self) -> bool {
-        self.meta.rejoining
+    /// Returns what the replica has lost and not recovered yet; until then it is rejoining, and
+    /// must not vote. `None` if nothing is missing.
+    pub fn loss(&self) -> Option<Loss> {
+        self.meta.loss
     }
 
     /// Returns the log's disk, so that a simulation can plan disk faults.
@@ -367,14 +366,14 @@ impl<D: Disk> Log<D> {
         self.hard_state
     }
 
-    /// Raises the current term to `term`, the term of an installed snapshot's last entry, and
-    /// clears the vote. Used by recovery if the power failed after the snapshot became durable and
-    /// before the term did. The replica cannot have voted in this term, since a vote is durable
-    /// before it is sent.
-    pub(super) fn adopt_term(&mut self, term: Term) {
-        assert!(term > self.hard_state.term, "term {term} after {}", self.hard_state.term);
-        self.hard_state = HardState { term, voted_for: None };
-        self.unsynced = true;
+    /// Replaces term and vote by later ones that recovery has found outside of the log's blocks: in
+    /// a snapshot that became durable before its term did, or after damage in the log. Earlier ones
+    /// are ignored.
+    pub(super) fn adopt(&mut self, hard_state: HardState) {
+        if check_hard_state(self.hard_state, hard_state).is_ok() {
+            self.hard_state = hard_state;
+            self.unsynced = true;
+        }
     }
 
     fn check_usable(&self) -> Result<(), StorageError> {
@@ -617,7 +616,7 @@ mod tests {
         Log::bootstrap_rejoining(&mut disk, 9, NodeId(1), &members).unwrap();
         for _ in 0..2 {
             let (mut log, durable, _) = opened(&mut disk);
-            assert!(durable.rejoining && log.is_rejoining());
+            assert_eq!((durable.loss, log.loss()), (Some(Loss::Votes), Some(Loss::Votes)));
             assert_eq!(log.members(), [1, 2, 3].map(NodeId));
             log.append(Some(term(3)), &entries(3, 1..2)).unwrap();
             log.sync().unwrap();
@@ -627,7 +626,7 @@ mod tests {
         log.end_rejoining().unwrap();
         drop(log);
         let (log, durable, _) = opened(&mut disk);
-        assert!(!durable.rejoining && !log.is_rejoining());
+        assert_eq!((durable.loss, log.loss()), (None, None));
     }
 
     #[test]
@@ -641,7 +640,7 @@ mod tests {
         assert!(matches!(log.sync(), Err(StorageError::Failed { .. })));
         drop(log);
         disk.kill();
-        assert!(opened(&mut disk).1.rejoining, "a failure before the rename changes nothing");
+        assert!(opened(&mut disk).1.loss.is_some(), "a failure before the rename changes nothing");
     }
 
     #[test]

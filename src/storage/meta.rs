@@ -26,9 +26,11 @@
 //!
 //! `members` are the ids of the voters with which the cluster was created, this replica included,
 //! in ascending order; none if the replica was added to an existing cluster. They are written when
-//! the folder is created, and never changed: later members are in the log and in snapshots.
-//! `rejoining`, the lowest bit of `flags`, marks a replica that was bootstrapped again under its
-//! old id: it must not vote before it has received again everything that it may have acknowledged.
+//! the folder is created, and never changed: later members are in the log and in snapshots. The two
+//! lowest bits of `flags` mark a replica that must not vote before it has received again everything
+//! that it may have acknowledged: bit 0 if it may have lost votes too, because it was bootstrapped
+//! again under its old id or its folder was damaged; bit 1 if it has lost log entries or a snapshot,
+//! but knows its latest term and vote. At most one of them is set.
 //!
 //! `first` and `last` are the sequence numbers of the first and the last segment that must exist.
 //! `first` is raised only after a durable snapshot contains the entries of all earlier segments,
@@ -39,7 +41,7 @@
 //! vote a second time in the same term, and would lack entries that it has acknowledged.
 
 use crate::config::Mutant;
-use crate::raft::REPLICAS_MAX;
+use crate::raft::{Loss, REPLICAS_MAX};
 use crate::types::NodeId;
 
 use super::disk::{Disk, io_error};
@@ -61,9 +63,14 @@ const META_VERSION: u32 = 3;
 /// Length in bytes of the fixed fields of the file `meta`, which precede the list of members.
 const HEAD_BYTES: usize = 66;
 const CHECKSUM_BYTES: usize = 4;
-/// Bit in the field `flags` of the file `meta`: the replica is rejoining after its folder was lost,
-/// and must not vote yet.
-const REJOINING: u8 = 1;
+/// Bit in the field `flags` of the file `meta`: the replica is rejoining after the loss of votes
+/// and entries.
+const LOST_VOTES: u8 = 1;
+/// Bit in the field `flags` of the file `meta`: the replica is rejoining after the loss of entries.
+const LOST_ENTRIES: u8 = 2;
+/// Minimum number of members of a cluster in which a replica can recover a loss from the others. If
+/// there are only two, the other one cannot be elected without this replica's vote.
+const REPAIR_MEMBERS_MIN: usize = 3;
 
 /// Maximum length of a replica's list of its own latest process starts (one random number per
 /// start), which peers use to detect an older copy of its folder. When a new start would exceed it,
@@ -83,9 +90,9 @@ pub(super) struct Meta {
     /// Ids of the voters with which the cluster was created, in ascending order, this replica
     /// included; empty if the replica was added to an existing cluster.
     pub(super) members: Vec<NodeId>,
-    /// Whether the replica is rejoining: its previous folder was lost, and it may still lack
-    /// entries that it had acknowledged, so it must not vote.
-    pub(super) rejoining: bool,
+    /// What the replica has lost and not recovered yet: until then it is rejoining and must not
+    /// vote.
+    pub(super) loss: Option<Loss>,
     /// Sequence number of the oldest log segment that must exist. Recovery ignores older segments.
     pub(super) first: u64,
     /// Sequence number of the newest log segment that must exist; zero before the first segment is
@@ -111,10 +118,17 @@ impl Meta {
         cluster: u128,
         replica: NodeId,
         members: Vec<NodeId>,
-        rejoining: bool,
+        loss: Option<Loss>,
     ) -> Meta {
         let identity = Identity { cluster, replica, incarnation: 0 };
-        Meta { identity, members, rejoining, first: 1, last: 0, openings: Vec::new() }
+        Meta { identity, members, loss, first: 1, last: 0, openings: Vec::new() }
+    }
+
+    /// Returns whether the cluster is large enough for this replica to recover what its folder has
+    /// lost from the other replicas, as far as its first members tell. A cluster to which this
+    /// replica was added had others before.
+    pub(super) fn can_repair(&self) -> bool {
+        self.members.is_empty() || self.members.len() >= REPAIR_MEMBERS_MIN
     }
 
     fn stream(&self) -> Vec<u8> {
@@ -141,7 +155,11 @@ impl Meta {
         stream.extend_from_slice(&self.identity.incarnation.to_le_bytes());
         stream.extend_from_slice(&self.first.to_le_bytes());
         stream.extend_from_slice(&self.last.to_le_bytes());
-        stream.push(if self.rejoining { REJOINING } else { 0 });
+        stream.push(match self.loss {
+            None => 0,
+            Some(Loss::Entries) => LOST_ENTRIES,
+            Some(Loss::Votes) => LOST_VOTES,
+        });
         stream.push(u8::try_from(self.members.len()).expect("at most REPLICAS_MAX"));
         let count = u16::try_from(self.openings.len()).expect("at most OPENINGS_KEPT");
         stream.extend_from_slice(&count.to_le_bytes());
@@ -319,9 +337,12 @@ fn decode_stream(stream: &[u8], members: usize, openings: usize) -> Result<Meta,
     let members: Vec<NodeId> =
         (0..members).map(|_| NodeId(u16::from_le_bytes(fields.take()))).collect();
     let openings: Vec<u64> = (0..openings).map(|_| u64::from_le_bytes(fields.take())).collect();
-    if flags & !REJOINING != 0 {
-        return Err(format!("unknown flags {flags:08b}"));
-    }
+    let loss = match flags {
+        0 => None,
+        LOST_ENTRIES => Some(Loss::Entries),
+        LOST_VOTES => Some(Loss::Votes),
+        _ => return Err(format!("unknown flags {flags:08b}")),
+    };
     let names_owner = members.is_empty() || members.contains(&identity.replica);
     if !members.is_sorted_by(|one, next| one < next) || !names_owner {
         let replica = identity.replica.0;
@@ -331,7 +352,7 @@ fn decode_stream(stream: &[u8], members: usize, openings: usize) -> Result<Meta,
         let (count, incarnation) = (openings.len(), identity.incarnation);
         return Err(format!("{count} openings, but incarnation {incarnation}"));
     }
-    Ok(Meta { identity, members, rejoining: flags == REJOINING, first, last, openings })
+    Ok(Meta { identity, members, loss, first, last, openings })
 }
 
 /// Atomically and durably replaces the contents of the small file `name` with `bytes`. Writes the
@@ -362,7 +383,9 @@ mod tests {
 
     fn meta(openings: u64) -> Meta {
         let members = vec![NodeId(1), NodeId(2), NodeId(5)];
-        let mut meta = Meta::new(9, NodeId(2), members, openings % 2 == 1);
+        let losses = [None, Some(Loss::Entries), Some(Loss::Votes)];
+        let loss = losses[usize::try_from(openings % 3).unwrap()];
+        let mut meta = Meta::new(9, NodeId(2), members, loss);
         (1..=openings).for_each(|opening| meta.open(opening << 20, OPENINGS_KEPT));
         Meta { first: 3, last: 4, ..meta }
     }

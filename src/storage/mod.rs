@@ -21,6 +21,7 @@
 //! | `active_segment` | the segment file that the log appends to |
 //! | `log` | [`Log`]: bootstrap, append, sync, compact |
 //! | `snapshots` | [`Snapshots`]: snapshot files |
+//! | `repair` | removes what is damaged, so that the other replicas can restore it ([`Repair`]) |
 //! | `opening` | opens a log: read and check, then repair and record the start ([`Recovered`]) |
 //!
 //! All files except `real_disk`, `reserve`, `background_delete` and `failpoint` do I/O only through
@@ -32,8 +33,9 @@
 //! - A power cut during a sync leaves a prefix of the log; the next start truncates the torn block
 //!   after it, if there is one.
 //! - Any other difference from what was written is damage. It is detected when the log is opened
-//!   and reported with file and offset, and the replica does not start: if an acknowledged entry
-//!   were missing, a committed write could be lost.
+//!   and reported with file and offset. An acknowledged entry may then be missing, so the replica
+//!   does not vote until it has recovered from the others what is lost; if no others can restore
+//!   it, the replica does not start.
 //! - After a failed write or sync, the [`Log`] refuses all further operations: the contents of the
 //!   disk are unknown, and a second sync that succeeds proves nothing.
 
@@ -53,6 +55,7 @@ mod peers;
 mod read_only_disk;
 mod real_disk;
 mod recovery;
+mod repair;
 mod reserve;
 mod sector;
 mod segment;
@@ -71,6 +74,7 @@ pub use peers::{HistoryError, OpeningHistory, PeerOpening, PeerRecords};
 pub use read_only_disk::ReadOnlyDisk;
 pub use real_disk::{RealDisk, make_folder};
 pub use recovery::check_segment;
+pub use repair::Repair;
 pub use reserve::{FreeSpace, RESERVE_FILE};
 pub use shared_disk::SharedDisk;
 pub use snapshots::{Loaded, SnapshotCheck, SnapshotSource, SnapshotWriter, Snapshots};

@@ -6,7 +6,7 @@
 //! counted only if peers may learn of it.
 
 use crate::config::Mutant;
-use crate::raft::{Durable, HardState, SnapshotId};
+use crate::raft::{Durable, HardState, Loss, SnapshotId};
 use crate::record::{Entry, EntryKind};
 use crate::types::{EntryId, Index, NodeId};
 
@@ -17,6 +17,7 @@ use super::identity::Identity;
 use super::log::{Log, LogOptions, first_segment};
 use super::meta::{Found, META_FILE, Meta};
 use super::recovery::Replay;
+use super::repair::{self, LogDamage, Repair};
 use super::segment::{self, check_owner};
 use super::snapshots::newest_snapshot;
 
@@ -48,6 +49,12 @@ pub struct Recovered<D: Disk> {
     next: Meta,
     replay: Replay,
     is_meta_intact: bool,
+    /// The first damage in the log; `replay` then has the log before it.
+    damage: Option<LogDamage>,
+    /// The gap between the latest undamaged snapshot and the log; `None` if there is none.
+    gap: Option<StorageError>,
+    /// The latest term and vote, if a power cut has interrupted a repair in which they were known.
+    unfinished: Option<HardState>,
 }
 
 /// The log in a replica's folder, before a start has changed anything.
@@ -91,14 +98,16 @@ impl<D: Disk> Log<D> {
         snapshot: Option<SnapshotId>,
     ) -> Result<(Log<D>, Durable, Identity), StorageError> {
         let expected = Expected { cluster, replica, members: None };
-        let recovered = Log::recover(disk, options, &expected)?;
+        let mut recovered = Log::recover(disk, options, &expected)?;
         recovered.check_snapshot(snapshot)?;
         let (log, durable) = recovered.open(snapshot)?;
         let identity = log.identity();
         Ok((log, durable, identity))
     }
 
-    /// Reads and checks a replica's whole log without changing the folder.
+    /// Reads and checks a replica's whole log without changing the folder. If the log is damaged,
+    /// but the other replicas can restore it, reads the part before the damage; see
+    /// [`Recovered::repair`].
     ///
     /// # Errors
     /// If the folder cannot be read or contradicts `expected`, or if its log or its file `meta` is
@@ -115,13 +124,25 @@ impl<D: Disk> Log<D> {
         let owner = (found.identity.cluster, found.identity.replica);
         check_owner(&disk.describe(META_FILE), owner, &identity)?;
         check_members(&disk, &found, expected)?;
-        let replay = read_segments(&disk, &names, &found)?;
+        let (replay, damage) = read_segments(&disk, &names, &found)?;
         let mut next = found.clone();
         // Peers reject zero, which is no random number.
         next.open(disk.draw().max(1), options.openings_kept);
         let (incarnation, written) = (next.identity.incarnation, replay.incarnation);
         assert!(incarnation >= written, "opening {incarnation} of a log written by {written}");
-        Ok(Recovered { disk, options, names, found, next, replay, is_meta_intact })
+        let unfinished = repair::unfinished(&disk, &found);
+        Ok(Recovered {
+            disk,
+            options,
+            names,
+            found,
+            next,
+            replay,
+            is_meta_intact,
+            damage,
+            gap: None,
+            unfinished,
+        })
     }
 }
 
@@ -162,10 +183,60 @@ impl<D: Disk> Recovered<D> {
         &self.next.members
     }
 
-    /// Returns whether the replica is rejoining: its previous folder was lost, and it may still
-    /// lack entries that it had acknowledged, so it must not vote.
-    pub fn is_rejoining(&self) -> bool {
-        self.next.rejoining
+    /// Returns what the replica has lost and not recovered yet, with this start or before: until
+    /// then it is rejoining, and must not vote. `None` if nothing is missing.
+    pub fn loss(&self) -> Option<Loss> {
+        let mutant = self.disk.mutant();
+        if !self.needs_repair() || mutant == Some(Mutant::RepairUnmarked) {
+            return self.found.loss;
+        }
+        let kept_votes = self.found.loss != Some(Loss::Votes) || self.unfinished.is_some();
+        let knows_vote =
+            self.latest_hard_state().is_some() || mutant == Some(Mutant::TrustDamagedVote);
+        Some(if kept_votes && knows_vote { Loss::Entries } else { Loss::Votes })
+    }
+
+    fn needs_repair(&self) -> bool {
+        self.damage.is_some() || self.gap.is_some() || self.unfinished.is_some()
+    }
+
+    /// Returns the latest term and vote of a folder that needs repair; `None` if they are lost.
+    fn latest_hard_state(&self) -> Option<HardState> {
+        let in_log = || match &self.damage {
+            Some(damage) => damage.hard_state,
+            None => Some(self.replay.durable.hard_state),
+        };
+        self.unfinished.or_else(in_log)
+    }
+
+    /// Returns the damage that [`Recovered::open`] will repair with the help of the other replicas;
+    /// `None` if the folder is undamaged. `snapshot` is the one that was passed to
+    /// [`Recovered::check_snapshot`].
+    pub fn repair(&self, snapshot: Option<SnapshotId>) -> Option<Repair<'_>> {
+        let damage = self.damage.as_ref().map(|damage| &damage.error).or(self.gap.as_ref())?;
+        let snapshot_end = snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
+        let is_kept = !self.resets_log(snapshot) && self.replay.holds(snapshot_end);
+        let last_kept = if is_kept { self.replay.last() } else { snapshot_end };
+        Some(Repair { damage, loss: self.loss()?, last_kept })
+    }
+
+    /// Fails with the damage that [`Recovered::repair`] returns, if there is any.
+    ///
+    /// # Errors
+    /// If the folder is damaged.
+    pub fn refuse_damage(self) -> Result<Recovered<D>, StorageError> {
+        match self {
+            Recovered { damage: Some(damage), .. } => Err(damage.error),
+            Recovered { gap: Some(gap), .. } => Err(gap),
+            undamaged => Ok(undamaged),
+        }
+    }
+
+    /// Returns whether no part of the log can be kept, because its start is damaged, or because
+    /// entries are missing between the snapshot and the log.
+    fn resets_log(&self, snapshot: Option<SnapshotId>) -> bool {
+        let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
+        self.damage.is_some() && self.replay.header.is_none() || self.replay.base.index > end
     }
 
     /// Returns what was found in the log.
@@ -194,6 +265,11 @@ impl<D: Disk> Recovered<D> {
         }
     }
 
+    /// Returns the entry before the first one in the log, and all entries of the log.
+    pub(crate) fn entries(&self) -> (EntryId, &[Entry]) {
+        (self.replay.base, &self.replay.durable.entries)
+    }
+
     /// Returns whether [`Recovered::open`] will repair the file `meta`, because one of the two
     /// copies of the record in this file is damaged.
     pub fn repairs_meta(&self) -> bool {
@@ -201,12 +277,18 @@ impl<D: Disk> Recovered<D> {
     }
 
     /// Checks that there is no gap between the log and `snapshot`, the latest complete snapshot as
-    /// returned by [`Snapshots::load`](super::Snapshots::load); `None` if there is no snapshot.
+    /// returned by [`Snapshots::load`](super::Snapshots::load); `None` if there is no snapshot. A
+    /// gap that the other replicas can fill is noted; see [`Recovered::repair`].
     ///
     /// # Errors
     /// If entries are missing between the snapshot and the log, or the folder has a later, damaged
-    /// snapshot whose last entry the log lacks.
-    pub fn check_snapshot(&self, snapshot: Option<SnapshotId>) -> Result<(), StorageError> {
+    /// snapshot whose last entry the log lacks, and the other replicas cannot restore them.
+    pub fn check_snapshot(&mut self, snapshot: Option<SnapshotId>) -> Result<(), StorageError> {
+        self.gap = self.find_gap(snapshot).err();
+        if self.found.can_repair() { Ok(()) } else { self.gap.take().map_or(Ok(()), Err) }
+    }
+
+    fn find_gap(&self, snapshot: Option<SnapshotId>) -> Result<(), StorageError> {
         let Recovered { disk, names, replay, .. } = self;
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
         let (first, folder) = (replay.base.index.next(), disk.describe(""));
@@ -226,46 +308,73 @@ impl<D: Disk> Recovered<D> {
     /// durably records the current start of the replica. Returns the log and the durable state,
     /// whose entries begin after `snapshot`. [`Recovered::check_snapshot`] must have succeeded for
     /// this snapshot. If the log lacks the snapshot's last entry, because the power failed during
-    /// the snapshot's installation, the log is reset to begin after the snapshot.
+    /// the snapshot's installation, the log is reset to begin after the snapshot. If the folder is
+    /// damaged, removes what it cannot trust, and marks the replica as rejoining.
     ///
     /// # Errors
     /// If the folder cannot be written. The current start of the replica is then not recorded, and
     /// the next start draws another random number.
     pub fn open(self, snapshot: Option<SnapshotId>) -> Result<(Log<D>, Durable), StorageError> {
-        let Recovered { mut disk, options, names, found, next, replay, .. } = self;
+        let (loss, resets) = (self.loss(), self.resets_log(snapshot));
+        let (is_damaged, is_interrupted) = (self.needs_repair(), self.unfinished.is_some());
+        let latest = self.latest_hard_state().filter(|_| is_damaged);
+        let Recovered { mut disk, options, names, mut found, next, mut replay, damage, .. } = self;
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
         let base = replay.base.index;
-        assert!(base <= end, "the log starts after {base}, the snapshot ends at {end}: unchecked");
-        let early = disk.mutant() == Some(Mutant::DeleteBeforeSync);
-        for name in names.iter().filter(|name| early && is_obsolete(name, &found)) {
-            disk.delete(name).map_err(io_error(&disk, "delete", name))?;
-        }
-        // Files that a killed process created or renamed without a sync of the directory are
-        // visible too. No file may be deleted before the name of the meta record or snapshot that
-        // makes it obsolete is durable.
-        disk.sync_dir().map_err(io_error(&disk, "sync", ""))?;
-        for name in names.iter().filter(|name| !early && is_obsolete(name, &found)) {
-            disk.delete(name).map_err(io_error(&disk, "delete", name))?;
+        assert!(
+            base <= end || is_damaged,
+            "the log starts after {base}, the snapshot ends at {end}: unchecked"
+        );
+        delete_obsolete(&mut disk, &found)?;
+        if is_damaged {
+            if loss == Some(Loss::Entries) {
+                let hard_state = latest.unwrap_or(replay.durable.hard_state);
+                repair::write_record(&mut disk, found.identity.incarnation, hard_state)?;
+            }
+            // Until the repair is complete, nothing shows how much of the log it has removed.
+            found.loss = loss.and(Some(Loss::Votes));
+            found.write(&mut disk)?;
+            let log = damage.as_ref().map(|damage| damage.name.as_str());
+            let snapshots = repair::lost_snapshots(&names, end, &replay, resets);
+            repair::set_aside(&mut disk, &names, log, &snapshots, is_interrupted)?;
         }
         let segment = match replay.header {
+            _ if resets => {
+                let hard_state = latest.unwrap_or(replay.durable.hard_state);
+                let first = first_segment(&found, options);
+                replay = repair::restart(first, &found, &names, hard_state, snapshot);
+                let header = replay.header.expect("a log that begins with this segment");
+                ActiveSegment::create(&mut disk, &header)?
+            }
             Some(header) => ActiveSegment::reopen(&mut disk, &header, tail_of(&replay))?,
             None => ActiveSegment::create(&mut disk, &first_segment(&found, options))?,
         };
-        let mut meta = Meta { members: next.members.clone(), ..found };
+        if is_damaged && !resets {
+            repair::delete_segments_after(&mut disk, &names, segment.number())?;
+        }
+        let mut meta = found;
         if meta.last != segment.number() {
-            // The power failed after the creation of the last segment.
+            // The power failed after the creation of the last segment, or the log was repaired.
             meta.last = segment.number();
+            meta.first = if resets { meta.last } else { meta.first };
             meta.write(&mut disk)?;
         }
+        if resets {
+            delete_obsolete(&mut disk, &meta)?;
+        }
         let mut log = Log::resume(disk, options, meta, segment, &replay);
+        if let Some(latest) = latest {
+            log.adopt(latest);
+        }
         // The start is recorded first in the log, then in the meta record: if one of them is
         // restored from an older copy, the other shows it. If the power failed between these two
         // writes of the previous start, no peer learned of that start, and the current start
         // replaces it.
         log.write_block(next.identity.incarnation)?;
         let (identity, openings) = (next.identity, next.openings);
-        log.meta = Meta { identity, openings, ..log.meta };
+        log.meta = Meta { identity, loss, openings, ..log.meta };
         log.meta.write(&mut log.disk)?;
+        repair::delete_record(&mut log.disk)?;
         if let Some(number) = replay.restarted {
             // The power failed before the segments of the old log were deleted.
             log.delete_before(number)?;
@@ -276,6 +385,25 @@ impl<D: Disk> Recovered<D> {
         assert!(durable.hard_state == log.hard_state(), "{:?}", durable.hard_state);
         Ok((log, durable))
     }
+}
+
+/// Deletes the obsolete files of a folder with this meta record.
+fn delete_obsolete<D: Disk>(disk: &mut D, meta: &Meta) -> Result<(), StorageError> {
+    let names = disk.list().map_err(io_error(disk, "list", ""))?;
+    let is_early = disk.mutant() == Some(Mutant::DeleteBeforeSync);
+    // Files that a killed process created or renamed without a sync of the directory are visible
+    // too. No file may be deleted before the name of the meta record or snapshot that makes it
+    // obsolete is durable.
+    if !is_early {
+        disk.sync_dir().map_err(io_error(disk, "sync", ""))?;
+    }
+    for name in names.iter().filter(|name| is_obsolete(name, meta)) {
+        disk.delete(name).map_err(io_error(disk, "delete", name))?;
+    }
+    if is_early {
+        disk.sync_dir().map_err(io_error(disk, "sync", ""))?;
+    }
+    Ok(())
 }
 
 /// Returns where the log's last segment ends: the position and the contents of its last complete
@@ -298,8 +426,8 @@ fn follow_snapshot<D: Disk>(
     replay: Replay,
 ) -> Result<Durable, StorageError> {
     let holds_end = snapshot.is_none_or(|snapshot| replay.holds(snapshot.last));
-    let rejoining = log.is_rejoining();
-    let mut durable = Durable { snapshot, rejoining, ..replay.durable };
+    let (hard_state, loss) = (log.hard_state(), log.loss());
+    let mut durable = Durable { hard_state, snapshot, loss, ..replay.durable };
     let Some(SnapshotId { last, .. }) = snapshot else { return Ok(durable) };
     if holds_end {
         let covered = durable.entries.partition_point(|entry| entry.index() <= last.index);
@@ -307,7 +435,8 @@ fn follow_snapshot<D: Disk>(
         return Ok(durable);
     }
     if last.term > log.hard_state().term {
-        log.adopt_term(last.term);
+        // The replica cannot have voted in this term, since a vote is durable before it is sent.
+        log.adopt(HardState { term: last.term, voted_for: None });
         durable.hard_state = log.hard_state();
     }
     log.restart_after(last)?;
@@ -334,14 +463,16 @@ fn check_members<D: Disk>(
 }
 
 /// Returns whether a file is obsolete and can be deleted. Obsolete files are unfinished versions of
-/// log segments and of the file `meta`, and log segments before segment number `meta.first`, whose
-/// entries are in a snapshot.
+/// log segments and of the files `meta` and `repair`, and log segments before segment number
+/// `meta.first`, whose entries are in a snapshot.
 fn is_obsolete(name: &str, meta: &Meta) -> bool {
     if let Some(number) = segment::number_of(name) {
         return number < meta.first;
     }
     let complete = name.strip_suffix(UNFINISHED);
-    complete.is_some_and(|name| name == META_FILE || segment::number_of(name).is_some())
+    complete.is_some_and(|name| {
+        name == META_FILE || name == repair::RECORD_FILE || segment::number_of(name).is_some()
+    })
 }
 
 fn read_meta<D: Disk>(disk: &D, names: &[String]) -> Result<Found, StorageError> {
@@ -354,26 +485,43 @@ fn read_meta<D: Disk>(disk: &D, names: &[String]) -> Result<Found, StorageError>
 }
 
 /// Reads all log segments, and checks them against the file `meta`: no segment may be missing, and
-/// no file may come from an older copy of the folder.
-fn read_segments<D: Disk>(disk: &D, names: &[String], meta: &Meta) -> Result<Replay, StorageError> {
+/// no file may come from an older copy of the folder. If the log is damaged and the other replicas
+/// can restore it, returns the log before the damage, and the damage.
+fn read_segments<D: Disk>(
+    disk: &D,
+    names: &[String],
+    meta: &Meta,
+) -> Result<(Replay, Option<LogDamage>), StorageError> {
     let mut replay = Replay::new(meta.identity, meta.first);
     replay.mutant = disk.mutant();
     let numbers = names.iter().filter_map(|name| segment::number_of(name));
     let numbers: Vec<u64> = numbers.filter(|&number| number >= meta.first).collect();
     let count = numbers.last().copied().unwrap_or(0).max(meta.last);
+    let mut damage = None;
     for number in meta.first..=count {
-        let name = segment::file_name(number);
-        let file = disk.describe(&name);
-        if numbers.binary_search(&number).is_err() {
-            return Err(StorageError::Missing { file });
+        let is_present = numbers.binary_search(&number).is_ok();
+        match read_segment(disk, number, is_present, number == count, &mut replay) {
+            Err(error) if error.is_damage() && meta.can_repair() => {
+                let before = replay.durable.hard_state;
+                let hard_state = repair::latest_hard_state(disk, count, before, &meta.identity);
+                if hard_state.is_none() && meta.members.is_empty() {
+                    // It was added later, so it may have voted for members that it does not know.
+                    return Err(error);
+                }
+                let name = segment::file_name(number);
+                damage = Some(LogDamage { name, error, hard_state });
+                break;
+            }
+            read => read?,
         }
-        let bytes = disk.read(&name).map_err(io_error(disk, "read", &name))?;
-        replay.segment(&file, &bytes, number == count)?;
     }
     let expected = count.saturating_add(1).saturating_sub(meta.first);
-    assert!(replay.bases.len() as u64 == expected, "{} of {expected} segments", replay.bases.len());
+    let read = replay.bases.len() as u64;
+    assert!(read == expected || damage.is_some(), "{read} of {expected} segments");
     let (opened, written) = (meta.identity.incarnation, replay.incarnation);
-    if written < opened {
+    // A replica that may have lost votes has lost the end of its log, too, or a power cut has
+    // interrupted a repair.
+    if written < opened && damage.is_none() && meta.loss != Some(Loss::Votes) {
         let file = disk.describe(&segment::file_name(count));
         let what = format!("it ends with opening {written}, the meta record with opening {opened}");
         return Err(StorageError::RolledBack { file, what });
@@ -387,5 +535,21 @@ fn read_segments<D: Disk>(disk: &D, names: &[String], meta: &Meta) -> Result<Rep
         );
         return Err(StorageError::RolledBack { file, what });
     }
-    Ok(replay)
+    Ok((replay, damage))
+}
+
+fn read_segment<D: Disk>(
+    disk: &D,
+    number: u64,
+    is_present: bool,
+    is_last: bool,
+    replay: &mut Replay,
+) -> Result<(), StorageError> {
+    let name = segment::file_name(number);
+    let file = disk.describe(&name);
+    if !is_present {
+        return Err(StorageError::Missing { file });
+    }
+    let bytes = disk.read(&name).map_err(io_error(disk, "read", &name))?;
+    replay.segment(&file, &bytes, is_last)
 }

@@ -96,6 +96,23 @@ impl Replay {
         }
     }
 
+    /// Returns the state of a log that begins with a segment with this header and has no blocks
+    /// yet.
+    pub(super) fn restarted(owner: Identity, header: SegmentHeader) -> Replay {
+        let durable = Durable { hard_state: header.hard_state, ..Durable::default() };
+        Replay {
+            durable,
+            base: header.base,
+            next: header.number + 1,
+            bases: [(header.number, header.base.index)].into(),
+            header: Some(header),
+            end: 1,
+            torn_end: 1,
+            last_block: 1,
+            ..Replay::new(owner, header.number)
+        }
+    }
+
     /// Recovers the entries of the next segment, the file at the path `file` with the contents
     /// `bytes`. `is_last` says whether it is the log's last segment, the only one that may end with
     /// a torn block.
@@ -136,36 +153,45 @@ impl Replay {
         self.next = self.next.saturating_add(1);
         self.blocks = 0;
         self.header = Some(header);
-        let mut at = 1;
-        self.last_block = at;
+        let read = self.segment_blocks(&sectors, is_last);
+        // A later segment may turn out to be damaged, so this may be the last one.
+        self.last_image = sectors.image(self.last_block, self.end).to_vec();
+        read.map_err(|(sector, what)| damaged(sector, what))
+    }
+
+    /// Recovers the entries of all blocks of a segment. The error is the index of a damaged sector,
+    /// and a description of the damage; the state is then that before the damaged block, with all
+    /// sectors from that block on as the torn tail.
+    fn segment_blocks(
+        &mut self,
+        sectors: &Sectors<'_>,
+        is_last: bool,
+    ) -> Result<(), (u32, String)> {
+        let count = sectors.count;
+        (self.last_block, self.end, self.torn_end) = (1, 1, count);
         loop {
-            let number = self.blocks + 1;
+            let (at, number) = (self.end, self.blocks + 1);
             match sectors.block(at, number) {
                 Found::Whole { stream, end } => {
                     assert!(at < end && end <= count, "block from {at} to {end} of {count}");
-                    self.block(&stream).map_err(|what| damaged(at, what))?;
+                    self.block(&stream).map_err(|what| (at, what))?;
                     assert!(number == self.blocks + 1, "block {number} after {}", self.blocks);
                     self.blocks = number;
-                    (self.last_block, at) = (at, end);
+                    (self.last_block, self.end) = (at, end);
                 }
-                Found::Damaged { sector, what } => return Err(damaged(sector, what)),
+                Found::Damaged { sector, what } => return Err((sector, what)),
                 Found::Missing { sector } => {
-                    let torn_end = sectors
-                        .torn_end(at, number, sector)
-                        .map_err(|(sector, what)| damaged(sector, what))?;
+                    let torn_end = sectors.torn_end(at, number, sector)?;
                     if torn_end > at && !is_last {
                         let what = "the block is incomplete, but a later segment exists";
-                        return Err(damaged(at, what.to_owned()));
+                        return Err((at, what.to_owned()));
                     }
                     assert!(
                         self.last_block <= at && at <= torn_end && torn_end <= count,
                         "block at {}, end {at}, torn to {torn_end} of {count} sectors",
                         self.last_block
                     );
-                    (self.end, self.torn_end) = (at, torn_end);
-                    if is_last {
-                        self.last_image = sectors.image(self.last_block, at).to_vec();
-                    }
+                    self.torn_end = torn_end;
                     return Ok(());
                 }
             }
@@ -259,17 +285,33 @@ impl Replay {
         // A copy of exactly the block's size: records share its memory while they live, and must
         // not keep a whole segment's.
         let mut records = Bytes::copy_from_slice(&stream[BLOCK_HEADER_BYTES..]);
-        for _ in 0..header.count {
-            let entry = Entry::decode(&mut records).map_err(|error| error.to_string())?;
-            self.entry(entry, header.hard_state.term)?;
-        }
-        if !records.is_empty() {
-            return Err(format!("{} bytes after the block's last record", records.len()));
+        if let Err(what) = self.block_entries(&mut records, &header) {
+            // Some of the block's entries may have replaced others.
+            self.forget_log();
+            return Err(what);
         }
         self.durable.hard_state = header.hard_state;
         self.incarnation = header.incarnation;
         self.chain = chain;
         Ok(())
+    }
+
+    fn block_entries(&mut self, records: &mut Bytes, header: &BlockHeader) -> Result<(), String> {
+        for _ in 0..header.count {
+            let entry = Entry::decode(records).map_err(|error| error.to_string())?;
+            self.entry(entry, header.hard_state.term)?;
+        }
+        if !records.is_empty() {
+            return Err(format!("{} bytes after the block's last record", records.len()));
+        }
+        Ok(())
+    }
+
+    /// Forgets all entries and segments, so that a repair keeps none of them.
+    fn forget_log(&mut self) {
+        self.durable.entries.clear();
+        self.bases.clear();
+        (self.base, self.header) = (EntryId::ZERO, None);
     }
 
     /// Adds an entry to the recovered log. Replaces an earlier entry at the same index, and removes

@@ -95,6 +95,12 @@ pub(super) fn read(salt: u32, number: u32, bytes: &[u8]) -> Sector<'_> {
     }
 }
 
+/// Returns whether the sector was never written, although it is not valid: it is all zeros but for
+/// one flipped bit. A written sector with a flipped bit has more bits set, because of its mark.
+pub(super) fn is_blank_with_flipped_bit(bytes: &[u8]) -> bool {
+    bytes.iter().map(|byte| byte.count_ones()).sum::<u32>() == 1
+}
+
 /// Decodes a sector without checking its checksum. Used only by a mutation test, which shows that
 /// the tests detect the missing check.
 pub(super) fn read_unchecked(bytes: &[u8]) -> Sector<'_> {

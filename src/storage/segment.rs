@@ -159,10 +159,15 @@ impl SegmentHeader {
     /// Returns the seed of the checksums of this segment's sectors, so that a sector from another
     /// log or segment fails the check.
     pub(super) fn salt(&self) -> u32 {
-        let salt = crc32c::crc32c(&self.cluster.to_le_bytes());
-        let salt = crc32c::crc32c_append(salt, &self.replica.0.to_le_bytes());
-        crc32c::crc32c_append(salt, &self.number.to_le_bytes())
+        salt(self.cluster, self.replica, self.number)
     }
+}
+
+/// Returns the seed of the checksums of the sectors of a replica's segment `number`.
+pub(super) fn salt(cluster: u128, replica: NodeId, number: u64) -> u32 {
+    let salt = crc32c::crc32c(&cluster.to_le_bytes());
+    let salt = crc32c::crc32c_append(salt, &replica.0.to_le_bytes());
+    crc32c::crc32c_append(salt, &number.to_le_bytes())
 }
 
 /// Reads fixed-size fields one after the other from a byte slice whose length was checked before.
@@ -191,7 +196,7 @@ impl Fields<'_> {
     /// Reads the next twelve bytes, in which headers store Raft's term and vote: term, vote, a flag
     /// for whether there is a vote, and one byte that depends on the header. Returns term and vote,
     /// and that last byte. Fails if the flag is invalid.
-    fn hard_state(&mut self) -> Result<(HardState, u8), String> {
+    pub(super) fn hard_state(&mut self) -> Result<(HardState, u8), String> {
         let term = Term(self.number());
         let voted_for = NodeId(u16::from_le_bytes(self.take()));
         let [has, rest] = self.take();

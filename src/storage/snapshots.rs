@@ -477,7 +477,7 @@ fn file_name(last: EntryId) -> String {
 
 /// Returns the id of the last entry of the snapshot with this file name; `None` if the file is not
 /// a snapshot.
-fn end_of(name: &str) -> Option<EntryId> {
+pub(super) fn end_of(name: &str) -> Option<EntryId> {
     let (index, term) = name.strip_prefix(PREFIX)?.split_once('-')?;
     let last = EntryId::new(term.parse().ok()?, index.parse().ok()?);
     (file_name(last) == name).then_some(last)

@@ -172,24 +172,24 @@ fn flip(path: &Path, bit: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Damages a replica's data folder in one of several ways, selected by `how`. Returns the text that
-/// the cluster's output must contain.
+/// Damages both copies of the record in the file `meta`.
+fn damage_meta(own: &Path) {
+    let meta = own.join("meta");
+    let bits = fs::read(&meta).unwrap().len() * 8;
+    flip(&meta, 999);
+    flip(&meta, bits - 999);
+}
+
+/// Damages a replica's data folder beyond repair in one of several ways, selected by `how`. Returns
+/// the text that the cluster's output must contain.
 fn damage(own: &Path, how: u64) -> String {
-    match how % 4 {
+    match how % 3 {
         0 => {
             fs::remove_dir_all(own).unwrap();
             format!("its folder {} is missing", own.display())
         }
         1 => {
-            let place = 600 + usize::try_from(how).unwrap() * 7;
-            flip(&own.join("segment-0000000001"), place * 8 + 3);
-            "segment-0000000001 is damaged at byte".to_owned()
-        }
-        2 => {
-            let meta = own.join("meta");
-            let bits = fs::read(&meta).unwrap().len() * 8;
-            flip(&meta, 999);
-            flip(&meta, bits - 999);
+            damage_meta(own);
             "meta is damaged at byte".to_owned()
         }
         _ => {
@@ -284,12 +284,19 @@ fn bowline_cluster_command_reports_why_no_majority_started() {
     assert!(running.stop());
     let text = refusal(Running::command(dir, port, &["--replace", "2"]));
     assert!(text.contains("need not be replaced"), "{text}");
+    // Nor is one that repairs itself.
+    flip(&dir.join("replica-2/segment-0000000001"), 600 * 8);
+    let text = refusal(Running::command(dir, port, &["--replace", "2"]));
+    assert!(text.contains("the replica repairs it at its next start"), "{text}");
     fs::remove_dir_all(dir.join("replica-1")).unwrap();
-    flip(&dir.join("replica-3/segment-0000000001"), 600 * 8);
+    let text = refusal(Running::command(dir, port, &["--replace", "1"]));
+    assert!(text.contains("only one replica can rejoin at a time"), "{text}");
+    flip(&dir.join("replica-2/segment-0000000001"), 600 * 8);
+    damage_meta(&dir.join("replica-3"));
     let text = refusal(Running::command(dir, port, &[]));
     assert!(text.contains("no majority of the 3 replicas can start"), "{text}");
     assert!(text.contains("replica-1 is missing"), "{text}");
-    assert!(text.contains("segment-0000000001 is damaged at byte"), "{text}");
+    assert!(text.contains("meta is damaged at byte"), "{text}");
     // Two replicas that lost their folders cannot be replaced.
     let text = refusal(Running::command(dir, port, &["--replace", "1"]));
     assert!(text.contains("replica 3 cannot start either"), "{text}");

@@ -52,6 +52,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["mem_disk", "real_disk"],
             &["active_segment", "meta", "peers", "recovery", "shared_disk"],
             &["log", "snapshots"],
+            &["repair"],
             &["opening"],
             &["*"],
         ],

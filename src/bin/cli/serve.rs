@@ -19,8 +19,8 @@ use super::settings::{ServerArguments, Setting};
 /// Name of the environment variable that sets the log filter, as in `BOWLINE_LOG=debug`.
 const LOG_VARIABLE: &str = "BOWLINE_LOG";
 
-/// Exit code of a replica whose data folder is damaged or lost. A supervisor should not restart it,
-/// since every start would fail.
+/// Exit code of a replica whose data folder is damaged beyond repair or lost. A supervisor should
+/// not restart it, since every start would fail.
 pub(super) const EXIT_DAMAGED: u8 = 65;
 
 /// Maximum time of a graceful stop, after which the process exits in any case. Longer than the sum
@@ -73,18 +73,21 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Returns advice for the operator on how to replace this replica, whose data folder is damaged or
-/// lost.
+/// Returns advice for the operator on how to replace this replica, whose data folder is damaged
+/// beyond repair or lost.
 fn how_to_replace(options: &ServerOptions) -> String {
     if options.members().len() < REJOIN_MEMBERS_MIN {
-        return "a cluster of fewer than three replicas cannot replace one: restore the folder as \
-                it was, or create a new cluster with `bowline admin restore`"
+        return "nothing in the folder was changed; a cluster of fewer than three replicas cannot \
+                repair or replace one: restore the folder as it was, or create a new cluster with \
+                `bowline admin restore`. If this replica was added to a larger cluster, replace \
+                it by a new one with `bowline admin replace`"
             .to_owned();
     }
     let folder = options.folder.display();
     format!(
         "to replace this replica, run `mv {folder} {folder}.broken`, then start it once with \
-         --rejoin added to its flags"
+         --rejoin added to its flags; or, if the members of the cluster have been changed, replace \
+         it by a new one with `bowline admin replace`"
     )
 }
 

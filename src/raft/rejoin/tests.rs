@@ -21,7 +21,7 @@ struct Subject {
 impl Subject {
     /// Starts a replica that has lost its disk.
     fn wiped(replicas: u16) -> Subject {
-        Subject::start(replicas, Durable { rejoining: true, ..Durable::default() })
+        Subject::start(replicas, Durable { loss: Some(Loss::Votes), ..Durable::default() })
     }
 
     fn start(replicas: u16, durable: Durable) -> Subject {
@@ -155,6 +155,49 @@ fn rejoining_replica_acks_no_append_before_all_peers_replied() {
     assert_eq!(subject.status().last, EntryId::ZERO);
 }
 
+/// Starts a replica of three that has lost entries, but knows its term and vote.
+fn damaged() -> Subject {
+    let hard_state = HardState { term: Term(3), voted_for: Some(NodeId(2)) };
+    let loss = Some(Loss::Entries);
+    Subject::start(3, Durable { hard_state, loss, ..Durable::default() })
+}
+
+#[test]
+fn replica_that_knows_its_vote_rejoins_without_asking() {
+    let mut subject = damaged();
+    assert_eq!(subject.waiting_for(), [] as [u16; 0]);
+    subject.receive(3, append(2, &[2]));
+    assert_eq!(subject.status().last, EntryId::ZERO, "the leader of an earlier term");
+    subject.receive(2, append(3, &[1, 3]));
+    let sent = subject.sync();
+    assert!(matches!(sent[..], [PeerMsg::AppendReply(_)]), "{sent:?}");
+    assert_eq!(subject.receive(3, vote_request(4, (3, 2))), [], "it does not vote yet");
+    assert!(!has_finishing_job(&subject), "no leader has named a target");
+    subject.wait();
+    // The members have changed, which does not matter.
+    let PeerMsg::RejoinReply(named) = reply(3, true, (3, 3)) else { unreachable!() };
+    let named = RejoinReply { members_changed: true, ..named };
+    subject.receive(2, PeerMsg::RejoinReply(named));
+    assert_eq!(subject.status().rejoining.unwrap().target, Some(Index(3)));
+    subject.receive(2, append(3, &[1, 3, 3]));
+    subject.sync();
+    assert!(has_finishing_job(&subject));
+    subject.sync();
+    assert_eq!(subject.status().rejoining, None);
+    assert_eq!((subject.status().term, subject.status().voted_for), (Term(3), Some(NodeId(2))));
+}
+
+#[test]
+fn leader_that_a_damaged_log_does_not_name_is_asked() {
+    let mut subject = damaged();
+    assert_eq!(subject.wait().len(), 2, "no leader is known");
+    subject.receive(9, append(4, &[4]));
+    subject.sync();
+    assert_eq!(subject.wait().len(), 1, "the leader");
+    subject.receive(9, reply(4, true, (4, 1)));
+    assert!(has_finishing_job(&subject));
+}
+
 #[test]
 fn rejoin_reply_with_a_wrong_nonce_is_ignored() {
     let mut subject = Subject::wiped(3);
@@ -233,7 +276,8 @@ fn restart_during_rejoin_resends_rejoin_requests_and_keeps_log() {
     let hard_state = HardState { term: Term(4), voted_for: None };
     let PeerMsg::AppendEntries(append) = append(4, &[3, 4]) else { unreachable!() };
     let entries = append.entries;
-    let durable = Durable { hard_state, entries, rejoining: true, ..Durable::default() };
+    let loss = Some(Loss::Votes);
+    let durable = Durable { hard_state, entries, loss, ..Durable::default() };
     let mut subject = Subject::start(3, durable);
     let last = EntryId::new(4, 2);
     let ask = PeerMsg::Rejoin(Rejoin { nonce: NONCE, term: Term(4), last });

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::kv::StateMachine;
-use crate::raft::SnapshotId;
+use crate::raft::{Loss, SnapshotId};
 use crate::runtime::boards::DiskSpaceBoard;
 use crate::runtime::error::RunError;
 use crate::runtime::server::options::{Bootstrap, ServerOptions};
@@ -13,9 +13,9 @@ use crate::runtime::stages::snapshots::{self, LoadedSnapshots};
 use crate::snapshot_check::SnapshotVerifier;
 use crate::storage::{
     Expected, FoundLog, Identity, Log, LogOptions, PeerRecords, ReadOnlyDisk, RealDisk, Recovered,
-    Snapshots, StorageError, failpoint, identity_in,
+    Repair, Snapshots, StorageError, failpoint, identity_in,
 };
-use crate::types::NodeId;
+use crate::types::{EntryId, NodeId};
 
 /// The content of a replica's folder, read when the process starts.
 pub(crate) struct OpenedFolder {
@@ -54,14 +54,24 @@ pub(crate) fn open(
     )?;
     let shared = disk.share()?;
     let expected = Expected { cluster: options.cluster, replica: options.id, members: None };
-    let recovered = Log::recover(disk, LogOptions::default(), &expected)?;
+    let mut recovered = Log::recover(disk, LogOptions::default(), &expected)?;
     let LoadedSnapshots { files, latest } = snapshots::load_latest(shared.share()?)?;
     let snapshot = latest.as_ref().map(|(id, _)| *id);
     recovered.check_snapshot(snapshot)?;
     let store = latest.map_or_else(StateMachine::default, |(_, store)| store);
     let members_changed = recovered.has_configuration() || store.configuration().is_some();
-    if !members_changed && !recovered.members().is_empty() {
+    let is_damaged = recovered.repair(snapshot).is_some();
+    if !members_changed && !is_damaged && !recovered.members().is_empty() {
         recovered.check_members(&options.members())?;
+    }
+    if let Some(Repair { damage, loss, last_kept }) = recovered.repair(snapshot) {
+        tracing::warn!(
+            %damage,
+            kept_to = %last_kept,
+            lost = loss_text(loss),
+            "damaged folder repaired; this replica does not vote until it has copied from the \
+             others what is lost; check the disk"
+        );
     }
     if recovered.repairs_meta() {
         tracing::warn!(
@@ -104,14 +114,25 @@ pub fn bootstrap(
     Ok(())
 }
 
-/// The condition of an undamaged folder, with which a replica can start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Returns which part of a replica's state is lost, for messages.
+fn loss_text(loss: Loss) -> &'static str {
+    match loss {
+        Loss::Entries => "later entries",
+        Loss::Votes => "later entries, and perhaps the latest vote",
+    }
+}
+
+/// The condition of a folder with which a replica can start.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FolderState {
     /// The folder is undamaged and complete.
     Intact,
     /// The folder is undamaged, but the replica is rejoining: it has not yet received everything
-    /// that it may have acknowledged before its folder was lost.
+    /// that it may have acknowledged before a loss.
     Rejoining,
+    /// The folder is damaged as the text says. The next start repairs it, and the replica then
+    /// rejoins.
+    Damaged(String),
 }
 
 /// What is in a replica's folder, and what a start with it would do.
@@ -121,14 +142,27 @@ pub struct FolderReport {
     pub identity: Identity,
     /// Ids of the cluster's members.
     pub members: Vec<NodeId>,
-    /// Whether the replica is rejoining after the loss of an earlier folder.
+    /// Whether a start rejoins, after a loss in this folder or of an earlier one.
     pub rejoining: bool,
+    /// Damage of which a start removes what it cannot trust; `None` if there is none.
+    pub damage: Option<FolderDamage>,
     /// The log.
     pub log: FoundLog,
     /// The snapshot that a start loads; `None` if there is none.
     pub snapshot: Option<SnapshotId>,
     /// Damage with which a start is possible: copies that it restores or ignores.
     pub repairable: Vec<String>,
+}
+
+/// Damage with which a replica starts and then rejoins the cluster.
+#[derive(Clone, Debug)]
+pub struct FolderDamage {
+    /// The damaged file, the position in it, and what is wrong.
+    pub what: String,
+    /// What is lost.
+    pub lost: &'static str,
+    /// Id of the last entry that a start keeps.
+    pub last_kept: EntryId,
 }
 
 /// Reads a replica's whole folder and verifies every checksum, except those of snapshots older than
@@ -142,10 +176,15 @@ pub fn check(folder: &Path) -> Result<FolderReport, RunError> {
     let loaded = Snapshots::open(&mut disk)?.load(SnapshotVerifier::default)?;
     let snapshot = loaded.latest.map(|(id, ())| id);
     let expected = Expected { cluster: None, replica: owner.replica, members: None };
-    let recovered = Log::recover(&mut disk, LogOptions::default(), &expected)?;
+    let mut recovered = Log::recover(&mut disk, LogOptions::default(), &expected)?;
     recovered.check_snapshot(snapshot)?;
     let (mut log, members) = (recovered.log(), recovered.members().to_vec());
-    let (rejoining, repairs_meta) = (recovered.is_rejoining(), recovered.repairs_meta());
+    let (rejoining, repairs_meta) = (recovered.loss().is_some(), recovered.repairs_meta());
+    let damage = recovered.repair(snapshot).map(|repair| FolderDamage {
+        what: repair.damage.to_string(),
+        lost: loss_text(repair.loss),
+        last_kept: repair.last_kept,
+    });
     drop(recovered);
     let mut repairable: Vec<String> = loaded.damaged.iter().map(ToString::to_string).collect();
     if repairs_meta {
@@ -155,7 +194,7 @@ pub fn check(folder: &Path) -> Result<FolderReport, RunError> {
         repairable.push(damage.to_string());
     }
     log.obsolete.extend_from_slice(disk.deleted());
-    Ok(FolderReport { identity: owner, members, rejoining, log, snapshot, repairable })
+    Ok(FolderReport { identity: owner, members, rejoining, damage, log, snapshot, repairable })
 }
 
 /// Checks a replica's folder in the same way as when the replica starts. Changes nothing except
@@ -172,9 +211,12 @@ pub fn inspect(
     let disk = RealDisk::open(folder)?;
     let shared = disk.share()?;
     let expected = Expected { cluster: Some(cluster), replica: id, members: Some(members) };
-    let recovered = Log::recover(disk, LogOptions::default(), &expected)?;
-    let latest = snapshots::load_latest(shared)?.latest;
-    recovered.check_snapshot(latest.map(|(id, _)| id))?;
-    let rejoining = recovered.is_rejoining();
-    Ok(if rejoining { FolderState::Rejoining } else { FolderState::Intact })
+    let mut recovered = Log::recover(disk, LogOptions::default(), &expected)?;
+    let latest = snapshots::load_latest(shared)?.latest.map(|(id, _)| id);
+    recovered.check_snapshot(latest)?;
+    Ok(match (recovered.repair(latest), recovered.loss()) {
+        (Some(repair), _) => FolderState::Damaged(repair.damage.to_string()),
+        (None, Some(_)) => FolderState::Rejoining,
+        (None, None) => FolderState::Intact,
+    })
 }

@@ -38,9 +38,9 @@ use mio::{Poll, Waker};
 
 use crate::kv::StateMachine;
 use crate::membership::Configuration;
-use crate::raft::{DiskState, Durable, Replica};
+use crate::raft::{DiskState, Durable, Loss, Replica};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
-use crate::redis::{Context, ReplicaInfo, Settings};
+use crate::redis::{Context, RejoinProgress, ReplicaInfo, Settings};
 use crate::runtime::boards::{
     ApplierBoard, ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard,
     SnapshotGrowth, StatusBoard,
@@ -128,7 +128,8 @@ pub fn run_server(
     let replicated_clock = CoreClock::new(Arc::clone(&clocks), applied, &clock);
     let memory = Arc::new(MemoryBoard::new(options.memory_max, Arc::clone(&snapshot_board)));
     let origin = origin_of(options.id, opening);
-    let rejoining = Arc::new(AtomicBool::new(recovered.is_rejoining()));
+    let has_lost_votes = recovered.loss() == Some(Loss::Votes);
+    let rejoining = Arc::new(AtomicBool::new(has_lost_votes));
     let (outgoing, incoming) =
         peer_connections(options, &datagrams, &recovered, peer_records, &rejoining, counters);
     let context = context(options, &recovered, (&store, last_snapshot.index), clock.now());
@@ -288,7 +289,7 @@ fn hello(recovered: &Recovered<RealDisk>, options: &ServerOptions) -> Hello {
         connection: 0,
         openings: recovered.openings().to_vec(),
         members: recovered.members().to_vec(),
-        rejoining: recovered.is_rejoining(),
+        rejoining: recovered.loss() == Some(Loss::Votes),
         lane: Lane::Urgent,
         client_address: options.announced(),
         peer_address: options.announced_to_peers(),
@@ -315,7 +316,7 @@ fn log_start(
         cluster_fingerprint = format_args!("{:032x}", cluster_fingerprint(identity.cluster)),
         created_with = replicas(log.members()),
         incarnation = identity.incarnation,
-        rejoining = log.is_rejoining(),
+        rejoining = log.loss().is_some(),
         last_entry = %last.map_or(last_snapshot, Entry::id),
         snapshot = %last_snapshot,
         listen = %options.listen,
@@ -417,6 +418,7 @@ fn context(
     };
     let fingerprint = cluster_fingerprint(recovered.identity().cluster);
     let mut context = Context::alone(me, fingerprint, now);
+    context.rejoining = recovered.loss().map(|_| RejoinProgress::default());
     context.debug = options.debug;
     context.system = system_info();
     context.sentinel_name.clone_from(&options.sentinel_name);

@@ -248,8 +248,8 @@ impl Survivor {
     /// Reads the folder of a replica that is not running. Changes nothing.
     ///
     /// # Errors
-    /// If the folder cannot be read, is damaged so that no replica could start with it, is in use
-    /// by a running replica, or contains no log entry.
+    /// If the folder cannot be read, is damaged, is in use by a running replica, or contains no log
+    /// entry.
     pub fn read(folder: &Path) -> Result<Survivor, RestoreError> {
         let mut disk = ReadOnlyDisk::open(folder)?;
         let owner = identity_in(&disk)?;
@@ -259,8 +259,9 @@ impl Survivor {
             None => (None, StateMachine::default()),
         };
         let expected = Expected { cluster: None, replica: owner.replica, members: None };
-        let recovered = Log::recover(&mut disk, LogOptions::default(), &expected)?;
+        let mut recovered = Log::recover(&mut disk, LogOptions::default(), &expected)?;
         recovered.check_snapshot(snapshot)?;
+        let recovered = recovered.refuse_damage()?;
         let committed = snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
         let mut last = committed;
         for entry in recovered.entries_after(snapshot) {
@@ -272,7 +273,7 @@ impl Survivor {
         }
         let voters = state.configuration().map(|members| members.voters().collect());
         let members = voters.unwrap_or_else(|| recovered.members().to_vec());
-        let rejoining = recovered.is_rejoining();
+        let rejoining = recovered.loss().is_some();
         drop(recovered);
         let committed = committed.index;
         Ok(Survivor { identity: owner, members, rejoining, committed, last, state, folder: disk })

@@ -24,6 +24,7 @@ impl Cluster {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];
         assert!(machine.replica.is_none(), "replica {id} is already running");
+        let snapshot_end = machine.snapshots.end();
         let start = match machine.disk.open(&mut machine.snapshots.latest, &mut machine.rng) {
             Started::Ok(start) => start,
             Started::Unavailable(why) => {
@@ -34,6 +35,10 @@ impl Cluster {
                 return Err(Violation(format!("durable state: folder of replica {id}: {how}")));
             }
         };
+        if let Some(lost) = &start.lost {
+            self.checker.on_repaired(machine, lost, snapshot_end)?;
+            self.trace.note(self.now, format_args!("{} has repaired its folder", id.0));
+        }
         machine.incarnation += 1;
         if let Some(files) = machine.disk.folder() {
             machine.openings.push((machine.incarnation, files.opening()));

@@ -124,13 +124,11 @@ impl Cluster {
         coverage
     }
 
-    /// Returns the replica, running or not, that has lost its disk and has not finished rejoining;
-    /// `None` if there is none.
+    /// Returns a replica, running or not, that has lost its disk or a part of it and has not
+    /// finished rejoining; `None` if there is none.
     pub fn rejoining(&self) -> Option<NodeId> {
-        self.machines
-            .iter()
-            .find(|machine| machine.disk.image().rejoining)
-            .map(|machine| machine.id)
+        let rejoining = self.machines.iter().find(|machine| machine.disk.is_rejoining());
+        rejoining.map(|machine| machine.id)
     }
 
     /// Returns the wall clock reading that replica `id` reports to its peers, in milliseconds since

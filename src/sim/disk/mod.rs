@@ -7,7 +7,7 @@ pub mod statistics;
 use std::collections::VecDeque;
 
 use crate::kv::StateMachine;
-use crate::raft::{AppendJob, Durable, HardState, SnapshotId};
+use crate::raft::{AppendJob, Durable, HardState, Loss, SnapshotId};
 use crate::sim::disk::folder::{Folder, Found, Opening, Work};
 use crate::sim::disk::snapshots::Snapshot;
 use crate::sim::disk::statistics::{DiskFault, FaultStatistics};
@@ -53,6 +53,15 @@ pub(in crate::sim) struct Start {
     /// The state machine decoded from the snapshot file; `None` if snapshots are kept only in
     /// memory.
     pub(in crate::sim) store: Option<StateMachine>,
+    /// What was durable before, if the start has repaired the folder; `None` if it has not.
+    pub(in crate::sim) lost: Option<LostLog>,
+}
+
+/// What was durable in a folder before it was damaged and repaired.
+#[derive(Debug)]
+pub(in crate::sim) struct LostLog {
+    pub(in crate::sim) image: Durable,
+    pub(in crate::sim) base: EntryId,
 }
 
 /// The outcome of opening a replica's disk for a start.
@@ -83,6 +92,12 @@ impl Disk {
     /// Returns whether the replica's last start failed because its files were damaged.
     pub fn is_refused(&self) -> bool {
         self.files.as_ref().is_some_and(Folder::is_refused)
+    }
+
+    /// Returns whether the replica has lost its disk or a part of it, and has not finished
+    /// rejoining.
+    pub(in crate::sim) fn is_rejoining(&self) -> bool {
+        self.image.loss.is_some() || self.files.as_ref().is_some_and(Folder::is_half_repaired)
     }
 
     /// Returns the replica's folder; `None` in runs without the real storage code.
@@ -118,7 +133,8 @@ impl Disk {
             return self.open_files(latest, rng);
         }
         restart_after(&mut self.image, &mut self.base, *latest);
-        Started::Ok(Box::new(Start { durable: after_snapshot(&self.image, *latest), store: None }))
+        let durable = after_snapshot(&self.image, *latest);
+        Started::Ok(Box::new(Start { durable, store: None, lost: None }))
     }
 
     /// Returns the id of the entry just before the log's first entry: the last entry of a snapshot,
@@ -262,7 +278,7 @@ impl Disk {
         assert!(self.files.is_none(), "the loss of files is not simulated");
         self.lose_unsynced();
         (self.base, self.failed) = (EntryId::ZERO, false);
-        self.image = Durable { rejoining: true, ..Durable::default() };
+        self.image = Durable { loss: Some(Loss::Votes), ..Durable::default() };
     }
 
     /// Drops all jobs (log writes) that were not synced, as a crash does.
@@ -361,13 +377,24 @@ impl Disk {
                 if let Some(wrong) = self.mismatch(&found, *latest) {
                     return Started::Violation(wrong);
                 }
-                (self.image, self.base) =
-                    self.matching_content(&found).expect("a match was found above");
+                let (image, base) = match (self.matching_content(&found), &found.log) {
+                    (Some(content), _) => content,
+                    (None, Some((base, entries))) => {
+                        (Durable { entries: entries.clone(), ..found.durable.clone() }, *base)
+                    }
+                    (None, None) => unreachable!("a match was found above"),
+                };
+                let is_repaired = self.matching_content(&found).is_none();
+                let lost = LostLog {
+                    image: std::mem::replace(&mut self.image, image),
+                    base: std::mem::replace(&mut self.base, base),
+                };
                 self.possible.clear();
                 let (id, store) = found.snapshot.unzip();
                 *latest = id;
                 let store = Some(store.unwrap_or_default());
-                Started::Ok(Box::new(Start { durable: found.durable, store }))
+                let lost = is_repaired.then_some(lost);
+                Started::Ok(Box::new(Start { durable: found.durable, store, lost }))
             }
             Opening::DiskFull => Started::Unavailable("the disk is full".to_owned()),
             Opening::Refused(error) => Started::Unavailable(error.to_string()),
@@ -402,18 +429,42 @@ impl Disk {
         if !is_known || !found.may_be_older && end(snapshot) < end(latest) {
             return Some(format!("expected the snapshot {latest:?}, found {snapshot:?}"));
         }
-        if self.matching_content(found).is_none() {
+        if self.matching_content(found).is_none() && !self.is_repaired(found) {
             return Some(format!(
-                "expected {:?} and {} entries after {}, found {:?} and {} entries after {:?}",
+                "expected {:?} and {} entries after {}, found {:?} and {} entries after {:?}, with \
+                 the loss {:?}",
                 self.image.hard_state,
                 self.image.entries.len(),
                 self.base,
                 found.durable.hard_state,
                 found.durable.entries.len(),
                 snapshot.map(|snapshot| snapshot.last),
+                found.durable.loss,
             ));
         }
         None
+    }
+
+    /// Returns whether the content found at a start is a correct repair of a damaged folder: the
+    /// replica is marked as rejoining, and if it is not marked as having lost its votes, its term
+    /// and vote are the latest ones. The safety checker checks what is left of the log.
+    fn is_repaired(&self, found: &Found) -> bool {
+        let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
+        let is_latest = |(image, base): &(Durable, EntryId)| {
+            let (mut image, mut base) = (image.clone(), *base);
+            restart_after(&mut image, &mut base, snapshot);
+            image.hard_state == found.durable.hard_state
+        };
+        let is_earlier = |(image, _): &(Durable, EntryId)| {
+            found.durable.hard_state.term <= image.hard_state.term
+        };
+        let may_be_repaired = found.may_be_older && found.durable.loss >= self.image.loss;
+        may_be_repaired
+            && match found.durable.loss {
+                None => false,
+                Some(Loss::Entries) => self.possible.iter().any(is_latest),
+                Some(Loss::Votes) => self.possible.iter().any(is_earlier),
+            }
     }
 }
 
@@ -446,7 +497,7 @@ fn after_snapshot(image: &Durable, snapshot: Option<SnapshotId>) -> Durable {
 
 /// Applies a job (log write) to `image`, the durable content of a disk: writes the job's term and
 /// vote, and its first `count` entries. If that is the whole job and it completes rejoining, also
-/// clears `rejoining` in `image`.
+/// clears `loss` in `image`.
 fn write_job(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: usize) {
     if let Some(hard_state) = job.hard_state {
         image.hard_state = hard_state;
@@ -456,7 +507,7 @@ fn write_job(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: us
         *base = last;
     }
     if job.rejoined && count == job.entries.len() {
-        image.rejoining = false;
+        image.loss = None;
     }
     let Some(first) = job.entries[..count].first() else { return };
     let keep = usize::try_from(first.index().0 - base.index.0 - 1).expect("fits in memory");

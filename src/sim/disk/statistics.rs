@@ -69,6 +69,9 @@ pub enum FaultEffect {
     Refused,
     /// A refused folder was opened after its files had been restored.
     Restored,
+    /// At the next start, the replica removed damaged files or a part of its log, and rejoined the
+    /// cluster to recover what was lost.
+    Repaired,
     /// The replica started from an older snapshot than the latest one.
     OlderSnapshot,
     /// The replica abandoned writing or installing a snapshot, without further consequences.
@@ -150,12 +153,13 @@ impl DiskFault {
 
 impl FaultEffect {
     /// All effects of disk faults, in the order in which [`FaultStatistics::table`] prints them.
-    pub const ALL: [FaultEffect; 10] = [
+    pub const ALL: [FaultEffect; 11] = [
         FaultEffect::Stopped,
         FaultEffect::Intact,
         FaultEffect::TailRemoved,
         FaultEffect::Refused,
         FaultEffect::Restored,
+        FaultEffect::Repaired,
         FaultEffect::OlderSnapshot,
         FaultEffect::Abandoned,
         FaultEffect::Replaced,
@@ -171,6 +175,7 @@ impl FaultEffect {
             FaultEffect::TailRemoved => "torn tail",
             FaultEffect::Refused => "refused",
             FaultEffect::Restored => "restored",
+            FaultEffect::Repaired => "repaired",
             FaultEffect::OlderSnapshot => "older",
             FaultEffect::Abandoned => "abandoned",
             FaultEffect::Replaced => "replaced",

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::{Alarm, FaultRun};
-use crate::raft::Replica;
+use crate::raft::{Loss, Replica};
 use crate::sim::cluster::network::{Fate, LinkQuality};
+use crate::sim::disk::folder::Spared;
 use crate::sim::disk::statistics::DiskFault;
 use crate::sim::faults::{Fault, draw_origin, draw_rate};
+use crate::sim::machine::Machine;
 use crate::sim::machine::clock::Clock;
 use crate::sim::rng::Rng;
 use crate::sim::violation::Violation;
@@ -368,6 +370,17 @@ impl FaultRun {
         if self.cluster.machine(id).disk.may_corrupt && self.rng.permille(250) {
             self.cluster.check_old_copy(id)?;
         }
+        let spared = match self.may_damage(id) {
+            false => Spared::Files,
+            true if self.changes_members() => Spared::Votes,
+            true => Spared::Nothing,
+        };
+        if let Some(files) = self.cluster.machine_mut(id).disk.files() {
+            files.spared = spared;
+            if spared == Spared::Files {
+                files.restore();
+            }
+        }
         self.cluster.start(id)?;
         if self.cluster.machine(id).disk.is_refused() {
             let downtime = self.plan.outage.draw(&mut self.rng) * 3;
@@ -376,6 +389,26 @@ impl FaultRun {
             self.restart_later(id);
         }
         Ok(())
+    }
+
+    /// Returns whether files of a replica that is down may be damaged when it starts. The others
+    /// must be able to elect a leader without the replicas that are rejoining. And of those that
+    /// may have lost their votes, there may be only one, because two would wait for each other.
+    fn may_damage(&self, id: NodeId) -> bool {
+        if self.changes_members() && !self.is_one_of_three(id) {
+            return false;
+        }
+        let machines = self.cluster.machines();
+        let is_other = |machine: &&Machine| machine.id != id && machine.disk.is_rejoining();
+        let others: Vec<&Machine> = machines.iter().filter(is_other).collect();
+        let knows_vote = |machine: &&Machine| {
+            machine.replica.is_some() && machine.disk.image().loss == Some(Loss::Entries)
+        };
+        others.is_empty()
+            || !self.changes_members()
+                && others.len() < (machines.len() - 1) / 2
+                && others.iter().all(knows_vote)
+                && !self.cluster.machine(id).disk.is_rejoining()
     }
 }
 

@@ -27,7 +27,8 @@ impl FaultRun {
             replica.is_some_and(Replica::is_leader)
         };
         let leaders: Vec<NodeId> = self.plan.ids.iter().copied().filter(leads).collect();
-        if leaders.is_empty() {
+        // Without the replicas that are rejoining, the others must stay enough to elect a leader.
+        if leaders.is_empty() || self.cluster.rejoining().is_some() {
             return Ok(());
         }
         let leader = *self.rng.choose(&leaders);
@@ -78,6 +79,15 @@ impl FaultRun {
             (_, Some(id), ..) => changes.push(MemberChange::SetAddress { id, address }),
             _ => {}
         }
+    }
+
+    /// Returns whether a replica is one of at least three voters, as far as any running replica
+    /// knows.
+    pub(super) fn is_one_of_three(&self, id: NodeId) -> bool {
+        let running = self.cluster.machines().iter().filter_map(|it| it.replica.as_ref());
+        let mut members = running.map(|replica| replica.configuration().1).peekable();
+        members.peek().is_some()
+            && members.all(|it| it.votes(id) && !it.is_joint() && it.voters().count() >= 3)
     }
 
     /// Returns the members at the end of a run, which must have applied everything; or a

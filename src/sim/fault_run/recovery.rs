@@ -185,9 +185,6 @@ impl FaultRun {
     /// Returns a description of how the logs or states of the majority's replicas still differ;
     /// `None` if they agree.
     pub(super) fn disagreement(&self) -> Option<String> {
-        if let Some(id) = self.cluster.rejoining() {
-            return Some(format!("replica {id} has not rejoined"));
-        }
         let majority = self.majority.as_ref().expect("only called in the recovery phase");
         let members = if self.changes_members() {
             match self.final_members() {
@@ -200,6 +197,9 @@ impl FaultRun {
         let mut seen = None;
         for id in members {
             let machine = self.cluster.machine(id);
+            if machine.disk.is_rejoining() {
+                return Some(format!("replica {id} has not rejoined"));
+            }
             let status = machine.replica.as_ref().expect("the majority runs").status();
             let state = (status.last, machine.store.digest());
             if status.commit_index != status.last.index

@@ -14,7 +14,8 @@ use super::{backup, restore};
 use crate::cli::serve::EXIT_DAMAGED;
 
 /// Checks the folder or backup file at `path` and prints its contents. Returns [`EXIT_DAMAGED`] if
-/// a replica could not start with the folder or be restored from the file, because it is damaged.
+/// it is damaged: a replica could not be restored from the file, or could not start with the folder,
+/// or would have to copy from the others what is lost.
 pub(super) fn run(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
     if path.is_file() || path == Path::new("-") {
         check_backup(path, json)
@@ -59,13 +60,19 @@ fn check_folder(folder: &Path, json: bool) -> anyhow::Result<ExitCode> {
             } else {
                 print(&report);
             }
-            Ok(ExitCode::SUCCESS)
+            Ok(match &report.damage {
+                Some(damage) => {
+                    eprintln!("bowline: {}", damage.what);
+                    ExitCode::from(EXIT_DAMAGED)
+                }
+                None => ExitCode::SUCCESS,
+            })
         }
         Err(error) if error.is_damage() => {
             if json {
                 println!("{:#}", json!({ "damage": error.to_string() }));
             }
-            eprintln!("bowline: {error}");
+            eprintln!("bowline: {error}\na start with this folder would be refused");
             Ok(ExitCode::from(EXIT_DAMAGED))
         }
         Err(error) => Err(anyhow!("{error}")),
@@ -75,6 +82,12 @@ fn check_folder(folder: &Path, json: bool) -> anyhow::Result<ExitCode> {
 /// Returns the sentences about what a start with the folder would do.
 fn steps(report: &FolderReport) -> Vec<String> {
     let mut steps = Vec::new();
+    if let Some(damage) = &report.damage {
+        steps.push(format!(
+            "remove what is damaged, and keep the entries up to {}: {} lost",
+            damage.last_kept.index, damage.lost
+        ));
+    }
     steps.extend(report.repairable.iter().map(|damage| format!("repair or ignore: {damage}")));
     if let Some(snapshot) = &report.snapshot {
         steps.push(format!("load the snapshot up to entry {}", snapshot.last.index));
@@ -96,7 +109,9 @@ fn steps(report: &FolderReport) -> Vec<String> {
     }
     if report.rejoining {
         steps.push(
-            "rejoin the cluster: the replica does not vote until it has caught up".to_owned(),
+            "rejoin the cluster: the replica does not vote until it has copied what is lost from \
+             the others"
+                .to_owned(),
         );
     }
     steps
@@ -121,7 +136,8 @@ fn print(report: &FolderReport) {
         }
         None => println!("snapshot: none"),
     }
-    println!("all checksums are right; a start would:");
+    let state = if report.damage.is_some() { "damaged" } else { "all checksums are right" };
+    println!("{state}; a start would:");
     for step in steps(report) {
         println!("- {step}");
     }
@@ -129,7 +145,7 @@ fn print(report: &FolderReport) {
 }
 
 fn as_json(report: &FolderReport) -> serde_json::Value {
-    let FolderReport { identity, members, rejoining, log, snapshot, repairable } = report;
+    let FolderReport { identity, members, rejoining, damage, log, snapshot, repairable } = report;
     let members: Vec<u16> = members.iter().map(|id| id.0).collect();
     let snapshot = snapshot.map(|it| json!({ "index": it.last.index.0, "bytes": it.bytes }));
     json!({
@@ -138,6 +154,8 @@ fn as_json(report: &FolderReport) -> serde_json::Value {
         "starts": identity.incarnation,
         "cluster_fingerprint": format!("{:032x}", cluster_fingerprint(identity.cluster)),
         "rejoining": rejoining,
+        "damage": damage.as_ref().map(|damage| &damage.what),
+        "last_kept_index": damage.as_ref().map(|damage| damage.last_kept.index.0),
         "term": log.hard_state.term.0,
         "voted_for": log.hard_state.voted_for.map(|id| id.0),
         "first_index": log.first.0,

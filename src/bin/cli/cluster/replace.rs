@@ -16,8 +16,11 @@ use crate::cli::options::REJOIN_MEMBERS_MIN;
 /// Problem with a replica's data folder: the reason why the replica cannot start, or does not vote
 /// in the cluster yet.
 enum Problem {
-    /// The replica's folder is damaged or missing, as the given error message says.
+    /// The replica's folder is damaged beyond repair or missing, as the given error message says.
     Damage(String),
+    /// The replica's folder is damaged, as the given error message says, and the next start repairs
+    /// it.
+    Repairable(String),
     /// The replica cannot start for another reason, which the given error message states, for
     /// example because its folder belongs to another cluster.
     Other(String),
@@ -63,6 +66,11 @@ pub(super) fn replace(arguments: &Arguments, cluster: u128, id: u16) -> anyhow::
                  rejoin at a time; start without --replace and wait until the log of replica \
                  {other} says \"rejoined\""
             ),
+            Some(Problem::Repairable(reason)) => bail!(
+                "--replace {id}: the folder of replica {other} is damaged ({reason}), and only one \
+                 replica can rejoin at a time; start without --replace and wait until the log of \
+                 replica {other} says \"rejoined\""
+            ),
             Some(Problem::Damage(reason) | Problem::Other(reason)) => bail!(
                 "--replace {id}: replica {other} cannot start either ({reason}). A replica can be \
                  replaced only while all others run, since writes known to those two alone would \
@@ -73,6 +81,11 @@ pub(super) fn replace(arguments: &Arguments, cluster: u128, id: u16) -> anyhow::
     let own = folder::replica(&arguments.dir, id);
     match problem {
         Some(Problem::Damage(reason)) => println!("replacing replica {id}: {reason}"),
+        Some(Problem::Repairable(reason)) if !arguments.force => bail!(
+            "--replace {id}: the folder of replica {id} is damaged ({reason}), but the replica \
+             repairs it at its next start; start without --replace, or add --force to replace it \
+             anyway"
+        ),
         _ if arguments.force => println!("replacing replica {id} because of --force"),
         Some(Problem::Other(reason)) => {
             bail!(
@@ -80,7 +93,7 @@ pub(super) fn replace(arguments: &Arguments, cluster: u128, id: u16) -> anyhow::
                  damaged; add --force to replace it anyway"
             )
         }
-        Some(Problem::Rejoining) => {
+        Some(Problem::Rejoining | Problem::Repairable(_)) => {
             bail!(
                 "--replace {id}: replica {id} was replaced already and is rejoining; start without \
                  --replace"
@@ -123,6 +136,7 @@ fn check(dir: &Path, cluster: u128, id: u16, replicas: u16) -> anyhow::Result<Op
     match inspect(&own, cluster, NodeId(id), &members(replicas)) {
         Ok(FolderState::Intact) => Ok(None),
         Ok(FolderState::Rejoining) => Ok(Some(Problem::Rejoining)),
+        Ok(FolderState::Damaged(what)) => Ok(Some(Problem::Repairable(what))),
         Err(error) if error.is_locked() => {
             bail!("replica {id} is running; stop the cluster first, with Ctrl-C in its terminal")
         }

@@ -232,12 +232,12 @@ impl SafetyChecker {
         self.note_rejoined(machine)
     }
 
-    /// If the replica has finished rejoining after a disk loss, checks that its new disk holds all
-    /// entries that were committed before the loss, and all that a leader committed later by
-    /// counting the copy on the lost disk.
+    /// If the replica has finished rejoining after a loss, checks that its disk holds all entries
+    /// that were committed before the loss, and all that a leader committed later by counting the
+    /// lost copy.
     pub(super) fn note_rejoined(&mut self, machine: &Machine) -> Result<(), Violation> {
         let lost_disk = &mut self.views[machine.slot].lost_disk;
-        if machine.disk.image().rejoining {
+        if machine.disk.image().loss.is_some() {
             return Ok(());
         }
         let Some(LostDisk { required, .. }) = lost_disk.take() else { return Ok(()) };
@@ -245,9 +245,9 @@ impl SafetyChecker {
         ensure!(
             required <= machine.snapshots.end()
                 || machine.disk.holds(self.committed[position(required)].id),
-            "caught up before it counts: replica {} finished rejoining after the loss of its disk, \
+            "caught up before it counts: replica {} finished rejoining after a loss on its disk, \
              but lacks entry {} (index@term); this entry was committed before the loss, or after \
-             it by counting the copy on the lost disk",
+             it by counting the lost copy",
             machine.id,
             self.committed[position(required)].id
         );

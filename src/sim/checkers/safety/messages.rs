@@ -53,11 +53,11 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a message of a replica that is rejoining after a disk loss. The replica must not
-    /// grant votes or help another replica to rejoin. If it voted for another candidate before it
-    /// lost its disk, it must not reply to leaders of earlier terms than that vote.
+    /// Checks a message of a replica that is rejoining after a loss on its disk. The replica must
+    /// not grant votes or help another replica to rejoin. If it voted for another candidate before
+    /// the loss, it must not reply to leaders of earlier terms than that vote.
     fn check_rejoining(&self, machine: &Machine, message: &PeerMsg) -> Result<(), Violation> {
-        if !machine.disk.image().rejoining {
+        if machine.disk.image().loss.is_none() {
             return Ok(());
         }
         let id = machine.id;
@@ -68,7 +68,7 @@ impl SafetyChecker {
         };
         ensure!(
             !is_forbidden,
-            "no vote while rejoining: replica {id} has lost its disk and sent a message that is \
+            "no vote while rejoining: replica {id} is rejoining and sent a message that is \
              forbidden until it has finished rejoining; the message is {message:?}"
         );
         let term = match message {
@@ -81,7 +81,7 @@ impl SafetyChecker {
         let given = given.next();
         ensure!(
             given.is_none(),
-            "no vote while rejoining: replica {id} has lost its disk and replied to the leader of \
+            "no vote while rejoining: replica {id} is rejoining and replied to the leader of \
              term {term}, although it had voted for another candidate in a later term before the \
              loss; that vote, as ((term, voter), candidate), is {given:?}"
         );

@@ -7,11 +7,11 @@
 //! If every log agrees with the table, two logs that have the same entry id at an index are equal
 //! up to that index.
 //!
-//! A replica that lost its disk must keep its earlier promises as far as rejoining guarantees them.
-//! Until it has rejoined, it grants no votes. If it voted for another candidate before the loss, it
-//! acknowledges nothing to leaders of earlier terms than that vote. Once it has rejoined, its disk
-//! holds all entries that were committed when the old disk was lost, and those that were committed
-//! later by counting the copy on the lost disk.
+//! A replica that lost its disk, or a part of its log, must keep its earlier promises as far as
+//! rejoining guarantees them. Until it has rejoined, it grants no votes. If it voted for another
+//! candidate before the loss, it acknowledges nothing to leaders of earlier terms than that vote.
+//! Once it has rejoined, its disk holds all entries that were committed when the old disk was lost,
+//! and those that were committed later by counting the copy on the lost disk.
 
 mod log_writes;
 mod messages;
@@ -25,8 +25,9 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::config::Config;
 use crate::membership::Configuration;
-use crate::raft::{HardState, Replica, RoleName, Status};
+use crate::raft::{Durable, HardState, Loss, Replica, RoleName, Status};
 use crate::sim::coverage::{Coverage, Situation};
+use crate::sim::disk::LostLog;
 use crate::sim::machine::Machine;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
@@ -118,12 +119,13 @@ struct View {
     rounds_received: HashSet<(Term, Round), FixedState>,
 }
 
-/// A disk that a replica lost: its log, and the index up to which the replica must have all entries
-/// again before it may vote.
+/// A disk that a replica lost, or a part of it: its log, and the index up to which the replica must
+/// have all entries again before it may vote.
 #[derive(Clone, Debug)]
 struct LostDisk {
-    /// Ids of the entries that were durable on the lost disk.
-    log: Vec<EntryId>,
+    /// Ids of the entries that were durable before the loss, and before each earlier one that the
+    /// replica had not recovered from.
+    logs: Vec<Vec<EntryId>>,
     /// Index of the last entry that was committed before the disk was lost, or that a leader
     /// committed later by counting the copy on the lost disk. The replica may vote again only once
     /// it has all entries up to this index.
@@ -132,7 +134,8 @@ struct LostDisk {
 
 impl LostDisk {
     fn holds(&self, id: EntryId) -> bool {
-        id.index > Index::ZERO && self.log.get(position(id.index)) == Some(&id)
+        let holds = |log: &Vec<EntryId>| log.get(position(id.index)) == Some(&id);
+        id.index > Index::ZERO && self.logs.iter().any(holds)
     }
 }
 
@@ -209,9 +212,7 @@ impl SafetyChecker {
         self.leaders.len()
     }
 
-    /// Records that the replica of `machine`, which is down, has lost its disk. Forgets the
-    /// replica's votes for itself, except in terms in which it became leader: in other terms it may
-    /// vote for another candidate after rejoining.
+    /// Records that the replica of `machine`, which is down, has lost its disk.
     ///
     /// # Errors
     /// If the replica had finished rejoining after an earlier disk loss, but its disk lacks an
@@ -219,19 +220,74 @@ impl SafetyChecker {
     pub(in crate::sim) fn on_disk_lost(&mut self, machine: &Machine) -> Result<(), Violation> {
         // The sync that made it a member again may have been its last step before a crash.
         self.note_rejoined(machine)?;
-        let base = usize::try_from(machine.disk.base().index.0).expect("fits in memory");
+        let lost_disk = &self.views[machine.slot].lost_disk;
+        assert!(lost_disk.is_none(), "replica {} lost its disk while rejoining", machine.id);
+        let log =
+            self.durable_log(machine.disk.image(), machine.disk.base(), machine.snapshots.end());
+        self.note_loss(machine, log, Loss::Votes);
+        Ok(())
+    }
+
+    /// Records that the start of a replica has repaired its folder, and checks what is left of its
+    /// log. `before` is what was durable before, and `snapshot_end` the end of the snapshot then.
+    ///
+    /// # Errors
+    /// If the rest of the log contains an entry that the log never had.
+    pub(in crate::sim) fn on_repaired(
+        &mut self,
+        machine: &Machine,
+        before: &LostLog,
+        snapshot_end: Index,
+    ) -> Result<(), Violation> {
+        let log = self.durable_log(&before.image, before.base, snapshot_end);
+        let image = machine.disk.image();
+        let loss = image.loss.expect("a repaired replica is rejoining");
+        self.note_loss(machine, log, loss);
+        let mut previous = machine.disk.base();
+        for entry in &image.entries {
+            let known = self.entries.get(&entry.id());
+            let is_kept = known.is_some_and(|known| known.record == *entry.record())
+                && (previous == machine.disk.base()
+                    || known.is_some_and(|known| known.previous == previous));
+            ensure!(
+                is_kept,
+                "log matching: the repaired log of replica {} has the entry {} (index@term) after \
+                 {previous}, which no log had",
+                machine.id,
+                entry.id()
+            );
+            previous = entry.id();
+        }
+        Ok(())
+    }
+
+    /// Returns the ids of all entries in a durable log, with those in the snapshot that ends at
+    /// `snapshot_end`.
+    fn durable_log(&self, image: &Durable, base: EntryId, snapshot_end: Index) -> Vec<EntryId> {
+        let base = usize::try_from(base.index.0).expect("fits in memory");
         let mut log: Vec<EntryId> = self.committed[..base].iter().map(|there| there.id).collect();
-        log.extend(machine.disk.image().entries.iter().map(crate::record::Entry::id));
+        log.extend(image.entries.iter().map(crate::record::Entry::id));
         // A log without the last entry of the snapshot would have restarted after the snapshot.
-        let end = usize::try_from(machine.snapshots.end().0).expect("fits in memory");
+        let end = usize::try_from(snapshot_end.0).expect("fits in memory");
         let known = self.committed[..end].iter().map(|there| there.id);
         if log.get(..end).and_then(<[EntryId]>::last) != known.clone().next_back().as_ref() {
             log = known.collect();
         }
+        log
+    }
+
+    /// Records that a replica has lost `log` or a part of it. If it has lost its votes, forgets
+    /// those for itself, except in terms in which it became leader: in other terms it may vote for
+    /// another candidate after rejoining.
+    fn note_loss(&mut self, machine: &Machine, log: Vec<EntryId>, kind: Loss) {
         let required = self.commit_index();
         let view = &mut self.views[machine.slot];
-        assert!(view.lost_disk.is_none(), "replica {} lost its disk while rejoining", machine.id);
-        view.lost_disk = Some(LostDisk { log, required });
+        let mut logs = view.lost_disk.take().map(|lost_disk| lost_disk.logs).unwrap_or_default();
+        logs.push(log);
+        view.lost_disk = Some(LostDisk { logs, required });
+        if kind == Loss::Entries {
+            return;
+        }
         view.hard_state = HardState::default();
         let leaders = &self.leaders;
         self.votes.retain(|&(term, voter), candidate| {
@@ -239,7 +295,6 @@ impl SafetyChecker {
                 || *candidate != machine.id
                 || leaders.get(&term) == Some(&machine.id)
         });
-        Ok(())
     }
 
     /// Handles the start of a replica: forgets what was only in its memory, and checks that the

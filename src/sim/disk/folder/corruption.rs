@@ -1,11 +1,12 @@
 //! Corruption of a folder at rest: flipped bits, synced writes that are lost or misdirected,
-//! vanished files, and old copies of files or of the whole folder. All of it must be detected. Two
+//! vanished files, and old copies of files or of the whole folder. All of it must be detected; the
+//! start of a replica then repairs the folder, or refuses it if that is impossible. Two
 //! cases that no storage code could detect are not simulated: the loss of the very last block,
 //! whose sync may not have returned, and the loss of a whole received snapshot before the log was
 //! restarted after it.
 
-use super::opening::{Found, open_folder};
-use super::{Folder, OPENINGS_KEPT};
+use super::opening::{Found, open_folder, would_lose_votes};
+use super::{Folder, OPENINGS_KEPT, Spared};
 use crate::sim::disk::statistics::{DiskFault, FaultEffect};
 use crate::sim::rng::Rng;
 use crate::storage::mem_disk::SECTOR_BYTES;
@@ -20,11 +21,10 @@ pub(super) struct Damage {
     /// Description of the damage for error messages: the damaged file, and the type of damage.
     pub(super) what: String,
     /// Whether the damage is in the log or in both copies of the meta record in the file `meta`.
-    /// The next start must then refuse the folder. Other damage to the files `meta` and `peers` is
-    /// repaired.
+    /// The next start must then repair or refuse the folder. Other damage to the files `meta` and
+    /// `peers` does not matter.
     pub(super) in_log: bool,
-    /// Whether the damage is in the latest snapshot. The next start must then detect it or refuse
-    /// the whole folder.
+    /// Whether the damage is in the latest snapshot. The next start must then detect it.
     pub(super) in_latest: bool,
 }
 
@@ -43,9 +43,10 @@ pub(in crate::sim) struct OldCopy {
 
 impl Folder {
     /// Restores the original contents of damaged files of a replica that is down, as an operator
-    /// with a backup might. Does nothing while the replica is running.
+    /// with a backup might. Does nothing while the replica is running, or if a start has begun to
+    /// repair the damage.
     pub(in crate::sim) fn restore(&mut self) {
-        if self.process.is_some() {
+        if self.process.is_some() || self.is_half_repaired {
             return;
         }
         for (name, bytes) in std::mem::take(&mut self.undamaged) {
@@ -55,8 +56,8 @@ impl Folder {
             for &kind in self.new_faults.iter().filter(|kind| kind.is_damage()) {
                 self.statistics.cause(kind, FaultEffect::Restored);
             }
-            self.new_faults.retain(|kind| !kind.is_damage());
         }
+        self.new_faults.retain(|kind| !kind.is_damage());
     }
 
     fn read(&self, name: &str) -> Vec<u8> {
@@ -97,10 +98,29 @@ impl Folder {
         self.add_fault(kind);
     }
 
+    /// Corrupts a random file like [`Folder::corrupt_file`], unless the replica must not lose its
+    /// votes but would.
+    pub(super) fn corrupt(&mut self, log_holds_latest: bool, rng: &mut Rng) -> Option<Damage> {
+        if self.spared != Spared::Votes {
+            return self.corrupt_file(log_holds_latest, rng);
+        }
+        let disk = self.disk.snapshot();
+        let (undamaged, new_faults) = (self.undamaged.clone(), self.new_faults.clone());
+        let statistics = self.statistics;
+        let damage = self.corrupt_file(log_holds_latest, rng);
+        if would_lose_votes(&SharedDisk::new(self.disk.snapshot()), self.replica, self.options) {
+            *self.disk.disk() = disk;
+            (self.undamaged, self.new_faults) = (undamaged, new_faults);
+            self.statistics = statistics;
+            return None;
+        }
+        damage
+    }
+
     /// Corrupts a random file of a replica that is down, and returns the damage; `None` if nothing
     /// was damaged. `log_holds_latest` says whether the log contains the last entry of the latest
     /// snapshot.
-    pub(super) fn corrupt(&mut self, log_holds_latest: bool, rng: &mut Rng) -> Option<Damage> {
+    fn corrupt_file(&mut self, log_holds_latest: bool, rng: &mut Rng) -> Option<Damage> {
         let names = self.relevant_names();
         let name = rng.choose(&names).clone();
         let latest = names.iter().filter(|name| is_snapshot(name)).max();
@@ -188,7 +208,7 @@ impl Folder {
     /// start deletes need not be corrupted.
     fn relevant_names(&self) -> Vec<String> {
         let mut names = self.disk.list().expect("a disk in memory does not fail");
-        names.retain(|name| name.strip_suffix(".new").is_none());
+        names.retain(|name| name.strip_suffix(".new").is_none() && !is_set_aside(name));
         let opened = SharedDisk::new(self.disk.disk().copy());
         if open_folder(&opened, self.replica, self.options).is_ok() {
             let left = opened.list().expect("a disk in memory does not fail");
@@ -328,12 +348,17 @@ impl Folder {
         }
         let opened = open_folder(&SharedDisk::new(mixed), self.replica, self.options);
         self.statistics.inject(DiskFault::OldFiles, 1);
-        let effect = if opened.is_ok() { FaultEffect::Intact } else { FaultEffect::Refused };
+        let effect = match &opened {
+            Ok(opened) if opened.log.is_some() => FaultEffect::Repaired,
+            Ok(_) => FaultEffect::Intact,
+            Err(_) => FaultEffect::Refused,
+        };
         self.statistics.cause(DiskFault::OldFiles, effect);
         let found = opened.map(|opened| Found {
             durable: opened.durable,
             snapshot: opened.snapshot,
             may_be_older: true,
+            log: opened.log,
         });
         Some((format!("old copies of {}", older.join(", ")), found))
     }
@@ -348,6 +373,11 @@ fn replace(disk: &mut MemDisk, name: &str, bytes: Vec<u8>) {
 fn first_segment(meta: &[u8]) -> String {
     let number = u64::from_le_bytes(meta[58..66].try_into().expect("eight bytes"));
     format!("segment-{number:010}")
+}
+
+/// Returns whether the file is one that an earlier repair has kept for the operator.
+fn is_set_aside(name: &str) -> bool {
+    name.starts_with("damaged-")
 }
 
 fn is_snapshot(name: &str) -> bool {

@@ -47,6 +47,18 @@ struct Incoming {
     received: u64,
 }
 
+/// What corruption at rest must not damage in a folder.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(in crate::sim) enum Spared {
+    #[default]
+    Nothing,
+    /// The only proof of the latest term and vote: without it, the replica would have to be
+    /// replaced, because the members have changed.
+    Votes,
+    /// All files: too few other replicas could recover them.
+    Files,
+}
+
 /// The open storage of a running replica: its log, snapshots and peer records.
 #[derive(Debug)]
 struct Process {
@@ -77,6 +89,9 @@ pub(in crate::sim) struct Folder {
     undamaged: Vec<(String, Vec<u8>)>,
     /// Whether the last attempt to open the folder failed because its files were damaged.
     is_refused: bool,
+    /// Whether a start has begun to repair damage in the folder, but did not finish.
+    is_half_repaired: bool,
+    pub(in crate::sim) spared: Spared,
     /// An old copy of the folder, and how many times the replica had been started when the copy was
     /// made; `None` if there is no copy.
     copy: Option<(MemDisk, u64)>,
@@ -109,6 +124,8 @@ impl Folder {
             old_faults: Vec::new(),
             undamaged: Vec::new(),
             is_refused: false,
+            is_half_repaired: false,
+            spared: Spared::default(),
             copy: None,
             bad_snapshot: None,
             finished: Vec::new(),
@@ -126,6 +143,11 @@ impl Folder {
     /// Returns whether the last attempt to open the folder failed because its files were damaged.
     pub(in crate::sim) fn is_refused(&self) -> bool {
         self.is_refused
+    }
+
+    /// Returns whether a start has begun to repair damage in the folder, but did not finish.
+    pub(in crate::sim) fn is_half_repaired(&self) -> bool {
+        self.is_half_repaired
     }
 
     fn process(&mut self) -> &mut Process {

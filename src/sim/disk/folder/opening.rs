@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 
 use super::snapshot_files::loader;
-use super::{CLUSTER, Folder, Process, SYNC_OPERATIONS_MAX};
+use super::{CLUSTER, Folder, Process, SYNC_OPERATIONS_MAX, Spared};
 use crate::kv::StateMachine;
-use crate::raft::{AppendJob, Durable, SnapshotId};
+use crate::raft::{AppendJob, Durable, Loss, SnapshotId};
+use crate::record::Entry;
 use crate::sim::disk::snapshots::Snapshot;
 use crate::sim::disk::statistics::{DiskFault, FaultEffect};
 use crate::sim::rng::Rng;
 use crate::storage::{Expected, Log, LogOptions, PeerRecords, SharedDisk, Snapshots, StorageError};
-use crate::types::NodeId;
+use crate::types::{EntryId, NodeId};
 
 /// Maximum number of disk operations that a reset of the log after a snapshot, a compaction of the
 /// log or the writing of a snapshot takes.
@@ -23,6 +24,8 @@ const OPEN_OPERATIONS_MAX: u64 = 26;
 /// Maximum number of disk operations that a replica's start takes if it opens the folder, removes a
 /// torn block at the end of the log, begins a log segment and resets the log after a snapshot.
 const OPEN_RESTART_OPERATIONS_MAX: u64 = 46;
+/// Maximum number of disk operations that a replica's start takes if it repairs the folder, too.
+const OPEN_REPAIR_OPERATIONS_MAX: u64 = 80;
 
 /// The state that a replica finds in its folder at a start.
 #[derive(Debug)]
@@ -33,6 +36,9 @@ pub(in crate::sim) struct Found {
     pub(in crate::sim) snapshot: Option<(SnapshotId, StateMachine)>,
     /// Whether the loaded snapshot may be older than the latest one, because files were damaged.
     pub(in crate::sim) may_be_older: bool,
+    /// If the replica is rejoining: the entry before the first one in its log, and all entries of
+    /// the log, which may begin before the end of the snapshot.
+    pub(in crate::sim) log: Option<(EntryId, Vec<Entry>)>,
 }
 
 /// The outcome of opening a simulated replica's folder at a start.
@@ -161,11 +167,19 @@ impl Folder {
         while may_corrupt && rng.permille(if self.has_unsynced_names() { 800 } else { 200 }) {
             self.interrupt_opening(latest, rng);
         }
-        let damage = if may_corrupt && !self.is_refused && rng.permille(200) {
+        let may_damage = may_corrupt
+            && self.spared != Spared::Files
+            && !self.is_refused
+            && !self.is_half_repaired;
+        let damage = if may_damage && rng.permille(200) {
             self.corrupt(log_holds_latest, rng)
         } else {
             None
         };
+        // A repair must be safe to interrupt.
+        while damage.is_some() && rng.permille(300) {
+            self.interrupt_opening(latest, rng);
+        }
         let has_lost_notes = self.has_lost_notes();
         let opened = open_folder(&self.disk, self.replica, self.options);
         self.collect_faults();
@@ -178,14 +192,18 @@ impl Folder {
                     // peers before.
                     self.noted.clear();
                 }
-                let detected = opened.damaged_snapshots > 0;
-                if let Some(damage) = damage.filter(|it| it.in_log || it.in_latest && !detected) {
+                let detected = opened.damaged_snapshots > 0 || opened.log.is_some();
+                let is_repaired = opened.log.is_some();
+                if let Some(damage) =
+                    damage.filter(|it| it.in_log && !is_repaired || it.in_latest && !detected)
+                {
                     return Opening::Violation(format!("{} was not detected", damage.what));
                 }
                 Opening::Opened(Box::new(self.on_opened(opened)))
             }
             Err(error) if error.is_disk_full() => {
                 self.is_refused = was_refused;
+                self.is_half_repaired |= is_damaged;
                 Opening::DiskFull
             }
             Err(error) if is_damaged && error.is_damage() => {
@@ -208,9 +226,11 @@ impl Folder {
     /// Hands the opened files to the running replica, and adds to the fault statistics how earlier
     /// faults affected this start. Returns the log and the snapshot found in the folder.
     fn on_opened(&mut self, opened: Opened) -> Found {
-        let Opened { process, durable, snapshot, damaged_snapshots } = opened;
+        let Opened { process, durable, snapshot, damaged_snapshots, log } = opened;
         let damaged = self.new_faults.iter().any(|kind| kind.is_damage());
-        let effect = if damaged_snapshots > 0 {
+        let effect = if damaged && log.is_some() {
+            FaultEffect::Repaired
+        } else if damaged_snapshots > 0 {
             FaultEffect::OlderSnapshot
         } else if process.log.stats().torn_bytes > 0 {
             FaultEffect::TailRemoved
@@ -219,14 +239,15 @@ impl Folder {
         };
         self.old_faults = std::mem::take(&mut self.new_faults);
         for &kind in &self.old_faults {
-            let of_damage = effect == FaultEffect::OlderSnapshot;
+            let of_damage = matches!(effect, FaultEffect::OlderSnapshot | FaultEffect::Repaired);
             if kind.is_damage() == of_damage || effect == FaultEffect::Intact {
                 self.statistics.cause(kind, effect);
             }
         }
         self.process = Some(process);
+        self.is_half_repaired = false;
         self.forget_undamaged();
-        Found { durable, snapshot, may_be_older: damaged }
+        Found { durable, snapshot, may_be_older: damaged, log }
     }
 
     pub(super) fn has_unsynced_names(&self) -> bool {
@@ -236,7 +257,12 @@ impl Folder {
     /// Opens the folder while a power cut or a failed operation occurs at a random disk operation,
     /// and then ends the process.
     fn interrupt_opening(&mut self, latest: Option<SnapshotId>, rng: &mut Rng) {
-        let longest = latest.map_or(OPEN_OPERATIONS_MAX, |_| OPEN_RESTART_OPERATIONS_MAX);
+        let is_damaged = self.new_faults.iter().any(|kind| kind.is_damage());
+        let longest = match latest {
+            _ if is_damaged => OPEN_REPAIR_OPERATIONS_MAX,
+            Some(_) => OPEN_RESTART_OPERATIONS_MAX,
+            None => OPEN_OPERATIONS_MAX,
+        };
         let unsynced = self.has_unsynced_names();
         let operations = rng.below(if unsynced { 4 } else { longest });
         let fails = !unsynced && rng.permille(300);
@@ -246,6 +272,7 @@ impl Folder {
             self.disk.disk().power_cut_in(operations);
         }
         let opened = open_folder(&self.disk, self.replica, self.options);
+        self.is_half_repaired |= is_damaged && !opened.as_ref().is_err_and(StorageError::is_damage);
         if opened.is_err() {
             self.statistics.inject(DiskFault::CutOpening, 1);
             self.add_fault(DiskFault::CutOpening);
@@ -261,6 +288,15 @@ pub(super) struct Opened {
     pub(super) durable: Durable,
     pub(super) snapshot: Option<(SnapshotId, StateMachine)>,
     damaged_snapshots: usize,
+    /// If the replica is rejoining: the entry before the first one in its log, and all entries of
+    /// the log.
+    pub(super) log: Option<(EntryId, Vec<Entry>)>,
+}
+
+/// Returns whether a start with this folder would find that the replica has lost its votes.
+pub(super) fn would_lose_votes(folder: &SharedDisk, replica: NodeId, options: LogOptions) -> bool {
+    let opened = open_folder(folder, replica, options);
+    opened.is_ok_and(|opened| opened.durable.loss == Some(Loss::Votes))
 }
 
 /// Opens a simulated replica's folder with the storage code of the server.
@@ -270,14 +306,20 @@ pub(super) fn open_folder(
     options: LogOptions,
 ) -> Result<Opened, StorageError> {
     let expected = Expected { cluster: Some(CLUSTER), replica, members: None };
-    let recovered = Log::recover(folder.clone(), options, &expected)?;
+    let mut recovered = Log::recover(folder.clone(), options, &expected)?;
     let mut snapshots = Snapshots::open(folder.clone())?;
     let loaded = snapshots.load(|| loader(folder))?;
     let latest = loaded.latest.as_ref().map(|(id, _)| *id);
     recovered.check_snapshot(latest)?;
     let notes = PeerRecords::open(folder.clone(), recovered.identity())?;
     let (log, durable) = recovered.open(latest)?;
+    let again =
+        durable.loss.map(|_| Log::recover(folder.clone(), options, &expected)).transpose()?;
+    let whole_log = again.map(|again| {
+        let (base, entries) = again.entries();
+        (base, entries.to_vec())
+    });
     let process = Process { log, snapshots, notes, incoming: None, outgoing: BTreeMap::new() };
     let damaged_snapshots = loaded.damaged.len();
-    Ok(Opened { process, durable, snapshot: loaded.latest, damaged_snapshots })
+    Ok(Opened { process, durable, snapshot: loaded.latest, damaged_snapshots, log: whole_log })
 }

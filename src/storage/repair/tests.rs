@@ -1,0 +1,176 @@
+//! Repairs of folders on a disk in memory: with damage at any place, and with a power cut at any
+//! operation.
+
+use super::*;
+use crate::raft::Durable;
+use crate::record::{Entry, EntryKind, RecordBuffer};
+use crate::storage::{Log, LogOptions, MemDisk};
+use crate::types::Term;
+
+const OPTIONS: LogOptions = LogOptions::with_segment_bytes(8 << 10);
+const BLOCK_ENTRIES: u64 = 10;
+const BLOCKS: u64 = 23;
+
+fn hard_state(term: u64) -> HardState {
+    HardState { term: Term(term), voted_for: Some(NodeId(2)) }
+}
+
+/// Returns a folder whose log has [`BLOCKS`] blocks in several segments, each in a term of its own,
+/// and the entries in it.
+fn folder() -> (MemDisk, Vec<Entry>) {
+    let mut disk = MemDisk::default();
+    Log::bootstrap(&mut disk, 9, NodeId(1), &[1, 2, 3].map(NodeId)).unwrap();
+    let (mut log, ..) = Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, None).unwrap();
+    let (mut buffer, mut all) = (RecordBuffer::default(), Vec::new());
+    for term in 1..=BLOCKS {
+        let indexes = (term - 1) * BLOCK_ENTRIES + 1..=term * BLOCK_ENTRIES;
+        let encode = |index| buffer.encode(EntryId::new(term, index), EntryKind::Command, &[7; 90]);
+        let entries: Vec<Entry> = indexes.map(encode).collect();
+        log.append(Some(hard_state(term)), &entries).unwrap();
+        log.sync().unwrap();
+        all.extend(entries);
+    }
+    assert!(log.stats().segments > 3, "{} segments", log.stats().segments);
+    (disk, all)
+}
+
+fn open(disk: &mut MemDisk) -> Durable {
+    Log::open(disk, Some(9), NodeId(1), OPTIONS, None).unwrap().1
+}
+
+/// Asserts that a replica may safely start with `durable`, and returns what it has lost.
+#[track_caller]
+fn assert_safe(durable: &Durable, all: &[Entry], case: &str) -> Loss {
+    let loss = durable.loss.unwrap_or_else(|| panic!("{case}: not marked"));
+    assert!(all.starts_with(&durable.entries), "{case}: {} entries", durable.entries.len());
+    match loss {
+        Loss::Entries => assert_eq!(durable.hard_state, hard_state(BLOCKS), "{case}"),
+        Loss::Votes => assert!(durable.hard_state.term <= Term(BLOCKS), "{case}"),
+    }
+    loss
+}
+
+fn segments(disk: &MemDisk) -> Vec<String> {
+    let mut names = disk.list().unwrap();
+    names.retain(|name| segment::number_of(name).is_some());
+    names
+}
+
+fn flip(disk: &mut MemDisk, name: &str, bit: usize) {
+    disk.tamper(name, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+}
+
+/// Returns the first byte of the last block in the last segment.
+fn last_block(disk: &MemDisk) -> (String, usize) {
+    let name = segments(disk).pop().unwrap();
+    let bytes = disk.read(&name).unwrap();
+    let block = |sector: &[u8]| u32::from_le_bytes(sector[8..12].try_into().unwrap());
+    let blocks: Vec<u32> = bytes.chunks(SECTOR_BYTES).map(block).collect();
+    let last = *blocks.iter().max().unwrap();
+    let first = blocks.iter().position(|&block| block == last).unwrap();
+    (name, first * SECTOR_BYTES)
+}
+
+#[test]
+fn flipped_bit_anywhere_in_the_log_costs_the_vote_only_in_the_last_block() {
+    let (whole, all) = folder();
+    let (last_segment, start) = last_block(&whole);
+    assert!(start > SECTOR_BYTES, "the last block is the only one of its segment");
+    let mut kept = 0;
+    for name in segments(&whole) {
+        for bit in (3..whole.read(&name).unwrap().len() * 8).step_by(517) {
+            let case = format!("{name}, bit {bit}");
+            let mut disk = whole.clone();
+            flip(&mut disk, &name, bit);
+            let damaged = disk.read(&name).unwrap();
+            let durable = open(&mut disk);
+            let loss = assert_safe(&durable, &all, &case);
+            // Not only the first sector of the last block, but also the one before it shows where
+            // the block begins.
+            let proof = start - SECTOR_BYTES..start + SECTOR_BYTES;
+            let is_lost = name == last_segment && proof.contains(&(bit / 8));
+            assert_eq!(loss == Loss::Votes, is_lost, "{case}");
+            assert_eq!(disk.read(&format!("{ASIDE}{name}")).unwrap(), damaged, "{case}");
+            assert_eq!(disk.read(RECORD_FILE).ok(), None, "{case}");
+            kept += durable.entries.len();
+            // The repaired folder is undamaged, and the replica still rejoining.
+            let again = open(&mut disk);
+            assert_eq!((again.loss, again.entries), (Some(loss), durable.entries), "{case}");
+        }
+    }
+    assert!(kept > 0, "no entry is ever kept");
+}
+
+#[test]
+fn repair_survives_a_power_cut_at_any_operation() {
+    let (whole, all) = folder();
+    let names = segments(&whole);
+    let (last, start) = last_block(&whole);
+    let places = [
+        (names[0].clone(), 100),
+        (names[1].clone(), 100),
+        (names[1].clone(), 4_000),
+        (last.clone(), start + 3 * SECTOR_BYTES),
+        (last, start),
+    ];
+    for (name, byte) in places {
+        let mut damaged = whole.clone();
+        flip(&mut damaged, &name, byte * 8);
+        let expected = assert_safe(&open(&mut damaged.clone()), &all, &name);
+        let mut interrupted = 0;
+        for cut in 0..60 {
+            for draw in 0..10 {
+                let case = format!("{name}, byte {byte}, cut {cut}, draw {draw}");
+                let mut disk = damaged.clone();
+                disk.power_cut_in(cut);
+                let opened = Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, None);
+                interrupted += u64::from(opened.is_err());
+                drop(opened);
+                let mut state = cut * 20 + draw;
+                disk.restart(&mut |states| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(draw + 1);
+                    usize::try_from(state >> 33).unwrap() % states
+                });
+                let loss = assert_safe(&open(&mut disk), &all, &case);
+                assert_eq!(loss, expected, "{case}");
+            }
+        }
+        assert!(interrupted > 100, "{name}: only {interrupted} repairs were interrupted");
+    }
+}
+
+#[test]
+fn log_that_begins_after_a_lost_snapshot_is_reset() {
+    let (mut disk, all) = folder();
+    let last = all[99].id();
+    let snapshot = Some(SnapshotId { last, bytes: 1, checksum: 1 });
+    let (mut log, ..) = Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, snapshot).unwrap();
+    log.compact_to(last.index).unwrap();
+    drop(log);
+    let durable = open(&mut disk);
+    assert_eq!(assert_safe(&durable, &all, "without the snapshot"), Loss::Entries);
+    assert_eq!(durable.entries, []);
+    assert_eq!(segments(&disk).len(), 1, "{:?}", segments(&disk));
+    // The log continues from the start, or after a snapshot that the leader sends.
+    let (mut log, ..) = Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, None).unwrap();
+    log.append(None, &all[..10]).unwrap();
+    log.end_rejoining().unwrap();
+    log.sync().unwrap();
+    drop(log);
+    let durable = open(&mut disk);
+    assert_eq!((durable.loss, &durable.entries[..]), (None, &all[..10]));
+}
+
+#[test]
+fn damaged_log_of_one_of_two_replicas_is_refused() {
+    let mut disk = MemDisk::default();
+    Log::bootstrap(&mut disk, 9, NodeId(1), &[1, 2].map(NodeId)).unwrap();
+    open(&mut disk);
+    flip(&mut disk, "segment-0000000001", 5_000);
+    let before = disk.clone();
+    let error = Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, None).unwrap_err();
+    assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
+    for name in before.list().unwrap() {
+        assert_eq!(disk.read(&name).unwrap(), before.read(&name).unwrap(), "{name}");
+    }
+}
