@@ -29,8 +29,8 @@
 //! the folder is created, and never changed: later members are in the log and in snapshots. The two
 //! lowest bits of `flags` mark a replica that must not vote before it has received again everything
 //! that it may have acknowledged: bit 0 if it may have lost votes too, because it was bootstrapped
-//! again under its old id or its folder was damaged; bit 1 if it has lost log entries or a snapshot,
-//! but knows its latest term and vote. At most one of them is set.
+//! again under its old id or its folder was damaged; bit 1 if it has lost log entries or a
+//! snapshot, but knows its latest term and vote. At most one of them is set.
 //!
 //! `first` and `last` are the sequence numbers of the first and the last segment that must exist.
 //! `first` is raised only after a durable snapshot contains the entries of all earlier segments,

@@ -287,3 +287,32 @@ fn replica_that_joins_under_its_old_id_is_refused() {
     let mut client = Client::connect(cluster.address(0)).unwrap();
     assert_eq!(client.call_until_ok(&[b"SET", b"k", b"1"]), b"+OK\r\n");
 }
+
+/// One bit in the middle of the log of a replica that was added later flips. It copies what it has
+/// lost from the others, although the members have changed, because its votes are not lost.
+#[test]
+fn damaged_replica_that_was_added_repairs_itself() {
+    let (mut cluster, new) = three_and_three("auto");
+    admin_ok(&cluster, 0, &["add", &format!("4={}", new[0]), "--promote"]);
+    let mut client = Client::connect(cluster.address(3)).unwrap();
+    for key in 0..100_u32 {
+        let value = vec![b'x'; 1_000];
+        assert_eq!(client.call_until_ok(&[b"SET", key.to_string().as_bytes(), &value]), b"+OK\r\n");
+    }
+    cluster.kill(3);
+    let path = cluster.replica_folder(3).join("segment-0000000001");
+    let mut bytes = fs::read(&path).unwrap();
+    let written = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[written / 2] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    cluster.restart();
+    let words = "damaged folder repaired";
+    cluster.wait_for(words, || cluster.log(3).contains(words).then_some(()));
+    cluster.wait_for("the end of the repair", || {
+        (cluster.info::<u8>(3, "raft_rejoining") == 0).then_some(())
+    });
+    let mut client = Client::connect(cluster.address(3)).unwrap();
+    let reply = client.call_until_ok(&[b"DBSIZE"]);
+    assert!(reply.starts_with(b":10"), "{}", String::from_utf8_lossy(&reply));
+    assert_eq!(voters(cluster.address(3)), Some(vec![1, 2, 3, 4]));
+}

@@ -14,8 +14,8 @@ use super::{backup, restore};
 use crate::cli::serve::EXIT_DAMAGED;
 
 /// Checks the folder or backup file at `path` and prints its contents. Returns [`EXIT_DAMAGED`] if
-/// it is damaged: a replica could not be restored from the file, or could not start with the folder,
-/// or would have to copy from the others what is lost.
+/// it is damaged: a replica could not be restored from the file, or could not start with the
+/// folder, or would have to copy from the others what is lost.
 pub(super) fn run(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
     if path.is_file() || path == Path::new("-") {
         check_backup(path, json)
