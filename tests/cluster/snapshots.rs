@@ -332,6 +332,39 @@ fn lagging_follower_catches_up_by_snapshot_with_shared_stage_thread() {
     comes_back("fused");
 }
 
+/// A replica is suspended right after it has forwarded a write, and gets the write's entry as a part
+/// of a snapshot. Its client gets the outcome all the same, long before its deadline.
+#[test]
+fn writes_that_an_installed_snapshot_covers_are_answered() {
+    let cluster = Cluster::start_with(3, "auto", OFTEN);
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let away = (leader + 1) % 3;
+    let process = Pid::from_raw(cluster.process(away).cast_signed()).unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
+        for name in 0..8 {
+            let (cluster, stop) = (&cluster, &stop);
+            scope.spawn(move || {
+                let mut client = Client::connect(cluster.address(away)).unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    let reply = client.call(&[b"INCR", name.to_string().as_bytes()]).unwrap();
+                    let is_known = reply[0] == b':' || reply.starts_with(b"-TRYAGAIN ");
+                    assert!(is_known, "{}\n{}", reply.escape_ascii(), cluster.logs());
+                }
+            });
+        }
+        let mut client = Client::connect(cluster.address(leader)).unwrap();
+        for round in 0..12 {
+            kill_process(process, Signal::STOP).unwrap();
+            write_bulk(&mut client, round * 256..round * 256 + 256);
+            kill_process(process, Signal::CONT).unwrap();
+            thread::sleep(LOAD / 10);
+        }
+    });
+}
+
 /// Writes large values until `stop` is set, so that logs are compacted. Ignores the outcomes.
 fn fill(address: SocketAddr, stop: &AtomicBool) {
     let value = vec![b'x'; BULK_BYTES];

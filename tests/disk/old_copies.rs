@@ -28,7 +28,7 @@ fn assert_refused(cluster: &Cluster, at: usize, peer: usize, case: &str) {
         assert!(refused, "{case}: {shown:?} at replica {}\n{}", place + 1, cluster.logs());
     }
     let said = format!("replica {} connected, but it was known as incarnation", at + 1);
-    let advice = format!("replace it with `bowline cluster --replace {}`", at + 1);
+    let advice = format!("or replace it with `bowline cluster --replace {}`", at + 1);
     cluster.wait_for("a report of the old copy", || {
         let log = cluster.folder.path().join(format!("replica-{}.log", peer + 1));
         let text = std::fs::read_to_string(log).ok()?;

@@ -427,6 +427,11 @@ impl ServerNetwork {
             let (peer, ticket) = replica_and_sequence(key.request);
             self.parts.outgoing.send(peer, &Frame::ReadIndex { ticket, index: Some(index) });
         }
+        if batch.applied.installed.is_some() {
+            // Writes whose entries the snapshot covers get no reply from it: they are sent again,
+            // and answered with the outcomes that the deduplication table has.
+            self.resend_from = Some(0);
+        }
         self.applied.get_or_insert_default().merge(batch.applied);
     }
 

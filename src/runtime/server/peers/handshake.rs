@@ -48,9 +48,10 @@ pub(super) enum PeerError {
     UsedId(NodeId),
     #[error(
         "replica {} connected, but {error}. It may have lost acknowledged entries, so it is \
-         refused: restore its latest folder, or replace it with `bowline serve --rejoin`, or, if \
-         the members of the cluster have changed, with `bowline admin replace`",
-        .peer.0
+         refused: restore its latest folder, or replace it with `bowline cluster --replace {}` or \
+         `bowline serve --rejoin`, or, if the members of the cluster have changed, with `bowline \
+         admin replace`",
+        .peer.0, .peer.0
     )]
     History { peer: NodeId, error: HistoryError },
     #[error(transparent)]
