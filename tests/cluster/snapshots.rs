@@ -332,8 +332,8 @@ fn lagging_follower_catches_up_by_snapshot_with_shared_stage_thread() {
     comes_back("fused");
 }
 
-/// A replica is suspended right after it has forwarded a write, and gets the write's entry as a part
-/// of a snapshot. Its client gets the outcome all the same, long before its deadline.
+/// A replica is suspended right after it has forwarded a write, and gets the write's entry as a
+/// part of a snapshot. Its client gets the outcome all the same, long before its deadline.
 #[test]
 fn writes_that_an_installed_snapshot_covers_are_answered() {
     let cluster = Cluster::start_with(3, "auto", OFTEN);
