@@ -194,6 +194,8 @@ impl Core {
     /// is the leader.
     pub(crate) fn with_clock(mut self, mut clock: CoreClock) -> Core {
         clock.set_members(self.replica.id(), self.replica.configuration().1);
+        // The network reports this clock to peers before the core's first pass.
+        clock.tick(self.clock.now(), &self.clock);
         self.replicated_clock = Some(clock);
         self
     }

@@ -60,10 +60,7 @@ impl CoreClock {
             held: Vec::new(),
             held_forwarded: Vec::new(),
         };
-        let now = clock.now();
-        this.note_applied(now, applied);
-        // The network reports this clock to peers before the core's first pass.
-        this.tick(now, clock);
+        this.note_applied(clock.now(), applied);
         this
     }
 
@@ -72,6 +69,8 @@ impl CoreClock {
     pub(super) fn set_members(&mut self, me: NodeId, configuration: &Configuration) {
         let members = configuration.members().iter();
         self.clock.set_members(me, members.map(|(id, member)| (*id, member.is_voter())));
+        // The agreed time may be another one now.
+        self.published_at = None;
     }
 
     /// Processes peers' reports of their wall clocks. If due, also reads this replica's wall clock
