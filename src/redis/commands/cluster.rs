@@ -250,7 +250,7 @@ fn readonly(call: &mut Call<'_>) -> Action {
                 None => return call.error(&"ERR MAXLAG must be from 1 to 3600000 milliseconds"),
             }
         }
-        _ => return call.error(&"ERR syntax error"),
+        _ => return call.error(&"ERR wrong number of arguments for 'readonly' command"),
     };
     call.connection.lag_max = lag_max;
     call.connection.reads_from_followers = true;
