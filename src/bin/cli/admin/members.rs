@@ -15,7 +15,7 @@ use crate::cli::table;
 /// Maximum time for which a change is requested again while there is no leader, or while the leader
 /// refuses it because it was just elected, or because another change is not complete.
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// Interval between two requests, and between two looks at the members.
+/// Interval between two requests, and between two reads of the members.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Beginnings of the refusals after which the request is repeated.
 const TRANSIENT: [&str; 4] = [
@@ -117,9 +117,9 @@ pub(super) fn change(address: &str, change: &Change, how: How) -> anyhow::Result
         .chain(replicas.list.iter().map(|replica| replica.address.clone()))
         .collect();
     loop {
-        // A look that fails tells nothing: the leader may change meanwhile.
-        let look = |address: &String| committed_members(address).ok().flatten();
-        if let Some(members) = addresses.iter().find_map(look)
+        // A read that fails says nothing about the change: the leader may change meanwhile.
+        let read = |address: &String| committed_members(address).ok().flatten();
+        if let Some(members) = addresses.iter().find_map(read)
             && change.is_complete(&members)
         {
             print(&members, how.json);

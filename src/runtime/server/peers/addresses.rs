@@ -25,7 +25,7 @@ pub(crate) struct PeerAddresses {
 }
 
 impl PeerAddresses {
-    /// Returns the address to try after so many failed attempts to connect: each address in turn.
+    /// Returns the address to try after this number of failed attempts to connect: each in turn.
     pub(crate) fn for_attempt(&self, failed_attempts: usize) -> Option<&str> {
         let mut known: Vec<&str> = Vec::new();
         for address in [&self.configured, &self.listed, &self.announced].into_iter().flatten() {
