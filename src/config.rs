@@ -449,10 +449,10 @@ pub enum Mutant {
     CountNewVotersOnly,
     /// Deliberate bug: a leader leaves the joint configuration before it is committed.
     EndJointEarly,
-    /// Deliberate bug: a leader begins a change of the members before it has committed an entry of
-    /// its own term.
+    /// Deliberate bug: a leader begins a membership change before it has committed an entry of its
+    /// own term.
     ChangeBeforeOwnTerm,
-    /// Deliberate bug: a leader begins a change of the members while another one is under way.
+    /// Deliberate bug: a leader begins a membership change while another one is in progress.
     OverlappingChanges,
     /// Deliberate bug: a replica still uses a configuration after its entry was truncated.
     KeepTruncatedConfiguration,

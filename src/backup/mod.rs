@@ -13,12 +13,12 @@
 //!  +-------+-------+-------------+--------+
 //! ```
 //!
-//! A header, blocks, and a trailer. Integers are little endian. `term` and `index` name the last
-//! log entry that the snapshot covers, `bytes` is the length of the snapshot, and `snapshot` is its
-//! checksum. So the header determines the length of the file and the position of each block. Each
-//! checksum covers the whole file up to it, without the checksums before it. So a block that is
-//! omitted, repeated, moved or taken from another backup is detected like any other damage, at its
-//! position.
+//! A header, then blocks, then a trailer. Integers are little endian. `term` and `index` are those
+//! of the last log entry that the snapshot covers, `bytes` is the length of the snapshot, and
+//! `snapshot` is its checksum. The header determines the length of the file and the position of
+//! each block. Each `crc32c` is cumulative: it covers all bytes of the file before it, except the
+//! earlier checksums. So a missing, duplicated or reordered block, or one from another backup, is
+//! detected at its position, like a flipped bit.
 //!
 //! The file is read and written from the beginning to the end, one block at a time.
 
@@ -46,7 +46,7 @@ const CHECKSUM_BYTES: usize = 4;
 const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8 + 8 + 4 + CHECKSUM_BYTES;
 const TRAILER_BYTES: usize = 16 + 8 + 8 + CHECKSUM_BYTES;
 
-/// What the header of a backup file says about the backup.
+/// The header of a backup file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackupHeader {
     /// One-way hash of the id of the cluster that the backup was taken from.
@@ -58,7 +58,7 @@ pub struct BackupHeader {
     pub snapshot: SnapshotMark,
 }
 
-/// What identifies the contents of a whole backup file.
+/// The header, size and checksum of a complete backup file, which together identify its contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackupSummary {
     /// The header.
@@ -71,7 +71,7 @@ pub struct BackupSummary {
     pub checksum: u32,
 }
 
-/// The reason why a file is not an intact backup. The messages continue "the backup FILE ...".
+/// Reason why a backup file is refused. Each message completes the sentence "the backup FILE …".
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// The file does not begin with the magic number of backups.
@@ -107,8 +107,8 @@ pub enum BackupError {
         /// Offset of the trailer from the start of the file, in bytes.
         at: u64,
     },
-    /// The file goes on after the trailer.
-    #[error("is damaged: it should end at byte {at}, but goes on")]
+    /// The file has bytes after the trailer.
+    #[error("is damaged: there is data after its end at byte {at}")]
     Longer {
         /// Offset of the end of the trailer from the start of the file, in bytes.
         at: u64,
@@ -119,7 +119,8 @@ pub enum BackupError {
 }
 
 impl BackupError {
-    /// Returns whether the file was read, but is not an intact backup.
+    /// Returns whether the contents of the file are damaged, or not those of a backup. False for
+    /// I/O errors and for other format versions.
     pub fn is_damage(&self) -> bool {
         !matches!(self, BackupError::Io(_) | BackupError::Version { .. })
     }

@@ -10,15 +10,15 @@ use super::{
 use crate::kv::SnapshotMark;
 use crate::types::EntryId;
 
-/// Reads a backup file from `R`, from its beginning to its end, and verifies every byte. It keeps
-/// at most one block in memory.
+/// A streaming reader of backup files, which verifies every byte. Holds at most one block in
+/// memory.
 #[derive(Debug)]
 pub struct BackupReader<R> {
     input: R,
     header: BackupHeader,
     /// Bytes of the current block, with the checksum.
     block: Vec<u8>,
-    /// Number of bytes of the snapshot that have not been read yet.
+    /// Number of bytes of the snapshot still to be read.
     left: u64,
     block_count: u64,
     /// Number of bytes of the file read so far.
@@ -61,7 +61,7 @@ impl<R: Read> BackupReader<R> {
         Ok(BackupReader { input, header, block, left: bytes, block_count: 0, at, checksum })
     }
 
-    /// Returns what the header says about the backup.
+    /// Returns the verified header.
     pub fn header(&self) -> BackupHeader {
         self.header
     }
@@ -89,8 +89,8 @@ impl<R: Read> BackupReader<R> {
         Ok(Some(&self.block[..length]))
     }
 
-    /// Reads and verifies the trailer, and that the file ends with it. Returns what identifies the
-    /// file.
+    /// Reads and verifies the trailer, and checks that the file ends after it. Returns the summary
+    /// of the file.
     ///
     /// # Errors
     /// If the file cannot be read, is truncated, damaged or too long.
@@ -127,8 +127,9 @@ impl<R: Read> BackupReader<R> {
     }
 }
 
-/// Returns the checksum of a part of the file, whose last bytes must be this checksum; `None` if
-/// they differ. `before` is the checksum of all parts before it.
+/// Extends `before`, the cumulative checksum of the preceding parts of the file, by `part`, and
+/// compares it with the checksum stored at the end of `part`. Returns the extended checksum; `None`
+/// if they differ.
 fn verified(before: u32, part: &[u8]) -> Option<u32> {
     let (covered, stored) = part.split_last_chunk::<CHECKSUM_BYTES>()?;
     let checksum = crc32c::crc32c_append(before, covered);
@@ -153,7 +154,7 @@ fn fill(input: &mut impl Read, bytes: &mut [u8]) -> Result<usize, BackupError> {
 struct Fields<'b>(&'b [u8]);
 
 impl Fields<'_> {
-    /// Decodes a field of fixed length, which the caller must know to be there.
+    /// Decodes a field of `LENGTH` bytes. The caller ensures that enough bytes are left.
     fn take<const LENGTH: usize>(&mut self) -> [u8; LENGTH] {
         let (field, rest) = self.0.split_first_chunk().expect("the length of the part is fixed");
         self.0 = rest;

@@ -66,7 +66,7 @@ fn backup_of_any_length_round_trips() {
     for length in LENGTHS {
         let (bytes, written) = backup(length, 1_000);
         assert_eq!(bytes.len(), *positions(length).last().unwrap());
-        assert_eq!(bytes, backup(length, BLOCK_BYTES + 3).0, "whatever the pieces are");
+        assert_eq!(bytes, backup(length, BLOCK_BYTES + 3).0, "independent of the piece size");
         let (found, summary) = read(&bytes).unwrap();
         assert!(found == content(length), "{length} bytes");
         assert_eq!((summary, summary.header), (written, header(length)));
@@ -91,7 +91,7 @@ fn truncated_backup_is_refused_with_its_length() {
         let error = read(&[&bytes[..], b"x"].concat()).unwrap_err().to_string();
         assert_eq!(
             error,
-            format!("is damaged: it should end at byte {}, but goes on", bytes.len())
+            format!("is damaged: there is data after its end at byte {}", bytes.len())
         );
     }
 }

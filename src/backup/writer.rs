@@ -7,8 +7,8 @@ use super::{
     TRAILER_MAGIC,
 };
 
-/// Writes a backup file to `W` from the bytes of a snapshot, which it receives in pieces of any
-/// size. It keeps at most one block in memory.
+/// A streaming writer of backup files, which receives the bytes of a snapshot in pieces of any
+/// size. Holds at most one block in memory.
 ///
 /// Invariant: `left` is the number of bytes of the snapshot that have not been received yet.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl<W: Write> BackupWriter<W> {
     }
 
     /// Writes the trailer after the last byte of the snapshot, and flushes the output. Returns the
-    /// output and what identifies the file.
+    /// output and the summary of the file.
     ///
     /// # Errors
     /// If the trailer cannot be written.

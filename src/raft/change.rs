@@ -1,12 +1,13 @@
-//! Changes of the members (§6): the leader begins them, completes them, and promotes learners.
+//! Membership changes (Raft §6): the leader begins and completes them, and promotes learners.
 //!
-//! 1. The leader appends the configuration for the change. If the voters change it is a joint one,
-//!    and from now on every decision needs a quorum of the old voters and one of the new.
-//! 2. When the joint configuration is committed, the leader appends the one without the old voters.
-//!    A later leader that finds a joint configuration in its log does this when its no-op is
-//!    committed.
-//! 3. When that is committed, a leader that is no voter any longer transfers its leadership, or
-//!    steps down.
+//! 1. The leader appends the next configuration. If the set of voters changes, that is a joint
+//!    configuration, and from then on elections and commits need a quorum of the old voters and one
+//!    of the new.
+//! 2. When the joint configuration is committed, the leader appends the final one, without the
+//!    voters that leave. A later leader that finds a joint configuration in its log does this once
+//!    its no-op is committed.
+//! 3. When that is committed, a leader that is no longer a voter transfers its leadership, or steps
+//!    down.
 //!
 //! Learners join and leave in one step, because they count for no quorum.
 
@@ -21,14 +22,15 @@ use super::shared::Shared;
 use super::timing;
 use super::transfer::LAG_BYTES_MAX;
 
-/// Maximum number of entries that a learner may be behind to be promoted, which may have at most
-/// [`LAG_BYTES_MAX`] bytes. It is about what is in flight to a follower that keeps up: fewer would
-/// keep a learner of a busy leader from ever being promoted, and a voter that lacks more would hold
-/// up commits.
+/// Maximum number of entries that a learner may lack when it is promoted; they may have at most
+/// [`LAG_BYTES_MAX`] bytes. This is about the number in flight to a follower that keeps up: under
+/// load, a lower limit could prevent a promotion forever, and a new voter that lacks more would
+/// delay commits.
 const CAUGHT_UP_ENTRIES: u64 = 256;
 
 impl Leader {
-    /// Returns what a change of the members would result in.
+    /// Returns the result of a membership change without making it, or the reason why it is
+    /// refused.
     pub(super) fn plan_change(
         &self,
         shared: &Shared,
@@ -59,7 +61,7 @@ impl Leader {
         Ok(ChangePlan { next, result })
     }
 
-    /// Begins a change of the members: appends the next configuration. Returns the id of its entry.
+    /// Begins a membership change: appends the next configuration. Returns the id of its entry.
     pub(super) fn change_members(
         &mut self,
         shared: &mut Shared,
@@ -71,8 +73,8 @@ impl Leader {
         Ok(id)
     }
 
-    /// Continues a change of the members after each input: follows those of the configuration in
-    /// use, and ends a joint configuration that is committed.
+    /// Continues a membership change after each input: tracks the progress of the members of the
+    /// latest configuration, and ends a joint configuration that is committed.
     pub(super) fn advance_membership(&mut self, shared: &mut Shared) {
         self.update_progress(shared);
         let (index, latest) = shared.membership.latest();
@@ -88,7 +90,8 @@ impl Leader {
         self.update_progress(shared);
     }
 
-    /// Begins the promotion of a learner that was added to be promoted when it has caught up.
+    /// Begins the promotion of a learner that has caught up, if it was added for automatic
+    /// promotion.
     pub(super) fn promote_learner(&mut self, shared: &mut Shared) {
         if !shared.membership.is_settled() {
             return;
@@ -106,12 +109,12 @@ impl Leader {
         let Some((id, replaces)) = ready else { return };
         let mut changes = vec![MemberChange::Promote(id)];
         changes.extend(replaces.map(MemberChange::Remove));
-        // A refusal is only a delay: the leader tries again after each batch of inputs.
+        // If it is refused, the leader tries again after the next batch of inputs.
         let _ = self.change_members(shared, &changes);
     }
 
-    /// Returns an error if the learner lacks too many entries to become a voter, or the entry that
-    /// made it a learner: without that it may not have received anything yet.
+    /// Returns an error if the learner must not be promoted yet: it lacks too many entries or the
+    /// latest configuration, is receiving a snapshot, or does not answer.
     fn check_caught_up(&self, shared: &Shared, id: NodeId) -> Result<(), ChangeRefusal> {
         let peer = self.peer(id);
         let matched = peer.map_or(Index::ZERO, Progress::match_index);
@@ -128,8 +131,8 @@ impl Leader {
         Err(ChangeRefusal::Behind { id, entries })
     }
 
-    /// Returns whether the replica has answered this leader, the last time within the check-quorum
-    /// window.
+    /// Returns whether the replica is this leader itself, or has answered it within the
+    /// check-quorum window.
     fn is_answering(&self, shared: &Shared, id: NodeId) -> bool {
         let window = timing::check_quorum_window(&shared.config, shared.loss_permille);
         id == shared.id

@@ -1,10 +1,10 @@
-//! Rejoining after a loss on the disk: a member comes back under its id with an empty folder, or
-//! with a folder from which a start has removed what is damaged.
+//! Rejoining after a loss of data: a member comes back under its id with an empty folder, or with a
+//! folder from which a start has removed damaged data.
 //!
-//! It has forgotten entries that it acknowledged, and perhaps votes that it gave, so it may neither
-//! vote nor acknowledge before it has recovered enough of what it forgot. The protocol follows the
-//! recovery of Viewstamped Replication Revisited (section 4.3), adapted to Raft. In the following,
-//! R is the rejoining member and *old R* is the same member before the loss.
+//! It has lost entries that it acknowledged, and perhaps its vote, so it may neither vote nor
+//! acknowledge entries before it has recovered enough of them. The protocol follows the recovery of
+//! Viewstamped Replication Revisited (section 4.3), adapted to Raft. In the following, R is the
+//! rejoining member and *old R* is the same member before the loss.
 //!
 //! 1. **Ask.** R sends [`Rejoin`] to all other members until each has answered with its term. Until
 //!    then R ignores every other message: it neither votes nor acknowledges. It adopts the highest
@@ -20,13 +20,14 @@
 //!    full member.
 //!
 //! If R still knows its term and its vote ([`Loss::Entries`]), it begins with step 2, with T its
-//! own term. It asks nobody whom it may have voted for, so a change of the members does not matter.
+//! own term. It does not need the answers of other members, so membership changes do not matter.
 //!
-//! A rejoining member does not answer other members' questions. So only one member can be in step 1
-//! at a time: two would wait for each other forever, because what both forgot may be known to no
-//! one else. Any number of members can be in step 2 while there is a leader; for the election of
-//! one, a majority must not be rejoining. In a group of two, R can rejoin only while the other
-//! member still leads, because without R's vote it cannot be elected. A group of one never rejoins.
+//! A rejoining member does not answer the [`Rejoin`] requests of others. So only one member can be
+//! in step 1 at a time: two would wait for each other forever, because entries that both have lost
+//! may be on no other member. Any number of members can be in step 2 while there is a leader; to
+//! elect one, a majority must not be rejoining. In a group of two, R can rejoin only while the
+//! other member still leads, because without R's vote it cannot be elected. A group of one never
+//! rejoins.
 //!
 //! Why R may acknowledge after step 1: a candidate makes its term durable before it asks for votes.
 //! So every term in which old R voted for another member is at most T, and every leader elected
@@ -62,13 +63,13 @@
 //! is lost. They do no harm: old R's log did once end like this, and no rule of Raft depends on an
 //! uncommitted entry being gone.
 //!
-//! Why no member may have seen a change of the members before step 1: the argument above asks
-//! everyone for whom old R may have voted. Only a learner becomes a voter, after the configuration
-//! with this learner is committed. So if old R voted for a replica that was not a member when the
-//! cluster was created, or counted for an entry after that configuration, a majority of the first
-//! members had this configuration durably before R asked, and at least one of them is not R.
-//! Changes that begin after the answers do no harm: old R has no part in them, and R counts for
-//! them with what it has acknowledged since, like any follower that votes for nobody.
+//! Why no member may have seen a membership change before step 1: the argument above needs an
+//! answer from every member for which old R may have voted. Only a learner becomes a voter, after
+//! the configuration with this learner is committed. So if old R voted for a replica that was not a
+//! member when the cluster was created, or counted for an entry after that configuration, a
+//! majority of the first members had this configuration durably before R asked, and at least one of
+//! them is not R. Changes that begin after the answers do no harm: old R has no part in them, and R
+//! counts for them with what it has acknowledged since, like any follower that votes for nobody.
 //!
 //! Spending the vote is a second line of defence: R finishes only with an entry of the leader's own
 //! term in its log, which no candidate of that term has, so R would not vote in T anyway.
@@ -175,16 +176,13 @@ pub(super) enum Answered {
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CaughtUp {
-    /// The log is durable, and equal to the leader's, up to the target (the entry that the leader
-    /// reported as its last).
+    /// The log is durable, and equal to the leader's, up to the target.
     Yes,
-    /// The log is not yet durable, or not yet known to equal the leader's, up to the target (the
-    /// entry that the leader reported as its last). Also returned while no target is known in this
-    /// term.
+    /// The log is not yet durable, or not yet known to equal the leader's, up to the target. Also
+    /// returned while no target is known in this term.
     NotYet,
-    /// The log matches the leader's log at the index of the target (the entry that the leader
-    /// reported as its last), but has a different entry there. So no correct leader of this term
-    /// can have reported the target.
+    /// The log matches the leader's log at the index of the target, but has a different entry
+    /// there. So no correct leader of this term can have reported the target.
     Contradiction,
 }
 

@@ -307,7 +307,7 @@ impl Replica {
         self.shared.membership.peers()
     }
 
-    /// Returns what a change of the members would result in, if this replica leads.
+    /// Returns the result of a membership change without making it, if this replica leads.
     ///
     /// # Errors
     /// If the change is refused.
@@ -320,8 +320,8 @@ impl Replica {
         }
     }
 
-    /// Begins a change of the members, if this replica leads: appends the next configuration, which
-    /// is in use from now on. Returns the id of its entry. A joint configuration is followed by
+    /// Begins a membership change, if this replica leads: appends the next configuration, which is
+    /// in use from now on. Returns the id of its entry. A joint configuration is followed by
     /// another one, which this leader or a later one appends. The change is complete when
     /// [`Replica::configuration`] returns one that is not joint, and its entry is committed.
     ///

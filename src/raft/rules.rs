@@ -240,7 +240,7 @@ pub(super) fn may_campaign(is_voter: bool, config: &Config) -> bool {
     is_voter || config.breaks(Mutant::LearnerCampaigns)
 }
 
-/// Returns whether a leader may begin a change of the members: only once its term's first entry, at
+/// Returns whether a leader may begin a membership change: only once its term's first entry, at
 /// index `first_of_term`, is committed, because before it may not know of a change that an earlier
 /// leader has begun. Implements the safety rule "One change at a time" of the guide
 /// (`guarantees.md`).
@@ -248,9 +248,9 @@ pub(super) fn may_change_members(commit: Index, first_of_term: Index, config: &C
     commit >= first_of_term || config.breaks(Mutant::ChangeBeforeOwnTerm)
 }
 
-/// Returns the configuration to which a change of the members may be made: the `latest` in the log
-/// if it `is_settled`, which means that no other change is under way; otherwise `None`. Implements
-/// the safety rule "One change at a time" of the guide (`guarantees.md`).
+/// Returns the configuration to which a membership change may be made: the `latest` in the log if
+/// it `is_settled`, which means that no other change is under way; otherwise `None`. Implements the
+/// safety rule "One change at a time" of the guide (`guarantees.md`).
 pub(super) fn changeable_configuration(
     latest: &Configuration,
     is_settled: bool,

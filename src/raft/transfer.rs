@@ -1,6 +1,6 @@
 //! Leadership transfer (thesis 3.10): on request (`FAILOVER`, a graceful stop); because the
-//! leader's disk is stalled or full and other replicas can write what it cannot; or because a
-//! change of the members has removed the leader.
+//! leader's disk is stalled or low on space and enough other replicas have healthy disks; or
+//! because a membership change has removed the leader.
 //!
 //! 1. The leader refuses new requests, sends the target the entries that it lacks, and announces
 //!    the target to all peers. If a voter misses the announcement, it votes only after the leader's
@@ -11,9 +11,10 @@
 //!    because the target campaigns only with the whole log.
 //! 3. The target starts an election at once, without a pre-vote.
 //!
-//! Every transfer ends: with a higher term, which ends the leadership, with a timeout, or with an
-//! abort. After a timeout or an abort the leader accepts requests again. A transfer because of the
-//! disk is then tried again later, with another target if there is one.
+//! Every transfer ends: with a higher term, in which the leader steps down; with a timeout; or with
+//! an abort. After a timeout or an abort the leader accepts requests again. If the reason was the
+//! leader's disk or its removal, it starts another transfer later, to another target if there is
+//! one.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -32,9 +33,9 @@ pub use crate::types::{TransferRefusal, TransferRequest};
 /// Maximum age, in heartbeat intervals, of a follower's last reply for it to be chosen as the
 /// target of a leadership transfer.
 const REPLIED_HEARTBEATS: u32 = 3;
-/// Maximum number of bytes of log entries that a replica may lack on which the cluster is about to
-/// depend: the target of a requested transfer, for which requests wait until it has them all, and a
-/// learner that becomes a voter.
+/// Maximum lag, in bytes of log entries, of a replica that the cluster is about to depend on: the
+/// target of a requested transfer, since requests wait until it has caught up, and a learner that
+/// is promoted.
 pub(super) const LAG_BYTES_MAX: usize = 4 << 20;
 
 /// The state of a leader's leadership transfers.
@@ -59,9 +60,10 @@ pub(super) struct LeadershipTransfer {
 #[derive(Debug)]
 struct TransferTarget {
     id: NodeId,
-    /// Time at which the leader gives up the transfer if it has not lost the leadership by then.
+    /// Time at which the leader ends the transfer if it still leads.
     deadline: Instant,
-    /// Whether the transfer was requested; false if it began because of the disk.
+    /// Whether the transfer was requested; false if it began because of the leader's disk or its
+    /// removal.
     is_requested: bool,
     /// Whether the target still has to be announced to all peers.
     is_new: bool,
@@ -106,9 +108,9 @@ impl LeadershipTransfer {
         self.is_lease_given_up
     }
 
-    /// Advances the leadership transfer: starts one if the disk is stalled or almost full, sends
-    /// [`TimeoutNow`] once the target has the whole log, and ends an overdue transfer. Returns
-    /// whether a new target must be announced to all peers.
+    /// Advances the leadership transfer: starts one if the disk is stalled or low on space or this
+    /// leader was removed, sends [`TimeoutNow`] once the target has the whole log, and ends an
+    /// overdue transfer. Returns whether a new target must be announced to all peers.
     pub(super) fn advance(
         &mut self,
         progress: &[Progress],
@@ -189,8 +191,8 @@ impl LeadershipTransfer {
         Ok(id)
     }
 
-    /// Ends the leadership transfer in progress and returns its target, which may become the leader
-    /// all the same if it was asked to campaign already.
+    /// Ends the leadership transfer in progress and returns its target. If a [`TimeoutNow`] was
+    /// sent already, the target may still become the leader.
     pub(super) fn abort(&mut self, shared: &Shared) -> Result<NodeId, TransferRefusal> {
         let target = self.target().ok_or(TransferRefusal::NotInProgress)?;
         self.end(shared);

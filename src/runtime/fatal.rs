@@ -19,8 +19,8 @@ pub(crate) fn exit_on_refused_rejoin(member: NodeId) -> ! {
     tracing::error!(
         %member,
         "cannot rejoin under this id: the folder was lost or damaged with votes in it, and the \
-         members of the cluster have changed; replace this replica by a new one, which is started \
-         with --join under a new id, with `bowline admin replace`; shutting down"
+         members of the cluster have changed; replace this replica with a new one that is \
+         started with --join under a new id (`bowline admin replace`); shutting down"
     );
     std::process::exit(EXIT_REPLACE)
 }

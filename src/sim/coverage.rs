@@ -58,7 +58,7 @@ pub enum Situation {
     DroppedPieces,
     /// A replica started from a snapshot with pieces of an incomplete batch, or installed one.
     PiecesInSnapshot,
-    /// A leader began a change of the members.
+    /// A leader began a membership change.
     MemberChange,
     /// A leader appended a configuration: for a change, or to end a joint one.
     Configuration,

@@ -97,7 +97,7 @@ pub enum Fault {
     /// Sets one wall clock wrong for a long time, or makes several wall clocks jump for up to a
     /// second.
     WallClock,
-    /// Asks a leader for a random change of the members: to add, promote, demote, remove or replace
+    /// Asks a leader for a random membership change: to add, promote, demote, remove or replace
     /// some.
     ChangeMembers,
     /// Sets the loss rate of messages between replicas to 70 % or back to the run's normal rate, at
@@ -386,9 +386,9 @@ impl Plan {
         }
     }
 
-    /// Adds changes of the members to the plan, in all runs of [`Profile::Members`] and in some of
-    /// the others. Not with the course's protocol, whose members are fixed, or with disk losses,
-    /// after which a replica must not rejoin if the members have changed.
+    /// Adds membership changes to the plan, in all runs of [`Profile::Members`] and in some of the
+    /// others. Not with the course's protocol, whose members are fixed, or with disk losses, after
+    /// which a replica must not rejoin if the members have changed.
     fn change_members(&mut self, profile: Profile, rng: &mut Rng) {
         let is_possible =
             self.protocol == ClientProtocol::Connection && !self.faults.contains(&Fault::LoseDisk);

@@ -160,7 +160,7 @@ impl<D: Disk> Recovered<D> {
         &self.next.openings
     }
 
-    /// Returns whether the log contains a change of the members.
+    /// Returns whether the log contains a membership change.
     pub fn has_configuration(&self) -> bool {
         let mut entries = self.replay.durable.entries.iter();
         entries.any(|entry| entry.kind() == EntryKind::Configuration)

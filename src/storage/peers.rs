@@ -1,7 +1,7 @@
 //! The last known start of each peer. Each start of a replica opens its log and draws a random
 //! number, the opening, which identifies the start. A peer whose folder was wiped or restored from
-//! an older copy lacks entries and votes that it acknowledged; these records expose such a peer.
-//! They are kept in a file, so that they survive restarts. The network stage writes the file when a
+//! an older copy lacks votes and acknowledged entries; these records detect such a peer. They are
+//! kept in a file, so that they survive restarts. The network stage writes the file when a
 //! restarted peer connects, before it accepts any of that peer's messages.
 //!
 //! ```text
@@ -17,8 +17,8 @@
 //!
 //! Limits: an old copy of a folder lacks the latest starts of its replica. A peer that was down or
 //! partitioned during those starts, or that has lost this file, has no record of them and accepts
-//! the old copy. If such peers and the replica that runs on the old copy form a majority, nothing
-//! stops that majority.
+//! the old copy. If such peers and the replica that runs on the old copy form a majority, they can
+//! elect a leader that lacks acknowledged entries.
 
 use crate::config::Mutant;
 use crate::raft::REPLICAS_MAX;
@@ -82,7 +82,7 @@ pub enum HistoryError {
     /// number of starts, the last random number in the list is zero, or the number of starts is
     /// implausibly large.
     #[error(
-        "its list of its own process starts is incomplete: it lists {listed} of {incarnation} \
+        "its list of its own process starts is malformed: it lists {listed} of {incarnation} \
          starts"
     )]
     Incomplete {

@@ -1,20 +1,22 @@
-//! Repair of a folder with damage that no power cut explains. A start removes what it cannot trust,
-//! keeps the rest, and marks the replica as rejoining: it must recover what is lost from the other
-//! replicas before it votes again (`raft/rejoin.rs`).
+//! Repair of a damaged folder: of any damage beyond the torn write that a power cut leaves at the
+//! end of the log. A start removes what cannot be trusted, keeps the rest, and marks the replica as
+//! rejoining: it must recover the lost data from the other replicas before it votes again
+//! (`raft/rejoin.rs`).
 //!
 //! | damage | what is kept |
 //! |---|---|
-//! | in the log | the log before the damage, if it begins no later than after the latest snapshot |
-//! | in a snapshot, with an older one and the log after that | everything: nothing is lost |
-//! | in a snapshot, otherwise | the older snapshot, if any, and the log up to a gap after it |
+//! | in the log | the log before the damage, if no gap separates it from the latest snapshot |
+//! | in a snapshot, with an older one and the log after that intact | everything |
+//! | in a snapshot, otherwise | the older snapshot, if any, and the log entries that follow it |
 //!
-//! The term and vote of the last block are current, and each block begins with them: if the start
-//! of the last block is intact, they are known. They are then kept in the file `repair` until they
-//! are durable in the repaired log. Before anything else is removed, the meta record says that
-//! votes are lost; only a start that completes the repair corrects that. So a power cut at any
-//! point of a repair is safe.
+//! Each block begins with the replica's term and vote, and those in the last block are the latest.
+//! So they are not lost while the start of the last block is intact: a repair then keeps them in
+//! the file `repair` until they are durable in the repaired log. Before it removes anything else,
+//! it marks the votes as lost in the meta record; only the start that completes the repair replaces
+//! this mark by the actual loss. So a power cut at any point of a repair is safe.
 //!
-//! The damaged file, or a copy of it, stays in the folder under another name until the next repair.
+//! For the operator, a copy of the damaged log file, or the damaged snapshot itself, stays in the
+//! folder as `damaged-NAME` until the next repair. The copy is omitted if the disk is full.
 
 use crate::raft::{HardState, Loss, SnapshotId};
 use crate::types::{EntryId, Index, NodeId};
@@ -36,8 +38,8 @@ pub(super) const RECORD_FILE: &str = "repair";
 const RECORD_FILE_NEW: &str = "repair.new";
 const RECORD_MAGIC: &[u8; 16] = b"bowline repair\n\n";
 
-/// What a start does with a damaged folder: it removes what it cannot trust, and the replica
-/// recovers it from the other replicas.
+/// What a repair removes from a damaged folder and what it keeps. The replica recovers the rest
+/// from the other replicas.
 #[derive(Clone, Copy, Debug)]
 pub struct Repair<'a> {
     /// The damage that was found first.
@@ -54,14 +56,14 @@ pub(super) struct LogDamage {
     /// Name of the damaged file.
     pub(super) name: String,
     pub(super) error: StorageError,
-    /// The replica's latest term and vote, if the rest of the log proves what they are.
+    /// The replica's latest term and vote; `None` unless the rest of the log proves them.
     pub(super) hard_state: Option<HardState>,
 }
 
-/// Returns the latest term and vote of a damaged log from its last segment, which has the
-/// sequence number `number`. `before` are the term and vote before the damage, and `owner` is
-/// the log's owner, with the number of starts according to the meta record. `None` if it is not
-/// certain what they are.
+/// Reads the replica's latest term and vote from the last segment of a damaged log, the segment
+/// with sequence number `number`. `before` are the term and vote before the damage; `owner` is the
+/// log's owner according to the meta record, with its number of starts. Returns `None` if the
+/// latest term and vote are not certain.
 pub(super) fn latest_hard_state<D: Disk>(
     disk: &D,
     number: u64,
@@ -70,14 +72,15 @@ pub(super) fn latest_hard_state<D: Disk>(
 ) -> Option<HardState> {
     let bytes = disk.read(&segment::file_name(number)).ok()?;
     let (hard_state, incarnation) = last_state(&bytes, number, owner)?;
-    // Otherwise the segment is an older copy. Each start writes to the log first.
+    // Otherwise the segment is an older copy. A start is recorded in the log before the meta
+    // record, so the log may be one start ahead.
     let is_current = incarnation == owner.incarnation || incarnation == owner.incarnation + 1;
     (is_current && check_hard_state(before, hard_state).is_ok()).then_some(hard_state)
 }
 
 /// Returns the term and vote in the last block of a segment, and the replica's number of starts
-/// when it wrote the block; those in the segment's header if it has no block. `None` if it is not
-/// certain which block is the last one, or if the block's first sector is damaged.
+/// when it wrote that block; those in the segment's header if the segment has no block. `None` if
+/// it is not certain which block is the last one, or if the block's first sector is damaged.
 fn last_state(bytes: &[u8], number: u64, owner: &Identity) -> Option<(HardState, u64)> {
     let header = SegmentHeader::decode("", bytes).ok();
     if header.is_some_and(|header| bytes.len() as u64 != sector::offset_of(header.sectors)) {
@@ -140,22 +143,23 @@ pub(super) fn delete_record<D: Disk>(disk: &mut D) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Returns the latest term and vote if a power cut has interrupted a repair of the folder with this
-/// meta record, and they were known.
+/// Returns the latest term and vote that a repair has saved before a power cut interrupted it;
+/// `None` if no repair was interrupted, or if they were not known. `meta` is the folder's meta
+/// record.
 pub(super) fn unfinished<D: Disk>(disk: &D, meta: &Meta) -> Option<HardState> {
     let bytes = disk.read(RECORD_FILE).ok().filter(|bytes| bytes.len() == SECTOR_BYTES)?;
     let Sector::Written { block: 0, payload } = sector::read(0, 0, &bytes) else { return None };
     let mut fields = Fields::of(payload);
     let is_record = fields.take::<16>() == *RECORD_MAGIC;
-    // The end of the repair counts the start.
+    // A completed repair has increased the number of starts in the meta record.
     let is_current = u64::from_le_bytes(fields.take()) == meta.identity.incarnation;
     let (hard_state, _) = fields.hard_state().ok()?;
     (is_record && is_current && meta.loss == Some(Loss::Votes)).then_some(hard_state)
 }
 
-/// Returns the names of the snapshot files that end after entry `end` and are not covered by the
-/// log, latest first. With `resets`, the log covers none of them. They are damaged, because the
-/// latest undamaged snapshot ends with `end`.
+/// Returns the names of the damaged snapshot files that the log does not cover, latest first: those
+/// whose last entry is after `end`, the last entry of the latest undamaged snapshot, and not in the
+/// log. If `resets` is true, the log is to be reset and covers none of them.
 pub(super) fn lost_snapshots<'a>(
     names: &'a [String],
     end: Index,
@@ -168,9 +172,10 @@ pub(super) fn lost_snapshots<'a>(
     lost
 }
 
-/// Keeps a copy of the damaged log file `log`, and renames the first of the damaged `snapshots`;
-/// the other ones are deleted, as are files kept earlier, except those of the same repair if a
-/// power cut has interrupted it. Makes the changes durable.
+/// Sets damaged files aside: copies the log file `log`, unless the disk is full, and renames the
+/// first of `snapshots`. Deletes the other `snapshots`, and the files that an earlier repair has
+/// set aside. If `is_interrupted`, the earlier repair is this one, and its files are kept. Makes
+/// the changes durable.
 pub(super) fn set_aside<D: Disk>(
     disk: &mut D,
     names: &[String],
@@ -188,7 +193,7 @@ pub(super) fn set_aside<D: Disk>(
     }
     if let Some(log) = log.filter(|log| names.iter().any(|name| name == log)) {
         match copy(disk, log) {
-            // It is only for the operator's information.
+            // The copy only informs the operator.
             Err(error) if error.is_disk_full() => {}
             copied => copied?,
         }
@@ -231,9 +236,9 @@ pub(super) fn delete_segments_after<D: Disk>(
     disk.sync_dir().map_err(io_error(disk, "sync", ""))
 }
 
-/// Returns the state of a log that keeps no entries and continues after `snapshot`, the latest one.
-/// It begins with a new segment, whose header is `first` apart from its contents. `names` are the
-/// files of the folder.
+/// Returns the state of an empty log that continues after `snapshot`, the latest one. The log
+/// begins with a new segment, which takes its owner and size from the header `first`. `names` are
+/// the files of the folder.
 pub(super) fn restart(
     first: SegmentHeader,
     meta: &Meta,

@@ -14,17 +14,17 @@ use crate::client::Client;
 use crate::load::StopAtEnd;
 use crate::replicas::{Cluster, free_port};
 
-/// Runs `bowline admin --addr 127.0.0.1:port words...`, which must end by itself.
-pub(crate) fn admin_at(port: u16, words: &[&str]) -> Output {
+/// Runs `bowline admin --addr 127.0.0.1:port arguments...`, which must end by itself.
+pub(crate) fn admin_at(port: u16, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
-    command.args(["admin", "--addr", &format!("127.0.0.1:{port}")]).args(words);
+    command.args(["admin", "--addr", &format!("127.0.0.1:{port}")]).args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     Cluster::run_to_end(command)
 }
 
 /// Runs `bowline admin` with the address of a replica, which must end by itself.
-pub(crate) fn admin(cluster: &Cluster, at: usize, words: &[&str]) -> Output {
-    admin_at(cluster.ports[at], words)
+pub(crate) fn admin(cluster: &Cluster, at: usize, arguments: &[&str]) -> Output {
+    admin_at(cluster.ports[at], arguments)
 }
 
 pub(crate) fn stdout(output: &Output) -> String {
@@ -113,7 +113,7 @@ fn admin_transfer_moves_the_leadership_or_says_why_not() {
     assert_eq!((&moved["from"], &moved["leader"]), (&(leader + 1).into(), &(target + 1).into()));
     assert_eq!(cluster.leader(), target);
     let output = admin(&cluster, leader, &["transfer", "--to", &id]);
-    assert!(stdout(&output).contains("leads already"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("is already the leader"), "{}", stdout(&output));
     let output = admin(&cluster, leader, &["transfer"]);
     assert!(output.status.success(), "{}", stderr(&output));
     let now = cluster.leader();
@@ -179,22 +179,23 @@ fn admin_digest_compares_replicas_under_load() {
 #[test]
 fn admin_reports_failures_and_does_not_hang() {
     let unused = free_port();
-    for words in [&["status"][..], &["transfer"], &["snapshot"], &["digest"], &["status", "--json"]]
+    for arguments in
+        [&["status"][..], &["transfer"], &["snapshot"], &["digest"], &["status", "--json"]]
     {
-        assert_failed(&admin_at(unused, words), 1, &["cannot connect", &unused.to_string()]);
+        assert_failed(&admin_at(unused, arguments), 1, &["cannot connect", &unused.to_string()]);
     }
     // A server that accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
-    for words in [&["status"][..], &["transfer"], &["snapshot"], &["digest"]] {
-        assert_failed(&admin_at(port, words), 1, &["no reply within"]);
+    for arguments in [&["status"][..], &["transfer"], &["snapshot"], &["digest"]] {
+        assert_failed(&admin_at(port, arguments), 1, &["no reply within"]);
     }
-    for words in [&[][..], &["nonsense"], &["status", "more"], &["transfer", "--to", "x"]] {
-        assert_failed(&admin_at(unused, words), 2, &["--help"]);
+    for arguments in [&[][..], &["nonsense"], &["status", "more"], &["transfer", "--to", "x"]] {
+        assert_failed(&admin_at(unused, arguments), 2, &["--help"]);
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
     command.args(["admin", "--addr", "no port", "status"]).stdout(Stdio::piped());
-    assert_failed(&Cluster::run_to_end(command), 1, &["`no port` is no address"]);
+    assert_failed(&Cluster::run_to_end(command), 1, &["`no port` is not an address"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Back up, restore and force-new-cluster with real servers: what a backup contains, what a
+//! `backup`, `restore` and `force-new-cluster` with real servers: what a backup contains, what a
 //! restored cluster guarantees, and how wrong input is refused.
 
 use std::fs;
@@ -24,10 +24,10 @@ const OFTEN: &[&str] = &["--snapshot-log-bytes", "64kb"];
 /// Number of keys that are read with one command.
 const MGET_KEYS: usize = 1_000;
 
-/// Runs `bowline admin words...` without a replica, and with these environment variables.
-fn offline(words: &[&str], variables: &[(&str, &str)], stdin: Stdio) -> Output {
+/// Runs `bowline admin arguments...` without a replica, and with these environment variables.
+fn offline(arguments: &[&str], variables: &[(&str, &str)], stdin: Stdio) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
-    command.arg("admin").args(words).envs(variables.iter().copied());
+    command.arg("admin").args(arguments).envs(variables.iter().copied());
     command.stdin(stdin).stdout(Stdio::piped());
     Cluster::run_to_end(command)
 }
@@ -36,8 +36,9 @@ fn offline(words: &[&str], variables: &[(&str, &str)], stdin: Stdio) -> Output {
 fn restore(new: &Cluster, at: usize, file: &str, variables: &[(&str, &str)]) -> Output {
     let (id, folder) = ((at + 1).to_string(), new.replica_folder(at));
     let folder = folder.to_str().unwrap();
-    let words = ["restore", file, "--id", &id, "--dir", folder, "--peers", new.peers(at), "--json"];
-    offline(&words, variables, Stdio::null())
+    let arguments =
+        ["restore", file, "--id", &id, "--dir", folder, "--peers", new.peers(at), "--json"];
+    offline(&arguments, variables, Stdio::null())
 }
 
 /// Returns a running cluster of replicas restored from the backup `file`.
@@ -92,7 +93,7 @@ fn exists(client: &mut Client, writer: usize, number: usize) -> bool {
     client.call_until_ok(&[b"EXISTS", &key(writer, number)]) == b":1\r\n"
 }
 
-/// Counts of writes of each writer.
+/// Number of writes of each writer.
 #[derive(Default)]
 struct Counts {
     sent: [AtomicUsize; 3],
@@ -117,9 +118,9 @@ fn write(cluster: &Cluster, writer: usize, counts: &Counts, stop: &AtomicBool) {
     }
 }
 
-/// Backs up a follower under load, which lags behind at first if `lags` is true. Returns the
-/// numbers of writes acknowledged before the backup began, those sent by its end, and the highest
-/// revision of the cluster.
+/// Backs up a follower under load; if `lags` is true, it is paused and lags behind when the backup
+/// begins. Returns, for each writer, the number of writes acknowledged before the backup began and
+/// of those sent by its end; and the highest revision of the cluster.
 fn back_up_under_load(cluster: &Cluster, file: &str, lags: bool) -> ([usize; 3], [usize; 3], u64) {
     let (counts, stop) = (Counts::default(), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -191,12 +192,12 @@ fn assert_restored(new: &mut Cluster, before: [usize; 3], sent: [usize; 3], high
 }
 
 #[test]
-fn restored_cluster_has_every_write_acknowledged_before_the_backup() {
+fn restored_cluster_has_all_writes_acknowledged_before_backup() {
     let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
     for round in 0..rounds.unwrap_or(ROUNDS) {
         let lags = round % 2 == 0;
-        // A follower that lags behind a short log would install the leader's snapshot, and its
-        // client would wait in vain for the outcome of a write in it.
+        // With a short log, the paused follower would install the leader's snapshot instead of
+        // catching up from the log.
         let flags = if lags { &[] } else { OFTEN };
         let mut cluster = Cluster::start_with(3, "auto", flags);
         cluster.wait_until_all_serve();
@@ -237,8 +238,8 @@ fn small_backup() -> (Cluster, String) {
     assert_eq!(checked["index"], report["index"]);
     let folder = cluster.folder.path().join("piped");
     let folder = folder.to_str().unwrap();
-    let words = ["restore", "-", "--id", "3", "--dir", folder, "--json"];
-    assert_eq!(json(&offline(&words, &[], input()))["keys"], 1_001);
+    let arguments = ["restore", "-", "--id", "3", "--dir", folder, "--json"];
+    assert_eq!(json(&offline(&arguments, &[], input()))["keys"], 1_001);
     cluster.kill(0);
     (cluster, file)
 }
@@ -270,7 +271,7 @@ fn damaged_backup_is_refused_with_the_position() {
         flipped[at] ^= 16;
         assert_refused(&flipped, wanted);
     }
-    assert_refused(&[&bytes[..], b"x"].concat(), "but goes on");
+    assert_refused(&[&bytes[..], b"x"].concat(), "there is data after its end");
 }
 
 #[test]
@@ -279,8 +280,8 @@ fn backup_and_restore_refuse_wrong_input() {
     let new = Cluster::of_new_folders(1, "auto");
     let here = cluster.folder.path().to_str().unwrap().to_owned();
     let dir = new.replica_folder(0).to_str().unwrap().to_owned();
-    let run = |words: &[&str]| offline(words, &[], Stdio::null());
-    let restore = |words: &[&str]| run(&[&["restore", "--dir", &dir], words].concat());
+    let run = |arguments: &[&str]| offline(arguments, &[], Stdio::null());
+    let restore = |arguments: &[&str]| run(&[&["restore", "--dir", &dir], arguments].concat());
     assert_failed(&restore(&["no/such/file", "--id", "1"]), 1, &["cannot open the backup no/"]);
     assert_failed(&restore(&[&here, "--id", "1"]), 1, &["is a folder; name the file"]);
     assert_failed(&restore(&[&file]), 1, &["--id is required"]);
@@ -322,7 +323,7 @@ fn backup_without_a_quorum_is_refused() {
     assert!(!file.exists() && !cluster.folder.path().join("backup.partial").exists());
 }
 
-/// The failpoints of a restore, up to the one at which the folder is complete.
+/// The failpoints of a restore before the folder is complete.
 const RESTORING: [&str; 7] = [
     "snapshot-own-created",
     "snapshot-own-written",
@@ -334,7 +335,7 @@ const RESTORING: [&str; 7] = [
 ];
 
 #[test]
-fn interrupted_restore_leaves_a_folder_that_no_replica_starts_with() {
+fn interrupted_restore_leaves_a_folder_that_is_refused() {
     let (_cluster, file) = small_backup();
     let mut new = Cluster::of_new_folders(1, "auto");
     let kill_at = |new: &Cluster, point: &str| {
@@ -378,8 +379,9 @@ fn snapshot_stays_readable_for_a_client_after_it_is_replaced() {
     take_snapshot(&cluster, &mut client);
     let read = open_snapshot(&mut client);
     let part = |client: &mut Client, id: &str, offset: usize| {
-        let words = [&b"SNAPSHOT"[..], b"READ", id.as_bytes(), &offset.to_string().into_bytes()];
-        client.call(&words).unwrap()
+        let arguments =
+            [&b"SNAPSHOT"[..], b"READ", id.as_bytes(), &offset.to_string().into_bytes()];
+        client.call(&arguments).unwrap()
     };
     let first = part(&mut client, &read, 0);
     assert!(first.starts_with(b"$262144\r\nbowline snapshot"));
@@ -402,7 +404,7 @@ fn snapshot_stays_readable_for_a_client_after_it_is_replaced() {
 }
 
 #[test]
-fn slow_receiver_of_a_backup_delays_no_client_and_gets_all_of_it() {
+fn slow_backup_receiver_delays_no_client_and_gets_all_data() {
     let cluster = Cluster::start(1, "auto");
     cluster.wait_until_all_serve();
     let mut client = Client::connect(cluster.address(0)).unwrap();
@@ -440,12 +442,12 @@ fn force_with(
     more: &[&str],
 ) -> Output {
     let folder = folder.to_str().unwrap();
-    let words = ["force-new-cluster", folder, "--id", id, "--peers", peers];
-    offline(&[&words, more].concat(), variables, Stdio::null())
+    let arguments = ["force-new-cluster", folder, "--id", id, "--peers", peers];
+    offline(&[&arguments, more].concat(), variables, Stdio::null())
 }
 
 #[test]
-fn forced_cluster_has_everything_in_the_folder_of_the_survivor() {
+fn forced_cluster_has_all_data_of_the_surviving_folder() {
     let mut cluster = Cluster::start_with(3, "auto", OFTEN);
     cluster.wait_until_all_serve();
     let mut client = Client::connect(cluster.address(0)).unwrap();

@@ -1,6 +1,6 @@
-//! Changes of the members of a running cluster, by `bowline admin`: it grows, and shrinks to
-//! entirely different replicas under load and kills; replicas come back at other addresses; and
-//! used ids, wiped folders and changes without a quorum are refused.
+//! Membership changes by `bowline admin`: a cluster grows, and shrinks to entirely different
+//! replicas, under load and kills; replicas come back at other addresses; used ids, wiped folders
+//! and changes without a quorum are refused.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -20,31 +20,32 @@ const ROUNDS_VARIABLE: &str = "BOWLINE_CHANGE_ROUNDS";
 /// Pause between two kills, and between a kill and the restart.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Runs `bowline admin words...`, asking the replica at `address`.
-fn admin(address: SocketAddr, words: &[&str]) -> Output {
+/// Runs `bowline admin arguments...`, asking the replica at `address`.
+fn admin(address: SocketAddr, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
-    command.args(["admin", "--addr", &address.to_string()]).args(words);
+    command.args(["admin", "--addr", &address.to_string()]).args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     Cluster::run_to_end(command)
 }
 
-/// Runs `bowline admin words...`, which must succeed, and returns what it prints.
-fn admin_ok(cluster: &Cluster, at: usize, words: &[&str]) -> String {
-    let output = admin(cluster.address(at), words);
+/// Runs `bowline admin arguments...`, which must succeed, and returns what it prints.
+fn admin_ok(cluster: &Cluster, at: usize, arguments: &[&str]) -> String {
+    let output = admin(cluster.address(at), arguments);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, error) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{words:?}: {out}{error}\n{}", cluster.logs());
+    assert!(output.status.success(), "{arguments:?}: {out}{error}\n{}", cluster.logs());
     out
 }
 
-/// Returns why `bowline admin words...` fails.
-fn admin_error(cluster: &Cluster, at: usize, words: &[&str]) -> String {
-    let output = admin(cluster.address(at), words);
-    assert!(!output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stdout));
+/// Runs `bowline admin arguments...`, which must fail, and returns its error.
+fn admin_error(cluster: &Cluster, at: usize, arguments: &[&str]) -> String {
+    let output = admin(cluster.address(at), arguments);
+    assert!(!output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Returns the ids of the voters, as the replica at `address` knows the leader to report them.
+/// Returns the ids of the voters, as reported by the leader that the replica at `address` knows;
+/// `None` if it cannot be asked.
 fn voters(address: SocketAddr) -> Option<Vec<u64>> {
     let output = admin(address, &["--json", "members"]);
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
@@ -52,19 +53,20 @@ fn voters(address: SocketAddr) -> Option<Vec<u64>> {
     rows.filter(|row| row["role"] == "voter").map(|row| row["id"].as_u64()).collect()
 }
 
-/// Makes a change while replicas are killed: repeats the command until the voters are `wanted`.
-fn change_despite_kills(asked: &[SocketAddr], words: &[&str], wanted: &[u64]) {
+/// Changes the members while replicas are killed: repeats the command until the voters are
+/// `wanted`.
+fn change_despite_kills(asked: &[SocketAddr], arguments: &[&str], wanted: &[u64]) {
     let until = Instant::now() + TIMEOUT;
     let mut last = String::new();
     for address in asked.iter().cycle() {
         if asked.iter().any(|address| voters(*address).is_some_and(|found| found == wanted)) {
             return;
         }
-        let output = admin(*address, words);
+        let output = admin(*address, arguments);
         last = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(Instant::now() < until, "{words:?} in vain: {last}");
+        assert!(Instant::now() < until, "{arguments:?} in vain: {last}");
     }
-    unreachable!("no replica to ask for {words:?}: {last}");
+    unreachable!("no replica to ask for {arguments:?}: {last}");
 }
 
 /// Grows a cluster from 3 to 5 voters, and shrinks it to 3 entirely different ones.
@@ -79,7 +81,8 @@ fn replace_all(addresses: &[SocketAddr], new: &[String]) {
     change_despite_kills(last, &["remove", "3", "--wait", "5"], &[4, 5, 6]);
 }
 
-/// Returns a cluster of three replicas, and three more that are to be added to it.
+/// Starts a cluster of three replicas, and three more replicas to be added to it. Returns the
+/// addresses of the latter.
 fn three_and_three(threads: &'static str) -> (Cluster, Vec<String>) {
     let mut cluster = Cluster::start_hasty(3, threads, &[]);
     cluster.wait_until_all_serve();
@@ -110,7 +113,7 @@ fn grow_and_shrink_under_kills(threads: &'static str, round: u64) {
             cluster.restart();
         }
         changes.join().unwrap();
-        // Those that were removed end for good, and the others must do without them.
+        // The removed replicas are stopped for good. The others must serve without them.
         for at in 0..3 {
             cluster.kill(at);
         }
@@ -141,7 +144,7 @@ fn grow_and_shrink_under_kills(threads: &'static str, round: u64) {
 }
 
 #[test]
-fn cluster_grows_and_shrinks_to_other_replicas_under_load_and_kills() {
+fn cluster_grows_and_shrinks_under_load_and_kills() {
     let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
     for round in 0..rounds.unwrap_or(1) {
         grow_and_shrink_under_kills(if round % 2 == 0 { "fused" } else { "dedicated" }, round);
@@ -156,7 +159,7 @@ fn changes_with_wrong_input_or_without_a_quorum_are_refused() {
     let members = admin_ok(&cluster, 1, &["--json", "members"]);
     assert!(members.contains("\"last_id\": 3"), "a dry run changes nothing: {members}");
     admin_ok(&cluster, 1, &["add", &add(5)]);
-    for (words, reason) in [
+    for (arguments, reason) in [
         (vec!["add", "4=127.0.0.1:1"], "the lowest possible id is 6"),
         (vec!["add", "5=127.0.0.1:1"], "replica 5 is a member already"),
         (vec!["add", "6=nowhere"], "must be host:port"),
@@ -166,10 +169,10 @@ fn changes_with_wrong_input_or_without_a_quorum_are_refused() {
         (vec!["remove", "7"], "replica 7 is not a member"),
         (vec!["promote", "7"], "replica 7 is not a member"),
     ] {
-        let error = admin_error(&cluster, 2, &words);
-        assert!(error.contains(reason), "{words:?}: {error}");
+        let error = admin_error(&cluster, 2, &arguments);
+        assert!(error.contains(reason), "{arguments:?}: {error}");
     }
-    // A learner that nobody has ever reached must not become a voter.
+    // A learner that the leader has never reached must not become a voter.
     let unreachable = format!("6=127.0.0.1:{}", free_port());
     admin_ok(&cluster, 0, &["add", &unreachable]);
     let error = admin_error(&cluster, 0, &["promote", "6"]);
@@ -242,10 +245,10 @@ fn wiped_replica_of_a_changed_cluster_is_replaced_in_one_step() {
     assert_eq!(client.call_until_ok(&[b"GET", b"kept"]), b"$3\r\nyes\r\n");
 }
 
-/// The leader is removed while it runs, and a follower: both log it, no longer campaign, and are no
-/// longer told to clients.
+/// A leader and a follower are removed while they run: both log it, no longer campaign, and are no
+/// longer listed to clients.
 #[test]
-fn removed_replicas_hear_of_their_removal() {
+fn removed_replicas_learn_of_their_removal() {
     let (cluster, new) = three_and_three("auto");
     admin_ok(&cluster, 0, &["add", &format!("4={}", new[0]), "--promote"]);
     admin_ok(&cluster, 0, &["add", &format!("5={}", new[1]), "--promote"]);
@@ -253,13 +256,13 @@ fn removed_replicas_hear_of_their_removal() {
     let follower = (leader + 1) % 3;
     for removed in [leader, follower] {
         admin_ok(&cluster, 3, &["remove", &(removed + 1).to_string()]);
-        let words = "this replica was removed from the cluster";
-        cluster.wait_for(words, || cluster.log(removed).contains(words).then_some(()));
+        let line = "this replica was removed from the cluster";
+        cluster.wait_for(line, || cluster.log(removed).contains(line).then_some(()));
         assert_eq!(cluster.info::<String>(removed, "raft_member_role"), "removed");
     }
     let mut client = Client::connect(cluster.address(4)).unwrap();
     assert_eq!(client.call_until_ok(&[b"SET", b"k", b"1"]), b"+OK\r\n");
-    // Every member tells all members, and no other replica.
+    // Every member lists all members, and no other replica.
     for at in [(leader + 2) % 3, 3, 4] {
         cluster.wait_for("the members in CLUSTER NODES", || {
             let mut client = Client::connect(cluster.address(at)).ok()?;
@@ -270,7 +273,8 @@ fn removed_replicas_hear_of_their_removal() {
     }
 }
 
-/// A voter loses its folder and is started as a new replica under its old id. Nobody counts it.
+/// A voter loses its folder and is started as a new replica under its old id. It counts for no
+/// quorum.
 #[test]
 fn replica_that_joins_under_its_old_id_is_refused() {
     let (mut cluster, _) = three_and_three("auto");
@@ -279,17 +283,18 @@ fn replica_that_joins_under_its_old_id_is_refused() {
     let mut command = cluster.command(1);
     command.arg("--join");
     cluster.start_as(1, command);
-    let words = "replica 2 connected as one that was added later, but the cluster was created with";
+    let line = "replica 2 connected as one that was added later, but the cluster was created with";
     for at in [0, 2] {
-        cluster.wait_for(words, || cluster.log(at).contains(words).then_some(()));
+        cluster.wait_for(line, || cluster.log(at).contains(line).then_some(()));
     }
     assert_eq!(cluster.info::<String>(1, "raft_member_role"), "joining");
     let mut client = Client::connect(cluster.address(0)).unwrap();
     assert_eq!(client.call_until_ok(&[b"SET", b"k", b"1"]), b"+OK\r\n");
 }
 
-/// One bit in the middle of the log of a replica that was added later flips. It copies what it has
-/// lost from the others, although the members have changed, because its votes are not lost.
+/// A bit flips in the middle of the log of a replica that was added later. The replica copies the
+/// lost entries from the others, although the membership has changed, because its votes are not
+/// lost.
 #[test]
 fn damaged_replica_that_was_added_repairs_itself() {
     let (mut cluster, new) = three_and_three("auto");
@@ -306,8 +311,8 @@ fn damaged_replica_that_was_added_repairs_itself() {
     bytes[written / 2] ^= 1;
     fs::write(&path, bytes).unwrap();
     cluster.restart();
-    let words = "damaged folder repaired";
-    cluster.wait_for(words, || cluster.log(3).contains(words).then_some(()));
+    let line = "damaged folder repaired";
+    cluster.wait_for(line, || cluster.log(3).contains(line).then_some(()));
     cluster.wait_for("the end of the repair", || {
         (cluster.info::<u8>(3, "raft_rejoining") == 0).then_some(())
     });

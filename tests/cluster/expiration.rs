@@ -119,12 +119,7 @@ impl Clocks {
     /// Waits until all replicas have the same state.
     fn agree(&self) {
         self.cluster.wait_until_all_serve();
-        let field = |at, name: &str| self.cluster.info::<String>(at, name);
-        self.cluster.wait_for("equal states", || {
-            let state = |at| (field(at, "raft_applied_index"), field(at, "raft_state_digest"));
-            let states: Vec<_> = (0..3).map(state).collect();
-            states.iter().all(|one| *one == states[0]).then_some(())
-        });
+        self.cluster.wait_until_states_are_equal();
     }
 }
 

@@ -1,5 +1,5 @@
-//! The graceful stop: replicas are restarted one after the other with SIGTERM, under load. Clients
-//! see no error reply, and what is acknowledged stays.
+//! Graceful stop: replicas are restarted one after the other with SIGTERM, under load. Clients see
+//! no error reply, and no acknowledged write is lost.
 
 use std::io::{ErrorKind, Read as _};
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ enum Kind {
     Plain,
 }
 
-/// What the clients have seen.
+/// Counts of what the clients observed.
 #[derive(Default)]
 struct Seen {
     acknowledged: AtomicU64,
@@ -50,8 +50,8 @@ struct Writer<'w> {
 }
 
 impl Writer<'_> {
-    /// Returns the connection. Connects to the next replica if the server has closed it, as a
-    /// client does that looks at its connection before it sends.
+    /// Returns the connection. If the server has closed it, connects to the next replica, like a
+    /// client that checks its connection before it sends.
     fn connection(&mut self) -> &mut Client {
         if let Some(client) = &mut self.client {
             client.stream.set_nonblocking(true).unwrap();
@@ -91,10 +91,10 @@ impl Writer<'_> {
     /// Writes `value`, and returns when it is acknowledged.
     fn write(&mut self, value: u64) {
         let (key, value) = (self.key.clone(), value.to_string());
-        let words: [&[u8]; 3] = [b"SET", key.as_bytes(), value.as_bytes()];
+        let arguments: [&[u8]; 3] = [b"SET", key.as_bytes(), value.as_bytes()];
         let started = Instant::now();
         loop {
-            let Ok(reply) = self.connection().call(&words) else {
+            let Ok(reply) = self.connection().call(&arguments) else {
                 self.seen.unanswered.fetch_add(1, Ordering::Relaxed);
                 self.client = None;
                 self.go_to_next();
@@ -234,7 +234,7 @@ fn pipeline_received_before_the_stop_is_answered() {
 }
 
 #[test]
-fn requests_in_flight_are_answered_before_the_connection_is_closed() {
+fn requests_in_flight_are_answered_before_close() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let leader = cluster.leader();

@@ -1,5 +1,6 @@
-//! `READONLY MAXLAG`: reads at a follower that is cut off from the leader, or whose leader stops.
-//! They go on without the leader for some time, and never return a state that is too old.
+//! `READONLY MAXLAG`: reads at a follower that is partitioned from the others, or whose peers are
+//! paused. They continue without the leader for up to the lag, and never return a state that is too
+//! old.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,9 +49,8 @@ fn read_number(client: &mut Client, written: &Written) -> bool {
     true
 }
 
-/// `cut` separates the follower, whose index it gets, from the other replicas, and `heal` ends
-/// that.
-fn reads_at_a_separated_follower(
+/// `cut` isolates the follower with the given index from the other replicas; `heal` ends that.
+fn lagging_reads_at_isolated_follower(
     threads: &'static str,
     cut: impl Fn(&Cluster, &Wires, usize),
     heal: impl Fn(&Cluster, &Wires, usize),
@@ -85,10 +85,13 @@ fn reads_at_a_separated_follower(
             (!is_served).then_some(())
         });
         assert!(served > 1, "{served} reads without a leader");
-        assert!(!read_number(&mut reader, written), "a state that is too old stays so");
+        assert!(
+            !read_number(&mut reader, written),
+            "a state that is too old is never served again"
+        );
         heal(&cluster, &wires, follower);
         // The replica may lead now, and then answers no lagging reads.
-        cluster.wait_for("a read after the separation", || {
+        cluster.wait_for("a read after the isolation", || {
             read_number(&mut reader, written).then_some(())
         });
         assert_eq!(reader.call(&[b"READONLY"]).unwrap(), b"+OK\r\n");
@@ -100,8 +103,8 @@ fn reads_at_a_separated_follower(
 
 /// The connections stay open, and what was sent is delivered after the partition.
 #[test]
-fn partitioned_follower_stops_lagging_reads_in_time_with_thread_per_stage() {
-    reads_at_a_separated_follower(
+fn partitioned_follower_stops_lagging_reads_with_thread_per_stage() {
+    lagging_reads_at_isolated_follower(
         "dedicated",
         |_, wires, follower| wires.set_around(follower, Flow::Held),
         |_, wires, follower| wires.set_around(follower, Flow::Open),
@@ -109,8 +112,8 @@ fn partitioned_follower_stops_lagging_reads_in_time_with_thread_per_stage() {
 }
 
 #[test]
-fn partitioned_follower_stops_lagging_reads_in_time_with_shared_stage_thread() {
-    reads_at_a_separated_follower(
+fn partitioned_follower_stops_lagging_reads_with_shared_stage_thread() {
+    lagging_reads_at_isolated_follower(
         "fused",
         |_, wires, follower| wires.set_around(follower, Flow::Cut),
         |_, wires, follower| wires.set_around(follower, Flow::Open),
@@ -118,9 +121,9 @@ fn partitioned_follower_stops_lagging_reads_in_time_with_shared_stage_thread() {
 }
 
 #[test]
-fn lagging_reads_go_on_for_some_time_after_the_others_stop() {
+fn lagging_reads_continue_while_the_others_are_paused() {
     let others = |follower: usize| (0..3).filter(move |at| *at != follower);
-    reads_at_a_separated_follower(
+    lagging_reads_at_isolated_follower(
         "auto",
         |cluster, _, follower| others(follower).for_each(|at| cluster.pause(at)),
         |cluster, _, follower| others(follower).for_each(|at| cluster.resume(at)),

@@ -34,12 +34,12 @@ fn release(client: &mut Client, owner: &str) -> Vec<u8> {
 }
 
 #[test]
-fn fencing_token_rises_with_each_owner_across_expiration_and_failover() {
+fn fencing_token_rises_across_expiration_and_failover() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let mut resource = Resource::default();
     let [mut one, mut two] = [0, 1].map(|at| Client::connect(cluster.address(at)).unwrap());
-    let first = acquire(&mut one, "one", "300").expect("nobody has the lock");
+    let first = acquire(&mut one, "one", "300").expect("no owner has the lock");
     assert!(resource.accepts(first));
     // The first owner does nothing for longer than its lock lasts.
     let second = cluster.wait_for("the expiration of the lock", || {
@@ -62,7 +62,7 @@ fn fencing_token_rises_with_each_owner_across_expiration_and_failover() {
     assert_eq!(release(&mut two, "two"), b":1\r\n");
     let third = acquire(&mut one, "one", "600000").expect("it was released");
     assert!(third > second && resource.accepts(third));
-    // The form for libraries that know only the commands of Redis.
+    // In a transaction, for client libraries that know only Redis's own commands.
     assert_eq!(release(&mut one, "one"), b":1\r\n");
     for command in [&[b"MULTI" as &[u8]][..], &[b"SET", b"lock", b"two", b"NX", b"PX", b"600000"]] {
         two.call(command).unwrap();

@@ -73,19 +73,9 @@ fn rejoin_rounds(threads: &'static str) {
                 assert_eq!(reply, expected.as_bytes(), "round {round}, at {at}");
             }
         }
-        assert_equal_digests(&cluster);
+        cluster.wait_until_states_are_equal();
         eprintln!("{threads} round {round}: {keys} keys");
     }
-}
-
-fn assert_equal_digests(cluster: &Cluster) {
-    cluster.wait_for("equal states", || {
-        let state = |at| {
-            let index: u64 = cluster.info(at, "raft_applied_index");
-            (index, cluster.info::<String>(at, "raft_state_digest"))
-        };
-        (state(0) == state(1) && state(1) == state(2)).then_some(())
-    });
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! A replica is killed, one bit in a file of its folder flips, and it starts again: it serves by
-//! itself, and its state is that of the others. Damage that the others cannot repair is refused.
+//! A replica is killed, one bit in a file of its folder flips, and it starts again: it repairs
+//! itself without an operator, and its state becomes equal to that of the others.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ const FLIPS_VARIABLE: &str = "BOWLINE_FLIPS";
 /// Log line of a replica whose start removes what is damaged.
 const REPAIRED: &str = "damaged folder repaired";
 
-/// Returns the names of the files in a folder that a replica reads.
+/// Returns the names of the files in a replica's folder whose contents the replica reads.
 fn file_names(folder: &Path) -> Vec<String> {
     let names = fs::read_dir(folder).unwrap();
     let mut names: Vec<String> =
@@ -26,8 +26,8 @@ fn file_names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Flips a random bit of the file `name`; every second time, one in the part that was written.
-/// Returns the position of its byte.
+/// Flips a random bit of the file `name`; with probability 1/2, one before the end of the written
+/// data. Returns the offset of its byte.
 fn flip_random_bit(folder: &Path, name: &str, rng: &mut ChaCha8Rng) -> usize {
     let path = folder.join(name);
     let mut bytes = fs::read(&path).unwrap();
@@ -58,17 +58,11 @@ fn assert_has_keys(cluster: &Cluster, at: usize, keys: std::ops::Range<usize>) {
     }
 }
 
-fn wait_until_whole(cluster: &Cluster, at: usize) {
+fn wait_until_repaired(cluster: &Cluster, at: usize) {
     cluster.wait_for("the end of the repair", || {
         (cluster.info::<u8>(at, "raft_rejoining") == 0).then_some(())
     });
-    cluster.wait_for("equal states", || {
-        let state = |at| {
-            let index: u64 = cluster.info(at, "raft_applied_index");
-            (index, cluster.info::<String>(at, "raft_state_digest"))
-        };
-        (state(0) == state(1) && state(1) == state(2)).then_some(())
-    });
+    cluster.wait_until_states_are_equal();
 }
 
 #[test]
@@ -98,7 +92,7 @@ fn replica_with_a_flipped_bit_repairs_itself() {
         cluster.restart();
         cluster.wait_until_all_serve();
         write(&cluster, victim, keys + 20..keys + 30);
-        wait_until_whole(&cluster, victim);
+        wait_until_repaired(&cluster, victim);
         assert_has_keys(&cluster, victim, keys..keys + 30);
         keys += 30;
         let is_repaired = cluster.log(victim)[before..].contains(REPAIRED);

@@ -383,6 +383,19 @@ impl Cluster {
         }
     }
 
+    /// Waits until all replicas have applied the same entries and have equal state digests.
+    pub(crate) fn wait_until_states_are_equal(&self) {
+        let state = |at| {
+            let index: u64 = self.info(at, "raft_applied_index");
+            (index, self.info::<String>(at, "raft_state_digest"))
+        };
+        self.wait_for("equal states", || {
+            let first = state(0);
+            (1..self.ports.len()).all(|at| state(at) == first).then_some(())
+        });
+    }
+
+    /// Waits until `look` returns a value, and returns it. Fails after [`TIMEOUT`] with `what`.
     pub(crate) fn wait_for<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         let step = Duration::from_millis(20);
         let mut left = TIMEOUT;

@@ -6,9 +6,9 @@ use std::process::{Command, Output, Stdio};
 use crate::client::Client;
 use crate::replicas::Cluster;
 
-fn top(cluster: &Cluster, at: usize, words: &[&str]) -> Output {
+fn top(cluster: &Cluster, at: usize, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
-    command.args(["top", "--addr", &format!("127.0.0.1:{}", cluster.ports[at])]).args(words);
+    command.args(["top", "--addr", &format!("127.0.0.1:{}", cluster.ports[at])]).args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     Cluster::run_to_end(command)
 }
@@ -55,7 +55,7 @@ fn top_prints_one_table_of_all_replicas_for_scripts() {
 }
 
 #[test]
-fn top_without_a_terminal_or_a_replica_says_so() {
+fn top_without_a_terminal_or_a_replica_fails() {
     let mut cluster = Cluster::start(1, "auto");
     cluster.wait_until_all_serve();
     let refused = |output: &Output, reason: &str| {

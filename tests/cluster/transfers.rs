@@ -22,13 +22,13 @@ const FLAGS: &[&str] = &["--snapshot-log-bytes", "65536"];
 /// Duration of a partition that is longer than a write waits for its outcome.
 const CUT: Duration = Duration::from_millis(2_500);
 
-/// Counts of the requests of clients that resend them until they get a reply.
+/// Counts of the requests of retrying clients.
 #[derive(Default)]
 struct Counts {
     /// Number of requests that got a reply in the end.
     answered: AtomicU64,
-    /// Number of attempts, not counting the first attempt for each request.
-    again: AtomicU64,
+    /// Number of retries.
+    retries: AtomicU64,
 }
 
 /// A client that sends a request to one replica after another until it gets a reply.
@@ -40,19 +40,19 @@ struct RetryingClient<'c> {
 }
 
 impl RetryingClient<'_> {
-    /// Sends a request as often as necessary, and returns the reply.
-    fn ask(&mut self, arguments: &[&[u8]]) -> Vec<u8> {
+    /// Sends a request until it gets a reply other than a retriable error, and returns the reply.
+    fn call(&mut self, arguments: &[&[u8]]) -> Vec<u8> {
         loop {
             if let Some(client) = &mut self.client
                 && let Ok(reply) = client.call(arguments)
                 && !["-UNCERTAIN ", "-CLUSTERDOWN ", "-TRYAGAIN "]
                     .iter()
-                    .any(|word| reply.starts_with(word.as_bytes()))
+                    .any(|error| reply.starts_with(error.as_bytes()))
             {
                 self.counts.answered.fetch_add(1, Ordering::Relaxed);
                 return reply;
             }
-            self.counts.again.fetch_add(1, Ordering::Relaxed);
+            self.counts.retries.fetch_add(1, Ordering::Relaxed);
             self.at = (self.at + 1) % self.addresses.len();
             self.client = Client::connect(self.addresses[self.at]).ok();
             thread::sleep(Duration::from_millis(5));
@@ -69,17 +69,21 @@ fn number(reply: &[u8]) -> u64 {
 /// Increments a counter with ONCE, in a client session, until `stop` is set. Resends some requests
 /// after their reply, as if the reply had been lost. Returns the number of increments.
 fn count_once(mut client: RetryingClient<'_>, stop: &AtomicBool) -> u64 {
-    let session = number(&client.ask(&[b"ONCE", b"OPEN"])).to_string();
+    let session = number(&client.call(&[b"ONCE", b"OPEN"])).to_string();
     let mut sequence = 0;
     while !stop.load(Ordering::Relaxed) {
         sequence += 1;
         let text = i32::to_string(&sequence);
         let arguments: [&[u8]; 5] =
             [b"ONCE", session.as_bytes(), text.as_bytes(), b"INCR", b"once"];
-        let reply = client.ask(&arguments);
+        let reply = client.call(&arguments);
         let sum = number(&reply);
         if sequence % 8 == 0 {
-            assert_eq!(number(&client.ask(&arguments)), sum, "the same answer to the same request");
+            assert_eq!(
+                number(&client.call(&arguments)),
+                sum,
+                "the same answer to the same request"
+            );
         }
         thread::sleep(Duration::from_millis(2));
     }
@@ -91,7 +95,7 @@ fn count_once(mut client: RetryingClient<'_>, stop: &AtomicBool) -> u64 {
 fn count_plainly(mut client: RetryingClient<'_>, stop: &AtomicBool) -> u64 {
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
-        client.ask(&[b"INCR", b"plain"]);
+        client.call(&[b"INCR", b"plain"]);
         count += 1;
         thread::sleep(Duration::from_millis(2));
     }
@@ -158,14 +162,14 @@ fn rounds(threads: &'static str) {
             let address = addresses[name % 3];
             scope.spawn(move || transfers.run(address, &name.to_string(), stop));
         }
-        let insistent = |at, counts| RetryingClient { addresses, at, client: None, counts };
+        let retrying = |at, counts| RetryingClient { addresses, at, client: None, counts };
         let counting: Vec<_> = (0..3)
             .map(|at| {
-                let client = insistent(at, &once);
+                let client = retrying(at, &once);
                 scope.spawn(move || count_once(client, stop))
             })
             .collect();
-        let client = insistent(0, &plain);
+        let client = retrying(0, &plain);
         let counting_plainly = scope.spawn(move || count_plainly(client, stop));
         thread::sleep(LOAD);
         for round in 0..rounds.unwrap_or(ROUNDS) {
@@ -192,22 +196,22 @@ fn rounds(threads: &'static str) {
         counts(&transfers.conflicts),
         counts(&transfers.refused),
         counts(&transfers.uncertain),
-        counts(&once.again),
+        counts(&once.retries),
         get(b"once"),
-        counts(&plain.again),
+        counts(&plain.retries),
         get(b"plain"),
     );
-    assert_eq!(get(b"once"), asked_once, "counted otherwise than once\n{}", cluster.logs());
-    assert!(get(b"plain") >= asked_plainly, "what was answered is there");
-    assert!(counts(&once.again) > 0, "nothing was sent again");
+    assert_eq!(get(b"once"), asked_once, "not counted exactly once\n{}", cluster.logs());
+    assert!(get(b"plain") >= asked_plainly, "an acknowledged increment is lost");
+    assert!(counts(&once.retries) > 0, "nothing was sent again");
 }
 
 #[test]
-fn once_and_transfer_commands_apply_exactly_once_with_thread_per_stage() {
+fn once_and_transfers_apply_exactly_once_with_thread_per_stage() {
     rounds("dedicated");
 }
 
 #[test]
-fn once_and_transfer_commands_apply_exactly_once_with_shared_stage_thread() {
+fn once_and_transfers_apply_exactly_once_with_shared_stage_thread() {
     rounds("fused");
 }

@@ -1,7 +1,7 @@
-//! `bowline admin` asks the replicas of a running cluster for their state, and tells them what to
-//! do, with the commands that any Redis client can send. It needs the address of one replica, from
-//! which it learns those of the others. Every subcommand ends in bounded time. The subcommands
-//! `check`, `restore` and `force-new-cluster` need no running replica.
+//! `bowline admin` inspects and administers a running cluster, with commands that any Redis client
+//! can send. It needs the address of one replica, from which it learns those of the others. Every
+//! subcommand ends in bounded time. The subcommands `check`, `restore` and `force-new-cluster` need
+//! no running replica.
 
 mod atomic_file;
 mod backup;
@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use self::members::{Change, How};
+use self::members::{Change, ChangeOptions};
 
 /// Command-line arguments of `bowline admin`.
 #[derive(clap::Args, Debug)]
@@ -47,50 +47,50 @@ enum Command {
     Ready,
     /// Transfer the leadership to another replica, and wait for the outcome.
     Transfer {
-        /// Id of the replica that is to lead [default: the follower whose log is longest].
+        /// Id of the new leader [default: the follower whose log is longest].
         #[arg(long, value_name = "ID")]
         to: Option<u16>,
     },
-    /// Show the members of the cluster, and how many failures it survives.
+    /// Show the members of the cluster, and how many voters may fail.
     Members,
-    /// Add a replica that was started with --join. It is a learner: it gets the log, but has no
+    /// Add a replica that was started with --join as a learner, which receives the log but does not
     /// vote.
     Add {
         /// Id of the new replica, which must be higher than all that were ever used, and the
         /// address at which the other replicas reach it.
         #[arg(value_name = "ID=HOST:PORT", value_parser = members::parse_member)]
         member: (u16, String),
-        /// Make it a voter as soon as it has caught up, and wait for that.
+        /// Promote it to a voter as soon as it has caught up, and wait for that.
         #[arg(long)]
         promote: bool,
         #[command(flatten)]
         change: ChangeArguments,
     },
-    /// Make a voter of a learner that has caught up.
+    /// Promote a learner that has caught up to a voter.
     Promote {
         /// Id of the learner.
         id: u16,
         #[command(flatten)]
         change: ChangeArguments,
     },
-    /// Make a learner of a voter.
+    /// Demote a voter to a learner.
     Demote {
         /// Id of the voter.
         id: u16,
         #[command(flatten)]
         change: ChangeArguments,
     },
-    /// Remove a member, running or not.
+    /// Remove a member, whether or not it is running.
     Remove {
         /// Id of the member.
         id: u16,
         #[command(flatten)]
         change: ChangeArguments,
     },
-    /// Replace a member, running or not, by a new replica that was started with --join, in one step
-    /// when the new one has caught up.
+    /// Replace a member, whether or not it is running, with a new replica that was started with
+    /// --join. The two are swapped in one step, once the new replica has caught up.
     Replace {
-        /// Id of the member that is replaced.
+        /// Id of the member to be replaced.
         old: u16,
         /// Id and address of the new replica.
         #[arg(value_name = "ID=HOST:PORT", value_parser = members::parse_member)]
@@ -104,7 +104,7 @@ enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 600)]
         wait: u64,
     },
-    /// Compare the state of all replicas at one log index. Exits with code 2 if they differ.
+    /// Compare the states of all replicas at one log index. Exits with code 2 if they differ.
     Digest,
     /// Check the folder of a replica that is not running, without changing it: every checksum, its
     /// contents, and what a start would do. Or check a backup file. Exits with code 65 if the
@@ -115,8 +115,8 @@ enum Command {
         #[arg(value_name = "FOLDER|FILE")]
         path: PathBuf,
     },
-    /// Back up the replica at --addr while it runs: everything that was acknowledged before, by any
-    /// replica. The file appears only once it is complete.
+    /// Back up the replica at --addr while it runs, with every write that any replica acknowledged
+    /// before the command began. The file appears only once it is complete.
     Backup {
         /// The backup file; `-` writes it to standard output.
         #[arg(value_name = "FILE")]
@@ -125,17 +125,17 @@ enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 600)]
         wait: u64,
     },
-    /// Create the folder of a replica of a new cluster from a backup. Run it for each replica, with
-    /// the same backup. Exits with code 65 if the backup is damaged.
+    /// Create the folder of a replica of a new cluster from a backup. Run this once for each
+    /// replica, with the same backup. Exits with code 65 if the backup is damaged.
     Restore(restore::Arguments),
-    /// Make a new cluster from the folder of a replica that is not running, because the majority of
-    /// its cluster is lost for good. Acknowledged writes may be lost.
+    /// Make a new cluster from the folder of a replica that is not running, after its cluster has
+    /// permanently lost a majority. Acknowledged writes may be lost.
     ForceNewCluster(force_new_cluster::Arguments),
 }
 
 #[derive(clap::Args, Clone, Copy, Debug)]
 struct ChangeArguments {
-    /// Print the members that would result, and change nothing.
+    /// Print the resulting members without changing anything.
     #[arg(long)]
     dry_run: bool,
     /// Maximum time to wait until the change is complete, in seconds.
@@ -150,13 +150,10 @@ pub(super) const EXIT_FAILED: u8 = 1;
 /// Runs `bowline admin`, and prints the outcome or the error. Returns the exit code.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let Arguments { addr, json, command } = arguments;
-    let change = |change: Change, how: &ChangeArguments| {
-        let ChangeArguments { dry_run, wait } = *how;
-        members::change(
-            addr,
-            &change,
-            How { dry_run, wait: Duration::from_secs(wait), json: *json },
-        )
+    let change = |change: Change, arguments: &ChangeArguments| {
+        let ChangeArguments { dry_run, wait } = *arguments;
+        let options = ChangeOptions { dry_run, wait: Duration::from_secs(wait), json: *json };
+        members::change(addr, &change, options)
     };
     let result = match command {
         Command::Status => status::run(addr, *json),
@@ -164,16 +161,16 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Ready => probe::ready(addr),
         Command::Transfer { to } => transfer::run(addr, *to, *json),
         Command::Members => members::list(addr, *json),
-        Command::Add { member: (id, address), promote, change: how } => {
+        Command::Add { member: (id, address), promote, change: options } => {
             let (promote, replaces) = (*promote, None);
-            change(Change::Add { id: *id, address: address.clone(), promote, replaces }, how)
+            change(Change::Add { id: *id, address: address.clone(), promote, replaces }, options)
         }
-        Command::Promote { id, change: how } => change(Change::Promote(*id), how),
-        Command::Demote { id, change: how } => change(Change::Demote(*id), how),
-        Command::Remove { id, change: how } => change(Change::Remove(*id), how),
-        Command::Replace { old, new: (id, address), change: how } => {
+        Command::Promote { id, change: options } => change(Change::Promote(*id), options),
+        Command::Demote { id, change: options } => change(Change::Demote(*id), options),
+        Command::Remove { id, change: options } => change(Change::Remove(*id), options),
+        Command::Replace { old, new: (id, address), change: options } => {
             let (promote, replaces) = (true, Some(*old));
-            change(Change::Add { id: *id, address: address.clone(), promote, replaces }, how)
+            change(Change::Add { id: *id, address: address.clone(), promote, replaces }, options)
         }
         Command::Snapshot { wait } => snapshot::run(addr, Duration::from_secs(*wait), *json),
         Command::Digest => digest::run(addr, *json),

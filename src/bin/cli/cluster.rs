@@ -83,7 +83,7 @@ struct Member {
     port: u16,
     log: PathBuf,
     command: Command,
-    /// The replica's process; `None` while the replica is not running.
+    /// The replica's process; `None` while it is not running.
     child: Option<Child>,
     /// Time at which the replica's process exited, while the replica waits for its restart; `None`
     /// otherwise.

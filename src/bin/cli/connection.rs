@@ -1,4 +1,4 @@
-//! A client's connection to a replica, for the subcommands that ask replicas. Every call ends
+//! A client connection to a replica, for the subcommands that query replicas. Every call ends
 //! within its timeout.
 
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -18,9 +18,9 @@ pub(super) struct Connection {
     input: Vec<u8>,
 }
 
-/// A reply of a server: a text, or an error with its code.
+/// A reply of a server: text, or an error reply with its code, such as `ERR`.
 pub(super) type Reply = Result<String, String>;
-/// A reply of a server: bytes, or an error with its code.
+/// A reply of a server: bytes, or an error reply with its code, such as `ERR`.
 type BytesReply = Result<Vec<u8>, String>;
 
 impl Connection {
@@ -28,7 +28,7 @@ impl Connection {
     pub(super) fn open(address: &str, timeout: Duration) -> anyhow::Result<Connection> {
         let addresses = address.to_socket_addrs();
         let addresses = addresses.with_context(|| {
-            format!("`{address}` is no address: give a host and a port, such as 127.0.0.1:6379")
+            format!("`{address}` is not an address: give a host and a port, such as 127.0.0.1:6379")
         })?;
         let mut last = None;
         for candidate in addresses {
@@ -43,24 +43,24 @@ impl Connection {
         }
     }
 
-    /// Sets the limit on the time of each later call.
+    /// Sets the timeout of later calls.
     pub(super) fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
     }
 
     /// Like [`Connection::call_for_bytes`], for a reply that is text.
-    pub(super) fn call(&mut self, words: &[&str]) -> anyhow::Result<Reply> {
-        let reply = self.call_for_bytes(words)?;
+    pub(super) fn call(&mut self, arguments: &[&str]) -> anyhow::Result<Reply> {
+        let reply = self.call_for_bytes(arguments)?;
         Ok(reply.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Sends a command and returns the reply, which must be a status, an error, a bulk string or an
     /// integer.
-    pub(super) fn call_for_bytes(&mut self, words: &[&str]) -> anyhow::Result<BytesReply> {
+    pub(super) fn call_for_bytes(&mut self, arguments: &[&str]) -> anyhow::Result<BytesReply> {
         let until = Instant::now() + self.timeout;
-        let mut request = format!("*{}\r\n", words.len()).into_bytes();
-        for word in words {
-            write!(request, "${}\r\n{word}\r\n", word.len())?;
+        let mut request = format!("*{}\r\n", arguments.len()).into_bytes();
+        for argument in arguments {
+            write!(request, "${}\r\n{argument}\r\n", argument.len())?;
         }
         self.stream.set_write_timeout(Some(self.timeout))?;
         self.stream.write_all(&request)?;
@@ -89,7 +89,7 @@ impl Connection {
 }
 
 /// Parses the reply at the beginning of `bytes`. Returns it with its length; `None` if it is
-/// incomplete. Fails if it is no reply.
+/// incomplete. Fails if it is not a reply of a supported type.
 fn parse(bytes: &[u8]) -> anyhow::Result<Option<(BytesReply, usize)>> {
     let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
     let line = String::from_utf8_lossy(&bytes[1..end]).into_owned();

@@ -36,9 +36,9 @@ enum Command {
     Serve(serve::Arguments),
     /// Print each setting of a replica and where its value comes from, without starting it.
     Config(settings::ServerArguments),
-    /// Show and change the state of a running cluster.
+    /// Inspect and administer a cluster.
     Admin(admin::Arguments),
-    /// Show all replicas of a running cluster, and refresh the view.
+    /// Show a live view of all replicas of a running cluster.
     Top(top::Arguments),
     /// Run simulations: course scenarios, or a cluster under random faults.
     Sim(sim::Arguments),

@@ -76,10 +76,9 @@ impl Settings {
         })
     }
 
-    /// Returns how this start creates the replica's files: as for a new cluster (`--bootstrap`), to
-    /// be added to one (`--join`), or for a replica that lost its folder (`--rejoin`); `None` if
-    /// none of them is given, because the
-    /// files exist already. `members` is the number of replicas in the cluster.
+    /// Returns how this start creates the replica's files: for a new cluster (`--bootstrap`), to be
+    /// added to a cluster (`--join`), or in place of a lost folder (`--rejoin`). `None` if no flag
+    /// is set: the files exist already. `members` is the number of replicas in the cluster.
     fn bootstrap(&self, members: usize) -> anyhow::Result<Option<Bootstrap>> {
         let flag = |name| self.parse(name, "true or false", |text| text.parse().ok());
         match (flag("bootstrap")?, flag("join")?, flag("rejoin")?) {
@@ -271,9 +270,9 @@ impl MemberArguments {
 
 impl NewMember {
     /// Returns the id of the new cluster. Without a name, it is derived from the backup and the
-    /// members: replicas restored from different backups, or for different members, are of
+    /// members: replicas restored from different backups, or for different members, belong to
     /// different clusters, and refuse one another.
-    pub(super) fn cluster_begun_with(&self, backup: &BackupSummary) -> u128 {
+    pub(super) fn cluster_id_for(&self, backup: &BackupSummary) -> u128 {
         let BackupSummary { header, checksum, .. } = backup;
         self.cluster.unwrap_or_else(|| {
             cluster_id(&format!(

@@ -23,10 +23,10 @@ const LOG_VARIABLE: &str = "BOWLINE_LOG";
 /// not restart it, since every start would fail.
 pub(super) const EXIT_DAMAGED: u8 = 65;
 
-/// Maximum time of a graceful stop, after which the process exits in any case. Longer than the sum
-/// of the times that the server allows for each step.
+/// Maximum duration of a graceful stop, after which the process exits in any case. Longer than the
+/// sum of the limits of its steps.
 const STOP_MAX: Duration = Duration::from_secs(10);
-/// Interval at which a second signal is looked for during a graceful stop.
+/// Interval at which a graceful stop checks for a second signal.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Command-line arguments of `bowline serve`.
@@ -80,14 +80,14 @@ fn how_to_replace(options: &ServerOptions) -> String {
         return "nothing in the folder was changed; a cluster of fewer than three replicas cannot \
                 repair or replace one: restore the folder as it was, or create a new cluster with \
                 `bowline admin restore`. If this replica was added to a larger cluster, replace \
-                it by a new one with `bowline admin replace`"
+                it with a new one: `bowline admin replace`"
             .to_owned();
     }
     let folder = options.folder.display();
     format!(
         "to replace this replica, run `mv {folder} {folder}.broken`, then start it once with \
          --rejoin added to its flags; or, if the members of the cluster have been changed, replace \
-         it by a new one with `bowline admin replace`"
+         it with a new one: `bowline admin replace`"
     )
 }
 

@@ -1,7 +1,7 @@
 //! Tables of text with aligned columns, for the subcommands that show replicas.
 
-/// Returns the table as lines, with its columns as wide as their widest cell. All rows have as many
-/// cells as there are columns.
+/// Returns the table as lines, with each column as wide as its widest cell. Each row must have one
+/// cell per column.
 pub(super) fn aligned(columns: &[&str], rows: &[Vec<String>]) -> String {
     let width = |at: usize| {
         let cells = rows.iter().map(|row| row[at].chars().count());

@@ -1,6 +1,6 @@
 //! `bowline top` shows all replicas of a running cluster in the terminal and refreshes the view,
-//! until the user quits. With `--once` it prints one plain table instead. It only asks for `INFO`
-//! and `CLUSTER NODES`, from any replica's address.
+//! until the user quits. With `--once` it prints one plain table instead. It sends only `INFO` and
+//! `CLUSTER NODES`, and needs the address of any one replica.
 
 mod model;
 mod sampler;
@@ -20,7 +20,7 @@ use self::model::Overview;
 use self::sampler::{Sample, Sampler};
 use super::admin::EXIT_FAILED;
 
-/// Interval at which keys, signals and new samples are looked for.
+/// Interval at which key presses, signals and new samples are polled.
 const INPUT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Command-line arguments of `bowline top`.

@@ -1,7 +1,8 @@
 //! `KEYRANGE`: a read of a range of keys in byte order, a page at a time.
 //!
 //! The cursor of a page is the argument `min` of the call for the next page: `(` and the last key
-//! that was examined. So it is valid on every replica, and whatever keys are added or removed.
+//! that was examined. So it is valid on every replica, and stays valid when keys are added or
+//! removed.
 
 use std::ops::Bound;
 
@@ -20,7 +21,8 @@ use crate::kv::values::number::parse_integer;
 const LIMIT: usize = 100;
 /// Maximum number of keys that one call examines, even if its `LIMIT` is higher.
 const EXAMINED_MAX: usize = 4_096;
-/// Total length in bytes of the keys and values of a page from which on it gets no further key.
+/// Size of a page, as the total length of its keys and values in bytes, at which the page ends. The
+/// last key may exceed it.
 const PAGE_BYTES: usize = 1 << 20;
 
 /// The arguments of `KEYRANGE`.
@@ -86,7 +88,7 @@ impl<'w> Query<'w> {
     /// not been removed yet.
     fn keys<'k>(&self, keyspace: &'k Keyspace) -> impl Iterator<Item = &'k [u8]> {
         let keys = (!self.is_empty).then(|| keyspace.keys_between(self.min, self.max));
-        // No key behind the first one without the prefix has it.
+        // In byte order, the keys with the prefix are contiguous.
         keys.into_iter().flatten().take_while(|key| key.starts_with(self.prefix))
     }
 }
@@ -99,7 +101,7 @@ pub(in crate::kv) fn key_range(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let (mut found, mut bytes, mut last) = (Vec::new(), 0, None);
     for key in keys.by_ref().take(query.limit) {
         last = Some(key);
-        // Expired keys are not found. They count as examined, but not for the length.
+        // Expired keys are skipped. They count for the limit, but not for the size of the page.
         let Some(entry) = keyspace.uncounted_entry(key) else { continue };
         bytes += key.len() + if query.with_values { string_len(entry) } else { 0 };
         found.push(entry);
@@ -283,7 +285,7 @@ mod tests {
         }
     }
 
-    /// Such an entry cannot come from a client, and some replicas may have an index.
+    /// No client can cause such an entry. Replicas with and without an index must treat it alike.
     #[test]
     fn key_range_in_the_log_has_the_same_outcome_without_an_index() {
         let mut feeder = feeder("a");

@@ -12,8 +12,8 @@ use std::ops::Bound;
 use super::Keyspace;
 use super::shards::SCAN_END;
 
-/// Minimum number of keys that one piece of the index has, unless it is the last. A piece is a
-/// number of whole hash tables, and takes one or two milliseconds.
+/// Minimum number of keys in each piece of the index, except the last. A piece consists of whole
+/// hash tables, and takes one or two milliseconds to build.
 const PIECE_KEYS_MIN: usize = 1_024;
 /// Approximate memory usage of a key in the index, in bytes, in addition to the length of the key:
 /// its place in a node of the tree, which is two thirds full on average, and its allocation.
@@ -21,14 +21,15 @@ const KEY_BYTES: usize = 40;
 
 /// The keys of the keyspace in byte order, or a part of them while the index is being built.
 ///
-/// Invariant: `bytes` is the sum of the memory usage of all keys in the index. The index contains
-/// every key whose scan position is below `Progress::Building`, and no key that does not exist.
+/// Invariant: `bytes` is the sum of the memory usage of all keys in the index. While it is being
+/// built, the index contains every key whose scan position is below that of `Progress::Building`.
+/// It contains no key that the keyspace does not.
 #[derive(Debug, Default)]
 pub(super) struct KeyIndex {
     progress: Progress,
     keys: BTreeSet<Box<[u8]>>,
     bytes: usize,
-    /// Whether a read has used the index since this was last taken.
+    /// Whether a read has used the index since the last call of [`Keyspace::take_key_index_used`].
     used: Cell<bool>,
 }
 
@@ -120,8 +121,8 @@ impl Keyspace {
         position == SCAN_END
     }
 
-    /// Drops the index, if there is one. Its memory is freed with the values that were removed. The
-    /// next read of a range builds a new one.
+    /// Drops the index, if there is one; the next read of a range builds a new one. Its memory is
+    /// freed in the background, like that of removed values.
     pub(in crate::kv) fn drop_key_index(&mut self) {
         let index = std::mem::take(&mut self.key_index);
         self.unlinked.add_keys(index.keys, index.bytes);
@@ -133,7 +134,7 @@ impl Keyspace {
     }
 }
 
-/// Returns whether no key can be between the bounds, for which a range of a tree would panic.
+/// Returns whether no key can be between the bounds. `BTreeSet::range` panics on some of these.
 fn is_inverted(min: Bound<&[u8]>, max: Bound<&[u8]>) -> bool {
     match (min, max) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,

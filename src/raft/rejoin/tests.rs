@@ -89,7 +89,7 @@ fn reply(term: u64, leads: bool, last: (u64, u64)) -> PeerMsg {
 }
 
 #[test]
-fn member_is_refused_after_a_change_of_the_members() {
+fn rejoin_is_refused_after_a_membership_change() {
     let mut subject = Subject::wiped(3);
     subject.wait();
     let PeerMsg::RejoinReply(reply) = reply(3, false, (3, 1)) else { unreachable!() };
@@ -188,7 +188,7 @@ fn replica_that_knows_its_vote_rejoins_without_asking() {
 }
 
 #[test]
-fn leader_that_a_damaged_log_does_not_name_is_asked() {
+fn leader_unknown_to_the_damaged_log_is_asked_to_rejoin() {
     let mut subject = damaged();
     assert_eq!(subject.wait().len(), 2, "no leader is known");
     subject.receive(9, append(4, &[4]));

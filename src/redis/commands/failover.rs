@@ -65,10 +65,10 @@ fn parse(call: &Call<'_>) -> Result<TransferRequest, &'static str> {
         }
     }
     let target = target.map(|(host, port)| {
-        let is_it = |host_there: &str, port_there: u16| {
+        let is_target = |host_there: &str, port_there: u16| {
             host_there.as_bytes().eq_ignore_ascii_case(host) && i64::from(port_there) == port
         };
-        let found = call.context.nodes.iter().find(|node| is_it(&node.host, node.port));
+        let found = call.context.nodes.iter().find(|node| is_target(&node.host, node.port));
         found.map(|node| node.id).ok_or(NOT_A_REPLICA)
     });
     Ok(TransferRequest::Start { target: target.transpose()?, timeout })

@@ -21,13 +21,13 @@ use super::help::{container, help_row};
 /// The row of the command table for `MEMBERS`.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("members")
     .since("0.1.0", "server")
-    .about("A container for commands about the members of the cluster.")
+    .about("A container for cluster membership commands.")
     .with(MEMBERS)];
 
 const MEMBERS: &[CommandSpec] = &[
     row("add", "members|add", -4, add)
-        .about("Adds a replica: id host:port [PROMOTE] [REPLACING id] [DRYRUN]."),
-    row("demote", "members|demote", -3, demote).about("Makes a learner of a voter: id [DRYRUN]."),
+        .about("Adds a replica as a learner: id host:port [PROMOTE] [REPLACING id] [DRYRUN]."),
+    row("demote", "members|demote", -3, demote).about("Demotes a voter to a learner: id [DRYRUN]."),
     help_row("members|help").since("0.1.0", "server"),
     subcommand("list", "members|list", 2, list)
         .flags(&["stale"])
@@ -35,7 +35,7 @@ const MEMBERS: &[CommandSpec] = &[
         .costs("O(N), N being the number of members")
         .about("Returns the members as text, one per line."),
     row("promote", "members|promote", -3, promote)
-        .about("Makes a voter of a learner that has caught up: id [DRYRUN]."),
+        .about("Promotes a learner that has caught up to a voter: id [DRYRUN]."),
     row("remove", "members|remove", -3, remove).about("Removes a member: id [DRYRUN]."),
 ];
 
@@ -99,20 +99,20 @@ fn parse_add(call: &Call<'_>) -> Result<(MemberChange, bool), &'static str> {
 
 /// Runs `MEMBERS PROMOTE id [DRYRUN]`.
 fn promote(call: &mut Call<'_>) -> Action {
-    change_one(call, MemberChange::Promote)
+    run_change(call, MemberChange::Promote)
 }
 
 /// Runs `MEMBERS DEMOTE id [DRYRUN]`.
 fn demote(call: &mut Call<'_>) -> Action {
-    change_one(call, MemberChange::Demote)
+    run_change(call, MemberChange::Demote)
 }
 
 /// Runs `MEMBERS REMOVE id [DRYRUN]`.
 fn remove(call: &mut Call<'_>) -> Action {
-    change_one(call, MemberChange::Remove)
+    run_change(call, MemberChange::Remove)
 }
 
-fn change_one(call: &mut Call<'_>, change: fn(NodeId) -> MemberChange) -> Action {
+fn run_change(call: &mut Call<'_>, change: fn(NodeId) -> MemberChange) -> Action {
     let mut options = call.request.rest(3);
     let dry_run = match (options.next(), options.next()) {
         (None, _) => false,
@@ -155,8 +155,8 @@ fn not_leader(context: &Context) -> String {
     }
 }
 
-/// Writes the reply to a change of the members from the answer of the consensus core: the members
-/// after the change, or an error.
+/// Writes the reply to a membership change from the answer of the consensus core: the members after
+/// the change, or an error.
 pub(in crate::redis) fn write_members_reply(
     answer: Result<Box<ChangePlan>, ChangeRefusal>,
     context: &Context,
@@ -175,7 +175,8 @@ pub(in crate::redis) fn write_members_reply(
     }
 }
 
-/// Describes the members.
+/// Formats the members as lines of the form `name:value`: first fields about the membership as a
+/// whole, then one line per member.
 fn members_text(info: &MembersInfo) -> String {
     let MembersInfo { index, is_committed, configuration } = info;
     let mut text = String::new();

@@ -1,7 +1,7 @@
 //! `SNAPSHOT`: reads a snapshot of the replica over the Redis protocol, for backups.
 //!
 //! The client takes a snapshot (`BGSAVE`), opens it, and then requests one part after the other. So
-//! the client sets the pace, and the server keeps at most one part for it.
+//! the client sets the pace, and the server buffers at most one part per client.
 
 use bytes::BytesMut;
 
@@ -20,7 +20,7 @@ const FLAGS: &[&str] = &["admin", "noscript", "loading", "stale", "no_multi"];
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("snapshot")
     .flags(FLAGS)
     .categories(&["dangerous"])
-    .about("A container for commands on the snapshots of this replica.")
+    .about("A container for commands that read snapshots of this replica.")
     .with(SUBCOMMANDS)];
 
 const SUBCOMMANDS: &[CommandSpec] = &[
@@ -29,12 +29,12 @@ const SUBCOMMANDS: &[CommandSpec] = &[
         .flags(FLAGS)
         .categories(&["dangerous"])
         .costs("O(1)")
-        .about("Returns the id of the latest snapshot, which then stays readable for a minute."),
+        .about("Returns the id of the latest snapshot, and keeps it readable for a minute."),
     subcommand("read", "snapshot|read", 4, read)
         .flags(FLAGS)
         .categories(&["dangerous"])
         .costs("O(1)")
-        .about("Returns up to 256 KiB of the snapshot with this id, from this byte on."),
+        .about("Returns up to 256 KiB of a snapshot: id offset. Keeps it for another minute."),
 ];
 
 /// Runs `SNAPSHOT OPEN`. The reply is the id of the latest snapshot, or an error if there is none.

@@ -27,9 +27,9 @@ pub(crate) struct Freshness {
     proof: Option<Proof>,
 }
 
-/// Maximum age of the state of this replica at some moment: every write that was acknowledged
-/// longer ago is part of the state that has applied the log up to [`Freshness::index`]. `None` if
-/// nothing is known, which is the default.
+/// Upper bound on the age of this replica's state at one time: every write that was acknowledged
+/// longer ago is part of the state once that has applied the log up to [`Freshness::index`].
+/// `None`, the default, if there is no bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct StateAge(Option<Duration>);
 
@@ -61,8 +61,8 @@ impl Freshness {
     }
 
     /// Returns the maximum age of the state for reads that have arrived before `now` was read from
-    /// the clock. An earlier reading will not do: the process may have been suspended after it, and
-    /// before the reads arrived.
+    /// the clock. A clock reading from before their arrival is not enough: the process may have
+    /// been suspended in between.
     pub(crate) fn age(self, now: Instant) -> StateAge {
         StateAge(self.proof.map(|proof| now.since(proof.asked_at)))
     }

@@ -306,8 +306,8 @@ fn log_start(
     if options.announced_to_peers().is_empty() && options.announce_peer.is_none() {
         tracing::warn!(
             peer_listen = %options.peer_listen,
-            "the address at which the other replicas reach this one is not known to it, so it \
-             cannot tell them; set --announce-peer, or name this replica in --peers"
+            "no peer address to announce: peers reach this replica only if their --peers lists \
+             it; set --announce-peer, or list this replica in its own --peers"
         );
     }
     let identity = log.identity();

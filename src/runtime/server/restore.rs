@@ -37,16 +37,16 @@ pub enum RestoreError {
         /// What is wrong with it.
         source: BackupError,
     },
-    /// The checksums of a backup are right, but its contents are invalid.
-    #[error("the backup {file} has no valid contents: {source}")]
+    /// The checksums of a backup are correct, but the snapshot in it is invalid.
+    #[error("the backup {file} contains no valid snapshot: {source}")]
     Contents {
         /// Name of the backup file.
         file: String,
         /// What is wrong with the snapshot in the backup.
         source: SnapshotError,
     },
-    /// The header of a backup names another snapshot than the backup contains.
-    #[error("the backup {file} has no valid contents: its header names another snapshot")]
+    /// A backup contains another snapshot than its header says.
+    #[error("the backup {file} contains another snapshot than its header says")]
     OtherSnapshot {
         /// Name of the backup file.
         file: String,
@@ -67,7 +67,7 @@ pub enum RestoreError {
         file: String,
     },
     /// A folder has neither a snapshot nor a log entry.
-    #[error("{folder} contains no log entry, so there is nothing that a new cluster could keep")]
+    #[error("{folder} contains neither a snapshot nor a log entry: there is nothing to keep")]
     Nothing {
         /// Path of the folder.
         folder: String,
@@ -88,10 +88,10 @@ impl RestoreError {
     }
 }
 
-/// A verified backup, loaded as the state with which a new cluster begins.
+/// A verified backup, loaded as the initial state of a new cluster.
 #[derive(Debug)]
 pub struct LoadedBackup {
-    /// What identifies the backup file.
+    /// Header, size and checksum of the backup file.
     pub summary: BackupSummary,
     state: StateMachine,
 }
@@ -102,15 +102,16 @@ impl LoadedBackup {
         self.state.key_count()
     }
 
-    /// Returns the id of the last log entry that the new cluster begins with.
+    /// Returns the id of the last log entry that the initial snapshot of the new cluster covers.
+    /// Its index is [`NEW_CLUSTER_GAP`](crate::kv::NEW_CLUSTER_GAP) higher than in the backup.
     pub fn last(&self) -> EntryId {
         let term = self.summary.header.snapshot.last.term;
         EntryId { term, index: self.state.applied_index() }
     }
 }
 
-/// Reads a whole backup from `input` and verifies it, without keeping its contents. `file` is its
-/// name for errors.
+/// Reads a whole backup from `input` and verifies it, without keeping its contents. `file` is the
+/// name used in errors.
 ///
 /// # Errors
 /// If the backup cannot be read, or is damaged.
@@ -125,8 +126,8 @@ pub fn check_backup(file: &str, input: impl Read) -> Result<BackupSummary, Resto
     }
 }
 
-/// Reads a whole backup from `input`, verifies it, and loads it as the state with which a new
-/// cluster begins. `file` is its name for errors.
+/// Reads a whole backup from `input`, verifies it, and loads it as the initial state of a new
+/// cluster. `file` is the name used in errors.
 ///
 /// # Errors
 /// If the backup cannot be read, or is damaged.
@@ -160,7 +161,7 @@ fn read_backup(
     backup.finish().map_err(damaged)
 }
 
-/// Fails unless `folder` does not exist or is empty, so that a replica can be restored into it.
+/// Checks that a replica can be restored into `folder`: that it does not exist, or is empty.
 ///
 /// # Errors
 /// If the folder is not empty or cannot be read.
@@ -183,13 +184,14 @@ fn refuse_files(disk: &impl crate::storage::Disk) -> Result<(), RestoreError> {
     }
 }
 
-/// Creates the folder of the replica `id` of a new cluster that begins with `backup`. The id of the
-/// cluster is `cluster`, and `members` are its replicas, including this one. The same backup leads
-/// to the same state on every replica.
+/// Creates the folder of the replica `id` of a new cluster that begins with `backup`. `cluster` is
+/// the id of the new cluster, and `members` are its replicas, including this one. The same backup
+/// gives every replica the same initial state.
 ///
 /// # Errors
 /// If the folder is not empty or cannot be written, or if the new cluster's id is that of the
-/// cluster that the backup was taken from. The folder is then not one that a replica starts with.
+/// cluster that the backup was taken from. A folder that was not empty is unchanged; one that is
+/// left incomplete is refused by a start.
 pub fn restore(
     backup: &LoadedBackup,
     folder: &Path,
@@ -224,8 +226,8 @@ pub fn restore(
     Ok(())
 }
 
-/// Everything in the folder of a replica whose cluster is lost: the state after all log entries,
-/// including those that are not known to be committed. Keeps the folder locked.
+/// The data of a replica whose cluster has lost its majority: the state after all log entries,
+/// including those that are not known to be committed. Keeps the replica's folder locked.
 #[derive(Debug)]
 pub struct Survivor {
     /// Owner of the folder.
@@ -245,7 +247,7 @@ pub struct Survivor {
 }
 
 impl Survivor {
-    /// Reads the folder of a replica that is not running. Changes nothing.
+    /// Reads the folder of a replica that is not running, without changing it.
     ///
     /// # Errors
     /// If the folder cannot be read, is damaged, is in use by a running replica, or contains no log
@@ -279,13 +281,13 @@ impl Survivor {
         Ok(Survivor { identity: owner, members, rejoining, committed, last, state, folder: disk })
     }
 
-    /// Frees the memory of the state. The folder stays locked until the returned value is dropped.
+    /// Frees the state, and keeps the folder locked until the returned value is dropped.
     pub fn keep_locked(self) -> ReadOnlyDisk {
         self.folder
     }
 
-    /// Returns the reading of the replicated clock after the last log entry, in milliseconds since
-    /// 1970; `None` if the clock was never set.
+    /// Returns the replicated clock as of the last log entry, in milliseconds since 1970; `None` if
+    /// it was never set.
     pub fn clock(&self) -> Option<u64> {
         Some(self.state.clock()).filter(|millis| *millis > 0)
     }
@@ -301,7 +303,8 @@ impl Survivor {
     /// # Errors
     /// If the output cannot be written.
     pub fn write_backup<W: Write>(&self, output: W, created_at: u64) -> io::Result<W> {
-        // The header of a backup has the length and the checksum of the snapshot.
+        // The header precedes the snapshot, but contains its length and checksum, so the snapshot
+        // is written twice: first only to compute them.
         let snapshot = self.state.write_snapshot(self.last, &mut |_| {});
         let cluster_fingerprint = cluster_fingerprint(self.identity.cluster);
         let header = BackupHeader { cluster_fingerprint, created_at, snapshot };

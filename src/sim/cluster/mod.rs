@@ -196,7 +196,7 @@ impl Cluster {
         leaders.max_by_key(|status| status.term).map(|status| status.id)
     }
 
-    /// Asks the replica `id` for a change of the members. Does nothing if it is down or paused.
+    /// Asks the replica `id` for a membership change. Does nothing if it is down or paused.
     ///
     /// # Errors
     /// If a safety rule is violated.

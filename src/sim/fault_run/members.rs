@@ -1,5 +1,5 @@
-//! Changes of the members in a simulated run with faults: random changes, asked of any leader, and
-//! what must be true of the members at the end.
+//! Membership changes in a simulated run with faults: random changes, asked of any leader, and what
+//! must be true of the members at the end.
 
 use bytes::Bytes;
 

@@ -125,8 +125,8 @@ pub struct Machine {
     /// sent, and the index of the last entry that the snapshot covers. `None` if it is receiving
     /// none.
     pub(in crate::sim) receiving: Option<(Term, Index)>,
-    /// The change of the members that the replica is asked for in its next step; `None` if it is
-    /// asked for none.
+    /// The membership change that the replica is asked for in its next step; `None` if it is asked
+    /// for none.
     pub(in crate::sim) change: Option<Vec<MemberChange>>,
     /// Jobs for the state machine: entries to apply and reads to execute. Each job comes with the
     /// time, in milliseconds since 1970, that the replicated clock must reach before the job's

@@ -93,7 +93,7 @@ pub enum Statement {
     DiskSpace(NodeId, Option<u64>),
     /// Requests a leadership transfer from the replica, or the abort of the transfer in progress.
     Failover(NodeId, TransferRequest),
-    /// Asks the replica for a change of the members.
+    /// Asks the replica for a membership change.
     Change(NodeId, Vec<MemberChange>),
     /// Sets how long the replica takes to apply committed entries and execute reads.
     Lag(NodeId, Duration),

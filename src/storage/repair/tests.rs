@@ -72,7 +72,7 @@ fn last_block(disk: &MemDisk) -> (String, usize) {
 }
 
 #[test]
-fn flipped_bit_anywhere_in_the_log_costs_the_vote_only_in_the_last_block() {
+fn flipped_log_bit_loses_the_vote_only_in_the_last_block() {
     let (whole, all) = folder();
     let (last_segment, start) = last_block(&whole);
     assert!(start > SECTOR_BYTES, "the last block is the only one of its segment");
@@ -85,8 +85,7 @@ fn flipped_bit_anywhere_in_the_log_costs_the_vote_only_in_the_last_block() {
             let damaged = disk.read(&name).unwrap();
             let durable = open(&mut disk);
             let loss = assert_safe(&durable, &all, &case);
-            // Not only the first sector of the last block, but also the one before it shows where
-            // the block begins.
+            // The sector before the last block also helps to find where the block begins.
             let proof = start - SECTOR_BYTES..start + SECTOR_BYTES;
             let is_lost = name == last_segment && proof.contains(&(bit / 8));
             assert_eq!(loss == Loss::Votes, is_lost, "{case}");

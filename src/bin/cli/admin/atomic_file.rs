@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 
-/// Number of bytes that are collected before they are written.
+/// Size of the write buffer in bytes.
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// A file that is written under a temporary name. [`AtomicFile::commit`] gives it its own name;

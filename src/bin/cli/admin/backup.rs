@@ -44,7 +44,7 @@ pub(super) fn run(
         );
         let (mut stdout, replica, summary) = write_backup(address, wait, stdout.lock())?;
         stdout.flush().context("cannot write to standard output")?;
-        // Standard output has the backup.
+        // Standard output carries the backup, so the report goes to standard error.
         eprintln!("{}", report(replica, &summary, json));
         return Ok(ExitCode::SUCCESS);
     }
@@ -56,7 +56,7 @@ pub(super) fn run(
 }
 
 /// Writes a backup of the replica at `address` to `output`. Returns the output, the id of the
-/// replica, and what identifies the backup.
+/// replica, and the summary of the backup.
 fn write_backup<W: Write>(
     address: &str,
     wait: Duration,
@@ -83,7 +83,7 @@ fn write_backup<W: Write>(
     let id = request(&mut connection, &["SNAPSHOT", "OPEN"])?;
     let id = String::from_utf8_lossy(&id);
     let snapshot: SnapshotMark =
-        id.parse().with_context(|| format!("the replica sent the id {id} of a snapshot"))?;
+        id.parse().with_context(|| format!("the replica sent the invalid snapshot id {id}"))?;
     ensure!(snapshot.last.index.0 >= wanted, "snapshot {id} does not cover entry {wanted}");
     let header = BackupHeader { cluster_fingerprint, created_at, snapshot };
     let failed = "cannot write the backup";
@@ -115,13 +115,13 @@ fn on_damage(error: &dyn std::error::Error) -> anyhow::Error {
     )
 }
 
-/// Sends a command on the snapshot of a replica until it is answered. While the replica verifies a
-/// snapshot that it has just written, it may refuse the command.
-fn request(connection: &mut Connection, words: &[&str]) -> anyhow::Result<Vec<u8>> {
+/// Sends a `SNAPSHOT` command, and retries it for up to [`PART_MAX`] after a temporary error: while
+/// the replica verifies a snapshot that it has just written, it may refuse the command.
+fn request(connection: &mut Connection, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
     let until = Instant::now() + PART_MAX;
     loop {
         connection.set_timeout(until.saturating_duration_since(Instant::now()).max(INTERVAL));
-        match connection.call_for_bytes(words)? {
+        match connection.call_for_bytes(arguments)? {
             Ok(reply) => return Ok(reply),
             Err(error) if error.starts_with("ERR ") => {
                 bail!("the replica refuses to send its snapshot: {error}")
@@ -161,8 +161,8 @@ pub(super) fn description(summary: &BackupSummary) -> serde_json::Value {
     })
 }
 
-/// Returns the backup named on a command line, and its name for messages. `-` stands for standard
-/// input.
+/// Opens the backup named on the command line; `-` stands for standard input. Returns its name for
+/// messages, and a reader.
 pub(super) fn open(file: &Path) -> anyhow::Result<(String, Box<dyn io::Read>)> {
     if file == Path::new("-") {
         return Ok(("on standard input".to_owned(), Box::new(io::stdin().lock())));

@@ -14,8 +14,8 @@ use super::{backup, restore};
 use crate::cli::serve::EXIT_DAMAGED;
 
 /// Checks the folder or backup file at `path` and prints its contents. Returns [`EXIT_DAMAGED`] if
-/// it is damaged: a replica could not be restored from the file, or could not start with the
-/// folder, or would have to copy from the others what is lost.
+/// it is damaged: a replica could not be restored from the file, or could not start with the folder
+/// without copying lost data from the others.
 pub(super) fn run(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
     if path.is_file() || path == Path::new("-") {
         check_backup(path, json)
@@ -79,7 +79,7 @@ fn check_folder(folder: &Path, json: bool) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Returns the sentences about what a start with the folder would do.
+/// Describes what a start with the folder would do, one step per string.
 fn steps(report: &FolderReport) -> Vec<String> {
     let mut steps = Vec::new();
     if let Some(damage) = &report.damage {

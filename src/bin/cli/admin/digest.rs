@@ -12,9 +12,9 @@ use super::replicas::{Info, Replicas};
 
 /// Exit code if the digests differ.
 const EXIT_DIFFERENT: u8 = 2;
-/// Maximum time for finding an index at which the digests of all replicas are known.
+/// Maximum time to find an index at which the digests of all replicas are known.
 const SEARCH_MAX: Duration = Duration::from_secs(10);
-/// Interval at which the replicas are asked again.
+/// Interval at which the replicas are polled.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// The digests of all replicas at one log index, by replica id.
@@ -23,7 +23,9 @@ struct Compared {
     digests: BTreeMap<u16, String>,
 }
 
-/// Compares the digests of the states of all replicas at the highest index at which all are known.
+/// Compares the digests of all replicas that answer, at the highest index at which all of these are
+/// known. Returns [`EXIT_DIFFERENT`] if they differ, and otherwise [`EXIT_FAILED`] if a replica
+/// does not answer.
 pub(super) fn run(address: &str, json: bool) -> anyhow::Result<ExitCode> {
     let until = Instant::now() + SEARCH_MAX;
     let mut known: BTreeMap<u16, BTreeMap<u64, String>> = BTreeMap::new();

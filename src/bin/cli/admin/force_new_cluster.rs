@@ -1,8 +1,8 @@
 //! `bowline admin force-new-cluster`: makes a new cluster from the folder of a replica whose
-//! cluster has lost a majority for good.
+//! cluster has permanently lost a majority.
 //!
-//! The folder's whole state becomes a backup, `FOLDER.backup`. A new folder is restored from it and
-//! takes the place of the old one, which is moved aside. Other replicas of the new cluster are
+//! It writes the folder's state to a backup, `FOLDER.backup`, restores a new folder from it, and
+//! swaps that with the old one, which it moves aside. Other replicas of the new cluster are
 //! restored from the same backup.
 
 use std::fs;
@@ -28,13 +28,12 @@ pub(super) struct Arguments {
     folder: PathBuf,
     #[command(flatten)]
     member: MemberArguments,
-    /// Make the new cluster. Without this flag, the command changes nothing and says what it would
-    /// do.
+    /// Make the new cluster. Without this flag, the command only prints the consequences.
     #[arg(long)]
     yes: bool,
 }
 
-/// Makes a new cluster from a replica's folder, or says what that would mean.
+/// Makes a new cluster from a replica's folder; without `--yes`, only prints the consequences.
 pub(super) fn run(arguments: &Arguments, json: bool) -> anyhow::Result<ExitCode> {
     let Arguments { folder, member, yes } = arguments;
     let member = member.resolve(Some(folder))?;
@@ -66,7 +65,8 @@ pub(super) fn run(arguments: &Arguments, json: bool) -> anyhow::Result<ExitCode>
     make(survivor, &member, json)
 }
 
-/// Returns the sentences about what is in the folder, and what a new cluster with it would mean.
+/// Describes what is in the folder, and the consequences of making a new cluster from it, one
+/// sentence per line.
 fn consequences(survivor: &Survivor, member: &NewMember) -> Vec<String> {
     let Survivor { identity, members, rejoining, committed, last, .. } = survivor;
     let list = |ids: &[NodeId]| {

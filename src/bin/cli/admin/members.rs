@@ -12,12 +12,12 @@ use super::replicas::{Info, Replicas, TIMEOUT};
 use crate::cli::connection::Connection;
 use crate::cli::table;
 
-/// Maximum time for which a change is requested again while there is no leader, or while the leader
-/// refuses it because it was just elected, or because another change is not complete.
+/// Maximum time for which a request is retried while there is no leader, or while the leader
+/// refuses it for a temporary reason (see [`TRANSIENT`]).
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// Interval between two requests, and between two reads of the members.
+/// Interval between two attempts of a request, and between two reads of the members.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Beginnings of the refusals after which the request is repeated.
+/// Prefixes of the errors after which a request is retried.
 const TRANSIENT: [&str; 4] = [
     "ERR only the leader changes the members",
     "ERR the leader has just been elected",
@@ -25,7 +25,7 @@ const TRANSIENT: [&str; 4] = [
     "ERR the leader is transferring its leadership",
 ];
 
-/// A change of the members.
+/// A requested membership change.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     Add {
@@ -40,35 +40,35 @@ pub(super) enum Change {
     Remove(u16),
 }
 
-/// How a change is made.
+/// Options of a membership change.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct How {
-    /// Whether only the result is printed.
+pub(super) struct ChangeOptions {
+    /// Whether to print the resulting members without changing them.
     pub(super) dry_run: bool,
-    /// Maximum time to wait until the change is complete.
+    /// Maximum time to wait until the change is complete. Unused for a dry run.
     pub(super) wait: Duration,
     pub(super) json: bool,
 }
 
 impl Change {
-    /// Returns the words of the command for the leader.
-    fn words(&self, dry_run: bool) -> Vec<String> {
-        let mut words = match self {
+    /// Returns the arguments of the command to send to the leader.
+    fn arguments(&self, dry_run: bool) -> Vec<String> {
+        let mut arguments = match self {
             Change::Add { id, address, promote, replaces } => {
-                let mut words = vec!["ADD".to_owned(), id.to_string(), address.clone()];
-                words.extend(promote.then(|| "PROMOTE".to_owned()));
+                let mut arguments = vec!["ADD".to_owned(), id.to_string(), address.clone()];
+                arguments.extend(promote.then(|| "PROMOTE".to_owned()));
                 if let Some(old) = replaces {
-                    words.extend(["REPLACING".to_owned(), old.to_string()]);
+                    arguments.extend(["REPLACING".to_owned(), old.to_string()]);
                 }
-                words
+                arguments
             }
             Change::Promote(id) => vec!["PROMOTE".to_owned(), id.to_string()],
             Change::Demote(id) => vec!["DEMOTE".to_owned(), id.to_string()],
             Change::Remove(id) => vec!["REMOVE".to_owned(), id.to_string()],
         };
-        words.insert(0, "MEMBERS".to_owned());
-        words.extend(dry_run.then(|| "DRYRUN".to_owned()));
-        words
+        arguments.insert(0, "MEMBERS".to_owned());
+        arguments.extend(dry_run.then(|| "DRYRUN".to_owned()));
+        arguments
     }
 
     /// Returns whether the members show that the change is complete.
@@ -99,17 +99,21 @@ pub(super) fn list(address: &str, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes a change of the members, waits until it is complete, and prints the members. With
-/// `dry_run`, prints the members that would result.
-pub(super) fn change(address: &str, change: &Change, how: How) -> anyhow::Result<ExitCode> {
-    let until = Instant::now() + how.wait;
+/// Requests a membership change, waits until it is complete, and prints the members. For a dry run,
+/// only prints the members that would result.
+pub(super) fn change(
+    address: &str,
+    change: &Change,
+    options: ChangeOptions,
+) -> anyhow::Result<ExitCode> {
+    let until = Instant::now() + options.wait;
     let replicas = Replicas::ask(address)?;
-    let result = request(address, change, how.dry_run)?;
-    if how.dry_run {
-        if !how.json {
+    let result = request(address, change, options.dry_run)?;
+    if options.dry_run {
+        if !options.json {
             println!("the members would be:");
         }
-        print(&result, how.json);
+        print(&result, options.json);
         return Ok(ExitCode::SUCCESS);
     }
     let addresses: Vec<String> = [address.to_owned()]
@@ -117,30 +121,29 @@ pub(super) fn change(address: &str, change: &Change, how: How) -> anyhow::Result
         .chain(replicas.list.iter().map(|replica| replica.address.clone()))
         .collect();
     loop {
-        // A read that fails says nothing about the change: the leader may change meanwhile.
+        // Ignore failed reads: the leader may change meanwhile.
         let read = |address: &String| committed_members(address).ok().flatten();
         if let Some(members) = addresses.iter().find_map(read)
             && change.is_complete(&members)
         {
-            print(&members, how.json);
+            print(&members, options.json);
             return Ok(ExitCode::SUCCESS);
         }
         ensure!(
             Instant::now() < until,
-            "the change has begun, but is not complete after {:?}; it goes on without this \
-             command, unless the leader was lost before the change was committed: see `bowline \
-             admin members`",
-            how.wait
+            "the change has begun, but is not complete after {:?}; it continues in the background, \
+             unless the leader failed before it was committed; check with `bowline admin members`",
+            options.wait
         );
         thread::sleep(INTERVAL);
     }
 }
 
-/// Asks the leader for the change. Returns the members after it.
+/// Sends the change to the leader. Returns the members after the change.
 fn request(address: &str, change: &Change, dry_run: bool) -> anyhow::Result<Info> {
     let until = Instant::now() + RETRY_MAX;
-    let words = change.words(dry_run);
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let arguments = change.arguments(dry_run);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     loop {
         let replicas = Replicas::ask(address)?;
         let leader = match replicas.leader_or_error() {
@@ -151,9 +154,9 @@ fn request(address: &str, change: &Change, dry_run: bool) -> anyhow::Result<Info
                 continue;
             }
         };
-        let replied = Connection::open(&leader.address, TIMEOUT)?.call(&words);
+        let replied = Connection::open(&leader.address, TIMEOUT)?.call(&arguments);
         let replied = replied.context(
-            "the outcome of the request is not known: the change may have begun; see `bowline \
+            "the outcome of the request is unknown: the change may have begun; check with `bowline \
              admin members`",
         );
         let error = match replied? {
@@ -162,14 +165,14 @@ fn request(address: &str, change: &Change, dry_run: bool) -> anyhow::Result<Info
         };
         let is_transient = TRANSIENT.iter().any(|beginning| error.starts_with(beginning));
         if !is_transient || Instant::now() >= until {
-            bail!("the leader, replica {}, refuses: {error}", leader.id);
+            bail!("the leader, replica {}, refused the change: {error}", leader.id);
         }
         thread::sleep(INTERVAL);
     }
 }
 
-/// Returns the members as the leader knows them, if the replica at `address` knows one; `None` if a
-/// change of them is not complete.
+/// Asks the leader that is known at `address` for the members. Returns `None` while a membership
+/// change is not complete.
 fn committed_members(address: &str) -> anyhow::Result<Option<Info>> {
     let replicas = Replicas::ask(address)?;
     let leader = replicas.leader_or_error()?;
@@ -226,13 +229,13 @@ fn print(members: &Info, json: bool) {
     let rows: Vec<Vec<String>> = rows.collect();
     println!("{}", table::aligned(&["ID", "ROLE", "ADDRESS FOR PEERS", "PLAN"], &rows));
     let failures = if survived == 1 { "failure" } else { "failures" };
-    println!("the cluster survives {survived} {failures} of voters");
+    println!("the cluster tolerates {survived} voter {failures}");
 }
 
-/// Parses an id that is given on the command line together with its address, `ID=HOST:PORT`.
+/// Parses a replica's id and address on the command line, `ID=HOST:PORT`.
 pub(super) fn parse_member(text: &str) -> anyhow::Result<(u16, String)> {
     let (id, address) = text.split_once('=').context("expected ID=HOST:PORT")?;
-    let id = id.parse().with_context(|| format!("`{id}` is no id of a replica"))?;
+    let id = id.parse().with_context(|| format!("`{id}` is not a replica id"))?;
     Ok((id, address.to_owned()))
 }
 
@@ -260,7 +263,7 @@ mod tests {
         );
         assert!(Change::Demote(4).is_complete(&learner) && Change::Promote(4).is_complete(&voters));
         assert_eq!(
-            add(true, Some(1)).words(true).join(" "),
+            add(true, Some(1)).arguments(true).join(" "),
             "MEMBERS ADD 4 h:1 PROMOTE REPLACING 1 DRYRUN"
         );
     }

@@ -16,9 +16,9 @@ pub(super) fn ping(address: &str) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Checks that the replica is a full member of its cluster that serves: that it is not rejoining,
-/// and answers a linearizable read. For that it needs a leader with a majority, and has to have
-/// applied what was committed before. Fails if it does not answer within [`TIMEOUT`].
+/// Checks that the replica serves: that it is not rejoining, and answers a linearizable read. Such
+/// a read needs a leader with a majority, and a replica that has applied every entry committed
+/// before it. Fails if the replica does not answer within [`TIMEOUT`].
 pub(super) fn ready(address: &str) -> anyhow::Result<ExitCode> {
     let mut connection = Connection::open(address, TIMEOUT)?;
     let info = Info::ask(&mut connection)?;

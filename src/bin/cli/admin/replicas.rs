@@ -1,4 +1,4 @@
-//! What the replicas of a cluster report about themselves.
+//! Queries the replicas of a cluster for their state.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -10,14 +10,14 @@ use crate::cli::connection::Connection;
 
 /// Timeout of a connection to a replica, and of each of its replies.
 pub(in crate::cli) const TIMEOUT: Duration = Duration::from_secs(2);
-/// Number of hexadecimal digits at the end of a node's name that are the replica's id.
+/// Number of hexadecimal digits of the replica's id, with which a node id in `CLUSTER NODES` ends.
 const ID_DIGITS: usize = 8;
 
 /// The fields of a replica's `INFO`, by name.
 #[derive(Debug)]
 pub(in crate::cli) struct Info(BTreeMap<String, String>);
 
-/// A replica, and what it reports.
+/// A replica and its reported state.
 #[derive(Debug)]
 pub(in crate::cli) struct Replica {
     pub(in crate::cli) id: u16,
@@ -27,7 +27,7 @@ pub(in crate::cli) struct Replica {
     pub(in crate::cli) info: Result<Info, String>,
 }
 
-/// All replicas of a cluster that are known, ordered by id.
+/// All known replicas of a cluster, ordered by id.
 #[derive(Debug)]
 pub(in crate::cli) struct Replicas {
     pub(in crate::cli) list: Vec<Replica>,
@@ -79,7 +79,8 @@ impl Info {
         self.text("raft_leader_id")?.parse().ok()
     }
 
-    /// Returns the role that the replica reports, or that it is rejoining or no voter.
+    /// Returns the role to display: `rejoining`; or the membership role, such as `learner`, of a
+    /// replica that is no voter and does not lead; or the Raft role. `-` if it is unknown.
     pub(in crate::cli) fn role(&self) -> &str {
         if self.is_rejoining() {
             return "rejoining";
@@ -116,11 +117,11 @@ impl Replica {
 }
 
 impl Replicas {
-    /// Asks the replica at `address`, and then all others that the asked ones know, each by the
-    /// address that it announces.
+    /// Queries the replica at `address`, and then all replicas that the queried ones know, each at
+    /// the address that it announces to clients.
     ///
     /// # Errors
-    /// If the replica at `address` cannot be asked.
+    /// If the replica at `address` cannot be queried.
     pub(in crate::cli) fn ask(address: &str) -> anyhow::Result<Replicas> {
         let (first, nodes) = ask(address).with_context(|| {
             format!("cannot ask the replica at {address}; give --addr HOST:PORT of another one")
@@ -169,7 +170,7 @@ impl Replicas {
         self.list.iter().filter(|replica| replica.leads()).max_by_key(|replica| replica.term())
     }
 
-    /// Returns the leader, or an error that says how many replicas answer.
+    /// Returns the leader. Without one, returns an error with the number of replicas that answer.
     pub(in crate::cli) fn leader_or_error(&self) -> anyhow::Result<&Replica> {
         self.leader().with_context(|| {
             let answering = self.answering().count();

@@ -54,12 +54,12 @@ pub(super) fn restore(
     member: &NewMember,
     folder: &Path,
 ) -> Result<u128, RestoreError> {
-    let cluster = member.cluster_begun_with(&backup.summary);
+    let cluster = member.cluster_id_for(&backup.summary);
     runtime::restore(backup, folder, cluster, member.id, &member.members)?;
     Ok(cluster)
 }
 
-/// Prints a damage and returns [`EXIT_DAMAGED`], or returns any other error.
+/// Prints an error that means damage, and returns [`EXIT_DAMAGED`]. Returns any other error.
 pub(super) fn failure(error: &RestoreError) -> anyhow::Result<ExitCode> {
     if error.is_damage() {
         eprintln!("bowline: {error}");
@@ -88,8 +88,8 @@ pub(super) fn report(backup: &LoadedBackup, member: &NewMember, cluster: u128, j
         return;
     }
     println!(
-        "replica {} of a new cluster: {} restored with {keys} keys, up to entry {}, which is entry \
-         {} of the new cluster; cluster fingerprint {fingerprint}",
+        "replica {} of a new cluster: {} restored with {keys} keys, up to entry {} of the old \
+         cluster, which is entry {} of the new one; cluster fingerprint {fingerprint}",
         id.0,
         folder.display(),
         backup.summary.header.snapshot.last.index,

@@ -10,11 +10,11 @@ use serde_json::json;
 use super::replicas::{Info, TIMEOUT};
 use crate::cli::connection::Connection;
 
-/// Interval at which the replica is asked for its progress. Longer than the interval at which it
-/// refreshes what it reports.
+/// Interval at which the replica is polled. Longer than the interval at which it refreshes the
+/// polled fields.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Number of times that a replica may be found not to take a snapshot before it is requested again.
+/// Number of polls that find no snapshot in progress after which a snapshot is requested again.
 const IDLE_COUNT_MAX: usize = 8;
 
 /// Takes a snapshot of the replica at `address`. Returns once a snapshot is complete that covers
@@ -27,27 +27,27 @@ pub(super) fn run(address: &str, wait: Duration, json: bool) -> anyhow::Result<E
     Ok(report(&info, json))
 }
 
-/// Takes a snapshot of the replica on this connection that covers the log entry `wanted`. Returns
-/// what the replica reports once it is complete. If `anew` is false, any snapshot that covers the
-/// entry will do, also one that exists already.
+/// Makes the replica on this connection take a snapshot that covers log entry `wanted`, and waits
+/// for at most `wait` until it is complete. Returns the `INFO` of the replica after that. Unless
+/// `must_be_new`, an existing snapshot that covers the entry is enough.
 pub(super) fn take(
     connection: &mut Connection,
     wanted: u64,
-    anew: bool,
+    must_be_new: bool,
     wait: Duration,
 ) -> anyhow::Result<Info> {
     let until = Instant::now() + wait;
-    // Number of snapshots before the one that was requested here; `None` until then. One that is
-    // being taken already may cover less.
+    // Number of completed snapshots when this function requested one; `None` before that. A
+    // snapshot already in progress may not cover the entry.
     let mut requested_after = None;
-    // Number of times that the replica was asked again and did not take a snapshot.
+    // Number of polls after the request that found no snapshot in progress.
     let mut idle_count = 0;
     loop {
         let info = Info::ask(connection)?;
         let is_taking = info.text("rdb_bgsave_in_progress") == Some("1");
         let saves = info.number("rdb_saves").unwrap_or(0);
         let index = info.number("raft_snapshot_index").unwrap_or(0);
-        if index >= wanted && !anew {
+        if index >= wanted && !must_be_new {
             return Ok(info);
         }
         if let Some(before) = requested_after
@@ -63,7 +63,7 @@ pub(super) fn take(
             );
             idle_count += 1;
             if idle_count == IDLE_COUNT_MAX {
-                // It was given up, because the replica receives the snapshot of the leader.
+                // The snapshot was abandoned, because the replica installs the leader's.
                 (requested_after, idle_count) = (None, 0);
             }
         } else if requested_after.is_none() && !is_taking && connection.call(&["BGSAVE"])?.is_ok() {
@@ -71,7 +71,7 @@ pub(super) fn take(
         }
         ensure!(
             Instant::now() < until,
-            "the snapshot is not complete after {wait:?}; it goes on in the background"
+            "the snapshot is not complete after {wait:?}; it continues in the background"
         );
         thread::sleep(INTERVAL.min(until.saturating_duration_since(Instant::now())));
     }

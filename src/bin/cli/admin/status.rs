@@ -34,7 +34,7 @@ pub(super) fn run(address: &str, json: bool) -> anyhow::Result<ExitCode> {
         }
         let unknown = replicas.member_count - replicas.list.len();
         if unknown > 0 {
-            println!("{unknown} more replicas have not connected to these since they started");
+            println!("other members that none of these replicas has heard from: {unknown}");
         }
     }
     if let Err(error) = replicas.leader_or_error() {

@@ -1,4 +1,4 @@
-//! `bowline admin transfer`: moves the leadership, and reports the outcome.
+//! `bowline admin transfer`: transfers the leadership, and reports the outcome.
 
 use std::process::ExitCode;
 use std::thread;
@@ -24,7 +24,7 @@ pub(super) fn run(address: &str, target: Option<u16>, json: bool) -> anyhow::Res
     if target == Some(from) {
         return Ok(report(from, from, term, json));
     }
-    let mut words = vec!["FAILOVER".to_owned()];
+    let mut arguments = vec!["FAILOVER".to_owned()];
     if let Some(target) = target {
         let found = replicas.list.iter().find(|replica| replica.id == target);
         let found = found.with_context(|| {
@@ -32,12 +32,12 @@ pub(super) fn run(address: &str, target: Option<u16>, json: bool) -> anyhow::Res
             format!("there is no replica {target}; the known replicas are {}", ids.join(", "))
         })?;
         let (host, port) = found.address.rsplit_once(':').context("an address without a port")?;
-        words.extend(["TO", host, port].map(str::to_owned));
+        arguments.extend(["TO", host, port].map(str::to_owned));
     }
     let mut connection = Connection::open(&leader.address, TIMEOUT)?;
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    if let Err(error) = connection.call(&words)? {
-        bail!("the leader, replica {from}, refuses: {error}");
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let Err(error) = connection.call(&arguments)? {
+        bail!("the leader, replica {from}, refused the transfer: {error}");
     }
     let until = Instant::now() + OUTCOME_MAX;
     while Instant::now() < until {
@@ -45,7 +45,7 @@ pub(super) fn run(address: &str, target: Option<u16>, json: bool) -> anyhow::Res
         match info.leader_id() {
             Some(leader) if leader == from && info.number("raft_term") == term => bail!(
                 "the leadership was not transferred: the target was not elected in time; replica \
-                 {from} leads on"
+                 {from} is still the leader"
             ),
             Some(leader) => return Ok(report(from, leader, info.number("raft_term"), json)),
             None => thread::sleep(INTERVAL),
@@ -59,9 +59,9 @@ fn report(from: u16, to: u16, term: Option<u64>, json: bool) -> ExitCode {
     if json {
         println!("{:#}", json!({ "from": from, "leader": to, "term": term }));
     } else if from == to {
-        println!("replica {to} leads already, in term {term}");
+        println!("replica {to} is already the leader, in term {term}");
     } else {
-        println!("replica {to} leads in term {term}; before it was replica {from}");
+        println!("replica {to} leads in term {term}; the former leader is replica {from}");
     }
     ExitCode::SUCCESS
 }

@@ -1,4 +1,4 @@
-//! Points in time as people read them.
+//! Formats points in time.
 
 /// Number of days in 400 years, after which the calendar repeats.
 const CYCLE_DAYS: u64 = 146_097;

@@ -12,10 +12,10 @@ pub(super) const COLUMNS: [&str; 14] = [
     "ID", "ADDRESS", "ROLE", "TERM", "COMMIT", "APPLIED", "LAG", "BEHIND", "RTT", "LOSS", "OPS/S",
     "CLIENTS", "MEMORY", "DISK",
 ];
-/// Shown where a value is not known.
+/// Shown for unknown values.
 const UNKNOWN: &str = "-";
 
-/// How a row is marked.
+/// State of a replica, which determines the style of its row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Mark {
     Leader,
@@ -32,7 +32,7 @@ pub(super) struct Row {
     pub(super) mark: Mark,
 }
 
-/// Everything that is shown at one time.
+/// Everything that is shown at one time: the contents of one frame.
 #[derive(Debug)]
 pub(super) struct Overview {
     /// Id of the leader; `None` if there is none.
@@ -40,7 +40,7 @@ pub(super) struct Overview {
     /// One line about the cluster as a whole.
     pub(super) summary: String,
     pub(super) rows: Vec<Row>,
-    /// What is wrong, a line for each.
+    /// Problems with the replicas, one per line.
     pub(super) problems: Vec<String>,
     /// Whether no replica answers, so that `rows` are those of an earlier sample.
     pub(super) is_stale: bool,
@@ -72,7 +72,7 @@ impl Overview {
         }
     }
 
-    /// Returns this overview; with the rows of `earlier` if no replica answers any more.
+    /// Returns this overview, with the rows of `earlier` if no replica answers any longer.
     pub(super) fn or_stale(mut self, earlier: Overview) -> Overview {
         if self.is_stale {
             self.rows = earlier.rows;
@@ -105,7 +105,7 @@ fn rates(before: &Replicas, after: &Replicas, seconds: f64) -> BTreeMap<u16, f64
     let before = counts(before);
     let rate = |(id, (run, count)): (u16, (String, u64))| {
         let (earlier_run, earlier) = before.get(&id)?;
-        // `CONFIG RESETSTAT` sets the count back.
+        // `CONFIG RESETSTAT` resets the count.
         let difference = count.checked_sub(*earlier).filter(|_| run == *earlier_run)?;
         Some((id, difference as f64 / seconds))
     };
@@ -120,7 +120,7 @@ fn summary(replicas: &Replicas, leader: Option<&Replica>, rates: &BTreeMap<u16, 
     format!("{leads}, {answering} of {} replicas answer, {rate} commands/s", replicas.member_count)
 }
 
-/// Returns what is wrong with the replicas, a line for each problem.
+/// Returns the problems with the replicas, one per line.
 fn problems(replicas: &Replicas) -> Vec<String> {
     let mut problems = Vec::new();
     for replica in &replicas.list {
@@ -130,8 +130,8 @@ fn problems(replicas: &Replicas) -> Vec<String> {
     }
     let unknown = replicas.member_count - replicas.list.len();
     if unknown > 0 {
-        let what = "more replicas have not connected to these since they started";
-        problems.push(format!("{unknown} {what}"));
+        problems
+            .push(format!("other members that none of these replicas has heard from: {unknown}"));
     }
     if let Err(error) = replicas.leader_or_error() {
         problems.push(format!("{error:#}"));
@@ -251,7 +251,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn top_shows_no_rate_for_a_replica_that_restarted_or_reset_its_counters() {
+    fn top_shows_no_rate_after_a_restart_or_counter_reset() {
         let start = Instant::now();
         let rate = |before: &str, after: &str| {
             let before = sample(start, 0, &[Some(before)]);
@@ -265,7 +265,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn top_warns_of_sick_disks_rejoining_replicas_and_a_missing_leader() {
+    fn top_warns_of_bad_disk_rejoining_replica_and_missing_leader() {
         let start = Instant::now();
         for (from, to) in [
             ("disk_state:ok", "disk_state:stalled"),

@@ -1,5 +1,5 @@
-//! Asks the replicas at intervals, in a thread of its own, so that one that does not answer delays
-//! no key.
+//! Polls the replicas on a thread of its own, so that a replica that does not answer does not delay
+//! key presses.
 
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 use crate::cli::admin::replicas::Replicas;
 
-/// What the replicas have reported at one time.
+/// The reported states of all replicas at one time.
 #[derive(Debug)]
 pub(super) struct Sample {
     pub(super) at: Instant,
@@ -17,8 +17,8 @@ pub(super) struct Sample {
     pub(super) replicas: Result<Replicas, String>,
 }
 
-/// Asks one replica for the others, and all of them for their state. If that replica stops
-/// answering, another known one is asked.
+/// Discovers all replicas from one of them, and queries each for its state. If that replica stops
+/// answering, another known one takes its place.
 #[derive(Debug)]
 pub(super) struct Sampler {
     /// Addresses of all replicas that are known; the one that answered last is the first.

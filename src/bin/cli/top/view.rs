@@ -16,7 +16,7 @@ const COLUMN_SPACING: usize = 2;
 const OPTIONAL: [&str; 10] =
     ["CLIENTS", "LOSS", "RTT", "COMMIT", "TERM", "MEMORY", "APPLIED", "BEHIND", "OPS/S", "LAG"];
 
-/// Draws the overview on the whole frame: the summary, the table, what is wrong, and the keys.
+/// Draws the overview on the whole frame: the summary, the table, the problems, and the keys.
 pub(super) fn draw(frame: &mut Frame<'_>, overview: &Overview, interval: Duration) {
     let table_lines = u16::try_from(overview.rows.len() + 1).unwrap_or(u16::MAX);
     let areas = Layout::vertical([
@@ -117,7 +117,7 @@ mod tests {
         assert!(lines[3].starts_with("1   10.0.0.1:6379  leader       4     110 "), "{lines:#?}");
         assert!(lines[4].starts_with("2   10.0.0.2:6379  unreachable  -     -   "), "{lines:#?}");
         assert_eq!(lines[6], "replica 2: cannot connect: Connection refused");
-        assert!(lines[8].contains("no leader") || lines[7].contains("1 more replicas"));
+        assert!(lines[8].contains("no leader") || lines[7].contains("heard from: 1"));
         assert_eq!(lines[9], "refreshed every 5 s; q quits");
         let colours: Vec<Color> =
             [3, 4].map(|line| terminal.backend().buffer()[(0, line)].fg).to_vec();

@@ -1,11 +1,10 @@
-//! The members of the cluster, as the network stage uses them: whom it connects to, what clients
-//! are told, and the addresses that the leader records in the log.
+//! Membership in the network stage: which peers it connects to, what clients are told about the
+//! members, and the addresses that the leader records in the log.
 //!
-//! Each replica announces its address for peers in its hello. Once the members have been changed,
-//! the configuration in the log contains their addresses, so that a replica that joins later knows
-//! all others. A leader that reaches a member at the announced address, and not at the recorded
-//! one, replaces the recorded one. Before the first change the addresses are those in the options
-//! of each replica.
+//! Each replica announces its address for peers in its hello. From the first membership change on,
+//! the configuration in the log contains the addresses of all members, so that a replica that joins
+//! later knows them. If a leader reaches a member only at its announced address, it records that
+//! address instead. Before the first change, each replica uses the addresses in its own options.
 
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use super::{Parts, ServerNetwork};
 const ADDRESSES_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ServerNetwork {
-    /// Handles a change of the members.
+    /// Handles a new membership: updates the connections to peers, and what clients are told.
     pub(crate) fn on_members(&mut self, members: Members) {
         let Members { index, is_committed, configuration, peers } = members;
         let parts = &mut self.parts;
@@ -42,8 +41,9 @@ impl ServerNetwork {
         self.update_nodes();
     }
 
-    /// Queues a request to record the addresses that members have announced, if this replica leads
-    /// and they are not those in the configuration.
+    /// Queues a membership change that records the addresses of members, if this replica leads and
+    /// known addresses differ from those in the configuration. Checks at most once per
+    /// [`ADDRESSES_INTERVAL`].
     pub(super) fn record_addresses(&mut self, now: Instant) {
         if now < self.addresses_at {
             return;
@@ -60,7 +60,7 @@ impl ServerNetwork {
     }
 }
 
-/// Adds the addresses that the configuration lacks to a change of the members.
+/// Adds the addresses that the configuration lacks to a requested membership change.
 pub(super) fn with_addresses(mut call: AdminCall, parts: &Parts) -> AdminCall {
     if let AdminRequest::ChangeMembers { changes, .. } = &mut call.request {
         let missing = changed_addresses(parts, changes);
@@ -69,8 +69,8 @@ pub(super) fn with_addresses(mut call: AdminCall, parts: &Parts) -> AdminCall {
     call
 }
 
-/// Returns changes of the members' addresses from those in the configuration to those that are
-/// known, for members that are not in `changes`.
+/// Returns a [`MemberChange::SetAddress`] for each member whose known address differs from the one
+/// in the configuration. Skips the members in `changes`.
 fn changed_addresses(parts: &Parts, changes: &[MemberChange]) -> Vec<MemberChange> {
     let configuration = &parts.clients.context.members.configuration;
     let is_named = |id: NodeId| changes.iter().any(|change| change.id() == id);
@@ -83,10 +83,10 @@ fn changed_addresses(parts: &Parts, changes: &[MemberChange]) -> Vec<MemberChang
     members.filter_map(change).collect()
 }
 
-/// Returns the address to be recorded for a member, if it is known. If the configuration has one,
-/// that is only an announced address over which the member was reached after the recorded one had
-/// failed, or for this replica the one in its options: what replicas announce by default may be of
-/// use only on their own machines.
+/// Returns the address to record for a member; `None` if none is reliable enough. An address in the
+/// configuration is replaced only by an announced one at which the member was reached after the
+/// recorded one had failed, or, for this replica, by one that is set in its options. The address
+/// that a replica announces by default may be valid only on its own machine.
 fn known_address(parts: &Parts, configuration: &Configuration, id: NodeId) -> Option<String> {
     let has_none = configuration.member(id).is_some_and(|member| member.address.is_empty());
     if id == parts.me {

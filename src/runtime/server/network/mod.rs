@@ -4,7 +4,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `dispatch` | requests on their way to the core or to the leader; refusals |
-//! | `members` | whom this replica connects to, and the addresses of members |
+//! | `members` | which peers this replica connects to, and the addresses of members |
 //! | `peers` | frames from peers, and to them |
 //! | `stop` | the graceful stop |
 //! | `context` | the facts that `INFO` and other commands report |

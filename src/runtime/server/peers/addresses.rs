@@ -1,5 +1,5 @@
-//! Where a peer is reached: the addresses that are known for it, and the resolution of host names
-//! in a thread of its own, because it can take seconds.
+//! The known addresses of a peer, and the resolution of host names, on a thread of its own because
+//! it can take seconds.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -8,24 +8,25 @@ use std::sync::Arc;
 use crossbeam::channel::{self, Receiver, Sender};
 use parking_lot::Mutex;
 
-/// Maximum number of host names that wait to be resolved. Beyond it, a name is resolved at a later
-/// attempt to connect.
+/// Maximum number of host names in the queue of the resolver. A name that does not fit is queued at
+/// a later attempt to connect.
 const WAITING_MAX: usize = 64;
 
-/// The addresses that are known for a peer, as `host:port`.
+/// The known addresses of a peer, each as `host:port`.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct PeerAddresses {
-    /// The address in the configuration of the members.
+    /// The address in the cluster's configuration.
     pub(crate) configured: Option<String>,
     /// The address in this replica's options.
     pub(crate) listed: Option<String>,
-    /// The address that the peer has announced since this process started. It comes last, because
-    /// a path through a proxy may be intended.
+    /// The address that the peer has announced since this process started. It is tried last,
+    /// because the other two may lead through a proxy on purpose.
     pub(crate) announced: Option<String>,
 }
 
 impl PeerAddresses {
-    /// Returns the address to try after this number of failed attempts to connect: each in turn.
+    /// Returns the address to try after this number of failed attempts to connect. The distinct
+    /// addresses are tried in turn: configured, listed, announced. `None` if none is known.
     pub(crate) fn for_attempt(&self, failed_attempts: usize) -> Option<&str> {
         let mut known: Vec<&str> = Vec::new();
         for address in [&self.configured, &self.listed, &self.announced].into_iter().flatten() {
@@ -37,25 +38,27 @@ impl PeerAddresses {
     }
 }
 
-/// Resolves host names in a thread, which is started when the first name is to be resolved.
+/// Resolves host names on a background thread, which starts with the first name.
 #[derive(Debug, Default)]
 pub(super) struct Resolver {
     known: Arc<Mutex<HashMap<String, Known>>>,
     names: Option<Sender<String>>,
 }
 
-/// What is known about a host name.
+/// The state of a host name in the resolver.
 #[derive(Clone, Copy, Default, Debug)]
 struct Known {
-    /// The result of the last resolution that succeeded.
+    /// The result of the last successful resolution.
     address: Option<SocketAddr>,
-    /// Whether the name waits to be resolved, so that a slow name does not fill the queue.
+    /// Whether the name is queued or being resolved. It is not queued again meanwhile, so that a
+    /// name that resolves slowly does not fill the queue.
     is_waiting: bool,
 }
 
 impl Resolver {
-    /// Returns the address for `text`, a `host:port`. If the host is a name, this is the result of
-    /// an earlier call, or `None`; and the name is resolved anew for the next call.
+    /// Returns the socket address for `text`, a `host:port`. If the host is a name, returns the
+    /// result of its last successful resolution (`None` before the first), and queues the name to
+    /// be resolved again for later calls.
     pub(super) fn address_of(&mut self, text: &str) -> Option<SocketAddr> {
         if let Ok(address) = text.parse() {
             return Some(address);
@@ -78,7 +81,7 @@ impl Resolver {
     }
 }
 
-/// Resolves the names that arrive, until there is no sender any longer.
+/// Resolves queued names until the sender is dropped.
 fn resolve(names: &Receiver<String>, known: &Mutex<HashMap<String, Known>>) {
     while let Ok(name) = names.recv() {
         let resolved = name.to_socket_addrs().map(|mut addresses| addresses.next());
@@ -90,7 +93,7 @@ fn resolve(names: &Receiver<String>, known: &Mutex<HashMap<String, Known>>) {
         let mut known = known.lock();
         let name = known.entry(name).or_default();
         name.is_waiting = false;
-        // Otherwise the last address is kept: the server for names may be down.
+        // After an error the last address is kept: the name server may be down.
         name.address = resolved.ok().flatten().or(name.address);
     }
 }

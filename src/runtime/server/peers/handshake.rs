@@ -59,11 +59,11 @@ pub(super) enum PeerError {
 }
 
 /// Decides whether to accept a peer's hello (first frame of a connection). `members` are those with
-/// which this cluster was created. Returns the record of the peer to be stored. Each start of a
-/// peer's process is identified by a random number that is generated when the peer opens its log,
-/// and the hello lists the latest starts. `check_history` compares this list with the stored
-/// record, to detect an older copy of the peer's folder. It is not called for a rejoining peer,
-/// which has lost the list of its earlier starts with its folder.
+/// which this cluster was created. Returns the record of the peer's start, which the caller must
+/// store. Each start of a peer's process is identified by a random number that is generated when
+/// the peer opens its log, and the hello lists the latest starts. `check_history` compares this
+/// list with the stored record, to detect an older copy of the peer's folder. It is not called for
+/// a rejoining peer, which has lost the list of its earlier starts with its folder.
 pub(super) fn check(
     me: &Identity,
     members: &[NodeId],
@@ -80,8 +80,8 @@ pub(super) fn check(
     if peer == me.replica {
         return Err(PeerError::OwnId(peer));
     }
-    // One of them may have joined later. Whether the peer is a member is for the core to decide:
-    // this replica may not know the latest members.
+    // A list is empty if its replica joined the cluster later. Whether the peer is a member now is
+    // for the core to decide: this replica may not know the latest configuration.
     let (theirs, ours) = (&hello.members, members);
     if theirs.is_empty() && ours.contains(&peer) {
         return Err(PeerError::UsedId(peer));

@@ -29,8 +29,8 @@ pub(crate) struct IncomingPeers {
     /// The ids of the members with which the cluster was created, in ascending order; none if this
     /// replica joined later.
     members: Vec<NodeId>,
-    /// Whether the members have been changed since. Then no replica may rejoin, and the records of
-    /// one that asks to are kept, for its folder may still be found.
+    /// Whether the membership has changed since. Then a replica that has lost its votes cannot
+    /// rejoin, and this replica's record of it is kept, because the old folder may still come back.
     members_changed: bool,
     /// For each peer, the durable record of the random numbers that identify its starts; the peer
     /// generates one each time it opens its log. The record makes it possible to detect an older
@@ -64,7 +64,7 @@ impl IncomingPeers {
         }
     }
 
-    /// Sets whether the members have been changed since the cluster was created.
+    /// Sets whether the membership has changed since the cluster was created.
     pub(crate) fn set_members_changed(&mut self, changed: bool) {
         self.members_changed = changed;
     }
@@ -195,7 +195,8 @@ impl IncomingPeers {
     }
 }
 
-/// Decides whether to accept a hello, and stores the start of the peer that the hello names.
+/// Decides whether to accept a hello, and durably records the start of the peer that the hello
+/// names.
 fn accept(
     me: &Identity,
     members: &[NodeId],
@@ -206,7 +207,7 @@ fn accept(
     let record =
         check(me, members, hello, |peer, history| records.check(peer, history, OPENINGS_KEPT))?;
     if hello.rejoining && members_changed {
-        // It only hears that it cannot rejoin.
+        // The connection only serves to tell the peer that it cannot rejoin.
         return Ok((record.peer, record.opening));
     }
     // This blocks the stage once per start of a peer, because nothing that the peer sends may be

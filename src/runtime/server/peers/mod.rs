@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `outgoing` | connections to peers, and which transport they use |
 //! | `incoming` | connections from peers |
-//! | `addresses` | where a peer is reached, and the resolution of host names |
+//! | `addresses` | known addresses of peers, and the resolution of host names |
 //! | `handshake` | whether to accept the hello that begins a connection |
 //!
 //! The behaviour of connections, independent of TCP or datagrams, is in `transport::outgoing` and

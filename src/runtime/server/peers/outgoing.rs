@@ -28,9 +28,11 @@ use crate::transport::outgoing::{Established, Outgoing, OutgoingLanes, OutgoingT
 use crate::transport::sender::Sender;
 use crate::wire::datagram::{Ack, StreamId};
 
-/// Maximum number of connected replicas that are no members, as far as this replica knows.
+/// Maximum number of peers that are not members, as far as this replica knows. Beyond it, this
+/// replica does not connect to further ones.
 const STRANGERS_MAX: usize = 32;
-/// Time without a connection after which a replica that is no member is forgotten.
+/// Time without a connection after which a peer that is not a member is forgotten; also the time
+/// for which the connections to a removed member are kept.
 const STRANGER_AGE_MAX: Duration = Duration::from_mins(1);
 /// Time without a connection to a peer after which a log line reports the peer as unreachable.
 const LOG_DOWN_AFTER: Duration = Duration::from_secs(5);
@@ -60,22 +62,24 @@ const LOSSLESS_FOR: Duration = Duration::from_mins(1);
 struct Peer {
     id: NodeId,
     addresses: PeerAddresses,
-    /// The address of the last attempt to connect, as text.
+    /// The address of the last attempt to connect, as `host:port`.
     attempted: Option<String>,
-    /// The last address over which the connections have lasted.
+    /// The last address over which both connections were stable, as `host:port`.
     proven: Option<String>,
-    /// Number of attempts to connect after which the connection did not last. Another address is
-    /// tried after each of them.
+    /// Number of attempts to connect that led to no stable connection. Each is followed by an
+    /// attempt at the next address.
     failed_attempts: usize,
-    /// Whether the connections have lasted since the last attempt to connect.
+    /// Whether both connections have been stable since the last attempt to connect.
     is_reached: bool,
-    /// The address of the last attempt to connect; `None` if no address is known.
+    /// The resolved address of the last attempt to connect; `None` if no address is known, or if
+    /// its host name has not been resolved yet.
     address: Option<SocketAddr>,
-    /// Whether the peer is a member of the cluster, as far as this replica knows. Others may be
-    /// members of a later configuration, and are forgotten if they are not connected.
+    /// Whether the peer is a member of the cluster, as far as this replica knows. A peer that is
+    /// not may be a member in a later configuration. It is forgotten if it is not connected.
     is_member: bool,
-    /// Time at which the peer was found to be no member any longer. The connections are kept for a
-    /// while, so that it hears of its removal, and a removed leader can transfer its leadership.
+    /// Time at which this replica learned that the peer is no longer a member. The connections are
+    /// kept for [`STRANGER_AGE_MAX`], so that the peer learns of its removal, and a removed leader
+    /// can transfer its leadership.
     removed_at: Option<Instant>,
     /// The two outgoing connections to the peer.
     lanes: OutgoingLanes<Socket>,
@@ -111,12 +115,12 @@ pub(crate) struct OutgoingPeers {
     /// The hello (first frame of a connection) that this replica sends. Its recipient, its lane
     /// (urgent or bulk) and whether the replica is rejoining are filled in for each connection.
     hello: Hello,
-    /// Whether this replica is rejoining after the loss of its folder. The log writer sets the flag
-    /// to false when the replica has become a full member again.
+    /// Whether this replica is rejoining after the loss of its votes. The log writer sets the flag
+    /// to false when the replica is a full member again.
     rejoining: Arc<AtomicBool>,
     /// The peers, each at the position that its `Poll` tokens name; `None` where one was removed.
     slots: Vec<Option<Peer>>,
-    /// The addresses of replicas in the options.
+    /// The ids and addresses of the replicas in this replica's options.
     listed: Vec<(NodeId, String)>,
     resolver: Resolver,
     transport: PeerTransport,
@@ -149,8 +153,8 @@ impl Peer {
         }
     }
 
-    /// Returns whether there has been no connection to the peer for [`STRANGER_AGE_MAX`], or the
-    /// peer was removed so long ago.
+    /// Returns whether a peer that is not a member must be forgotten: it was removed
+    /// [`STRANGER_AGE_MAX`] ago or, if it never was a member, has had no connection for that time.
     fn is_forgotten(&self, now: Instant) -> bool {
         if let Some(at) = self.removed_at {
             return now.since(at) >= STRANGER_AGE_MAX;
@@ -258,13 +262,13 @@ impl OutgoingPeers {
         peers
     }
 
-    /// Makes the connections those to `members`, the other members of the cluster, each with its
-    /// address in the configuration. Connections to replicas that were members before are closed
-    /// after [`STRANGER_AGE_MAX`].
+    /// Sets the other members of the cluster, each with its address in the configuration, if that
+    /// has one. Adds the missing peers. The connections to earlier members are closed after
+    /// [`STRANGER_AGE_MAX`].
     pub(crate) fn set_members(&mut self, members: &[(NodeId, Option<String>)], now: Instant) {
         for peer in self.slots.iter_mut().flatten() {
             if peer.is_member && members.iter().all(|(id, _)| *id != peer.id) {
-                tracing::info!(peer = %peer.id, "replica is no member of the cluster any longer");
+                tracing::info!(peer = %peer.id, "replica is no longer a member of the cluster");
                 (peer.is_member, peer.removed_at) = (false, Some(now));
             }
         }
@@ -279,7 +283,7 @@ impl OutgoingPeers {
         }
     }
 
-    /// Sets the address that this replica announces, if it announces none of its own accord.
+    /// Sets the peer address that this replica announces in its hello, if its options set none.
     pub(crate) fn announce(&mut self, address: &str) {
         if self.hello.peer_address.is_empty() {
             address.clone_into(&mut self.hello.peer_address);
@@ -298,17 +302,19 @@ impl OutgoingPeers {
         }
     }
 
-    /// Returns the addresses that are known for `peer`; `None` if it is not known.
+    /// Returns the known addresses of `peer`; `None` if the peer is unknown.
     pub(crate) fn addresses_of(&self, peer: NodeId) -> Option<&PeerAddresses> {
         self.peer(peer).map(|peer| &peer.addresses)
     }
 
-    /// Returns the last address over which connections to `peer` have lasted for some time.
+    /// Returns the last address over which both connections to `peer` were stable, as `host:port`;
+    /// `None` if there is none.
     pub(crate) fn proven_address_of(&self, peer: NodeId) -> Option<&str> {
         self.peer(peer)?.proven.as_deref()
     }
 
-    /// Returns the port on which the replica `peer` listens for its peers; 0 if it is not known.
+    /// Returns the port on which `peer` listens for its peers, from the first address that is
+    /// tried; 0 if none is known.
     pub(crate) fn port_of(&self, peer: NodeId) -> u16 {
         let address = self.peer(peer).and_then(|peer| peer.addresses.for_attempt(0));
         let port = address.and_then(|address| address.rsplit_once(':'));
@@ -436,7 +442,9 @@ impl OutgoingPeers {
     /// Handles the hello of `peer`, which has just connected to this replica: makes the next
     /// attempt to connect to it due at once, and resets the delay between attempts. `opening`
     /// identifies the peer's current start; if the peer has restarted, older streams of datagrams
-    /// to it are closed. `announced` is where the peer is reached; empty if it does not know.
+    /// to it are closed. `announced` is the address at which the peer says that it is reached;
+    /// empty if it announces none. A peer that is unknown is added as a non-member, unless there
+    /// are [`STRANGERS_MAX`] of these.
     pub(crate) fn on_hello(&mut self, peer: NodeId, opening: u64, announced: &str, now: Instant) {
         let announced = Some(announced.to_owned()).filter(|text| !text.is_empty());
         if self.peer(peer).is_none() {

@@ -23,7 +23,7 @@
 //! side:
 //!
 //! - *The promise of this replica to a leader* (no vote for a while) is measured from a reading
-//!   taken after the leader's message was received. So the clock is read anew after each item is
+//!   taken after the leader's message was received. So the clock is read again after each item is
 //!   received. Whether such a promise has ended is decided by the same reading, which was taken
 //!   before the answer is sent.
 //! - *The promises of followers to this leader* (its lease) are measured from a reading taken
@@ -347,7 +347,7 @@ impl Core {
                 AdminAnswer::Members(plan.and_then(|plan| {
                     if !dry_run {
                         let id = self.replica.change_members(self.now, &changes)?;
-                        tracing::info!(index = %id.index, ?changes, "change of the members begun");
+                        tracing::info!(index = %id.index, ?changes, "membership change started");
                     }
                     Ok(Box::new(plan))
                 }))

@@ -169,10 +169,10 @@ impl Core {
             (Some(target), None) if self.replica.is_leader() => tracing::warn!(
                 %target,
                 "leadership transfer ended without success: it was aborted, or the target did not \
-                 become the leader in time; this replica leads on"
+                 become the leader in time; this replica is still the leader"
             ),
             (Some(target), None) => {
-                tracing::info!(%target, "leadership transfer ended: this replica leads no longer");
+                tracing::info!(%target, "leadership transfer ended: no longer the leader");
             }
             _ => {}
         }
@@ -184,7 +184,7 @@ impl Core {
         self.published_at = Instant::ZERO;
     }
 
-    /// Reports a change of the members to the network stage and to the replicated clock.
+    /// Reports a membership change to the network stage and to the replicated clock.
     pub(super) fn note_members(&mut self) {
         let version = self.replica.members_version();
         if version == self.members_version {
@@ -211,8 +211,8 @@ impl Core {
         if is_removed && !self.removal_logged {
             tracing::warn!(
                 %index,
-                "this replica was removed from the cluster: it gets no more entries and answers no \
-                 requests; stop it, and delete its folder"
+                "this replica was removed from the cluster: it receives no more entries and serves \
+                 no requests; stop it, and delete its folder"
             );
         }
         self.removal_logged = is_removed;

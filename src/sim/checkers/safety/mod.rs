@@ -45,7 +45,7 @@ pub struct SafetyChecker {
     /// All configurations of the members that were ever in any replica's log, by the ids of their
     /// entries.
     configurations: BTreeMap<EntryId, Configuration>,
-    /// How often the run has reached situations that concern changes of the members.
+    /// How often the run has reached situations that concern membership changes.
     coverage: Coverage,
     /// The leader elected in each term.
     leaders: BTreeMap<Term, NodeId>,
@@ -611,7 +611,7 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Returns how often the run has reached situations that concern changes of the members.
+    /// Returns how often the run has reached situations that concern membership changes.
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
     }
