@@ -4,10 +4,12 @@
 use std::hint::black_box;
 use std::time::Duration;
 
+use bowline::feature_level::FeatureLevel;
 use bowline::kv::{Batch, Operation};
 use bowline::raft::{AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, PeerMsg};
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
+use bowline::wire::protocol::V10;
 use bowline::wire::resp::{Limits, Parser};
 use bowline::wire::{course, peer};
 use bytes::{Bytes, BytesMut};
@@ -48,6 +50,7 @@ fn reply() -> PeerMsg {
     PeerMsg::AppendReply(AppendReply {
         term: Term(1),
         round: Round(1),
+        level: FeatureLevel::OLDEST,
         disk: DiskState::Healthy,
         outcome,
     })
@@ -123,14 +126,14 @@ fn peers(c: &mut Criterion) {
     let mut group = c.benchmark_group("peer");
     for (name, message) in messages() {
         let mut encoded = BytesMut::new();
-        peer::encode(&message, &mut encoded);
+        peer::encode(&message, V10, &mut encoded);
         let bytes = encoded.freeze();
         group.throughput(Throughput::Bytes(bytes.len() as u64));
         let mut out = BytesMut::with_capacity(1 << 16);
         group.bench_function(BenchmarkId::new("encode", name), |b| {
             b.iter(|| {
                 out.clear();
-                peer::encode(black_box(&message), &mut out);
+                peer::encode(black_box(&message), V10, &mut out);
             });
         });
         group.bench_function(BenchmarkId::new("decode", name), |b| {

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::feature_level::FeatureLevel;
+
 /// Which followers a leader sends new entries to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FanOut {
@@ -137,6 +139,10 @@ pub struct Config {
     pub leadership_transfer_timeout: Duration,
     /// Minimum time between a failed leadership transfer and the leader's next attempt.
     pub leadership_transfer_interval: Duration,
+    /// The feature level that the replica tells the leader that it supports, and up to which it
+    /// raises that of the cluster when it leads: that of this program in the server. The lowest one
+    /// where all replicas run the same program and never raise it.
+    pub feature_level: FeatureLevel,
     /// Deliberate bug of this replica, for mutation testing; `None` for a correct replica.
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
@@ -193,6 +199,7 @@ impl Config {
             disk_stall_timeout: Some(Duration::from_secs(1)),
             leadership_transfer_timeout: Duration::from_millis(600),
             leadership_transfer_interval: Duration::from_secs(2),
+            feature_level: FeatureLevel::OLDEST,
             #[cfg(feature = "mutants")]
             mutant: None,
         }
@@ -278,6 +285,7 @@ impl Config {
             disk_stall_timeout: None,
             leadership_transfer_timeout: Duration::from_secs(2),
             leadership_transfer_interval: Duration::from_secs(4),
+            feature_level: FeatureLevel::OLDEST,
             #[cfg(feature = "mutants")]
             mutant: None,
         }
@@ -387,6 +395,9 @@ pub enum Mutant {
     /// Deliberate bug: a replica ignores that it has already voted in a term, so it may vote for
     /// two candidates.
     VoteTwice,
+    /// Deliberate bug: a leader raises the cluster's feature level although some members have not
+    /// told yet which one they support.
+    RaiseLevelEarly,
     /// Deliberate bug: a replica sends a vote before the vote is durable.
     VoteBeforeSync,
     /// Deliberate bug: a follower acknowledges entries before they are durable on its disk.

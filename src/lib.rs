@@ -7,6 +7,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`types`], [`config`], [`record`] | terms, indexes, ids; settings; log entries |
+//! | [`feature_level`] | what the programs of all replicas understand, for rolling upgrades |
 //! | [`membership`] | the members of a cluster, and changes of them |
 //! | [`clock`] | the replicated clock, from filtered wall clocks |
 //! | [`raft`] | the consensus core |
@@ -25,7 +26,7 @@
 //!
 //! Modules depend only on modules further left in this order, which `tests/tidy.rs` checks:
 //!
-//! `types <- {clock, config, membership} <- record <- {raft, kv} <- {wire, storage}
+//! `{types, feature_level} <- {clock, config, membership} <- record <- {raft, kv} <- {wire, storage}
 //! <- {transport, redis, snapshot_check, large_writes, backup} <- {course, sim}
 //! <- runtime <- processes <- bin`
 //!
@@ -35,6 +36,7 @@ pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod course;
+pub mod feature_level;
 pub mod guide;
 pub mod kv;
 pub mod large_writes;

@@ -23,6 +23,7 @@ use std::fmt;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
+use crate::feature_level::FeatureLevel;
 use crate::types::NodeId;
 
 mod change;
@@ -310,6 +311,12 @@ impl Configuration {
             }
         }
         self
+    }
+
+    /// Returns the feature level that the cluster must have before a leader may append the
+    /// configuration.
+    pub fn feature_level(&self) -> FeatureLevel {
+        FeatureLevel::V0_1
     }
 
     /// Encodes the configuration.

@@ -13,6 +13,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use crate::feature_level::FeatureLevel;
 use crate::membership::{Configuration, ConfigurationError};
 use crate::types::{EntryId, Index, Term};
 
@@ -24,8 +25,8 @@ pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + (64 << 20);
 /// share one allocation.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// The kind of a log entry: a no-op, which begins a leader's term, a batch of operations, or the
-/// members of the cluster.
+/// The kind of a log entry: a no-op, which begins a leader's term, a batch of operations, the
+/// members of the cluster, or its feature level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EntryKind {
     /// An entry without payload, which a new leader appends first (Raft paper, section 8). Applying
@@ -35,12 +36,17 @@ pub enum EntryKind {
     Command,
     /// An entry that carries the configuration of the cluster's members from this entry on.
     Configuration,
+    /// An entry that raises the cluster's feature level. It is a kind of its own, and not an
+    /// operation in a batch, so that a version that does not know it refuses the entry: its state
+    /// would differ from then on.
+    FeatureLevel,
 }
 
 /// A log entry, stored in its encoded form (record). Clones share the memory of the record.
 ///
 /// Invariant: `record` is a complete, valid record with this id and kind. The payload of an entry
-/// of kind [`EntryKind::Configuration`] is a valid configuration.
+/// of kind [`EntryKind::Configuration`] is a valid configuration, that of one of kind
+/// [`EntryKind::FeatureLevel`] a level that this program supports.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     id: EntryId,
@@ -87,6 +93,15 @@ pub enum RecordError {
     /// The term or the index of the entry is zero.
     #[error("record of a log entry has invalid id {0}: term and index must be at least 1")]
     Id(EntryId),
+    /// The entry raises the cluster to a feature level that this program does not support.
+    #[error(
+        "record of a log entry raises the cluster's feature level to {}: run {} of bowline",
+        .0, .0.needed_version()
+    )]
+    FeatureLevel(FeatureLevel),
+    /// The payload is not the feature level that the kind byte announces.
+    #[error("record of a log entry is invalid: {0} bytes are no feature level")]
+    LevelLength(usize),
     /// The payload is not the configuration that the kind byte announces.
     #[error("record of a log entry is invalid: {0}")]
     Configuration(ConfigurationError),
@@ -98,6 +113,7 @@ impl EntryKind {
             EntryKind::NoOp => 1,
             EntryKind::Command => 2,
             EntryKind::Configuration => 3,
+            EntryKind::FeatureLevel => 4,
         }
     }
 
@@ -106,6 +122,7 @@ impl EntryKind {
             1 => Ok(EntryKind::NoOp),
             2 => Ok(EntryKind::Command),
             3 => Ok(EntryKind::Configuration),
+            4 => Ok(EntryKind::FeatureLevel),
             other => Err(RecordError::Kind(other)),
         }
     }
@@ -127,7 +144,7 @@ impl Entry {
         self.id.index
     }
 
-    /// Returns whether the entry is a no-op, carries a batch, or carries a configuration.
+    /// Returns whether the entry is a no-op, or what it carries.
     pub fn kind(&self) -> EntryKind {
         self.kind
     }
@@ -137,8 +154,8 @@ impl Entry {
         &self.record
     }
 
-    /// Returns the entry's payload, which is an encoded batch of operations or an encoded
-    /// configuration; empty for a no-op.
+    /// Returns the entry's payload, which is an encoded batch of operations, configuration or
+    /// feature level; empty for a no-op.
     pub fn payload(&self) -> &[u8] {
         &self.record[HEADER_BYTES..]
     }
@@ -154,6 +171,13 @@ impl Entry {
         (self.kind == EntryKind::Configuration).then(|| {
             Configuration::decode(self.payload()).expect("checked when the entry was decoded")
         })
+    }
+
+    /// Returns the feature level to which the entry raises the cluster; `None` for an entry of
+    /// another kind.
+    pub fn feature_level(&self) -> Option<FeatureLevel> {
+        (self.kind == EntryKind::FeatureLevel)
+            .then(|| level_of(self.payload()).expect("checked when the entry was decoded"))
     }
 
     /// Decodes and validates the record (encoded log entry) at the front of `bytes`, removes it,
@@ -189,6 +213,9 @@ impl Entry {
             Configuration::decode(&bytes[HEADER_BYTES..length])
                 .map_err(RecordError::Configuration)?;
         }
+        if kind == EntryKind::FeatureLevel {
+            level_of(&bytes[HEADER_BYTES..length])?;
+        }
         Ok(Entry { id, kind, record: bytes.split_to(length) })
     }
 }
@@ -197,6 +224,18 @@ impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}({:?}, {} bytes)", self.id, self.kind, self.record.len())
     }
+}
+
+/// Returns the payload of an entry that raises the cluster's feature level to `level`.
+pub fn level_payload(level: FeatureLevel) -> [u8; 2] {
+    level.number().to_le_bytes()
+}
+
+fn level_of(payload: &[u8]) -> Result<FeatureLevel, RecordError> {
+    let number = payload.try_into().map(u16::from_le_bytes).ok();
+    let level = number.and_then(FeatureLevel::from_number);
+    let level = level.ok_or(RecordError::LevelLength(payload.len()))?;
+    if level.is_supported() { Ok(level) } else { Err(RecordError::FeatureLevel(level)) }
 }
 
 /// Returns the length in bytes of the record (encoded log entry) with this payload.
@@ -223,6 +262,10 @@ impl RecordBuffer {
         assert!(
             kind != EntryKind::Configuration || Configuration::decode(payload).is_ok(),
             "an invalid configuration in entry {id}"
+        );
+        assert!(
+            kind != EntryKind::FeatureLevel || level_of(payload).is_ok(),
+            "an invalid feature level in entry {id}"
         );
         if self.buffer.capacity() < length {
             self.buffer.reserve(length.max(BUFFER_BYTES));
@@ -273,6 +316,29 @@ mod tests {
         let error = Entry::decode(&mut Bytes::from(bytes)).unwrap_err();
         assert_eq!(error, RecordError::Configuration(ConfigurationError::Format(b'n')));
         assert_eq!(command.configuration(), None);
+    }
+
+    #[test]
+    fn log_entry_with_an_unsupported_feature_level_is_rejected() {
+        let mut buffer = RecordBuffer::default();
+        let payload = level_payload(FeatureLevel::NEWEST);
+        let entry = buffer.encode(EntryId::new(2, 5), EntryKind::FeatureLevel, &payload);
+        assert_eq!(Entry::decode(&mut entry.record().clone()), Ok(entry.clone()));
+        assert_eq!(entry.feature_level(), Some(FeatureLevel::NEWEST));
+        let later = FeatureLevel::from_number(FeatureLevel::NEWEST.number() + 1).unwrap();
+        for (payload, error) in [
+            (&level_payload(later)[..], RecordError::FeatureLevel(later)),
+            (&[0, 0], RecordError::LevelLength(2)),
+            (&[2], RecordError::LevelLength(1)),
+        ] {
+            let command = buffer.encode(EntryId::new(2, 5), EntryKind::Command, payload);
+            let mut bytes = command.record().to_vec();
+            bytes[HEADER_BYTES - 1] = EntryKind::FeatureLevel.to_byte();
+            let checksum = crc32c::crc32c(&bytes[8..]);
+            bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+            assert_eq!(Entry::decode(&mut Bytes::from(bytes)), Err(error));
+            assert_eq!(command.feature_level(), None);
+        }
     }
 
     #[test]

@@ -68,6 +68,8 @@ mod top;
 mod transfers;
 #[path = "cluster/unknown_peers.rs"]
 mod unknown_peers;
+#[path = "cluster/upgrade.rs"]
+mod upgrade;
 
 use std::fs;
 use std::io::{Read as _, Write as _};

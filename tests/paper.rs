@@ -12,6 +12,7 @@ mod subject;
 use std::time::Duration;
 
 use bowline::config::{Config, FanOut};
+use bowline::feature_level::FeatureLevel;
 use bowline::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, HardState, PeerMsg, RefusalReason,
     RequestVote, RoleName, VoteReply,
@@ -249,6 +250,7 @@ fn higher_term_makes_a_replica_step_down_to_follower() {
         PeerMsg::AppendReply(AppendReply {
             term: Term(term),
             round: Round(0),
+            level: FeatureLevel::OLDEST,
             disk: DiskState::Healthy,
             outcome,
         })
@@ -608,6 +610,7 @@ fn entry_of_earlier_term_is_not_committed_by_counting_replicas() {
         let reply = AppendReply {
             term: append.term,
             round: append.round,
+            level: FeatureLevel::OLDEST,
             disk: DiskState::Healthy,
             outcome: AppendOutcome::Match { index },
         };

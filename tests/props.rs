@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bowline::config::Config;
+use bowline::feature_level::FeatureLevel;
 use bowline::kv::{Applied, Batch, BatchBuffer, CommandId, Operation, Outcome, StateMachine};
 use bowline::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, LogTail, PeerMsg, REPLICAS_MAX,
@@ -20,6 +21,7 @@ use bowline::raft::{
 };
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
+use bowline::wire::protocol::V10;
 use bowline::wire::{course, peer};
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
@@ -86,7 +88,13 @@ fn append_reply() -> impl Strategy<Value = PeerMsg> {
     let parts = (1_u64 << 40..1 << 41, any::<u32>(), disk, outcome);
     parts.prop_map(|(term, round, disk, outcome)| {
         let (term, round) = (Term(term), Round(round.into()));
-        PeerMsg::AppendReply(AppendReply { term, round, disk, outcome })
+        PeerMsg::AppendReply(AppendReply {
+            term,
+            round,
+            level: FeatureLevel::OLDEST,
+            disk,
+            outcome,
+        })
     })
 }
 
@@ -129,7 +137,7 @@ fn message() -> impl Strategy<Value = PeerMsg> {
 
 fn peer_bytes(message: &PeerMsg) -> Bytes {
     let mut out = BytesMut::new();
-    peer::encode(message, &mut out);
+    peer::encode(message, V10, &mut out);
     out.freeze()
 }
 
@@ -263,7 +271,7 @@ proptest! {
     #[test]
     fn peer_messages_round_trip_through_their_encoding(message in message()) {
         let bytes = peer_bytes(&message);
-        prop_assert_eq!(bytes.len(), peer::encoded_len(&message));
+        prop_assert_eq!(bytes.len(), peer::encoded_len(&message, V10));
         prop_assert_eq!(peer::decode(bytes), Ok(message));
     }
 

@@ -14,6 +14,7 @@
 
 use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 
+use crate::feature_level::FeatureLevel;
 use crate::kv::commands::items::{Arguments, Items};
 use crate::kv::commands::registry::CommandId;
 
@@ -145,6 +146,19 @@ impl<'a> Operation<'a> {
         match self {
             Operation::Call { command, args } => Some((command.name(), args.iter().collect())),
             _ => None,
+        }
+    }
+
+    /// Returns the feature level that the cluster must have before the operation may be in its log.
+    /// That of a nested operation was checked when it was received.
+    pub fn feature_level(&self) -> FeatureLevel {
+        match self {
+            Operation::Call { command, .. } => command.feature_level(),
+            Operation::Transaction { .. }
+            | Operation::Clock { .. }
+            | Operation::OpenSession
+            | Operation::Once { .. }
+            | Operation::ResetClock { .. } => FeatureLevel::V0_1,
         }
     }
 

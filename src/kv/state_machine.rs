@@ -5,6 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::feature_level::FeatureLevel;
 use crate::kv::batch::{Batch, BatchError, Group, Piece};
 use crate::kv::client_sessions::{ClientSessions, Decision};
 use crate::kv::commands::args::Args;
@@ -53,6 +54,9 @@ pub struct StateMachine {
     /// The members of the cluster as of the last applied entry; `None` if they have not changed
     /// since the cluster was created. They are kept here only to be part of snapshots.
     pub(super) configuration: Option<Configuration>,
+    /// The cluster's feature level. It decides nothing here: what needs a level is refused before
+    /// it becomes an entry. It is part of snapshots, whose format depends on it.
+    feature_level: FeatureLevel,
     applied_index: Index,
 }
 
@@ -64,14 +68,17 @@ pub(super) fn hash_of_members(configuration: Option<&Configuration>) -> u64 {
 
 /// Returns a digest (hash) for comparing the states of replicas. `content` is the digest of the
 /// state's keys, client sessions and pieces of a batch, `index` the last applied log index, `clock`
-/// the state's replicated clock, and `members` the hash of the configuration.
+/// the state's replicated clock, `members` the hash of the configuration, and `level` the feature
+/// level. The lowest level does not change the digest, which is then that of version 0.1.
 pub(super) fn digest_of(
     content: Digest,
     index: Index,
     clock: ReplicatedClock,
     members: u64,
+    level: FeatureLevel,
 ) -> u64 {
-    [clock.millis, clock.resets, members]
+    let level = if level == FeatureLevel::V0_1 { 0 } else { u64::from(level.number()) };
+    [clock.millis, clock.resets, members, level]
         .into_iter()
         .filter(|number| *number != 0)
         .fold(content.salted(index.0), mix)
@@ -103,6 +110,7 @@ impl StateMachine {
             client_sessions: ClientSessions::default(),
             partial: PartialBatch::default(),
             configuration: None,
+            feature_level: FeatureLevel::OLDEST,
             applied_index: Index::ZERO,
         }
     }
@@ -160,8 +168,8 @@ impl StateMachine {
     /// Begins to apply a log entry, which must follow the last applied entry. Returns the payload
     /// that the caller must apply as a batch, or skip, before it begins the next entry: that of the
     /// entry, or the whole batch whose last piece it is. Returns `None`, and advances the applied
-    /// index, if there is none: the entry is a no-op, a configuration of the members, which becomes
-    /// part of later snapshots, or a piece of an incomplete batch, which is kept.
+    /// index, if there is none: the entry is a no-op, a configuration of the members or a feature
+    /// level, which become part of later snapshots, or a piece of an incomplete batch, which is kept.
     pub fn begin(&mut self, entry: &Entry) -> Option<Bytes> {
         let next = self.applied_index.next();
         assert_eq!(entry.index(), next, "entries are applied in order");
@@ -174,6 +182,12 @@ impl StateMachine {
             }
             EntryKind::Configuration => {
                 self.configuration = entry.configuration();
+                self.advance(next);
+                return None;
+            }
+            EntryKind::FeatureLevel => {
+                let level = entry.feature_level().expect("an entry of this kind");
+                self.raise_feature_level(level);
                 self.advance(next);
                 return None;
             }
@@ -280,6 +294,16 @@ impl StateMachine {
         self.configuration.as_ref()
     }
 
+    /// Returns the cluster's feature level as of the last applied entry.
+    pub fn feature_level(&self) -> FeatureLevel {
+        self.feature_level
+    }
+
+    /// Raises the feature level to `level`, unless it is as high already.
+    pub(super) fn raise_feature_level(&mut self, level: FeatureLevel) {
+        self.feature_level = self.feature_level.max(level);
+    }
+
     /// Answers a batch of reads from the current state. Returns the batch's key and the outcomes of
     /// the reads, in order.
     ///
@@ -363,7 +387,8 @@ impl StateMachine {
     /// O(1).
     pub fn digest(&self) -> u64 {
         let (clock, members) = (self.keyspace.replicated_clock(), self.configuration.as_ref());
-        digest_of(self.content_digest(), self.applied_index, clock, hash_of_members(members))
+        let members = hash_of_members(members);
+        digest_of(self.content_digest(), self.applied_index, clock, members, self.feature_level)
     }
 
     /// Returns the digest of the keys, the client sessions and the pieces of an incomplete batch.
@@ -405,6 +430,7 @@ impl StateMachine {
             client_sessions,
             partial,
             configuration,
+            feature_level: self.feature_level,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::feature_level::FeatureLevel;
 use crate::kv::client_sessions::ClientSession;
 use crate::kv::dedup::DedupView;
 use crate::kv::keyspace::clock::ReplicatedClock;
@@ -29,6 +30,7 @@ pub struct View {
     pub(super) client_sessions: Vec<(u64, Arc<ClientSession>)>,
     pub(super) partial: PartialBatch,
     pub(super) configuration: Option<Configuration>,
+    pub(super) feature_level: FeatureLevel,
 }
 
 impl View {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::feature_level::FeatureLevel;
 use crate::types::{Index, NodeId};
 
 use super::{ADDRESS_BYTES_MAX, Configuration, ID_STEP_MAX, Promotion, REPLICAS_MAX};
@@ -77,6 +78,12 @@ pub enum ChangeRefusal {
     /// Too few voters of the new configuration answer, so nothing could be committed.
     #[error("no quorum of the new voters is answering")]
     NoQuorum,
+    /// The cluster's feature level does not allow the new configuration yet.
+    #[error(
+        "this needs every replica to run {}; see cluster_feature_level in INFO",
+        .0.needed_version()
+    )]
+    FeatureLevel(FeatureLevel),
     /// The change makes no valid configuration.
     #[error(transparent)]
     Invalid(PlanError),

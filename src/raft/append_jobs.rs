@@ -1,6 +1,7 @@
 //! Jobs for the log writer: what the next job must write, which messages are waiting for it, and
 //! which jobs are done.
 
+use crate::feature_level::FeatureLevel;
 use crate::record::Entry;
 use crate::types::{EntryId, Index, JobSequence};
 
@@ -106,7 +107,7 @@ impl AppendJobs {
     /// Returns the next job for the log writer; `None` if nothing has to become durable.
     /// `compact_to` is the index up to which the log on disk is no longer needed. Compaction is
     /// added to a job that has other work; only if free disk space is low (`space_is_low`) is a job
-    /// created for compaction alone.
+    /// created for compaction alone. `cluster_level` is the cluster's feature level.
     pub(super) fn next_job(
         &mut self,
         log: &LogTail,
@@ -114,6 +115,7 @@ impl AppendJobs {
         rejoining: Option<&mut Rejoining>,
         compact_to: Index,
         space_is_low: bool,
+        cluster_level: FeatureLevel,
     ) -> Option<AppendJob> {
         assert!(
             self.unwritten_from.is_none_or(|from| from > log.base().index),
@@ -144,6 +146,8 @@ impl AppendJobs {
         );
         debug_assert!(entries.iter().is_sorted_by_key(Entry::id), "{entries:?}");
         let rejoined = rejoining.is_some();
+        let levels = entries.iter().filter_map(Entry::feature_level);
+        let feature_level = levels.fold(cluster_level, FeatureLevel::max);
         if let Some(rejoining) = rejoining {
             rejoining.finish_with(self.last);
         }
@@ -153,6 +157,7 @@ impl AppendJobs {
             restart_after,
             compact_to,
             entries,
+            feature_level,
             rejoined,
             release: std::mem::take(&mut self.release),
         })

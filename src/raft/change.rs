@@ -47,6 +47,10 @@ impl Leader {
             return Err(ChangeRefusal::Transfer);
         }
         let next = current.plan(changes).map_err(ChangeRefusal::Invalid)?;
+        let needed = next.feature_level();
+        if needed > shared.feature_level() {
+            return Err(ChangeRefusal::FeatureLevel(needed));
+        }
         for change in changes {
             if let MemberChange::Promote(id) = change {
                 self.check_caught_up(shared, *id)?;

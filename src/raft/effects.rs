@@ -5,6 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::feature_level::FeatureLevel;
 use crate::record::Entry;
 use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term};
 
@@ -133,6 +134,9 @@ pub struct AppendJob {
     /// Entries to write to the log, with consecutive indexes. They replace all entries of the log
     /// on disk from the index of the first one on.
     pub entries: Vec<Entry>,
+    /// Feature level that a program needs to read the log after this job. The log writer records it
+    /// durably before it writes the entries, so that the folder is refused by an earlier version.
+    pub feature_level: FeatureLevel,
     /// Whether this job completes rejoining after a loss on the disk. If so, once this job and all
     /// earlier ones are durable, the log writer durably removes the on-disk marker that says that
     /// the replica is rejoining. The job is done, and its messages may be sent, only after that.

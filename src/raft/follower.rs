@@ -267,6 +267,6 @@ impl Follower {
 
 fn reply_to(append: &AppendEntries, outcome: AppendOutcome, shared: &Shared) -> PeerMsg {
     let disk = shared.disk.state();
-    let (term, round) = (append.term, append.round);
-    PeerMsg::AppendReply(AppendReply { term, round, disk, outcome })
+    let (term, round, level) = (append.term, append.round, shared.config.feature_level);
+    PeerMsg::AppendReply(AppendReply { term, round, disk, level, outcome })
 }

@@ -255,6 +255,7 @@ impl Leader {
             return;
         }
         progress.record_reply(shared.now, reply.round, sent_at, &shared.config);
+        progress.feature_level = Some(reply.level);
         match reply.outcome {
             AppendOutcome::Match { index } => {
                 let advanced = progress.acknowledge(index, shared.now);

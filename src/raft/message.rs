@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use crate::feature_level::FeatureLevel;
 use crate::membership::Configuration;
 use crate::record::Entry;
 use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term};
@@ -33,8 +34,9 @@ pub enum Msg {
     ChunkStored(ChunkStored),
     /// A report from the driver (server or simulator) that a leader's snapshot is complete,
     /// durable, and installed in the state machine. It comes with the members as of the snapshot's
-    /// last entry; `None` if the members had not changed by then since the cluster was created.
-    Installed(SnapshotId, Option<Configuration>),
+    /// last entry, `None` if the members had not changed by then since the cluster was created, and
+    /// the cluster's feature level as of that entry.
+    Installed(SnapshotId, Option<Configuration>, FeatureLevel),
     /// The free disk space, reported by the driver (server or simulator). Sent when free space
     /// falls below the configured reserve, from time to time while it stays below, and when it is
     /// above the reserve again.
@@ -241,6 +243,8 @@ pub struct AppendReply {
     pub round: Round,
     /// The condition of the follower's disk.
     pub disk: DiskState,
+    /// The feature level of the follower's program; [`FeatureLevel::V0_1`] if that does not tell.
+    pub level: FeatureLevel,
     /// Whether the follower's log matches the leader's, and up to which index.
     pub outcome: AppendOutcome,
 }

@@ -251,6 +251,7 @@ mod disk_health;
 mod effects;
 mod entries;
 mod fanout;
+mod feature_level;
 mod follower;
 mod hard_state;
 mod inflights;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::feature_level::FeatureLevel;
 use crate::types::{EntryId, Index, Instant, NodeId, Round};
 
 use super::inflights::Inflights;
@@ -98,6 +99,9 @@ pub(super) struct Progress {
     /// The condition of the peer's disk, from its last
     /// [`AppendReply`](super::message::AppendReply); healthy before the first one.
     pub(super) disk: DiskState,
+    /// Feature level of the peer's program, from its last
+    /// [`AppendReply`](super::message::AppendReply); `None` before the first one.
+    pub(super) feature_level: Option<FeatureLevel>,
     /// When the peer last asked to rejoin after losing its disk; `None` if it never did.
     pub(super) asked_to_rejoin_at: Option<Instant>,
     /// Time until which the leader sends the peer no entries, because the peer's disk is almost
@@ -137,6 +141,7 @@ impl Progress {
             sent_commit_index: Index::ZERO,
             last_reply_at: now,
             disk: DiskState::Healthy,
+            feature_level: None,
             asked_to_rejoin_at: None,
             paused_until: None,
             unanswered: 0,

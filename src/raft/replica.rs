@@ -9,6 +9,7 @@ mod admission;
 use bytes::Bytes;
 
 use crate::config::{Config, Mutant};
+use crate::feature_level::FeatureLevel;
 use crate::membership::{ChangePlan, ChangeRefusal, Configuration, MemberChange};
 use crate::types::{EntryId, Index, Instant, NodeId, Term, TransferRefusal, TransferRequest};
 
@@ -108,8 +109,8 @@ impl Replica {
                     Follower::on_chunk_stored(&mut self.shared, stored, out);
                 }
             }
-            Msg::Installed(snapshot, configuration) => {
-                self.on_installed(snapshot, configuration, out);
+            Msg::Installed(snapshot, configuration, level) => {
+                self.on_installed(snapshot, configuration, level, out);
             }
         }
         if let Role::Leader(leader) = &mut self.role {
@@ -168,6 +169,7 @@ impl Replica {
         let mut is_removed = false;
         if let Role::Leader(leader) = &mut self.role {
             leader.promote_learner(&mut self.shared);
+            leader.raise_feature_level(&mut self.shared);
             if leader.transfer.advance(&leader.progress, &mut self.shared, out) {
                 leader.mark_all_urgent();
             }
@@ -284,6 +286,11 @@ impl Replica {
         self.shared.membership.latest()
     }
 
+    /// Returns the cluster's feature level as of the last entry that is known to be committed.
+    pub fn feature_level(&self) -> FeatureLevel {
+        self.shared.feature_level()
+    }
+
     /// Returns a number that changes with each change of [`Replica::configuration`] and
     /// [`Replica::peers`].
     pub fn members_version(&self) -> u64 {
@@ -392,6 +399,7 @@ impl Replica {
             next_index: progress.next_index(),
             probing: progress.is_probing(),
             disk: progress.disk,
+            feature_level: progress.feature_level,
         };
         Status {
             id: shared.id,
@@ -405,6 +413,7 @@ impl Replica {
             commit_index: shared.commit_index(),
             applied_index: shared.applied_index(),
             disk: self.disk(),
+            feature_level: shared.feature_level(),
             transfer_target: self.transfer_target(),
             rejoining: shared
                 .rejoining
@@ -499,6 +508,7 @@ impl Replica {
         &mut self,
         snapshot: SnapshotId,
         configuration: Option<Configuration>,
+        level: FeatureLevel,
         out: &mut Effects,
     ) {
         let last = snapshot.last;
@@ -517,7 +527,7 @@ impl Replica {
             // The state machine is ahead of this log now: it must not lead.
             self.enter(Transition::Follow { term: self.shared.term(), leader: None }, out);
         }
-        self.shared.install(snapshot, configuration, self.is_leader());
+        self.shared.install(snapshot, configuration, level, self.is_leader());
         if matches!(self.role, Role::Candidate(_)) && !self.shared.may_campaign() {
             self.enter(Transition::Follow { term: self.shared.term(), leader: None }, out);
         }

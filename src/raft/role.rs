@@ -1,6 +1,7 @@
 //! The transitions between roles, and the state that a replica starts from. Roles never build one
 //! another: they return a [`Transition`], which `Replica::enter` performs.
 
+use crate::feature_level::FeatureLevel;
 use crate::membership::Configuration;
 use crate::record::Entry;
 use crate::types::{NodeId, Term};
@@ -20,6 +21,8 @@ pub struct Durable {
     /// The members as of the snapshot's last entry; `None` without a snapshot, or if the members
     /// had not changed by then since the cluster was created.
     pub configuration: Option<Configuration>,
+    /// The cluster's feature level as of the snapshot's last entry.
+    pub feature_level: FeatureLevel,
     /// Consecutive log entries. The first one follows the last entry that the snapshot covers;
     /// without a snapshot it has index 1.
     pub entries: Vec<Entry>,

@@ -3,6 +3,7 @@
 //! and each function is its rule alone.
 
 use crate::config::{Config, Mutant};
+use crate::feature_level::FeatureLevel;
 use crate::membership::{Configuration, Member};
 use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
 
@@ -267,6 +268,19 @@ pub(super) fn changeable_configuration(
 /// the guide (`guarantees.md`).
 pub(super) fn may_end_joint(joint: Index, commit: Index, config: &Config) -> bool {
     joint <= commit || config.breaks(Mutant::EndJointEarly)
+}
+
+/// Returns the feature level to which a leader may raise the cluster's: the lowest of all members.
+/// `levels` are what the peers have told, `None` for one that has told nothing yet, and `own` is
+/// that of the leader. Implements the safety rule "Level of all members" of the guide
+/// (`guarantees.md`).
+pub(super) fn level_of_members(
+    levels: impl Iterator<Item = Option<FeatureLevel>>,
+    own: FeatureLevel,
+    config: &Config,
+) -> FeatureLevel {
+    let unknown = if config.breaks(Mutant::RaiseLevelEarly) { own } else { FeatureLevel::OLDEST };
+    levels.map(|level| level.unwrap_or(unknown)).fold(own, FeatureLevel::min)
 }
 
 // Rejoining.

@@ -7,8 +7,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::config::{Config, FanOut};
+use crate::feature_level::FeatureLevel;
 use crate::membership::Configuration;
-use crate::record::{Entry, EntryKind};
+use crate::record::{self, Entry, EntryKind};
 use crate::types::{EntryId, Index, Instant, NodeId, RequestKey, Term};
 
 use super::append_jobs::AppendJobs;
@@ -81,6 +82,8 @@ pub(super) struct Shared {
     /// Confirmed reads that the applier will execute after it has applied all entries committed so
     /// far.
     pub(super) ready_reads: Vec<ClientRequest>,
+    /// The cluster's feature level as of the last committed entry.
+    feature_level: FeatureLevel,
     hard_state: TermAndVote,
     term_budget: TermBudget,
     jobs: AppendJobs,
@@ -140,6 +143,7 @@ impl Shared {
             disk: DiskHealth::new(now),
             rejoining,
             ready_reads: Vec::new(),
+            feature_level: durable.feature_level,
             hard_state: TermAndVote::recovered(durable.hard_state, base.term),
             term_budget: TermBudget::new(now, is_new),
             jobs: AppendJobs::new(base.index),
@@ -164,6 +168,11 @@ impl Shared {
 
     pub(super) fn commit_index(&self) -> Index {
         self.commit_index
+    }
+
+    /// Returns the cluster's feature level as of the last committed entry.
+    pub(super) fn feature_level(&self) -> FeatureLevel {
+        self.feature_level
     }
 
     pub(super) fn applied_index(&self) -> Index {
@@ -363,6 +372,12 @@ impl Shared {
         id
     }
 
+    /// Appends an entry as leader that raises the cluster's feature level to `level`.
+    pub(super) fn append_feature_level(&mut self, level: FeatureLevel) {
+        assert!(level <= self.config.feature_level, "raised to {level} by an earlier version");
+        self.append(EntryKind::FeatureLevel, &record::level_payload(level));
+    }
+
     /// Appends a client's write to the log as leader, and remembers the request until its entry is
     /// committed or replaced.
     pub(super) fn append_request(&mut self, request: &ClientRequest) {
@@ -407,6 +422,9 @@ impl Shared {
             if as_leader {
                 self.appended.subtract_bytes(entry.record().len());
             }
+            if let Some(level) = entry.feature_level() {
+                self.feature_level = self.feature_level.max(level);
+            }
             self.committed.push(Committed { entry, as_leader });
         }
         self.commit_index = index;
@@ -442,8 +460,13 @@ impl Shared {
 
     /// Replaces the log with an empty one that starts after `last`, the last entry of an installed
     /// snapshot. `configuration` is the one as of this entry; `None` if the members had not changed
-    /// by then.
-    pub(super) fn restart_log(&mut self, last: EntryId, configuration: Option<Configuration>) {
+    /// by then. `level` is the cluster's feature level as of this entry.
+    pub(super) fn restart_log(
+        &mut self,
+        last: EntryId,
+        configuration: Option<Configuration>,
+        level: FeatureLevel,
+    ) {
         assert!(
             last.index > self.commit_index && self.appended.is_empty(),
             "the log is reset to begin after {last}, but {} is committed",
@@ -452,6 +475,7 @@ impl Shared {
         self.log.restart(last);
         self.jobs.restart_log(last);
         self.membership.restart(last.index, configuration, &self.config);
+        self.feature_level = self.feature_level.max(level);
         // Their entries are in the snapshot.
         self.committed.clear();
         self.commit_index = last.index;
@@ -607,6 +631,7 @@ impl Shared {
             self.rejoining.as_mut(),
             compact_to,
             self.disk.is_low(),
+            self.feature_level,
         );
         if out.append.is_some() {
             self.disk.job_started(self.now);

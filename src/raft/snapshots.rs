@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 
+use crate::feature_level::FeatureLevel;
 use crate::membership::Configuration;
 use crate::types::{Index, Instant, NodeId, Round};
 
@@ -65,11 +66,12 @@ impl Shared {
     /// snapshot's last entry; otherwise replaces it with an empty one that starts after the
     /// snapshot, because its entries may contradict the snapshot (Figure 13 of the Raft paper,
     /// rules 6 and 7). `configuration` is the one as of the snapshot's last entry; `None` if the
-    /// members had not changed by then.
+    /// members had not changed by then. `level` is the cluster's feature level as of that entry.
     pub(super) fn install(
         &mut self,
         snapshot: SnapshotId,
         configuration: Option<Configuration>,
+        level: FeatureLevel,
         is_leader: bool,
     ) {
         let last = snapshot.last;
@@ -78,7 +80,7 @@ impl Shared {
             self.applied_by_snapshot(last.index);
         } else if last.index > self.commit_index() {
             assert!(!is_leader, "a leader's log lacks the committed entry {last}");
-            self.restart_log(last, configuration);
+            self.restart_log(last, configuration, level);
         }
         assert!(
             last.index <= self.commit_index(),
@@ -156,7 +158,8 @@ impl Follower {
         // This need not wait until the log on disk is reset: the snapshot is durable, and a start
         // that finds it drops a log that does not contain its last entry.
         let (term, disk) = (shared.term(), shared.disk.state());
-        let reply = PeerMsg::AppendReply(AppendReply { term, round, disk, outcome });
+        let level = shared.config.feature_level;
+        let reply = PeerMsg::AppendReply(AppendReply { term, round, disk, level, outcome });
         shared.send(leader, reply, out);
     }
 }

@@ -1,5 +1,6 @@
 //! A read-only view of a replica for traces, metrics and tests. No decision depends on it.
 
+use crate::feature_level::FeatureLevel;
 use crate::types::{EntryId, Index, NodeId, Term};
 
 use super::message::DiskState;
@@ -32,6 +33,8 @@ pub struct Status {
     pub applied_index: Index,
     /// The condition of the replica's disk: healthy, almost full or stalled.
     pub disk: DiskState,
+    /// The cluster's feature level as of the last entry that is known to be committed.
+    pub feature_level: FeatureLevel,
     /// The follower to which this replica, as leader, is transferring its leadership; `None` if no
     /// transfer is in progress.
     pub transfer_target: Option<NodeId>,
@@ -71,6 +74,9 @@ pub struct PeerStatus {
     pub probing: bool,
     /// The condition of the peer's disk, according to its last reply.
     pub disk: DiskState,
+    /// Feature level of the peer's program, according to its last reply to this leader; `None`
+    /// before the first.
+    pub feature_level: Option<FeatureLevel>,
 }
 
 /// Event counts since the replica's process started.

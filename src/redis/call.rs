@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use bytes::Bytes;
 
+use crate::feature_level::FeatureLevel;
 use crate::kv::{Batch, CommandId, ItemsBuffer, Operation};
 use crate::types::RequestKind;
 use crate::wire::resp::{Request, Version, Writer};
@@ -57,12 +58,25 @@ impl<'c> Call<'c> {
                 blocks: false,
             };
         }
+        if let Err(action) = self.require(operation.feature_level()) {
+            return action;
+        }
         if let Some(text) = self.too_large(operation) {
             return self.error(&format_args!("ERR the command is too large: {text}"));
         }
         let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
         let operation = operation.encode_in(self.writer.buffer());
         Action::Submit { kind, operation, reply_format, redirect_slot: None, blocks: false }
+    }
+
+    /// Writes an error reply, and returns the resulting action as an error, if the cluster's feature
+    /// level is below `level`. For a command that needs a level only with certain arguments; see
+    /// [`CommandSpec::needs`](super::spec::CommandSpec::needs) for others.
+    pub(super) fn require(&mut self, level: FeatureLevel) -> Result<(), Action> {
+        if level <= self.context.members.feature_level {
+            return Ok(());
+        }
+        Err(self.error(&level.refusal()))
     }
 
     /// Returns the error text for the reply if an operation is too large for a log entry; `None` if

@@ -2,8 +2,10 @@
 //! state up to date; commands only read it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Duration;
 
+use crate::feature_level::FeatureLevel;
 use crate::kv::KeyspaceStatistics;
 use crate::membership::Configuration;
 use crate::types::{DiskState, Index, Instant, NodeId, RoleName, Term};
@@ -170,6 +172,33 @@ pub struct ReplicaInfo {
     /// Condition of the described replica's disk. Only the leader knows the disks of other
     /// replicas: `Healthy` if this process is not the leader.
     pub disk: DiskState,
+    /// The program that the described replica runs; `None` if it is not known yet.
+    pub program: Option<ProgramInfo>,
+}
+
+/// The program that a replica runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramInfo {
+    /// Version of the program, such as `0.2.0`; empty if the replica does not tell it.
+    pub version: String,
+    /// Feature level of the program.
+    pub level: FeatureLevel,
+}
+
+impl ProgramInfo {
+    /// Returns the program that this process runs.
+    pub fn own() -> ProgramInfo {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        ProgramInfo { version, level: FeatureLevel::NEWEST }
+    }
+}
+
+/// Writes the version and the level as fields of a reply: `version=0.2.0,level=2`.
+impl fmt::Display for ProgramInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = if self.version.is_empty() { "0.1" } else { &self.version };
+        write!(f, "version={version},level={}", self.level)
+    }
 }
 
 /// The members of the cluster as of the latest configuration in this replica's log.
@@ -181,6 +210,8 @@ pub struct MembersInfo {
     pub is_committed: bool,
     /// The configuration; without members if this replica has not been added yet.
     pub configuration: Configuration,
+    /// The cluster's feature level, up to which this replica accepts commands.
+    pub feature_level: FeatureLevel,
 }
 
 /// Measurements of the network path to another replica over datagrams (UDP).
@@ -430,6 +461,7 @@ mod tests {
             match_index: None,
             path: None,
             disk: DiskState::Healthy,
+            program: None,
         };
         let mut context = Context::alone(node, 0, Instant::ZERO);
         let cursors = |context: &Context| {

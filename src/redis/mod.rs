@@ -59,8 +59,8 @@ pub use commands::administration::write_admin_reply;
 pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};
 pub use commands::snapshot::write_snapshot_part;
 pub use context::{
-    ClockStatus, Context, MembersInfo, PathStatus, RaftCounters, RejoinProgress, ReplicaInfo,
-    SnapshotInfo, SystemInfo,
+    ClockStatus, Context, MembersInfo, PathStatus, ProgramInfo, RaftCounters, RejoinProgress,
+    ReplicaInfo, SnapshotInfo, SystemInfo,
 };
 pub use failure::Failure;
 pub use notifications::KeyspaceNotifications;

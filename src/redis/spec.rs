@@ -1,6 +1,7 @@
 //! The description of a command, which is one row of the command table: its name, arity, flags, key
 //! positions, documentation for `COMMAND DOCS`, and the function that runs it.
 
+use crate::feature_level::FeatureLevel;
 use crate::kv::{CommandId, ItemsBuffer};
 use crate::wire::resp::{Request, Writer};
 
@@ -41,6 +42,8 @@ pub(super) struct CommandSpec {
     /// command's function creates the operation itself, or if the command does not need the state
     /// machine.
     command: Option<CommandId>,
+    /// The feature level that the cluster must have before the command is accepted.
+    pub(super) feature_level: FeatureLevel,
     run: Run,
 }
 
@@ -141,6 +144,7 @@ const fn row(name: &'static str, full_name: &'static str, arity: i8, run: Run) -
         summary: "",
         subcommands: &[],
         command: None,
+        feature_level: FeatureLevel::V0_1,
         run,
     }
 }
@@ -198,6 +202,13 @@ impl CommandSpec {
             None => 0,
         };
         self.command = Some(command);
+        self.needs(command.feature_level())
+    }
+
+    /// Sets the feature level that the cluster must have before the command is accepted, for a
+    /// command that creates its operations itself.
+    pub(super) const fn needs(mut self, level: FeatureLevel) -> CommandSpec {
+        self.feature_level = level;
         self
     }
 

@@ -75,6 +75,7 @@ use bytes::Bytes;
 use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
 use crate::clock::AppliedClock;
+use crate::feature_level::FeatureLevel;
 use crate::kv::{Event, KeyspaceStatistics, Outcome, StateMachine, Unlinked, View};
 use crate::membership::Configuration;
 use crate::raft::{
@@ -160,7 +161,8 @@ pub(super) enum AdminCaller {
     Network,
 }
 
-/// The members of the cluster as of the latest configuration in this replica's log.
+/// The members of the cluster as of the latest configuration in this replica's log, and the
+/// cluster's feature level.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Members {
     /// Index of the configuration's entry; 0 for the members with which the cluster was created.
@@ -168,6 +170,8 @@ pub(super) struct Members {
     /// Whether this replica knows that the configuration is committed.
     pub(super) is_committed: bool,
     pub(super) configuration: Configuration,
+    /// The cluster's feature level.
+    pub(super) feature_level: FeatureLevel,
     /// The other replicas that messages are sent to, each with its address if one is in a
     /// configuration. They include members that are being removed.
     pub(super) peers: Vec<(NodeId, Option<String>)>,
@@ -183,7 +187,8 @@ impl Members {
         let (index, configuration) = replica.configuration();
         let peers = replica.peers().iter().map(|id| (*id, address(*id))).collect();
         let is_committed = index <= replica.commit_index();
-        Members { index, is_committed, configuration: configuration.clone(), peers }
+        let (configuration, feature_level) = (configuration.clone(), replica.feature_level());
+        Members { index, is_committed, configuration, feature_level, peers }
     }
 }
 
@@ -326,10 +331,10 @@ pub(super) struct Applied {
     /// Total size in bytes of the completed batches. The Raft core subtracts it from its bytes in
     /// flight.
     pub(super) bytes: usize,
-    /// The leader's snapshot that the applier has installed: its id, and the members as of its last
-    /// entry if they had changed by then. `None` if this work installed no snapshot. If both
+    /// The leader's snapshot that the applier has installed: its id, and as of its last entry the
+    /// members, if they had changed by then, and the cluster's feature level. `None` if this work installed no snapshot. If both
     /// `index` and `installed` are set, the Raft core handles `index` first.
-    pub(super) installed: Option<(SnapshotId, Option<Box<Configuration>>)>,
+    pub(super) installed: Option<(SnapshotId, Option<Box<Configuration>>, FeatureLevel)>,
     /// The replicated clock (which decides when keys expire) in the state after this work.
     pub(super) clock: AppliedClock,
     /// The reading, in milliseconds since 1970, that the replicated clock (which decides when keys

@@ -70,11 +70,15 @@ pub enum Situation {
     ConfigurationTruncated,
     /// A new leader found a joint configuration in its log.
     InheritedJoint,
+    /// A replica of an earlier version was restarted as the present one.
+    Upgrade,
+    /// A leader appended an entry that raises the cluster's feature level.
+    LevelRaised,
 }
 
 impl Situation {
     /// All situations, in the order in which they are printed.
-    pub const ALL: [Situation; 30] = [
+    pub const ALL: [Situation; 32] = [
         Situation::Election,
         Situation::LeaseRead,
         Situation::ReadIndexRead,
@@ -105,6 +109,8 @@ impl Situation {
         Situation::RemovedLeader,
         Situation::ConfigurationTruncated,
         Situation::InheritedJoint,
+        Situation::Upgrade,
+        Situation::LevelRaised,
     ];
 
     /// Returns the name of the situation for printed tables and JSON.
@@ -140,6 +146,8 @@ impl Situation {
             Situation::RemovedLeader => "leaders removed",
             Situation::ConfigurationTruncated => "configurations truncated",
             Situation::InheritedJoint => "joint configurations inherited",
+            Situation::Upgrade => "replicas upgraded",
+            Situation::LevelRaised => "feature levels raised",
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{Config, FanOut};
+use crate::feature_level::FeatureLevel;
 use crate::large_writes::PieceLimits;
 use crate::sim::cluster::ClientProtocol;
 use crate::sim::cluster::network::LinkQuality;
@@ -116,6 +117,9 @@ pub struct Plan {
     pub ids: Vec<NodeId>,
     /// Ids of the members with which the cluster is created.
     pub members: Vec<NodeId>,
+    /// Replicas that start as an earlier version of the program, and are upgraded at their first
+    /// restart.
+    pub old: Vec<NodeId>,
     /// Configuration of the replicas.
     pub config: Config,
     /// Protocol between clients and replicas.
@@ -297,6 +301,7 @@ impl Plan {
         let mut plan = Plan {
             ids: (1..=replicas).map(NodeId).collect(),
             members: (1..=replicas).map(NodeId).collect(),
+            old: Vec::new(),
             protocol: if course { ClientProtocol::Course } else { ClientProtocol::Connection },
             quality: draw_quality(has(FaultType::Network), hop, &config, rng),
             client_quality: client_quality(course, has(FaultType::Network), hop),
@@ -372,6 +377,7 @@ impl Plan {
         plan.add_faults(loses_disks, rng.clone());
         plan.slow_down_compactions();
         plan.change_members(profile, &mut rng.clone());
+        plan.upgrade_replicas(profile, rng.clone());
         plan
     }
 
@@ -384,6 +390,23 @@ impl Plan {
         if rng.permille(250) && !self.faults.is_empty() {
             self.faults.extend([Fault::TransferLeadership; 2]);
         }
+    }
+
+    /// Adds a rolling upgrade to the plan, in some runs with crashes: some replicas are of an
+    /// earlier version first, and the leader raises the cluster's feature level when all are
+    /// upgraded. `rng` is a copy of the generator, so that the runs of other seeds stay the same.
+    fn upgrade_replicas(&mut self, profile: Profile, mut rng: Rng) {
+        let restarts = self
+            .faults
+            .iter()
+            .any(|fault| matches!(fault, Fault::Crash | Fault::CrashLeader | Fault::CrashAll));
+        let is_possible = self.protocol == ClientProtocol::Connection && restarts;
+        if !is_possible || profile == Profile::Quiet || !rng.permille(300) {
+            return;
+        }
+        self.config.feature_level = FeatureLevel::NEWEST;
+        self.old = self.members.clone();
+        self.old.retain(|_| rng.permille(500));
     }
 
     /// Adds membership changes to the plan, in all runs of [`Profile::Members`] and in some of the

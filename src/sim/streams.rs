@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::config::Mutant;
+use crate::feature_level::FeatureLevel;
 use crate::raft::PeerMsg;
 use crate::sim::coverage::{Coverage, Situation};
 use crate::sim::rng::Rng;
@@ -27,6 +28,7 @@ use crate::transport::sender::Sender;
 use crate::types::{Instant, NodeId};
 use crate::wire::datagram::{self, Datagram, PAYLOAD_BYTES_MAX};
 use crate::wire::frame::{Frame, Hello, Lane};
+use crate::wire::protocol::{self, ProtocolVersions};
 
 /// Id of the simulated cluster in hellos.
 const CLUSTER: u128 = 1;
@@ -146,13 +148,16 @@ impl Endpoint {
                 from: me,
                 to: me,
                 incarnation,
-                connection: 0,
+                connection: protocol::SPEAKS_V10,
                 openings: vec![incarnation],
                 members: members.to_vec(),
                 rejoining: false,
                 lane: Lane::Urgent,
                 client_address: String::new(),
                 peer_address: String::new(),
+                versions: ProtocolVersions::OWN,
+                level: FeatureLevel::NEWEST,
+                program: String::new(),
             },
             rng,
             incoming,
@@ -198,6 +203,7 @@ impl Endpoint {
     fn connect(&mut self, now: Instant) {
         let Endpoint { outgoing, hello, numbers, rng, plan, .. } = self;
         for (&peer, lanes) in outgoing {
+            let version = lanes.version();
             for (lane, outgoing) in lanes.iter_mut() {
                 if outgoing.has_timed_out(now) {
                     let None = outgoing.close(now);
@@ -206,7 +212,7 @@ impl Endpoint {
                     let mut sender = Box::new(Sender::new(rng.next_u64(), plan.send_window, now));
                     sender.mutant = plan.mutant;
                     let hello = next_hello(hello, numbers, peer, lane);
-                    outgoing.attempt(OutgoingTransport::stream(sender), hello, now);
+                    outgoing.attempt(OutgoingTransport::stream(sender), version, hello, now);
                 }
             }
         }
@@ -381,7 +387,8 @@ impl Streams {
             match frame {
                 Frame::Hello(hello) => {
                     let lanes = endpoint.outgoing.get_mut(&peer).expect("all are peers");
-                    lanes.on_hello(hello.incarnation, now);
+                    let closed = lanes.on_hello(hello.incarnation, hello.versions, now);
+                    assert!(closed.is_empty(), "TCP connections without TCP: {closed:?}");
                     unread.retain(|(connection, _)| !connection.is_replaced(id, sender));
                 }
                 Frame::Peer(message) => {

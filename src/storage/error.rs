@@ -3,6 +3,7 @@
 
 use std::io;
 
+use crate::feature_level::FeatureLevel;
 use crate::types::{EntryId, Index, NodeId};
 
 /// Recovery advice at the end of the error messages about a folder that no start repairs. The
@@ -104,6 +105,18 @@ pub enum StorageError {
         found: u32,
         /// The only format version in which this program reads and writes this kind of file.
         known: u32,
+    },
+    /// The folder belongs to a cluster whose feature level this program does not support.
+    #[error(
+        "{file} belongs to a cluster with feature level {level}: start the replica with {} of \
+         bowline; nothing in the folder was changed",
+        .level.needed_version()
+    )]
+    FeatureLevel {
+        /// Path of the file that contains the level.
+        file: String,
+        /// Feature level of the cluster.
+        level: FeatureLevel,
     },
     /// A log segment, the file `meta` or the file `peers` is corrupt: its contents differ from what
     /// the replica wrote.

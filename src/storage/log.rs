@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::feature_level::FeatureLevel;
 use crate::raft::{HardState, Loss};
 use crate::record::{Entry, RECORD_BYTES_MAX};
 use crate::types::{EntryId, Index, NodeId, Term};
@@ -139,7 +140,8 @@ impl<D: Disk> Log<D> {
     }
 
     /// Creates the files of a new replica in a folder that contains nothing but a snapshot, with
-    /// which the new cluster begins. The snapshot must be complete and durable.
+    /// which the new cluster begins. The snapshot must be complete and durable; `level` is its
+    /// feature level.
     ///
     /// # Errors
     /// If the folder contains other files or cannot be written.
@@ -148,8 +150,10 @@ impl<D: Disk> Log<D> {
         cluster: u128,
         replica: NodeId,
         members: &[NodeId],
+        level: FeatureLevel,
     ) -> Result<(), StorageError> {
         let meta = Meta::new(cluster, replica, sorted(members), None);
+        let meta = Meta { feature_level: level, ..meta };
         create_meta_beside(disk, &meta, is_snapshot)
     }
 
@@ -224,6 +228,23 @@ impl<D: Disk> Log<D> {
         }
         self.failed = true;
         self.meta.loss = None;
+        self.meta.write(&mut self.disk)?;
+        self.failed = false;
+        Ok(())
+    }
+
+    /// Durably records that a program needs the feature level `level` to read the folder, unless
+    /// this is recorded already. To be called before anything is written that needs the level.
+    ///
+    /// # Errors
+    /// If this write or an earlier one failed; see [`Log::sync`].
+    pub fn raise_feature_level(&mut self, level: FeatureLevel) -> Result<(), StorageError> {
+        self.check_usable()?;
+        if level <= self.meta.feature_level {
+            return Ok(());
+        }
+        self.failed = true;
+        self.meta.feature_level = level;
         self.meta.write(&mut self.disk)?;
         self.failed = false;
         Ok(())

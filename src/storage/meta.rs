@@ -9,15 +9,20 @@
 //!  | magic | version | cluster | replica | incarnation | first | last | flags | ..
 //!  |  16   |    4    |   16    |    2    |      8      |   8   |  8   |   1   |
 //!  +-------+---------+---------+---------+-------------+-------+------+-------+
-//!     +--------------+---------------+------------+-------------+--------+
-//!  .. | member count | opening count | members .. | openings .. | crc32c |
-//!     |      1       |       2       |   2 each   |   8 each    |   4    |
-//!     +--------------+---------------+------------+-------------+--------+
+//!     +--------------+---------------+--------+------------+-------------+--------+
+//!  .. | member count | opening count | level  | members .. | openings .. | crc32c |
+//!     |      1       |       2       | 0 or 2 |   2 each   |   8 each    |   4    |
+//!     +--------------+---------------+--------+------------+-------------+--------+
 //! ```
 //!
 //! Little endian. The checksum covers the stream before it, so a mixture of sectors from two
 //! versions of the record is never accepted. A damaged copy is replaced by the other one when the
 //! log is opened.
+//!
+//! `level` is the feature level that a program needs to read the folder: that of the cluster,
+//! recorded before anything that needs it is written. While it is the lowest, the record has
+//! version 3, without this field, so that version 0.1 of the program reads it. Version 4 is refused
+//! by version 0.1 before it changes anything.
 //!
 //! Each start of the replica opens the log and draws a random number. The latest [`OPENINGS_KEPT`]
 //! of these `openings` are kept, newest last; `incarnation` is the number of all starts. A folder
@@ -41,6 +46,7 @@
 //! vote a second time in the same term, and would lack entries that it has acknowledged.
 
 use crate::config::Mutant;
+use crate::feature_level::FeatureLevel;
 use crate::raft::{Loss, REPLICAS_MAX};
 use crate::types::NodeId;
 
@@ -58,10 +64,15 @@ pub(super) const META_FILE: &str = "meta";
 /// old version.
 pub(super) const META_FILE_NEW: &str = "meta.new";
 const MAGIC: &[u8; 16] = b"bowline replica\n";
-/// Format version of the file `meta` that this program writes and reads.
-const META_VERSION: u32 = 3;
-/// Length in bytes of the fixed fields of the file `meta`, which precede the list of members.
+/// Format version of the file `meta` in a folder with the lowest feature level.
+const META_VERSION_OLDEST: u32 = 3;
+/// Format version of the file `meta` in any other folder.
+const META_VERSION: u32 = 4;
+/// Length in bytes of the fixed fields of the file `meta`, which precede the feature level and the
+/// list of members.
 const HEAD_BYTES: usize = 66;
+/// Length in bytes of the feature level, in the file `meta` of version [`META_VERSION`].
+const LEVEL_BYTES: usize = 2;
 const CHECKSUM_BYTES: usize = 4;
 /// Bit in the field `flags` of the file `meta`: the replica is rejoining after the loss of votes
 /// and entries.
@@ -77,7 +88,7 @@ const REPAIR_MEMBERS_MIN: usize = 3;
 /// the oldest start is removed.
 pub const OPENINGS_KEPT: usize = 4_096;
 // The head and all members fit in the first sector.
-const _: () = assert!(HEAD_BYTES + REPLICAS_MAX * 2 <= PAYLOAD_BYTES);
+const _: () = assert!(HEAD_BYTES + LEVEL_BYTES + REPLICAS_MAX * 2 <= PAYLOAD_BYTES);
 
 /// Decoded contents of the file `meta`: the replica that owns the folder, the cluster's members,
 /// the random number of each of the replica's latest process starts, and the sequence numbers of
@@ -98,6 +109,8 @@ pub(super) struct Meta {
     /// Sequence number of the newest log segment that must exist; zero before the first segment is
     /// created.
     pub(super) last: u64,
+    /// Feature level that a program needs to read the folder.
+    pub(super) feature_level: FeatureLevel,
     /// Random numbers that the replica drew at its latest process starts, one per start, newest
     /// last. Peers use them to distinguish this folder from an older copy of it.
     pub(super) openings: Vec<u64>,
@@ -121,7 +134,8 @@ impl Meta {
         loss: Option<Loss>,
     ) -> Meta {
         let identity = Identity { cluster, replica, incarnation: 0 };
-        Meta { identity, members, loss, first: 1, last: 0, openings: Vec::new() }
+        let feature_level = FeatureLevel::OLDEST;
+        Meta { identity, members, loss, first: 1, last: 0, feature_level, openings: Vec::new() }
     }
 
     /// Returns whether the cluster is large enough for this replica to recover what its folder has
@@ -149,7 +163,9 @@ impl Meta {
         );
         let mut stream = Vec::new();
         stream.extend_from_slice(MAGIC);
-        stream.extend_from_slice(&META_VERSION.to_le_bytes());
+        let is_oldest = self.feature_level == FeatureLevel::OLDEST;
+        let version = if is_oldest { META_VERSION_OLDEST } else { META_VERSION };
+        stream.extend_from_slice(&version.to_le_bytes());
         stream.extend_from_slice(&self.identity.cluster.to_le_bytes());
         stream.extend_from_slice(&self.identity.replica.0.to_le_bytes());
         stream.extend_from_slice(&self.identity.incarnation.to_le_bytes());
@@ -164,6 +180,9 @@ impl Meta {
         let count = u16::try_from(self.openings.len()).expect("at most OPENINGS_KEPT");
         stream.extend_from_slice(&count.to_le_bytes());
         assert!(stream.len() == HEAD_BYTES, "a head of {} bytes", stream.len());
+        if !is_oldest {
+            stream.extend_from_slice(&self.feature_level.number().to_le_bytes());
+        }
         for member in &self.members {
             stream.extend_from_slice(&member.0.to_le_bytes());
         }
@@ -171,7 +190,7 @@ impl Meta {
             stream.extend_from_slice(&opening.to_le_bytes());
         }
         stream.extend_from_slice(&crc32c::crc32c(&stream).to_le_bytes());
-        let length = record_bytes(self.members.len(), self.openings.len());
+        let length = record_bytes(version, self.members.len(), self.openings.len());
         assert!(stream.len() == length, "{} of {length} bytes", stream.len());
         stream
     }
@@ -207,6 +226,9 @@ impl Meta {
                 let (file, known) = (file.to_owned(), META_VERSION);
                 return Err(StorageError::Version { file, found, known });
             }
+            Ok(Content::FeatureLevel(level)) => {
+                return Err(StorageError::FeatureLevel { file: file.to_owned(), level });
+            }
             Err(error) => error,
         };
         match second.read() {
@@ -240,10 +262,11 @@ impl Meta {
     }
 }
 
-/// Returns the length in bytes of one copy of the record in the file `meta`, without padding, for a
-/// cluster of `members` members and a list of `openings` process starts (one random number each).
-fn record_bytes(members: usize, openings: usize) -> usize {
-    HEAD_BYTES + members * 2 + openings * 8 + CHECKSUM_BYTES
+/// Returns the length in bytes of one copy of the record in the file `meta` of this format version,
+/// without padding, for a cluster of `members` members and a list of `openings` process starts (one random number each).
+fn record_bytes(version: u32, members: usize, openings: usize) -> usize {
+    let level = if version == META_VERSION_OLDEST { 0 } else { LEVEL_BYTES };
+    HEAD_BYTES + level + members * 2 + openings * 8 + CHECKSUM_BYTES
 }
 
 fn as_sector(count: usize) -> u32 {
@@ -264,6 +287,8 @@ enum Content {
     Record(Meta),
     /// The record has a format version, given here, that this program cannot read.
     Version(u32),
+    /// The folder needs a feature level, given here, that this program does not support.
+    FeatureLevel(FeatureLevel),
 }
 
 /// Index of the damaged sector in a file, and a description of the damage.
@@ -293,13 +318,13 @@ impl Copy<'_> {
             return Err((self.first, "the header is that of another kind of file".to_owned()));
         }
         let version = u32::from_le_bytes(fields.take());
-        if version != META_VERSION {
+        if !(META_VERSION_OLDEST..=META_VERSION).contains(&version) {
             return Ok(Content::Version(version));
         }
         let counts = &head[HEAD_BYTES - 3..HEAD_BYTES];
         let (members, openings) =
             (usize::from(counts[0]), usize::from(u16::from_le_bytes([counts[1], counts[2]])));
-        let length = record_bytes(members, openings);
+        let length = record_bytes(version, members, openings);
         if members > REPLICAS_MAX || openings > OPENINGS_KEPT {
             return Err((self.first, format!("{members} members and {openings} openings")));
         }
@@ -308,14 +333,22 @@ impl Copy<'_> {
             stream.extend_from_slice(self.sector(number)?);
         }
         stream.truncate(length);
-        decode_stream(&stream, members, openings)
-            .map(Content::Record)
-            .map_err(|what| (self.first, what))
+        match decode_stream(version, &stream, members, openings) {
+            Ok(meta) if !meta.feature_level.is_supported() => {
+                Ok(Content::FeatureLevel(meta.feature_level))
+            }
+            decoded => decoded.map(Content::Record).map_err(|what| (self.first, what)),
+        }
     }
 }
 
-fn decode_stream(stream: &[u8], members: usize, openings: usize) -> Result<Meta, String> {
-    let length = record_bytes(members, openings);
+fn decode_stream(
+    version: u32,
+    stream: &[u8],
+    members: usize,
+    openings: usize,
+) -> Result<Meta, String> {
+    let length = record_bytes(version, members, openings);
     assert!(stream.len() == length, "{} of {length} bytes", stream.len());
     let (covered, checksum) = stream.split_at(stream.len() - CHECKSUM_BYTES);
     if crc32c::crc32c(covered).to_le_bytes() != checksum {
@@ -334,6 +367,13 @@ fn decode_stream(stream: &[u8], members: usize, openings: usize) -> Result<Meta,
     }
     let [flags, _] = fields.take();
     let _count: [u8; 2] = fields.take();
+    let feature_level = if version == META_VERSION_OLDEST {
+        FeatureLevel::OLDEST
+    } else {
+        let number = u16::from_le_bytes(fields.take());
+        let level = FeatureLevel::from_number(number).filter(|it| *it > FeatureLevel::OLDEST);
+        level.ok_or_else(|| format!("feature level {number}"))?
+    };
     let members: Vec<NodeId> =
         (0..members).map(|_| NodeId(u16::from_le_bytes(fields.take()))).collect();
     let openings: Vec<u64> = (0..openings).map(|_| u64::from_le_bytes(fields.take())).collect();
@@ -352,7 +392,7 @@ fn decode_stream(stream: &[u8], members: usize, openings: usize) -> Result<Meta,
         let (count, incarnation) = (openings.len(), identity.incarnation);
         return Err(format!("{count} openings, but incarnation {incarnation}"));
     }
-    Ok(Meta { identity, members, loss, first, last, openings })
+    Ok(Meta { identity, members, loss, first, last, feature_level, openings })
 }
 
 /// Atomically and durably replaces the contents of the small file `name` with `bytes`. Writes the
@@ -387,7 +427,8 @@ mod tests {
         let loss = losses[usize::try_from(openings % 3).unwrap()];
         let mut meta = Meta::new(9, NodeId(2), members, loss);
         (1..=openings).for_each(|opening| meta.open(opening << 20, OPENINGS_KEPT));
-        Meta { first: 3, last: 4, ..meta }
+        let feature_level = if openings % 2 == 0 { FeatureLevel::V0_1 } else { FeatureLevel::V0_2 };
+        Meta { first: 3, last: 4, feature_level, ..meta }
     }
 
     #[test]
@@ -437,6 +478,16 @@ mod tests {
     }
 
     #[test]
+    fn meta_record_of_a_higher_feature_level_is_rejected() {
+        let later = FeatureLevel::from_number(FeatureLevel::NEWEST.number() + 1).unwrap();
+        let bytes = Meta { feature_level: later, ..meta(1) }.encode();
+        let error = Meta::decode("meta", &bytes).unwrap_err();
+        let expected = "meta belongs to a cluster with feature level 3: start the replica with a \
+                        version later than 0.2 of bowline; nothing in the folder was changed";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
     fn meta_record_of_another_format_is_rejected() {
         for version in [2, 9] {
             let mut stream = meta(1).stream();
@@ -445,7 +496,7 @@ mod tests {
             sector::seal(0, 0, 0, &stream, &mut bytes);
             let error = Meta::decode("meta", &bytes).unwrap_err();
             assert!(
-                matches!(error, StorageError::Version { found, known: 3, .. }
+                matches!(error, StorageError::Version { found, known: 4, .. }
                     if found == u32::from(version)),
                 "{error}"
             );

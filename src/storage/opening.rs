@@ -6,6 +6,7 @@
 //! counted only if peers may learn of it.
 
 use crate::config::Mutant;
+use crate::feature_level::FeatureLevel;
 use crate::raft::{Durable, HardState, Loss, SnapshotId};
 use crate::record::{Entry, EntryKind};
 use crate::types::{EntryId, Index, NodeId};
@@ -164,6 +165,11 @@ impl<D: Disk> Recovered<D> {
     pub fn has_configuration(&self) -> bool {
         let mut entries = self.replay.durable.entries.iter();
         entries.any(|entry| entry.kind() == EntryKind::Configuration)
+    }
+
+    /// Returns the feature level that a program needs to read the folder.
+    pub fn feature_level(&self) -> FeatureLevel {
+        self.next.feature_level
     }
 
     /// Checks that `expected`, which must include this replica, are the members with which the

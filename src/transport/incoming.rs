@@ -507,7 +507,9 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
+    use crate::feature_level::FeatureLevel;
     use crate::transport::connection::NoTcp;
+    use crate::wire::protocol::{ProtocolVersions, V10};
     use crate::wire::{datagram, frame};
 
     const PEER: NodeId = NodeId(2);
@@ -562,10 +564,13 @@ mod tests {
             lane: Lane::Bulk,
             client_address: String::new(),
             peer_address: String::new(),
+            versions: ProtocolVersions::OWN,
+            level: FeatureLevel::NEWEST,
+            program: String::new(),
         };
         let mut payload = BytesMut::new();
-        frame::encode_preamble(&mut payload);
-        frame::encode(&Frame::Hello(hello), &mut payload);
+        frame::encode_preamble(V10, &mut payload);
+        frame::encode(&Frame::Hello(hello), V10, &mut payload);
         let data = Data { number: 0, offset: 0, payload: &payload };
         connections.on_data(PEER, id, &data, true, NOW);
         let accept = |hello: &Hello| Ok((hello.from, hello.incarnation));

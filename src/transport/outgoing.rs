@@ -11,6 +11,7 @@ use crate::types::Instant;
 use crate::wire::datagram::{Ack, StreamId};
 use crate::wire::frame::{self, Frame, Hello, Lane};
 use crate::wire::outbound_queue::{COPY_BYTES_MAX, OutboundQueue};
+use crate::wire::protocol::{ProtocolVersion, ProtocolVersions};
 
 use super::Outbox;
 use super::connection::TcpConnection;
@@ -59,6 +60,8 @@ pub(crate) struct Outgoing<T> {
     /// The transport that is established or being established; `None` between two attempts to
     /// connect.
     transport: Option<OutgoingTransport<T>>,
+    /// Version of the protocol that `transport` uses, from its preamble on.
+    version: ProtocolVersion,
     connected: bool,
     /// When the last attempt to establish the connection began.
     attempted_at: Instant,
@@ -80,6 +83,7 @@ impl<T: TcpConnection> Outgoing<T> {
     fn new() -> Outgoing<T> {
         Outgoing {
             transport: None,
+            version: ProtocolVersions::OWN.oldest,
             connected: false,
             attempted_at: Instant::ZERO,
             retry_at: Instant::ZERO,
@@ -112,18 +116,26 @@ impl<T: TcpConnection> Outgoing<T> {
         is_attempt && now >= self.attempted_at + CONNECT_TIMEOUT
     }
 
-    /// Begins an attempt to connect with `transport`, whose first frame is `hello`.
-    pub(crate) fn attempt(&mut self, transport: OutgoingTransport<T>, hello: Hello, now: Instant) {
+    /// Begins an attempt to connect with `transport`, in this version of the protocol. The first
+    /// frame is `hello`.
+    pub(crate) fn attempt(
+        &mut self,
+        transport: OutgoingTransport<T>,
+        version: ProtocolVersion,
+        hello: Hello,
+        now: Instant,
+    ) {
         self.attempted_at = now;
         self.transport = Some(transport);
-        self.queue_hello(hello);
+        self.queue_hello(version, hello);
     }
 
     /// Queues the preamble and the hello with which every connection begins.
-    fn queue_hello(&mut self, hello: Hello) {
+    fn queue_hello(&mut self, version: ProtocolVersion, hello: Hello) {
+        self.version = version;
         let outbound = self.outbound().expect("the connection was just made");
-        frame::encode_preamble(outbound.open());
-        frame::encode(&Frame::Hello(hello), outbound.open());
+        frame::encode_preamble(version, outbound.open());
+        frame::encode(&Frame::Hello(hello), version, outbound.open());
     }
 
     /// Handles the end of the attempt to establish a TCP connection: it is established.
@@ -200,17 +212,18 @@ impl<T: TcpConnection> Outgoing<T> {
         }
     }
 
-    /// Queues a frame. Returns false if the connection is not established, or `bytes_max` bytes or
-    /// more are queued.
+    /// Queues a frame. Returns false if the connection is not established, its version of the
+    /// protocol does not have the frame, or `bytes_max` bytes or more are queued.
     fn send(&mut self, frame: &Frame, bytes_max: usize) -> bool {
-        let connected = self.connected;
+        let version = self.version;
+        let connected = self.connected && frame.oldest_version() <= version;
         let Some(outbound) = self.outbound().filter(|it| connected && it.len() < bytes_max) else {
             return false;
         };
         // Small parts are copied there, so it reserves for all of them at once.
         let small = frame.parts().map(Bytes::len).filter(|bytes| *bytes <= COPY_BYTES_MAX);
         outbound.open().reserve(small.sum::<usize>() + HEAD_BYTES);
-        frame::encode_head(frame, outbound.open());
+        frame::encode_head(frame, version, outbound.open());
         for part in frame.parts() {
             outbound.push(part);
         }
@@ -296,6 +309,7 @@ impl<T: TcpConnection> Outgoing<T> {
     fn on_cookie(
         &mut self,
         id: StreamId,
+        version: ProtocolVersion,
         now: Instant,
         hello: impl FnOnce() -> Hello,
     ) -> Option<Established<T>> {
@@ -307,7 +321,7 @@ impl<T: TcpConnection> Outgoing<T> {
             let replaced = self.transport.replace(OutgoingTransport::stream(candidate));
             (self.connected, self.attempted_at) = (true, now);
             self.failing_since = None;
-            self.queue_hello(hello());
+            self.queue_hello(version, hello());
             return Some(Established {
                 replaced: match replaced {
                     Some(OutgoingTransport::Tcp(tcp)) => Some(tcp),
@@ -355,6 +369,10 @@ pub(crate) struct OutgoingLanes<T> {
     /// The random number that identifies the peer's process start according to the latest hello
     /// (first frame of a connection) from the peer; `None` before its first hello.
     opening: Option<u64>,
+    /// The versions of the protocol that this replica may use.
+    own_versions: ProtocolVersions,
+    /// The versions that the peer speaks, according to its latest hello; `None` before its first.
+    peer_versions: Option<ProtocolVersions>,
 }
 
 impl<T: TcpConnection> OutgoingLanes<T> {
@@ -364,7 +382,24 @@ impl<T: TcpConnection> OutgoingLanes<T> {
             lanes: [Outgoing::new(), Outgoing::new()],
             connection_count: 0,
             opening: None,
+            own_versions: ProtocolVersions::OWN,
+            peer_versions: None,
         }
+    }
+
+    /// Sets which versions of the protocol this replica may use. Connections that use another one
+    /// stay.
+    pub(crate) fn set_versions(&mut self, versions: ProtocolVersions) {
+        self.own_versions = versions;
+    }
+
+    /// Returns the version of the protocol for the next connection: the highest that both replicas
+    /// speak. For a peer that has not told which ones it speaks, or that speaks none of this
+    /// replica's, this is the lowest of this replica's.
+    pub(crate) fn version(&self) -> ProtocolVersion {
+        let own = self.own_versions;
+        let common = self.peer_versions.and_then(|versions| own.highest_common(versions));
+        common.unwrap_or(own.oldest)
     }
 
     /// Returns the connection for messages of this lane (kind of message: urgent or bulk).
@@ -416,9 +451,10 @@ impl<T: TcpConnection> OutgoingLanes<T> {
         now: Instant,
         mut hello: impl FnMut(Lane) -> Hello,
     ) -> Option<(Lane, Established<T>)> {
+        let version = self.version();
         let established = self
             .iter_mut()
-            .find_map(|(lane, it)| Some((lane, it.on_cookie(id, now, || hello(lane))?)))?;
+            .find_map(|(lane, it)| Some((lane, it.on_cookie(id, version, now, || hello(lane))?)))?;
         self.connection_count += 1;
         Some(established)
     }
@@ -445,9 +481,17 @@ impl<T: TcpConnection> OutgoingLanes<T> {
 
     /// Makes the next attempt to connect due at once and resets the delay between attempts. Called
     /// because the peer, whose current start `opening` identifies, has just connected to this
-    /// replica. If it has restarted, older streams of datagrams to it are closed: it does not know
-    /// them.
-    pub(crate) fn on_hello(&mut self, opening: u64, now: Instant) {
+    /// replica, and speaks these versions of the protocol. If it has restarted, older streams of
+    /// datagrams to it are closed: it does not know them. Connections whose version is not the one
+    /// that both should use are closed too. Returns the TCP connections among them, which the
+    /// caller must close.
+    #[must_use]
+    pub(crate) fn on_hello(
+        &mut self,
+        opening: u64,
+        versions: ProtocolVersions,
+        now: Instant,
+    ) -> Vec<T> {
         let has_restarted = self.opening.replace(opening).is_some_and(|it| it != opening);
         for outgoing in self.lanes.iter_mut().filter(|_| has_restarted) {
             let is_old = now.since(outgoing.attempted_at) >= STABLE_AFTER;
@@ -455,9 +499,16 @@ impl<T: TcpConnection> OutgoingLanes<T> {
                 outgoing.close_stream(now);
             }
         }
+        self.peer_versions = Some(versions);
+        let version = self.version();
+        let mut closed = Vec::new();
         for outgoing in &mut self.lanes {
+            if outgoing.transport.is_some() && outgoing.version != version {
+                closed.extend(outgoing.close(now));
+            }
             outgoing.retry_now(now);
         }
+        closed
     }
 
     /// Returns the earliest time at which an attempt to connect must begin or be given up, or
@@ -473,10 +524,12 @@ mod tests {
     use std::io;
 
     use super::*;
+    use crate::feature_level::FeatureLevel;
     use crate::transport::connection::ReadResult;
     use crate::types::NodeId;
     use crate::wire::datagram::{self, Datagram};
     use crate::wire::frame::Decoder;
+    use crate::wire::protocol::{V9, V10};
 
     const NOW: Instant = Instant(1_000_000_000);
     const STREAM: u64 = 7;
@@ -522,7 +575,23 @@ mod tests {
             lane: Lane::Urgent,
             client_address: String::new(),
             peer_address: String::new(),
+            versions: ProtocolVersions::OWN,
+            level: FeatureLevel::NEWEST,
+            program: String::new(),
         }
+    }
+
+    /// Returns unestablished connections for version 10 of the protocol.
+    fn new_lanes() -> OutgoingLanes<FakeTcp> {
+        let mut lanes = OutgoingLanes::new();
+        lanes.set_versions(ProtocolVersions { oldest: V10, newest: V10 });
+        lanes
+    }
+
+    /// Handles a hello of the peer that changes no version.
+    fn on_hello(lanes: &mut OutgoingLanes<FakeTcp>, opening: u64, now: Instant) {
+        let closed = lanes.on_hello(opening, ProtocolVersions::OWN, now);
+        assert!(closed.is_empty(), "{closed:?}");
     }
 
     fn stream() -> Box<Sender> {
@@ -532,9 +601,9 @@ mod tests {
     /// Returns the connections to a peer, of which the urgent one is an established TCP connection
     /// with the number 1.
     fn tcp_lanes() -> OutgoingLanes<FakeTcp> {
-        let mut lanes = OutgoingLanes::new();
+        let mut lanes = new_lanes();
         let urgent = lanes.lane_mut(Lane::Urgent);
-        urgent.attempt(OutgoingTransport::Tcp(FakeTcp::default()), hello(1), NOW);
+        urgent.attempt(OutgoingTransport::Tcp(FakeTcp::default()), V10, hello(1), NOW);
         urgent.on_tcp_connected();
         lanes.count_connection();
         lanes
@@ -543,7 +612,8 @@ mod tests {
     /// Establishes a connection as a stream of datagrams with this number.
     fn connect_stream(lanes: &mut OutgoingLanes<FakeTcp>, lane: Lane, number: u64, now: Instant) {
         let sender = Box::new(Sender::new(number, 1 << 20, now));
-        lanes.lane_mut(lane).attempt(OutgoingTransport::stream(sender), hello(number), now);
+        let transport = OutgoingTransport::stream(sender);
+        lanes.lane_mut(lane).attempt(transport, V10, hello(number), now);
         let id = StreamId { stream: number, cookie: 1 };
         assert!(lanes.on_cookie(id, now, |_| panic!("it has its hello")).is_some());
     }
@@ -610,7 +680,7 @@ mod tests {
 
     #[test]
     fn hello_of_a_restarted_peer_closes_only_its_old_streams() {
-        let mut lanes = OutgoingLanes::new();
+        let mut lanes = new_lanes();
         let later = NOW + STABLE_AFTER / 2;
         connect_stream(&mut lanes, Lane::Urgent, 1, NOW);
         connect_stream(&mut lanes, Lane::Bulk, 2, later);
@@ -618,15 +688,15 @@ mod tests {
             [Lane::Urgent, Lane::Bulk].map(|lane| lanes.lane(lane).is_stream())
         };
         let now = NOW + STABLE_AFTER;
-        lanes.on_hello(1, now);
-        lanes.on_hello(1, now);
+        on_hello(&mut lanes, 1, now);
+        on_hello(&mut lanes, 1, now);
         assert_eq!(is_stream(&lanes), [true, true], "the peer has not restarted");
-        lanes.on_hello(2, now);
+        on_hello(&mut lanes, 2, now);
         assert_eq!(is_stream(&lanes), [false, true], "the bulk stream may be to the new process");
         assert!(lanes.lane(Lane::Urgent).is_attempt_due(now));
         let mut lanes = tcp_lanes();
-        lanes.on_hello(1, now);
-        lanes.on_hello(2, now);
+        on_hello(&mut lanes, 1, now);
+        on_hello(&mut lanes, 2, now);
         assert!(lanes.lane(Lane::Urgent).is_connected(), "a TCP connection notices by itself");
     }
 
@@ -635,15 +705,47 @@ mod tests {
         let mut outgoing = Outgoing::new();
         let mut now = NOW;
         for _ in 0..3 {
-            outgoing.attempt(OutgoingTransport::Tcp(FakeTcp::default()), hello(1), now);
+            outgoing.attempt(OutgoingTransport::Tcp(FakeTcp::default()), V10, hello(1), now);
             assert!(outgoing.close(now).is_some());
             assert_eq!(outgoing.failing_since, Some(NOW));
             now = now + Duration::from_secs(1);
         }
-        outgoing.attempt(OutgoingTransport::Tcp(FakeTcp::default()), hello(1), now);
+        outgoing.attempt(OutgoingTransport::Tcp(FakeTcp::default()), V10, hello(1), now);
         outgoing.on_tcp_connected();
         assert_eq!(outgoing.failing_since, None);
         assert!(outgoing.close(now).is_some());
         assert_eq!(outgoing.failing_since, None, "it was established");
+    }
+
+    #[test]
+    fn connections_are_made_again_when_the_peer_speaks_a_higher_version() {
+        let mut lanes = OutgoingLanes::<FakeTcp>::new();
+        assert_eq!(lanes.version(), V9, "of a peer that is not known yet");
+        let connect = |lanes: &mut OutgoingLanes<FakeTcp>| {
+            let version = lanes.version();
+            for lane in [Lane::Urgent, Lane::Bulk] {
+                let outgoing = lanes.lane_mut(lane);
+                let tcp = OutgoingTransport::Tcp(FakeTcp::default());
+                outgoing.attempt(tcp, version, hello(1), NOW);
+                outgoing.on_tcp_connected();
+            }
+        };
+        let later = ProtocolVersions { oldest: V10, newest: V10 + 3 };
+        for (versions, version, closed) in [
+            (ProtocolVersions::V0_1, V9, 0),
+            (ProtocolVersions::OWN, V10, 2),
+            (ProtocolVersions::OWN, V10, 0),
+            (later, V10, 0),
+            (ProtocolVersions::V0_1, V9, 2),
+        ] {
+            if lanes.lane(Lane::Urgent).is_attempt_due(NOW) {
+                connect(&mut lanes);
+            }
+            assert_eq!(lanes.on_hello(1, versions, NOW).len(), closed, "{versions}");
+            assert_eq!(lanes.version(), version, "{versions}");
+            assert_eq!(lanes.lane(Lane::Bulk).is_attempt_due(NOW), closed == 2, "{versions}");
+        }
+        lanes.set_versions(later);
+        assert_eq!(lanes.version(), V10, "a peer without a common version is told which ones");
     }
 }

@@ -23,6 +23,7 @@ use crate::types::{ClientId, NodeId, RequestId, RequestKey};
 
 use super::json::{Text, write_string};
 use super::peer::{self, PeerError};
+use super::protocol::ProtocolVersions;
 
 /// Broadcast address in the university course's network simulator. As the value of the JSON member
 /// `leader` it means that the sender knows no leader.
@@ -213,7 +214,7 @@ pub fn decode(bytes: &[u8], me: NodeId) -> Result<Incoming, CourseError> {
 /// course's simulator.
 pub fn encode_peer(envelope: &Envelope, out: &mut Vec<u8>) {
     let mut body = BytesMut::new();
-    peer::encode(&envelope.message, &mut body);
+    peer::encode(&envelope.message, ProtocolVersions::OWN.newest, &mut body);
     let encoded_len = base64::encoded_len(body.len(), false).expect("the length fits in memory");
     out.reserve(ADDRESS_BYTES + encoded_len);
     open(envelope.from, envelope.to, envelope.leader, peer_type(&envelope.message), out);

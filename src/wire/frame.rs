@@ -17,7 +17,7 @@
 //!
 //! | kind | body |
 //! |---|---|
-//! | 1 hello | cluster (16), ids, incarnation, connection (8), lane, flags, counts, lists, text |
+//! | 1 hello | cluster (16), ids, incarnation, connection (8), lane, flags, counts, lists, the rest |
 //! | 2 peer message | see [`peer`] |
 //! | 3 forwarded write | client (4), request (16), attempt (8), batch |
 //! | 4 rejected forwarded write | client (4), request (16), reason (1) |
@@ -25,10 +25,22 @@
 //! | 6 read index reply | ticket (8), index (8); without an index the sender is not leader |
 //! | 9 wall clock | milliseconds since 1970 (8) |
 //!
-//! A hello has the ids of its sender and of its receiver, and the sender's addresses for clients
-//! and for peers as text, separated by a space. The counts are the number of members (1 byte) and
+//! A hello has the ids of its sender and of its receiver. The counts are the number of members (1 byte) and
 //! the number of openings (2 bytes). An opening is the random number that the sender drew when it
-//! started and opened its log. The lists have 2 bytes for each member and 8 for each opening.
+//! started and opened its log. The lists have 2 bytes for each member and 8 for each opening. The
+//! rest depends on the version of the protocol (see [`protocol`]). In version 9 it is the sender's
+//! addresses for clients and for peers as text, separated by a space. In version 10 it is:
+//!
+//! ```text
+//!  +--------+--------+-------+----------------+--------------+-----------------+-----
+//!  | oldest | newest | level | client address | peer address | program version | ...
+//!  +--------+--------+-------+----------------+--------------+-----------------+-----
+//! ```
+//!
+//! The oldest and the newest version of the protocol that the sender speaks, the feature level of
+//! its program (2 bytes each), and three texts, each with a length of 2 bytes before it. A later
+//! version may add fields behind them, which are skipped; so a hello of version 10 is all that two
+//! replicas need to agree on a version.
 //!
 //! The attempt of a forwarded write is a term with the highest bit set if the write is sent for the
 //! first time, or a log index if it is sent again.
@@ -39,19 +51,18 @@ mod tests;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::feature_level::FeatureLevel;
 use crate::raft::{PeerMsg, REPLICAS_MAX, RefusalReason};
 use crate::record::RECORD_BYTES_MAX;
 use crate::types::{Index, NodeId, RequestKey, Term};
 
 use super::peer::{self, PeerError};
+use super::protocol::{self, ProtocolVersion, ProtocolVersions};
 
 pub use decoder::Decoder;
 
 /// Magic number: the first bytes of every connection between replicas.
 const MAGIC: [u8; 4] = *b"BOWL";
-/// Version of the protocol between replicas. It covers frames, the Raft messages in them and the
-/// encoding of write batches.
-pub const VERSION: u16 = 9;
 /// Length in bytes of the preamble at the start of a connection between replicas: magic number and
 /// protocol version.
 pub const PREAMBLE_BYTES: usize = 6;
@@ -62,6 +73,10 @@ const HEADER_BYTES: usize = 8;
 pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX + (1 << 20);
 /// Maximum length in bytes of each address in a hello message.
 const ADDRESS_BYTES_MAX: usize = 512;
+/// Maximum length in bytes of the program's version in a hello message.
+const PROGRAM_BYTES_MAX: usize = 64;
+/// Maximum length in bytes of what later versions add to a hello message.
+const HELLO_ADDED_BYTES_MAX: usize = 4_096;
 /// Maximum number of starts of the sender for which a hello message contains the random number that
 /// was drawn. A replica's folder records at most the same number of starts.
 pub const OPENINGS_MAX: usize = 4_096;
@@ -70,8 +85,14 @@ pub const OPENINGS_MAX: usize = 4_096;
 const HELLO_BYTES: usize = 41;
 /// Maximum length in bytes, excluding the frame's header, of the first frame from a peer that has
 /// not identified itself yet.
-const FIRST_FRAME_BYTES_MAX: usize =
-    1 + HELLO_BYTES + REPLICAS_MAX * 2 + OPENINGS_MAX * 8 + 2 * ADDRESS_BYTES_MAX + 1;
+const FIRST_FRAME_BYTES_MAX: usize = 1
+    + HELLO_BYTES
+    + REPLICAS_MAX * 2
+    + OPENINGS_MAX * 8
+    + 6 * 2
+    + 2 * ADDRESS_BYTES_MAX
+    + PROGRAM_BYTES_MAX
+    + HELLO_ADDED_BYTES_MAX;
 /// Bit in the flags of a hello message: the sender is rejoining the cluster after losing its disk.
 const REJOINING: u8 = 1;
 
@@ -109,6 +130,15 @@ pub struct Hello {
     pub client_address: String,
     /// Address at which the sender accepts other replicas; empty if unknown.
     pub peer_address: String,
+    /// Versions of the protocol that the sender speaks. Version 9 does not state them: from it they
+    /// are [`ProtocolVersions::V0_1`], or with [`protocol::SPEAKS_V10`] in the connection's number
+    /// [`ProtocolVersions::OWN`].
+    pub versions: ProtocolVersions,
+    /// Feature level of the sender's program. Version 9 does not state it: from it this is the
+    /// level of version 0.1, or with [`protocol::SPEAKS_V10`] that of version 0.2.
+    pub level: FeatureLevel,
+    /// Version of the sender's program, such as `0.2.0`; empty if unknown.
+    pub program: String,
 }
 
 /// Kind of frames that a connection carries. Each replica has one connection per lane to each peer,
@@ -196,12 +226,13 @@ pub enum FrameError {
          connects to the port for peers"
     )]
     Magic([u8; 4]),
-    /// The peer uses another version of the protocol between replicas.
+    /// The peer uses a version of the protocol between replicas that this program does not speak.
     #[error(
-        "the peer speaks version {0} of the protocol, this replica version {VERSION}; run the same \
-         version of bowline everywhere"
+        "the peer speaks version {0} of the protocol, this replica versions {own}: upgrade the \
+         older of the two to a version of bowline that is not more than one step behind the other",
+        own = ProtocolVersions::OWN
     )]
-    Version(u16),
+    Version(ProtocolVersion),
     /// The frame has no contents, or is longer than allowed.
     #[error("frame of {claimed} bytes from a peer; the length must be from 1 to {max} bytes")]
     Length {
@@ -223,7 +254,7 @@ pub enum FrameError {
     },
     /// The frame is of an unknown kind, whose number is given.
     #[error(
-        "frame of unknown kind {0} from a peer; run the same version of bowline on every replica"
+        "frame of unknown kind {0} from a peer; its version of bowline does not follow the protocol"
     )]
     Kind(u8),
     /// The contents of a frame of the given kind are malformed.
@@ -262,6 +293,12 @@ impl Frame {
         }
     }
 
+    /// Returns the lowest version of the protocol that has the frame. It is not sent to a peer that
+    /// does not speak this version.
+    pub fn oldest_version(&self) -> ProtocolVersion {
+        protocol::V9
+    }
+
     /// Returns the large contents of the frame: log records, a snapshot chunk, or a write's
     /// payload. On the connection they follow the bytes of [`encode_head`], in this order.
     pub fn parts(&self) -> impl Iterator<Item = &Bytes> {
@@ -279,45 +316,21 @@ impl Frame {
 
 /// Appends the preamble of a connection between replicas to `out`: magic number and protocol
 /// version.
-pub fn encode_preamble(out: &mut BytesMut) {
+pub fn encode_preamble(version: ProtocolVersion, out: &mut BytesMut) {
     out.put_slice(&MAGIC);
-    out.put_u16_le(VERSION);
+    out.put_u16_le(version);
 }
 
-/// Appends an encoded frame to `out`, except for its large contents, [`Frame::parts`], which the
-/// caller must send next. This avoids copying them.
-pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
+/// Appends a frame to `out`, encoded in this version of the protocol, except for its large
+/// contents, [`Frame::parts`], which the caller must send next. This avoids copying them.
+pub fn encode_head(frame: &Frame, version: ProtocolVersion, out: &mut BytesMut) {
+    assert!(ProtocolVersions::OWN.contains(version), "version {version} of the protocol");
     let start = out.len();
     out.put_bytes(0, HEADER_BYTES);
     out.put_u8(frame.kind());
     match frame {
-        Frame::Hello(hello) => {
-            out.put_u128_le(hello.cluster);
-            out.put_u16_le(hello.from.0);
-            out.put_u16_le(hello.to.0);
-            out.put_u64_le(hello.incarnation);
-            out.put_u64_le(hello.connection);
-            out.put_u8(match hello.lane {
-                Lane::Urgent => 0,
-                Lane::Bulk => 1,
-            });
-            out.put_u8(if hello.rejoining { REJOINING } else { 0 });
-            let (members, openings) = (&hello.members, &hello.openings);
-            assert!(members.len() <= REPLICAS_MAX, "{} members", members.len());
-            assert!(openings.len() <= OPENINGS_MAX, "{} openings", openings.len());
-            out.put_u8(u8::try_from(members.len()).expect("at most REPLICAS_MAX"));
-            out.put_u16_le(u16::try_from(openings.len()).expect("at most OPENINGS_MAX"));
-            for member in members {
-                out.put_u16_le(member.0);
-            }
-            for opening in openings {
-                out.put_u64_le(*opening);
-            }
-            out.put_slice(hello.client_address.as_bytes());
-            out.put_u8(b' ');
-            out.put_slice(hello.peer_address.as_bytes());
-        }
-        Frame::Peer(message) => peer::encode_head(message, out),
+        Frame::Hello(hello) => put_hello(hello, version, out),
+        Frame::Peer(message) => peer::encode_head(message, version, out),
         Frame::Forward { key, attempt, .. } => {
             put_key(*key, out);
             out.put_u64_le(match attempt {
@@ -355,9 +368,10 @@ pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
     out[start + 4..start + HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// Appends a completely encoded frame to `out`, including its large contents.
-pub fn encode(frame: &Frame, out: &mut BytesMut) {
-    encode_head(frame, out);
+/// Appends a frame to `out`, completely encoded in this version of the protocol, including its
+/// large contents.
+pub fn encode(frame: &Frame, version: ProtocolVersion, out: &mut BytesMut) {
+    encode_head(frame, version, out);
     for part in frame.parts() {
         out.put_slice(part);
     }
@@ -370,6 +384,43 @@ const FIRST_ATTEMPT: u64 = 1 << 63;
 const _: () = assert!(Term::MAX.0 & FIRST_ATTEMPT == 0 && Index::MAX.0 & FIRST_ATTEMPT == 0);
 /// Length in bytes of an encoded request key, which identifies a write.
 const KEY_BYTES: usize = 20;
+
+fn put_hello(hello: &Hello, version: ProtocolVersion, out: &mut BytesMut) {
+    out.put_u128_le(hello.cluster);
+    out.put_u16_le(hello.from.0);
+    out.put_u16_le(hello.to.0);
+    out.put_u64_le(hello.incarnation);
+    out.put_u64_le(hello.connection);
+    out.put_u8(match hello.lane {
+        Lane::Urgent => 0,
+        Lane::Bulk => 1,
+    });
+    out.put_u8(if hello.rejoining { REJOINING } else { 0 });
+    let (members, openings) = (&hello.members, &hello.openings);
+    assert!(members.len() <= REPLICAS_MAX, "{} members", members.len());
+    assert!(openings.len() <= OPENINGS_MAX, "{} openings", openings.len());
+    out.put_u8(u8::try_from(members.len()).expect("at most REPLICAS_MAX"));
+    out.put_u16_le(u16::try_from(openings.len()).expect("at most OPENINGS_MAX"));
+    for member in members {
+        out.put_u16_le(member.0);
+    }
+    for opening in openings {
+        out.put_u64_le(*opening);
+    }
+    if version == protocol::V9 {
+        out.put_slice(hello.client_address.as_bytes());
+        out.put_u8(b' ');
+        out.put_slice(hello.peer_address.as_bytes());
+        return;
+    }
+    out.put_u16_le(hello.versions.oldest);
+    out.put_u16_le(hello.versions.newest);
+    out.put_u16_le(hello.level.number());
+    for text in [&hello.client_address, &hello.peer_address, &hello.program] {
+        out.put_u16_le(u16::try_from(text.len()).expect("a short text"));
+        out.put_slice(text.as_bytes());
+    }
+}
 
 fn put_key(key: RequestKey, out: &mut BytesMut) {
     out.put_u32_le(key.client.0);

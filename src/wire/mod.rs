@@ -12,4 +12,5 @@ pub mod frame;
 mod json;
 pub(crate) mod outbound_queue;
 pub mod peer;
+pub mod protocol;
 pub mod resp;

@@ -3,10 +3,15 @@
 //!
 //! ```text
 //!  0         1               3
-//!  +---------+---------------+------------------------+----------+----------+-----
-//!  | version | header length |  header (rkyv archive) |  record  |  record  | ...
-//!  +---------+---------------+------------------------+----------+----------+-----
+//!  +---------+---------------+------------------------+-------+----------+----------+-----
+//!  | version | header length |  header (rkyv archive) | level |  record  |  record  | ...
+//!  +---------+---------------+------------------------+-------+----------+----------+-----
 //! ```
+//!
+//! Version 2 is that of version 9 of the protocol, and has no level. In version 3 the header's
+//! length covers the archive and what follows it, up to the records: 2 bytes with the feature level
+//! of the sender of an append reply (0 in other messages), and fields that a later version adds,
+//! which are skipped.
 //!
 //! The container of a message (a datagram, a frame or a JSON field) determines where the message
 //! ends, who sent it and who receives it. The header is a flat archive of one fixed length, which
@@ -23,17 +28,24 @@ use rkyv::rancor::Failure;
 use rkyv::ser::allocator::SubAllocator;
 use rkyv::ser::writer::Buffer;
 
+use crate::feature_level::FeatureLevel;
 use crate::raft::PeerMsg;
 use crate::record::{Entry, RecordError};
 use crate::types::{EntryId, Term};
 
+use super::protocol::{self, ProtocolVersion};
+
 use self::header::{ArchivedHeader, Header, header_of, message_of};
 
-/// Version of the encoding of messages between replicas. Messages of another version are rejected.
-const VERSION: u8 = 2;
+/// Version of the encoding of messages in version 9 of the protocol between replicas.
+const VERSION_OLDEST: u8 = 2;
+/// Version of the encoding of messages in later versions of the protocol.
+const VERSION: u8 = 3;
 /// Length in bytes of the fields before a message's header: the encoding version and the header's
 /// length.
 const PREFIX_BYTES: usize = 3;
+/// Length in bytes of the fields that version 3 adds to the header.
+const ADDED_BYTES: usize = 2;
 /// Length in bytes of a message's header, as rkyv serializes it.
 const HEADER_BYTES: usize = size_of::<Archived<Header>>();
 
@@ -50,8 +62,9 @@ pub enum PeerError {
     },
     /// The message states another encoding version or header length than this program supports.
     #[error(
-        "peer message has version {version} and a header of {length} bytes, expected {VERSION} and \
-         {HEADER_BYTES}; run the same version of bowline everywhere"
+        "peer message has version {version} and a header of {length} bytes, expected \
+         {VERSION_OLDEST} to {VERSION} and {HEADER_BYTES} or more; upgrade the older of the two \
+         replicas"
     )]
     Version {
         /// Encoding version that the message states.
@@ -126,15 +139,21 @@ pub enum PeerError {
     },
 }
 
-/// Returns the encoded length in bytes of `message`.
-pub fn encoded_len(message: &PeerMsg) -> usize {
-    PREFIX_BYTES + HEADER_BYTES + parts_of(message).map(Bytes::len).sum::<usize>()
+/// Returns the length of the header that messages have in this version of the protocol.
+fn header_bytes(protocol: ProtocolVersion) -> usize {
+    if protocol == protocol::V9 { HEADER_BYTES } else { HEADER_BYTES + ADDED_BYTES }
 }
 
-/// Appends a completely encoded message to `out`.
-pub fn encode(message: &PeerMsg, out: &mut BytesMut) {
-    out.reserve(encoded_len(message));
-    encode_head(message, out);
+/// Returns the length in bytes of `message`, encoded for this version of the protocol.
+pub fn encoded_len(message: &PeerMsg, protocol: ProtocolVersion) -> usize {
+    let parts = parts_of(message).map(Bytes::len).sum::<usize>();
+    PREFIX_BYTES + header_bytes(protocol) + parts
+}
+
+/// Appends a message to `out`, completely encoded for this version of the protocol.
+pub fn encode(message: &PeerMsg, protocol: ProtocolVersion, out: &mut BytesMut) {
+    out.reserve(encoded_len(message, protocol));
+    encode_head(message, protocol, out);
     for part in parts_of(message) {
         out.put_slice(part);
     }
@@ -157,9 +176,9 @@ pub fn parts_of(message: &PeerMsg) -> impl Iterator<Item = &Bytes> {
     entries.iter().map(Entry::record).chain(chunk)
 }
 
-/// Appends an encoded message to `out`, except for its large contents, [`parts_of`], which the
-/// caller must send next. This avoids copying them.
-pub fn encode_head(message: &PeerMsg, out: &mut BytesMut) {
+/// Appends a message to `out`, encoded for this version of the protocol, except for its large
+/// contents, [`parts_of`], which the caller must send next. This avoids copying them.
+pub fn encode_head(message: &PeerMsg, protocol: ProtocolVersion, out: &mut BytesMut) {
     let header = header_of(message);
     let mut space = [0; HEADER_BYTES];
     let archive = low::to_bytes_in_with_alloc::<_, _, Failure>(
@@ -168,9 +187,17 @@ pub fn encode_head(message: &PeerMsg, out: &mut BytesMut) {
         SubAllocator::empty(),
     )
     .expect("the buffer has the archive's size, and a flat archive needs no scratch space");
-    out.put_u8(VERSION);
-    out.put_u16_le(u16::try_from(HEADER_BYTES).expect("the header is small"));
+    let is_oldest = protocol == protocol::V9;
+    let length = header_bytes(protocol);
+    out.put_u8(if is_oldest { VERSION_OLDEST } else { VERSION });
+    out.put_u16_le(u16::try_from(length).expect("the header is small"));
     out.put_slice(&archive);
+    if !is_oldest {
+        out.put_u16_le(match message {
+            PeerMsg::AppendReply(reply) => reply.level.number(),
+            _ => 0,
+        });
+    }
 }
 
 /// Decodes one message, which takes up all of `bytes`. Its log entries share the memory of `bytes`.
@@ -186,16 +213,31 @@ pub fn decode(mut bytes: Bytes) -> Result<PeerMsg, PeerError> {
     }
     let version = bytes.get_u8();
     let header_length = usize::from(bytes.get_u16_le());
-    if version != VERSION || header_length != HEADER_BYTES {
+    let is_known = match version {
+        VERSION_OLDEST => header_length == HEADER_BYTES,
+        VERSION => header_length >= HEADER_BYTES + ADDED_BYTES,
+        _ => false,
+    };
+    if !is_known {
         return Err(PeerError::Version { version, length: header_length });
     }
+    let needed = PREFIX_BYTES + header_length;
     if length < needed {
         return Err(PeerError::Short { length, needed });
     }
     let archive = bytes.split_to(HEADER_BYTES);
+    let mut added = bytes.split_to(header_length - HEADER_BYTES);
     let header =
         low::access::<ArchivedHeader, Failure>(&archive).map_err(|Failure| PeerError::Header)?;
-    let message = message_of(header, &mut bytes)?;
+    let mut message = message_of(header, &mut bytes)?;
+    if let PeerMsg::AppendReply(reply) = &mut message
+        && version == VERSION
+    {
+        let number = added.get_u16_le();
+        let level = FeatureLevel::from_number(number);
+        reply.level =
+            level.ok_or(PeerError::Number { field: "feature level", value: number.into() })?;
+    }
     if !bytes.is_empty() {
         return Err(PeerError::Trailing { bytes: bytes.len() });
     }

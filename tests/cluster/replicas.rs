@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
@@ -51,6 +51,8 @@ pub(crate) struct Cluster {
     name: Option<&'static str>,
     /// Flags for the deadlines of requests; empty for the default deadlines.
     deadlines: &'static [&'static str],
+    /// The program of each replica.
+    programs: Vec<PathBuf>,
     children: Vec<Option<Child>>,
 }
 
@@ -85,6 +87,22 @@ impl Cluster {
         let mut cluster = Cluster::between_ports(count, threads, &[], PATIENT);
         cluster.name = None;
         cluster
+    }
+
+    /// Starts replicas of another program, with long deadlines.
+    pub(crate) fn start_program(
+        count: usize,
+        program: &Path,
+        flags: &'static [&'static str],
+    ) -> Cluster {
+        let mut cluster = Cluster::between_ports(count, "auto", flags, PATIENT);
+        cluster.programs.fill(program.to_owned());
+        Cluster::start_all(cluster)
+    }
+
+    /// Sets the program of a replica, from its next start on.
+    pub(crate) fn set_program(&mut self, at: usize, program: &Path) {
+        program.clone_into(&mut self.programs[at]);
     }
 
     fn between_ports(
@@ -127,7 +145,19 @@ impl Cluster {
         let folder = tempfile::tempdir().unwrap();
         let children = (0..count).map(|_| None).collect();
         let name = Some(CLUSTER);
-        Cluster { folder, ports, peers, peer_ports, threads, flags, name, deadlines, children }
+        let programs = vec![PathBuf::from(env!("CARGO_BIN_EXE_bowline")); count];
+        Cluster {
+            folder,
+            ports,
+            peers,
+            peer_ports,
+            threads,
+            flags,
+            name,
+            deadlines,
+            programs,
+            children,
+        }
     }
 
     fn start_all(mut cluster: Cluster) -> Cluster {
@@ -160,7 +190,7 @@ impl Cluster {
     }
 
     fn command_with(&self, at: usize, port: u16, peer_port: u16, peers: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
+        let mut command = Command::new(&self.programs[at]);
         // Behind proxies, replicas must not learn of a direct way.
         let is_proxied = self.peers.iter().any(|it| !it.is_empty() && *it != self.peers[0]);
         let announced =
@@ -194,6 +224,7 @@ impl Cluster {
         self.peer_ports.push(free_port());
         self.peers.push(String::new());
         self.children.push(None);
+        self.programs.push(PathBuf::from(env!("CARGO_BIN_EXE_bowline")));
         let at = self.children.len() - 1;
         self.spawn(at, Some("--join"));
         format!("127.0.0.1:{}", self.peer_ports[at])

@@ -6,8 +6,10 @@ use std::net::TcpStream;
 
 use bytes::BytesMut;
 
+use bowline::feature_level::FeatureLevel;
 use bowline::types::NodeId;
 use bowline::wire::frame::{self, Frame, Hello, Lane};
+use bowline::wire::protocol::{ProtocolVersions, V10};
 
 use crate::client::Client;
 use crate::replicas::{CLUSTER, Cluster, TIMEOUT};
@@ -38,13 +40,16 @@ fn hello_of_replica_2() -> Hello {
         lane: Lane::Bulk,
         client_address: "127.0.0.1:1".to_owned(),
         peer_address: String::new(),
+        versions: ProtocolVersions::OWN,
+        level: FeatureLevel::NEWEST,
+        program: "0.2.0".to_owned(),
     }
 }
 
 fn greeting(hello: &Hello) -> BytesMut {
     let mut bytes = BytesMut::new();
-    frame::encode_preamble(&mut bytes);
-    frame::encode(&Frame::Hello(hello.clone()), &mut bytes);
+    frame::encode_preamble(V10, &mut bytes);
+    frame::encode(&Frame::Hello(hello.clone()), V10, &mut bytes);
     bytes
 }
 
@@ -58,8 +63,8 @@ fn unknown_peer_is_rejected_and_logged() {
     let mut another_version = greeting(&hello);
     another_version[4] = 99;
     let mut mute = BytesMut::new();
-    frame::encode_preamble(&mut mute);
-    frame::encode(&Frame::AskReadIndex { ticket: 1 }, &mut mute);
+    frame::encode_preamble(V10, &mut mute);
+    frame::encode(&Frame::AskReadIndex { ticket: 1 }, V10, &mut mute);
     let with_9 = [1, 2, 9].map(NodeId).to_vec();
     let two = [1, 2].map(NodeId).to_vec();
     for (bytes, words) in [

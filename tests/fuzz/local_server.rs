@@ -40,6 +40,7 @@ impl LocalServer {
             match_index: None,
             path: None,
             disk: DiskState::Healthy,
+            program: None,
         };
         let mut context = Context::alone(me, 7, Instant::ZERO);
         context.leader = Some(id);

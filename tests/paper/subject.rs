@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bowline::config::Config;
+use bowline::feature_level::FeatureLevel;
 use bowline::raft::{
     AppendEntries, AppendJob, AppendOutcome, AppendReply, ClientRequest, Committed, DiskState,
     Durable, Effects, Envelope, HardState, Msg, PeerMsg, Persisted, Refusal, Replica, RequestKind,
@@ -323,5 +324,5 @@ pub(crate) fn rejecting(append: &AppendEntries, hint: (u64, u64)) -> PeerMsg {
 
 fn reply_to(append: &AppendEntries, outcome: AppendOutcome) -> PeerMsg {
     let (term, round, disk) = (append.term, append.round, DiskState::Healthy);
-    PeerMsg::AppendReply(AppendReply { term, round, disk, outcome })
+    PeerMsg::AppendReply(AppendReply { term, round, level: FeatureLevel::OLDEST, disk, outcome })
 }

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bowline::backup::{BackupHeader, BackupWriter};
+use bowline::feature_level::FeatureLevel;
 use bowline::kv::{Batch, CommandId, Operation, PIECE_BYTES, Piece, SnapshotMark};
 use bowline::membership::{Configuration, MemberChange, Promotion};
 use bowline::raft::{
@@ -21,6 +22,7 @@ use bowline::storage::{Disk as _, Log, LogOptions, MemDisk, check_segment};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
 use bowline::wire::datagram::{Ack, Data, Datagram, StreamId, encode};
 use bowline::wire::frame::{self, Attempt, Frame, Hello, Lane};
+use bowline::wire::protocol::{ProtocolVersions, V10};
 use bowline::wire::{course, peer};
 use bytes::{Bytes, BytesMut};
 
@@ -207,8 +209,13 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds.push(("record", "two", both));
     seeds.push(("record", "empty", Vec::new()));
 
-    let reply =
-        |outcome| AppendReply { term: Term(3), round: Round(5), disk: DiskState::Healthy, outcome };
+    let reply = |outcome| AppendReply {
+        term: Term(3),
+        round: Round(5),
+        level: FeatureLevel::V0_2,
+        disk: DiskState::Healthy,
+        outcome,
+    };
     let (refused, hint) = (Index(7), EntryId::new(1, 4));
     let last = EntryId::new(2, 8);
     let (term, round) = (Term(3), Round(8));
@@ -235,7 +242,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("install_reply", PeerMsg::InstallReply(stored)),
     ] {
         let mut bytes = BytesMut::new();
-        peer::encode(&message, &mut bytes);
+        peer::encode(&message, V10, &mut bytes);
         seeds.push(("peer", name, bytes.to_vec()));
         let (from, to, leader) = (NodeId(0), NodeId(1), Some(NodeId(0)));
         let mut out = Vec::new();
@@ -305,6 +312,9 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
         lane,
         client_address,
         peer_address: "127.0.0.1:8001".to_owned(),
+        versions: ProtocolVersions::OWN,
+        level: FeatureLevel::V0_2,
+        program: "0.2.0".to_owned(),
     };
     let vote = RequestVote { term: Term(3), pre: true, transfer: false, last };
     let vote = PeerMsg::RequestVote(vote);
@@ -320,12 +330,12 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
         ("wall_clock", Frame::WallClock { millis: 1_700_000_000_000 }),
     ] {
         let mut bytes = BytesMut::new();
-        frame::encode(&frame, &mut bytes);
+        frame::encode(&frame, V10, &mut bytes);
         seeds.push(("frame", name, bytes.to_vec()));
     }
     let mut stream = BytesMut::new();
-    frame::encode_preamble(&mut stream);
-    frame::encode(&Frame::AskReadIndex { ticket }, &mut stream);
+    frame::encode_preamble(V10, &mut stream);
+    frame::encode(&Frame::AskReadIndex { ticket }, V10, &mut stream);
     seeds.push(("frame", "stream", stream.to_vec()));
     seeds.push(("frame", "claim", b"BOWL\x02\0\xFF\xFF\xFF\xFF\0\0\0\0\x02".to_vec()));
 }

@@ -24,6 +24,7 @@ impl Client {
             match_index: None,
             path: None,
             disk: DiskState::Healthy,
+            program: None,
         });
         let nodes: Vec<ReplicaInfo> = nodes.collect();
         let mut context = Context::alone(nodes[1].clone(), 0xC1, Instant::ZERO);

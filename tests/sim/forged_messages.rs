@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use bowline::config::Config;
+use bowline::feature_level::FeatureLevel;
 use bowline::membership::{Configuration, MemberChange, Promotion};
 use bowline::raft::{
     AppendEntries, AppendJob, AppendOutcome, AppendReply, ChunkStored, ClientRequest, Counters,
@@ -234,7 +235,13 @@ impl Victim {
                     AppendOutcome::Reject { refused: self.index(), hint: self.entry_id() }
                 };
                 let round = self.round();
-                PeerMsg::AppendReply(AppendReply { term, round, disk, outcome })
+                PeerMsg::AppendReply(AppendReply {
+                    term,
+                    round,
+                    level: FeatureLevel::OLDEST,
+                    disk,
+                    outcome,
+                })
             }
             6 => {
                 let (pre, transfer) = (self.chance(50), self.chance(50));
@@ -330,7 +337,11 @@ impl Victim {
                     totals.installed += 1;
                     let members = self.configuration();
                     let configuration = Some(members).filter(|_| self.chance(50));
-                    self.handle(Msg::Installed(chunk.snapshot, configuration));
+                    self.handle(Msg::Installed(
+                        chunk.snapshot,
+                        configuration,
+                        FeatureLevel::OLDEST,
+                    ));
                 }
             }
             _ => {

@@ -15,6 +15,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use bowline::feature_level::FeatureLevel;
 use bowline::kv::{Batch, Operation};
 use bowline::raft::{AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, PeerMsg};
 use bowline::record::{EntryKind, RecordBuffer};
@@ -254,6 +255,7 @@ fn lengths() -> (usize, usize) {
     let reply = AppendReply {
         term: Term(1),
         round: Round(1),
+        level: FeatureLevel::OLDEST,
         disk: DiskState::Healthy,
         outcome: AppendOutcome::Match { index: Index(2) },
     };

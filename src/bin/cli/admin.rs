@@ -13,7 +13,7 @@ mod probe;
 pub(super) mod replicas;
 mod restore;
 mod snapshot;
-mod status;
+pub(super) mod status;
 mod transfer;
 mod utc;
 

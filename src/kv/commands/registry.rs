@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use crate::feature_level::FeatureLevel;
 use crate::kv::commands::args::Args;
 use crate::kv::commands::items::Arguments;
 use crate::kv::commands::outcome::Outcome;
@@ -115,6 +116,12 @@ impl CommandId {
     /// Returns the positions of the keys among the command's arguments.
     pub const fn keys(self) -> KeyPositions {
         self.0.keys
+    }
+
+    /// Returns the feature level that the cluster must have before a replica accepts the command
+    /// from a client. The state machine does not check it: what is in the log is applied.
+    pub const fn feature_level(self) -> FeatureLevel {
+        self.0.level
     }
 
     /// Returns what the running time of the command is proportional to.

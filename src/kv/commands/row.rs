@@ -1,6 +1,7 @@
 //! A row of the registry: a command's number, its name, the positions of its keys and the function
 //! that runs it. Each group's file has a table of rows; `registry.rs` collects the tables.
 
+use crate::feature_level::FeatureLevel;
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::keyspace::Keyspace;
@@ -20,6 +21,9 @@ pub(in crate::kv) struct Row {
     pub(in crate::kv) name: &'static str,
     pub(in crate::kv) keys: KeyPositions,
     pub(in crate::kv) scale: Scale,
+    /// The feature level that the cluster must have before a replica accepts the command from a
+    /// client.
+    pub(in crate::kv) level: FeatureLevel,
     pub(in crate::kv) run: Run,
 }
 
@@ -161,6 +165,13 @@ impl Row {
         self.scale = scale;
         self
     }
+
+    /// Returns a copy of this row for a command that was added with the feature level `level`.
+    #[allow(dead_code, reason = "no command has been added since the first level")]
+    pub(in crate::kv) const fn since(mut self, level: FeatureLevel) -> Row {
+        self.level = level;
+        self
+    }
 }
 
 /// Returns the row of a read-only command for the table of all commands of the state machine.
@@ -171,7 +182,14 @@ pub(in crate::kv) const fn read(
     keys: KeyPositions,
     run: fn(&Keyspace, &Args<'_>) -> Answer,
 ) -> Row {
-    Row { number, name, keys, scale: Scale::Arguments, run: Run::Read(run) }
+    Row {
+        number,
+        name,
+        keys,
+        scale: Scale::Arguments,
+        level: FeatureLevel::V0_1,
+        run: Run::Read(run),
+    }
 }
 
 /// Returns the row of a read-only command on a range of keys, which needs the index of keys, for
@@ -181,7 +199,14 @@ pub(in crate::kv) const fn range_read(
     name: &'static str,
     run: fn(&Keyspace, &Args<'_>) -> Answer,
 ) -> Row {
-    Row { number, name, keys: NO_KEYS, scale: Scale::Arguments, run: Run::RangeRead(run) }
+    Row {
+        number,
+        name,
+        keys: NO_KEYS,
+        scale: Scale::Arguments,
+        level: FeatureLevel::V0_1,
+        run: Run::RangeRead(run),
+    }
 }
 
 /// Returns the row of a command that may change the state, for the table of all commands of the
@@ -192,5 +217,12 @@ pub(in crate::kv) const fn write(
     keys: KeyPositions,
     run: fn(&mut Keyspace, &Args<'_>) -> Answer,
 ) -> Row {
-    Row { number, name, keys, scale: Scale::Arguments, run: Run::Write(run) }
+    Row {
+        number,
+        name,
+        keys,
+        scale: Scale::Arguments,
+        level: FeatureLevel::V0_1,
+        run: Run::Write(run),
+    }
 }

@@ -7,7 +7,7 @@
 //!  +-------+---------+------------+----------+--------+---------+-------+--------+  8 bytes each
 //!  +------+-------+--------+-----------+--------+   blocks: 1, 4, 8, length and 4 bytes; kinds in
 //!  | kind | count | length |   items   | crc32c |   order: entries, batches, client sessions,
-//!  +------+-------+--------+-----------+--------+   pieces and members if there are any, end
+//!  +------+-------+--------+-----------+--------+   pieces, members, level if needed, end
 //! ```
 //!
 //! Integers are little endian. Within items, lengths and other small numbers have a variable
@@ -15,6 +15,10 @@
 //! `keyspace/restore.rs`, batches of the deduplication table with their outcomes in `dedup.rs`,
 //! client sessions in `client_sessions.rs`, pieces of an incomplete batch in `partial_batch.rs`,
 //! and the members, if they have changed since the cluster was created, in `membership.rs`.
+//!
+//! The format version depends on the cluster's feature level: while it is 1, snapshots are written
+//! in format 10, which replicas of version 0.1 read too. Those of a higher level have format 11, in
+//! which one block contains the level (2 bytes).
 //!
 //! The checksum of a block covers the header and all blocks up to this one, so a reader detects
 //! blocks that are omitted, repeated or reordered. Replicas with equal states may write their
@@ -29,13 +33,17 @@ mod tests;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::feature_level::FeatureLevel;
 use crate::types::EntryId;
 
 pub use reader::SnapshotReader;
 pub use writer::SnapshotWriter;
 
 const MAGIC: &[u8; 16] = b"bowline snapshot";
-const VERSION: u32 = 10;
+/// Format version of the snapshots of a cluster with the lowest feature level.
+const VERSION_OLDEST: u32 = 10;
+/// Format version of the snapshots of any other cluster.
+const VERSION: u32 = 11;
 const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8 + 8 + 8;
 /// Length in bytes of a block's head: kind, item count and length of the items.
 const BLOCK_HEAD_BYTES: usize = 1 + 4 + 8;
@@ -46,15 +54,17 @@ const CHECKSUM_BYTES: usize = 4;
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// Kind byte of a block with entries of the keyspace. The blocks of a snapshot are in ascending
-/// order of their kinds: entries, batches, client sessions, pieces, members, end.
+/// order of their kinds: entries, batches, client sessions, pieces, members, level, end.
 const ENTRIES: u8 = 1;
 const BATCHES: u8 = 2;
 const CLIENT_SESSIONS: u8 = 3;
 const PIECES: u8 = 4;
 /// Kind byte of the block with the configuration of the members, which is its only item.
 const MEMBERS: u8 = 5;
-/// Kind byte of the last block, which has no items. The values between the kind of members and this
-/// one are reserved.
+/// Kind byte of the block with the feature level, which is its only item. Only in format 11.
+const LEVEL: u8 = 6;
+/// Kind byte of the last block, which has no items. The values between the kind of the level and
+/// this one are reserved.
 const END: u8 = 9;
 
 /// The reason why bytes are not a valid snapshot.
@@ -65,13 +75,19 @@ pub enum SnapshotError {
     Magic,
     /// The snapshot has a format version that this program cannot read.
     #[error(
-        "snapshot has format version {found}, this program reads {VERSION}; open it with the \
-         version that wrote it"
+        "snapshot has format version {found}, this program reads {VERSION_OLDEST} to {VERSION}; \
+         open it with the version that wrote it"
     )]
     Version {
         /// Format version of the snapshot.
         found: u32,
     },
+    /// The snapshot is of a cluster whose feature level this program does not support.
+    #[error(
+        "snapshot of a cluster with feature level {}: run {} of bowline",
+        .0, .0.needed_version()
+    )]
+    FeatureLevel(FeatureLevel),
     /// A block of the snapshot is corrupt.
     #[error("snapshot is corrupt in the block at byte {offset}: {what}")]
     Damaged {

@@ -4,6 +4,7 @@
 
 use bytes::{Buf as _, BytesMut};
 
+use crate::feature_level::FeatureLevel;
 use crate::kv::client_sessions::ClientSession;
 use crate::kv::dedup::decode_batch;
 use crate::kv::keyspace::clock::ReplicatedClock;
@@ -11,8 +12,8 @@ use crate::kv::keyspace::entry::REVISION_MAX;
 use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::partial_batch::RestoredPiece;
 use crate::kv::snapshot::{
-    BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC,
-    MEMBERS, NEW_CLUSTER_GAP, PIECES, SnapshotError, SnapshotMark, VERSION,
+    BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, LEVEL,
+    MAGIC, MEMBERS, NEW_CLUSTER_GAP, PIECES, SnapshotError, SnapshotMark, VERSION, VERSION_OLDEST,
 };
 use crate::kv::state_machine::{StateMachine, digest_of, hash_of_members};
 use crate::kv::values::digest::Digest;
@@ -37,6 +38,8 @@ pub struct SnapshotReader {
     digest: Digest,
     /// The members of the cluster, decoded from the snapshot; `None` before, or if there are none.
     configuration: Option<Configuration>,
+    /// The cluster's feature level, decoded from the snapshot; `None` before.
+    feature_level: Option<FeatureLevel>,
     /// Number of keyspace entries decoded from the snapshot so far.
     entries: u64,
     /// Kind of the content of the latest block (part of the snapshot): keyspace entries, batches,
@@ -65,6 +68,8 @@ struct Header {
     digest: u64,
     entries: u64,
     clock: ReplicatedClock,
+    /// Whether the snapshot has the oldest format, without a feature level.
+    is_oldest: bool,
 }
 
 impl SnapshotReader {
@@ -79,6 +84,7 @@ impl SnapshotReader {
             state: None,
             digest: Digest::default(),
             configuration: None,
+            feature_level: None,
             entries: 0,
             kind: 0,
             ended: false,
@@ -91,7 +97,8 @@ impl SnapshotReader {
     /// Returns a reader that restores the state with which a new cluster begins. Its log index and
     /// all revisions are higher by [`NEW_CLUSTER_GAP`] than in the snapshot. It has only the keys
     /// and the replicated clock: the deduplication table, the client sessions, the pieces of an
-    /// incomplete batch and the members belong to the cluster that took the snapshot.
+    /// incomplete batch and the members belong to the cluster that took the snapshot. It keeps the
+    /// feature level, because the values may need it.
     pub fn for_new_cluster() -> SnapshotReader {
         SnapshotReader { gap: NEW_CLUSTER_GAP, ..SnapshotReader::default() }
     }
@@ -142,6 +149,7 @@ impl SnapshotReader {
         let header = self.header.expect("a mark was made from it");
         state.configuration = self.configuration.take();
         let index = Index(mark.last.index.0 + self.gap);
+        state.raise_feature_level(self.feature_level.unwrap_or_default());
         state.move_to(index, header.revision + self.gap, header.clock);
         if self.gap > 0 {
             state.leave_cluster();
@@ -167,7 +175,8 @@ impl SnapshotReader {
             None => self.digest,
         };
         let members = hash_of_members(self.configuration.as_ref());
-        let digest = digest_of(content, header.last.index, header.clock, members);
+        let level = self.feature_level.unwrap_or_default();
+        let digest = digest_of(content, header.last.index, header.clock, members, level);
         let differs = self.entries != header.entries || digest != header.digest;
         if differs && !self.is_trusting() {
             return Err(SnapshotError::Contents { keys: self.entries });
@@ -194,7 +203,7 @@ impl SnapshotReader {
         self.consumed += HEADER_BYTES as u64;
         bytes.advance(MAGIC.len());
         let found = bytes.get_u32_le();
-        if found != VERSION {
+        if !(VERSION_OLDEST..=VERSION).contains(&found) {
             return Err(SnapshotError::Version { found });
         }
         let last = EntryId::new(bytes.get_u64_le(), bytes.get_u64_le());
@@ -205,7 +214,8 @@ impl SnapshotReader {
         }
         let (digest, entries) = (bytes.get_u64_le(), bytes.get_u64_le());
         let clock = ReplicatedClock { millis: bytes.get_u64_le(), resets: bytes.get_u64_le() };
-        self.header = Some(Header { last, revision, digest, entries, clock });
+        let is_oldest = found == VERSION_OLDEST;
+        self.header = Some(Header { last, revision, digest, entries, clock, is_oldest });
         Ok(true)
     }
 
@@ -236,9 +246,20 @@ impl SnapshotReader {
         }
         let block = self.buffer.split_to(whole);
         let mut items = &block[BLOCK_HEAD_BYTES..whole - CHECKSUM_BYTES];
+        if kind == LEVEL
+            && let Some(level) = items.first_chunk().copied().map(u16::from_le_bytes)
+            && let Some(level) = FeatureLevel::from_number(level)
+            && !level.is_supported()
+        {
+            return Err(SnapshotError::FeatureLevel(level));
+        }
         let all_valid = (0..count).all(|_| self.read_item(kind, &mut items).is_some());
         if !all_valid || !items.is_empty() {
             return Err(self.damaged("invalid item"));
+        }
+        let has_level = self.header.is_some_and(|header| !header.is_oldest);
+        if kind == END && has_level != self.feature_level.is_some() {
+            return Err(self.damaged("no feature level, or one in an older format"));
         }
         self.kind = kind;
         self.ended = kind == END;
@@ -287,6 +308,11 @@ impl SnapshotReader {
             (MEMBERS, _) => {
                 let configuration = Configuration::decode(std::mem::take(items)).ok()?;
                 self.configuration.replace(configuration).is_none()
+            }
+            (LEVEL, _) => {
+                let level = FeatureLevel::from_number(items.try_get_u16_le().ok()?)?;
+                let is_higher = level > FeatureLevel::OLDEST;
+                is_higher && self.feature_level.replace(level).is_none()
             }
             _ => false,
         };

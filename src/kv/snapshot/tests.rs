@@ -10,7 +10,7 @@ use crate::kv::keyspace::entry::REVISION_MAX;
 use crate::kv::state_machine::StateMachine;
 use crate::kv::values::string::StringRef;
 use crate::kv::{Batch, CommandId, Operation, PIECE_BYTES, Piece};
-use crate::record::{EntryKind, RecordBuffer};
+use crate::record::{EntryKind, RecordBuffer, level_payload};
 use crate::types::{ClientId, Index, RequestId, RequestKey};
 
 /// Returns a state machine whose deduplication table contains every kind of outcome except one.
@@ -123,10 +123,36 @@ fn snapshot_contains_the_pieces_of_an_incomplete_batch() {
 }
 
 #[test]
+fn feature_level_is_in_snapshots_and_digest_from_level_2_on() {
+    let mut state = busy_state();
+    let (before, oldest) = (state.digest(), bytes_of(&state));
+    assert_eq!(oldest[MAGIC.len()..][..4], VERSION_OLDEST.to_le_bytes());
+    assert_eq!(read(&oldest, 64).unwrap().0.feature_level(), FeatureLevel::V0_1);
+    let id = EntryId::new(3, state.applied_index().0 + 1);
+    let payload = level_payload(FeatureLevel::V0_2);
+    let entry = RecordBuffer::default().encode(id, EntryKind::FeatureLevel, &payload);
+    assert_eq!(state.begin(&entry), None);
+    state.move_to(Index(id.index.0 - 1), state.revision(), state.keyspace.replicated_clock());
+    assert_ne!(state.digest(), before);
+    let bytes = bytes_of(&state);
+    assert_eq!(bytes[MAGIC.len()..][..4], VERSION.to_le_bytes());
+    let copy = read(&bytes, 64).unwrap().0;
+    assert_eq!((copy.feature_level(), copy.digest()), (FeatureLevel::V0_2, state.digest()));
+    let new = read_for_new_cluster(&bytes).unwrap();
+    assert_eq!(new.feature_level(), FeatureLevel::V0_2, "its values may need the level");
+    // A level in the older format, or none in the newer one.
+    for (mut bytes, version) in [(bytes, VERSION_OLDEST), (oldest, VERSION)] {
+        bytes[MAGIC.len()..][..4].copy_from_slice(&version.to_le_bytes());
+        assert!(read(&bytes, 64).is_err(), "format {version}");
+    }
+}
+
+#[test]
 fn snapshot_with_log_index_or_revision_out_of_range_is_rejected() {
     let read_header = |(index, revision)| {
         let (last, mut bytes) = (EntryId { term: crate::types::Term(3), index }, Vec::new());
-        let _ = Blocks::header(last, revision, 0, 0, ReplicatedClock::default(), &mut |header| {
+        let (clock, level) = (ReplicatedClock::default(), FeatureLevel::OLDEST);
+        let _ = Blocks::header(last, revision, 0, 0, clock, level, &mut |header| {
             bytes.extend_from_slice(header);
         });
         read(&bytes, 64).map(drop)
@@ -182,7 +208,8 @@ fn state_of_a_new_cluster_has_keys_and_clock_and_higher_revisions() {
 fn new_cluster_whose_revisions_would_be_out_of_range_is_refused() {
     let read_header = |(index, revision)| {
         let (last, mut bytes) = (EntryId { term: crate::types::Term(3), index }, Vec::new());
-        let _ = Blocks::header(last, revision, 0, 0, ReplicatedClock::default(), &mut |header| {
+        let (clock, level) = (ReplicatedClock::default(), FeatureLevel::OLDEST);
+        let _ = Blocks::header(last, revision, 0, 0, clock, level, &mut |header| {
             bytes.extend_from_slice(header);
         });
         read_for_new_cluster(&bytes).map(drop)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::BufMut as _;
 
+use crate::feature_level::FeatureLevel;
 use crate::kv::client_sessions::ClientSession;
 use crate::kv::dedup::{StoredOutcomes, encode_batch};
 use crate::kv::keyspace::clock::ReplicatedClock;
@@ -11,7 +12,7 @@ use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::partial_batch::PartialBatch;
 use crate::kv::snapshot::{
     BATCHES, BLOCK_BYTES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES,
-    HEADER_BYTES, MAGIC, MEMBERS, PIECES, SnapshotMark, VERSION,
+    HEADER_BYTES, LEVEL, MAGIC, MEMBERS, PIECES, SnapshotMark, VERSION, VERSION_OLDEST,
 };
 use crate::kv::state_machine::StateMachine;
 use crate::kv::view::View;
@@ -40,6 +41,8 @@ pub(super) struct Blocks {
     checksum: u32,
     /// Number of operations that were applied to the state of the snapshot.
     revision: u64,
+    /// The cluster's feature level, on which the format depends.
+    feature_level: FeatureLevel,
 }
 
 impl Blocks {
@@ -51,11 +54,13 @@ impl Blocks {
         digest: u64,
         key_count: usize,
         clock: ReplicatedClock,
+        feature_level: FeatureLevel,
         sink: Sink<'_>,
     ) -> Blocks {
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.put_slice(MAGIC);
-        header.put_u32_le(VERSION);
+        let is_oldest = feature_level == FeatureLevel::OLDEST;
+        header.put_u32_le(if is_oldest { VERSION_OLDEST } else { VERSION });
         header.put_u64_le(last.term.0);
         header.put_u64_le(last.index.0);
         header.put_u64_le(revision);
@@ -66,7 +71,8 @@ impl Blocks {
         assert_eq!(header.len(), HEADER_BYTES, "length of the header");
         sink(&header);
         let checksum = crc32c::crc32c(&header);
-        Blocks { bytes: HEADER_BYTES as u64, checksum, revision, ..Blocks::default() }
+        let bytes = HEADER_BYTES as u64;
+        Blocks { bytes, checksum, revision, feature_level, ..Blocks::default() }
     }
 
     fn begin(&mut self, kind: u8) {
@@ -193,6 +199,12 @@ impl Blocks {
             self.item(sink, |block| block.put_slice(&configuration.encode()));
             self.end(sink);
         }
+        if self.feature_level > FeatureLevel::OLDEST {
+            let number = self.feature_level.number();
+            self.begin(LEVEL);
+            self.item(sink, |block| block.put_u16_le(number));
+            self.end(sink);
+        }
         self.begin(END);
         self.end(sink);
         SnapshotMark { last, bytes: self.bytes, checksum: self.checksum }
@@ -206,8 +218,9 @@ impl StateMachine {
     pub fn write_snapshot(&self, last: EntryId, sink: &mut dyn FnMut(&[u8])) -> SnapshotMark {
         assert_eq!(last.index, self.applied_index(), "last entry of the state");
         let (clock, digest) = (self.keyspace.replicated_clock(), self.digest());
+        let level = self.feature_level();
         let mut blocks =
-            Blocks::header(last, self.revision(), digest, self.key_count(), clock, sink);
+            Blocks::header(last, self.revision(), digest, self.key_count(), clock, level, sink);
         blocks.begin(ENTRIES);
         blocks.entries(self.keyspace.entries(), sink);
         let sessions = self.client_sessions.share();
@@ -249,9 +262,11 @@ impl SnapshotWriter {
     /// returns the mark that identifies the snapshot (id of its last log entry, length and
     /// checksum), and must not be called again.
     pub fn write(&mut self, sink: &mut dyn FnMut(&[u8])) -> Option<SnapshotMark> {
-        let View { last, revision, digest, clock, key_count, tables, .. } = &mut self.view;
+        let View { last, revision, digest, clock, key_count, tables, feature_level: level, .. } =
+            &mut self.view;
         let blocks = self.blocks.get_or_insert_with(|| {
-            let mut blocks = Blocks::header(*last, *revision, *digest, *key_count, *clock, sink);
+            let mut blocks =
+                Blocks::header(*last, *revision, *digest, *key_count, *clock, *level, sink);
             blocks.begin(ENTRIES);
             blocks
         });

@@ -121,7 +121,8 @@ impl Replica {
         };
         let outcome = AppendOutcome::Reject { refused, hint: EntryId::ZERO };
         let (term, disk) = (self.shared.term(), self.shared.disk.state());
-        let reply = AppendReply { term, round: Round(0), disk, outcome };
+        let level = self.shared.config.feature_level;
+        let reply = AppendReply { term, round: Round(0), disk, level, outcome };
         self.shared.send(to, PeerMsg::AppendReply(reply), out);
     }
 

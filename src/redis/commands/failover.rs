@@ -151,6 +151,7 @@ mod tests {
             match_index: None,
             path: None,
             disk: DiskState::Healthy,
+            program: None,
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::fmt::{Display, Write as _};
 
+use crate::feature_level::FeatureLevel;
 use crate::membership::MemberRole;
 use crate::redis::action::Action;
 use crate::redis::call::Call;
@@ -98,6 +99,7 @@ fn server(text: &mut Text, Source { context, .. }: &Source<'_>) {
     text.field("redis_version", VERSION);
     text.field("redis_mode", MODE);
     text.field("bowline_version", env!("CARGO_PKG_VERSION"));
+    text.field("bowline_feature_level", FeatureLevel::NEWEST);
     text.field("os", &context.system.os);
     text.field("arch_bits", usize::BITS);
     text.field("multiplexing_api", if cfg!(target_os = "linux") { "epoll" } else { "kqueue" });
@@ -349,6 +351,7 @@ fn raft(text: &mut Text, Source { context, .. }: &Source<'_>) {
         Some(target) => text.field("raft_transfer_target", target.0),
         None => text.field("raft_transfer_target", "none"),
     }
+    text.field("cluster_feature_level", context.members.feature_level);
     text.field("raft_member_count", context.members.configuration.members().len());
     text.field("raft_member_role", member_role(context));
     text.field("raft_replicas", context.nodes.len());
@@ -382,7 +385,11 @@ fn raft(text: &mut Text, Source { context, .. }: &Source<'_>) {
             let name = format!("raft_peer_{}", node.id.0);
             let (host, port) = (&node.host, node.peer_port);
             let disk = disk_name(node.disk);
-            let facts = format!("addr={host}:{port},match_index={index},link={link},disk={disk}");
+            let mut facts =
+                format!("addr={host}:{port},match_index={index},link={link},disk={disk}");
+            if let Some(program) = &node.program {
+                facts.push_str(&format!(",{program}"));
+            }
             text.field(&name, facts);
         }
         if let Some(PathStatus { round_trip_us, loss_permille, resent }) = node.path {

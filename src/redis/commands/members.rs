@@ -56,7 +56,7 @@ const SYNTAX: &str = "ERR syntax error";
 
 /// Runs `MEMBERS LIST`.
 fn list(call: &mut Call<'_>) -> Action {
-    let text = members_text(&call.context.members);
+    let text = members_text(&call.context.members, call.context);
     call.writer.bulk(text.as_bytes());
     Action::Reply
 }
@@ -167,8 +167,9 @@ pub(in crate::redis) fn write_members_reply(
         Ok(plan) => {
             let configuration = plan.result;
             let index = Index::ZERO;
-            let info = MembersInfo { index, is_committed: false, configuration };
-            writer.bulk(members_text(&info).as_bytes());
+            let feature_level = context.members.feature_level;
+            let info = MembersInfo { index, is_committed: false, configuration, feature_level };
+            writer.bulk(members_text(&info, context).as_bytes());
         }
         Err(ChangeRefusal::NotLeader { .. }) => writer.error(not_leader(context).as_bytes()),
         Err(refusal) => writer.error(format!("ERR {refusal}").as_bytes()),
@@ -176,9 +177,9 @@ pub(in crate::redis) fn write_members_reply(
 }
 
 /// Formats the members as lines of the form `name:value`: first fields about the membership as a
-/// whole, then one line per member.
-fn members_text(info: &MembersInfo) -> String {
-    let MembersInfo { index, is_committed, configuration } = info;
+/// whole, then one line per member. What is known of their programs is in `context`.
+fn members_text(info: &MembersInfo, context: &Context) -> String {
+    let MembersInfo { index, is_committed, configuration, feature_level } = info;
     let mut text = String::new();
     let fields = [
         ("members_index", index.0),
@@ -186,6 +187,7 @@ fn members_text(info: &MembersInfo) -> String {
         ("members_changing", u64::from(configuration.is_joint())),
         ("members_failures_survived", configuration.failures_survived() as u64),
         ("members_last_id", configuration.last_id().0.into()),
+        ("members_feature_level", feature_level.number().into()),
     ];
     for (name, value) in fields {
         write!(text, "{name}:{value}\r\n").expect("writing to a string succeeds");
@@ -199,14 +201,16 @@ fn members_text(info: &MembersInfo) -> String {
         let address = String::from_utf8_lossy(&member.address);
         write!(text, "member_{}:role={role},address={address}", id.0)
             .expect("writing to a string succeeds");
-        let end = match promotion {
-            Some(Promotion::Automatic { replaces: Some(old) }) => {
-                format!(",promotion=automatic,replaces={}\r\n", old.0)
+        if let Some(Promotion::Automatic { replaces }) = promotion {
+            text.push_str(",promotion=automatic");
+            if let Some(old) = replaces {
+                write!(text, ",replaces={}", old.0).expect("writing to a string succeeds");
             }
-            Some(Promotion::Automatic { replaces: None }) => ",promotion=automatic\r\n".to_owned(),
-            Some(Promotion::Manual) | None => "\r\n".to_owned(),
-        };
-        text.push_str(&end);
+        }
+        if let Some(program) = context.node(*id).and_then(|node| node.program.as_ref()) {
+            write!(text, ",{program}").expect("writing to a string succeeds");
+        }
+        text.push_str("\r\n");
     }
     text
 }
@@ -214,7 +218,10 @@ fn members_text(info: &MembersInfo) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::feature_level::FeatureLevel;
     use crate::membership::Configuration;
+    use crate::redis::{ProgramInfo, ReplicaInfo};
+    use crate::types::{DiskState, Instant};
 
     #[test]
     fn members_are_listed_with_role_address_and_promotion() {
@@ -223,11 +230,26 @@ mod tests {
         let address = Bytes::from_static(b"db4:7000");
         let change = MemberChange::AddLearner { id: NodeId(4), promotion, address };
         let configuration = created.plan(&[change]).unwrap();
-        let info = MembersInfo { index: Index(9), is_committed: true, configuration };
-        let text = members_text(&info);
+        let feature_level = FeatureLevel::V0_2;
+        let info =
+            MembersInfo { index: Index(9), is_committed: true, configuration, feature_level };
+        let program = ProgramInfo { version: "0.2.0".to_owned(), level: feature_level };
+        let node = ReplicaInfo {
+            id: NodeId(2),
+            host: String::new(),
+            port: 1,
+            peer_port: 2,
+            connected: true,
+            match_index: None,
+            path: None,
+            disk: DiskState::Healthy,
+            program: Some(program),
+        };
+        let text = members_text(&info, &Context::alone(node, 0, Instant::ZERO));
         let expected = "members_index:9\r\nmembers_committed:1\r\nmembers_changing:0\r\n\
                         members_failures_survived:1\r\nmembers_last_id:4\r\n\
-                        member_1:role=voter,address=\r\nmember_2:role=voter,address=\r\n\
+                        members_feature_level:2\r\nmember_1:role=voter,address=\r\n\
+                        member_2:role=voter,address=,version=0.2.0,level=2\r\n\
                         member_3:role=voter,address=\r\n\
                         member_4:role=learner,address=db4:7000,promotion=automatic,replaces=2\r\n";
         assert_eq!(text, expected);

@@ -316,6 +316,7 @@ impl NetworkStage for Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::feature_level::FeatureLevel;
     use crate::kv::Outcome;
     use crate::raft::{
         AppendOutcome, AppendReply, DiskState, Envelope, PeerMsg, Refusal, RefusalReason,
@@ -442,8 +443,13 @@ mod tests {
 
     fn envelope(to: u16) -> Envelope {
         let outcome = AppendOutcome::Match { index: Index::ZERO };
-        let reply =
-            AppendReply { term: Term(1), round: Round(1), disk: DiskState::Healthy, outcome };
+        let reply = AppendReply {
+            term: Term(1),
+            round: Round(1),
+            level: FeatureLevel::OLDEST,
+            disk: DiskState::Healthy,
+            outcome,
+        };
         let message = PeerMsg::AppendReply(reply);
         Envelope { from: NodeId(0), to: NodeId(to), leader: None, message }
     }

@@ -36,11 +36,13 @@ use std::sync::atomic::AtomicBool;
 
 use mio::{Poll, Waker};
 
+use crate::config::Config;
+use crate::feature_level::FeatureLevel;
 use crate::kv::StateMachine;
 use crate::membership::Configuration;
 use crate::raft::{DiskState, Durable, Loss, Replica};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
-use crate::redis::{Context, RejoinProgress, ReplicaInfo, Settings};
+use crate::redis::{Context, ProgramInfo, RejoinProgress, ReplicaInfo, Settings};
 use crate::runtime::boards::{
     ApplierBoard, ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard,
     SnapshotGrowth, StatusBoard,
@@ -63,13 +65,14 @@ use crate::runtime::wake::Wake;
 use crate::storage::{Log, PeerRecords, RealDisk, Recovered, cluster_fingerprint, replicas};
 use crate::types::{EntryId, Index, Instant};
 use crate::wire::frame::{Hello, Lane};
+use crate::wire::protocol;
 use crate::wire::resp::Limits;
 
 use self::clients::Clients;
 use self::folder::OpenedFolder;
 use self::network::{CLIENTS_FROM, INCOMING_FROM, OUTGOING_FROM, Parts, ServerNetwork, WAKER};
 use self::peers::incoming::IncomingPeers;
-use self::peers::outgoing::OutgoingPeers;
+use self::peers::outgoing::{OutgoingPeers, versions_at};
 use self::request_id::origin_of;
 use self::retry::retry_while;
 use self::sockets::datagram_socket::DatagramSocket;
@@ -130,8 +133,16 @@ pub fn run_server(
     let origin = origin_of(options.id, opening);
     let has_lost_votes = recovered.loss() == Some(Loss::Votes);
     let rejoining = Arc::new(AtomicBool::new(has_lost_votes));
-    let (outgoing, incoming) =
-        peer_connections(options, &datagrams, &recovered, peer_records, &rejoining, counters);
+    let level = store.feature_level().max(recovered.feature_level());
+    let (outgoing, incoming) = peer_connections(
+        options,
+        &datagrams,
+        &recovered,
+        level,
+        peer_records,
+        &rejoining,
+        counters,
+    );
     let context = context(options, &recovered, (&store, last_snapshot.index), clock.now());
     let applier_board = Arc::new(ApplierBoard::default());
     let clients = Clients::new(
@@ -172,7 +183,8 @@ pub fn run_server(
     // precedes the first byte to a peer.
     let (log, durable) = recovered.open(snapshot)?;
     log_start(options, &log, durable.entries.last(), last_snapshot);
-    let durable = Durable { configuration: store.configuration().cloned(), ..durable };
+    let (configuration, feature_level) = (store.configuration().cloned(), store.feature_level());
+    let durable = Durable { configuration, feature_level, ..durable };
     let replica = replica(options, &log, durable, clock.now());
     network.on_members(Members::of(&replica));
     let scheduler = scheduler(options, &snapshot_board, &memory);
@@ -215,7 +227,7 @@ fn replica(
     now: Instant,
 ) -> Replica {
     let bootstrap = Configuration::of_voters(log.members().iter().copied());
-    let config = options.config.clone();
+    let config = Config { feature_level: FeatureLevel::NEWEST, ..options.config.clone() };
     Replica::with_bootstrap(options.id, bootstrap, config, random_seed(), durable, now)
 }
 
@@ -237,17 +249,18 @@ fn poll_and_wake() -> io::Result<(Poll, Arc<Wake>)> {
 }
 
 /// Creates the tables of outgoing connections to peers and incoming connections from peers, without
-/// opening connections.
+/// opening connections. `level` is the feature level that the replica's folder needs.
 fn peer_connections(
     options: &ServerOptions,
     datagrams: &DatagramSocket,
     recovered: &Recovered<RealDisk>,
+    level: FeatureLevel,
     records: PeerRecords<RealDisk>,
     rejoining: &Arc<AtomicBool>,
     counters: &Arc<RuntimeCounters>,
 ) -> (OutgoingPeers, IncomingPeers) {
     let outgoing = OutgoingPeers::new(
-        hello(recovered, options),
+        hello(recovered, level, options),
         Arc::clone(rejoining),
         &options.peers,
         options.peer_transport,
@@ -258,6 +271,7 @@ fn peer_connections(
     let incoming = IncomingPeers::new(
         recovered.identity(),
         recovered.members().to_vec(),
+        level,
         records,
         INCOMING_FROM,
         secret(),
@@ -279,20 +293,23 @@ fn secret() -> [u8; 32] {
 
 /// Returns the hello (first frame) with which this replica begins its connections to peers. The
 /// recipient and the lane (urgent or bulk) are filled in for each connection.
-fn hello(recovered: &Recovered<RealDisk>, options: &ServerOptions) -> Hello {
+fn hello(recovered: &Recovered<RealDisk>, level: FeatureLevel, options: &ServerOptions) -> Hello {
     let identity = recovered.identity();
     Hello {
         cluster: identity.cluster,
         from: identity.replica,
         to: identity.replica,
         incarnation: identity.incarnation,
-        connection: 0,
+        connection: protocol::SPEAKS_V10,
         openings: recovered.openings().to_vec(),
         members: recovered.members().to_vec(),
         rejoining: recovered.loss() == Some(Loss::Votes),
         lane: Lane::Urgent,
         client_address: options.announced(),
         peer_address: options.announced_to_peers(),
+        versions: versions_at(level),
+        level: FeatureLevel::NEWEST,
+        program: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
 
@@ -415,6 +432,7 @@ fn context(
         match_index: None,
         path: None,
         disk: DiskState::Healthy,
+        program: Some(ProgramInfo::own()),
     };
     let fingerprint = cluster_fingerprint(recovered.identity().cluster);
     let mut context = Context::alone(me, fingerprint, now);

@@ -221,7 +221,8 @@ pub fn restore(
     snapshots.write(&mut writer, &slice)?;
     snapshots.finish(writer, snapshot_id(mark), SnapshotVerifier::default())?;
     failpoint::reach("restore", "snapshot-complete");
-    Log::bootstrap_with_snapshot(&mut snapshots.into_disk(), cluster, id, members)?;
+    let level = backup.state.feature_level();
+    Log::bootstrap_with_snapshot(&mut snapshots.into_disk(), cluster, id, members, level)?;
     failpoint::reach("restore", "complete");
     Ok(())
 }

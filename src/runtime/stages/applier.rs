@@ -352,6 +352,7 @@ impl Applier {
     fn install(&mut self, received: ReceivedSnapshot, replies: &mut ReplyBatch) {
         let ReceivedSnapshot { id, mut store } = received;
         let configuration = store.configuration().cloned().map(Box::new);
+        let installed = Some((id, configuration, store.feature_level()));
         if id.last.index > self.store.applied_index() {
             // So that no events of this pass are lost.
             replies.events.extend(self.store.take_events());
@@ -363,9 +364,7 @@ impl Applier {
                 scheduler.installed();
             }
         }
-        replies
-            .applied
-            .merge(Applied { installed: Some((id, configuration)), ..Applied::default() });
+        replies.applied.merge(Applied { installed, ..Applied::default() });
         self.delete(Deletion::State(Box::new(store)));
     }
 

@@ -101,10 +101,11 @@ impl LogStorage for DiskLog {
     }
 }
 
-/// Writes an append job to the log. The order is: the job's hard state (term and vote), the restart
+/// Writes an append job to the log. The order is: the job's feature level, its hard state (term and vote), the restart
 /// of the log after a snapshot, if any, and the job's entries. The order matters, because the log
 /// must have stored a term before it contains an entry of that term.
 fn write(log: &mut Log<RealDisk>, job: &AppendJob) -> Result<(), StorageError> {
+    log.raise_feature_level(job.feature_level)?;
     log.append(job.hard_state, &[])?;
     if let Some(last) = job.restart_after {
         log.restart_after(last)?;
@@ -115,6 +116,7 @@ fn write(log: &mut Log<RealDisk>, job: &AppendJob) -> Result<(), StorageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::feature_level::FeatureLevel;
     use crate::raft::{HardState, SnapshotId};
     use crate::record::{EntryKind, RecordBuffer};
     use crate::storage::LogOptions;
@@ -137,6 +139,7 @@ mod tests {
             sequence: JobSequence(1),
             hard_state: Some(hard_state),
             entries: entries.clone(),
+            feature_level: FeatureLevel::OLDEST,
             rejoined: false,
             release: Vec::new(),
             restart_after: Some(last),

@@ -172,6 +172,7 @@ impl LogWriter {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::feature_level::FeatureLevel;
     use crate::raft::{AppendOutcome, AppendReply, DiskState, Envelope, HardState, PeerMsg};
     use crate::record::{EntryKind, RecordBuffer};
     use crate::runtime::channels::{Ends, QUEUE_LEN, channels};
@@ -200,7 +201,13 @@ pub(super) mod tests {
     fn acknowledgement(index: u64) -> Envelope {
         let outcome = AppendOutcome::Match { index: Index(index) };
         let disk = DiskState::Healthy;
-        let reply = AppendReply { term: Term(1), round: Round(1), disk, outcome };
+        let reply = AppendReply {
+            term: Term(1),
+            round: Round(1),
+            level: FeatureLevel::OLDEST,
+            disk,
+            outcome,
+        };
         Envelope {
             from: NodeId(1),
             to: NodeId(0),
@@ -217,6 +224,7 @@ pub(super) mod tests {
             sequence: JobSequence(sequence),
             hard_state: Some(HardState::default()),
             entries: entries.into_iter().collect(),
+            feature_level: FeatureLevel::OLDEST,
             rejoined: false,
             release: vec![acknowledgement(sequence)],
             restart_after: None,

@@ -212,6 +212,12 @@ impl Cluster {
             }
         };
         let older = id.last.index <= machine.store.applied_index();
+        let level = store.feature_level();
+        ensure!(
+            level <= machine.config.feature_level,
+            "level of all members: replica {} installs a snapshot of feature level {level}",
+            machine.id
+        );
         let mut configuration = store.configuration().cloned();
         if machine.config.breaks(Mutant::SnapshotWithoutConfiguration) {
             configuration = None;
@@ -236,7 +242,7 @@ impl Cluster {
             format_args!("{} installs the snapshot up to {}", machine.id.0, id.last),
         );
         machine.receiving = None;
-        machine.inbox.push_back(Msg::Installed(id, configuration));
+        machine.inbox.push_back(Msg::Installed(id, configuration, level));
         self.step_soon(slot)
     }
 

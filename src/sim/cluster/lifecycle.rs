@@ -39,6 +39,10 @@ impl Cluster {
             self.checker.on_repaired(machine, lost, snapshot_end)?;
             self.trace.note(self.now, format_args!("{} has repaired its folder", id.0));
         }
+        if machine.incarnation > 0 && machine.config.feature_level < machine.upgrade_to {
+            machine.config.feature_level = machine.upgrade_to;
+            self.coverage.add(Situation::Upgrade, 1);
+        }
         machine.incarnation += 1;
         if let Some(files) = machine.disk.folder() {
             machine.openings.push((machine.incarnation, files.opening()));
@@ -64,7 +68,8 @@ impl Cluster {
         let (bootstrap, config) = (machine.bootstrap.clone(), machine.config.clone());
         let with_members = !config.breaks(Mutant::SnapshotWithoutConfiguration);
         let configuration = machine.store.configuration().filter(|_| with_members).cloned();
-        let durable = Durable { configuration, ..start.durable };
+        let feature_level = machine.store.feature_level();
+        let durable = Durable { configuration, feature_level, ..start.durable };
         machine.replica = Some(Replica::with_bootstrap(id, bootstrap, config, seed, durable, now));
         machine.timer_at = Instant::MAX;
         let true_now = self.now;

@@ -391,6 +391,10 @@ fn entries_text(entries: &[Entry]) -> String {
             let members = entry.configuration().expect("an entry of this kind");
             format!("{} ({})", entry.id(), members)
         }
+        EntryKind::FeatureLevel => {
+            let level = entry.feature_level().expect("an entry of this kind");
+            format!("{} (feature level {level})", entry.id())
+        }
         EntryKind::Command => format!("{} ({})", entry.id(), payload_text(entry.payload())),
     };
     shorten(&entries.iter().map(one).collect::<Vec<_>>())

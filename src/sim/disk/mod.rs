@@ -519,6 +519,7 @@ fn write_job(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: us
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::feature_level::FeatureLevel;
     use crate::record::{EntryKind, RecordBuffer};
     use crate::types::{JobSequence, Term};
 
@@ -533,6 +534,7 @@ mod tests {
             restart_after: None,
             compact_to: None,
             entries: ids.iter().map(encode).collect(),
+            feature_level: FeatureLevel::OLDEST,
             rejoined: false,
             release: Vec::new(),
         }

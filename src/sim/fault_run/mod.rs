@@ -17,6 +17,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::config::Config;
+use crate::feature_level::FeatureLevel;
 use crate::large_writes::LargeWrites;
 use crate::raft::Envelope;
 use crate::sim::cluster::network::{Fate, Network};
@@ -33,6 +34,7 @@ use crate::sim::violation::{Violation, ensure};
 use crate::sim::workload::{ClientAction, Workload};
 use crate::types::{Instant, NodeId, RequestKey, Term};
 use crate::wire;
+use crate::wire::protocol::ProtocolVersions;
 
 /// Statistics of a simulated run with faults in which no rule was violated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -203,6 +205,10 @@ impl FaultRun {
                 machine.disk.files().expect("created with files").set_mutant(plan.config.mutant);
             }
             machine.confirm_after = plan.confirm_after;
+            if plan.old.contains(&id) {
+                machine.config.feature_level = FeatureLevel::OLDEST;
+            }
+            machine.upgrade_to = plan.config.feature_level;
             // Skewed clocks are ahead, never behind: with one that is behind and a correct one that
             // is disconnected, the quorum has no correct median, and no bound holds.
             machine.wall.skew = if skewed.contains(&id) {
@@ -472,7 +478,8 @@ impl FaultRun {
 /// decoded message. Checks that both are equal.
 fn through_wire(mut envelope: Envelope) -> Result<Envelope, Violation> {
     let mut bytes = BytesMut::new();
-    wire::peer::encode(&envelope.message, &mut bytes);
+    let version = ProtocolVersions::OWN.newest;
+    wire::peer::encode(&envelope.message, version, &mut bytes);
     let bytes: Bytes = bytes.freeze();
     let message = wire::peer::decode(bytes).map_err(|error| {
         Violation(format!("wire encoding: {:?} can't be read: {error}", envelope.message))

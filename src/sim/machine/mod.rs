@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::feature_level::FeatureLevel;
 use crate::kv::StateMachine;
 use crate::large_writes::LargeWrites;
 use crate::membership::{Configuration, MemberChange};
@@ -111,6 +112,8 @@ pub struct Machine {
     /// replica joins it later.
     pub(in crate::sim) bootstrap: Configuration,
     pub(in crate::sim) config: Config,
+    /// Feature level of the program that the machine runs from its next restart on.
+    pub(in crate::sim) upgrade_to: FeatureLevel,
     pub(in crate::sim) rng: Rng,
     pub(in crate::sim) incarnation: u64,
     pub(in crate::sim) inbox: VecDeque<Msg>,
@@ -173,6 +176,7 @@ impl Machine {
                 Configuration::default()
             },
             config: config.clone(),
+            upgrade_to: config.feature_level,
             rng: rng.split(),
             incarnation: 0,
             inbox: VecDeque::new(),

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::feature_level::FeatureLevel;
 use crate::raft::{
     AppendEntries, DiskState, InstallReply, InstallSnapshot, Rejoin, RejoinReply, SnapshotId,
     TimeoutNow,
@@ -179,8 +180,13 @@ fn encoded_messages_match_the_expected_json_text() {
 
 #[test]
 fn every_peer_message_type_round_trips_as_json() {
-    let reply =
-        |outcome| AppendReply { term: Term(1), round: Round(0), disk: DiskState::Healthy, outcome };
+    let reply = |outcome| AppendReply {
+        term: Term(1),
+        round: Round(0),
+        level: FeatureLevel::OLDEST,
+        disk: DiskState::Healthy,
+        outcome,
+    };
     let (refused, hint) = (Index(1), EntryId::ZERO);
     let mut messages = vec![
         envelope().message,

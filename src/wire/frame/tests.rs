@@ -1,9 +1,10 @@
 //! Tests of frames: encoding, decoding from pieces, damage, limits.
 
 use super::*;
-use crate::raft::{AppendEntries, RequestVote};
+use crate::raft::{AppendEntries, AppendOutcome, AppendReply, DiskState, RequestVote};
 use crate::record::{EntryKind, RecordBuffer};
 use crate::types::{ClientId, EntryId, RequestId, Round};
+use crate::wire::protocol::{V9, V10};
 
 fn key() -> RequestKey {
     RequestKey {
@@ -40,6 +41,9 @@ fn frames() -> Vec<Frame> {
         lane: Lane::Bulk,
         client_address: "127.0.0.1:7001".to_owned(),
         peer_address: "127.0.0.1:8001".to_owned(),
+        versions: ProtocolVersions { oldest: V10, newest: V10 + 1 },
+        level: FeatureLevel::V0_2,
+        program: "0.2.7".to_owned(),
     };
     vec![
         Frame::Hello(hello),
@@ -65,12 +69,23 @@ fn frames() -> Vec<Frame> {
 }
 
 fn encoded(frames: &[Frame]) -> BytesMut {
+    encoded_in(V10, frames)
+}
+
+fn encoded_in(version: ProtocolVersion, frames: &[Frame]) -> BytesMut {
     let mut bytes = BytesMut::new();
-    encode_preamble(&mut bytes);
+    encode_preamble(version, &mut bytes);
     for frame in frames {
-        encode(frame, &mut bytes);
+        encode(frame, version, &mut bytes);
     }
     bytes
+}
+
+/// Decodes the first frame of a connection.
+fn first_of(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
+    let mut decoder = Decoder::for_unknown_peer();
+    decoder.feed(bytes);
+    decoder.next_frame()
 }
 
 #[test]
@@ -218,6 +233,53 @@ fn peer_hello_with_an_invalid_member_list_is_rejected() {
 }
 
 #[test]
+fn hello_of_version_9_tells_by_its_connection_number_that_10_is_spoken() {
+    let Frame::Hello(hello) = frames().swap_remove(0) else { panic!("the first one is a hello") };
+    for (connection, versions, level) in [
+        (4, ProtocolVersions::V0_1, FeatureLevel::V0_1),
+        (protocol::SPEAKS_V10 | 4, ProtocolVersions::OWN, FeatureLevel::V0_2),
+    ] {
+        let sent = Hello { connection, ..hello.clone() };
+        let bytes = encoded_in(V9, &[Frame::Hello(sent.clone())]);
+        let expected = Hello { versions, level, program: String::new(), ..sent };
+        assert_eq!(first_of(&bytes), Ok(Some(Frame::Hello(expected))));
+    }
+}
+
+#[test]
+fn fields_that_later_versions_add_to_a_hello_are_skipped() {
+    let hello = frames().swap_remove(0);
+    let mut body = encoded(&[hello.clone()]).split_off(PREAMBLE_BYTES + HEADER_BYTES);
+    body.put_bytes(7, HELLO_ADDED_BYTES_MAX);
+    let mut bytes = encoded(&[]);
+    bytes.put_u32_le(u32::try_from(body.len()).unwrap());
+    bytes.put_u32_le(crc32c::crc32c(&body));
+    bytes.put_slice(&body);
+    assert_eq!(first_of(&bytes), Ok(Some(hello)));
+}
+
+#[test]
+fn hello_without_the_version_of_its_connection_is_rejected() {
+    let Frame::Hello(hello) = frames().swap_remove(0) else { panic!("the first one is a hello") };
+    for (oldest, newest) in [(V9, V9), (V10 + 1, V10 + 2), (V10, V9)] {
+        let versions = ProtocolVersions { oldest, newest };
+        let bytes = encoded(&[Frame::Hello(Hello { versions, ..hello.clone() })]);
+        assert_eq!(first_of(&bytes), Err(FrameError::Body(1)), "{versions}");
+    }
+}
+
+#[test]
+fn append_reply_tells_the_feature_level_from_version_10_on() {
+    let outcome = AppendOutcome::Match { index: Index(4) };
+    let (disk, level) = (DiskState::Healthy, FeatureLevel::V0_2);
+    let reply = AppendReply { term: Term(2), round: Round(1), disk, level, outcome };
+    let frame = |level| Frame::Peer(PeerMsg::AppendReply(AppendReply { level, ..reply }));
+    for (version, received) in [(V9, FeatureLevel::V0_1), (V10, FeatureLevel::V0_2)] {
+        assert_eq!(first_of(&encoded_in(version, &[frame(level)])), Ok(Some(frame(received))));
+    }
+}
+
+#[test]
 fn peer_connection_of_another_protocol_or_version_is_rejected() {
     let mut decoder = Decoder::default();
     decoder.feed(b"GET / HTTP/1.1");
@@ -231,8 +293,8 @@ fn peer_connection_of_another_protocol_or_version_is_rejected() {
 fn peer_frame_encoded_in_parts_equals_its_full_encoding() {
     for frame in frames() {
         let (mut head, mut whole) = (BytesMut::new(), BytesMut::new());
-        encode_head(&frame, &mut head);
-        encode(&frame, &mut whole);
+        encode_head(&frame, V10, &mut head);
+        encode(&frame, V10, &mut whole);
         for part in frame.parts() {
             head.put_slice(part);
         }
@@ -243,6 +305,7 @@ fn peer_frame_encoded_in_parts_equals_its_full_encoding() {
 #[test]
 fn operations_guide_names_the_peer_protocol_version() {
     let page = include_str!("../../guide/operations.md");
-    let wanted = format!("and {VERSION} for connections between replicas");
+    let own = ProtocolVersions::OWN;
+    let wanted = format!("and {own} for connections between replicas");
     assert!(page.contains(&wanted), "src/guide/operations.md lacks: {wanted}");
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use rkyv::{Archive, Serialize};
 
+use crate::feature_level::FeatureLevel;
 use crate::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, InstallReply, InstallSnapshot, PeerMsg,
     Rejoin, RejoinReply, RequestVote, SnapshotId, TimeoutNow, VoteReply,
@@ -114,7 +115,7 @@ pub(super) fn header_of(message: &PeerMsg) -> Header {
             entry_count: u32::try_from(append.entries.len())
                 .expect("a message holds fewer than 2^32 records"),
         },
-        PeerMsg::AppendReply(AppendReply { term, round, disk, outcome }) => match outcome {
+        PeerMsg::AppendReply(AppendReply { term, round, disk, outcome, .. }) => match outcome {
             AppendOutcome::Match { index } => Header::Match {
                 term: term.0,
                 round: round.0,
@@ -217,6 +218,7 @@ pub(super) fn message_of(header: &ArchivedHeader, bytes: &mut Bytes) -> Result<P
             term: own_term(term.to_native())?,
             round: Round(number("round", round.to_native())?),
             disk: disk_of(*disk)?,
+            level: FeatureLevel::V0_1,
             outcome: AppendOutcome::Match { index: Index(number("index", index.to_native())?) },
         }),
         ArchivedHeader::Reject { term, round, disk, refused, hint_term, hint_index } => {
@@ -225,6 +227,7 @@ pub(super) fn message_of(header: &ArchivedHeader, bytes: &mut Bytes) -> Result<P
                 term,
                 round: Round(number("round", round.to_native())?),
                 disk: disk_of(*disk)?,
+                level: FeatureLevel::V0_1,
                 outcome: AppendOutcome::Reject {
                     refused: Index(number("refused", refused.to_native())?),
                     hint: entry_id(

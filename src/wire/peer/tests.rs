@@ -8,6 +8,7 @@ use crate::raft::{
 };
 use crate::record::{EntryKind, RecordBuffer};
 use crate::types::{Index, Round};
+use crate::wire::protocol::{V9, V10};
 
 fn entry(term: u64, index: u64) -> Entry {
     let id = EntryId::new(term, index);
@@ -39,7 +40,13 @@ fn rejoin_reply(term: u64, leads: bool, last: EntryId) -> RejoinReply {
 
 fn samples() -> Vec<PeerMsg> {
     let disk = DiskState::Stalled;
-    let reply = |outcome| AppendReply { term: Term(5), round: Round(0), disk, outcome };
+    let reply = |outcome| AppendReply {
+        term: Term(5),
+        round: Round(0),
+        level: FeatureLevel::V0_2,
+        disk,
+        outcome,
+    };
     let (refused, hint) = (Index(9), EntryId::new(3, 4));
     vec![
         PeerMsg::AppendEntries(append(EntryId::ZERO, vec![])),
@@ -82,8 +89,8 @@ fn samples() -> Vec<PeerMsg> {
 
 fn bytes_of(message: &PeerMsg) -> Bytes {
     let mut out = BytesMut::new();
-    encode(message, &mut out);
-    assert_eq!(out.len(), encoded_len(message));
+    encode(message, V10, &mut out);
+    assert_eq!(out.len(), encoded_len(message, V10));
     out.freeze()
 }
 
@@ -180,7 +187,7 @@ fn peer_rejoin_message_with_invalid_numbers_is_rejected() {
 fn entry_count_of_peer_message_is_checked_before_allocation() {
     let mut bytes = BytesMut::new();
     let message = append(EntryId::ZERO, vec![entry(1, 1)]);
-    encode(&PeerMsg::AppendEntries(message), &mut bytes);
+    encode(&PeerMsg::AppendEntries(message), V10, &mut bytes);
     // The count is the last field of its kind, which need not be the longest one.
     let mut count = PREFIX_BYTES + HEADER_BYTES - 4;
     while bytes[count..count + 4] != 1u32.to_le_bytes() {
@@ -194,10 +201,48 @@ fn entry_count_of_peer_message_is_checked_before_allocation() {
 }
 
 #[test]
+fn peer_messages_are_read_in_the_encoding_of_both_protocol_versions() {
+    for message in samples() {
+        let mut old = BytesMut::new();
+        encode(&message, V9, &mut old);
+        assert_eq!(old.len(), encoded_len(&message, V9));
+        assert_eq!(old.len() + ADDED_BYTES, encoded_len(&message, V10));
+        let mut expected = message;
+        if let PeerMsg::AppendReply(reply) = &mut expected {
+            reply.level = FeatureLevel::V0_1;
+        }
+        assert_eq!(decode(old.freeze()), Ok(expected));
+    }
+}
+
+#[test]
+fn fields_that_later_versions_add_to_a_peer_message_are_skipped() {
+    for message in samples() {
+        let bytes = bytes_of(&message);
+        let length = header_bytes(V10);
+        let mut longer = BytesMut::from(&bytes[..PREFIX_BYTES + length]);
+        longer[1..3].copy_from_slice(&u16::try_from(length + 5).unwrap().to_le_bytes());
+        longer.put_bytes(9, 5);
+        longer.put_slice(&bytes[PREFIX_BYTES + length..]);
+        assert_eq!(decode(longer.freeze()), Ok(message));
+    }
+}
+
+#[test]
+fn append_reply_without_a_feature_level_is_rejected() {
+    let reply = samples().into_iter().find(|it| matches!(it, PeerMsg::AppendReply(_))).unwrap();
+    let mut bytes = BytesMut::from(&bytes_of(&reply)[..]);
+    let level = PREFIX_BYTES + HEADER_BYTES;
+    bytes[level..level + 2].fill(0);
+    let error = PeerError::Number { field: "feature level", value: 0 };
+    assert_eq!(decode(bytes.freeze()), Err(error));
+}
+
+#[test]
 fn peer_message_of_another_version_is_rejected() {
     let mut bytes = BytesMut::from(&bytes_of(&samples()[0])[..]);
     bytes[0] = VERSION + 1;
     let error = decode(bytes.freeze()).unwrap_err();
-    assert_eq!(error, PeerError::Version { version: VERSION + 1, length: HEADER_BYTES });
-    assert!(error.to_string().contains("same version"));
+    assert_eq!(error, PeerError::Version { version: VERSION + 1, length: header_bytes(V10) });
+    assert!(error.to_string().contains("upgrade the older"));
 }

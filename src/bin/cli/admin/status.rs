@@ -9,9 +9,9 @@ use super::replicas::{Info, Replica, Replicas};
 use crate::cli::table;
 
 /// The columns of the table. Those from `MATCH` to `LOSS` are the leader's view of a follower.
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 14] = [
     "ID", "ADDRESS", "ROLE", "TERM", "LAST", "COMMIT", "APPLIED", "MATCH", "RTT", "LOSS", "DISK",
-    "SNAPSHOT", "VERSION",
+    "SNAPSHOT", "VERSION", "LEVEL",
 ];
 
 /// Prints the state of all replicas. Returns an exit code other than 0 if there is no leader.
@@ -22,11 +22,20 @@ pub(super) fn run(address: &str, json: bool) -> anyhow::Result<ExitCode> {
         let rows: Vec<Value> = replicas.list.iter().map(|it| as_json(it, leader)).collect();
         let leader_id = leader.map(|leader| leader.id);
         let members = replicas.member_count;
-        let document = json!({ "leader": leader_id, "members": members, "replicas": rows });
+        let level = cluster_level(&replicas);
+        let document = json!({
+            "leader": leader_id,
+            "members": members,
+            "feature_level": level,
+            "replicas": rows,
+        });
         println!("{document:#}");
     } else {
         let rows: Vec<Vec<String>> = replicas.list.iter().map(|it| row(it, leader)).collect();
         println!("{}", table::aligned(&COLUMNS, &rows));
+        if let Some(level) = cluster_level(&replicas) {
+            println!("feature level of the cluster: {level}");
+        }
         for replica in &replicas.list {
             if let Err(reason) = &replica.info {
                 println!("replica {}: {reason}", replica.id);
@@ -42,6 +51,13 @@ pub(super) fn run(address: &str, json: bool) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(EXIT_FAILED));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the cluster's feature level: the highest that a replica knows; `None` if no replica that
+/// answers tells it.
+pub(in crate::cli) fn cluster_level(replicas: &Replicas) -> Option<u64> {
+    let infos = replicas.list.iter().filter_map(|replica| replica.info.as_ref().ok());
+    infos.filter_map(|info| info.number("cluster_feature_level")).max()
 }
 
 /// Returns a field of the leader's `INFO` about a follower: `part` of `raft_peer_N` or
@@ -79,6 +95,7 @@ fn row(replica: &Replica, leader: Option<&Replica>) -> Vec<String> {
         own("disk_state"),
         own("raft_snapshot_index"),
         own("bowline_version"),
+        own("bowline_feature_level"),
     ]
 }
 
@@ -100,6 +117,7 @@ fn as_json(replica: &Replica, leader: Option<&Replica>) -> Value {
         ("applied_index", "raft_applied_index"),
         ("snapshot_index", "raft_snapshot_index"),
         ("disk_free_bytes", "disk_free_bytes"),
+        ("feature_level", "bowline_feature_level"),
     ] {
         object[name] = json!(info.number(field));
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::sampler::Sample;
 use crate::cli::admin::replicas::{Info, Replica, Replicas};
+use crate::cli::admin::status::cluster_level;
 use crate::cli::table;
 
 /// The columns of the table. `LAG` counts the entries that a replica has still to apply of those
@@ -117,7 +118,10 @@ fn summary(replicas: &Replicas, leader: Option<&Replica>, rates: &BTreeMap<u16, 
     let leads = leader.map_or("no leader".to_owned(), |leader| format!("leader {}", leader.id));
     let rate: f64 = rates.values().sum();
     let rate = if rates.is_empty() { UNKNOWN.to_owned() } else { format!("{rate:.0}") };
-    format!("{leads}, {answering} of {} replicas answer, {rate} commands/s", replicas.member_count)
+    let level = cluster_level(replicas);
+    let level = level.map_or(String::new(), |level| format!(", feature level {level}"));
+    let count = replicas.member_count;
+    format!("{leads}, {answering} of {count} replicas answer, {rate} commands/s{level}")
 }
 
 /// Returns the problems with the replicas, one per line.
@@ -220,7 +224,7 @@ pub(super) mod tests {
         raft_leader_id:1 raft_last_index:120 raft_commit_index:110 raft_applied_index:110 run_id:a \
         raft_peer_2:match_index=95,link=connected raft_path_2:rtt_us=1500,loss_permille=25 \
         raft_peer_3:match_index=0,link=disconnected total_commands_processed:300 \
-        connected_clients:7 used_memory_human:1.50M disk_state:ok";
+        connected_clients:7 used_memory_human:1.50M disk_state:ok cluster_feature_level:2";
     const FOLLOWER: &str = "raft_replica_id:2 raft_role:follower raft_term:4 raft_leader_id:1 \
         raft_commit_index:95 raft_applied_index:90 run_id:b total_commands_processed:50 \
         connected_clients:1 used_memory_human:1.40M disk_state:ok";
@@ -238,7 +242,10 @@ pub(super) mod tests {
         let after = sample(start, 2, &[Some(LEADER), Some(FOLLOWER), None]);
         let overview = Overview::new(Some(&before), &after);
         assert_eq!(overview.leader, Some(1));
-        assert_eq!(overview.summary, "leader 1, 2 of 3 replicas answer, 100 commands/s");
+        assert_eq!(
+            overview.summary,
+            "leader 1, 2 of 3 replicas answer, 100 commands/s, feature level 2"
+        );
         let columns = ["ROLE", "LAG", "BEHIND", "RTT", "LOSS", "OPS/S", "CLIENTS", "MEMORY"];
         let leader = ["leader", "0", "-", "-", "-", "100", "7", "1.50M"];
         assert_eq!(row_of(&overview, 0, &columns), leader);

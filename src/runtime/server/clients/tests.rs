@@ -56,6 +56,7 @@ fn node(id: u16) -> ReplicaInfo {
         match_index: None,
         path: None,
         disk: DiskState::Healthy,
+        program: None,
     }
 }
 

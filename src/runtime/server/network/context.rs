@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::raft::{DiskState, RoleName};
 use crate::redis::{
-    RaftCounters, RejoinProgress, ReplicaInfo, SAMPLE_INTERVAL, SWITCH_MASTER_CHANNEL,
+    ProgramInfo, RaftCounters, RejoinProgress, ReplicaInfo, SAMPLE_INTERVAL, SWITCH_MASTER_CHANNEL,
     SnapshotInfo, switch_master_message,
 };
 use crate::runtime::boards::{SnapshotGrowth, SnapshotStatus};
@@ -157,10 +157,16 @@ impl ServerNetwork {
                 match_index: None,
                 path: None,
                 disk: DiskState::Healthy,
+                program: None,
             });
             node.host.clone_from(host);
             node.port = *port;
             node.peer_port = parts.outgoing.port_of(*id);
+            let program = parts.outgoing.program_of(*id);
+            node.program = program.map(|(version, level)| {
+                let version = version.to_owned();
+                ProgramInfo { version, level }
+            });
             nodes.push(node);
         }
         nodes.sort_by_key(|node| node.id);

@@ -23,7 +23,7 @@ const ADDRESSES_INTERVAL: Duration = Duration::from_secs(1);
 impl ServerNetwork {
     /// Handles a new membership: updates the connections to peers, and what clients are told.
     pub(crate) fn on_members(&mut self, members: Members) {
-        let Members { index, is_committed, configuration, peers } = members;
+        let Members { index, is_committed, configuration, feature_level, peers } = members;
         let parts = &mut self.parts;
         // A replica that has not been added yet keeps the peers in its options.
         if !configuration.members().is_empty() {
@@ -35,8 +35,11 @@ impl ServerNetwork {
         {
             parts.outgoing.announce(address);
         }
+        parts.outgoing.set_feature_level(feature_level);
+        parts.incoming.set_feature_level(feature_level);
         parts.incoming.set_members_changed(index > Index::ZERO);
-        parts.clients.context.members = MembersInfo { index, is_committed, configuration };
+        parts.clients.context.members =
+            MembersInfo { index, is_committed, configuration, feature_level };
         parts.clients.follow_member_count();
         self.update_nodes();
     }

@@ -65,7 +65,8 @@ impl ServerNetwork {
         for (from, opening, frame) in frames.drain(..) {
             match frame {
                 Frame::Hello(hello) => {
-                    self.parts.outgoing.on_hello(from, opening, &hello.peer_address, now);
+                    let Parts { outgoing, poll, .. } = &mut self.parts;
+                    outgoing.on_hello(from, opening, &hello, now, poll.registry());
                     self.update_address(from, &hello.client_address);
                 }
                 Frame::Peer(message) => {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::feature_level::FeatureLevel;
 use crate::storage::{
     HistoryError, Identity, OPENINGS_KEPT, OpeningHistory, PeerOpening, replicas,
 };
@@ -54,19 +55,32 @@ pub(super) enum PeerError {
         .peer.0, .peer.0
     )]
     History { peer: NodeId, error: HistoryError },
+    #[error(
+        "replica {} connected with bowline {}, which has feature level {theirs}, but the feature \
+         level of this cluster is {cluster}: run {} there",
+        .peer.0, version_text(.program), .cluster.needed_version()
+    )]
+    FeatureLevel { peer: NodeId, program: String, theirs: FeatureLevel, cluster: FeatureLevel },
     #[error(transparent)]
     Connection(#[from] ConnectionError),
 }
 
+/// Returns the version of a peer's program for messages.
+fn version_text(program: &str) -> &str {
+    if program.is_empty() { "0.1" } else { program }
+}
+
 /// Decides whether to accept a peer's hello (first frame of a connection). `members` are those with
-/// which this cluster was created. Returns the record of the peer's start, which the caller must
-/// store. Each start of a peer's process is identified by a random number that is generated when
-/// the peer opens its log, and the hello lists the latest starts. `check_history` compares this
-/// list with the stored record, to detect an older copy of the peer's folder. It is not called for
-/// a rejoining peer, which has lost the list of its earlier starts with its folder.
+/// which this cluster was created, and `cluster_level` is its feature level. Returns the record of
+/// the peer's start, which the caller must store. Each start of a peer's process is identified by a
+/// random number that is generated when the peer opens its log, and the hello lists the latest
+/// starts. `check_history` compares this list with the stored record, to detect an older copy of
+/// the peer's folder. It is not called for a rejoining peer, which has lost the list of its earlier
+/// starts with its folder.
 pub(super) fn check(
     me: &Identity,
     members: &[NodeId],
+    cluster_level: FeatureLevel,
     hello: &Hello,
     check_history: impl FnOnce(NodeId, OpeningHistory<'_>) -> Result<PeerOpening, HistoryError>,
 ) -> Result<PeerOpening, PeerError> {
@@ -89,6 +103,14 @@ pub(super) fn check(
     if theirs != ours && !theirs.is_empty() && !ours.is_empty() {
         let (theirs, ours) = (theirs.clone(), ours.to_vec());
         return Err(PeerError::OtherMembers { peer, theirs, ours });
+    }
+    if hello.level < cluster_level {
+        return Err(PeerError::FeatureLevel {
+            peer,
+            program: hello.program.clone(),
+            theirs: hello.level,
+            cluster: cluster_level,
+        });
     }
     let history = OpeningHistory { incarnation: hello.incarnation, openings: &hello.openings };
     let checked = if hello.rejoining {
@@ -140,6 +162,7 @@ impl RefusalLog {
 mod tests {
     use super::*;
     use crate::wire::frame::Lane;
+    use crate::wire::protocol::ProtocolVersions;
 
     const ME: Identity = Identity { cluster: 5, replica: NodeId(1), incarnation: 8 };
 
@@ -160,13 +183,18 @@ mod tests {
             lane: Lane::Urgent,
             client_address: "127.0.0.1:7002".to_owned(),
             peer_address: "127.0.0.1:8002".to_owned(),
+            versions: ProtocolVersions::OWN,
+            level: FeatureLevel::V0_2,
+            program: "0.2.0".to_owned(),
         }
     }
 
     /// Checks a hello (first frame of a connection) at a replica whose stored record of the sender
     /// is `seen`.
     fn check_after(seen: Option<PeerOpening>, hello: &Hello) -> Result<PeerOpening, PeerError> {
-        check(&ME, &members(), hello, |peer, history| history.check(peer, seen, OPENINGS_KEPT))
+        check(&ME, &members(), FeatureLevel::V0_2, hello, |peer, history| {
+            history.check(peer, seen, OPENINGS_KEPT)
+        })
     }
 
     #[test]
@@ -190,11 +218,30 @@ mod tests {
     }
 
     #[test]
+    fn peer_with_a_lower_feature_level_than_the_cluster_is_refused() {
+        let old = Hello { level: FeatureLevel::V0_1, program: String::new(), ..hello() };
+        let check_at = |level, hello: &Hello| {
+            let history =
+                |peer, history: OpeningHistory<'_>| history.check(peer, None, OPENINGS_KEPT);
+            check(&ME, &members(), level, hello, history).map(drop)
+        };
+        assert_eq!(check_at(FeatureLevel::V0_1, &old), Ok(()));
+        assert_eq!(check_at(FeatureLevel::V0_1, &hello()), Ok(()));
+        assert_eq!(check_at(FeatureLevel::V0_2, &hello()), Ok(()));
+        let refused = check_at(FeatureLevel::V0_2, &old).unwrap_err().to_string();
+        let expected = "replica 2 connected with bowline 0.1, which has feature level 1, but the \
+                        feature level of this cluster is 2: run version 0.2 or later there";
+        assert_eq!(refused, expected);
+    }
+
+    #[test]
     fn replicas_that_joined_later_may_connect_and_be_connected_to() {
         let joined = Hello { from: NodeId(4), members: Vec::new(), ..hello() };
         assert!(check_after(None, &joined).is_ok());
         let check_without = |hello: &Hello| {
-            check(&ME, &[], hello, |peer, history| history.check(peer, None, OPENINGS_KEPT))
+            check(&ME, &[], FeatureLevel::V0_1, hello, |peer, history| {
+                history.check(peer, None, OPENINGS_KEPT)
+            })
         };
         assert!(check_without(&hello()).is_ok() && check_without(&joined).is_ok());
         let wiped = Hello { members: Vec::new(), openings: vec![1], incarnation: 1, ..hello() };

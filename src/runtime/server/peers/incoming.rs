@@ -8,16 +8,17 @@ use std::sync::Arc;
 use mio::net::TcpStream;
 use mio::{Registry, Token};
 
+use crate::feature_level::FeatureLevel;
 use crate::runtime::boards::RuntimeCounters;
 use crate::runtime::fatal::exit_on_disk_failure;
 use crate::runtime::server::peers::handshake::{PeerError, RefusalLog, check};
 use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
 use crate::runtime::server::sockets::socket::Socket;
 use crate::storage::{Identity, OPENINGS_KEPT, PeerOpening, PeerRecords, RealDisk};
-use crate::transport::incoming::{Accepted, Ended, IncomingConnections, IncomingTransport};
+use crate::transport::incoming::{Ended, IncomingConnections, IncomingTransport};
 use crate::types::{Instant, NodeId};
 use crate::wire::datagram::{Data, StreamId};
-use crate::wire::frame::{Frame, Hello};
+use crate::wire::frame::Frame;
 
 /// Maximum receive window of a stream of datagrams, in bytes.
 const WINDOW_MAX: usize = 4 << 20;
@@ -32,6 +33,9 @@ pub(crate) struct IncomingPeers {
     /// Whether the membership has changed since. Then a replica that has lost its votes cannot
     /// rejoin, and this replica's record of it is kept, because the old folder may still come back.
     members_changed: bool,
+    /// The cluster's feature level, as far as this replica knows. Programs of a lower one are
+    /// refused.
+    feature_level: FeatureLevel,
     /// For each peer, the durable record of the random numbers that identify its starts; the peer
     /// generates one each time it opens its log. The record makes it possible to detect an older
     /// copy of the peer's folder.
@@ -46,6 +50,7 @@ impl IncomingPeers {
     pub(crate) fn new(
         me: Identity,
         members: Vec<NodeId>,
+        feature_level: FeatureLevel,
         records: PeerRecords<RealDisk>,
         first_token: usize,
         secret: [u8; 32],
@@ -56,6 +61,7 @@ impl IncomingPeers {
             me,
             members,
             members_changed: false,
+            feature_level,
             records,
             connections: IncomingConnections::new(secret, window.min(WINDOW_MAX)),
             first_token,
@@ -67,6 +73,11 @@ impl IncomingPeers {
     /// Sets whether the membership has changed since the cluster was created.
     pub(crate) fn set_members_changed(&mut self, changed: bool) {
         self.members_changed = changed;
+    }
+
+    /// Sets the cluster's feature level.
+    pub(crate) fn set_feature_level(&mut self, level: FeatureLevel) {
+        self.feature_level = level;
     }
 
     /// Adds a new TCP connection from a peer. If too many connections have not sent a hello (first
@@ -158,11 +169,16 @@ impl IncomingPeers {
         mut on_frame: impl FnMut(NodeId, u64, Frame),
     ) {
         let (me, members, records) = (&self.me, &self.members, &mut self.records);
-        let members_changed = self.members_changed;
+        let (members_changed, level) = (self.members_changed, self.feature_level);
         self.connections.receive(
             with_bulk,
             space,
-            |hello| accept(me, members, members_changed, records, hello),
+            |hello| {
+                let record = check(me, members, level, hello, |peer, history| {
+                    records.check(peer, history, OPENINGS_KEPT)
+                })?;
+                Ok(accept(record, hello.rejoining && members_changed, records))
+            },
             |sender, frame| on_frame(sender.peer, sender.opening, frame),
         );
         self.close_ended(now, registry);
@@ -195,20 +211,15 @@ impl IncomingPeers {
     }
 }
 
-/// Decides whether to accept a hello, and durably records the start of the peer that the hello
-/// names.
+/// Durably records the start of a peer whose hello was accepted, unless its connection only serves
+/// to tell it that it cannot rejoin. Returns the peer and its start.
 fn accept(
-    me: &Identity,
-    members: &[NodeId],
-    members_changed: bool,
+    record: PeerOpening,
+    cannot_rejoin: bool,
     records: &mut PeerRecords<RealDisk>,
-    hello: &Hello,
-) -> Accepted<PeerError> {
-    let record =
-        check(me, members, hello, |peer, history| records.check(peer, history, OPENINGS_KEPT))?;
-    if hello.rejoining && members_changed {
-        // The connection only serves to tell the peer that it cannot rejoin.
-        return Ok((record.peer, record.opening));
+) -> (NodeId, u64) {
+    if cannot_rejoin {
+        return (record.peer, record.opening);
     }
     // This blocks the stage once per start of a peer, because nothing that the peer sends may be
     // accepted before the record is durable.
@@ -224,6 +235,5 @@ fn accept(
         Err(error) => exit_on_disk_failure(&error),
         Ok(()) => {}
     }
-    let PeerOpening { peer, opening, .. } = record;
-    Ok((peer, opening))
+    (record.peer, record.opening)
 }

@@ -12,10 +12,12 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use mio::{Registry, Token};
 
+use crate::feature_level::FeatureLevel;
 use crate::redis::PathStatus;
 use crate::runtime::boards::RuntimeCounters;
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::{Frame, Hello, Lane};
+use crate::wire::protocol::{ProtocolVersions, V10};
 
 use crate::runtime::server::peers::PeerTransport;
 use crate::runtime::server::peers::addresses::{PeerAddresses, Resolver};
@@ -81,6 +83,9 @@ struct Peer {
     /// kept for [`STRANGER_AGE_MAX`], so that the peer learns of its removal, and a removed leader
     /// can transfer its leadership.
     removed_at: Option<Instant>,
+    /// Version and feature level of the peer's program, according to its latest hello; an empty
+    /// version if it does not tell.
+    program: Option<(String, FeatureLevel)>,
     /// The two outgoing connections to the peer.
     lanes: OutgoingLanes<Socket>,
     /// Whether the network path to the peer counts as lossy, so that bulk messages use a stream of
@@ -134,7 +139,15 @@ pub(crate) struct OutgoingPeers {
 }
 
 impl Peer {
-    fn new(id: NodeId, addresses: PeerAddresses, is_member: bool, now: Instant) -> Peer {
+    fn new(
+        id: NodeId,
+        addresses: PeerAddresses,
+        is_member: bool,
+        versions: ProtocolVersions,
+        now: Instant,
+    ) -> Peer {
+        let mut lanes = OutgoingLanes::new();
+        lanes.set_versions(versions);
         Peer {
             id,
             addresses,
@@ -145,7 +158,8 @@ impl Peer {
             address: None,
             is_member,
             removed_at: None,
-            lanes: OutgoingLanes::new(),
+            program: None,
+            lanes,
             is_lossy: false,
             lossy_at: Instant::ZERO,
             logged: Logged::Lost,
@@ -290,12 +304,27 @@ impl OutgoingPeers {
         }
     }
 
+    /// Sets the cluster's feature level. From level 2 on, no version of the protocol is used that
+    /// only programs of a lower level need.
+    pub(crate) fn set_feature_level(&mut self, level: FeatureLevel) {
+        self.hello.versions = versions_at(level);
+        for peer in self.slots.iter_mut().flatten() {
+            peer.lanes.set_versions(self.hello.versions);
+        }
+    }
+
+    /// Returns the version and the feature level of the peer's program, if they are known.
+    pub(crate) fn program_of(&self, peer: NodeId) -> Option<(&str, FeatureLevel)> {
+        let (program, level) = self.peer(peer)?.program.as_ref()?;
+        Some((program, *level))
+    }
+
     /// Adds a peer, in the first free slot.
     fn add(&mut self, id: NodeId, is_member: bool, now: Instant) {
         let listed = self.listed.iter().find(|(listed, _)| *listed == id);
         let listed = listed.map(|(_, address)| address.clone());
         let addresses = PeerAddresses { listed, ..PeerAddresses::default() };
-        let peer = Peer::new(id, addresses, is_member, now);
+        let peer = Peer::new(id, addresses, is_member, self.hello.versions, now);
         match self.slots.iter_mut().find(|slot| slot.is_none()) {
             Some(slot) => *slot = Some(peer),
             None => self.slots.push(Some(peer)),
@@ -398,7 +427,7 @@ impl OutgoingPeers {
             if is_auto {
                 peer.note_loss(incoming_permille(peer.id), now);
             }
-            let is_lossy = peer.is_lossy;
+            let (is_lossy, version) = (peer.is_lossy, peer.lanes.version());
             for (lane, outgoing) in peer.lanes.iter_mut() {
                 let wants_stream = is_auto && (lane == Lane::Urgent || is_lossy);
                 outgoing.prepare_stream(wants_stream, now, stream);
@@ -431,7 +460,7 @@ impl OutgoingPeers {
                 match made {
                     Ok(transport) => {
                         let hello = next_hello(&mut self.hello, &self.rejoining, peer.id, lane);
-                        outgoing.attempt(transport, hello, now);
+                        outgoing.attempt(transport, version, hello, now);
                     }
                     Err(_) => close(outgoing, now, registry),
                 }
@@ -442,11 +471,19 @@ impl OutgoingPeers {
     /// Handles the hello of `peer`, which has just connected to this replica: makes the next
     /// attempt to connect to it due at once, and resets the delay between attempts. `opening`
     /// identifies the peer's current start; if the peer has restarted, older streams of datagrams
-    /// to it are closed. `announced` is the address at which the peer says that it is reached;
-    /// empty if it announces none. A peer that is unknown is added as a non-member, unless there
-    /// are [`STRANGERS_MAX`] of these.
-    pub(crate) fn on_hello(&mut self, peer: NodeId, opening: u64, announced: &str, now: Instant) {
-        let announced = Some(announced.to_owned()).filter(|text| !text.is_empty());
+    /// to it are closed. The hello also has the address at which the peer says that it is reached,
+    /// empty if it announces none, and the versions of the protocol that the peer speaks:
+    /// connections with another version than the best are made again. A peer that is unknown is
+    /// added as a non-member, unless there are [`STRANGERS_MAX`] of these.
+    pub(crate) fn on_hello(
+        &mut self,
+        peer: NodeId,
+        opening: u64,
+        hello: &Hello,
+        now: Instant,
+        registry: &Registry,
+    ) {
+        let announced = Some(hello.peer_address.clone()).filter(|text| !text.is_empty());
         if self.peer(peer).is_none() {
             let strangers = self.peers().filter(|peer| !peer.is_member).count();
             if strangers >= STRANGERS_MAX {
@@ -458,7 +495,15 @@ impl OutgoingPeers {
             if announced.is_some() {
                 peer.addresses.announced.clone_from(&announced);
             }
-            peer.lanes.on_hello(opening, now);
+            let program = (hello.program.clone(), hello.level);
+            if peer.program.as_ref() != Some(&program) {
+                let (peer, version) = (peer.id, &hello.program);
+                tracing::info!(%peer, level = %hello.level, version, "program of a peer");
+            }
+            peer.program = Some(program);
+            for mut socket in peer.lanes.on_hello(opening, hello.versions, now) {
+                socket.close(registry);
+            }
         }
     }
 
@@ -552,6 +597,12 @@ impl OutgoingPeers {
             }
         }
     }
+}
+
+/// Returns the versions of the protocol that a replica may use in a cluster of this feature level.
+pub(crate) fn versions_at(level: FeatureLevel) -> ProtocolVersions {
+    let own = ProtocolVersions::OWN;
+    if level == FeatureLevel::V0_1 { own } else { ProtocolVersions { oldest: V10, ..own } }
 }
 
 /// Closes the connections to a peer, and forgets the peer.

@@ -1,6 +1,7 @@
 //! Tests of the applier: replies, waiting reads, bounded passes, snapshots.
 
 use super::*;
+use crate::feature_level::FeatureLevel;
 use crate::kv::{Event, Operation, PIECE_BYTES, RecordedEvents};
 use crate::raft::{ApplyJob, RequestKind, SnapshotId};
 use crate::record::{EntryKind, RecordBuffer};
@@ -224,7 +225,7 @@ fn snapshot_from_the_leader_replaces_an_older_state() {
     let first = ApplyBatch { install: install(ahead), ..batch(entries, vec![], 7) };
     applier.run_once(Some(first));
     let replies = network.replies.try_recv().unwrap();
-    let installed = Some((id, None));
+    let installed = Some((id, None, FeatureLevel::OLDEST));
     let index = Some(Index(4));
     assert_eq!(
         replies.applied,

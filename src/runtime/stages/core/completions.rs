@@ -35,8 +35,8 @@ impl Core {
         if let Some(index) = index {
             self.handle(Msg::Applied { index });
         }
-        if let Some((snapshot, configuration)) = installed {
-            self.handle(Msg::Installed(snapshot, configuration.map(|boxed| *boxed)));
+        if let Some((snapshot, configuration, level)) = installed {
+            self.handle(Msg::Installed(snapshot, configuration.map(|boxed| *boxed), level));
         }
         self.announce_snapshot();
     }
@@ -99,6 +99,7 @@ impl Core {
 mod tests {
     use super::super::test_support::quiet_core_in;
     use super::*;
+    use crate::feature_level::FeatureLevel;
     use crate::runtime::channels::CoreItem;
     use crate::types::{EntryId, Index, Term};
 
@@ -110,7 +111,8 @@ mod tests {
         core.run_once(Some(CoreItem::Snapshot(SnapshotEvent::Taken(snapshot))));
         assert_eq!(core.unannounced_snapshot, Some(snapshot), "nothing is applied yet");
         // A snapshot from the leader has advanced the state further.
-        let installed = Some((SnapshotId { last: EntryId::new(2, 9), ..snapshot }, None));
+        let id = SnapshotId { last: EntryId::new(2, 9), ..snapshot };
+        let installed = Some((id, None, FeatureLevel::OLDEST));
         core.run_once(Some(CoreItem::Applied(Applied { installed, ..Applied::default() })));
         assert_eq!((core.unannounced_snapshot, core.replica.commit_index()), (None, Index(9)));
     }

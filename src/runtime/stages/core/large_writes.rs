@@ -91,6 +91,7 @@ mod tests {
         leading_core, leading_core_at, leading_core_of, quiet_core, with_clock, write,
     };
     use super::*;
+    use crate::feature_level::FeatureLevel;
     use crate::kv::{
         Batch, CommandId, Operation, Outcome, PIECE_BYTES, Piece, StateMachine,
         WHOLE_BATCH_BYTES_MAX,
@@ -278,6 +279,7 @@ mod tests {
         let message = PeerMsg::AppendReply(AppendReply {
             term: core.replica.term(),
             round: Round(0),
+            level: FeatureLevel::OLDEST,
             disk: DiskState::Healthy,
             outcome: AppendOutcome::Match { index },
         });

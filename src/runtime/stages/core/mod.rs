@@ -53,6 +53,7 @@ use crossbeam::channel::never;
 use crossbeam::select;
 
 use crate::config::Mutant;
+use crate::feature_level::FeatureLevel;
 use crate::large_writes::LargeWrites;
 use crate::membership::MemberChange;
 use crate::raft::{DiskState, Effects, Msg, Replica, SnapshotId};
@@ -117,8 +118,8 @@ pub(crate) struct Core {
     /// The leader and the term as last reported to the network stage. During a leadership transfer,
     /// the report names no leader.
     leadership: Leadership,
-    /// The version of the members that the network stage knows.
-    members_version: u64,
+    /// The version of the members, and the cluster's feature level, that the network stage knows.
+    members_version: (u64, FeatureLevel),
     /// Index of the configuration that the last log line about the members reported.
     members_logged: Index,
     /// Whether a log line has reported that this replica was removed from the cluster.
@@ -147,7 +148,7 @@ impl Core {
         status_board: Arc<StatusBoard>,
         counters: Arc<RuntimeCounters>,
     ) -> Core {
-        let members_version = replica.members_version();
+        let members_version = (replica.members_version(), replica.feature_level());
         let (members_logged, _) = replica.configuration();
         Core {
             replica,

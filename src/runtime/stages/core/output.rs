@@ -184,11 +184,15 @@ impl Core {
         self.published_at = Instant::ZERO;
     }
 
-    /// Reports a membership change to the network stage and to the replicated clock.
+    /// Reports a membership change, or a new feature level, to the network stage and to the
+    /// replicated clock.
     pub(super) fn note_members(&mut self) {
-        let version = self.replica.members_version();
+        let version = (self.replica.members_version(), self.replica.feature_level());
         if version == self.members_version {
             return;
+        }
+        if version.1 > self.members_version.1 {
+            tracing::info!(level = %version.1, "feature level of the cluster raised");
         }
         self.members_version = version;
         let (index, configuration) = self.replica.configuration();
@@ -359,6 +363,7 @@ mod tests {
     use super::super::RETRY;
     use super::super::test_support::{append_job, quiet_core};
     use super::*;
+    use crate::feature_level::FeatureLevel;
     use crate::raft::{
         AppendOutcome, AppendReply, Committed, PeerMsg, Refusal, RefusalReason, SnapshotId,
         TransferRefusal, TransferRequest,
@@ -371,7 +376,13 @@ mod tests {
     fn to_peer() -> Envelope {
         let outcome = AppendOutcome::Match { index: Index::ZERO };
         let disk = DiskState::Healthy;
-        let reply = AppendReply { term: Term(1), round: Round(1), disk, outcome };
+        let reply = AppendReply {
+            term: Term(1),
+            round: Round(1),
+            level: FeatureLevel::OLDEST,
+            disk,
+            outcome,
+        };
         let message = PeerMsg::AppendReply(reply);
         Envelope { from: NodeId(0), to: NodeId(1), leader: None, message }
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::clock::AppliedClock;
 use crate::config::Config;
+use crate::feature_level::FeatureLevel;
 use crate::membership::Configuration;
 use crate::raft::{
     AppendEntries, AppendJob, ClientRequest, Durable, Effects, Envelope, HardState, Msg, PeerMsg,
@@ -143,6 +144,7 @@ pub(super) fn append_job(sequence: u64) -> AppendJob {
         sequence: JobSequence(sequence),
         hard_state: Some(HardState::default()),
         entries: Vec::new(),
+        feature_level: FeatureLevel::OLDEST,
         rejoined: false,
         release: Vec::new(),
         restart_after: None,

@@ -115,6 +115,7 @@ impl SafetyChecker {
                  (index@term), but indexes must be consecutive and terms must not decrease",
                 entry.id()
             );
+            check_feature_level(machine, entry)?;
             if !self.entries.contains_key(&entry.id()) {
                 self.add_entry(machine, entry, previous)?;
             }
@@ -148,6 +149,7 @@ impl SafetyChecker {
             self.check_change(machine.id, entry.id(), before, &next)?;
             self.configurations.insert(entry.id(), next);
         }
+        self.coverage.add(Situation::LevelRaised, u64::from(entry.feature_level().is_some()));
         let record = entry.record().clone();
         self.entries.insert(entry.id(), KnownEntry { previous, configuration, record });
         Ok(())
@@ -270,4 +272,18 @@ impl SafetyChecker {
         );
         Ok(())
     }
+}
+
+/// Checks that a replica gets no entry that its program does not understand.
+fn check_feature_level(machine: &Machine, entry: &Entry) -> Result<(), Violation> {
+    let (own, needed) = (machine.config.feature_level, entry.feature_level());
+    ensure!(
+        needed.is_none_or(|needed| needed <= own),
+        "level of all members: entry {} (index@term) raises the feature level to {}, but replica \
+         {} has level {own}",
+        entry.id(),
+        needed.unwrap_or_default(),
+        machine.id
+    );
+    Ok(())
 }

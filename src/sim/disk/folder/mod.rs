@@ -255,6 +255,7 @@ impl Folder {
         let (mut compact_to, mut rejoined) = (None, false);
         for job in jobs {
             rejoined |= job.rejoined;
+            log.raise_feature_level(job.feature_level)?;
             log.append(job.hard_state, &[])?;
             if let Some(last) = job.restart_after {
                 log.restart_after(last)?;
@@ -318,6 +319,7 @@ impl Folder {
 
 #[cfg(test)]
 mod tests {
+    use crate::feature_level::FeatureLevel;
     use crate::raft::{AppendJob, HardState};
     use crate::record::{EntryKind, RecordBuffer};
     use crate::sim::disk::{Disk, Started};
@@ -342,6 +344,7 @@ mod tests {
                 restart_after: None,
                 compact_to: None,
                 entries: vec![buffer.encode(id, EntryKind::Command, &[7; 700])],
+                feature_level: FeatureLevel::OLDEST,
                 rejoined: false,
                 release: Vec::new(),
             });
