@@ -26,8 +26,8 @@
 //!
 //! Modules depend only on modules further left in this order, which `tests/tidy.rs` checks:
 //!
-//! `{types, feature_level} <- {clock, config, membership} <- record <- {raft, kv} <- {wire, storage}
-//! <- {transport, redis, snapshot_check, large_writes, backup} <- {course, sim}
+//! `{types, feature_level} <- {clock, config, membership} <- record <- {raft, kv}
+//! <- {wire, storage} <- {transport, redis, snapshot_check, large_writes, backup} <- {course, sim}
 //! <- runtime <- processes <- bin`
 //!
 //! The manual is [`guide`].

@@ -105,7 +105,7 @@ macro_rules! mutants {
 
 mutants! {
     simulator_detects_second_vote_in_a_term: VoteTwice, Mixed, 5;
-    simulator_detects_feature_level_raised_too_early: RaiseLevelEarly, Mixed, 1;
+    simulator_detects_feature_level_raised_too_early: RaiseLevelEarly, Mixed, 59;
     simulator_detects_vote_sent_before_it_is_durable: VoteBeforeSync, Mixed, 1;
     simulator_detects_append_acknowledged_before_its_sync: AcknowledgeBeforeSync, Mixed, 1;
     simulator_detects_acknowledgement_of_unmatched_entries: AcknowledgeOwnLast, Mixed, 19;

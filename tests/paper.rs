@@ -20,7 +20,7 @@ use bowline::raft::{
 use bowline::record::Entry;
 use bowline::types::{EntryId, Index, NodeId, Round, Term};
 
-use subject::{ME, Step, Subject, append, matching, rejecting, request, vote};
+use subject::{ME, Step, Subject, append, matching, matching_at, rejecting, request, vote};
 
 fn match_at(index: u64) -> AppendOutcome {
     AppendOutcome::Match { index: Index(index) }
@@ -685,4 +685,50 @@ fn write_of_any_size_is_accepted_below_uncommitted_bytes_limit() {
         step = subject.receive(2, matching(&append));
     }
     assert!(subject.write(b"a small one").refused.is_empty(), "{:?}", subject.status());
+}
+
+// The feature level of the cluster, which the paper does not have.
+
+/// A leader raises the feature level once all peers have told it a higher one in its term, and once
+/// only. Its log then needs a program of that level from before the entry is written.
+#[test]
+fn leader_raises_the_feature_level_once_all_members_have_told_theirs() {
+    let config = Config { feature_level: FeatureLevel::V0_2, ..Config::server() };
+    let levels = |subject: &Subject| {
+        let jobs = subject.jobs.iter();
+        jobs.map(|job| (job.feature_level, job.entries.len())).collect::<Vec<_>>()
+    };
+    let (mut subject, first) = Subject::leader_with(&config, 3, 1, &[]);
+    subject.receive(2, matching_at(FeatureLevel::V0_2, &first.append_to(2).unwrap()));
+    subject.apply();
+    assert_eq!(subject.status().commit_index, Index(1), "its no-op is committed");
+    assert_eq!(subject.log(), [1], "replica 3 has told nothing");
+    subject.receive(3, matching_at(FeatureLevel::V0_1, &first.append_to(3).unwrap()));
+    assert_eq!(subject.log(), [1], "replica 3 has the older program");
+    let again = subject.wait(config.heartbeat_interval).append_to(3).unwrap();
+    let step = subject.receive(3, matching_at(FeatureLevel::V0_2, &again));
+    assert_eq!(subject.log(), [1, 1]);
+    assert_eq!(levels(&subject), [(FeatureLevel::V0_2, 1)]);
+    assert_eq!(subject.status().feature_level, FeatureLevel::V0_1, "it is not committed");
+    let raising = step.append_to(2).unwrap();
+    assert_eq!(raising.entries[0].feature_level(), Some(FeatureLevel::V0_2));
+    subject.sync();
+    subject.receive(2, matching_at(FeatureLevel::V0_2, &raising));
+    assert_eq!(subject.status().feature_level, FeatureLevel::V0_2);
+    subject.wait(config.heartbeat_interval);
+    assert_eq!(subject.log(), [1, 1], "it is raised once");
+}
+
+/// A new leader does not raise the level on the word of an earlier one, and a peer that has gone
+/// back to an earlier version keeps it from rising.
+#[test]
+fn leader_forgets_the_feature_level_of_a_peer_that_was_downgraded() {
+    let config = Config { feature_level: FeatureLevel::V0_2, ..Config::server() };
+    let (mut subject, first) = Subject::leader_with(&config, 3, 1, &[]);
+    let append = first.append_to(3).unwrap();
+    subject.receive(3, matching_at(FeatureLevel::V0_2, &append));
+    let later = subject.wait(config.heartbeat_interval);
+    subject.receive(3, matching_at(FeatureLevel::V0_1, &later.append_to(3).unwrap()));
+    subject.receive(2, matching_at(FeatureLevel::V0_2, &later.append_to(2).unwrap()));
+    assert_eq!(subject.log(), [1]);
 }

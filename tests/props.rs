@@ -5,6 +5,8 @@
 mod corpus;
 #[path = "fuzz/entries.rs"]
 mod entries;
+#[path = "props/protocol.rs"]
+mod protocol;
 #[path = "props/strings.rs"]
 mod strings;
 

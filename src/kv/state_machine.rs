@@ -169,7 +169,8 @@ impl StateMachine {
     /// that the caller must apply as a batch, or skip, before it begins the next entry: that of the
     /// entry, or the whole batch whose last piece it is. Returns `None`, and advances the applied
     /// index, if there is none: the entry is a no-op, a configuration of the members or a feature
-    /// level, which become part of later snapshots, or a piece of an incomplete batch, which is kept.
+    /// level, which become part of later snapshots, or a piece of an incomplete batch, which is
+    /// kept.
     pub fn begin(&mut self, entry: &Entry) -> Option<Bytes> {
         let next = self.applied_index.next();
         assert_eq!(entry.index(), next, "entries are applied in order");

@@ -69,14 +69,14 @@ impl<'c> Call<'c> {
         Action::Submit { kind, operation, reply_format, redirect_slot: None, blocks: false }
     }
 
-    /// Writes an error reply, and returns the resulting action as an error, if the cluster's feature
-    /// level is below `level`. For a command that needs a level only with certain arguments; see
+    /// Writes an error reply, and returns the resulting action as an error, if the cluster's
+    /// feature level is below `level`. For a command that needs a level only with certain arguments; see
     /// [`CommandSpec::needs`](super::spec::CommandSpec::needs) for others.
     pub(super) fn require(&mut self, level: FeatureLevel) -> Result<(), Action> {
-        if level <= self.context.members.feature_level {
-            return Ok(());
+        match self.context.refusal_below(level) {
+            None => Ok(()),
+            Some(refusal) => Err(self.error(&refusal)),
         }
-        Err(self.error(&level.refusal()))
     }
 
     /// Returns the error text for the reply if an operation is too large for a log entry; `None` if

@@ -31,6 +31,9 @@ pub struct Context {
     pub nodes: Vec<ReplicaInfo>,
     /// The members of the cluster. A member is missing in `nodes` until it has connected.
     pub members: MembersInfo,
+    /// Feature level that this replica's folder needed when it started. If it is higher than that in
+    /// `members`, the entry that raised the level is in the log, but not known to be committed yet.
+    pub folder_level: FeatureLevel,
     /// Id of the replica that this replica considers the leader; `None` if it knows no leader.
     pub leader: Option<NodeId>,
     /// The target of the leadership transfer in progress, if this replica leads; otherwise `None`.
@@ -320,6 +323,7 @@ impl Context {
             cluster_fingerprint,
             nodes: vec![me],
             members: MembersInfo::default(),
+            folder_level: FeatureLevel::OLDEST,
             leader: None,
             transfer_target: None,
             role: RoleName::Follower,
@@ -427,6 +431,16 @@ impl Context {
         Some(Failure::Moved { slot: slot?, host: &leader.host, port: leader.port })
     }
 
+    /// Returns the error for a command that needs the feature level `level`; `None` if the cluster
+    /// has that level.
+    pub(super) fn refusal_below(&self, level: FeatureLevel) -> Option<String> {
+        if level <= self.members.feature_level {
+            return None;
+        }
+        let is_known_soon = level <= self.folder_level;
+        Some(if is_known_soon { Failure::NoLeader.to_string() } else { level.refusal() })
+    }
+
     /// Returns whether this replica considers itself the leader.
     pub fn leads(&self) -> bool {
         self.leader == Some(self.me)
@@ -450,9 +464,8 @@ impl Context {
 mod tests {
     use super::*;
 
-    #[test]
-    fn info_keeps_applied_index_at_most_commit_and_last_index() {
-        let node = ReplicaInfo {
+    fn node() -> ReplicaInfo {
+        ReplicaInfo {
             id: NodeId(1),
             host: String::new(),
             port: 1,
@@ -462,8 +475,25 @@ mod tests {
             path: None,
             disk: DiskState::Healthy,
             program: None,
-        };
-        let mut context = Context::alone(node, 0, Instant::ZERO);
+        }
+    }
+
+    #[test]
+    fn command_of_a_higher_feature_level_is_refused_until_the_level_is_raised() {
+        let mut context = Context::alone(node(), 0, Instant::ZERO);
+        let refusal = |context: &Context| context.refusal_below(FeatureLevel::V0_2);
+        assert_eq!(context.refusal_below(FeatureLevel::V0_1), None);
+        assert_eq!(refusal(&context), Some(FeatureLevel::V0_2.refusal()));
+        context.folder_level = FeatureLevel::V0_2;
+        let text = refusal(&context).unwrap();
+        assert!(text.starts_with("CLUSTERDOWN "), "the client tries again: {text}");
+        context.members.feature_level = FeatureLevel::V0_2;
+        assert_eq!(refusal(&context), None);
+    }
+
+    #[test]
+    fn info_keeps_applied_index_at_most_commit_and_last_index() {
+        let mut context = Context::alone(node(), 0, Instant::ZERO);
         let cursors = |context: &Context| {
             (context.applied_index.0, context.commit_index.0, context.last_index.0)
         };

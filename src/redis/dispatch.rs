@@ -103,8 +103,8 @@ impl Connection {
         if queues && spec.has_flag("no_multi") {
             return Some("ERR Command not allowed inside a transaction".to_owned());
         }
-        if spec.feature_level > context.members.feature_level {
-            return Some(spec.feature_level.refusal());
+        if let Some(refusal) = context.refusal_below(spec.feature_level) {
+            return Some(refusal);
         }
         if let Some(moved) = context.moved(slot) {
             return Some(moved.to_string());

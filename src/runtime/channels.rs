@@ -332,8 +332,9 @@ pub(super) struct Applied {
     /// flight.
     pub(super) bytes: usize,
     /// The leader's snapshot that the applier has installed: its id, and as of its last entry the
-    /// members, if they had changed by then, and the cluster's feature level. `None` if this work installed no snapshot. If both
-    /// `index` and `installed` are set, the Raft core handles `index` first.
+    /// members, if they had changed by then, and the cluster's feature level. `None` if this work
+    /// installed no snapshot. If both `index` and `installed` are set, the Raft core handles
+    /// `index` first.
     pub(super) installed: Option<(SnapshotId, Option<Box<Configuration>>, FeatureLevel)>,
     /// The replicated clock (which decides when keys expire) in the state after this work.
     pub(super) clock: AppliedClock,

@@ -263,7 +263,8 @@ impl Meta {
 }
 
 /// Returns the length in bytes of one copy of the record in the file `meta` of this format version,
-/// without padding, for a cluster of `members` members and a list of `openings` process starts (one random number each).
+/// without padding, for a cluster of `members` members and a list of `openings` process starts (one
+/// random number each).
 fn record_bytes(version: u32, members: usize, openings: usize) -> usize {
     let level = if version == META_VERSION_OLDEST { 0 } else { LEVEL_BYTES };
     HEAD_BYTES + level + members * 2 + openings * 8 + CHECKSUM_BYTES

@@ -17,7 +17,7 @@
 //!
 //! | kind | body |
 //! |---|---|
-//! | 1 hello | cluster (16), ids, incarnation, connection (8), lane, flags, counts, lists, the rest |
+//! | 1 hello | cluster (16), ids, incarnation, connection (8), lane, flags, counts, lists, rest |
 //! | 2 peer message | see [`peer`] |
 //! | 3 forwarded write | client (4), request (16), attempt (8), batch |
 //! | 4 rejected forwarded write | client (4), request (16), reason (1) |
@@ -25,11 +25,11 @@
 //! | 6 read index reply | ticket (8), index (8); without an index the sender is not leader |
 //! | 9 wall clock | milliseconds since 1970 (8) |
 //!
-//! A hello has the ids of its sender and of its receiver. The counts are the number of members (1 byte) and
-//! the number of openings (2 bytes). An opening is the random number that the sender drew when it
-//! started and opened its log. The lists have 2 bytes for each member and 8 for each opening. The
-//! rest depends on the version of the protocol (see [`protocol`]). In version 9 it is the sender's
-//! addresses for clients and for peers as text, separated by a space. In version 10 it is:
+//! A hello has the ids of its sender and of its receiver. The counts are the number of members (1
+//! byte) and the number of openings (2 bytes). An opening is the random number that the sender drew
+//! when it started and opened its log. The lists have 2 bytes for each member and 8 for each
+//! opening. The rest depends on the version of the protocol (see [`protocol`]). In version 9 it is
+//! the sender's addresses for clients and for peers as text, separated by a space. In version 10:
 //!
 //! ```text
 //!  +--------+--------+-------+----------------+--------------+-----------------+-----

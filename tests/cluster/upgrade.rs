@@ -219,8 +219,8 @@ fn previous_version_is_refused(cluster: &mut Cluster, old: &Path) {
     let mut command = cluster.command(2);
     command.arg("--rejoin");
     cluster.start_as(2, command);
-    let refusal = "replica 3 connected with bowline 0.1, which has feature level 1, but the feature \
-                   level of this cluster is 2: run version 0.2 or later there";
+    let refusal = "replica 3 connected with bowline 0.1, which has feature level 1, but the \
+                   feature level of this cluster is 2: run version 0.2 or later there";
     for at in [0, 1] {
         cluster.wait_for("the refusal", || cluster.log(at).contains(refusal).then_some(()));
     }

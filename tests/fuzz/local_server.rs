@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use bowline::feature_level::FeatureLevel;
 use bowline::kv::{Batch, BatchBuffer, Operation, StateMachine};
 use bowline::membership::ChangeRefusal;
 use bowline::raft::{DiskState, RequestKind, TransferRefusal};
@@ -43,6 +44,7 @@ impl LocalServer {
             program: None,
         };
         let mut context = Context::alone(me, 7, Instant::ZERO);
+        context.members.feature_level = FeatureLevel::NEWEST;
         context.leader = Some(id);
         context.wall_clock = Duration::from_micros(1_700_000_000_123_456);
         let (address, local_address) = ("127.0.0.1:50000".to_owned(), "127.0.0.1:7001".to_owned());

@@ -322,6 +322,12 @@ pub(crate) fn rejecting(append: &AppendEntries, hint: (u64, u64)) -> PeerMsg {
     reply_to(append, AppendOutcome::Reject { refused: append.prev.index, hint })
 }
 
+/// Returns the acknowledgement of a follower whose program has this feature level.
+pub(crate) fn matching_at(level: FeatureLevel, append: &AppendEntries) -> PeerMsg {
+    let PeerMsg::AppendReply(reply) = matching(append) else { unreachable!("made above") };
+    PeerMsg::AppendReply(AppendReply { level, ..reply })
+}
+
 fn reply_to(append: &AppendEntries, outcome: AppendOutcome) -> PeerMsg {
     let (term, round, disk) = (append.term, append.round, DiskState::Healthy);
     PeerMsg::AppendReply(AppendReply { term, round, level: FeatureLevel::OLDEST, disk, outcome })

@@ -1,5 +1,6 @@
 //! Replies that differ from those of Redis: the leader, the role, and unsupported features.
 
+use bowline::feature_level::FeatureLevel;
 use bowline::raft::{DiskState, RoleName};
 use bowline::redis::{Action, Connection, Context, ReplicaInfo, Settings};
 use bowline::types::{Index, Instant, NodeId, Term};
@@ -28,6 +29,7 @@ impl Client {
         });
         let nodes: Vec<ReplicaInfo> = nodes.collect();
         let mut context = Context::alone(nodes[1].clone(), 0xC1, Instant::ZERO);
+        context.members.feature_level = FeatureLevel::NEWEST;
         context.nodes = nodes;
         context.leader = Some(NodeId(1));
         context.term = Term(4);

@@ -437,6 +437,7 @@ fn context(
     let fingerprint = cluster_fingerprint(recovered.identity().cluster);
     let mut context = Context::alone(me, fingerprint, now);
     context.rejoining = recovered.loss().map(|_| RejoinProgress::default());
+    context.folder_level = recovered.feature_level().max(store.feature_level());
     context.debug = options.debug;
     context.system = system_info();
     context.sentinel_name.clone_from(&options.sentinel_name);

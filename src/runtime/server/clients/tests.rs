@@ -16,6 +16,7 @@ use socket2::SockRef;
 
 use super::request::FailureReason;
 use super::*;
+use crate::feature_level::FeatureLevel;
 use crate::kv::Outcome;
 use crate::raft::{ClientRequest, DiskState, RequestKind};
 use crate::redis::ReplicaInfo;
@@ -65,6 +66,7 @@ impl Fixture {
         let mut settings = Settings::new(&Limits::default(), "127.0.0.1", 7001, "data");
         settings.set_client_limits(1_000, MEMORY as u64, 0);
         let mut context = Context::alone(node(1), 7, Instant::ZERO);
+        context.members.feature_level = FeatureLevel::NEWEST;
         context.nodes.push(node(2));
         let origin = origin_of(NodeId(1), 1);
         let timeouts = Timeouts::default();
