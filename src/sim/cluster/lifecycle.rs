@@ -3,13 +3,15 @@
 use super::Cluster;
 use super::queue::Event;
 use crate::config::Mutant;
+use crate::feature_level::FeatureLevel;
 use crate::kv::StateMachine;
 use crate::large_writes::LargeWrites;
-use crate::raft::{Durable, Replica};
+use crate::raft::{Durable, Envelope, PeerMsg, Replica};
+use crate::record::Entry;
 use crate::sim::coverage::{Coverage, Situation};
 use crate::sim::disk::Started;
 use crate::sim::machine::replicated_clock::ClockGate;
-use crate::sim::machine::{Held, Queued};
+use crate::sim::machine::{Held, Machine, Queued};
 use crate::sim::violation::{Violation, ensure};
 use crate::storage::StorageError;
 use crate::types::{Index, Instant, NodeId};
@@ -82,6 +84,25 @@ impl Cluster {
         }
         self.set_timer(slot);
         Ok(())
+    }
+
+    /// Returns whether the programs of both replicas understand what the other may send: neither is
+    /// of a lower feature level than that of the cluster at the other, and the receiver's knows all
+    /// entries of the message. In the server, one of them refuses the connection otherwise. Only a
+    /// replica that was removed before it was upgraded is refused.
+    pub(super) fn understands(&self, slot: usize, envelope: &Envelope) -> bool {
+        let (receiver, sender) = (&self.machines[slot], &self.machines[self.slot(envelope.from)]);
+        let cluster_level = |machine: &Machine| {
+            machine.replica.as_ref().map_or(FeatureLevel::OLDEST, Replica::feature_level)
+        };
+        let entries = match &envelope.message {
+            PeerMsg::AppendEntries(append) => &append.entries[..],
+            _ => &[],
+        };
+        let needed = entries.iter().filter_map(Entry::feature_level).max().unwrap_or_default();
+        let own = receiver.config.feature_level;
+        own >= needed.max(cluster_level(sender))
+            && sender.config.feature_level >= cluster_level(receiver)
     }
 
     /// Returns whether a replica accepts messages that the peer `from` sent in incarnation `sender`

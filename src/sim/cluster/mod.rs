@@ -269,7 +269,9 @@ impl Cluster {
         match event {
             Event::Alarm(number) => return Ok(Advance::Alarm(number)),
             Event::Deliver { slot, sender, envelope } => {
-                if self.accepts_peer(slot, envelope.from, sender)? {
+                if self.understands(slot, &envelope)
+                    && self.accepts_peer(slot, envelope.from, sender)?
+                {
                     self.on_message(slot, Msg::Peer(envelope))?;
                 }
             }

@@ -2,6 +2,7 @@
 //! become durable.
 
 use super::{KnownEntry, LostDisk, SafetyChecker, position};
+use crate::feature_level::FeatureLevel;
 use crate::membership::Configuration;
 use crate::raft::{AppendJob, HardState, RoleName};
 use crate::record::Entry;
@@ -115,7 +116,6 @@ impl SafetyChecker {
                  (index@term), but indexes must be consecutive and terms must not decrease",
                 entry.id()
             );
-            check_feature_level(machine, entry)?;
             if !self.entries.contains_key(&entry.id()) {
                 self.add_entry(machine, entry, previous)?;
             }
@@ -149,9 +149,33 @@ impl SafetyChecker {
             self.check_change(machine.id, entry.id(), before, &next)?;
             self.configurations.insert(entry.id(), next);
         }
-        self.coverage.add(Situation::LevelRaised, u64::from(entry.feature_level().is_some()));
+        if let Some(level) = entry.feature_level() {
+            self.check_feature_level(entry.id(), before, level)?;
+            self.coverage.add(Situation::LevelRaised, 1);
+        }
         let record = entry.record().clone();
         self.entries.insert(entry.id(), KnownEntry { previous, configuration, record });
+        Ok(())
+    }
+
+    /// Checks that all members support the feature level to which the entry `id` raises that of the
+    /// cluster. The members are those in the entry `before`; zero if those with which the cluster
+    /// was created.
+    fn check_feature_level(
+        &self,
+        id: EntryId,
+        before: EntryId,
+        level: FeatureLevel,
+    ) -> Result<(), Violation> {
+        let members = self.configurations.get(&before).unwrap_or(&self.bootstrap);
+        for member in members.members().keys() {
+            let own = self.feature_levels.get(member).copied().unwrap_or_default();
+            ensure!(
+                level <= own,
+                "level of all members: entry {id} (index@term) raises the feature level to \
+                 {level}, but replica {member} has level {own}"
+            );
+        }
         Ok(())
     }
 
@@ -272,18 +296,4 @@ impl SafetyChecker {
         );
         Ok(())
     }
-}
-
-/// Checks that a replica gets no entry that its program does not understand.
-fn check_feature_level(machine: &Machine, entry: &Entry) -> Result<(), Violation> {
-    let (own, needed) = (machine.config.feature_level, entry.feature_level());
-    ensure!(
-        needed.is_none_or(|needed| needed <= own),
-        "level of all members: entry {} (index@term) raises the feature level to {}, but replica \
-         {} has level {own}",
-        entry.id(),
-        needed.unwrap_or_default(),
-        machine.id
-    );
-    Ok(())
 }

@@ -24,6 +24,7 @@ use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
 
 use crate::config::Config;
+use crate::feature_level::FeatureLevel;
 use crate::membership::Configuration;
 use crate::raft::{Durable, HardState, Loss, Replica, RoleName, Status};
 use crate::sim::coverage::{Coverage, Situation};
@@ -47,6 +48,8 @@ pub struct SafetyChecker {
     configurations: BTreeMap<EntryId, Configuration>,
     /// How often the run has reached situations that concern membership changes.
     coverage: Coverage,
+    /// Feature level of the program that each replica has run since its latest start.
+    feature_levels: BTreeMap<NodeId, FeatureLevel>,
     /// The leader elected in each term.
     leaders: BTreeMap<Term, NodeId>,
     /// Leadership transfers so far: the term of the old leader, and the id of the replica that is
@@ -181,6 +184,7 @@ impl SafetyChecker {
             bootstrap: Configuration::of_voters(members.iter().copied()),
             configurations: BTreeMap::new(),
             coverage: Coverage::default(),
+            feature_levels: BTreeMap::new(),
             leaders: BTreeMap::new(),
             transfers: BTreeSet::new(),
             votes: BTreeMap::new(),
@@ -300,6 +304,7 @@ impl SafetyChecker {
     /// Handles the start of a replica: forgets what was only in its memory, and checks that the
     /// term on its disk is not lower than the term that was durable.
     pub(in crate::sim) fn on_start(&mut self, machine: &Machine) -> Result<(), Violation> {
+        self.feature_levels.insert(machine.id, machine.config.feature_level);
         let view = &mut self.views[machine.slot];
         let image = machine.disk.image();
         let durable = view.hard_state;
