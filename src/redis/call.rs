@@ -70,8 +70,8 @@ impl<'c> Call<'c> {
     }
 
     /// Writes an error reply, and returns the resulting action as an error, if the cluster's
-    /// feature level is below `level`. For a command that needs a level only with certain arguments; see
-    /// [`CommandSpec::needs`](super::spec::CommandSpec::needs) for others.
+    /// feature level is below `level`. For a command that needs a level only with certain
+    /// arguments; see [`CommandSpec::needs`](super::spec::CommandSpec::needs) for others.
     pub(super) fn require(&mut self, level: FeatureLevel) -> Result<(), Action> {
         match self.context.refusal_below(level) {
             None => Ok(()),

@@ -31,8 +31,9 @@ pub struct Context {
     pub nodes: Vec<ReplicaInfo>,
     /// The members of the cluster. A member is missing in `nodes` until it has connected.
     pub members: MembersInfo,
-    /// Feature level that this replica's folder needed when it started. If it is higher than that in
-    /// `members`, the entry that raised the level is in the log, but not known to be committed yet.
+    /// Feature level that this replica's folder needed when it started. If it is higher than that
+    /// in `members`, the entry that raised the level is in the log, but not known to be committed
+    /// yet.
     pub folder_level: FeatureLevel,
     /// Id of the replica that this replica considers the leader; `None` if it knows no leader.
     pub leader: Option<NodeId>,

@@ -428,7 +428,8 @@ mod tests {
         let loss = losses[usize::try_from(openings % 3).unwrap()];
         let mut meta = Meta::new(9, NodeId(2), members, loss);
         (1..=openings).for_each(|opening| meta.open(opening << 20, OPENINGS_KEPT));
-        let feature_level = if openings % 2 == 0 { FeatureLevel::V0_1 } else { FeatureLevel::V0_2 };
+        let feature_level =
+            if openings.is_multiple_of(2) { FeatureLevel::V0_1 } else { FeatureLevel::V0_2 };
         Meta { first: 3, last: 4, feature_level, ..meta }
     }
 

@@ -53,7 +53,7 @@ fn samples() -> Vec<(&'static str, Frame)> {
         samples.push((name, Frame::Refused { key, reason }));
     }
     let vote = RequestVote { term, pre: false, transfer: false, last };
-    let answer = RejoinReply { nonce: 77, term, leads: true, last, members_changed: true };
+    let answer = RejoinReply { nonce: 77, term, leads: false, last, members_changed: true };
     let chunk = Bytes::from_static(b"a part of a snapshot");
     for (name, message) in [
         ("append", append(entries())),

@@ -385,11 +385,10 @@ fn raft(text: &mut Text, Source { context, .. }: &Source<'_>) {
             let name = format!("raft_peer_{}", node.id.0);
             let (host, port) = (&node.host, node.peer_port);
             let disk = disk_name(node.disk);
-            let mut facts =
-                format!("addr={host}:{port},match_index={index},link={link},disk={disk}");
-            if let Some(program) = &node.program {
-                facts.push_str(&format!(",{program}"));
-            }
+            let program = node.program.as_ref().map(|program| format!(",{program}"));
+            let program = program.unwrap_or_default();
+            let facts =
+                format!("addr={host}:{port},match_index={index},link={link},disk={disk}{program}");
             text.field(&name, facts);
         }
         if let Some(PathStatus { round_trip_us, loss_permille, resent }) = node.path {

@@ -268,16 +268,16 @@ fn peer_connections(
         OUTGOING_FROM,
         Arc::clone(counters),
     );
-    let incoming = IncomingPeers::new(
+    let mut incoming = IncomingPeers::new(
         recovered.identity(),
         recovered.members().to_vec(),
-        level,
         records,
         INCOMING_FROM,
         secret(),
         datagrams.receive_buffer_bytes() / BUFFER_SHARES,
         Arc::clone(counters),
     );
+    incoming.set_feature_level(level);
     (outgoing, incoming)
 }
 

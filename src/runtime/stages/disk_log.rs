@@ -102,8 +102,8 @@ impl LogStorage for DiskLog {
 }
 
 /// Writes an append job to the log. The order is: the job's feature level, its hard state (term and
-/// vote), the restart of the log after a snapshot, if any, and the job's entries. The order matters,
-/// because the log must have stored a term before it contains an entry of that term.
+/// vote), the restart of the log after a snapshot, if any, and the job's entries. The order
+/// matters, because the log must have stored a term before it contains an entry of that term.
 fn write(log: &mut Log<RealDisk>, job: &AppendJob) -> Result<(), StorageError> {
     log.raise_feature_level(job.feature_level)?;
     log.append(job.hard_state, &[])?;

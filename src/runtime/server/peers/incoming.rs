@@ -50,7 +50,6 @@ impl IncomingPeers {
     pub(crate) fn new(
         me: Identity,
         members: Vec<NodeId>,
-        feature_level: FeatureLevel,
         records: PeerRecords<RealDisk>,
         first_token: usize,
         secret: [u8; 32],
@@ -61,7 +60,7 @@ impl IncomingPeers {
             me,
             members,
             members_changed: false,
-            feature_level,
+            feature_level: FeatureLevel::OLDEST,
             records,
             connections: IncomingConnections::new(secret, window.min(WINDOW_MAX)),
             first_token,
