@@ -335,7 +335,7 @@ pub(super) struct Applied {
     /// members, if they had changed by then, and the cluster's feature level. `None` if this work
     /// installed no snapshot. If both `index` and `installed` are set, the Raft core handles
     /// `index` first.
-    pub(super) installed: Option<(SnapshotId, Option<Box<Configuration>>, FeatureLevel)>,
+    pub(super) installed: Option<Box<(SnapshotId, Option<Configuration>, FeatureLevel)>>,
     /// The replicated clock (which decides when keys expire) in the state after this work.
     pub(super) clock: AppliedClock,
     /// The reading, in milliseconds since 1970, that the replicated clock (which decides when keys

@@ -133,16 +133,8 @@ pub fn run_server(
     let origin = origin_of(options.id, opening);
     let has_lost_votes = recovered.loss() == Some(Loss::Votes);
     let rejoining = Arc::new(AtomicBool::new(has_lost_votes));
-    let level = store.feature_level().max(recovered.feature_level());
-    let (outgoing, incoming) = peer_connections(
-        options,
-        &datagrams,
-        &recovered,
-        level,
-        peer_records,
-        &rejoining,
-        counters,
-    );
+    let (outgoing, incoming) =
+        peer_connections(options, &datagrams, &recovered, peer_records, &rejoining, counters);
     let context = context(options, &recovered, (&store, last_snapshot.index), clock.now());
     let applier_board = Arc::new(ApplierBoard::default());
     let clients = Clients::new(
@@ -249,18 +241,17 @@ fn poll_and_wake() -> io::Result<(Poll, Arc<Wake>)> {
 }
 
 /// Creates the tables of outgoing connections to peers and incoming connections from peers, without
-/// opening connections. `level` is the feature level that the replica's folder needs.
+/// opening connections.
 fn peer_connections(
     options: &ServerOptions,
     datagrams: &DatagramSocket,
     recovered: &Recovered<RealDisk>,
-    level: FeatureLevel,
     records: PeerRecords<RealDisk>,
     rejoining: &Arc<AtomicBool>,
     counters: &Arc<RuntimeCounters>,
 ) -> (OutgoingPeers, IncomingPeers) {
     let outgoing = OutgoingPeers::new(
-        hello(recovered, level, options),
+        hello(recovered, options),
         Arc::clone(rejoining),
         &options.peers,
         options.peer_transport,
@@ -277,7 +268,7 @@ fn peer_connections(
         datagrams.receive_buffer_bytes() / BUFFER_SHARES,
         Arc::clone(counters),
     );
-    incoming.set_feature_level(level);
+    incoming.set_feature_level(recovered.feature_level());
     (outgoing, incoming)
 }
 
@@ -293,7 +284,7 @@ fn secret() -> [u8; 32] {
 
 /// Returns the hello (first frame) with which this replica begins its connections to peers. The
 /// recipient and the lane (urgent or bulk) are filled in for each connection.
-fn hello(recovered: &Recovered<RealDisk>, level: FeatureLevel, options: &ServerOptions) -> Hello {
+fn hello(recovered: &Recovered<RealDisk>, options: &ServerOptions) -> Hello {
     let identity = recovered.identity();
     Hello {
         cluster: identity.cluster,
@@ -307,7 +298,7 @@ fn hello(recovered: &Recovered<RealDisk>, level: FeatureLevel, options: &ServerO
         lane: Lane::Urgent,
         client_address: options.announced(),
         peer_address: options.announced_to_peers(),
-        versions: versions_at(level),
+        versions: versions_at(recovered.feature_level()),
         level: FeatureLevel::NEWEST,
         program: env!("CARGO_PKG_VERSION").to_owned(),
     }

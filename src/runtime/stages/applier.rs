@@ -351,8 +351,8 @@ impl Applier {
     /// snapshot's last entry.
     fn install(&mut self, received: ReceivedSnapshot, replies: &mut ReplyBatch) {
         let ReceivedSnapshot { id, mut store } = received;
-        let configuration = store.configuration().cloned().map(Box::new);
-        let installed = Some((id, configuration, store.feature_level()));
+        let configuration = store.configuration().cloned();
+        let installed = Some(Box::new((id, configuration, store.feature_level())));
         if id.last.index > self.store.applied_index() {
             // So that no events of this pass are lost.
             replies.events.extend(self.store.take_events());

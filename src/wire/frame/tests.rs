@@ -249,7 +249,7 @@ fn hello_of_version_9_tells_by_its_connection_number_that_10_is_spoken() {
 #[test]
 fn fields_that_later_versions_add_to_a_hello_are_skipped() {
     let hello = frames().swap_remove(0);
-    let mut body = encoded(&[hello.clone()]).split_off(PREAMBLE_BYTES + HEADER_BYTES);
+    let mut body = encoded(std::slice::from_ref(&hello)).split_off(PREAMBLE_BYTES + HEADER_BYTES);
     body.put_bytes(7, HELLO_ADDED_BYTES_MAX);
     let mut bytes = encoded(&[]);
     bytes.put_u32_le(u32::try_from(body.len()).unwrap());

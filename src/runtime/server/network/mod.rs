@@ -410,7 +410,7 @@ impl ServerNetwork {
     /// that requested them.
     fn on_replies(&mut self, batch: ReplyBatch) {
         let context = &mut self.parts.clients.context;
-        let installed = batch.applied.installed.as_ref().map(|(snapshot, ..)| snapshot.last.index);
+        let installed = batch.applied.installed.as_ref().map(|installed| installed.0.last.index);
         if let Some(index) = batch.applied.index.max(installed) {
             context.note_applied(index);
             context.key_count = batch.key_count as u64;

@@ -225,7 +225,7 @@ fn snapshot_from_the_leader_replaces_an_older_state() {
     let first = ApplyBatch { install: install(ahead), ..batch(entries, vec![], 7) };
     applier.run_once(Some(first));
     let replies = network.replies.try_recv().unwrap();
-    let installed = Some((id, None, FeatureLevel::OLDEST));
+    let installed = Some(Box::new((id, None, FeatureLevel::OLDEST)));
     let index = Some(Index(4));
     assert_eq!(
         replies.applied,

@@ -35,8 +35,9 @@ impl Core {
         if let Some(index) = index {
             self.handle(Msg::Applied { index });
         }
-        if let Some((snapshot, configuration, level)) = installed {
-            self.handle(Msg::Installed(snapshot, configuration.map(|boxed| *boxed), level));
+        if let Some(installed) = installed {
+            let (snapshot, configuration, level) = *installed;
+            self.handle(Msg::Installed(snapshot, configuration, level));
         }
         self.announce_snapshot();
     }
@@ -112,7 +113,7 @@ mod tests {
         assert_eq!(core.unannounced_snapshot, Some(snapshot), "nothing is applied yet");
         // A snapshot from the leader has advanced the state further.
         let id = SnapshotId { last: EntryId::new(2, 9), ..snapshot };
-        let installed = Some((id, None, FeatureLevel::OLDEST));
+        let installed = Some(Box::new((id, None, FeatureLevel::OLDEST)));
         core.run_once(Some(CoreItem::Applied(Applied { installed, ..Applied::default() })));
         assert_eq!((core.unannounced_snapshot, core.replica.commit_index()), (None, Index(9)));
     }
