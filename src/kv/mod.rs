@@ -33,12 +33,14 @@ pub use batch::{
     WHOLE_BATCH_BYTES_MAX,
 };
 pub use commands::args::VALUE_BYTES_MAX;
+pub use commands::changes::ChangesQuery;
 pub use commands::items::{Arguments, Items, ItemsBuffer};
 pub use commands::outcome::{Double, Outcome, Refusal};
 pub use commands::registry::CommandId;
 pub use commands::row::KeyPositions;
 pub use dedup::DEDUP_ENTRIES_MAX;
 pub use keyspace::events::{Event, RecordedEvents};
+pub use keyspace::history::{ChangedKeys, HistoryStatus};
 pub use keyspace::slot::{SLOT_COUNT, slot_of};
 pub use keyspace::statistics::KeyspaceStatistics;
 pub use keyspace::unlinked::Unlinked;

@@ -16,6 +16,7 @@ use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::{Millis, ReplicatedClock};
 use crate::kv::keyspace::events::{Event, RecordedEvents};
 use crate::kv::keyspace::expiration::{REMOVED_BY_CLOCK_MAX, REMOVED_MAX};
+use crate::kv::keyspace::history::{ChangedKeys, HistoryStatus};
 use crate::kv::keyspace::statistics::KeyspaceStatistics;
 use crate::kv::keyspace::unlinked::Unlinked;
 use crate::kv::operation::Operation;
@@ -340,7 +341,7 @@ impl StateMachine {
                 Some(Operation::Transaction { watched, operations }) => {
                     transactions::read(&self.keyspace, *watched, *operations, seed)
                 }
-                Some(operation) => match self.read_range(operation)? {
+                Some(operation) => match self.read_own(operation)? {
                     None => self.answer(operation, seed),
                     outcome => outcome,
                 },
@@ -350,10 +351,11 @@ impl StateMachine {
         Ok(())
     }
 
-    /// Returns the outcome of an operation that reads a range of keys; `None` for any other.
-    fn read_range(&self, operation: &Operation<'_>) -> Result<Option<Outcome>, BatchError> {
+    /// Returns the outcome of an operation that reads a range of keys, or what only this replica
+    /// has; `None` for any other.
+    fn read_own(&self, operation: &Operation<'_>) -> Result<Option<Outcome>, BatchError> {
         let Operation::Call { command, args } = operation else { return Ok(None) };
-        command.read_range(&self.keyspace, *args).map_err(|NoKeyIndex| BatchError::NoKeyIndex)
+        command.read_own(&self.keyspace, *args).map_err(|NoKeyIndex| BatchError::NoKeyIndex)
     }
 
     /// Builds the next piece of the index of keys, which reads of key ranges need, and returns
@@ -402,12 +404,14 @@ impl StateMachine {
         self.keyspace.len()
     }
 
-    /// Returns the approximate memory usage of the replicated state, in bytes. O(1).
+    /// Returns the approximate memory usage of the state, in bytes, including the index of keys and
+    /// the history of changes. O(1).
     pub fn memory(&self) -> usize {
         self.keyspace.memory()
             + self.dedup.memory()
             + self.client_sessions.bytes()
             + self.partial.bytes()
+            + self.keyspace.history().bytes
     }
 
     /// Returns an immutable copy-on-write view of the state. `last` must be the id of the last
@@ -625,6 +629,27 @@ impl StateMachine {
         self.keyspace.record_events(recorded);
     }
 
+    /// Begins a new history of the changes of keys, of at most `bytes_max` bytes of memory; 0 to
+    /// record no changes. The history is not part of the state, but of its memory usage.
+    pub fn keep_history(&mut self, bytes_max: usize) {
+        self.keyspace.keep_history(bytes_max);
+    }
+
+    /// Returns the extent of the history of changes.
+    pub fn history(&self) -> HistoryStatus {
+        self.keyspace.history()
+    }
+
+    /// Sets whether changed keys are collected, because clients wait for changes.
+    pub fn report_changes(&mut self, reports: bool) {
+        self.keyspace.report_changes(reports);
+    }
+
+    /// Returns the keys that were changed since the last call. Always empty without a history.
+    pub fn take_changed(&mut self) -> ChangedKeys {
+        self.keyspace.take_changed()
+    }
+
     /// Returns the numbers of lookups and of expired keys since the last call. These numbers are
     /// not part of the state.
     pub fn take_statistics(&mut self) -> KeyspaceStatistics {
@@ -670,6 +695,8 @@ impl fmt::Debug for StateMachine {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::collections::BTreeMap;
+
     use bytes::Bytes;
 
     use super::*;
@@ -706,8 +733,31 @@ pub(super) mod tests {
             Feeder { store: reader.finish().unwrap().0, requests: self.requests }
         }
 
+        /// Applies an operation, and checks that the history of changes has an event of each key
+        /// that it changes or removes, as far as there are few keys.
         fn apply_as(&mut self, request: u32, operation: Operation<'_>) -> Applied {
-            self.store.apply_batch(&Batch::one(name(request), &operation))
+            let batch = Batch::one(name(request), &operation);
+            if self.store.key_count() > 100 || self.store.keyspace.has_history() {
+                return self.store.apply_batch(&batch);
+            }
+            let revisions = |store: &StateMachine| -> BTreeMap<Bytes, u64> {
+                let entries = store.keyspace.entries();
+                entries.map(|entry| (entry.shared_key(), entry.revision())).collect()
+            };
+            let before = revisions(&self.store);
+            self.store.keep_history(1 << 20);
+            let applied = self.store.apply_batch(&batch);
+            let after = revisions(&self.store);
+            let changes: Vec<_> = self.store.keyspace.changes_after(0).collect();
+            let is_recorded = |key: &Bytes| {
+                changes.iter().any(|change| change.key.is_none_or(|changed| changed == *key))
+            };
+            let differs = |key: &&Bytes| before.get(*key) != after.get(*key);
+            for key in before.keys().chain(after.keys()).filter(differs) {
+                assert!(is_recorded(key), "{operation:?} changed {key:?} without an event");
+            }
+            self.store.keep_history(0);
+            applied
         }
 
         /// Applies a call of `command` with these arguments, and returns its outcome.

@@ -54,6 +54,8 @@ fn moved(keyspace: &mut Keyspace, from: &[u8], to: &[u8], amount: u64) -> Option
         let sum = sum.checked_add(amount)?;
         keyspace.put_keep_ttl(from, left.to_string().as_bytes());
         keyspace.put_keep_ttl(to, sum.to_string().as_bytes());
+        keyspace.notify("set", from);
+        keyspace.notify("set", to);
     }
     Some(())
 }

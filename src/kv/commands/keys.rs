@@ -1,4 +1,4 @@
-//! `KEYS` and `SCAN`: iteration over all keys. `KEYRANGE` has a file of its own.
+//! `KEYS` and `SCAN`: iteration over all keys. `KEYRANGE` and `CHANGES` have files of their own.
 //!
 //! The order is that of scan positions, which are the last 52 bits of key hashes; the tables of the
 //! keyspace are in the same order. A cursor is the lowest position that was not visited yet, so it
@@ -9,22 +9,24 @@
 use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
+use crate::kv::commands::changes::changes;
 use crate::kv::commands::key_range::key_range;
 use crate::kv::commands::outcome::Outcome;
-use crate::kv::commands::row::{Answer, NO_KEYS, Row, Scale, range_read, read};
+use crate::kv::commands::row::{Answer, NO_KEYS, Row, Scale, own_read, range_read, read};
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::keyspace::shards::SCAN_END;
 use crate::kv::values::glob;
 
-/// The `KEYS`, `SCAN` and `KEYRANGE` commands of the state machine: number, name, key positions and
-/// function of each. Append new commands at the end with the next number, because log entries
-/// contain the numbers.
+/// The `KEYS`, `SCAN`, `KEYRANGE` and `CHANGES` commands of the state machine: number, name, key
+/// positions and function of each. Append new commands at the end with the next number, because
+/// log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(24, "keys", NO_KEYS, keys).per(Scale::Keyspace),
     read(25, "scan", NO_KEYS, scan_keys),
     range_read(26, "keyrange", key_range),
+    own_read(27, "changes", changes),
 ];
 
 /// Maximum number of keys that one `SCAN` call examines, even if its `COUNT` is higher. Keys with

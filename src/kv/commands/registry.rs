@@ -70,6 +70,9 @@ impl CommandId {
     pub const SET: CommandId = CommandId::of("set");
     /// The command `DEL key [key ...]`.
     pub const DEL: CommandId = CommandId::of("del");
+    /// The command `CHANGES`, whose arguments
+    /// [`ChangesQuery::with_arguments`](crate::kv::ChangesQuery::with_arguments) makes.
+    pub const CHANGES: CommandId = CommandId::of("changes");
     /// The command `KEYRANGE min max [option ...]`.
     pub(in crate::kv) const KEYRANGE: CommandId = CommandId::of("keyrange");
 
@@ -151,24 +154,24 @@ impl CommandId {
             Run::Read(run) => {
                 Some(keyspace.counting_lookups(|it| run(it, args)).unwrap_or_else(Outcome::Refused))
             }
-            Run::RangeRead(_) => Some(Outcome::Malformed),
+            Run::RangeRead(_) | Run::OwnRead(_) => Some(Outcome::Malformed),
             Run::Write(_) => None,
         }
     }
 
-    /// Runs the command if it reads a range of keys, and returns its outcome; `None` for any other
-    /// command.
+    /// Runs the command if it reads a range of keys, or what only this replica has, and returns its
+    /// outcome; `None` for any other command.
     ///
     /// # Errors
     /// If the keyspace has no index of keys, which [`Keyspace::build_key_index`] builds.
-    pub(in crate::kv) fn read_range(
+    pub(in crate::kv) fn read_own(
         self,
         keyspace: &Keyspace,
         args: Arguments<'_>,
     ) -> Result<Option<Outcome>, NoKeyIndex> {
         match self.0.run {
             Run::RangeRead(_) if !keyspace.has_key_index() => Err(NoKeyIndex),
-            Run::RangeRead(run) => {
+            Run::RangeRead(run) | Run::OwnRead(run) => {
                 Ok(Some(run(keyspace, &Args::new(args, 0)).unwrap_or_else(Outcome::Refused)))
             }
             Run::Read(_) | Run::Write(_) => Ok(None),
@@ -179,8 +182,9 @@ impl CommandId {
     pub(in crate::kv) fn run(self, keyspace: &mut Keyspace, args: &Args<'_>) -> Outcome {
         let answer = match self.0.run {
             Run::Read(run) => keyspace.counting_lookups(|it| run(it, args)),
-            // Only a corrupt entry has one. Its outcome must not depend on this replica's index.
-            Run::RangeRead(_) => return Outcome::Malformed,
+            // Only a corrupt entry has one. Its outcome must not depend on what this replica alone
+            // has.
+            Run::RangeRead(_) | Run::OwnRead(_) => return Outcome::Malformed,
             Run::Write(run) => run(keyspace, args),
         };
         answer.unwrap_or_else(Outcome::Refused)

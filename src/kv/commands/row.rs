@@ -54,6 +54,9 @@ pub(in crate::kv) enum Run {
     /// is an index of keys. It has no meaning in a log entry, because other replicas may have no
     /// index.
     RangeRead(fn(&Keyspace, &Args<'_>) -> Answer),
+    /// The function of a read-only command that reads what only this replica has, such as its
+    /// history of changes. It has no meaning in a log entry.
+    OwnRead(fn(&Keyspace, &Args<'_>) -> Answer),
     /// The function of a command that may change the state.
     Write(fn(&mut Keyspace, &Args<'_>) -> Answer),
 }
@@ -207,6 +210,16 @@ pub(in crate::kv) const fn range_read(
         level: FeatureLevel::V0_1,
         run: Run::RangeRead(run),
     }
+}
+
+/// Returns the row of a read-only command without keys that reads what only this replica has, for
+/// the table of all commands of the state machine. `number` identifies the command in reads.
+pub(in crate::kv) const fn own_read(
+    number: u16,
+    name: &'static str,
+    run: fn(&Keyspace, &Args<'_>) -> Answer,
+) -> Row {
+    Row { number, name, keys: NO_KEYS, scale: Scale::Arguments, run: Run::OwnRead(run) }
 }
 
 /// Returns the row of a command that may change the state, for the table of all commands of the

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 
 use super::Keyspace;
+use super::history::{FLUSH, History};
 
 /// Maximum number of recorded events (published messages and keyspace notifications) that are
 /// waiting for delivery to this replica's subscribers. Further events are dropped.
@@ -49,11 +50,31 @@ pub struct RecordedEvents {
 pub(super) struct Events {
     recorded: RecordedEvents,
     pending: RefCell<Vec<Event>>,
+    /// The history of changes, which has the events of keys as well.
+    pub(super) history: History,
 }
 
 impl Events {
-    /// Records a keyspace notification for a key, if keyspace notifications are being recorded.
-    pub(super) fn note_key(&self, name: &'static str, key: &[u8]) {
+    /// Records a change of a key by the operation with the number `revision`: in the history of
+    /// changes, and as a keyspace notification if these are being recorded.
+    pub(super) fn note_key(&mut self, revision: u64, name: &'static str, key: &[u8]) {
+        self.history.add(revision, name, key);
+        self.notify(name, key);
+    }
+
+    /// Records the keyspace notification `new` for a key that is created, if keyspace notifications
+    /// are being recorded. The event of the command that creates the key follows.
+    pub(super) fn note_new(&self, key: &[u8]) {
+        self.notify("new", key);
+    }
+
+    /// Records the removal of all keys by the operation with the number `revision`, in the history
+    /// of changes. As in Redis, it causes no keyspace notification.
+    pub(super) fn note_flush(&mut self, revision: u64) {
+        self.history.add(revision, FLUSH, b"");
+    }
+
+    fn notify(&self, name: &'static str, key: &[u8]) {
         if self.recorded.keys {
             self.record(|| Event::Key { name, key: Bytes::copy_from_slice(key) });
         }
@@ -85,15 +106,16 @@ impl Keyspace {
         self.events.pending.take()
     }
 
-    /// Records a keyspace notification for a key, if keyspace notifications are being recorded.
-    /// `name` is the name of the event, such as `set`.
+    /// Records a change of a key, as a keyspace notification and in the history of changes. `name`
+    /// is the name of the event, such as `set`.
     pub(in crate::kv) fn notify(&mut self, name: &'static str, key: &[u8]) {
-        self.events.note_key(name, key);
+        self.events.note_key(self.revision, name, key);
     }
 
-    /// Records a `del` keyspace notification for `key` if the key does not exist any more.
+    /// Records the change `del` of `key` if the key does not exist any more.
     pub(in crate::kv) fn notify_if_removed(&mut self, key: &[u8]) {
-        if self.events.recorded.keys && self.entry(key).is_none() {
+        let are_recorded = self.events.recorded.keys || self.has_history();
+        if are_recorded && self.entry(key).is_none() {
             self.notify("del", key);
         }
     }

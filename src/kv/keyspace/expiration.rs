@@ -140,6 +140,9 @@ impl Keyspace {
                     entry.mark_changed(revision);
                 },
             );
+            let entry = self.shards.find(hash, |entry| is_expiring(entry, hash, to));
+            let entry = entry.expect("it was just changed");
+            self.events.history.add(revision, "expire", entry.key());
         }
         self.clock.millis = millis;
         self.clock.resets += 1;
@@ -163,7 +166,7 @@ impl Keyspace {
     fn remove_expired_entry(&mut self, hash: u64, expires_at: Millis) {
         let removed = self.shards.remove(hash, |entry| is_expiring(entry, hash, expires_at));
         let entry = removed.expect("every key of the expiration index exists");
-        note_expired(&mut self.counts.expired, &self.events, entry.key());
+        note_expired(&mut self.counts.expired, &mut self.events, self.revision, entry.key());
         self.unlink(entry);
     }
 }

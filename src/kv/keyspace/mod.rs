@@ -9,6 +9,7 @@ pub(in crate::kv) mod clock;
 pub(in crate::kv) mod entry;
 pub(in crate::kv) mod events;
 pub(in crate::kv) mod expiration;
+pub(in crate::kv) mod history;
 mod key_index;
 pub(in crate::kv) mod restore;
 pub(in crate::kv) mod shards;
@@ -228,6 +229,7 @@ impl Keyspace {
     /// snapshot.
     pub(in crate::kv) fn restore_revision(&mut self, revision: u64) {
         self.revision = revision;
+        self.restart_history(revision);
     }
 
     /// Sets a key to a string, without expiration. Copies `value`, because sharing its memory would
@@ -439,7 +441,8 @@ impl Keyspace {
         let metadata = Metadata::new(value.fingerprint(hash), expires_at, self.revision);
         let (digest, entry_bytes) = (&mut self.digest, &mut self.entry_bytes);
         let (expirations, expired) = (&mut self.expirations, &mut self.counts.expired);
-        let (events, clock) = (&self.events, self.clock.millis);
+        let (events, clock) = (&mut self.events, self.clock.millis);
+        let revision = self.revision;
         let (key_index, unlinked) = (&mut self.key_index, &mut self.unlinked);
         digest.add(metadata.fingerprint());
         self.shards.put(
@@ -453,8 +456,8 @@ impl Keyspace {
                     *entry_bytes -= bytes;
                     let before = entry.expires_at();
                     if entry.is_expired(clock) {
-                        note_expired(expired, events, key);
-                        events.note_key("new", key);
+                        note_expired(expired, events, revision, key);
+                        events.note_new(key);
                     }
                     if let Some(replaced) = entry.replace(value, metadata) {
                         unlinked.add(replaced, bytes);
@@ -468,7 +471,7 @@ impl Keyspace {
                     *entry_bytes += entry.heap_bytes();
                     slot.insert(entry);
                     key_index.insert(key);
-                    events.note_key("new", key);
+                    events.note_new(key);
                 }
             },
         );
@@ -492,7 +495,7 @@ impl Keyspace {
         let is_expired = self.is_expired(&entry);
         self.unlink(entry);
         if is_expired {
-            note_expired(&mut self.counts.expired, &self.events, key);
+            note_expired(&mut self.counts.expired, &mut self.events, self.revision, key);
         }
         !is_expired
     }
@@ -514,11 +517,11 @@ impl Keyspace {
     }
 }
 
-/// Counts an expired key that is removed or replaced, and records an `expired` keyspace
-/// notification.
-fn note_expired(expired: &mut u64, events: &Events, key: &[u8]) {
+/// Counts an expired key that the operation with the number `revision` removes or replaces, and
+/// records the event `expired`.
+fn note_expired(expired: &mut u64, events: &mut Events, revision: u64, key: &[u8]) {
     *expired += 1;
-    events.note_key("expired", key);
+    events.note_key(revision, "expired", key);
 }
 
 #[cfg(test)]

@@ -98,6 +98,7 @@ impl Keyspace {
         self.unlinked.add_cleared(shards, expirations, bytes);
         self.digest = Digest::default();
         self.entry_bytes = 0;
+        self.events.note_flush(self.revision);
     }
 
     /// Returns the large values that were removed since the last call.

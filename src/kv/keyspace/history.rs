@@ -1,0 +1,388 @@
+//! The history of changes: the latest events of keys with their revisions, in memory, for
+//! `CHANGES`. It is not part of the replicated state: each replica records what it applies, so the
+//! histories of two replicas may begin at different revisions.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::Keyspace;
+
+/// Number of events in a full block.
+const BLOCK_EVENTS: usize = 1_024;
+/// Total length in bytes of the keys in a block from which on it is full.
+const BLOCK_KEY_BYTES: usize = 64 << 10;
+/// Memory usage in bytes of a block with [`BLOCK_EVENTS`] events, without their keys.
+const BLOCK_BYTES: usize = size_of::<Block>() + BLOCK_EVENTS * size_of::<Head>();
+/// Maximum number of changed keys that are reported at a time. Beyond it, only the fact that keys
+/// have changed is reported.
+const REPORTED_MAX: usize = 4_096;
+
+/// Name of the event that all keys were removed at once, which has no key.
+pub(in crate::kv) const FLUSH: &str = "flushall";
+
+/// A change of a key, or the removal of all keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::kv) struct Change<'h> {
+    /// Number of the operation that made the change. The changes of one operation have the same
+    /// revision.
+    pub(in crate::kv) revision: u64,
+    /// Name of the event, as in Redis's keyspace notifications, such as `set`, or [`FLUSH`].
+    pub(in crate::kv) name: &'static str,
+    /// The changed key; `None` if all keys were removed.
+    pub(in crate::kv) key: Option<&'h [u8]>,
+}
+
+/// The keys that were changed since the last report, for the clients that wait for changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ChangedKeys {
+    /// The changed keys, in the order of the changes. A key may be contained several times.
+    pub keys: Vec<Bytes>,
+    /// Whether any other key may have changed as well.
+    pub others: bool,
+}
+
+/// The extent of a replica's history of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HistoryStatus {
+    /// Number of events.
+    pub events: usize,
+    /// Memory usage in bytes.
+    pub bytes: usize,
+    /// The revision after which the history begins: it has all events with higher revisions.
+    pub start: u64,
+    /// The revision of the state: the number of operations applied so far.
+    pub revision: u64,
+}
+
+/// An event of a block, whose key lies behind that of the event before it in the block's keys.
+#[derive(Debug)]
+struct Head {
+    revision: u64,
+    name: &'static str,
+    /// Offset of the end of the key in the keys of the block.
+    key_end: usize,
+}
+
+/// Consecutive events.
+///
+/// Invariant: a block has at least one event. All blocks but the last are full, and their memory
+/// does not change.
+#[derive(Debug)]
+struct Block {
+    heads: Vec<Head>,
+    /// The keys of the events, one behind the other.
+    keys: Vec<u8>,
+}
+
+/// The history of changes.
+///
+/// Invariant: the revisions of the events never fall, and all are above `start`. `full_bytes` and
+/// `full_events` are the sums over all blocks but the last.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    /// Maximum memory usage in bytes; 0 if no events are recorded.
+    bytes_max: usize,
+    blocks: VecDeque<Block>,
+    full_bytes: usize,
+    full_events: usize,
+    /// The history has all events with revisions above this one.
+    start: u64,
+    /// Whether the changed keys are collected for clients that wait for changes.
+    reports: bool,
+    changed: ChangedKeys,
+}
+
+impl Block {
+    fn new() -> Block {
+        Block { heads: Vec::with_capacity(BLOCK_EVENTS), keys: Vec::new() }
+    }
+
+    /// Removes the events, and keeps the memory for the same number of events.
+    fn cleared(mut self) -> Block {
+        self.heads.clear();
+        self.keys.clear();
+        self.keys.shrink_to(BLOCK_KEY_BYTES);
+        self
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<Block>() + self.heads.capacity() * size_of::<Head>() + self.keys.capacity()
+    }
+
+    fn is_full(&self) -> bool {
+        self.heads.len() >= BLOCK_EVENTS || self.keys.len() >= BLOCK_KEY_BYTES
+    }
+
+    fn last_revision(&self) -> u64 {
+        self.heads.last().expect("a block has an event").revision
+    }
+
+    /// Iterates over the events with revisions above `revision`.
+    fn after(&self, revision: u64) -> impl Iterator<Item = Change<'_>> {
+        let from = self.heads.partition_point(|head| head.revision <= revision);
+        let mut key_start = from.checked_sub(1).map_or(0, |before| self.heads[before].key_end);
+        self.heads[from..].iter().map(move |head| {
+            let key = &self.keys[std::mem::replace(&mut key_start, head.key_end)..head.key_end];
+            let key = (head.name != FLUSH).then_some(key);
+            Change { revision: head.revision, name: head.name, key }
+        })
+    }
+}
+
+impl History {
+    /// Returns whether events are recorded.
+    pub(super) fn is_on(&self) -> bool {
+        self.bytes_max > 0
+    }
+
+    /// Records an event. The key of the event [`FLUSH`] is empty.
+    #[inline]
+    pub(super) fn add(&mut self, revision: u64, name: &'static str, key: &[u8]) {
+        if self.bytes_max > 0 {
+            self.record(revision, name, key);
+        }
+    }
+
+    fn record(&mut self, revision: u64, name: &'static str, key: &[u8]) {
+        if self.blocks.back().is_none_or(Block::is_full) {
+            self.begin_block();
+        }
+        let block = self.blocks.back_mut().expect("it was added");
+        block.keys.extend_from_slice(key);
+        let key_end = block.keys.len();
+        block.heads.push(Head { revision, name, key_end });
+        if self.reports {
+            self.report(name, key);
+        }
+        self.shorten();
+    }
+
+    #[cold]
+    fn report(&mut self, name: &'static str, key: &[u8]) {
+        if name == FLUSH || self.changed.keys.len() >= REPORTED_MAX {
+            self.changed.others = true;
+        } else {
+            self.changed.keys.push(Bytes::copy_from_slice(key));
+        }
+    }
+
+    /// Completes the last block, and adds an empty one. Reuses the memory of the oldest block if
+    /// that must be dropped for it.
+    fn begin_block(&mut self) {
+        if let Some(full) = self.blocks.back_mut() {
+            full.keys.shrink_to_fit();
+            self.full_bytes += full.bytes();
+            self.full_events += full.heads.len();
+        }
+        let mut block = None;
+        while self.full_bytes + BLOCK_BYTES > self.bytes_max
+            && let Some(oldest) = self.blocks.pop_front()
+        {
+            self.start = oldest.last_revision();
+            self.full_bytes -= oldest.bytes();
+            self.full_events -= oldest.heads.len();
+            block = Some(oldest);
+        }
+        self.blocks.push_back(block.map_or_else(Block::new, Block::cleared));
+    }
+
+    /// Drops the oldest events as long as the memory usage exceeds the maximum.
+    fn shorten(&mut self) {
+        while self.bytes() > self.bytes_max
+            && let Some(block) = self.blocks.pop_front()
+        {
+            self.start = block.last_revision();
+            if !self.blocks.is_empty() {
+                self.full_bytes -= block.bytes();
+                self.full_events -= block.heads.len();
+            }
+        }
+    }
+
+    /// Drops all events. From now on, the history has those with revisions above `start`, in at
+    /// most `bytes_max` bytes; 0 to record none.
+    fn restart(&mut self, bytes_max: usize, start: u64) {
+        let (reports, changed) = (self.reports, std::mem::take(&mut self.changed));
+        *self = History { bytes_max, start, reports, changed, ..History::default() };
+    }
+
+    /// Returns the memory usage in bytes.
+    fn bytes(&self) -> usize {
+        self.full_bytes + self.blocks.back().map_or(0, Block::bytes)
+    }
+
+    fn len(&self) -> usize {
+        self.full_events + self.blocks.back().map_or(0, |block| block.heads.len())
+    }
+}
+
+/// Methods for the history of changes, which is not part of the state.
+impl Keyspace {
+    /// Begins a new history of changes, of at most `bytes_max` bytes; 0 to record no changes.
+    pub(in crate::kv) fn keep_history(&mut self, bytes_max: usize) {
+        let start = self.revision;
+        self.events.history.restart(bytes_max, start);
+    }
+
+    /// Drops the history when the state is set to that of a snapshot, at `revision`.
+    pub(super) fn restart_history(&mut self, revision: u64) {
+        let bytes_max = self.events.history.bytes_max;
+        self.events.history.restart(bytes_max, revision);
+    }
+
+    /// Sets whether changed keys are collected for [`Keyspace::take_changed`].
+    pub(in crate::kv) fn report_changes(&mut self, reports: bool) {
+        self.events.history.reports = reports;
+    }
+
+    /// Returns the keys that were changed since the last call.
+    pub(in crate::kv) fn take_changed(&mut self) -> ChangedKeys {
+        std::mem::take(&mut self.events.history.changed)
+    }
+
+    /// Returns whether changes are recorded.
+    pub(in crate::kv) fn has_history(&self) -> bool {
+        self.events.history.is_on()
+    }
+
+    /// Returns the extent of the history of changes.
+    pub(in crate::kv) fn history(&self) -> HistoryStatus {
+        let history = &self.events.history;
+        HistoryStatus {
+            events: history.len(),
+            bytes: history.bytes(),
+            start: history.start,
+            revision: self.revision,
+        }
+    }
+
+    /// Iterates over the recorded changes with revisions above `revision`, oldest first. They are
+    /// all such changes if `revision` is not below [`HistoryStatus::start`].
+    pub(in crate::kv) fn changes_after(&self, revision: u64) -> impl Iterator<Item = Change<'_>> {
+        let blocks = &self.events.history.blocks;
+        let from = blocks.partition_point(|block| block.last_revision() <= revision);
+        blocks.range(from..).flat_map(move |block| block.after(revision))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of a full block of events with short keys.
+    const FULL: usize = BLOCK_EVENTS * size_of::<Head>();
+
+    fn keyspace(bytes_max: usize) -> Keyspace {
+        let mut keyspace = Keyspace::default();
+        keyspace.keep_history(bytes_max);
+        keyspace
+    }
+
+    /// Makes `count` changes, each by an operation of its own.
+    fn change(keyspace: &mut Keyspace, count: usize) {
+        for _ in 0..count {
+            keyspace.begin_command();
+            let key = format!("k{:05}", keyspace.revision());
+            keyspace.notify("set", key.as_bytes());
+        }
+    }
+
+    fn revisions_after(keyspace: &Keyspace, revision: u64) -> Vec<u64> {
+        let check = |change: Change<'_>| {
+            let key = format!("k{:05}", change.revision);
+            assert_eq!((change.name, change.key), ("set", Some(key.as_bytes())));
+            change.revision
+        };
+        keyspace.changes_after(revision).map(check).collect()
+    }
+
+    #[test]
+    fn changes_are_returned_in_order_from_any_revision() {
+        let mut keyspace = keyspace(1 << 20);
+        change(&mut keyspace, 3_000);
+        for from in [0, 1, 1_023, 1_024, 1_025, 2_999, 3_000, 9_000] {
+            assert!(revisions_after(&keyspace, from).into_iter().eq(from + 1..=3_000), "{from}");
+        }
+        assert_eq!((keyspace.history().start, keyspace.history().events), (0, 3_000));
+    }
+
+    #[test]
+    fn oldest_changes_are_dropped_when_the_memory_limit_is_reached() {
+        let mut keyspace = keyspace(4 * FULL);
+        for _ in 0..200 {
+            change(&mut keyspace, 100);
+            let HistoryStatus { events, bytes, start, revision } = keyspace.history();
+            assert!(bytes <= 4 * FULL, "{bytes} bytes");
+            assert!(revisions_after(&keyspace, start).into_iter().eq(start + 1..=revision));
+            assert_eq!(events as u64, revision - start);
+            let recounted: usize = keyspace.events.history.blocks.iter().map(Block::bytes).sum();
+            assert_eq!(bytes, recounted);
+        }
+        assert!(keyspace.history().events >= 2 * BLOCK_EVENTS, "it is not dropped too early");
+    }
+
+    #[test]
+    fn changes_of_an_operation_are_dropped_in_whole() {
+        let mut keyspace = keyspace(3 * FULL);
+        keyspace.begin_command();
+        for _ in 0..3 * BLOCK_EVENTS {
+            keyspace.notify("set", b"k00001");
+        }
+        let HistoryStatus { events, start, .. } = keyspace.history();
+        assert!(events > 0 && start == 1, "{events} events are left, none counts");
+        assert!(revisions_after(&keyspace, start).is_empty());
+    }
+
+    #[test]
+    fn key_longer_than_the_history_empties_it() {
+        let mut keyspace = keyspace(2 * FULL);
+        change(&mut keyspace, 5);
+        keyspace.begin_command();
+        keyspace.notify("set", &vec![b'x'; 3 * FULL]);
+        let HistoryStatus { events, bytes, start, .. } = keyspace.history();
+        assert_eq!((events, bytes, start), (0, 0, 6));
+        change(&mut keyspace, 2);
+        assert_eq!(revisions_after(&keyspace, 6), [7, 8]);
+    }
+
+    #[test]
+    fn removal_of_all_keys_is_one_change_without_a_key() {
+        let mut keyspace = keyspace(1 << 20);
+        keyspace.report_changes(true);
+        change(&mut keyspace, 1);
+        keyspace.begin_command();
+        keyspace.put(b"k", b"v");
+        keyspace.clear();
+        let last = keyspace.changes_after(1).last();
+        assert_eq!(last, Some(Change { revision: 2, name: FLUSH, key: None }));
+        let changed = keyspace.take_changed();
+        assert_eq!((changed.keys, changed.others), (vec![Bytes::from_static(b"k00001")], true));
+        assert_eq!(keyspace.take_changed(), ChangedKeys::default());
+    }
+
+    #[test]
+    fn number_of_reported_keys_is_bounded() {
+        let mut keyspace = keyspace(1 << 20);
+        change(&mut keyspace, 3);
+        assert_eq!(keyspace.take_changed(), ChangedKeys::default(), "no client waits");
+        keyspace.report_changes(true);
+        change(&mut keyspace, REPORTED_MAX);
+        assert!(!keyspace.take_changed().others);
+        change(&mut keyspace, REPORTED_MAX + 1);
+        let changed = keyspace.take_changed();
+        assert_eq!((changed.keys.len(), changed.others), (REPORTED_MAX, true));
+    }
+
+    #[test]
+    fn history_without_memory_records_nothing() {
+        let mut keyspace = keyspace(0);
+        change(&mut keyspace, 5);
+        assert!(!keyspace.has_history() && keyspace.changes_after(0).next().is_none());
+        keyspace.keep_history(1 << 20);
+        change(&mut keyspace, 1);
+        assert_eq!((keyspace.history().start, revisions_after(&keyspace, 5)), (5, vec![6]));
+        keyspace.restore_revision(50);
+        assert_eq!((keyspace.history().start, keyspace.history().events), (50, 0));
+    }
+}
