@@ -100,6 +100,7 @@ impl Cluster {
         let mut slots = Vec::new();
         for ((id, peer_listen), listen) in peers.iter().zip(&listen) {
             let options = ServerOptions {
+                changes_history_bytes: 16 << 20,
                 sentinel_listen: None,
                 sentinel_name: "mymaster".to_owned(),
                 debug: false,

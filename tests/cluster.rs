@@ -10,6 +10,8 @@ mod backup;
 mod bank;
 #[path = "cluster/changes.rs"]
 mod changes;
+#[path = "cluster/changes_feed.rs"]
+mod changes_feed;
 #[path = "cluster/client.rs"]
 mod client;
 #[path = "cluster/cluster_command.rs"]

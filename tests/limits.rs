@@ -126,6 +126,57 @@ fn gather_and_serve(cluster: &Cluster) -> bool {
 }
 
 #[test]
+fn clients_that_wait_for_changes_take_memory_only() {
+    let mut cluster = Cluster::start_with(3, "auto", &["--maxclients", "10050"]);
+    cluster.wait_until_all_serve();
+    let count = crowd_size();
+    let mut good = Client::connect(cluster.address(0)).unwrap();
+    let before = resident_bytes(cluster.process(0));
+    let mut crowd = Vec::new();
+    for number in 0..count {
+        let prefix = format!("{}:", number % 2);
+        let mut client = Client::connect(cluster.address(0)).unwrap();
+        let words = ["CHANGES", "FROM", "$", "PREFIX", &prefix, "BLOCK", "0"];
+        client.send(&command(&words.map(str::as_bytes))).unwrap();
+        crowd.push(client);
+    }
+    let blocked = |good: &mut Client, wanted: u64| {
+        cluster.wait_for("blocked clients", || {
+            (info(good, "blocked_clients") == wanted.to_string()).then_some(())
+        });
+    };
+    blocked(&mut good, count);
+    if let (Some(before), Some(after)) = (before, resident_bytes(cluster.process(0))) {
+        eprintln!("{count} blocked clients: {} bytes each", after.saturating_sub(before) / count);
+    }
+    // Other keys wake nobody.
+    for number in 0..100 {
+        let value = i32::to_string(&number);
+        assert_eq!(good.call(&[b"SET", b"k", value.as_bytes()]).unwrap(), b"+OK\r\n");
+    }
+    blocked(&mut good, count);
+    assert_eq!(good.call(&[b"SET", b"0:k", b"v"]).unwrap(), b"+OK\r\n");
+    let mut waiting: Vec<Client> = Vec::new();
+    for (number, mut client) in crowd.into_iter().enumerate() {
+        if number % 2 == 0 {
+            let reply = String::from_utf8(client.reply().unwrap()).unwrap();
+            assert!(reply.ends_with("\r\n$3\r\nset\r\n$3\r\n0:k\r\n"), "{reply}");
+        } else {
+            waiting.push(client);
+        }
+    }
+    blocked(&mut good, count / 2);
+    waiting.truncate(waiting.len() / 2);
+    blocked(&mut good, waiting.len() as u64);
+    drop(good);
+    assert!(cluster.stop(0).success(), "{}", cluster.logs());
+    for mut client in waiting {
+        let reply = String::from_utf8(client.reply().unwrap()).unwrap();
+        assert!(reply.starts_with("*2\r\n:") && reply.ends_with("*0\r\n"), "{reply}");
+    }
+}
+
+#[test]
 fn declared_lengths_of_unsent_requests_allocate_no_memory() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();

@@ -8,7 +8,7 @@
 //! | [`deployment`] | packages, three machines, Kubernetes, rolling upgrade, replacing a machine |
 //! | [`monitoring`] | alarms, and the fields of `INFO` |
 //! | [`operations`] | one machine, disks, memory, snapshots, refused starts, replacing a replica |
-//! | [`coordination`] | reads of key ranges, reads that may lag, locks |
+//! | [`coordination`] | reads of key ranges, following changes, reads that may lag, locks |
 //! | [`configuration`] | every setting, with its default and unit |
 //! | [`compatibility`] | every Redis command and what differs |
 //! | [`simulator`] | a tutorial: run, read a trace, replay a seed, write a scenario |

@@ -50,6 +50,15 @@ pub enum Action {
     /// Close every connection for which [`ClientKill::matches`] returns true, then send the reply
     /// that [`ClientKill::finish`] writes (`CLIENT KILL`).
     KillClients(Box<ClientKill>),
+    /// End the wait of the connection with this id, then send the reply: 1, or 0 if it does not
+    /// wait (`CLIENT UNBLOCK`).
+    Unblock {
+        /// Id of the connection.
+        id: u64,
+        /// Whether the waiting request gets an error, instead of the reply that it gets when its
+        /// time is over.
+        with_error: bool,
+    },
     /// Reset the given statistics of the replica, then send the reply (`SLOWLOG RESET`, `LATENCY
     /// RESET`, `CONFIG RESETSTAT`).
     ResetStatistics(Statistics),

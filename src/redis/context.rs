@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::feature_level::FeatureLevel;
-use crate::kv::KeyspaceStatistics;
+use crate::kv::{HistoryStatus, KeyspaceStatistics};
 use crate::membership::Configuration;
 use crate::types::{DiskState, Index, Instant, NodeId, RoleName, Term};
 
@@ -63,6 +63,10 @@ pub struct Context {
     /// Average expiration time of the keys that have one, in milliseconds since 1970; `None` if no
     /// key expires.
     pub average_expiry: Option<u64>,
+    /// Extent of the history of changes, and the revision of the state.
+    pub history: HistoryStatus,
+    /// Number of clients that wait for changes of keys.
+    pub blocked_clients: u64,
     /// Digest (hash) of the state machine's state at `applied_index`, for comparing replicas: equal
     /// states have equal digests.
     pub state_digest: u64,
@@ -337,6 +341,8 @@ impl Context {
             key_count: 0,
             expires_count: 0,
             average_expiry: None,
+            history: HistoryStatus::default(),
+            blocked_clients: 0,
             state_digest: 0,
             digest_marks: VecDeque::new(),
             now,

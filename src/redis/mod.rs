@@ -65,6 +65,7 @@ pub use context::{
 pub use failure::Failure;
 pub use notifications::KeyspaceNotifications;
 pub use registry::{may_add_data, operation_may_add_data};
+pub use session::changes_wait::Wait;
 pub use session::client_info::{ClientKill, ClientList, ClientQuery};
 pub use session::connection::{BufferBytes, Connection};
 pub use session::reply_format::{ReplyFormat, error_text, is_error};

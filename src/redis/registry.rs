@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 use crate::kv::{Batch, Operation};
 
 use super::commands::{
-    bitmaps, client, cluster, command, config, connection, failover, generic, hashes, info, lists,
-    members, once, pubsub, sentinel, server, sets, slow_log, snapshot, sorted_sets, strings,
-    transactions,
+    bitmaps, changes, client, cluster, command, config, connection, failover, generic, hashes,
+    info, lists, members, once, pubsub, sentinel, server, sets, slow_log, snapshot, sorted_sets,
+    strings, transactions,
 };
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
 
@@ -16,6 +16,7 @@ use super::spec::{CommandSpec, CommandTable, DENY_OOM};
 /// list commands or hash commands. Each group is sorted by name.
 const GROUPS: &[&[CommandSpec]] = &[
     bitmaps::COMMANDS,
+    changes::COMMANDS,
     client::COMMANDS,
     cluster::COMMANDS,
     command::COMMANDS,
@@ -144,7 +145,7 @@ mod tests {
                 panic!("src/guide/compatibility.md has {} rows for {}", found.len(), spec.name);
             };
             // Our own commands were not introduced by a version of Redis.
-            let own = ["clock", "keyrange", "members", "once", "snapshot"];
+            let own = ["changes", "clock", "keyrange", "members", "once", "snapshot"];
             let is_own = own.contains(&spec.name);
             let wanted = if is_own { "own" } else { spec.since };
             assert_eq!(*since, wanted, "the version of {}", spec.name);

@@ -605,6 +605,8 @@ pub(super) struct ApplierBoard {
     messages: AtomicBool,
     key_events: AtomicBool,
     misses: AtomicBool,
+    /// Whether the applier must report changed keys, because clients wait for changes.
+    changes: AtomicBool,
     /// Time at which the applier's current pass began, in nanoseconds of the monotonic clock; 0 if
     /// the applier is waiting for work.
     pass_began_at: AtomicU64,
@@ -629,6 +631,16 @@ impl ApplierBoard {
             keys: self.key_events.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
         }
+    }
+
+    /// Sets whether the applier must report changed keys.
+    pub(super) fn set_reports_changes(&self, reports: bool) {
+        self.changes.store(reports, Ordering::Relaxed);
+    }
+
+    /// Returns whether the applier must report changed keys.
+    pub(super) fn reports_changes(&self) -> bool {
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// Records that the applier begins a pass (iteration of its loop) at `now`.

@@ -76,7 +76,9 @@ use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
 use crate::clock::AppliedClock;
 use crate::feature_level::FeatureLevel;
-use crate::kv::{Event, KeyspaceStatistics, Outcome, StateMachine, Unlinked, View};
+use crate::kv::{
+    ChangedKeys, Event, HistoryStatus, KeyspaceStatistics, Outcome, StateMachine, Unlinked, View,
+};
 use crate::membership::Configuration;
 use crate::raft::{
     AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskSpace, Envelope, Persisted, Refusal,
@@ -422,6 +424,11 @@ pub(super) struct ReplyBatch {
     pub(super) read_indexes: Vec<(RequestKey, Index)>,
     /// Pub/Sub messages and keyspace notifications, to be delivered to this replica's subscribers.
     pub(super) events: VecDeque<Event>,
+    /// The keys that have changed since the previous batch, if the board says that clients wait for
+    /// changes. To be handled after the answers.
+    pub(super) changed: ChangedKeys,
+    /// The extent of the history of changes, and the revision of the applied state.
+    pub(super) history: HistoryStatus,
     /// The leader to name in the replies to clients, copied from [`ApplyBatch::leader`]; `None` if
     /// unknown.
     pub(super) leader: Option<NodeId>,

@@ -125,6 +125,8 @@ impl LocalServer {
                     self.act(key, step);
                 }
             }
+            // Its own connection does not wait.
+            Action::Unblock { .. } => out.extend_from_slice(b":0\r\n"),
             Action::UpdateSubscriptions(changes) => self.context.subscriptions.apply(1, &changes),
             Action::KillClients(mut kill) => {
                 self.closed |= kill.matches(connection);

@@ -421,8 +421,16 @@ fn listed_requests_get_the_replies_of_redis() {
 }
 
 /// Beginnings of the names of commands that Redis does not have, or not in this mode.
-const OWN: &[&str] =
-    &["sentinel", "debug|", "clock", "keyrange", "members", "object|revision", "snapshot"];
+const OWN: &[&str] = &[
+    "sentinel",
+    "debug|",
+    "changes",
+    "clock",
+    "keyrange",
+    "members",
+    "object|revision",
+    "snapshot",
+];
 /// Commands of this server that Redis 7.0 lacks, because Redis has them only in later versions or
 /// not at all.
 const LATER: &[&str] = &["client|setinfo", "client|no-touch", "delex", "once"];

@@ -21,6 +21,9 @@ use super::settings::{MemberArguments, Settings};
 /// the value 0 turns the setting off. With a smaller reserve, the next segment of the log might not
 /// fit.
 const DISK_RESERVE_MIN: u64 = 16 << 20;
+/// Minimum value in bytes of the setting `changes-history-memory`; the value 0 turns the history
+/// off.
+const HISTORY_BYTES_MIN: u64 = 1 << 20;
 /// Minimum size of a cluster in which a replica that lost its data can rejoin. The replica does not
 /// vote at first, so the others must be a majority without it.
 pub(super) const REJOIN_MEMBERS_MIN: usize = 3;
@@ -215,6 +218,11 @@ impl Settings {
                 "a percentage such as 100, or 0 for as much as memory allows",
                 |text| text.parse::<i32>().ok().and_then(|percentage| percentage.try_into().ok()),
             )?,
+            changes_history_bytes: self.parse(
+                "changes-history-memory",
+                "0, or 1mb or more",
+                parse_history_bytes,
+            )?,
             sentinel_listen: self.parse_if_set("sentinel-listen", ADDRESS, parse_address)?,
             sentinel_name: self.parse(
                 "sentinel-name",
@@ -289,6 +297,12 @@ fn parse_id(text: &str) -> Option<NodeId> {
 
 fn parse_reserve(text: &str) -> Option<u64> {
     parse_bytes(text).filter(|bytes| *bytes == 0 || *bytes >= DISK_RESERVE_MIN)
+}
+
+/// Parses the maximum memory usage of the history of changes, in bytes.
+fn parse_history_bytes(text: &str) -> Option<usize> {
+    let bytes = parse_bytes(text).filter(|bytes| *bytes == 0 || *bytes >= HISTORY_BYTES_MIN)?;
+    usize::try_from(bytes).ok()
 }
 
 fn parse_number(text: &str) -> Option<u64> {

@@ -100,6 +100,10 @@ pub(crate) struct ServerArguments {
     /// [default: 64mb].
     #[arg(long, value_name = "BYTES")]
     snapshot_log_bytes: Option<String>,
+    /// Memory limit for the history of changes, from which CHANGES is answered, such as 64mb; at
+    /// least 1mb, or 0 for no history [default: 16mb].
+    #[arg(long, value_name = "BYTES")]
+    changes_history_memory: Option<String>,
     /// Additional address where the replica reports the role of a Sentinel, for clients that check
     /// the role; Sentinel commands work at --listen as well [default: none].
     #[arg(long, value_name = "HOST:PORT")]
@@ -236,6 +240,7 @@ impl ServerArguments {
             ("request-read-timeout-s", Some("30"), self.request_read_timeout_s.clone()),
             ("snapshot-log-percentage", Some("100"), self.snapshot_log_percentage.clone()),
             ("snapshot-log-bytes", Some("64mb"), self.snapshot_log_bytes.clone()),
+            ("changes-history-memory", Some("16mb"), self.changes_history_memory.clone()),
             ("sentinel-listen", None, self.sentinel_listen.clone()),
             ("sentinel-name", Some("mymaster"), self.sentinel_name.clone()),
             ("enable-debug-command", Some("no"), self.enable_debug_command.clone()),

@@ -44,6 +44,8 @@ const CLIENT: &[CommandSpec] = &[
         .about("Sets the name or the version of the client library."),
     own_connection("setname", "client|setname", 3, setname, "2.6.9")
         .about("Sets the name of the connection."),
+    all_connections("unblock", "client|unblock", -3, unblock, "5.0.0")
+        .about("Ends the wait of a blocked connection."),
 ];
 
 const fn own_connection(
@@ -158,6 +160,24 @@ fn list(call: &mut Call<'_>) -> Action {
         return Action::ListClients(query);
     }
     call.error(&"ERR syntax error")
+}
+
+/// Runs `CLIENT UNBLOCK id [TIMEOUT | ERROR]`: ends the wait of a connection, as if its time were
+/// over or with an error.
+fn unblock(call: &mut Call<'_>) -> Action {
+    let option = call.request.get(3).unwrap_or(b"TIMEOUT");
+    let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
+    let with_error = is("ERROR");
+    if !with_error && !is("TIMEOUT") || call.request.len() > 4 {
+        return call.error(&"ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR");
+    }
+    let Some(id) = parse_integer(call.argument(2)) else {
+        return call.error(&"ERR value is not an integer or out of range");
+    };
+    match u64::try_from(id) {
+        Ok(id) => Action::Unblock { id, with_error },
+        Err(_) => call.integer(0),
+    }
 }
 
 /// Runs `CLIENT REPLY <ON | OFF | SKIP>`: turns replies on or off, or suppresses the reply to the

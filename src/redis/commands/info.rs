@@ -116,8 +116,7 @@ fn clients(text: &mut Text, Source { context, settings, .. }: &Source<'_>) {
     text.field("connected_clients", context.traffic.clients);
     text.field("cluster_connections", context.nodes.iter().filter(|node| node.connected).count());
     text.field("maxclients", settings.clients_max());
-    // No command blocks its client, as Redis understands it.
-    text.field("blocked_clients", 0);
+    text.field("blocked_clients", context.blocked_clients);
 }
 
 /// Formats a number of bytes as Redis does, such as `1.50K`.
@@ -363,6 +362,10 @@ fn raft(text: &mut Text, Source { context, .. }: &Source<'_>) {
     text.field("raft_state_digest", format_args!("{:016x}", context.state_digest));
     let marks = context.digest_marks.iter().map(|(index, digest)| format!("{index}={digest:016x}"));
     text.field("raft_digest_marks", marks.collect::<Vec<_>>().join(","));
+    text.field("revision", context.history.revision);
+    text.field("changes_history_start", context.history.start);
+    text.field("changes_history_events", context.history.events);
+    text.field("changes_history_bytes", context.history.bytes);
     text.field("raft_snapshot_index", context.snapshot.index);
     text.field("raft_snapshot_bytes", context.snapshot.bytes);
     text.field("raft_log_syncs", context.log_syncs);

@@ -4,6 +4,7 @@
 
 pub(super) mod administration;
 pub(super) mod bitmaps;
+pub(super) mod changes;
 pub(super) mod client;
 pub(super) mod cluster;
 pub(super) mod command;

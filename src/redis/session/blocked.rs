@@ -1,14 +1,31 @@
 //! Commands that block their connection: the server executes no later request of the connection
-//! until the outcome of a `WATCH`, or of an `EXEC` with watched keys, is known.
+//! until the outcome of a `WATCH`, or of an `EXEC` with watched keys, is known, or until `CHANGES`
+//! with `BLOCK` has something to return.
 
 use bytes::{Bytes, BytesMut};
 
 use crate::kv::Outcome;
 
+use super::changes_wait::Wait;
 use super::connection::{Blocked, Connection};
 use super::reply_format::ReplyFormat;
 
 impl Connection {
+    /// Returns whether the connection is blocked by a request that may have to wait for a change of
+    /// a key.
+    pub fn may_wait(&self) -> bool {
+        matches!(self.blocked, Some(Blocked::Changes(_)))
+    }
+
+    /// Returns what the client must wait for if `outcome`, that of the request which blocks the
+    /// connection, says that there is nothing to return yet; `None` if the client gets its reply.
+    pub fn wait_after(&self, outcome: &Outcome) -> Option<Wait> {
+        let Some(Blocked::Changes(wait)) = &self.blocked else { return None };
+        let Outcome::Integer(next) = outcome else { return None };
+        let operation = wait.operation(next.cast_unsigned());
+        Some(Wait { prefix: wait.prefix.clone(), until: wait.until, operation })
+    }
+
     /// Writes the reply to a submitted request from its outcome, and unblocks the connection if
     /// this request blocked it.
     pub fn complete_blocked(
@@ -25,7 +42,11 @@ impl Connection {
                 }
                 reply_format.encode(outcome, out);
             }
-            None => reply_format.encode(outcome, out),
+            Some(Blocked::Changes(_)) if matches!(outcome, Outcome::Integer(_)) => {
+                let nothing = Outcome::List(Vec::new());
+                reply_format.encode(&Outcome::List(vec![outcome.clone(), nothing]), out);
+            }
+            Some(Blocked::Changes(_)) | None => reply_format.encode(outcome, out),
         }
     }
 
@@ -36,7 +57,7 @@ impl Connection {
         match self.blocked.take() {
             Some(Blocked::Watch(_)) => self.transaction.watched.failed = true,
             Some(Blocked::Exec(before)) => self.restore(*before),
-            None => {}
+            Some(Blocked::Changes(_)) | None => {}
         }
     }
 

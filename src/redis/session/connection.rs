@@ -9,6 +9,7 @@ use crate::redis::statistics::CallStatus;
 use crate::types::Instant;
 use crate::wire::resp::Version;
 
+use super::changes_wait::ChangesWait;
 use super::subscriptions::{ClientSubscriptions, SubscriptionChange};
 use super::transaction::Transaction;
 
@@ -88,6 +89,8 @@ pub(in crate::redis) enum Blocked {
     /// is restored if the transaction aborts, because the queued commands may already have changed
     /// the state of the connection.
     Exec(Box<Connection>),
+    /// A `CHANGES` that waits for a change.
+    Changes(Box<ChangesWait>),
 }
 
 /// Memory usage of one connection in bytes, for `CLIENT LIST`.
@@ -159,7 +162,11 @@ impl Connection {
     /// Estimates the heap memory usage of the connection's state in bytes, without its network
     /// buffers.
     pub fn held_bytes(&self) -> usize {
-        self.subscriptions.held_bytes() + self.transaction.held_bytes()
+        let waits = match &self.blocked {
+            Some(Blocked::Changes(wait)) => size_of::<ChangesWait>() + wait.prefix.len(),
+            Some(Blocked::Watch(_) | Blocked::Exec(_)) | None => 0,
+        };
+        self.subscriptions.held_bytes() + self.transaction.held_bytes() + waits
     }
 
     /// Handles a request that was refused before it was parsed: an open transaction is aborted, as
@@ -212,6 +219,7 @@ impl Connection {
             ('P', !self.subscriptions.is_empty()),
             ('x', self.transaction.is_open()),
             ('r', self.reads_from_followers),
+            ('b', self.may_wait()),
         ] {
             if is_set {
                 flags.push(flag);

@@ -8,9 +8,11 @@
 //! | `client_info` | `CLIENT LIST` and `CLIENT KILL`: which connections are meant |
 //! | `reply_format` | the conversion of a command's outcome into its reply |
 //! | `wide_reply` | replies with many elements, encoded in parts |
-//! | `blocked` | commands that block their connection until the outcome is known |
+//! | `blocked` | commands that block their connection |
+//! | `changes_wait` | what a client waits for that is blocked by `CHANGES` |
 
 pub(in crate::redis) mod blocked;
+pub(in crate::redis) mod changes_wait;
 pub(in crate::redis) mod client_info;
 pub(in crate::redis) mod connection;
 pub(in crate::redis) mod reply_format;

@@ -196,6 +196,7 @@ pub fn run_server(
         log_writer: LogWriter::new(Box::new(log), ends.log_writer, Arc::clone(counters)),
         applier: Applier::new(ReplyPolicy::Origin(origin), clock, ends.applier)
             .with_store(store, last_snapshot, scheduler.clone())
+            .with_history(options.changes_history_bytes)
             .with_board(applier_board),
         snapshots: Some(SnapshotIo::new(
             snapshots,

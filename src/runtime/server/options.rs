@@ -59,6 +59,8 @@ pub struct ServerOptions {
     /// Growth of the log after which the next snapshot begins, in percent of the latest snapshot's
     /// size; 0 for as much growth as memory allows.
     pub snapshot_log_percentage: u64,
+    /// Maximum memory usage of the history of changes, in bytes; 0 to keep none.
+    pub changes_history_bytes: usize,
     /// Additional address at which this replica accepts Sentinel commands and reports the role of a
     /// Sentinel; `None` for no such address.
     pub sentinel_listen: Option<SocketAddr>,

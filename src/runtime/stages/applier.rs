@@ -133,6 +133,8 @@ pub(crate) struct Applier {
     unclocked_checked_at: ReadTimestamp,
     /// The id (term and index) of the last entry that was applied to the state.
     last: EntryId,
+    /// Maximum memory usage of the history of changes, in bytes; 0 if no changes are recorded.
+    history_bytes: usize,
     /// The digest of the state at the applied index that was last reported to the Raft core.
     digest: u64,
     /// Decides when this replica takes a snapshot; `None` if it never takes one.
@@ -171,6 +173,7 @@ impl Applier {
             key_index: KeyIndexUse::new(clock.now()),
             unclocked_checked_at: ReadTimestamp::default(),
             last: EntryId::ZERO,
+            history_bytes: 0,
             scheduler: None,
             snapshot_wanted: false,
             board: Arc::default(),
@@ -202,6 +205,14 @@ impl Applier {
     /// current pass has been running.
     pub(crate) fn with_board(mut self, board: Arc<ApplierBoard>) -> Applier {
         self.board = board;
+        self
+    }
+
+    /// Makes the state machine keep a history of changes of at most `bytes` bytes of memory; 0 for
+    /// none.
+    pub(crate) fn with_history(mut self, bytes: usize) -> Applier {
+        self.history_bytes = bytes;
+        self.store.keep_history(bytes);
         self
     }
 
@@ -318,6 +329,10 @@ impl Applier {
             scheduler.memory().note_store(self.store.memory());
         }
         replies.events.extend(self.store.take_events());
+        let changed = self.store.take_changed();
+        replies.changed.keys = changed.keys;
+        replies.changed.others |= changed.others;
+        replies.history = self.store.history();
         replies.applied.clock = applied_clock(&self.store);
         replies.applied.clock_wanted = self.unclocked_reads.iter().map(|(at, _)| at.millis).max();
         self.board.end_pass();
@@ -357,6 +372,9 @@ impl Applier {
             // So that no events of this pass are lost.
             replies.events.extend(self.store.take_events());
             store.listen(self.board.get());
+            store.keep_history(self.history_bytes);
+            store.report_changes(self.board.reports_changes());
+            replies.changed.others = true;
             std::mem::swap(&mut self.store, &mut store);
             self.last = id.last;
             self.digest = self.store.digest();
@@ -397,6 +415,8 @@ impl Applier {
     /// whether the Raft core requests a snapshot. Returns the batch with none of its entries
     /// applied yet.
     fn begin(&mut self, mut batch: ApplyBatch, replies: &mut ReplyBatch) -> Unfinished {
+        // Read again for each batch: a client may wait for changes as soon as its read is answered.
+        self.store.report_changes(self.board.reports_changes());
         if let Some(received) = batch.install.take() {
             self.install(*received, replies);
         }

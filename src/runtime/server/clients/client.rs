@@ -270,6 +270,11 @@ impl Client {
         self.socket.is_readable() && !self.ended
     }
 
+    /// Returns whether the client is known to have closed its end of the connection.
+    pub(crate) fn has_left(&self) -> bool {
+        self.ended || self.socket.is_ending()
+    }
+
     /// Returns whether any request of this client is in flight: sent, but without an outcome.
     pub(crate) fn has_in_flight(&self) -> bool {
         self.in_flight > 0
@@ -544,6 +549,41 @@ impl Client {
             self.next = self.next.min(slot);
             self.leave_flight();
         }
+    }
+
+    /// Returns whether the request in this slot was sent and has no reply.
+    pub(crate) fn is_in_flight(&self, slot: u64) -> bool {
+        let slot = self.at(slot).and_then(|at| self.slots.get(at));
+        slot.is_some_and(|slot| matches!(slot.state, RequestState::InFlight(_)))
+    }
+
+    /// Sends the request in this slot again, which has waited for the change of a key, with this
+    /// operation and under a new sequence number. It may be answered from this replica's own state,
+    /// which has the change.
+    pub(crate) fn resume(&mut self, slot: u64, sequence: u64, operation: Bytes) {
+        self.requeue(slot);
+        let at = self.at(slot).expect("the request waits for its reply");
+        let entry = &mut self.slots[at];
+        let RequestState::Waiting(request) = &mut entry.state else {
+            unreachable!("only a request without a reply waits")
+        };
+        self.request_bytes = self.request_bytes - request.operation.len() + operation.len();
+        request.sequence = sequence;
+        request.operation = operation;
+        request.lag_max = Some(Duration::MAX);
+        entry.sent_at = None;
+    }
+
+    /// Sets the reply of the request in this slot, which has waited for the change of a key, from
+    /// the outcome that made it wait.
+    pub(crate) fn finish_wait(&mut self, slot: u64, outcome: &Outcome) {
+        let at = self.at(slot).expect("the request waits for its reply");
+        let RequestState::InFlight(request) = &self.slots[at].state else {
+            unreachable!("only a request without a reply waits")
+        };
+        let (reply_format, mut out) = (request.reply_format.clone(), BytesMut::new());
+        self.connection.complete_blocked(&reply_format, outcome, &mut out);
+        self.finish(slot, Reply::Encoded(out.freeze()));
     }
 
     /// Returns the sequence numbers of requests that are waiting to be sent again although a later

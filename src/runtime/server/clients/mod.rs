@@ -11,6 +11,7 @@
 //! | `in_flight` | requests without an outcome, by sequence number |
 //! | `memory` | the memory usage of all clients combined |
 //! | `pubsub` | messages to subscribers |
+//! | `waiting` | clients that wait for changes of keys |
 //! | `timeouts` | requests that wait too long, idle connections, redirects to a new leader |
 //!
 //! Everything is bounded: the replies to one client, the replies that it leaves unread, and the
@@ -30,6 +31,7 @@ mod requests;
 #[cfg(test)]
 mod tests;
 mod timeouts;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -54,6 +56,7 @@ use self::batches::Batches;
 use self::client::{Client, READ_AHEAD_DELAY};
 use self::in_flight::InFlightTable;
 use self::memory::ClientMemory;
+use self::waiting::WaitingClients;
 
 pub(crate) use self::batches::SentBatch;
 pub(crate) use self::requests::{Dispatched, Target};
@@ -71,6 +74,7 @@ const REDIRECTED_IDLE: Duration = Duration::from_millis(50);
 pub(crate) struct Clients {
     connected: Slab<Client>,
     in_flight: InFlightTable,
+    waiting: WaitingClients,
     batches: Batches,
     first_token: usize,
     next_id: u32,
@@ -145,6 +149,7 @@ impl Clients {
         Clients {
             connected: Slab::default(),
             in_flight: InFlightTable::default(),
+            waiting: WaitingClients::default(),
             batches: Batches::new(origin),
             first_token,
             next_id: 1,
@@ -230,11 +235,16 @@ impl Clients {
         let Some(client) = self.connected.get_mut(index) else { return };
         client.socket.on_event(event);
         let (reads, flushes) = (client.is_readable(), client.socket.can_flush());
+        let leaves = client.has_left();
         if reads {
             self.mark_read(index);
         }
         if flushes {
             self.mark_flush(index);
+        }
+        if leaves {
+            // Its socket is not read while it waits.
+            self.end_wait(index);
         }
     }
 
@@ -519,6 +529,7 @@ impl Clients {
     fn close(&mut self, index: usize, registry: &Registry) {
         let Some(mut client) = self.connected.remove(index) else { return };
         self.unsubscribe_all(index, &mut client);
+        self.forget_wait(index);
         client.socket.close(registry);
         self.memory.update(index, client.counted_bytes, 0);
         self.context.traffic.clients = self.connected.len() as u64;

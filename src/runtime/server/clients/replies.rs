@@ -47,8 +47,9 @@ impl Clients {
                 continue;
             };
             client.budget = budget;
-            if matches!(outcome, Outcome::List(_)) || is_error(&outcome) {
-                self.on_error_or_list(sequence, request, outcome);
+            let is_blocked = client.blocked_on.is_some();
+            if is_blocked || matches!(outcome, Outcome::List(_)) || is_error(&outcome) {
+                self.on_special_outcome(sequence, request, outcome);
             } else {
                 match client.on_outcome(request.slot, outcome, now) {
                     OutcomeUse::Replied => {
@@ -80,10 +81,14 @@ impl Clients {
         self.context.statistics.count_noted(now.since(batch.sent_at));
     }
 
-    /// Passes the outcome of a request to the client that sent it, if the outcome is an error or
-    /// may be that of an `EXEC`. The statistics need the content of such an outcome.
+    /// Passes the outcome of a request to the client that sent it, if the request may wait for
+    /// changes, or if the outcome is an error or may be that of an `EXEC`. The statistics need the
+    /// content of such an outcome.
     #[cold]
-    fn on_error_or_list(&mut self, sequence: u64, request: InFlight, outcome: Outcome) {
+    fn on_special_outcome(&mut self, sequence: u64, request: InFlight, outcome: Outcome) {
+        if self.wait_if_empty(sequence, request, &outcome) {
+            return;
+        }
         let Some(client) = sender(&mut self.connected, request) else { return };
         let error = error_text(&outcome);
         let nested = client.nested_calls(request.slot, &outcome);
@@ -240,7 +245,7 @@ impl Clients {
 
     /// Adds the client at `index`, which just got replies, to those lists of clients (to read, to
     /// send requests, to write replies) for which it has work.
-    fn after_reply(&mut self, index: usize) {
+    pub(super) fn after_reply(&mut self, index: usize) {
         let Some(client) = self.connected.get_mut(index) else { return };
         let (waiting, has_input) = (client.has_waiting(), client.has_input());
         self.mark_flush(index);

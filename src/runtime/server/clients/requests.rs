@@ -175,6 +175,7 @@ impl Clients {
                 self.lagging_reads |= lag_max.is_some();
                 let slot = client.next_slot();
                 client.blocked_on = blocks.then_some(slot);
+                let may_wait = blocks && client.connection.may_wait();
                 let arrived_at = self.context.now;
                 let request = InFlight { index, client: client.id, slot, arrived_at, command };
                 let sequence = self.in_flight.add(request);
@@ -186,6 +187,9 @@ impl Clients {
                     redirect_slot,
                     lag_max,
                 });
+                if may_wait {
+                    self.report_changes();
+                }
             }
             Action::ListClients(query) => {
                 let list = list_clients(&mut self.connected, query, &self.context);
@@ -205,6 +209,7 @@ impl Clients {
                 kill.finish(&mut self.reply);
                 self.send_reply(index);
             }
+            Action::Unblock { id, with_error } => self.reply_to_unblock(index, id, with_error),
             Action::ResetStatistics(statistics) => {
                 self.context.slow_log.reset(statistics);
                 if statistics == Statistics::Counters {
@@ -309,7 +314,7 @@ impl Clients {
 
     /// Sends `self.reply` to the client at `index`, after the replies to the client's earlier
     /// requests.
-    fn send_reply(&mut self, index: usize) {
+    pub(super) fn send_reply(&mut self, index: usize) {
         if self.reply.is_empty() {
             return;
         }

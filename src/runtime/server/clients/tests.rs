@@ -4,6 +4,7 @@
 mod lagging_reads;
 mod settings;
 mod statistics;
+mod waiting;
 mod wide_replies;
 
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -160,6 +161,7 @@ impl Fixture {
         self.clients.expire(self.now, &mut Pass::of_small(stopped(), usize::MAX));
         self.clients.sweep(self.now, self.poll.registry());
         self.clients.read_ahead(self.now);
+        self.clients.end_waits(self.now);
     }
 
     /// Receives at least `length` bytes of replies at `client`, and returns them.

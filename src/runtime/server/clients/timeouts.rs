@@ -126,6 +126,7 @@ impl Clients {
         }
         self.swept_at = now;
         self.memory.set_limit(self.settings.clients_bytes_max());
+        self.end_reports();
         let in_flight = &self.in_flight;
         self.batches.retain(|sequence| in_flight.get(sequence).is_some());
         let idle_max = self.settings.idle_max();

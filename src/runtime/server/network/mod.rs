@@ -271,6 +271,7 @@ impl ServerNetwork {
             self.read_indexes.next_expiry(),
             expiry,
             parts.clients.next_sweep(),
+            parts.clients.next_wait_end(),
             parts.clients.next_read_ahead(),
             Some(self.wall_clock_at),
             stop_step_at,
@@ -341,6 +342,7 @@ impl ServerNetwork {
             parts.clients.expire(now, &mut Pass::of_small(parts.clock, EXPIRY_COUNT));
             self.expiry_at = now + EXPIRY_INTERVAL;
         }
+        parts.clients.end_waits(now);
         parts.clients.sweep(now, registry);
         parts.clients.read_ahead(now);
         let lost = self.read_indexes.expire(now);
@@ -423,6 +425,8 @@ impl ServerNetwork {
         for answer in batch.answers {
             self.parts.clients.on_outcomes(answer.key, answer.outcomes);
         }
+        self.parts.clients.context.history = batch.history;
+        self.parts.clients.wake(&batch.changed);
         for (key, index) in batch.read_indexes {
             let (peer, ticket) = replica_and_sequence(key.request);
             self.parts.outgoing.send(peer, &Frame::ReadIndex { ticket, index: Some(index) });

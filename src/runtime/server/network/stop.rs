@@ -2,8 +2,9 @@
 //!
 //! 1. The sockets on which the server listens for clients are closed.
 //! 2. A leader transfers its leadership. Requests wait meanwhile and then go to the new leader.
-//! 3. Connections are closed, each when its requests have their replies and no more bytes have
-//!    arrived. A client that follows redirects is sent to the new leader first.
+//! 3. Clients that wait for changes get their replies. Connections are closed, each when its
+//!    requests have their replies and no more bytes have arrived. A client that follows redirects
+//!    is sent to the new leader first.
 //! 4. The network stage stops, which stops all others.
 //!
 //! Each step takes a bounded time. A client that sends its next request in the very moment in which
@@ -123,6 +124,7 @@ impl ServerNetwork {
             clients = self.parts.clients.len(),
             "closing the connections of clients"
         );
+        self.parts.clients.refuse_waits();
         self.stopping = Some(Stopping::Draining { since: now });
     }
 

@@ -103,6 +103,11 @@ impl Socket {
         self.readable
     }
 
+    /// Returns whether the peer is known to have closed its end of the connection.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending
+    }
+
     /// Makes the next read ask the system, although no `Poll` event has reported bytes.
     pub(crate) fn assume_readable(&mut self) {
         self.readable = true;
