@@ -240,7 +240,9 @@ fn consumer_misses_no_change(threads: &'static str) {
             cluster.wait_until_all_serve();
         }
         drop(stop);
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        for writer in writers {
+            writer.join().unwrap();
+        }
         let mut client = Client::connect(addresses[0]).unwrap();
         // Keys with an expiration expire first. `INFO` counts them only if there is a key.
         cluster.wait_until_all_serve();
@@ -291,8 +293,8 @@ fn acknowledged_write_is_in_the_changes_of_every_replica() {
         let page = call(&mut clients[reader], &format!("CHANGES FROM {revision} VALUES"));
         let [next, changes] = page.unwrap().array();
         let [change] = changes.array();
-        let [changed_at, event, changed, value] = change.array();
-        assert_eq!((event.text().unwrap(), changed.text().unwrap()), ("set".to_owned(), key));
+        let [changed_at, event, found, value] = change.array();
+        assert_eq!((event.text().unwrap(), found.text().unwrap()), ("set".to_owned(), key));
         assert_eq!(value.text().unwrap(), format!("v{number}"));
         assert!(changed_at.integer() > revision && changed_at == next);
         revision = next.integer();
