@@ -352,7 +352,9 @@ fn request_from_before_the_history_is_told_to_read_all_keys() {
             start
         );
         let [next, changes] = call(&mut client, &format!("CHANGES FROM {start}")).unwrap().array();
-        assert_eq!((next.integer(), changes.list().len()), (start + 1, 2_000), "one MSET");
+        // The clock may have advanced in between, which has a revision too.
+        assert!(next.integer() > start);
+        assert_eq!(changes.list().len(), 2_000, "one MSET");
         let memory: u64 = cluster.info(at, "changes_history_bytes");
         assert!((1 << 19..1 << 20).contains(&memory), "{memory}");
         assert_eq!(cluster.info::<u64>(at, "changes_history_start"), start);
