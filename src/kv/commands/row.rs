@@ -219,7 +219,14 @@ pub(in crate::kv) const fn own_read(
     name: &'static str,
     run: fn(&Keyspace, &Args<'_>) -> Answer,
 ) -> Row {
-    Row { number, name, keys: NO_KEYS, scale: Scale::Arguments, run: Run::OwnRead(run) }
+    Row {
+        number,
+        name,
+        keys: NO_KEYS,
+        scale: Scale::Arguments,
+        level: FeatureLevel::V0_1,
+        run: Run::OwnRead(run),
+    }
 }
 
 /// Returns the row of a command that may change the state, for the table of all commands of the
