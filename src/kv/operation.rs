@@ -8,7 +8,7 @@
 //! ```
 //!
 //! `number` is either the id of a registered command, in which case `body` contains its arguments
-//! (see [`Items`]), or one of five reserved numbers above the ids of commands. Integers are little
+//! (see [`Items`]), or one of the reserved numbers above the ids of commands. Integers are little
 //! endian. Untrusted bytes are validated when they are decoded. Nesting is limited: at most, a
 //! request of a client session contains a transaction that contains calls.
 
@@ -17,6 +17,7 @@ use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 use crate::feature_level::FeatureLevel;
 use crate::kv::commands::items::{Arguments, Items};
 use crate::kv::commands::registry::CommandId;
+use crate::types::{Index, NodeId};
 
 /// An operation that the state machine applies: a command, a transaction, or an internal operation
 /// such as advancing the replicated clock. Its result is an [`Outcome`](super::Outcome). Borrows
@@ -76,6 +77,18 @@ pub enum Operation<'a> {
         /// have reached. If too few wall clocks are known, it stays 0, and the outcome is an error.
         millis: u64,
     },
+    /// Asks every replica to report the digest that its state has after this entry, so that a
+    /// replica with a wrong state is found. Changes no key. Clients cannot send it.
+    DigestMark,
+    /// Reports the digest of one replica's state at a mark. Changes no key. Clients cannot send it.
+    DigestReport {
+        /// The replica.
+        replica: NodeId,
+        /// Log index of the mark.
+        mark: Index,
+        /// Digest of the replica's state after the entry with the mark.
+        digest: u64,
+    },
 }
 
 /// Error: bytes are not a valid encoded operation. The command is unknown, a list is malformed, or
@@ -96,6 +109,8 @@ const TRANSACTION: u16 = 0xFFFE;
 const OPEN_SESSION: u16 = 0xFFFD;
 const ONCE: u16 = 0xFFFC;
 const RESET_CLOCK: u16 = 0xFFFB;
+const DIGEST_MARK: u16 = 0xFFFA;
+const DIGEST_REPORT: u16 = 0xFFF9;
 
 /// Minimum spare capacity, in bytes, that [`Operation::encode_in`] reserves if a buffer is too
 /// small.
@@ -172,7 +187,9 @@ impl<'a> Operation<'a> {
             Operation::Clock { .. }
             | Operation::OpenSession
             | Operation::Once { .. }
-            | Operation::ResetClock { .. } => false,
+            | Operation::ResetClock { .. }
+            | Operation::DigestMark
+            | Operation::DigestReport { .. } => false,
         }
     }
 
@@ -204,7 +221,8 @@ impl<'a> Operation<'a> {
             Operation::Once { operation, .. } => 2 * size_of::<u64>() + operation.len(),
             Operation::Clock { .. } => 2 * size_of::<u64>(),
             Operation::ResetClock { .. } => size_of::<u64>(),
-            Operation::OpenSession => 0,
+            Operation::OpenSession | Operation::DigestMark => 0,
+            Operation::DigestReport { .. } => size_of::<u16>() + 2 * size_of::<u64>(),
         };
         NUMBER_BYTES + body
     }
@@ -237,6 +255,13 @@ impl<'a> Operation<'a> {
             Operation::ResetClock { millis } => {
                 out.put_u16_le(RESET_CLOCK);
                 out.put_u64_le(millis);
+            }
+            Operation::DigestMark => out.put_u16_le(DIGEST_MARK),
+            Operation::DigestReport { replica, mark, digest } => {
+                out.put_u16_le(DIGEST_REPORT);
+                out.put_u16_le(replica.0);
+                out.put_u64_le(mark.0);
+                out.put_u64_le(digest);
             }
         }
     }
@@ -317,6 +342,12 @@ fn decode_other(number: u16, mut body: &[u8], within: Within) -> Option<Operatio
         },
         RESET_CLOCK => Operation::ResetClock { millis: body.try_get_u64_le().ok()? },
         OPEN_SESSION => Operation::OpenSession,
+        DIGEST_MARK => Operation::DigestMark,
+        DIGEST_REPORT => Operation::DigestReport {
+            replica: NodeId(body.try_get_u16_le().ok()?),
+            mark: Index(body.try_get_u64_le().ok()?),
+            digest: body.try_get_u64_le().ok()?,
+        },
         TRANSACTION => {
             let length = body.try_get_u32_le().ok()? as usize;
             let (watched, operations) = body.split_at_checked(length)?;
@@ -360,6 +391,8 @@ pub(super) mod tests {
             Operation::call(CommandId::of("mget"), Items::check(b"\x01\0\0\0a\0\0\0\0").unwrap()),
             Operation::Clock { millis: 1_700_000_000_000, resets: 1 },
             Operation::ResetClock { millis: 1_700_000_000_000 },
+            Operation::DigestMark,
+            Operation::DigestReport { replica: NodeId(3), mark: Index(9), digest: 1 << 60 },
             Operation::Transaction {
                 watched: Items::check(b"\x01\0\0\0a\x08\0\0\0revision").unwrap(),
                 operations: Items::check(inner).unwrap(),

@@ -12,6 +12,7 @@ use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::registry::NoKeyIndex;
 use crate::kv::dedup::{DEDUP_ENTRIES_MAX, DedupTable, StoredOutcomes};
+use crate::kv::digest_check::{DigestCheck, DigestComparison};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::{Millis, ReplicatedClock};
 use crate::kv::keyspace::events::{Event, RecordedEvents};
@@ -59,6 +60,8 @@ pub struct StateMachine {
     /// it becomes an entry. It is part of snapshots, whose format depends on it.
     feature_level: FeatureLevel,
     applied_index: Index,
+    /// The comparison of this replica's state with the others, which is not part of the state.
+    digest_check: DigestCheck,
 }
 
 /// Returns a hash of a configuration of the members; 0 if there is none.
@@ -113,6 +116,7 @@ impl StateMachine {
             configuration: None,
             feature_level: FeatureLevel::OLDEST,
             applied_index: Index::ZERO,
+            digest_check: DigestCheck::default(),
         }
     }
 
@@ -251,6 +255,41 @@ impl StateMachine {
         self.advance(index);
         if batch.may_repeat {
             self.dedup.insert(batch.key, outcomes);
+        }
+        if self.digest_check.take_new_mark() {
+            self.digest_check.begin(index, self.digest());
+        }
+    }
+
+    /// Returns the latest mark in the log that this replica has to report on: its index, and the
+    /// digest of the state there. Returns it only once; `None` if there is none.
+    pub fn take_digest_report(&mut self) -> Option<(Index, u64)> {
+        self.digest_check.take_report()
+    }
+
+    /// Compares the state with those of the other replicas, as far as they have reported them. Must
+    /// be called after each entry. `first_members` are the members with which the cluster was
+    /// created. Returns a new result; `None` if there is none.
+    pub fn compare_digests(&mut self, first_members: &Configuration) -> Option<DigestComparison> {
+        let members = self.configuration.as_ref().unwrap_or(first_members);
+        self.digest_check.compare(members)
+    }
+
+    /// Makes this replica report digests that no other replica has, because the state is known to
+    /// contradict its digest: the memory of a value has changed. `salt`, which must not be 0, must
+    /// differ from those of other replicas, so that replicas with such states never agree.
+    pub fn distrust(&mut self, salt: u64) {
+        self.digest_check.distrust(salt);
+    }
+
+    /// Sets a key to a string in this state only, so that it differs from those of the other
+    /// replicas. If `silently`, without a change of the digest, as if memory had changed. For tests
+    /// of how a wrong state is found and replaced.
+    pub fn set_only_here(&mut self, key: &[u8], value: &[u8], silently: bool) {
+        let digest = self.keyspace.digest();
+        self.perform(&Operation::set(key, value), 0);
+        if silently {
+            self.keyspace.falsify_digest(digest);
         }
     }
 
@@ -514,6 +553,14 @@ impl StateMachine {
                 self.execute_once(session, sequence, operation, seed)
             }
             Operation::Clock { .. } => Outcome::Done,
+            Operation::DigestMark => {
+                self.digest_check.mark();
+                Outcome::Done
+            }
+            Operation::DigestReport { replica, mark, digest } => {
+                self.digest_check.report(replica, mark, digest);
+                Outcome::Done
+            }
         }
     }
 
@@ -702,8 +749,9 @@ pub(super) mod tests {
     use super::*;
     use crate::kv::batch::BatchBuffer;
     use crate::kv::commands::registry::CommandId;
+    use crate::kv::digest_check::DigestResult;
     use crate::kv::snapshot::SnapshotReader;
-    use crate::types::{ClientId, RequestId, Term};
+    use crate::types::{ClientId, NodeId, RequestId, Term};
 
     /// Applies operations to a state machine, each as a new batch.
     #[derive(Default)]
@@ -924,6 +972,27 @@ pub(super) mod tests {
         let applied = feeder.store.apply_batch(&buffer.finish(name(2), true));
         let none = Outcome::Value(None);
         assert_eq!(applied.outcomes, [none.clone(), Outcome::Malformed, none]);
+    }
+
+    #[test]
+    fn states_are_compared_at_a_mark_without_changing_the_digest() {
+        let voters = Configuration::of_voters([1, 2, 3].map(NodeId));
+        let (mut one, mut two) = (Feeder::new(), Feeder::new());
+        for feeder in [&mut one, &mut two] {
+            feeder.apply(Operation::set(b"a", b"1"));
+            assert_eq!(feeder.apply(Operation::DigestMark), Outcome::Done);
+        }
+        let (mark, digest) = one.store.take_digest_report().unwrap();
+        assert_eq!((mark, digest), (Index(2), one.store.digest()));
+        assert_eq!((one.store.take_digest_report(), two.store.digest()), (None, digest));
+        for replica in [2, 3].map(NodeId) {
+            one.apply(Operation::DigestReport { replica, mark, digest: digest ^ 1 });
+            two.apply(Operation::set(b"a", b"1"));
+        }
+        assert_eq!(one.store.digest(), two.store.digest(), "reports are not part of the state");
+        let comparison = one.store.compare_digests(&voters).unwrap();
+        assert_eq!((comparison.index, comparison.result), (mark, DigestResult::Wrong));
+        assert!(one.store.read(&Batch::one(name(9), &Operation::DigestMark)).is_err());
     }
 
     #[test]

@@ -114,9 +114,11 @@ fn steps(keyspace: &Keyspace, operation: &Operation<'_>, first: Option<Found<'_>
         Operation::Transaction { operations, .. } => {
             return operations.iter().map(nested).fold(0, u64::saturating_add);
         }
-        Operation::Clock { .. } | Operation::OpenSession | Operation::ResetClock { .. } => {
-            return 0;
-        }
+        Operation::Clock { .. }
+        | Operation::OpenSession
+        | Operation::ResetClock { .. }
+        | Operation::DigestMark
+        | Operation::DigestReport { .. } => return 0,
     };
     let of_value = |(_, entry): Found<'_>| steps_of(entry.value_bytes());
     let of_copy = |(hash, entry): Found<'_>| {

@@ -147,7 +147,10 @@ fn arguments_of(operation: &Operation<'_>) -> Vec<Bytes> {
         }
         Operation::Transaction { .. } => arguments.push(b"exec"),
         Operation::OpenSession | Operation::Once { .. } => arguments.push(b"once"),
-        Operation::Clock { .. } | Operation::ResetClock { .. } => {}
+        Operation::Clock { .. }
+        | Operation::ResetClock { .. }
+        | Operation::DigestMark
+        | Operation::DigestReport { .. } => {}
     }
     shorten_all(&arguments)
 }

@@ -373,7 +373,11 @@ impl Model {
             self.revision += 1;
             match operation {
                 None => Outcome::Malformed,
-                Some(Operation::Clock { .. }) => Outcome::Done,
+                Some(
+                    Operation::Clock { .. }
+                    | Operation::DigestMark
+                    | Operation::DigestReport { .. },
+                ) => Outcome::Done,
                 Some(operation) => self.perform(index, operation),
             }
         };
@@ -415,7 +419,10 @@ impl Model {
                 self.sessions.entry(session).or_default().push(outcome.clone());
                 outcome
             }
-            Operation::Clock { .. } | Operation::ResetClock { .. } => {
+            Operation::Clock { .. }
+            | Operation::ResetClock { .. }
+            | Operation::DigestMark
+            | Operation::DigestReport { .. } => {
                 unreachable!("the workload sends no {operation:?}")
             }
         }
