@@ -35,6 +35,16 @@ pub enum StorageError {
         /// Path of the folder that is in use.
         folder: String,
     },
+    /// The folder is marked as one whose state is wrong.
+    #[error(
+        "the state of this replica is wrong according to {file}: a majority of the replicas had \
+         another one at the same log index; start the replica, so that it rebuilds its state from \
+         theirs"
+    )]
+    WrongState {
+        /// Path of the file that marks the state as wrong.
+        file: String,
+    },
     /// `--bootstrap` or `--rejoin` was given, but the replica's folder is not empty.
     #[error(
         "{file} already exists, so the folder is not empty; start without --bootstrap and \
@@ -205,6 +215,7 @@ impl StorageError {
                 | StorageError::RolledBack { .. }
                 | StorageError::Uncovered { .. }
                 | StorageError::SnapshotLost { .. }
+                | StorageError::WrongState { .. }
         )
     }
 

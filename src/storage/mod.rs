@@ -61,6 +61,7 @@ mod sector;
 mod segment;
 pub mod shared_disk;
 mod snapshots;
+mod wrong_state;
 
 pub use disk::Disk;
 pub use error::StorageError;
@@ -78,3 +79,4 @@ pub use repair::Repair;
 pub use reserve::{FreeSpace, RESERVE_FILE};
 pub use shared_disk::SharedDisk;
 pub use snapshots::{Loaded, SnapshotCheck, SnapshotSource, SnapshotWriter, Snapshots};
+pub use wrong_state::mark_state_wrong;

@@ -14,6 +14,7 @@ use crate::types::{EntryId, Index, NodeId};
 use super::active_segment::{ActiveSegment, Tail, UNFINISHED};
 use super::disk::{Disk, io_error};
 use super::error::StorageError;
+use super::failpoint::reach;
 use super::identity::Identity;
 use super::log::{Log, LogOptions, first_segment};
 use super::meta::{Found, META_FILE, Meta};
@@ -21,6 +22,7 @@ use super::recovery::Replay;
 use super::repair::{self, LogDamage, Repair};
 use super::segment::{self, check_owner};
 use super::snapshots::newest_snapshot;
+use super::wrong_state;
 
 /// Owner and members that the caller expects to find in a replica's folder. Recovery fails if the
 /// folder belongs to another owner or lists other members.
@@ -56,6 +58,8 @@ pub struct Recovered<D: Disk> {
     gap: Option<StorageError>,
     /// The latest term and vote, if a power cut has interrupted a repair in which they were known.
     unfinished: Option<HardState>,
+    /// Describes the mark that the state is wrong; `None` if the folder has no such mark.
+    wrong_state: Option<StorageError>,
 }
 
 /// The log in a replica's folder, before a start has changed anything.
@@ -132,6 +136,7 @@ impl<D: Disk> Log<D> {
         let (incarnation, written) = (next.identity.incarnation, replay.incarnation);
         assert!(incarnation >= written, "opening {incarnation} of a log written by {written}");
         let unfinished = repair::unfinished(&disk, &found);
+        let wrong_state = wrong_state::error_in(&disk, &names);
         Ok(Recovered {
             disk,
             options,
@@ -143,6 +148,7 @@ impl<D: Disk> Log<D> {
             damage,
             gap: None,
             unfinished,
+            wrong_state,
         })
     }
 }
@@ -193,7 +199,7 @@ impl<D: Disk> Recovered<D> {
     /// then it is rejoining, and must not vote. `None` if nothing is missing.
     pub fn loss(&self) -> Option<Loss> {
         let mutant = self.disk.mutant();
-        if !self.needs_repair() || mutant == Some(Mutant::RepairUnmarked) {
+        if !self.loses_entries() || mutant == Some(Mutant::RepairUnmarked) {
             return self.found.loss;
         }
         let kept_votes = self.found.loss != Some(Loss::Votes) || self.unfinished.is_some();
@@ -202,8 +208,18 @@ impl<D: Disk> Recovered<D> {
         Some(if kept_votes && knows_vote { Loss::Entries } else { Loss::Votes })
     }
 
-    fn needs_repair(&self) -> bool {
+    fn loses_entries(&self) -> bool {
         self.damage.is_some() || self.gap.is_some() || self.unfinished.is_some()
+    }
+
+    fn needs_repair(&self) -> bool {
+        self.loses_entries() || self.discards_state()
+    }
+
+    /// Returns whether [`Recovered::open`] removes all snapshots, because the state in them is
+    /// marked as wrong.
+    pub fn discards_state(&self) -> bool {
+        self.wrong_state.is_some()
     }
 
     /// Returns the latest term and vote of a folder that needs repair; `None` if they are lost.
@@ -220,18 +236,21 @@ impl<D: Disk> Recovered<D> {
     /// [`Recovered::check_snapshot`].
     pub fn repair(&self, snapshot: Option<SnapshotId>) -> Option<Repair<'_>> {
         let damage = self.damage.as_ref().map(|damage| &damage.error).or(self.gap.as_ref())?;
+        let damage = self.wrong_state.as_ref().unwrap_or(damage);
         let snapshot_end = snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
         let is_kept = !self.resets_log(snapshot) && self.replay.holds(snapshot_end);
         let last_kept = if is_kept { self.replay.last() } else { snapshot_end };
         Some(Repair { damage, loss: self.loss()?, last_kept })
     }
 
-    /// Fails with the damage that [`Recovered::repair`] returns, if there is any.
+    /// Fails with the damage that [`Recovered::repair`] returns, if there is any, and if the state
+    /// is marked as wrong.
     ///
     /// # Errors
-    /// If the folder is damaged.
+    /// If the folder is damaged, or its state is wrong.
     pub fn refuse_damage(self) -> Result<Recovered<D>, StorageError> {
         match self {
+            Recovered { wrong_state: Some(error), .. } => Err(error),
             Recovered { damage: Some(damage), .. } => Err(damage.error),
             Recovered { gap: Some(gap), .. } => Err(gap),
             undamaged => Ok(undamaged),
@@ -291,7 +310,12 @@ impl<D: Disk> Recovered<D> {
     /// snapshot whose last entry the log lacks, and the other replicas cannot restore them.
     pub fn check_snapshot(&mut self, snapshot: Option<SnapshotId>) -> Result<(), StorageError> {
         self.gap = self.find_gap(snapshot).err();
-        if self.found.can_repair() { Ok(()) } else { self.gap.take().map_or(Ok(()), Err) }
+        // A mark that the state is wrong shows that there are other replicas with the right one.
+        if self.found.can_repair() || self.discards_state() {
+            Ok(())
+        } else {
+            self.gap.take().map_or(Ok(()), Err)
+        }
     }
 
     fn find_gap(&self, snapshot: Option<SnapshotId>) -> Result<(), StorageError> {
@@ -323,6 +347,8 @@ impl<D: Disk> Recovered<D> {
     pub fn open(self, snapshot: Option<SnapshotId>) -> Result<(Log<D>, Durable), StorageError> {
         let (loss, resets) = (self.loss(), self.resets_log(snapshot));
         let (is_damaged, is_interrupted) = (self.needs_repair(), self.unfinished.is_some());
+        let discards_state = self.discards_state();
+        assert!(!discards_state || snapshot.is_none(), "a snapshot with a wrong state is loaded");
         let latest = self.latest_hard_state().filter(|_| is_damaged);
         let Recovered { mut disk, options, names, mut found, next, mut replay, damage, .. } = self;
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
@@ -341,7 +367,8 @@ impl<D: Disk> Recovered<D> {
             found.loss = loss.and(Some(Loss::Votes));
             found.write(&mut disk)?;
             let log = damage.as_ref().map(|damage| damage.name.as_str());
-            let snapshots = repair::lost_snapshots(&names, end, &replay, resets);
+            let loses_all = resets || discards_state;
+            let snapshots = repair::lost_snapshots(&names, end, &replay, loses_all);
             repair::set_aside(&mut disk, &names, log, &snapshots, is_interrupted)?;
         }
         let segment = match replay.header {
@@ -381,6 +408,10 @@ impl<D: Disk> Recovered<D> {
         log.meta = Meta { identity, loss, openings, ..log.meta };
         log.meta.write(&mut log.disk)?;
         repair::delete_record(&mut log.disk)?;
+        if discards_state {
+            reach("wrong-state", "removed");
+            wrong_state::delete_mark(&mut log.disk)?;
+        }
         if let Some(number) = replay.restarted {
             // The power failed before the segments of the old log were deleted.
             log.delete_before(number)?;
@@ -469,15 +500,16 @@ fn check_members<D: Disk>(
 }
 
 /// Returns whether a file is obsolete and can be deleted. Obsolete files are unfinished versions of
-/// log segments and of the files `meta` and `repair`, and log segments before segment number
-/// `meta.first`, whose entries are in a snapshot.
+/// log segments and of the files `meta`, `repair` and `wrong-state`, and log segments before
+/// segment number `meta.first`, whose entries are in a snapshot.
 fn is_obsolete(name: &str, meta: &Meta) -> bool {
     if let Some(number) = segment::number_of(name) {
         return number < meta.first;
     }
     let complete = name.strip_suffix(UNFINISHED);
     complete.is_some_and(|name| {
-        name == META_FILE || name == repair::RECORD_FILE || segment::number_of(name).is_some()
+        let replaced = [META_FILE, repair::RECORD_FILE, wrong_state::FILE];
+        replaced.contains(&name) || segment::number_of(name).is_some()
     })
 }
 

@@ -25,6 +25,7 @@ use crate::types::{EntryId, Index};
 use super::disk::{Disk, io_error};
 use super::error::StorageError;
 use super::failpoint::reach;
+use super::wrong_state;
 
 const PREFIX: &str = "snapshot-";
 /// Maximum number of bytes written to a new snapshot between two syncs. A larger sync would delay
@@ -158,7 +159,7 @@ impl<D: Disk> Snapshots<D> {
 
     /// Reads and verifies the latest snapshot, or the latest undamaged one if there are damaged
     /// ones. `new_check` creates the verifier of each snapshot that is read. Must be called once,
-    /// before the log is opened.
+    /// before the log is opened. Loads none if the state in the folder is marked as wrong.
     ///
     /// # Errors
     /// If the folder or a file cannot be read.
@@ -167,7 +168,10 @@ impl<D: Disk> Snapshots<D> {
         mut new_check: impl FnMut() -> C,
     ) -> Result<Loaded<C::Whole>, StorageError> {
         assert!(self.latest.is_none() && self.open.is_empty(), "snapshots are loaded once");
-        let names = list(&self.disk)?;
+        let mut names = list(&self.disk)?;
+        if wrong_state::is_marked(&names) {
+            names.clear();
+        }
         let mut found: Vec<_> =
             names.iter().filter_map(|name| Some((end_of(name)?, name))).collect();
         found.sort_unstable_by_key(|(last, _)| (last.index, last.term));

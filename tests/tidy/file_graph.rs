@@ -51,6 +51,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["background_delete", "reserve"],
             &["mem_disk", "real_disk"],
             &["active_segment", "meta", "peers", "recovery", "shared_disk"],
+            &["wrong_state"],
             &["log", "snapshots"],
             &["repair"],
             &["opening"],

@@ -4,7 +4,8 @@
 use super::*;
 use crate::raft::Durable;
 use crate::record::{Entry, EntryKind, RecordBuffer};
-use crate::storage::{Log, LogOptions, MemDisk};
+use crate::storage::wrong_state::error_in;
+use crate::storage::{Expected, Log, LogOptions, MemDisk, mark_state_wrong};
 use crate::types::Term;
 
 const OPTIONS: LogOptions = LogOptions::with_segment_bytes(8 << 10);
@@ -171,5 +172,92 @@ fn damaged_log_of_one_of_two_replicas_is_refused() {
     assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
     for name in before.list().unwrap() {
         assert_eq!(disk.read(&name).unwrap(), before.read(&name).unwrap(), "{name}");
+    }
+}
+
+/// Returns a folder like [`folder`], with a snapshot up to entry 100 that is marked as one with a
+/// wrong state. If `compacts`, the log begins after the snapshot.
+fn folder_with_wrong_state(compacts: bool) -> (MemDisk, Vec<Entry>) {
+    let (mut disk, all) = folder();
+    let last = all[99].id();
+    if compacts {
+        let snapshot = Some(SnapshotId { last, bytes: 1, checksum: 1 });
+        let (mut log, ..) = Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, snapshot).unwrap();
+        log.compact_to(last.index).unwrap();
+    }
+    let name = format!("snapshot-{:020}-{}", last.index.0, last.term.0);
+    assert_eq!(end_of(&name), Some(last));
+    let _ = disk.create(&name, 0).unwrap();
+    disk.sync_dir().unwrap();
+    mark_state_wrong(&mut disk).unwrap();
+    (disk, all)
+}
+
+/// Returns how many snapshots a start would find in the folder.
+fn snapshot_count(disk: &MemDisk) -> usize {
+    disk.list().unwrap().iter().filter(|name| end_of(name).is_some()).count()
+}
+
+#[test]
+fn start_with_wrong_state_keeps_a_log_with_every_entry() {
+    let (mut disk, all) = folder_with_wrong_state(false);
+    assert_eq!(snapshot_count(&disk), 1);
+    let durable = open(&mut disk);
+    assert_eq!((durable.loss, durable.hard_state), (None, hard_state(BLOCKS)));
+    assert_eq!(durable.entries, all);
+    assert_eq!(
+        (snapshot_count(&disk), error_in(&disk, &disk.list().unwrap()).is_some()),
+        (0, false)
+    );
+    assert_eq!(open(&mut disk).entries, all);
+}
+
+#[test]
+fn start_with_wrong_state_resets_a_log_that_needs_snapshots() {
+    let (mut disk, all) = folder_with_wrong_state(true);
+    let durable = open(&mut disk);
+    assert_eq!(assert_safe(&durable, &all, "reset"), Loss::Entries);
+    assert_eq!((durable.entries.len(), snapshot_count(&disk)), (0, 0));
+}
+
+#[test]
+fn folder_with_a_wrong_state_is_no_source_of_a_backup() {
+    let (mut disk, _) = folder_with_wrong_state(false);
+    let expected = Expected { cluster: Some(9), replica: NodeId(1), members: None };
+    let recovered = Log::recover(&mut disk, OPTIONS, &expected).unwrap();
+    let error = recovered.refuse_damage().unwrap_err();
+    assert!(matches!(error, StorageError::WrongState { .. }), "{error}");
+}
+
+#[test]
+fn wrong_state_stays_removed_after_a_power_cut_at_any_operation() {
+    for compacts in [false, true] {
+        let (marked, all) = folder_with_wrong_state(compacts);
+        let mut interrupted = 0;
+        for cut in 0..60 {
+            for draw in 0..10 {
+                let case = format!("compacted: {compacts}, cut {cut}, draw {draw}");
+                let mut disk = marked.clone();
+                disk.power_cut_in(cut);
+                let opened = Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, None);
+                interrupted += u64::from(opened.is_err());
+                drop(opened);
+                let mut state = cut * 20 + draw;
+                disk.restart(&mut |states| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(draw + 1);
+                    usize::try_from(state >> 33).unwrap() % states
+                });
+                let durable = open(&mut disk);
+                let loss = compacts.then_some(Loss::Entries);
+                assert_eq!(
+                    (durable.loss, durable.hard_state),
+                    (loss, hard_state(BLOCKS)),
+                    "{case}"
+                );
+                assert!(compacts || durable.entries == all, "{case}");
+                assert_eq!(snapshot_count(&disk), 0, "{case}");
+            }
+        }
+        assert!(interrupted > 50, "only {interrupted} starts were interrupted");
     }
 }

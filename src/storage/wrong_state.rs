@@ -1,0 +1,43 @@
+//! The mark in the folder of a replica whose state is wrong: a majority of the replicas has another
+//! state at the same log index. The next start removes the snapshots, because the wrong state may
+//! be in them, and rebuilds the state from the log and from the other replicas. The log itself is
+//! right, and is kept if it begins with the first entry.
+//!
+//! The mark is an additional file, so that it becomes durable at once, whatever the log writer
+//! does. A start deletes it after everything else; so a start that a power cut interrupts is
+//! repeated.
+
+use super::disk::{Disk, io_error};
+use super::error::StorageError;
+use super::meta::replace;
+use super::sector::{self, SECTOR_BYTES};
+
+pub(super) const FILE: &str = "wrong-state";
+const FILE_NEW: &str = "wrong-state.new";
+const MAGIC: &[u8; 16] = b"bowline wrong\n\n\n";
+
+/// Durably marks the state in the folder as wrong, so that no start uses the snapshots in it.
+///
+/// # Errors
+/// If the folder cannot be written.
+pub fn mark_state_wrong<D: Disk>(disk: &mut D) -> Result<(), StorageError> {
+    let mut bytes = Vec::with_capacity(SECTOR_BYTES);
+    sector::seal(0, 0, 0, MAGIC, &mut bytes);
+    replace(disk, FILE, FILE_NEW, &bytes)
+}
+
+/// Returns whether `names`, the files of a folder, include the mark.
+pub(super) fn is_marked(names: &[String]) -> bool {
+    names.iter().any(|name| name == FILE)
+}
+
+/// Returns the error that describes the mark, if `names` include it.
+pub(super) fn error_in<D: Disk>(disk: &D, names: &[String]) -> Option<StorageError> {
+    is_marked(names).then(|| StorageError::WrongState { file: disk.describe(FILE) })
+}
+
+/// Durably deletes the mark, at the end of the start that has removed the wrong state.
+pub(super) fn delete_mark<D: Disk>(disk: &mut D) -> Result<(), StorageError> {
+    disk.delete(FILE).map_err(io_error(disk, "delete", FILE))?;
+    disk.sync_dir().map_err(io_error(disk, "sync", ""))
+}
