@@ -13,6 +13,7 @@
 //! | [`raft`] | the consensus core |
 //! | [`kv`] | the state machine: keyspace, commands, snapshots |
 //! | [`wire`] | encodings of messages: peers, RESP, JSON |
+//! | [`digest_schedule`] | when the states of the replicas are compared |
 //! | [`large_writes`] | batches that the leader appends in pieces |
 //! | [`transport`] | streams over datagrams, between replicas |
 //! | [`storage`] | the log and snapshots on disk |
@@ -27,8 +28,8 @@
 //! Modules depend only on modules further left in this order, which `tests/tidy.rs` checks:
 //!
 //! `{types, feature_level} <- {clock, config, membership} <- record <- {raft, kv}
-//! <- {wire, storage} <- {transport, redis, snapshot_check, large_writes, backup} <- {course, sim}
-//! <- runtime <- processes <- bin`
+//! <- {wire, storage} <- {transport, redis, snapshot_check, large_writes, digest_schedule, backup}
+//! <- {course, sim} <- runtime <- processes <- bin`
 //!
 //! The manual is [`guide`].
 
@@ -36,6 +37,7 @@ pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod course;
+pub mod digest_schedule;
 pub mod feature_level;
 pub mod guide;
 pub mod kv;

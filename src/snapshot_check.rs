@@ -2,7 +2,7 @@
 //! `storage`), which do not depend on each other: a snapshot file is either loaded into a state
 //! machine or only verified.
 
-use crate::kv::{SnapshotMark, SnapshotReader, StateMachine};
+use crate::kv::{SnapshotError, SnapshotMark, SnapshotReader, StateMachine};
 use crate::raft::SnapshotId;
 use crate::storage::SnapshotCheck;
 
@@ -17,6 +17,14 @@ pub struct SnapshotVerifier(SnapshotReader);
 impl Default for SnapshotVerifier {
     fn default() -> SnapshotVerifier {
         SnapshotVerifier(SnapshotReader::checking())
+    }
+}
+
+impl SnapshotVerifier {
+    /// Returns whether the snapshot, which must be complete, has the right checksums, but not the
+    /// contents that its digest says: the state that was written contradicts its digest.
+    pub fn contradicts(&self) -> bool {
+        matches!(self.0.mark(), Err(SnapshotError::Contents { .. }))
     }
 }
 

@@ -18,6 +18,8 @@ mod client;
 mod cluster_command;
 #[path = "cluster/datagrams.rs"]
 mod datagrams;
+#[path = "cluster/digest.rs"]
+mod digest;
 #[path = "cluster/expiration.rs"]
 mod expiration;
 #[path = "cluster/failover.rs"]

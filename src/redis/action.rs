@@ -64,6 +64,9 @@ pub enum Action {
     ResetStatistics(Statistics),
     /// Block the whole replica for this time, then send the reply (`DEBUG SLEEP`).
     Sleep(Duration),
+    /// Set a key in the state of this replica only, so that it differs from those of the other
+    /// replicas (`DEBUG DIVERGE`). The reply is sent before that.
+    WriteOnlyHere(LocalWrite),
     /// Start a snapshot in the background, and send the reply without waiting for it (`BGSAVE`,
     /// `SAVE`).
     TakeSnapshot,
@@ -97,6 +100,17 @@ pub enum Action {
     Sequence(Vec<Action>),
     /// Send the replies in the output buffer, close the connection, and ignore its later requests.
     Close,
+}
+
+/// A change of the state of one replica, for tests (`DEBUG DIVERGE`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LocalWrite {
+    /// The key.
+    pub key: Vec<u8>,
+    /// Its new value, a string.
+    pub value: Vec<u8>,
+    /// Whether the digest of the state is not changed, as if memory had changed.
+    pub silently: bool,
 }
 
 /// A request that only the leader can carry out.

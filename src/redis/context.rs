@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::feature_level::FeatureLevel;
-use crate::kv::{HistoryStatus, KeyspaceStatistics};
+use crate::kv::{DigestComparison, HistoryStatus, KeyspaceStatistics};
 use crate::membership::Configuration;
 use crate::types::{DiskState, Index, Instant, NodeId, RoleName, Term};
 
@@ -73,6 +73,9 @@ pub struct Context {
     /// The latest digests of the state at log indexes at which every replica keeps its digest, in
     /// log order, at most 16.
     pub digest_marks: VecDeque<(Index, u64)>,
+    /// The last comparison of this replica's state with those of the others; `None` if there was
+    /// none since the process started.
+    pub digest_comparison: Option<DigestComparison>,
     /// Reading of the monotonic clock when the server began to execute the current requests.
     pub now: Instant,
     /// Reading of the monotonic clock when the replica started.
@@ -345,6 +348,7 @@ impl Context {
             blocked_clients: 0,
             state_digest: 0,
             digest_marks: VecDeque::new(),
+            digest_comparison: None,
             now,
             started: now,
             wall_clock: Duration::ZERO,

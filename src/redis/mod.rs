@@ -54,7 +54,7 @@ mod spec;
 mod statistics;
 mod traffic;
 
-pub use action::{Action, AdminAnswer, AdminRequest, Statistics};
+pub use action::{Action, AdminAnswer, AdminRequest, LocalWrite, Statistics};
 pub use commands::administration::write_admin_reply;
 pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};
 pub use commands::snapshot::write_snapshot_part;

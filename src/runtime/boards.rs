@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 
 use crate::kv::RecordedEvents;
 use crate::raft::{SnapshotId, Status};
+use crate::redis::LocalWrite;
 use crate::storage::FreeSpace;
 use crate::types::{Instant, NodeId};
 
@@ -341,6 +342,9 @@ pub(super) struct SnapshotBoard {
     last_seconds: AtomicU64,
     taking: AtomicBool,
     failed: AtomicBool,
+    /// Whether a snapshot of this replica's state, with the right checksums, had other contents
+    /// than the state's digest says.
+    contradicts: AtomicBool,
 }
 
 /// The status of this replica's snapshots, as read from [`SnapshotBoard`] at one time.
@@ -375,6 +379,17 @@ impl SnapshotBoard {
     pub(super) fn set_growth(&self, growth: SnapshotGrowth) {
         self.growth_percentage.store(growth.percentage, Ordering::Relaxed);
         self.growth_bytes_min.store(growth.bytes_min, Ordering::Relaxed);
+    }
+
+    /// Records that the state of this replica contradicts its digest.
+    pub(super) fn note_contradiction(&self) {
+        self.contradicts.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the state of this replica has been found to contradict its digest since the
+    /// last call.
+    pub(super) fn take_contradiction(&self) -> bool {
+        self.contradicts.load(Ordering::Relaxed) && self.contradicts.swap(false, Ordering::Relaxed)
     }
 
     /// Returns the log growth after which a snapshot begins.
@@ -613,6 +628,11 @@ pub(super) struct ApplierBoard {
     /// When the applier last applied a piece of a large batch, in nanoseconds of the monotonic
     /// clock; 0 before the first.
     piece_applied_at: AtomicU64,
+    /// Whether the applier has found that its state is wrong and has marked the folder, so that
+    /// the replica must stop.
+    state_is_wrong: AtomicBool,
+    /// What the applier must set in the state of this replica only; `None` if there is nothing.
+    local_write: Mutex<Option<LocalWrite>>,
 }
 
 impl ApplierBoard {
@@ -651,6 +671,26 @@ impl ApplierBoard {
     /// Records that the applier's pass has ended.
     pub(super) fn end_pass(&self) {
         self.pass_began_at.store(0, Ordering::Relaxed);
+    }
+
+    /// Records that the state is wrong, and that the folder is marked.
+    pub(super) fn note_wrong_state(&self) {
+        self.state_is_wrong.store(true, Ordering::Release);
+    }
+
+    /// Returns whether the state is wrong, so that the replica must stop.
+    pub(super) fn state_is_wrong(&self) -> bool {
+        self.state_is_wrong.load(Ordering::Acquire)
+    }
+
+    /// Makes the applier set a key in the state of this replica only (`DEBUG DIVERGE`).
+    pub(super) fn write_locally(&self, write: LocalWrite) {
+        *self.local_write.lock() = Some(write);
+    }
+
+    /// Returns what the applier must set in the state of this replica only.
+    pub(super) fn take_local_write(&self) -> Option<LocalWrite> {
+        self.local_write.lock().take()
     }
 
     /// Records that the applier has applied a piece of a large batch at `now`.

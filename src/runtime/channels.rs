@@ -77,7 +77,8 @@ use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 use crate::clock::AppliedClock;
 use crate::feature_level::FeatureLevel;
 use crate::kv::{
-    ChangedKeys, Event, HistoryStatus, KeyspaceStatistics, Outcome, StateMachine, Unlinked, View,
+    ChangedKeys, DigestComparison, Event, HistoryStatus, KeyspaceStatistics, Operation, Outcome,
+    StateMachine, Unlinked, View,
 };
 use crate::membership::Configuration;
 use crate::raft::{
@@ -344,6 +345,9 @@ pub(super) struct Applied {
     /// expire) must reach before the applier can answer the reads that wait for it; `None` if no
     /// reads wait for the clock.
     pub(super) clock_wanted: Option<u64>,
+    /// The latest mark in the log on which this replica has to report: its index, and the digest of
+    /// the state there. `None` if there is none.
+    pub(super) digest_report: Option<(Index, u64)>,
 }
 
 /// The Raft core's output that the network stage can send at once, without waiting for log entries
@@ -362,6 +366,9 @@ pub(super) struct Outbound {
     /// Answers to administrative requests, handled after `leadership`. Kept like refusals when the
     /// channel is full.
     pub(super) answers: Vec<(AdminCaller, AdminAnswer)>,
+    /// Operations of the comparison of the replicas' states, to be forwarded to the leader. When
+    /// the channel is full, they are dropped.
+    pub(super) forwards: Vec<Operation<'static>>,
 }
 
 /// A batch of append jobs (log entries and hard state to be written) that the Raft core sends to
@@ -448,6 +455,9 @@ pub(super) struct ReplyBatch {
     /// The digests of the state at those log indexes, among the ones applied now, at which every
     /// replica keeps its digest. In log order.
     pub(super) digest_marks: Vec<(Index, u64)>,
+    /// The latest result of a comparison of this replica's state with the others; `None` if there
+    /// is no new one.
+    pub(super) comparison: Option<DigestComparison>,
     /// The applier's report of completed work. The network stage passes the report on to the Raft
     /// core once it has handled these replies.
     pub(super) applied: Applied,
@@ -484,6 +494,7 @@ impl Applied {
         self.installed = later.installed.or(self.installed.take());
         self.clock = later.clock;
         self.clock_wanted = later.clock_wanted;
+        self.digest_report = later.digest_report.or(self.digest_report);
     }
 }
 

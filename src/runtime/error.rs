@@ -30,6 +30,10 @@ pub enum RunError {
         /// message.
         advice: &'static str,
     },
+    /// The state of the replica is wrong: a majority of the voters has another one. The folder is
+    /// marked, so that the next start rebuilds the state.
+    #[error("the state of this replica is wrong; the next start rebuilds it")]
+    WrongState,
     /// A system call failed.
     #[error("{doing}: {source}")]
     System {

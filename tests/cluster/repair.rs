@@ -58,7 +58,7 @@ fn assert_has_keys(cluster: &Cluster, at: usize, keys: std::ops::Range<usize>) {
     }
 }
 
-fn wait_until_repaired(cluster: &Cluster, at: usize) {
+pub(crate) fn wait_until_repaired(cluster: &Cluster, at: usize) {
     cluster.wait_for("the end of the repair", || {
         (cluster.info::<u8>(at, "raft_rejoining") == 0).then_some(())
     });

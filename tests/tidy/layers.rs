@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("storage", &["types", "feature_level", "config", "record", "raft"]),
     ("snapshot_check", &["raft", "kv", "storage"]),
     ("large_writes", &["types", "raft", "kv"]),
+    ("digest_schedule", &["types", "kv"]),
     ("backup", &["types", "kv"]),
     ("course", &["types"]),
     (
@@ -38,6 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "storage",
             "snapshot_check",
             "large_writes",
+            "digest_schedule",
         ],
     ),
     ("redis", &["types", "feature_level", "config", "membership", "record", "kv", "wire"]),
@@ -57,6 +59,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "storage",
             "snapshot_check",
             "large_writes",
+            "digest_schedule",
             "backup",
             "redis",
         ],

@@ -238,6 +238,11 @@ impl Settings {
                 "no" => Some(false),
                 _ => None,
             })?,
+            digest_check: Duration::from_secs(self.parse(
+                "digest-check-s",
+                "a whole number of seconds, or 0 for never",
+                |text| text.parse::<u32>().ok().map(u64::from),
+            )?),
             disk_reserve: self.parse("disk-reserve", "0, or 16mb or more", parse_reserve)?,
             timeouts: Timeouts {
                 leader_wait: millis("leader-wait-ms")?,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bowline::runtime::{RuntimeCounters, ServerOptions, StopHandle, run_server};
+use bowline::runtime::{RunError, RuntimeCounters, ServerOptions, StopHandle, run_server};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // With one the write fails, and the log writer reports it.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())
         .context("cannot install a handler for SIGXFSZ, the signal of the limit on file sizes")?;
-    let options = arguments.server.resolve(variable)?.options()?;
+    let mut options = arguments.server.resolve(variable)?.options()?;
     if arguments.stop_with_stdin {
         std::thread::Builder::new().name("stdin".to_owned()).spawn(stop_with_stdin).context(
             "cannot start the thread that watches standard input; check the limits on \
@@ -61,15 +61,23 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let stop = Arc::<StopHandle>::default();
     stop_on_signals(&stop)?;
-    let on_serving = || notify_service_manager(&NotifyState::Ready);
-    match run_server(&options, &Arc::new(RuntimeCounters::default()), &stop, on_serving) {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) if error.is_damage() => {
-            eprintln!("bowline: {error}\n{}", how_to_replace(&options));
-            Ok(ExitCode::from(EXIT_DAMAGED))
+    loop {
+        let on_serving = || notify_service_manager(&NotifyState::Ready);
+        match run_server(&options, &Arc::new(RuntimeCounters::default()), &stop, on_serving) {
+            Ok(()) => return Ok(ExitCode::SUCCESS),
+            Err(RunError::WrongState) if stop.is_requested() => return Ok(ExitCode::SUCCESS),
+            Err(RunError::WrongState) => {
+                tracing::warn!("starting again to rebuild the state of this replica");
+                // The files exist now.
+                options.bootstrap = None;
+            }
+            Err(error) if error.is_damage() => {
+                eprintln!("bowline: {error}\n{}", how_to_replace(&options));
+                return Ok(ExitCode::from(EXIT_DAMAGED));
+            }
+            // Its text includes its source already.
+            Err(error) => anyhow::bail!("{error}"),
         }
-        // Its text includes its source already.
-        Err(error) => Err(anyhow::anyhow!("{error}")),
     }
 }
 

@@ -119,6 +119,10 @@ pub(crate) struct ServerArguments {
     /// exits [default: 128mb].
     #[arg(long, value_name = "BYTES")]
     disk_reserve: Option<String>,
+    /// Interval at which the states of the replicas are compared, in seconds; 0 for never. A
+    /// replica whose state differs from that of a majority rebuilds it [default: 60].
+    #[arg(long, value_name = "SECONDS")]
+    digest_check_s: Option<String>,
     /// Address that clients are redirected to when this replica leads [default: --listen].
     #[arg(long, value_name = "HOST:PORT")]
     announce: Option<String>,
@@ -245,6 +249,7 @@ impl ServerArguments {
             ("sentinel-name", Some("mymaster"), self.sentinel_name.clone()),
             ("enable-debug-command", Some("no"), self.enable_debug_command.clone()),
             ("disk-reserve", Some("128mb"), self.disk_reserve.clone()),
+            ("digest-check-s", Some("60"), self.digest_check_s.clone()),
             ("announce", None, self.announce.clone()),
             ("announce-peer", None, self.announce_peer.clone()),
             ("leader-wait-ms", Some("2000"), self.leader_wait_ms.clone()),

@@ -5,6 +5,7 @@
 use std::fmt::{Display, Write as _};
 
 use crate::feature_level::FeatureLevel;
+use crate::kv::{DigestComparison, DigestResult};
 use crate::membership::MemberRole;
 use crate::redis::action::Action;
 use crate::redis::call::Call;
@@ -336,6 +337,21 @@ fn replicated_clock(text: &mut Text, clocks: &ClockStatus) {
     }
 }
 
+/// Writes the last comparison of this replica's state with those of the others.
+fn digest_comparison(text: &mut Text, comparison: Option<&DigestComparison>) {
+    let result = match comparison.map(|comparison| comparison.result) {
+        None => "none",
+        Some(DigestResult::Equal) => "equal",
+        Some(DigestResult::Wrong) => "wrong",
+        Some(DigestResult::NoMajority) => "no_majority",
+    };
+    let differing = comparison.map_or(&[][..], |comparison| &comparison.differing);
+    let differing: Vec<String> = differing.iter().map(|id| id.0.to_string()).collect();
+    text.field("raft_digest_check_result", result);
+    text.field("raft_digest_check_index", comparison.map_or(0, |comparison| comparison.index.0));
+    text.field("raft_digest_check_differing", differing.join(","));
+}
+
 fn raft(text: &mut Text, Source { context, .. }: &Source<'_>) {
     let fingerprint = context.cluster_fingerprint;
     text.field("raft_cluster_fingerprint", format_args!("{fingerprint:032x}"));
@@ -366,6 +382,7 @@ fn raft(text: &mut Text, Source { context, .. }: &Source<'_>) {
     text.field("changes_history_start", context.history.start);
     text.field("changes_history_events", context.history.events);
     text.field("changes_history_bytes", context.history.bytes);
+    digest_comparison(text, context.digest_comparison.as_ref());
     text.field("raft_snapshot_index", context.snapshot.index);
     text.field("raft_snapshot_bytes", context.snapshot.bytes);
     text.field("raft_log_syncs", context.log_syncs);

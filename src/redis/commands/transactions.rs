@@ -239,6 +239,7 @@ impl ExecRun {
             Action::UpdateSubscriptions(_)
             | Action::ResetStatistics(_)
             | Action::Sleep(_)
+            | Action::WriteOnlyHere(_)
             | Action::TakeSnapshot
                 if !self.may_abort =>
             {

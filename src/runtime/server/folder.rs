@@ -26,6 +26,8 @@ pub(crate) struct OpenedFolder {
     pub(crate) snapshot: Option<SnapshotId>,
     /// The state loaded from the latest snapshot; an empty state if there is no snapshot.
     pub(crate) store: StateMachine,
+    /// The folder's disk, for the mark that the state is wrong.
+    pub(crate) marks: RealDisk,
 }
 
 /// Selects the failpoint that the environment names, if it names one.
@@ -64,6 +66,13 @@ pub(crate) fn open(
     if !members_changed && !is_damaged && !recovered.members().is_empty() {
         recovered.check_members(&options.members())?;
     }
+    if recovered.discards_state() {
+        tracing::warn!(
+            keeps_log = recovered.repair(snapshot).is_none(),
+            "wrong state removed; this replica rebuilds its state from the log and from the other \
+             replicas"
+        );
+    }
     if let Some(Repair { damage, loss, last_kept }) = recovered.repair(snapshot) {
         tracing::warn!(
             %damage,
@@ -83,6 +92,7 @@ pub(crate) fn open(
     // Opening the log frees the reserve again if the log needs the space.
     shared.keep_reserve(reserve_file_bytes(options.disk_reserve))?;
     disk_space.write(shared.free_space()?);
+    let marks = shared.share()?;
     let peers = PeerRecords::open(shared, recovered.identity())?;
     if let Some(damage) = peers.damage() {
         tracing::warn!(
@@ -91,7 +101,7 @@ pub(crate) fn open(
              on an outdated copy of its folder, are rebuilt as peers connect; check the disk"
         );
     }
-    Ok(OpenedFolder { recovered, peers, snapshots: files, snapshot, store })
+    Ok(OpenedFolder { recovered, peers, snapshots: files, snapshot, store, marks })
 }
 
 /// Creates a replica's files in a folder that is empty or does not exist.
@@ -185,8 +195,15 @@ pub fn check(folder: &Path) -> Result<FolderReport, RunError> {
         lost: loss_text(repair.loss),
         last_kept: repair.last_kept,
     });
+    let discards_state = recovered.discards_state();
     drop(recovered);
     let mut repairable: Vec<String> = loaded.damaged.iter().map(ToString::to_string).collect();
+    if discards_state {
+        repairable.push(
+            "the state is marked as wrong: a start removes the snapshots and rebuilds it"
+                .to_owned(),
+        );
+    }
     if repairs_meta {
         repairable.push("one of the two copies in the file `meta` is damaged".to_owned());
     }

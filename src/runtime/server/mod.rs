@@ -50,8 +50,9 @@ use crate::runtime::boards::{
 use crate::runtime::channels::{self, Members};
 use crate::runtime::clock::Clock;
 use crate::runtime::error::{RunError, system_error};
+use crate::runtime::fatal::exit_on_disk_failure;
 use crate::runtime::process_usage::system_info;
-use crate::runtime::stages::applier::{Applier, ReplyPolicy, applied_clock};
+use crate::runtime::stages::applier::{Applier, ReplyPolicy, StateCheck, applied_clock};
 use crate::runtime::stages::background_delete::BackgroundDelete;
 use crate::runtime::stages::core::replicated_clock::CoreClock;
 use crate::runtime::stages::core::{Core, NonLeaderPolicy};
@@ -62,8 +63,11 @@ use crate::runtime::stages::snapshots::SnapshotIo;
 use crate::runtime::stages::threads::run;
 use crate::runtime::stages::{Stages, random_seed};
 use crate::runtime::wake::Wake;
-use crate::storage::{Log, PeerRecords, RealDisk, Recovered, cluster_fingerprint, replicas};
-use crate::types::{EntryId, Index, Instant};
+use crate::storage::{
+    Log, PeerRecords, RealDisk, Recovered, cluster_fingerprint, failpoint, mark_state_wrong,
+    replicas,
+};
+use crate::types::{EntryId, Index, Instant, NodeId};
 use crate::wire::frame::{Hello, Lane};
 use crate::wire::protocol;
 use crate::wire::resp::Limits;
@@ -100,7 +104,8 @@ const BUFFER_SHARES: usize = 4;
 ///
 /// # Errors
 /// If the server cannot start: an address is in use, the folder is damaged or belongs to another
-/// replica, or the configuration is invalid.
+/// replica, or the configuration is invalid. [`RunError::WrongState`] if the server has stopped
+/// because its state is wrong; it can then be started again.
 pub fn run_server(
     options: &ServerOptions,
     counters: &Arc<RuntimeCounters>,
@@ -117,7 +122,7 @@ pub fn run_server(
     bootstrap_if_requested(options)?;
     let disk_space = Arc::new(DiskSpaceBoard::new(options.disk_reserve));
     let folder = folder::open(options, &disk_space)?;
-    let OpenedFolder { recovered, peers: peer_records, snapshots, snapshot, store } = folder;
+    let OpenedFolder { recovered, peers: peer_records, snapshots, snapshot, store, marks } = folder;
     let opening = recovered.openings().last().copied().expect("the list has this opening");
     let last_snapshot = snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
     let clock = Clock::start();
@@ -179,6 +184,7 @@ pub fn run_server(
     let durable = Durable { configuration, feature_level, ..durable };
     let replica = replica(options, &log, durable, clock.now());
     network.on_members(Members::of(&replica));
+    let state_check = state_check(log.members(), marks);
     let scheduler = scheduler(options, &snapshot_board, &memory);
     let log = DiskLog::new(log, &disk_space, scheduler.clone(), rejoining, Arc::clone(counters));
     let stages = Stages {
@@ -192,12 +198,14 @@ pub fn run_server(
             Arc::clone(counters),
         )
         .with_memory(Arc::clone(&memory))
-        .with_clock(replicated_clock),
+        .with_clock(replicated_clock)
+        .with_digest_check(options.digest_check),
         log_writer: LogWriter::new(Box::new(log), ends.log_writer, Arc::clone(counters)),
         applier: Applier::new(ReplyPolicy::Origin(origin), clock, ends.applier)
             .with_store(store, last_snapshot, scheduler.clone())
             .with_history(options.changes_history_bytes)
-            .with_board(applier_board),
+            .with_board(Arc::clone(&applier_board))
+            .with_state_check(state_check),
         snapshots: Some(SnapshotIo::new(
             snapshots,
             scheduler,
@@ -209,7 +217,12 @@ pub fn run_server(
     };
     stop.attach(wake);
     on_serving();
-    run(stages, fused).map_err(system_error("cannot wait for events of the network"))
+    let end = run(stages, fused);
+    stop.detach();
+    if applier_board.state_is_wrong() {
+        return Err(RunError::WrongState);
+    }
+    end.map_err(system_error("cannot wait for events of the network"))
 }
 
 /// Creates the replica with the state on its disk.
@@ -222,6 +235,16 @@ fn replica(
     let bootstrap = Configuration::of_voters(log.members().iter().copied());
     let config = Config { feature_level: FeatureLevel::NEWEST, ..options.config.clone() };
     Replica::with_bootstrap(options.id, bootstrap, config, random_seed(), durable, now)
+}
+
+/// Creates the applier's part of the comparison of the replicas' states, in the cluster that was
+/// created with `first_members`. `marks` is the disk of the folder.
+fn state_check(first_members: &[NodeId], mut marks: RealDisk) -> StateCheck {
+    let mark = move || {
+        mark_state_wrong(&mut marks).unwrap_or_else(|error| exit_on_disk_failure(&error));
+        failpoint::reach("wrong-state", "marked");
+    };
+    StateCheck::new(Configuration::of_voters(first_members.iter().copied()), Box::new(mark))
 }
 
 fn sentinel_listener(options: &ServerOptions) -> Result<Option<Listener>, RunError> {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::runtime::server::clients::Timeouts;
@@ -71,6 +72,8 @@ pub struct ServerOptions {
     /// Amount of free disk space, in bytes, below which the replica refuses writes while it is the
     /// leader; 0 for no limit.
     pub disk_reserve: u64,
+    /// Interval at which the leader has the states of the replicas compared; zero for never.
+    pub digest_check: Duration,
     /// Time limits for clients' requests: for finding a leader, for getting an outcome, and for
     /// receiving a request in full.
     pub timeouts: Timeouts,

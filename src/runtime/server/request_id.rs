@@ -16,6 +16,9 @@ pub(crate) const READ_INDEX_CLIENT: ClientId = ClientId(0);
 /// Client id in the request key of a batch of clients' requests.
 pub(crate) const BATCH_CLIENT: ClientId = ClientId(1);
 
+/// Client id in the request key of an operation of the replica itself, for which no client waits.
+pub(crate) const NO_CLIENT: ClientId = ClientId(2);
+
 /// Returns the first eight bytes of all ids that `replica` creates: the replica's id in two bytes,
 /// and the lower six bytes of `opening`, the random number that identifies the replica's current
 /// start and was generated when it opened its log.

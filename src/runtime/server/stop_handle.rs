@@ -1,7 +1,9 @@
 //! The handle by which the thread that receives signals asks a running server to stop.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
 
 use crate::runtime::wake::{STOP, Wake};
 
@@ -10,8 +12,8 @@ use crate::runtime::wake::{STOP, Wake};
 #[derive(Debug, Default)]
 pub struct StopHandle {
     is_requested: AtomicBool,
-    /// The waker of the network stage; empty until the server serves clients.
-    wake: OnceLock<Arc<Wake>>,
+    /// The waker of the network stage; `None` while the server does not serve clients.
+    wake: Mutex<Option<Arc<Wake>>>,
 }
 
 impl StopHandle {
@@ -19,17 +21,21 @@ impl StopHandle {
     /// its state: the process can then simply end.
     pub fn stop(&self) -> bool {
         self.is_requested.store(true, Ordering::Release);
-        self.wake.get().is_some_and(|wake| wake.notify(STOP).is_ok())
+        self.wake.lock().as_ref().is_some_and(|wake| wake.notify(STOP).is_ok())
     }
 
     /// Returns whether the server is asked to stop.
-    pub(crate) fn is_requested(&self) -> bool {
+    pub fn is_requested(&self) -> bool {
         self.is_requested.load(Ordering::Acquire)
     }
 
     /// Sets the waker of the network stage, just before the server begins to serve.
     pub(in crate::runtime) fn attach(&self, wake: Arc<Wake>) {
-        // A handle is used for one server.
-        let _ = self.wake.set(wake);
+        *self.wake.lock() = Some(wake);
+    }
+
+    /// Forgets the waker of the network stage, which has stopped.
+    pub(in crate::runtime) fn detach(&self) {
+        *self.wake.lock() = None;
     }
 }

@@ -8,8 +8,12 @@
 //!
 //! The applier also starts snapshots, since it owns the state that goes into them, and installs the
 //! snapshots of a leader.
+//!
+//! If the other replicas report another state than this one has, the applier marks the folder and
+//! then does nothing more: the replica stops, and its next start rebuilds the state.
 
 mod key_index;
+mod state_check;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +40,7 @@ use crate::types::{EntryId, Index, RequestKey};
 
 use super::snapshot_scheduler::SnapshotScheduler;
 use key_index::KeyIndexUse;
+pub(crate) use state_check::StateCheck;
 
 /// Log indexes that are multiples of this number are those at which the digest of the state is
 /// kept, so that the digests of replicas can be compared under load. Equal on all replicas.
@@ -147,6 +152,7 @@ pub(crate) struct Applier {
     /// full.
     skipped: bool,
     long_operations: LongOperations,
+    state_check: StateCheck,
 }
 
 /// Returns the replicated clock (which decides when keys expire) in the state `store`: its time,
@@ -180,6 +186,7 @@ impl Applier {
             ends,
             skipped: false,
             long_operations: LongOperations::Run,
+            state_check: StateCheck::default(),
         }
     }
 
@@ -245,7 +252,7 @@ impl Applier {
     /// stopped.
     pub(crate) fn run(&mut self) {
         loop {
-            if self.has_rest() || self.key_index.is_wanted() {
+            if self.has_more() {
                 self.run_once(None);
             } else if let Ok(batch) = self.ends.jobs.recv() {
                 self.run_once(Some(batch));
@@ -261,6 +268,11 @@ impl Applier {
         self.unfinished.is_some() || !self.ready_reads.is_empty()
     }
 
+    /// Returns whether the applier has work that needs no new batch.
+    fn has_more(&self) -> bool {
+        (self.has_rest() || self.key_index.is_wanted()) && !self.state_check.is_wrong()
+    }
+
     /// Returns whether an entry has been applied only in part. The state then lies between two log
     /// indexes: no snapshot can be taken of it, and its digest cannot be compared with that of
     /// other replicas.
@@ -271,8 +283,7 @@ impl Applier {
     /// Returns whether the applier has work that it can do now. False if the last call of
     /// [`Applier::run_ready`] did nothing because the network's queue was full.
     pub(crate) fn is_ready(&self) -> bool {
-        (self.has_rest() || self.key_index.is_wanted() || !self.ends.jobs.is_empty())
-            && !self.skipped
+        (self.has_more() || !self.ends.jobs.is_empty()) && !self.skipped
     }
 
     /// Runs one pass (iteration of the stage's loop) on a thread shared with other stages, without
@@ -286,7 +297,7 @@ impl Applier {
         if self.skipped {
             return;
         }
-        if self.has_rest() || self.key_index.is_wanted() {
+        if self.has_more() {
             self.run_once(None);
         } else if let Ok(batch) = self.ends.jobs.try_recv() {
             self.run_once(Some(batch));
@@ -297,10 +308,15 @@ impl Applier {
     /// pass, then `first`, then the batches in the queue, within the limits of a pass. `first` must
     /// be `None` if work is left over.
     pub(crate) fn run_once(&mut self, first: Option<ApplyBatch>) {
+        if self.state_check.is_wrong() {
+            return;
+        }
         assert!(first.is_none() || !self.has_rest(), "a batch before the end of the last one");
         let mut replies = ReplyBatch::default();
         self.board.begin_pass(self.clock.now());
         self.store.listen(self.board.get());
+        self.write_locally();
+        self.note_contradiction();
         let mut groups = Pass::of_large(self.clock, PASS_GROUPS_MAX);
         let mut batches = Pass::of_large(self.clock, QUEUE_LEN);
         if let Some(unfinished) = self.unfinished.take() {
@@ -310,11 +326,16 @@ impl Applier {
         self.answer_ready_reads(&mut groups, &mut replies);
         let mut first = first;
         while !self.has_rest()
+            && !self.state_check.is_wrong()
             && let Some(batch) =
                 batches.next(|| first.take().or_else(|| self.ends.jobs.try_recv().ok()))
         {
             let unfinished = self.begin(batch, &mut replies);
             self.apply(unfinished, &mut groups, &mut replies);
+        }
+        if self.state_check.is_wrong() {
+            self.end_serving();
+            return;
         }
         debug_assert_eq!(self.store.applied_index(), self.last.index, "entries were skipped");
         replies.key_count = self.store.key_count();
@@ -438,6 +459,9 @@ impl Applier {
             && self.apply_entry(committed, &mut begun, groups, replies)
         {
             entries_done += 1;
+            if self.compare_states(replies) {
+                return;
+            }
             let at = self.store.applied_index();
             if at.0.is_multiple_of(DIGEST_INTERVAL) {
                 replies.digest_marks.push((at, self.store.digest()));

@@ -146,6 +146,9 @@ impl SnapshotCheck for ReadBack<'_> {
     }
 
     fn finish(self) -> Result<(SnapshotId, ()), String> {
+        if self.verifier.contradicts() {
+            self.scheduler.board().note_contradiction();
+        }
         self.verifier.finish()
     }
 }

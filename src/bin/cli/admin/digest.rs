@@ -39,6 +39,10 @@ pub(super) fn run(address: &str, json: bool) -> anyhow::Result<ExitCode> {
         let is_last = Instant::now() >= until;
         if let Some(compared) = compare(&known) {
             let missing = replicas.member_count - answering.len();
+            let leader = replicas.leader().and_then(|leader| leader.info.as_ref().ok());
+            if let Some(comparison) = leader.and_then(Info::comparison).filter(|_| !json) {
+                println!("{comparison}");
+            }
             return Ok(report(&compared, missing, json));
         }
         if is_last {

@@ -68,6 +68,20 @@ impl Info {
         self.text(name)?.parse().ok()
     }
 
+    /// Returns a text about the last comparison of the replicas' states, as this replica knows it;
+    /// `None` if there was none since its start.
+    pub(in crate::cli) fn comparison(&self) -> Option<String> {
+        let index = self.number("raft_digest_check_index").filter(|index| *index > 0)?;
+        let differing = self.text("raft_digest_check_differing").unwrap_or_default();
+        let result = match self.text("raft_digest_check_result")? {
+            "equal" if differing.is_empty() => "all equal".to_owned(),
+            "equal" => format!("replicas {differing} differ from a majority"),
+            "no_majority" => format!("replicas {differing} differ, and no majority agrees"),
+            _ => "this replica differs from a majority".to_owned(),
+        };
+        Some(format!("states compared by the replicas at entry {index}: {result}"))
+    }
+
     /// Returns a part of a field of the form `part=value,part=value`.
     pub(in crate::cli) fn part(&self, name: &str, part: &str) -> Option<&str> {
         let mut parts = self.text(name)?.split(',').filter_map(|part| part.split_once('='));

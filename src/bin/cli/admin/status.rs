@@ -41,6 +41,10 @@ pub(super) fn run(address: &str, json: bool) -> anyhow::Result<ExitCode> {
                 println!("replica {}: {reason}", replica.id);
             }
         }
+        if let Some(comparison) = leader.and_then(|leader| leader.info.as_ref().ok()?.comparison())
+        {
+            println!("{comparison}");
+        }
         let unknown = replicas.member_count - replicas.list.len();
         if unknown > 0 {
             println!("other members that none of these replicas has heard from: {unknown}");
@@ -116,12 +120,17 @@ fn as_json(replica: &Replica, leader: Option<&Replica>) -> Value {
         ("commit_index", "raft_commit_index"),
         ("applied_index", "raft_applied_index"),
         ("snapshot_index", "raft_snapshot_index"),
+        ("digest_check_index", "raft_digest_check_index"),
         ("disk_free_bytes", "disk_free_bytes"),
         ("feature_level", "bowline_feature_level"),
     ] {
         object[name] = json!(info.number(field));
     }
-    for (name, field) in [("disk", "disk_state"), ("version", "bowline_version")] {
+    for (name, field) in [
+        ("disk", "disk_state"),
+        ("version", "bowline_version"),
+        ("digest_check_result", "raft_digest_check_result"),
+    ] {
         object[name] = json!(info.text(field));
     }
     for (name, field, part) in [

@@ -9,7 +9,9 @@ use bytes::Bytes;
 
 use crate::kv::{BATCH_OPERATIONS_MAX, Batch, BatchBuffer, Operation};
 use crate::raft::{ClientRequest, RequestKind};
-use crate::runtime::server::request_id::{BATCH_CLIENT, replica_and_sequence, request_id};
+use crate::runtime::server::request_id::{
+    BATCH_CLIENT, NO_CLIENT, replica_and_sequence, request_id,
+};
 use crate::runtime::stages::applier::ORIGIN_BYTES;
 use crate::types::{Index, Instant, RequestKey};
 
@@ -167,6 +169,11 @@ impl Batches {
 
     fn key(&self, number: u64) -> RequestKey {
         RequestKey { client: BATCH_CLIENT, request: request_id(self.origin, number) }
+    }
+
+    /// Returns the key of a batch of operations of the replica itself, for which no client waits.
+    pub(crate) fn key_without_client(&self) -> RequestKey {
+        RequestKey { client: NO_CLIENT, request: request_id(self.origin, 0) }
     }
 
     fn number(&self, key: RequestKey) -> Option<u64> {

@@ -274,6 +274,16 @@ impl Clients {
         self.batches.is_own(key)
     }
 
+    /// Returns the key of a batch of operations of the replica itself, for which no client waits.
+    pub(crate) fn key_without_client(&self) -> RequestKey {
+        self.batches.key_without_client()
+    }
+
+    /// Returns whether the applier has found that the state of this replica is wrong.
+    pub(crate) fn state_is_wrong(&self) -> bool {
+        self.board.state_is_wrong()
+    }
+
     /// Reads once from each client that has input, and parses the client's requests, until the
     /// limits of `pass` (number of clients and time) or [`PASS_BYTES_MAX`] are reached.
     pub(crate) fn receive(&mut self, registry: &Registry, space: &mut [u8], pass: &mut Pass) {

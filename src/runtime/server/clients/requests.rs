@@ -221,6 +221,10 @@ impl Clients {
                 std::thread::sleep(time);
                 self.send_reply(index);
             }
+            Action::WriteOnlyHere(write) => {
+                self.board.write_locally(write);
+                self.send_reply(index);
+            }
             Action::UpdateSubscriptions(changes) => {
                 self.update_subscriptions(index, &changes);
                 self.send_reply(index);

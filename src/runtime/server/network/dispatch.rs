@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crossbeam::channel::TrySendError;
 
-use crate::kv::BATCH_OPERATIONS_MAX;
+use crate::kv::{BATCH_OPERATIONS_MAX, Batch, Operation};
 use crate::raft::{ClientRequest, Refusal, RefusalReason, RequestKind};
 use crate::runtime::channels::{ForwardedWrite, IndexedReads, QUEUE_LEN, Requests};
 use crate::runtime::pass::Pass;
@@ -203,6 +203,18 @@ impl ServerNetwork {
             lost.extend(reads.iter().flatten().map(|read| read.key));
         }
         clients.requeue(&lost);
+    }
+
+    /// Forwards operations of this replica itself, for which no client waits, to the leader. They
+    /// are dropped if there is no connection to it.
+    pub(super) fn forward_own(&mut self, operations: &[Operation<'_>]) {
+        let (Route::Leader(leader), term) = (self.route(), self.leadership.term) else { return };
+        for operation in operations {
+            let key = self.parts.clients.key_without_client();
+            let payload = Batch::encode(key, false, std::slice::from_ref(operation));
+            let attempt = Attempt::First { term };
+            self.parts.outgoing.send(leader, &Frame::Forward { key, attempt, payload });
+        }
     }
 
     /// Sends the writes without an outcome again after a change of the leader, its term or the

@@ -421,6 +421,7 @@ impl ServerNetwork {
             context.state_digest = batch.digest;
         }
         context.note_digests(batch.digest_marks);
+        context.digest_comparison = batch.comparison.or(context.digest_comparison.take());
         context.keyspace_statistics.add(batch.statistics);
         for answer in batch.answers {
             self.parts.clients.on_outcomes(answer.key, answer.outcomes);
@@ -565,6 +566,7 @@ impl NetworkStage for ServerNetwork {
                 self.on_admin_answer(caller, answer);
             }
             self.on_refusals(&batch.refusals);
+            self.forward_own(&batch.forwards);
             // After the new members, to some of which the messages are.
             self.send_to_peers(batch.peers);
         }

@@ -7,6 +7,9 @@
 //!    is sent to the new leader first.
 //! 4. The network stage stops, which stops all others.
 //!
+//! A replica whose state is wrong stops in the same way, but without step 3: requests get no
+//! replies.
+//!
 //! Each step takes a bounded time. A client that sends its next request in the very moment in which
 //! its connection is closed gets no reply to it; the request was then not applied.
 
@@ -71,10 +74,16 @@ impl ServerNetwork {
     /// [`StageState::Stopped`] when it is complete.
     pub(super) fn advance_stop(&mut self, now: Instant) -> StageState {
         let leads = self.leadership.leader == Some(self.parts.me);
+        let state_is_wrong = self.parts.clients.state_is_wrong();
         match &mut self.stopping {
-            None if !self.parts.stop.is_requested() => {}
+            None if !self.parts.stop.is_requested() && !state_is_wrong => {}
             None => {
-                tracing::info!(leads, clients = self.parts.clients.len(), "stop requested");
+                tracing::info!(
+                    leads,
+                    state_is_wrong,
+                    clients = self.parts.clients.len(),
+                    "stop requested"
+                );
                 self.close_listeners(now);
                 self.stopping =
                     Some(Stopping::Transferring { until: now + TRANSFER_MAX, asked: false });
@@ -82,6 +91,9 @@ impl ServerNetwork {
             Some(Stopping::Transferring { until, asked }) => {
                 let is_pending = *asked || self.leadership.transfer_target.is_some();
                 if now >= *until || !is_pending && !leads {
+                    if state_is_wrong {
+                        return StageState::Stopped;
+                    }
                     self.begin_draining(now);
                 } else if !is_pending {
                     *asked = true;
@@ -93,7 +105,7 @@ impl ServerNetwork {
             }
             Some(Stopping::Draining { since }) => {
                 let left = self.parts.clients.len();
-                if left == 0 || now >= *since + DRAIN_MAX {
+                if left == 0 || state_is_wrong || now >= *since + DRAIN_MAX {
                     if left > 0 {
                         tracing::warn!(clients = left, "closing connections with open requests");
                     }

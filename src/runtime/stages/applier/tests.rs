@@ -1,8 +1,11 @@
 //! Tests of the applier: replies, waiting reads, bounded passes, snapshots.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::feature_level::FeatureLevel;
 use crate::kv::{Event, Operation, PIECE_BYTES, RecordedEvents};
+use crate::membership::Configuration;
 use crate::raft::{ApplyJob, RequestKind, SnapshotId};
 use crate::record::{EntryKind, RecordBuffer};
 use crate::runtime::boards::{MemoryBoard, SnapshotBoard};
@@ -44,7 +47,11 @@ fn answer(number: u8, outcome: Outcome) -> Answer {
 }
 
 fn clock_entry(index: u64, millis: u64) -> Committed {
-    let operation = Operation::Clock { millis, resets: 0 };
+    own_entry(index, Operation::Clock { millis, resets: 0 })
+}
+
+/// Returns an entry with an operation for which no client waits.
+fn own_entry(index: u64, operation: Operation<'_>) -> Committed {
     let payload = Batch::encode(RequestKey::default(), false, &[operation]);
     let entry =
         RecordBuffer::default().encode(EntryId::new(1, index), EntryKind::Command, &payload);
@@ -317,6 +324,39 @@ fn partly_applied_log_entry_is_not_visible_to_reads() {
     assert_eq!((replies.digest, replies.applied), (digests[4], report));
     let Ok(SnapshotJob::Write(view)) = snapshots.jobs.try_recv() else { panic!("no snapshot") };
     assert_eq!(view.last().index, Index(5));
+}
+
+#[test]
+fn wrong_state_ends_all_replies_including_those_of_its_pass() {
+    let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
+    let (board, is_marked) = (Arc::<ApplierBoard>::default(), Arc::<AtomicBool>::default());
+    let marked = Arc::clone(&is_marked);
+    let mark = Box::new(move || marked.store(true, Ordering::Relaxed));
+    let voters = Configuration::of_voters([1, 2, 3].map(NodeId));
+    let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends)
+        .with_board(Arc::clone(&board))
+        .with_state_check(StateCheck::new(voters, mark));
+    let entries = vec![put(1, b"a", true), own_entry(2, Operation::DigestMark)];
+    applier.run_once(Some(batch(entries, vec![], 0)));
+    let replies = network.replies.try_recv().unwrap();
+    let (mark, digest) = replies.applied.digest_report.expect("the mark was applied");
+    assert_eq!((mark, replies.answers.len()), (Index(2), 1));
+    let report = |index, replica| {
+        let replica = NodeId(replica);
+        own_entry(index, Operation::DigestReport { replica, mark, digest: digest ^ 1 })
+    };
+    let entries = vec![put(3, b"b", true), report(4, 2)];
+    applier.run_once(Some(batch(entries, vec![get(100, b"k")], 0)));
+    assert_eq!(network.replies.try_recv().unwrap().answers.len(), 2, "one report is no majority");
+    assert!(!is_marked.load(Ordering::Relaxed));
+    core.to_applier.send(batch(vec![], vec![get(101, b"k")], 0)).unwrap();
+    let entries = vec![put(5, b"c", true), report(6, 3), put(7, b"d", true)];
+    applier.run_once(Some(batch(entries, vec![get(102, b"k")], 0)));
+    let replies = network.replies.try_recv().unwrap();
+    assert_eq!((replies.answers, replies.applied.index), (vec![], None));
+    assert!(is_marked.load(Ordering::Relaxed) && board.state_is_wrong());
+    applier.run_once(Some(batch(vec![], vec![get(103, b"k")], 0)));
+    assert!(network.replies.try_recv().is_err());
 }
 
 #[test]

@@ -26,7 +26,8 @@ impl Core {
     }
 
     pub(super) fn on_applied(&mut self, applied: Applied) {
-        let Applied { index, bytes, installed, clock: applied_clock, clock_wanted } = applied;
+        let Applied { index, bytes, installed, clock: applied_clock, clock_wanted, digest_report } =
+            applied;
         self.in_flight.end_apply(bytes);
         if let Some(clock) = &mut self.replicated_clock {
             clock.note_applied(self.now, applied_clock);
@@ -35,7 +36,11 @@ impl Core {
         if let Some(index) = index {
             self.handle(Msg::Applied { index });
         }
+        if let Some(report) = digest_report {
+            self.digest_schedule.set_report(report);
+        }
         if let Some(installed) = installed {
+            self.digest_schedule.note_installed();
             let (snapshot, configuration, level) = *installed;
             self.handle(Msg::Installed(snapshot, configuration, level));
         }

@@ -14,6 +14,7 @@
 //! | `completions.rs` | what the other stages report |
 //! | `output.rs` | effects on their way to the other stages, and the bytes in flight |
 //! | `large_writes.rs` | batches that are appended in pieces |
+//! | `digest_check.rs` | marks and reports of the comparison of the replicas' states |
 //! | `replicated_clock.rs` | clock entries, and requests that wait for the clocks of a quorum |
 //! | `rejected_log.rs` | log lines about messages that no correct peer sends |
 //!
@@ -36,6 +37,7 @@
 //!   replicated clock) may be late by a pass, and is never early.
 
 mod completions;
+mod digest_check;
 mod large_writes;
 mod output;
 #[cfg(test)]
@@ -70,6 +72,7 @@ use self::output::InFlight;
 use self::rejected_log::RejectedLog;
 use self::replicated_clock::CoreClock;
 use self::requests::{PendingRequests, Request};
+use crate::digest_schedule::DigestSchedule;
 
 pub(crate) use self::output::{ApplyOutput, PassOutput};
 pub(crate) use self::requests::NonLeaderPolicy;
@@ -127,6 +130,7 @@ pub(crate) struct Core {
     /// The replicated clock, which decides when keys expire; `None` under the university course's
     /// simulator, where no key expires.
     replicated_clock: Option<CoreClock>,
+    digest_schedule: DigestSchedule,
     /// The state of the disk (healthy, low on space or stalled) that the latest log line about it
     /// reported.
     disk: DiskState,
@@ -174,6 +178,7 @@ impl Core {
             members_logged,
             removal_logged: false,
             replicated_clock: None,
+            digest_schedule: DigestSchedule::default(),
             disk: DiskState::default(),
             free_bytes: 0,
             status_board,
@@ -198,6 +203,12 @@ impl Core {
         // The network reports this clock to peers before the core's first pass.
         clock.tick(self.clock.now(), &self.clock);
         self.replicated_clock = Some(clock);
+        self
+    }
+
+    /// Makes the leader compare the states of the replicas at this interval; never if it is zero.
+    pub(crate) fn with_digest_check(mut self, interval: Duration) -> Core {
+        self.digest_schedule = DigestSchedule::new(interval);
         self
     }
 
@@ -257,6 +268,8 @@ impl Core {
         let clock = self.replicated_clock.as_ref().filter(|_| self.replica.accepts_writes());
         let due = clock.and_then(|clock| clock.next_due(self.now));
         let timeout = due.map_or(timeout, |due| timeout.min(due));
+        let mark_at = self.digest_schedule.next_due().filter(|_| self.replica.accepts_writes());
+        let timeout = mark_at.map_or(timeout, |due| timeout.min(due));
         if self.has_unsent() { timeout.min(self.now + RETRY) } else { timeout }
     }
 
@@ -286,6 +299,7 @@ impl Core {
         {
             self.append_clock_entry(request);
         }
+        self.compare_states();
         let silence_deadline = self.replica.silence_deadline();
         self.waits_for_peers =
             self.now >= silence_deadline && !(took_all && peers_read_at >= silence_deadline);

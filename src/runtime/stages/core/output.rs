@@ -300,7 +300,8 @@ impl Core {
             && self.outbound.refusals.is_empty()
             && self.outbound.leadership.is_none()
             && self.outbound.members.is_none()
-            && self.outbound.answers.is_empty())
+            && self.outbound.answers.is_empty()
+            && self.outbound.forwards.is_empty())
         {
             let batch = std::mem::take(&mut self.outbound);
             self.output.outbound = true;
@@ -309,6 +310,7 @@ impl Core {
                 Err(TrySendError::Full(mut batch)) => {
                     self.counters.outbound_dropped.add(batch.peers.len());
                     batch.peers.clear();
+                    batch.forwards.clear();
                     self.outbound = batch;
                 }
                 Err(TrySendError::Disconnected(_)) => return StageState::Stopped,

@@ -219,11 +219,20 @@ impl Core {
     /// false, and appends nothing, if the log would then have no space for a write. May be called
     /// only while the replica accepts writes.
     pub(super) fn append_clock_entry(&mut self, entry: ClientRequest) -> bool {
+        let is_appended = self.append_unless_full(entry);
+        if !is_appended && let Some(clock) = &mut self.replicated_clock {
+            clock.proposal_refused(self.now);
+        }
+        is_appended
+    }
+
+    /// Appends an entry for which no client waits to the log. Returns false, and appends nothing,
+    /// if the log would then have no space for a write. May be called only while the replica
+    /// accepts writes.
+    pub(super) fn append_unless_full(&mut self, entry: ClientRequest) -> bool {
         let is_affordable = record_bytes(&entry.payload) < self.replica.append_budget();
         if is_affordable {
             self.handle(Msg::Client(entry));
-        } else if let Some(clock) = &mut self.replicated_clock {
-            clock.proposal_refused(self.now);
         }
         is_affordable
     }
