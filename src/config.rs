@@ -456,6 +456,12 @@ pub enum Mutant {
     /// Deliberate bug: a replica whose folder was damaged votes although it has not recovered what
     /// is lost.
     RepairUnmarked,
+    /// Deliberate bug: a replica whose state is wrong according to a majority of the voters keeps
+    /// serving.
+    KeepWrongState,
+    /// Deliberate bug: a replica takes itself out of service as soon as any other one has another
+    /// state.
+    TrustMinorityDigest,
     /// Deliberate bug: in a joint configuration, a quorum of the new voters is enough.
     CountNewVotersOnly,
     /// Deliberate bug: a leader leaves the joint configuration before it is committed.

@@ -148,6 +148,8 @@ mutants! {
     simulator_detects_log_truncated_at_a_damaged_sector: TruncateDamagedSector, Storage, 12;
     simulator_detects_outdated_vote_after_damage: TrustDamagedVote, Storage, 82;
     simulator_detects_repaired_log_without_a_mark: RepairUnmarked, Storage, 3;
+    simulator_detects_wrong_state_that_keeps_serving: KeepWrongState, Storage, 40;
+    simulator_detects_right_state_removed_by_a_minority: TrustMinorityDigest, Storage, 40;
     simulator_detects_accepted_peer_with_an_old_disk_copy: AcceptOldCopy, Storage, 12;
     simulator_detects_accepted_peer_with_gapped_restart_history: ForgetOldOpenings, Storage, 224;
     simulator_detects_log_compacted_before_snapshot_completes: CompactLogEarly, Storage, 136;

@@ -108,7 +108,8 @@ fn simulated_crashes_and_slow_disks_violate_no_invariant() {
 /// its expected effect.
 #[test]
 fn simulated_disk_faults_violate_no_invariant() {
-    let reached = [Situation::Resend, Situation::Install];
+    let reached =
+        [Situation::Resend, Situation::Install, Situation::ChangedState, Situation::WrongState];
     let (disks, _) = hold(Profile::Storage, 500, &reached);
     for kind in DiskFault::ALL {
         assert!(disks.injected(kind) > 0, "no {} in\n{}", kind.name(), disks.table());

@@ -74,11 +74,15 @@ pub enum Situation {
     Upgrade,
     /// A leader appended an entry that raises the cluster's feature level.
     LevelRaised,
+    /// The state of one replica was changed, so that it differed from the others.
+    ChangedState,
+    /// A replica found out that its state was wrong, and was taken out to rebuild it.
+    WrongState,
 }
 
 impl Situation {
     /// All situations, in the order in which they are printed.
-    pub const ALL: [Situation; 32] = [
+    pub const ALL: [Situation; 34] = [
         Situation::Election,
         Situation::LeaseRead,
         Situation::ReadIndexRead,
@@ -111,6 +115,8 @@ impl Situation {
         Situation::InheritedJoint,
         Situation::Upgrade,
         Situation::LevelRaised,
+        Situation::ChangedState,
+        Situation::WrongState,
     ];
 
     /// Returns the name of the situation for printed tables and JSON.
@@ -148,6 +154,8 @@ impl Situation {
             Situation::InheritedJoint => "joint configurations inherited",
             Situation::Upgrade => "replicas upgraded",
             Situation::LevelRaised => "feature levels raised",
+            Situation::ChangedState => "states changed",
+            Situation::WrongState => "wrong states found",
         }
     }
 }

@@ -101,6 +101,9 @@ pub enum Fault {
     /// Asks a leader for a random membership change: to add, promote, demote, remove or replace
     /// some.
     ChangeMembers,
+    /// Changes the state of one replica, so that it differs from the others. Not done while another
+    /// replica lacks the right state.
+    ChangeState,
     /// Sets the loss rate of messages between replicas to 70 % or back to the run's normal rate, at
     /// random.
     MessageLoss,
@@ -156,6 +159,8 @@ pub struct Plan {
     pub may_corrupt: bool,
     /// Snapshot interval and chunk size; `None` if replicas take no snapshots.
     pub snapshots: Option<SnapshotPlan>,
+    /// Interval at which the states of the replicas are compared; zero for never.
+    pub digest_check: Duration,
     /// The limits on the pieces of large writes.
     pub pieces: PieceLimits,
     /// The streams over which replicas send their messages; `None` if messages are not sent over
@@ -356,6 +361,7 @@ impl Plan {
                     chunk_bytes: *rng.choose(&[100, 1_000, 10_000]),
                 }
             }),
+            digest_check: Duration::ZERO,
             pieces: PieceLimits::SERVER,
             streams: None,
             config,
@@ -378,6 +384,7 @@ impl Plan {
         plan.slow_down_compactions();
         plan.change_members(profile, &mut rng.clone());
         plan.upgrade_replicas(profile, rng.clone());
+        plan.change_states(rng.clone());
         plan
     }
 
@@ -432,6 +439,25 @@ impl Plan {
         let count = self.faults.len() / *rng.choose(&[1, 2, 3]) + 1;
         self.faults.extend(vec![Fault::ChangeMembers; count]);
         self.fault_interval.max = self.fault_interval.max.min(self.config.election_timeout_max * 2);
+    }
+
+    /// Adds changes of the state of one replica to the plan, in some of the runs with the real
+    /// storage code and enough replicas for a majority without the changed one. Not with changes of
+    /// the members, which may leave too few voters, or with damage to snapshots: a leader with a
+    /// changed state takes no new one for its followers.
+    fn change_states(&mut self, mut rng: Rng) {
+        // The first number has decided whether the members change.
+        rng.next_u64();
+        let excluded = [Fault::ChangeMembers, Fault::CorruptSnapshot, Fault::CorruptSnapshotWrite];
+        let is_possible = self.protocol == ClientProtocol::Connection
+            && self.segment_bytes.is_some()
+            && self.members.len() >= 3
+            && !self.faults.is_empty()
+            && !excluded.iter().any(|fault| self.faults.contains(fault));
+        if is_possible && rng.permille(400) {
+            self.digest_check = Duration::from_millis(*rng.choose(&[200, 500, 1_000]));
+            self.faults.extend([Fault::ChangeState; 3]);
+        }
     }
 
     /// Adapts the plan to `profile`. `faulty` says whether there are network faults, and `hop` is
@@ -534,6 +560,14 @@ impl Plan {
         self.load.readers = self.load.readers.min(usize::from(rng.permille(200)));
     }
 
+    /// Returns the maximum time until a wrong state is found and rebuilt; zero if states are not
+    /// compared.
+    fn wrong_state_timeout(&self) -> Duration {
+        let is_compared = u32::from(!self.digest_check.is_zero());
+        (self.digest_check * 3 + self.outage.max + self.config.election_timeout_max * 4)
+            * is_compared
+    }
+
     /// Returns the maximum duration of the recovery phase, in which a majority without faults must
     /// answer all requests and agree on the log.
     pub fn recovery_timeout(&self) -> Duration {
@@ -544,6 +578,7 @@ impl Plan {
             + config.silence_after_start
             + config.request_wait
             + self.load.timeout.max * 3
+            + self.wrong_state_timeout()
     }
 }
 

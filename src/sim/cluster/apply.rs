@@ -25,7 +25,7 @@ impl Cluster {
     /// Performs all apply jobs that are waiting on the machine at index `slot`: applies committed
     /// entries and executes reads.
     pub(super) fn apply(&mut self, slot: usize) -> Result<(), Violation> {
-        if self.machines[slot].held.all {
+        if self.machines[slot].held.all || self.machines[slot].state_is_wrong {
             return Ok(());
         }
         let mut last = None;
@@ -37,6 +37,10 @@ impl Cluster {
                     continue;
                 }
                 let (key, outcomes) = self.apply_entry(slot, entry)?;
+                self.compare_states(slot)?;
+                if self.machines[slot].state_is_wrong {
+                    return Ok(());
+                }
                 last = Some(entry.id());
                 if key == RequestKey::default() {
                     continue;
@@ -114,7 +118,9 @@ impl Cluster {
         let is_completed = piece_bytes > 0 && Piece::decode(entry.payload()).is_some();
         let is_completed = is_completed && machine.store.piece_bytes() == 0;
         self.coverage.add(Situation::CompletedBatch, is_completed.into());
-        self.checker.applied(machine.id, index, machine.store.digest())?;
+        if !machine.has_changed_state {
+            self.checker.applied(machine.id, index, machine.store.digest())?;
+        }
         let now = (self.now, self.checker.leader_count());
         let kept = machine.store.piece_bytes();
         self.client_model.on_applied(machine.id, entry, (&applied, kept), now)?;

@@ -164,6 +164,11 @@ impl Cluster {
     /// the last applied entry.
     pub(super) fn take_snapshot(&mut self, slot: usize, last: EntryId) {
         let machine = &mut self.machines[slot];
+        // A wrong state spreads if a leader sends a snapshot with it before it finds out, and then
+        // a majority may have it.
+        if machine.has_changed_state {
+            return;
+        }
         if machine.snapshots.take(&machine.store, last) {
             machine.queued.taken = true;
             let at = self.now + machine.delays.sync.draw(&mut machine.rng);
@@ -224,6 +229,7 @@ impl Cluster {
         }
         if !older || machine.config.breaks(Mutant::InstallOlderSnapshot) {
             machine.store = store;
+            machine.has_changed_state = false;
             #[cfg(feature = "mutants")]
             if machine.config.mutant == Some(Mutant::SnapshotWithoutSessions) {
                 machine.store.forget_sessions();

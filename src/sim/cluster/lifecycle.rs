@@ -3,6 +3,7 @@
 use super::Cluster;
 use super::queue::Event;
 use crate::config::Mutant;
+use crate::digest_schedule::DigestSchedule;
 use crate::feature_level::FeatureLevel;
 use crate::kv::StateMachine;
 use crate::large_writes::LargeWrites;
@@ -74,6 +75,7 @@ impl Cluster {
         let durable = Durable { configuration, feature_level, ..start.durable };
         machine.replica = Some(Replica::with_bootstrap(id, bootstrap, config, seed, durable, now));
         machine.timer_at = Instant::MAX;
+        machine.digest_schedule = DigestSchedule::new(machine.digest_check);
         let true_now = self.now;
         let begin = |confirm_after| Box::new(ClockGate::start(machine, confirm_after, true_now));
         machine.clock_gate = machine.confirm_after.map(begin);
@@ -226,6 +228,8 @@ impl Cluster {
         machine.applying.clear();
         machine.storing.clear();
         machine.receiving = None;
+        // A changed state is in no snapshot.
+        (machine.has_changed_state, machine.state_is_wrong) = (false, false);
         if let Some(gate) = machine.clock_gate.take() {
             self.coverage.add(Situation::ClockJump, gate.jumps());
         }

@@ -13,6 +13,7 @@ mod disk_io;
 mod lifecycle;
 pub mod network;
 mod queue;
+mod state_check;
 mod step;
 pub mod trace;
 
@@ -56,6 +57,9 @@ pub struct Cluster {
     /// Messages that replicas have sent, until the driver of the simulation takes them from here to
     /// deliver or drop them.
     pub sent: Vec<Envelope>,
+    /// Operations that replicas have forwarded to the leader during the last event, each with the
+    /// sender and the leader, until the driver of the simulation takes them.
+    pub forwards: Vec<(NodeId, NodeId, ClientRequest)>,
     /// Answers that replicas gave to clients, until the driver of the simulation takes them from
     /// here.
     pub answers: Vec<Answer>,
@@ -100,6 +104,7 @@ impl Cluster {
             answers: Vec::new(),
             checker: SafetyChecker::new(ids.len(), members, config),
             client_model: ClientModel::default(),
+            forwards: Vec::new(),
             stopped: Vec::new(),
             trace: Trace::default(),
             effects: Effects::default(),

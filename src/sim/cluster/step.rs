@@ -7,6 +7,7 @@ use super::Cluster;
 use super::answer::{Answer, AnswerKind, ClientProtocol};
 use super::queue::Event;
 use crate::config::Mutant;
+use crate::digest_schedule::DigestSchedule;
 use crate::kv::{Batch, BatchBuffer};
 use crate::large_writes::{Dropped, LargeWrites, PieceAppender};
 use crate::raft::{
@@ -165,6 +166,7 @@ impl Cluster {
                     self.checker.on_append_accepted(slot, now, term);
                 }
             }
+            driver.compare_states(&mut machine.digest_schedule, &mut self.forwards);
             let refused = machine.large_writes.refuse_deposed(&mut driver);
             self.coverage.add(Situation::RefusedPieces, refused as u64);
             machine.large_writes.append_pieces(&mut driver, now);
@@ -381,6 +383,31 @@ impl LeaderDriver<'_> {
             return None;
         }
         Some(Msg::Client(request))
+    }
+
+    /// Proposes the marks and reports of the comparison of the replicas' states that are due, or
+    /// adds them to `forwards`, with this replica and the leader.
+    fn compare_states(
+        &mut self,
+        schedule: &mut DigestSchedule,
+        forwards: &mut Vec<(NodeId, NodeId, ClientRequest)>,
+    ) {
+        let (me, leads) = (self.replica.id(), self.replica.is_leader());
+        let leader = self.replica.leader();
+        let can_act = if leads { self.replica.accepts_writes() } else { leader.is_some() };
+        if !can_act {
+            return;
+        }
+        while let Some(operation) = schedule.next(self.now, me, leads) {
+            let key = RequestKey::default();
+            let payload = Batch::encode(key, false, &[operation]);
+            let request = ClientRequest { key, kind: RequestKind::Write, payload };
+            if let Some(leader) = leader.filter(|_| !leads) {
+                forwards.push((me, leader, request));
+            } else if record_bytes(&request.payload) < self.replica.append_budget() {
+                self.replica.handle_msg(self.now, Msg::Client(request), self.out);
+            }
+        }
     }
 }
 

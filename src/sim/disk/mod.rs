@@ -95,9 +95,10 @@ impl Disk {
     }
 
     /// Returns whether the replica has lost its disk or a part of it, and has not finished
-    /// rejoining.
+    /// rejoining, or whether its next start may do so because its state is wrong.
     pub(in crate::sim) fn is_rejoining(&self) -> bool {
-        self.image.loss.is_some() || self.files.as_ref().is_some_and(Folder::is_half_repaired)
+        let will_rejoin = |files: &Folder| files.is_half_repaired() || files.discards_state();
+        self.image.loss.is_some() || self.files.as_ref().is_some_and(will_rejoin)
     }
 
     /// Returns the replica's folder; `None` in runs without the real storage code.
@@ -360,7 +361,9 @@ impl Disk {
         let may_corrupt = self.may_corrupt;
         if may_corrupt && rng.permille(250) {
             let files = self.files.as_mut().expect("only called with files");
-            if let Some((what, result)) = files.open_with_old_files(rng) {
+            if !files.discards_state()
+                && let Some((what, result)) = files.open_with_old_files(rng)
+            {
                 let wrong = match result {
                     Ok(found) => self.mismatch(&found, *latest),
                     Err(error) if error.is_damage() => None,

@@ -110,6 +110,12 @@ impl FaultRun {
             }
             Fault::WallClock => self.jump_clocks(),
             Fault::ChangeMembers => return self.change_members(),
+            Fault::ChangeState => {
+                let id = self.victim();
+                if self.cluster.change_state(id) {
+                    self.note(format_args!("the state of {} is changed", id.0));
+                }
+            }
             Fault::MessageLoss => {
                 let loss_permille =
                     if self.rng.permille(500) { 700 } else { self.plan.quality.loss_permille };
@@ -399,7 +405,9 @@ impl FaultRun {
             return false;
         }
         let machines = self.cluster.machines();
-        let is_other = |machine: &&Machine| machine.id != id && machine.disk.is_rejoining();
+        let is_other = |machine: &&Machine| {
+            machine.id != id && (machine.disk.is_rejoining() || machine.has_changed_state)
+        };
         let others: Vec<&Machine> = machines.iter().filter(is_other).collect();
         let knows_vote = |machine: &&Machine| {
             machine.replica.is_some() && machine.disk.image().loss == Some(Loss::Entries)

@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 use crate::config::Config;
 use crate::feature_level::FeatureLevel;
 use crate::large_writes::LargeWrites;
-use crate::raft::Envelope;
+use crate::raft::{ClientRequest, Envelope};
 use crate::sim::cluster::network::{Fate, Network};
 use crate::sim::cluster::trace::Trace;
 use crate::sim::cluster::{Advance, Answer, Cluster};
@@ -105,6 +105,8 @@ enum Alarm {
     /// that voted for the newer one loses its disk. The number is the maximum number of further
     /// checks.
     LoseVoter(u32),
+    /// An operation that a replica has forwarded arrives at the leader `to`.
+    Forwarded { to: NodeId, request: ClientRequest },
     /// A datagram arrives at the replica `to`.
     Datagram { from: NodeId, to: NodeId, bytes: Vec<u8> },
     /// The streams of the replica `id` must be run at the time `at`.
@@ -209,6 +211,7 @@ impl FaultRun {
                 machine.config.feature_level = FeatureLevel::OLDEST;
             }
             machine.upgrade_to = plan.config.feature_level;
+            machine.digest_check = plan.digest_check;
             // Skewed clocks are ahead, never behind: with one that is behind and a correct one that
             // is disconnected, the quorum has no correct median, and no bound holds.
             machine.wall.skew = if skewed.contains(&id) {
@@ -314,6 +317,7 @@ impl FaultRun {
         }
         self.route_messages()?;
         self.run_streams()?;
+        self.route_forwards();
         self.route_answers();
         Ok(())
     }
@@ -352,6 +356,17 @@ impl FaultRun {
         }
         self.cluster.sent = sent;
         Ok(())
+    }
+
+    /// Schedules the arrival at the leader of the operations that replicas forwarded during the
+    /// last event.
+    fn route_forwards(&mut self) {
+        let now = self.cluster.now();
+        for (from, to, request) in std::mem::take(&mut self.cluster.forwards) {
+            if let Fate::Arrives { at, .. } = self.network.fate(now, from, to) {
+                self.set_alarm(at, Alarm::Forwarded { to, request });
+            }
+        }
     }
 
     /// Schedules the arrival at clients of the answers that replicas gave during the last event.
@@ -437,7 +452,7 @@ impl FaultRun {
             }
             Alarm::Restart(id) if self.cluster.machine(id).replica.is_none() => {
                 // In the recovery phase, replicas outside the majority stay down.
-                if self.majority.is_none() {
+                if self.majority.as_ref().is_none_or(|majority| majority.contains(&id)) {
                     self.restart(id)?;
                 }
             }
@@ -457,6 +472,7 @@ impl FaultRun {
                 self.cluster.deliver_wall_clock(to, from, millis);
             }
             Alarm::EndGlitch => self.end_glitch(),
+            Alarm::Forwarded { to, request } => self.cluster.deliver_forwarded(to, request)?,
             Alarm::Datagram { from, to, bytes } => self.on_datagram(from, to, bytes),
             Alarm::StreamTimer { id, at } => self.on_stream_timer(id, at),
             Alarm::Fault

@@ -29,8 +29,12 @@ impl FaultRun {
         self.rng.shuffle(&mut ids);
         let majority = ids.len() / 2 + 1;
         // A rejoining replica needs answers from all other replicas. If the members change, any
-        // replica may be needed for a quorum.
-        let rest = if self.cluster.rejoining().is_some() || self.changes_members() {
+        // replica may be needed for a quorum; if a state is wrong, for a majority with the right
+        // one.
+        let needs_all = self.cluster.rejoining().is_some()
+            || self.changes_members()
+            || self.cluster.has_changed_state();
+        let rest = if needs_all {
             Vec::new()
         } else {
             ids.split_off(majority + self.rng.index(ids.len() - majority + 1))
@@ -200,7 +204,10 @@ impl FaultRun {
             if machine.disk.is_rejoining() {
                 return Some(format!("replica {id} has not rejoined"));
             }
-            let status = machine.replica.as_ref().expect("the majority runs").status();
+            let Some(replica) = &machine.replica else {
+                return Some(format!("replica {id} is down"));
+            };
+            let status = replica.status();
             let state = (status.last, machine.store.digest());
             if status.commit_index != status.last.index
                 || machine.store.applied_index() != status.last.index

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::digest_schedule::DigestSchedule;
 use crate::feature_level::FeatureLevel;
 use crate::kv::StateMachine;
 use crate::large_writes::LargeWrites;
@@ -139,6 +140,14 @@ pub struct Machine {
     /// The replicated clock of the running replica; `None` while it is down, or if the run does not
     /// use expirations.
     pub(in crate::sim) clock_gate: Option<Box<ClockGate>>,
+    /// Interval at which the states of the replicas are compared; zero for never.
+    pub(in crate::sim) digest_check: Duration,
+    /// The marks and reports that the replica has to propose for the comparison.
+    pub(in crate::sim) digest_schedule: DigestSchedule,
+    /// Whether the simulator has changed the replica's state, so that it differs from the others.
+    pub(in crate::sim) has_changed_state: bool,
+    /// Whether the replica has found out that its state is wrong, so that it stops.
+    pub(in crate::sim) state_is_wrong: bool,
     pub(in crate::sim) queued: Queued,
     /// Time of the earliest queued timer event of this machine; [`Instant::MAX`] if there is none.
     pub(in crate::sim) timer_at: Instant,
@@ -187,6 +196,10 @@ impl Machine {
             receiving: None,
             change: None,
             clock_gate: None,
+            digest_check: Duration::ZERO,
+            digest_schedule: DigestSchedule::default(),
+            has_changed_state: false,
+            state_is_wrong: false,
             queued: Queued::default(),
             timer_at: Instant::MAX,
             steps_at_once: (Instant::ZERO, 0),
@@ -210,7 +223,9 @@ impl Machine {
         let Some(replica) = &self.replica else { return Instant::MAX };
         let gate = self.clock_gate.as_ref().filter(|_| replica.accepts_writes());
         let due = gate.and_then(|gate| gate.next_due(self.clock.read(now)));
-        due.map_or(replica.next_timeout(), |due| due.min(replica.next_timeout()))
+        let timeout = due.map_or(replica.next_timeout(), |due| due.min(replica.next_timeout()));
+        let mark_at = self.digest_schedule.next_due().filter(|_| replica.accepts_writes());
+        mark_at.map_or(timeout, |due| due.min(timeout))
     }
 
     /// Returns the replica's incarnation: the number of its starts and crashes so far. Queued

@@ -23,7 +23,7 @@ use crate::sim::disk::statistics::{DiskFault, FaultEffect, FaultStatistics};
 use crate::sim::rng::Rng;
 use crate::storage::{
     AppendFault, DiskFaultCounts, Log, LogOptions, MemDisk, OpeningHistory, PeerRecords,
-    SharedDisk, SnapshotWriter, Snapshots, StorageError,
+    SharedDisk, SnapshotWriter, Snapshots, StorageError, mark_state_wrong,
 };
 use crate::types::NodeId;
 
@@ -91,6 +91,8 @@ pub(in crate::sim) struct Folder {
     is_refused: bool,
     /// Whether a start has begun to repair damage in the folder, but did not finish.
     is_half_repaired: bool,
+    /// Whether the state in the folder was marked as wrong, and no start has finished since.
+    discards_state: bool,
     pub(in crate::sim) spared: Spared,
     /// An old copy of the folder, and how many times the replica had been started when the copy was
     /// made; `None` if there is no copy.
@@ -125,6 +127,7 @@ impl Folder {
             undamaged: Vec::new(),
             is_refused: false,
             is_half_repaired: false,
+            discards_state: false,
             spared: Spared::default(),
             copy: None,
             bad_snapshot: None,
@@ -148,6 +151,19 @@ impl Folder {
     /// Returns whether a start has begun to repair damage in the folder, but did not finish.
     pub(in crate::sim) fn is_half_repaired(&self) -> bool {
         self.is_half_repaired
+    }
+
+    /// Marks the state in the folder as wrong, so that the next start removes it.
+    pub(in crate::sim) fn mark_state_wrong(&mut self) -> Result<(), StorageError> {
+        // If this fails, the mark may be there nevertheless.
+        self.discards_state = true;
+        mark_state_wrong(&mut self.disk)
+    }
+
+    /// Returns whether the state in the folder was marked as wrong, and no start has finished
+    /// since.
+    pub(in crate::sim) fn discards_state(&self) -> bool {
+        self.discards_state
     }
 
     fn process(&mut self) -> &mut Process {

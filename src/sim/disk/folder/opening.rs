@@ -170,21 +170,22 @@ impl Folder {
         let may_damage = may_corrupt
             && self.spared != Spared::Files
             && !self.is_refused
-            && !self.is_half_repaired;
+            && !self.is_half_repaired
+            && !self.discards_state;
         let damage = if may_damage && rng.permille(200) {
             self.corrupt(log_holds_latest, rng)
         } else {
             None
         };
         // A repair must be safe to interrupt.
-        while damage.is_some() && rng.permille(300) {
+        while (damage.is_some() || self.discards_state) && rng.permille(300) {
             self.interrupt_opening(latest, rng);
         }
         let has_lost_notes = self.has_lost_notes();
         let opened = open_folder(&self.disk, self.replica, self.options);
         self.collect_faults();
         let was_refused = std::mem::take(&mut self.is_refused);
-        let is_damaged = self.new_faults.iter().any(|kind| kind.is_damage());
+        let is_damaged = self.needs_repair();
         match opened {
             Ok(opened) => {
                 if has_lost_notes || opened.process.notes.damage().is_some() {
@@ -247,7 +248,14 @@ impl Folder {
         self.process = Some(process);
         self.is_half_repaired = false;
         self.forget_undamaged();
-        Found { durable, snapshot, may_be_older: damaged, log }
+        let discarded = std::mem::take(&mut self.discards_state);
+        let may_be_older = damaged || discarded;
+        Found { durable, snapshot, may_be_older, log }
+    }
+
+    /// Returns whether a start removes something, because it is damaged or its state is wrong.
+    fn needs_repair(&self) -> bool {
+        self.discards_state || self.new_faults.iter().any(|kind| kind.is_damage())
     }
 
     pub(super) fn has_unsynced_names(&self) -> bool {
@@ -257,7 +265,7 @@ impl Folder {
     /// Opens the folder while a power cut or a failed operation occurs at a random disk operation,
     /// and then ends the process.
     fn interrupt_opening(&mut self, latest: Option<SnapshotId>, rng: &mut Rng) {
-        let is_damaged = self.new_faults.iter().any(|kind| kind.is_damage());
+        let is_damaged = self.needs_repair();
         let longest = match latest {
             _ if is_damaged => OPEN_REPAIR_OPERATIONS_MAX,
             Some(_) => OPEN_RESTART_OPERATIONS_MAX,

@@ -1,0 +1,95 @@
+//! The comparison of the replicas' states: faults that change the state of one replica, and
+//! replicas that find out that their state is wrong.
+
+use super::Cluster;
+use super::queue::Event;
+use crate::config::Mutant;
+use crate::kv::DigestResult;
+use crate::raft::{ClientRequest, Msg};
+use crate::sim::coverage::Situation;
+use crate::sim::disk::folder::Folder;
+use crate::sim::violation::{Violation, ensure};
+use crate::types::NodeId;
+
+/// A key that no client uses, so that clients do not notice that it has been changed.
+const CHANGED_KEY: &[u8] = b"changed by a fault";
+
+impl Cluster {
+    /// Changes the state of a replica, so that it differs from the others, if there is no other
+    /// replica that lacks the right state. Returns whether the state was changed.
+    pub fn change_state(&mut self, id: NodeId) -> bool {
+        let is_possible = self.rejoining().is_none() && !self.has_changed_state();
+        let machine = self.machine_mut(id);
+        let runs = machine.replica.is_some() && !machine.state_is_wrong;
+        if !is_possible || !runs || machine.disk.folder().is_none() {
+            return false;
+        }
+        machine.store.set_only_here(CHANGED_KEY, b"1", false);
+        machine.has_changed_state = true;
+        self.coverage.add(Situation::ChangedState, 1);
+        true
+    }
+
+    /// Returns whether a running replica has a changed state.
+    pub fn has_changed_state(&self) -> bool {
+        self.machines.iter().any(|machine| machine.has_changed_state)
+    }
+
+    /// Delivers an operation that the replica `to` is to propose as the leader. It is lost if the
+    /// replica is down, or no leader.
+    ///
+    /// # Errors
+    /// If a safety rule is violated.
+    pub fn deliver_forwarded(
+        &mut self,
+        to: NodeId,
+        request: ClientRequest,
+    ) -> Result<(), Violation> {
+        let slot = self.slot(to);
+        let replica = self.machines[slot].replica.as_ref();
+        if replica.is_some_and(|replica| replica.is_leader()) {
+            self.on_message(slot, Msg::Client(request))?;
+        }
+        Ok(())
+    }
+
+    /// After an entry: notes what the replica has to report, and stops the replica if a majority of
+    /// the voters has another state. Its folder is then marked, so that the next start rebuilds the
+    /// state.
+    pub(super) fn compare_states(&mut self, slot: usize) -> Result<(), Violation> {
+        let machine = &mut self.machines[slot];
+        if let Some(report) = machine.store.take_digest_report() {
+            machine.digest_schedule.set_report(report);
+        }
+        let Some(comparison) = machine.store.compare_digests(&machine.bootstrap) else {
+            return Ok(());
+        };
+        let is_wrong = if machine.config.breaks(Mutant::TrustMinorityDigest) {
+            comparison.differing.iter().any(|id| *id != machine.id)
+        } else {
+            comparison.result == DigestResult::Wrong
+                && !machine.config.breaks(Mutant::KeepWrongState)
+        };
+        if !is_wrong {
+            return Ok(());
+        }
+        ensure!(
+            machine.has_changed_state,
+            "right states stay: replica {} takes itself out because its state differs from others \
+             at the mark at {}, but its state is right",
+            machine.id,
+            comparison.index
+        );
+        machine.state_is_wrong = true;
+        let marked = machine.disk.files().map(Folder::mark_state_wrong);
+        if let Some(Err(error)) = marked {
+            self.fail(slot, &error);
+            return Ok(());
+        }
+        self.coverage.add(Situation::WrongState, 1);
+        let machine = &self.machines[slot];
+        self.trace.note(self.now, format_args!("{} finds its state wrong", machine.id.0));
+        self.queue.push(self.now, Event::Stop { slot, incarnation: machine.incarnation });
+        Ok(())
+    }
+}
