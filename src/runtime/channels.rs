@@ -347,7 +347,7 @@ pub(super) struct Applied {
     pub(super) clock_wanted: Option<u64>,
     /// The latest mark in the log on which this replica has to report: its index, and the digest of
     /// the state there. `None` if there is none.
-    pub(super) digest_report: Option<(Index, u64)>,
+    pub(super) digest_report: Option<Box<(Index, u64)>>,
 }
 
 /// The Raft core's output that the network stage can send at once, without waiting for log entries
@@ -494,7 +494,7 @@ impl Applied {
         self.installed = later.installed.or(self.installed.take());
         self.clock = later.clock;
         self.clock_wanted = later.clock_wanted;
-        self.digest_report = later.digest_report.or(self.digest_report);
+        self.digest_report = later.digest_report.or(self.digest_report.take());
     }
 }
 

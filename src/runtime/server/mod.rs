@@ -217,6 +217,17 @@ pub fn run_server(
     };
     stop.attach(wake);
     on_serving();
+    run_until_stopped(stages, fused, stop, &applier_board)
+}
+
+/// Runs the stages until the server is asked to stop, or its state is wrong according to
+/// `applier_board`.
+fn run_until_stopped(
+    stages: Stages<ServerNetwork>,
+    fused: bool,
+    stop: &StopHandle,
+    applier_board: &ApplierBoard,
+) -> Result<(), RunError> {
     let end = run(stages, fused);
     stop.detach();
     if applier_board.state_is_wrong() {

@@ -5,7 +5,7 @@ use super::Cluster;
 use super::queue::Event;
 use crate::config::Mutant;
 use crate::kv::DigestResult;
-use crate::raft::{ClientRequest, Msg};
+use crate::raft::{ClientRequest, Msg, Replica};
 use crate::sim::coverage::Situation;
 use crate::sim::disk::folder::Folder;
 use crate::sim::violation::{Violation, ensure};
@@ -47,7 +47,7 @@ impl Cluster {
     ) -> Result<(), Violation> {
         let slot = self.slot(to);
         let replica = self.machines[slot].replica.as_ref();
-        if replica.is_some_and(|replica| replica.is_leader()) {
+        if replica.is_some_and(Replica::is_leader) {
             self.on_message(slot, Msg::Client(request))?;
         }
         Ok(())

@@ -47,7 +47,7 @@ impl Applier {
             return false;
         }
         if let Some(report) = self.store.take_digest_report() {
-            replies.applied.digest_report = Some(report);
+            replies.applied.digest_report = Some(Box::new(report));
         }
         let Some(comparison) = self.store.compare_digests(&check.first_members) else {
             return false;

@@ -339,7 +339,7 @@ fn wrong_state_ends_all_replies_including_those_of_its_pass() {
     let entries = vec![put(1, b"a", true), own_entry(2, Operation::DigestMark)];
     applier.run_once(Some(batch(entries, vec![], 0)));
     let replies = network.replies.try_recv().unwrap();
-    let (mark, digest) = replies.applied.digest_report.expect("the mark was applied");
+    let (mark, digest) = *replies.applied.digest_report.expect("the mark was applied");
     assert_eq!((mark, replies.answers.len()), (Index(2), 1));
     let report = |index, replica| {
         let replica = NodeId(replica);

@@ -37,7 +37,7 @@ impl Core {
             self.handle(Msg::Applied { index });
         }
         if let Some(report) = digest_report {
-            self.digest_schedule.set_report(report);
+            self.digest_schedule.set_report(*report);
         }
         if let Some(installed) = installed {
             self.digest_schedule.note_installed();
