@@ -174,6 +174,7 @@ impl<'a> Operation<'a> {
             | Operation::OpenSession
             | Operation::Once { .. }
             | Operation::ResetClock { .. } => FeatureLevel::V0_1,
+            Operation::DigestMark | Operation::DigestReport { .. } => FeatureLevel::V0_2,
         }
     }
 

@@ -161,9 +161,15 @@ impl Situation {
 }
 
 /// Counts how often one or more runs have reached each [`Situation`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Coverage {
     counts: [u64; Situation::ALL.len()],
+}
+
+impl Default for Coverage {
+    fn default() -> Coverage {
+        Coverage { counts: [0; Situation::ALL.len()] }
+    }
 }
 
 impl Coverage {

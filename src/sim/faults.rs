@@ -443,8 +443,8 @@ impl Plan {
 
     /// Adds changes of the state of one replica to the plan, in some of the runs with the real
     /// storage code and enough replicas for a majority without the changed one. Not with changes of
-    /// the members, which may leave too few voters, or with damage to snapshots: a leader with a
-    /// changed state takes no new one for its followers.
+    /// the members, which may leave too few voters, or with replicas of an earlier version. Not
+    /// with damage to snapshots: a leader with a changed state takes no new one for its followers.
     fn change_states(&mut self, mut rng: Rng) {
         // The first number has decided whether the members change.
         rng.next_u64();
@@ -452,9 +452,11 @@ impl Plan {
         let is_possible = self.protocol == ClientProtocol::Connection
             && self.segment_bytes.is_some()
             && self.members.len() >= 3
+            && self.old.is_empty()
             && !self.faults.is_empty()
             && !excluded.iter().any(|fault| self.faults.contains(fault));
         if is_possible && rng.permille(400) {
+            self.config.feature_level = FeatureLevel::NEWEST;
             self.digest_check = Duration::from_millis(*rng.choose(&[200, 500, 1_000]));
             self.faults.extend([Fault::ChangeState; 3]);
         }

@@ -8,6 +8,7 @@ use super::answer::{Answer, AnswerKind, ClientProtocol};
 use super::queue::Event;
 use crate::config::Mutant;
 use crate::digest_schedule::DigestSchedule;
+use crate::feature_level::FeatureLevel;
 use crate::kv::{Batch, BatchBuffer};
 use crate::large_writes::{Dropped, LargeWrites, PieceAppender};
 use crate::raft::{
@@ -392,6 +393,10 @@ impl LeaderDriver<'_> {
         schedule: &mut DigestSchedule,
         forwards: &mut Vec<(NodeId, NodeId, ClientRequest)>,
     ) {
+        // Earlier versions do not know these operations.
+        if self.replica.feature_level() < FeatureLevel::V0_2 {
+            return;
+        }
         let (me, leads) = (self.replica.id(), self.replica.is_leader());
         let leader = self.replica.leader();
         let can_act = if leads { self.replica.accepts_writes() } else { leader.is_some() };
