@@ -126,6 +126,7 @@ impl Cluster {
                 idle_seconds_max: 0,
                 snapshot_log_bytes: 1 << 40,
                 snapshot_log_percentage: 100,
+                digest_check: Duration::from_mins(1),
                 disk_reserve: 0,
                 timeouts: Timeouts::default(),
             };

@@ -366,15 +366,7 @@ impl Plan {
             streams: None,
             config,
         };
-        // Derived from earlier draws, so that the runs of other seeds stay the same.
-        let expiring = profile == Profile::Clocks
-            || matches!(profile, Profile::Mixed | Profile::LargeWrites)
-                && clients.is_multiple_of(3);
-        if expiring && !course {
-            plan.load.expiring = true;
-            plan.confirm_after = Some(Duration::from_secs(2));
-            plan.faults.extend([Fault::WallClock; 2]);
-        }
+        plan.expire_keys(profile, clients);
         plan.adapt_to(profile, has(FaultType::Network), hop, rng);
         let loses_disks = profile.may_lose_disks()
             && has(FaultType::Crashes)
@@ -386,6 +378,19 @@ impl Plan {
         plan.upgrade_replicas(profile, rng.clone());
         plan.change_states(rng.clone());
         plan
+    }
+
+    /// Makes keys expire in all runs of [`Profile::Clocks`] and in some of the others. Derived from
+    /// earlier draws, so that the runs of other seeds stay the same.
+    fn expire_keys(&mut self, profile: Profile, clients: u64) {
+        let expiring = profile == Profile::Clocks
+            || matches!(profile, Profile::Mixed | Profile::LargeWrites)
+                && clients.is_multiple_of(3);
+        if expiring && self.protocol == ClientProtocol::Connection {
+            self.load.expiring = true;
+            self.confirm_after = Some(Duration::from_secs(2));
+            self.faults.extend([Fault::WallClock; 2]);
+        }
     }
 
     /// Adds fault types that some seeds have besides those of the profile. `rng` is a copy of the

@@ -118,6 +118,7 @@ impl LocalServer {
             | Action::TakeSnapshot
             | Action::ResetStatistics(_)
             | Action::Sleep(_)
+            | Action::WriteOnlyHere(_)
             | Action::CountNestedCalls(_)
             | Action::ApplySettings => {}
             Action::Sequence(steps) => {

@@ -147,6 +147,23 @@ impl Settings {
         Ok(address.or_else(own))
     }
 
+    /// Parses the settings of the times after which clients' requests fail.
+    fn timeouts(&self) -> anyhow::Result<Timeouts> {
+        let millis = |name| {
+            self.parse(name, "a whole number of milliseconds above 0", parse_number)
+                .map(Duration::from_millis)
+        };
+        Ok(Timeouts {
+            leader_wait: millis("leader-wait-ms")?,
+            command_deadline: millis("command-deadline-ms")?,
+            request_read: Duration::from_secs(self.parse(
+                "request-read-timeout-s",
+                "a whole number of seconds above 0",
+                parse_number,
+            )?),
+        })
+    }
+
     /// Parses all settings into server options, and checks that they are valid and consistent.
     pub(crate) fn options(&self) -> anyhow::Result<ServerOptions> {
         let id = self.parse("id", "a replica id from 1 to 65534", parse_id)?;
@@ -163,9 +180,10 @@ impl Settings {
             "--peers and --id name {members} replicas; a cluster has at most {REPLICAS_MAX}"
         );
         let number = "a whole number above 0";
-        let millis = |name| {
-            self.parse(name, "a whole number of milliseconds above 0", parse_number)
-                .map(Duration::from_millis)
+        let seconds = |name| {
+            self.parse(name, "a number of seconds, or 0 for never", |text| {
+                text.parse::<u32>().ok().map(u64::from)
+            })
         };
         let bootstrap = self.bootstrap(members)?;
         let cluster = self.text("cluster").map(cluster_id);
@@ -207,11 +225,7 @@ impl Settings {
                 parse_bytes(text).filter(|bytes| *bytes >= CLIENTS_BYTES_MIN)
             })?,
             memory_max,
-            idle_seconds_max: self.parse(
-                "timeout",
-                "a number of seconds, or 0 for never",
-                |text| text.parse::<u32>().ok().map(u64::from),
-            )?,
+            idle_seconds_max: seconds("timeout")?,
             snapshot_log_bytes,
             snapshot_log_percentage: self.parse(
                 "snapshot-log-percentage",
@@ -238,21 +252,9 @@ impl Settings {
                 "no" => Some(false),
                 _ => None,
             })?,
-            digest_check: Duration::from_secs(self.parse(
-                "digest-check-s",
-                "a whole number of seconds, or 0 for never",
-                |text| text.parse::<u32>().ok().map(u64::from),
-            )?),
+            digest_check: Duration::from_secs(seconds("digest-check-s")?),
             disk_reserve: self.parse("disk-reserve", "0, or 16mb or more", parse_reserve)?,
-            timeouts: Timeouts {
-                leader_wait: millis("leader-wait-ms")?,
-                command_deadline: millis("command-deadline-ms")?,
-                request_read: Duration::from_secs(self.parse(
-                    "request-read-timeout-s",
-                    "a whole number of seconds above 0",
-                    parse_number,
-                )?),
-            },
+            timeouts: self.timeouts()?,
         })
     }
 }

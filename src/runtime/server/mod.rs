@@ -132,12 +132,10 @@ pub fn run_server(
     let status = Arc::<StatusBoard>::default();
     let snapshot_board = Arc::<SnapshotBoard>::default();
     let clocks = Arc::<ClockBoard>::default();
-    let applied = applied_clock(&store);
-    let replicated_clock = CoreClock::new(Arc::clone(&clocks), applied, &clock);
+    let replicated_clock = CoreClock::new(Arc::clone(&clocks), applied_clock(&store), &clock);
     let memory = Arc::new(MemoryBoard::new(options.memory_max, Arc::clone(&snapshot_board)));
     let origin = origin_of(options.id, opening);
-    let has_lost_votes = recovered.loss() == Some(Loss::Votes);
-    let rejoining = Arc::new(AtomicBool::new(has_lost_votes));
+    let rejoining = Arc::new(AtomicBool::new(recovered.loss() == Some(Loss::Votes)));
     let (outgoing, incoming) =
         peer_connections(options, &datagrams, &recovered, peer_records, &rejoining, counters);
     let context = context(options, &recovered, (&store, last_snapshot.index), clock.now());

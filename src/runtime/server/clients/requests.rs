@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 use crate::kv::Outcome;
 use crate::raft::{ClientRequest, RequestKind};
 use crate::redis::{
-    Action, BufferBytes, CallStatus, ClientList, ClientQuery, CommandNumber, Context, ReplyFormat,
-    Statistics,
+    Action, BufferBytes, CallStatus, ClientKill, ClientList, ClientQuery, CommandNumber, Context,
+    ReplyFormat, Statistics,
 };
 use crate::wire::resp::{Limits, Writer};
 
@@ -196,19 +196,7 @@ impl Clients {
                 self.reply.extend_from_slice(&list);
                 self.send_reply(index);
             }
-            Action::KillClients(mut kill) => {
-                for (other, client) in self.connected.iter_mut() {
-                    if kill.matches(&client.connection) {
-                        if other == index {
-                            client.closing = true;
-                        } else {
-                            self.to_close.push((other, client.id));
-                        }
-                    }
-                }
-                kill.finish(&mut self.reply);
-                self.send_reply(index);
-            }
+            Action::KillClients(kill) => self.kill_clients(index, *kill),
             Action::Unblock { id, with_error } => self.reply_to_unblock(index, id, with_error),
             Action::ResetStatistics(statistics) => {
                 self.context.slow_log.reset(statistics);
@@ -264,6 +252,22 @@ impl Clients {
                 self.send_reply(index);
             }
         }
+    }
+
+    /// Closes the connections that `kill` selects, and replies to the client at `index`, which asked
+    /// for it and may be one of them.
+    fn kill_clients(&mut self, index: usize, mut kill: ClientKill) {
+        for (other, client) in self.connected.iter_mut() {
+            if kill.matches(&client.connection) {
+                if other == index {
+                    client.closing = true;
+                } else {
+                    self.to_close.push((other, client.id));
+                }
+            }
+        }
+        kill.finish(&mut self.reply);
+        self.send_reply(index);
     }
 
     /// Blocks the client at `index` until its request, which is not an operation of the state
