@@ -112,7 +112,8 @@ mod tests {
         let overview = Overview::new(None, &sample(Instant::now(), 0, &[Some(LEADER), None]));
         let terminal = drawn(&overview, 130, 10);
         let lines = lines(&terminal);
-        assert_eq!(lines[0], "bowline: leader 1, 1 of 3 replicas answer, - commands/s");
+        let summary = "bowline: leader 1, 1 of 3 replicas answer, - commands/s, feature level 2";
+        assert_eq!(lines[0], summary);
         assert!(lines[2].starts_with("ID  ADDRESS        ROLE         TERM  COMMIT"), "{lines:#?}");
         assert!(lines[3].starts_with("1   10.0.0.1:6379  leader       4     110 "), "{lines:#?}");
         assert!(lines[4].starts_with("2   10.0.0.2:6379  unreachable  -     -   "), "{lines:#?}");
