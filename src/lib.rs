@@ -19,6 +19,7 @@
 //! | [`storage`] | the log and snapshots on disk |
 //! | [`snapshot_check`] | loading and verifying snapshot files |
 //! | [`backup`] | backup files |
+//! | [`tls`] | TLS of clients and peers |
 //! | [`redis`] | Redis commands: parsing, dispatch, replies |
 //! | [`course`] | the rules of the university course's simulator |
 //! | [`sim`] | deterministic simulation of clusters, with faults and checkers |
@@ -28,7 +29,8 @@
 //! Modules depend only on modules further left in this order, which `tests/tidy.rs` checks:
 //!
 //! `{types, feature_level} <- {clock, config, membership} <- record <- {raft, kv}
-//! <- {wire, storage} <- {transport, redis, snapshot_check, large_writes, digest_schedule, backup}
+//! <- {wire, storage}
+//! <- {transport, redis, snapshot_check, large_writes, digest_schedule, backup, tls}
 //! <- {course, sim} <- runtime <- processes <- bin`
 //!
 //! The manual is [`guide`].
@@ -51,6 +53,7 @@ pub mod runtime;
 pub mod sim;
 pub mod snapshot_check;
 pub mod storage;
+pub mod tls;
 pub mod transport;
 pub mod types;
 pub mod wire;

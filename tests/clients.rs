@@ -152,6 +152,63 @@ fn redis_py_client_test_script_passes() {
     assert!(output(script).contains("is content"));
 }
 
+#[test]
+fn redis_tools_work_with_tls() {
+    if !is_there("redis-cli with TLS", command("redis-cli", &["--tls", "--version"])) {
+        return;
+    }
+    let cluster = Cluster::start_secure();
+    let file = |name: &str| cluster.certificates().join(name).display().to_string();
+    let [ca, cert, key] = ["ca.crt", "client.crt", "client.key"].map(file);
+    let tls = ["--tls", "--cacert", &ca, "--cert", &cert, "--key", &key];
+    for port in cluster.port_words() {
+        let ask = |arguments: &[&str]| {
+            output(command("redis-cli", &[&["-p", &port], &tls[..], arguments].concat()))
+        };
+        assert_eq!(ask(&["set", &port, "hello"]), "OK\n");
+        assert_eq!(ask(&["-3", "get", &port]), "hello\n");
+        assert_eq!(ask(&["-c", "append", &format!("{port}:c"), "hello!"]), "6\n");
+        assert_eq!(ask(&["config", "get", "tls-port"]), format!("tls-port\n{port}\n"));
+        let load = "-q -n 2000 -c 20 -P 8 -d 100 -r 1000 -t ping,set,get";
+        let load: Vec<&str> = load.split(' ').collect();
+        let report =
+            output(command("redis-benchmark", &[&["-p", &port], &tls[..], &load].concat()));
+        assert_eq!(report.matches("requests per second").count(), 4, "{report}");
+        // A client without a certificate.
+        let refused = command("redis-cli", &["-p", &port, "--tls", "--cacert", &ca, "ping"]);
+        let refused = String::from_utf8_lossy(&{ refused }.output().unwrap().stdout).into_owned();
+        assert!(!refused.contains("PONG"), "{refused}");
+    }
+}
+
+#[test]
+fn redis_py_works_with_tls() {
+    let python = installed("python/bin/python");
+    if !is_there("redis-py", command(&python, &["-c", "import redis"])) {
+        return;
+    }
+    let cluster = Cluster::start_secure();
+    let mut script = command(&python, &["tests/clients/tls.py"]);
+    script.arg(cluster.certificates()).args(cluster.port_words());
+    script.current_dir(env!("CARGO_MANIFEST_DIR"));
+    assert!(output(script).contains("is content"));
+}
+
+#[test]
+fn node_clients_work_with_tls() {
+    let folder = installed("");
+    let [one, other] = ["ioredis", "redis"].map(|it| installed(&format!("node_modules/{it}")));
+    let probe = format!("require('{}');require('{}')", one.display(), other.display());
+    if !is_there("ioredis and node-redis", command("node", &["-e", &probe])) {
+        return;
+    }
+    let cluster = Cluster::start_secure();
+    let mut script = command("node", &["tests/clients/tls.cjs"]);
+    script.arg(folder).arg(cluster.certificates()).args(cluster.port_words());
+    script.current_dir(env!("CARGO_MANIFEST_DIR"));
+    assert!(output(script).contains("is content"));
+}
+
 /// Runs the guide's examples of ranges, lagging reads and locks unchanged.
 #[test]
 fn python_examples_of_the_coordination_page_run_on_every_replica() {

@@ -20,6 +20,8 @@ mod cluster_command;
 mod datagrams;
 #[path = "cluster/digest.rs"]
 mod digest;
+#[path = "cluster/encrypted_datagrams.rs"]
+mod encrypted_datagrams;
 #[path = "cluster/expiration.rs"]
 mod expiration;
 #[path = "cluster/failover.rs"]
@@ -66,6 +68,8 @@ mod replicas;
 mod service_manager;
 #[path = "cluster/snapshots.rs"]
 mod snapshots;
+#[path = "cluster/tls.rs"]
+mod tls;
 #[path = "cluster/top.rs"]
 mod top;
 #[path = "cluster/transfers.rs"]
@@ -86,7 +90,7 @@ use std::time::{Duration, Instant};
 
 use bowline::sim::checkers::linearizability::STEPS_MAX;
 
-use client::{Client, command};
+use client::{Client, Connector, command};
 use load::{Notes, StopAtEnd};
 use replicas::{Cluster, TIMEOUT, free_port};
 
@@ -102,14 +106,15 @@ fn kill_rounds(mut cluster: Cluster, name: &str) {
     cluster.wait_until_all_serve();
     let count = cluster.ports.len();
     let addresses: Vec<SocketAddr> = (0..count).map(|at| cluster.address(at)).collect();
+    let servers: Vec<Connector> = (0..count).map(|at| cluster.connector(at)).collect();
     for round in 0..rounds.unwrap_or(ROUNDS) {
         let notes = Notes::default();
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             let _stop = StopAtEnd(&stop);
-            for (name, address) in (0..).zip([0, 1, 2, 0].map(|at| addresses[at])) {
+            for (name, server) in (0..).zip([0, 1, 2, 0].map(|at| servers[at].clone())) {
                 let (notes, stop) = (&notes, &stop);
-                scope.spawn(move || load::run(address, name, round, notes, stop));
+                scope.spawn(move || load::run(server, name, round, notes, stop));
             }
             thread::sleep(LOAD);
             for victim in load::victims(round, cluster.leader(), count) {
@@ -144,6 +149,11 @@ fn acknowledged_writes_survive_kills_with_thread_per_stage() {
 #[test]
 fn acknowledged_writes_survive_kills_with_shared_stage_thread() {
     kill_rounds(Cluster::start_hasty(3, "fused", &[]), "fused");
+}
+
+#[test]
+fn acknowledged_writes_survive_kills_with_tls_everywhere() {
+    kill_rounds(Cluster::start_secure(3, "auto"), "tls");
 }
 
 /// The allocator reads its settings when a program starts, so a server executes itself again, in

@@ -8,6 +8,7 @@
 //! | [`deployment`] | packages, three machines, Kubernetes, rolling upgrade, replacing a machine |
 //! | [`monitoring`] | alarms, and the fields of `INFO` |
 //! | [`operations`] | one machine, disks, memory, snapshots, refused starts, replacing a replica |
+//! | [`encryption`] | TLS of clients and between replicas, certificates |
 //! | [`coordination`] | reads of key ranges, following changes, reads that may lag, locks |
 //! | [`configuration`] | every setting, with its default and unit |
 //! | [`compatibility`] | every Redis command and what differs |
@@ -26,6 +27,7 @@ macro_rules! page {
         #[cfg_attr(doc, doc = "[deployment]: crate::guide::deployment")]
         #[cfg_attr(doc, doc = "[monitoring]: crate::guide::monitoring")]
         #[cfg_attr(doc, doc = "[coordination]: crate::guide::coordination")]
+        #[cfg_attr(doc, doc = "[encryption]: crate::guide::encryption")]
         #[cfg_attr(doc, doc = "[operations]: crate::guide::operations")]
         #[cfg_attr(doc, doc = "[configuration]: crate::guide::configuration")]
         #[cfg_attr(doc, doc = "[compatibility]: crate::guide::compatibility")]
@@ -45,6 +47,7 @@ page!(deployment, "deployment.md");
 page!(monitoring, "monitoring.md");
 page!(coordination, "coordination.md");
 page!(operations, "operations.md");
+page!(encryption, "encryption.md");
 page!(configuration, "configuration.md");
 page!(compatibility, "compatibility.md");
 page!(simulator, "simulator.md");

@@ -205,6 +205,11 @@ impl Settings {
         settings
     }
 
+    /// Adds settings of TLS, with their names and values, which `CONFIG SET` cannot change.
+    pub fn set_tls(&mut self, settings: &[(&'static str, String)]) {
+        self.immutable.extend_from_slice(settings);
+    }
+
     /// Sets the limits on clients: the maximum number of connected clients, their maximum total
     /// memory usage in bytes, and the number of seconds after which an idle client is disconnected
     /// (0: never).

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use crate::config::ConfigError;
 use crate::storage::StorageError;
+use crate::tls::TlsError;
 
 /// The error that prevented a replica from starting, or stopped it.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,9 @@ pub enum RunError {
     /// The replica's data folder cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A listening socket could not be opened.
     #[error("cannot listen for {whom} on {address}: {source}; {advice}")]
     Listen {

@@ -22,7 +22,9 @@ use crate::sim::rng::Rng;
 use crate::sim::violation::{Violation, ensure};
 use crate::transport::Outbox;
 use crate::transport::connection::NoTcp;
-use crate::transport::incoming::{ConnectionError, ConnectionSender, IncomingConnections};
+use crate::transport::incoming::{
+    ConnectionError, ConnectionSender, IncomingConnections, IncomingTransport,
+};
 use crate::transport::outgoing::{OutgoingLanes, OutgoingTransport};
 use crate::transport::sender::Sender;
 use crate::types::{Instant, NodeId};
@@ -361,7 +363,7 @@ impl Streams {
         }
         let mut frames = Vec::new();
         let heard = &mut endpoint.heard;
-        let accept = |hello: &Hello| {
+        let accept = |hello: &Hello, _: &IncomingTransport<NoTcp, NodeId>| {
             if hello.to != id {
                 return Err(Refusal::Addressee(hello.to));
             }

@@ -372,14 +372,15 @@ where
     }
 
     /// Receives frames, at most about [`PASS_BYTES_MAX`] bytes from each connection. `accept`
-    /// decides about each hello, which is the first frame of a connection; `on_frame` is then
-    /// called for it and for all later frames. Connections for bulk messages are read only if
-    /// `with_bulk` is true: otherwise their buffers fill, which slows the peer down.
+    /// decides about each hello, which is the first frame of a connection, with the transport of
+    /// the connection; `on_frame` is then called for it and for all later frames. Connections for
+    /// bulk messages are read only if `with_bulk` is true: otherwise their buffers fill, which
+    /// slows the peer down.
     pub(crate) fn receive(
         &mut self,
         with_bulk: bool,
         space: &mut [u8],
-        mut accept: impl FnMut(&Hello) -> Accepted<E>,
+        mut accept: impl FnMut(&Hello, &IncomingTransport<T, A>) -> Accepted<E>,
         mut on_frame: impl FnMut(ConnectionSender, Frame),
     ) {
         let readable = self.connections.iter().filter(|(_, it)| it.is_readable(with_bulk));
@@ -425,6 +426,13 @@ where
         }
     }
 
+    /// Closes all connections, without an error.
+    pub(crate) fn close_all(&mut self) {
+        for index in self.connections.keys().copied().collect::<Vec<_>>() {
+            self.close(index, None);
+        }
+    }
+
     fn refuse(&mut self, index: usize, error: ConnectionError) {
         self.close(index, Some(error.into()));
     }
@@ -452,7 +460,7 @@ impl<T: TcpConnection, A: Copy> Connection<T, A> {
         &mut self,
         latest: &mut Vec<ConnectionSender>,
         space: &mut [u8],
-        accept: &mut impl FnMut(&Hello) -> Accepted<E>,
+        accept: &mut impl FnMut(&Hello, &IncomingTransport<T, A>) -> Accepted<E>,
         on_frame: &mut impl FnMut(ConnectionSender, Frame),
     ) -> Result<bool, E> {
         let mut bytes = 0;
@@ -467,7 +475,7 @@ impl<T: TcpConnection, A: Copy> Connection<T, A> {
                     (Some(_), Frame::Hello(_)) => return Err(ConnectionError::Order.into()),
                     (Some(sender), _) => on_frame(sender, frame),
                     (None, Frame::Hello(hello)) => {
-                        let (peer, opening) = accept(hello)?;
+                        let (peer, opening) = accept(hello, &self.transport)?;
                         let (lane, number) = (hello.lane, hello.connection);
                         let sender = ConnectionSender { peer, opening, lane, number };
                         if !note_latest(latest, sender) {
@@ -573,7 +581,8 @@ mod tests {
         frame::encode(&Frame::Hello(hello), V10, &mut payload);
         let data = Data { number: 0, offset: 0, payload: &payload };
         connections.on_data(PEER, id, &data, true, NOW);
-        let accept = |hello: &Hello| Ok((hello.from, hello.incarnation));
+        let accept =
+            |hello: &Hello, _: &IncomingTransport<_, _>| Ok((hello.from, hello.incarnation));
         connections.receive(true, &mut [], accept, |_, _| ());
     }
 

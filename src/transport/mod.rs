@@ -89,7 +89,7 @@
 //! # Security
 //!
 //! As with TCP, a program that can read the datagrams can forge them. Any other would have to guess
-//! 128 bits.
+//! 128 bits. The server encrypts them if replicas use certificates.
 
 pub(crate) mod connection;
 pub mod cookies;
@@ -131,6 +131,18 @@ impl Outbox {
     pub fn push(&mut self, datagram: &Datagram<'_>) {
         datagram::encode(datagram, &mut self.bytes);
         self.ends.push(self.bytes.len());
+    }
+
+    /// Appends a datagram: the bytes that `write` appends.
+    pub(crate) fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Returns each datagram, in order.
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        begins.zip(&self.ends).map(|(begin, end)| &self.bytes[begin..*end])
     }
 
     /// Returns whether the queue has no datagrams.

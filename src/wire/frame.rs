@@ -222,8 +222,8 @@ pub enum Frame {
 pub enum FrameError {
     /// The connection does not begin with the magic number, so it does not come from a replica.
     #[error(
-        "not a connection from a replica: it begins with {0:02x?} instead of \"BOWL\"; check what \
-         connects to the port for peers"
+        "not a connection from a replica: it begins with {0:02x?} instead of \"BOWL\"{hint}; check \
+         what connects to the port for peers", hint = tls_hint(.0)
     )]
     Magic([u8; 4]),
     /// The peer uses a version of the protocol between replicas that this program does not speak.
@@ -263,6 +263,15 @@ pub enum FrameError {
     /// The Raft message in the frame is malformed.
     #[error(transparent)]
     Message(#[from] PeerError),
+}
+
+/// Returns what is to be added to the error if a connection begins with a handshake of TLS.
+fn tls_hint(bytes: &[u8]) -> &'static str {
+    if bytes.starts_with(&[0x16, 0x03]) {
+        ", which is TLS, but this replica has no --peer-tls-cert-file"
+    } else {
+        ""
+    }
 }
 
 impl Frame {

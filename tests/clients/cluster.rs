@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
@@ -20,26 +21,13 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 pub(crate) struct Cluster {
     process: Child,
     port: u16,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Cluster {
     /// Starts a cluster and waits until every replica serves requests.
     pub(crate) fn start() -> Cluster {
-        let folder = tempfile::tempdir().expect("a folder for its data");
-        let port = free_ports();
-        let process = Command::new(env!("CARGO_BIN_EXE_bowline"))
-            .args(["cluster", "--replicas", &REPLICAS.to_string(), "--port", &port.to_string()])
-            .args(["--sentinel-port", &(port + SENTINEL_PORT_OFFSET).to_string()])
-            .arg("--dir")
-            .arg(folder.path().join("data"))
-            // Long deadlines for each replica: an election on a busy machine, or a slow disk, must
-            // only delay replies, not cause errors.
-            .envs([("BOWLINE_LEADER_WAIT_MS", "60000"), ("BOWLINE_COMMAND_DEADLINE_MS", "60000")])
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("the program was built for this test");
-        let cluster = Cluster { process, port, _folder: folder };
+        let cluster = Cluster::spawn(&[]);
         for port in cluster.ports() {
             let until = Instant::now() + TIMEOUT;
             while !serves(port) {
@@ -48,6 +36,55 @@ impl Cluster {
             }
         }
         cluster
+    }
+
+    /// Starts a cluster with TLS everywhere, and waits until every replica serves requests.
+    pub(crate) fn start_secure() -> Cluster {
+        let cluster = Cluster::spawn(&["--secure"]);
+        let folder = cluster.certificates();
+        for port in cluster.ports() {
+            let until = Instant::now() + TIMEOUT;
+            let is_ready = || {
+                Command::new(env!("CARGO_BIN_EXE_bowline"))
+                    .args(["admin", "ready", "--addr", &format!("127.0.0.1:{port}"), "--tls"])
+                    .arg("--cacert")
+                    .arg(folder.join("ca.crt"))
+                    .arg("--cert")
+                    .arg(folder.join("client.crt"))
+                    .arg("--key")
+                    .arg(folder.join("client.key"))
+                    .output()
+                    .is_ok_and(|output| output.status.success())
+            };
+            while !is_ready() {
+                assert!(Instant::now() < until, "the replica on port {port} does not serve");
+                thread::sleep(Duration::from_millis(50));
+            }
+        }
+        cluster
+    }
+
+    fn spawn(flags: &[&str]) -> Cluster {
+        let folder = tempfile::tempdir().expect("a folder for its data");
+        let port = free_ports();
+        let process = Command::new(env!("CARGO_BIN_EXE_bowline"))
+            .args(["cluster", "--replicas", &REPLICAS.to_string(), "--port", &port.to_string()])
+            .args(["--sentinel-port", &(port + SENTINEL_PORT_OFFSET).to_string()])
+            .args(flags)
+            .arg("--dir")
+            .arg(folder.path().join("data"))
+            // Long deadlines for each replica: an election on a busy machine, or a slow disk, must
+            // only delay replies, not cause errors.
+            .envs([("BOWLINE_LEADER_WAIT_MS", "60000"), ("BOWLINE_COMMAND_DEADLINE_MS", "60000")])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the program was built for this test");
+        Cluster { process, port, folder }
+    }
+
+    /// Returns the folder with the certificates of a cluster with TLS.
+    pub(crate) fn certificates(&self) -> PathBuf {
+        self.folder.path().join("data/certs")
     }
 
     /// Returns the client ports of the replicas.

@@ -1,9 +1,12 @@
-//! A minimal pipelining client: sends complete commands and returns raw replies.
+//! A minimal pipelining client, plain or with TLS: sends complete commands and returns raw replies.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustls::{ClientConfig, ClientConnection};
 
 /// Timeout of connections, reads and writes: longer than any deadline of the servers in these
 /// tests.
@@ -12,7 +15,37 @@ const TIMEOUT: Duration = Duration::from_secs(90);
 /// A client connection to a server.
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
+    /// The state of TLS; `None` for a plain connection.
+    tls: Option<ClientConnection>,
     input: Vec<u8>,
+}
+
+/// How clients connect to a server.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    address: SocketAddr,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl From<SocketAddr> for Connector {
+    fn from(address: SocketAddr) -> Connector {
+        Connector { address, tls: None }
+    }
+}
+
+impl Connector {
+    /// Returns how clients connect to a server with TLS.
+    pub(crate) fn with_tls(address: SocketAddr, config: Arc<ClientConfig>) -> Connector {
+        Connector { address, tls: Some(config) }
+    }
+
+    pub(crate) fn connect(&self) -> io::Result<Client> {
+        let client = Client::connect(self.address)?;
+        let Some(config) = &self.tls else { return Ok(client) };
+        let name = "localhost".try_into().map_err(io::Error::other)?;
+        let tls = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+        Ok(Client { tls: Some(tls), ..client })
+    }
 }
 
 impl Client {
@@ -21,12 +54,12 @@ impl Client {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
-        Ok(Client { stream, input: Vec::new() })
+        Ok(Client { stream, tls: None, input: Vec::new() })
     }
 
     /// Sends a command and waits for its reply.
     pub(crate) fn call(&mut self, arguments: &[&[u8]]) -> io::Result<Vec<u8>> {
-        self.stream.write_all(&command(arguments))?;
+        self.send(&command(arguments))?;
         self.reply()
     }
 
@@ -48,7 +81,14 @@ impl Client {
 
     /// Sends raw bytes.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        match &mut self.tls {
+            None => self.stream.write_all(bytes),
+            Some(tls) => {
+                let mut stream = rustls::Stream::new(tls, &mut self.stream);
+                stream.write_all(bytes)?;
+                stream.flush()
+            }
+        }
     }
 
     /// Reads and returns the next complete reply.
@@ -58,7 +98,11 @@ impl Client {
                 return Ok(self.input.drain(..length).collect());
             }
             let mut space = [0; 16 << 10];
-            match self.stream.read(&mut space)? {
+            let count = match &mut self.tls {
+                None => self.stream.read(&mut space)?,
+                Some(tls) => rustls::Stream::new(tls, &mut self.stream).read(&mut space)?,
+            };
+            match count {
                 0 => return Err(ErrorKind::UnexpectedEof.into()),
                 count => self.input.extend_from_slice(&space[..count]),
             }

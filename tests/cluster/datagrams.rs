@@ -23,17 +23,17 @@ const FORGED_VARIABLE: &str = "BOWLINE_FORGED_DATAGRAMS";
 const UDP: &[&str] = &["--peer-transport", "udp"];
 
 /// Relays between all pairs of replicas. Each relay loses datagrams in both directions.
-struct Relays {
+pub(crate) struct Relays {
     /// For each sender, then for each receiver: the port of the relay to which the sender sends.
-    ports: Vec<Vec<u16>>,
+    pub(crate) ports: Vec<Vec<u16>>,
     /// Share of datagrams that the relays lose, in permille.
-    loss: Arc<AtomicU32>,
+    pub(crate) loss: Arc<AtomicU32>,
     /// The first datagrams that the relays forwarded, up to [`SEEN_MAX`].
-    seen: Arc<Mutex<Vec<Vec<u8>>>>,
+    pub(crate) seen: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 /// Forwards TCP connections from this port to `target`, without any loss.
-fn forward_tcp(port: u16, target: u16) {
+pub(crate) fn forward_tcp(port: u16, target: u16) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
     thread::spawn(move || {
         for from in listener.incoming().flatten() {
@@ -58,7 +58,7 @@ const SEEN_MAX: usize = 5_000;
 impl Relays {
     /// Starts relays to replicas that listen on the ports `targets`. The relays run until the
     /// process ends.
-    fn new(targets: &[u16], loss: u32) -> Relays {
+    pub(crate) fn new(targets: &[u16], loss: u32) -> Relays {
         let loss = Arc::new(AtomicU32::new(loss));
         let seen = Arc::<Mutex<Vec<Vec<u8>>>>::default();
         let relay = |target: u16| {
@@ -255,7 +255,7 @@ fn p99(mut times: Vec<Duration>) -> Duration {
     times[times.len() * 99 / 100]
 }
 
-fn reply_of(number: u32) -> Vec<u8> {
+pub(crate) fn reply_of(number: u32) -> Vec<u8> {
     format!(":{number}\r\n").into_bytes()
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bowline::sim::checkers::linearizability::{Call, History, OperationId, Reply};
 use bytes::Bytes;
 
-use crate::client::{Client, command};
+use crate::client::{Client, Connector, command};
 
 /// Number of keys that all clients share in one round. Each round has new keys, because unknown
 /// outcomes make the search for a linearization expensive.
@@ -68,14 +68,21 @@ fn shared_key(round: u64, number: u64) -> Bytes {
 
 /// Runs one client until `stop` is set. The client always uses the same replica, and reconnects
 /// when that replica was killed. Panics at an impossible reply.
-pub(crate) fn run(address: SocketAddr, name: u64, round: u64, notes: &Notes, stop: &AtomicBool) {
+pub(crate) fn run(
+    server: impl Into<Connector>,
+    name: u64,
+    round: u64,
+    notes: &Notes,
+    stop: &AtomicBool,
+) {
+    let server = server.into();
     let own_key = format!("own{name}:round{round}").into_bytes();
     // For the client's own key: the newest value certainly applied, and the newest possibly
     // applied.
     let (mut sure, mut possible) = (0, 0);
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
-        let Ok(mut client) = Client::connect(address) else {
+        let Ok(mut client) = server.connect() else {
             thread::sleep(BREATH * 5);
             continue;
         };

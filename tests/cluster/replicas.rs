@@ -1,5 +1,6 @@
 //! A cluster of built servers as child processes on loopback, which tests kill and restart.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::client::Client;
+use crate::client::{Client, Connector};
 
 /// Maximum time for anything that must happen. It is far more than needed, so that no test fails on
 /// a slow machine.
@@ -38,6 +39,16 @@ const PATIENT: &[&str] = &["--leader-wait-ms", "60000", "--command-deadline-ms",
 /// differs between replicas behind proxies.
 pub(crate) const CLUSTER: &str = "000000000000000000000000feedbee5";
 
+/// Makes certificates for `count` replicas and for clients in a new folder.
+pub(crate) fn make_certificates(folder: &Path, count: usize) {
+    let made = Command::new(env!("CARGO_BIN_EXE_bowline"))
+        .args(["admin", "certs", "--replicas", &count.to_string()])
+        .arg(folder)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+}
+
 /// A cluster of replica processes with the ids 1 to n.
 pub(crate) struct Cluster {
     pub(crate) folder: TempDir,
@@ -54,6 +65,9 @@ pub(crate) struct Cluster {
     /// The program of each replica.
     programs: Vec<PathBuf>,
     children: Vec<Option<Child>>,
+    /// The ports for clients with TLS, and the folder of the certificates; `None` if all
+    /// connections are plain.
+    secure: Option<(Vec<u16>, PathBuf)>,
 }
 
 impl Cluster {
@@ -79,6 +93,46 @@ impl Cluster {
         flags: &'static [&'static str],
     ) -> Cluster {
         Cluster::start_all(Cluster::between_ports(count, threads, flags, &[]))
+    }
+
+    /// Starts replicas with the default deadlines that verify each other, and have a port for
+    /// clients with TLS besides the plain one.
+    pub(crate) fn start_secure(count: usize, threads: &'static str) -> Cluster {
+        let peer_ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let found = peer_ports.clone();
+        Cluster::start_secure_between(peer_ports, threads, |_, to| found[to])
+    }
+
+    /// Like [`Cluster::start_secure`]. `port(from, to)` returns the port at which one replica
+    /// reaches another.
+    pub(crate) fn start_secure_between(
+        peer_ports: Vec<u16>,
+        threads: &'static str,
+        port: impl Fn(usize, usize) -> u16,
+    ) -> Cluster {
+        let mut cluster = Cluster::new(peer_ports, threads, &[], &[], port);
+        let certificates = cluster.folder.path().join("certs");
+        make_certificates(&certificates, cluster.ports.len());
+        let tls_ports = cluster.ports.iter().map(|_| free_port()).collect();
+        cluster.secure = Some((tls_ports, certificates));
+        Cluster::start_all(cluster)
+    }
+
+    /// Returns the folder of the certificates, and the port for clients with TLS of a replica.
+    pub(crate) fn certificates(&self, at: usize) -> (&Path, u16) {
+        let (ports, folder) = self.secure.as_ref().expect("it is a secure cluster");
+        (folder, ports[at])
+    }
+
+    /// Returns how clients connect to a replica: with TLS if there is a port for it.
+    pub(crate) fn connector(&self, at: usize) -> Connector {
+        if self.secure.is_none() {
+            return self.address(at).into();
+        }
+        let (folder, port) = self.certificates(at);
+        let [ca, cert, key] = ["ca.crt", "client.crt", "client.key"].map(|name| folder.join(name));
+        let config = bowline::tls::client_config(&ca, Some((&cert, &key))).unwrap();
+        Connector::with_tls(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), config)
     }
 
     /// Returns a cluster of replicas whose folders must be restored before [`Cluster::restart`]
@@ -146,6 +200,7 @@ impl Cluster {
         let children = (0..count).map(|_| None).collect();
         let name = Some(CLUSTER);
         let programs = vec![PathBuf::from(env!("CARGO_BIN_EXE_bowline")); count];
+        let secure = None;
         Cluster {
             folder,
             ports,
@@ -157,6 +212,7 @@ impl Cluster {
             deadlines,
             programs,
             children,
+            secure,
         }
     }
 
@@ -207,9 +263,26 @@ impl Cluster {
             .arg(self.replica_folder(at))
             .args(self.flags)
             .args(self.deadlines)
+            .args(self.tls_flags(at))
             .stdin(Stdio::piped())
             .stdout(Stdio::null());
         command
+    }
+
+    fn tls_flags(&self, at: usize) -> Vec<OsString> {
+        let Some((ports, folder)) = &self.secure else { return Vec::new() };
+        let mut flags: Vec<OsString> = vec!["--tls-port".into(), ports[at].to_string().into()];
+        for prefix in ["--", "--peer-"] {
+            for (name, file) in [
+                ("cert", format!("replica-{}.crt", at + 1)),
+                ("key", format!("replica-{}.key", at + 1)),
+                ("ca-cert", "ca.crt".to_owned()),
+            ] {
+                flags.extend([format!("{prefix}tls-{name}-file").into(), folder.join(file).into()]);
+            }
+        }
+        flags.extend(["--peer-tls-domain".into(), "test.bowline".into()]);
+        flags
     }
 
     fn spawn(&mut self, at: usize, flag: Option<&str>) {

@@ -25,6 +25,7 @@ const PROGRAMS: &[&str] = &[
     "redis-benchmark",
     "rclone",
     "kill",
+    "openssl",
     "perf",
     "perf/pictures/make",
     "strace",

@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("large_writes", &["types", "raft", "kv"]),
     ("digest_schedule", &["types", "kv"]),
     ("backup", &["types", "kv"]),
+    ("tls", &["types"]),
     ("course", &["types"]),
     (
         "sim",
@@ -62,6 +63,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "digest_schedule",
             "backup",
             "redis",
+            "tls",
         ],
     ),
     (
@@ -86,6 +88,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "sim",
             "runtime",
             "processes",
+            "tls",
         ],
     ),
 ];
@@ -95,11 +98,12 @@ const LAYERS: &[(&str, &[&str])] = &[
 const IMPURE: &[&str] = &["runtime", "processes", "bin"];
 
 /// Files of a pure layer that may depend on the machine, behind a trait.
-const IMPURE_FILES: [&str; 4] = [
+const IMPURE_FILES: [&str; 5] = [
     "src/storage/background_delete.rs",
     "src/storage/read_only_disk.rs",
     "src/storage/real_disk.rs",
     "src/storage/reserve.rs",
+    "src/tls/files.rs",
 ];
 
 /// Parts of `std` that only [`IMPURE`] layers may use.
@@ -141,8 +145,11 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rand", &["raft", "transport", "course", "sim"]),
     ("rand_chacha", &["raft", "transport", "course", "sim"]),
     ("ratatui", &["bin"]),
+    ("rcgen", &["bin"]),
+    ("ring", &["tls"]),
     ("rkyv", &["kv", "wire"]),
     ("rustix", &["storage", "runtime", "processes"]),
+    ("rustls", &["tls", "runtime", "bin"]),
     ("sd_notify", &["bin"]),
     ("serde", &["wire", "course", "processes", "bin"]),
     ("serde_json", &["wire", "course", "processes", "bin"]),
@@ -168,6 +175,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "backup",
             "course",
             "sim",
+            "tls",
             "runtime",
             "processes",
         ],

@@ -1,10 +1,11 @@
 //! `bowline admin` inspects and administers a running cluster, with commands that any Redis client
 //! can send. It needs the address of one replica, from which it learns those of the others. Every
-//! subcommand ends in bounded time. The subcommands `check`, `restore` and `force-new-cluster` need
-//! no running replica.
+//! subcommand ends in bounded time. The subcommands `check`, `restore`, `force-new-cluster` and
+//! `certs` need no running replica.
 
 mod atomic_file;
 mod backup;
+mod certs;
 mod check;
 mod digest;
 mod force_new_cluster;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use self::members::{Change, ChangeOptions};
+use super::tls_arguments::TlsArguments;
 
 /// Command-line arguments of `bowline admin`.
 #[derive(clap::Args, Debug)]
@@ -32,6 +34,8 @@ pub(crate) struct Arguments {
     /// Print JSON instead of text.
     #[arg(long, global = true)]
     json: bool,
+    #[command(flatten)]
+    tls: TlsArguments,
     #[command(subcommand)]
     command: Command,
 }
@@ -131,6 +135,9 @@ enum Command {
     /// Make a new cluster from the folder of a replica that is not running, after its cluster has
     /// permanently lost a majority. Acknowledged writes may be lost.
     ForceNewCluster(force_new_cluster::Arguments),
+    /// Make an authority and certificates for a test cluster: one for each replica, and one for
+    /// clients.
+    Certs(certs::Arguments),
 }
 
 #[derive(clap::Args, Clone, Copy, Debug)]
@@ -149,7 +156,11 @@ pub(super) const EXIT_FAILED: u8 = 1;
 
 /// Runs `bowline admin`, and prints the outcome or the error. Returns the exit code.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let Arguments { addr, json, command } = arguments;
+    let Arguments { addr, json, tls, command } = arguments;
+    if let Err(error) = tls.apply() {
+        eprintln!("bowline: {error:#}");
+        return ExitCode::from(EXIT_FAILED);
+    }
     let change = |change: Change, arguments: &ChangeArguments| {
         let ChangeArguments { dry_run, wait } = *arguments;
         let options = ChangeOptions { dry_run, wait: Duration::from_secs(wait), json: *json };
@@ -180,6 +191,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         }
         Command::Restore(arguments) => restore::run(arguments, *json),
         Command::ForceNewCluster(arguments) => force_new_cluster::run(arguments, *json),
+        Command::Certs(arguments) => certs::run(arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("bowline: {error:#}");

@@ -6,6 +6,7 @@
 mod folder;
 mod probe;
 mod replace;
+mod secure;
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -66,6 +67,10 @@ pub(crate) struct Arguments {
     /// clocks drift by less than 0.2 %).
     #[arg(long, value_name = "HOW", default_value = "index")]
     reads: String,
+    /// Encrypt all connections, of clients and between replicas, and require certificates of both.
+    /// The first start makes them in the folder `certs` in --dir.
+    #[arg(long)]
+    secure: bool,
     /// Id of a replica to replace because its folder is damaged or lost. Before the start, its
     /// folder is moved aside; the replica starts with an empty folder and copies the data of the
     /// others.
@@ -124,6 +129,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         arguments.dir.display()
     );
     let cluster = folder::open_or_create(&arguments.dir, arguments.replicas)?;
+    if arguments.secure {
+        secure::prepare(&arguments.dir)?;
+    }
     if let Some(id) = arguments.replace {
         replace::replace(arguments, cluster, id)?;
     }
@@ -155,7 +163,11 @@ fn members(arguments: &Arguments, cluster: u128) -> anyhow::Result<Vec<Member>> 
         command
             .arg("serve")
             .args(["--id", &id.to_string()])
-            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(if arguments.secure {
+                secure::flags(&arguments.dir, id, port)
+            } else {
+                vec!["--listen".into(), format!("127.0.0.1:{port}").into()]
+            })
             .args(["--peer-listen", &format!("127.0.0.1:{}", port + PEER_PORT_OFFSET)])
             .args(["--peers", &peers])
             .args(["--cluster", &format!("{cluster:032x}")])
@@ -170,6 +182,12 @@ fn members(arguments: &Arguments, cluster: u128) -> anyhow::Result<Vec<Member>> 
             .env_remove("BOWLINE_BOOTSTRAP")
             .env_remove("BOWLINE_REJOIN")
             .env_remove("BOWLINE_ANNOUNCE")
+            .env_remove("BOWLINE_TLS_PORT")
+            .env_remove("BOWLINE_TLS_CERT_FILE")
+            .env_remove("BOWLINE_TLS_KEY_FILE")
+            .env_remove("BOWLINE_PEER_TLS_CERT_FILE")
+            .env_remove("BOWLINE_PEER_TLS_KEY_FILE")
+            .env_remove("BOWLINE_PEER_TLS_CA_CERT_FILE")
             // A process group of its own, so that Ctrl-C reaches only this process, which then
             // stops the replicas.
             .process_group(0);
@@ -283,6 +301,9 @@ fn replace_command(arguments: &Arguments, id: u16) -> String {
     if let Some(port) = arguments.sentinel_port {
         command.extend(["--sentinel-port".to_owned(), port.to_string()]);
     }
+    if arguments.secure {
+        command.push("--secure".to_owned());
+    }
     command.extend(["--replace".to_owned(), id.to_string()]);
     command.join(" ")
 }
@@ -367,7 +388,8 @@ fn print_members(members: &[Member], arguments: &Arguments, started: Instant) {
         let process = member.child.as_ref().map(Child::id).unwrap_or_default();
         println!("  replica {}  127.0.0.1:{}  process {process}  {log}", member.id, member.port);
     }
-    println!("try: redis-cli -p {} set greeting hello", arguments.port);
+    let tls = if arguments.secure { secure::client_flags(&arguments.dir) } else { String::new() };
+    println!("try: redis-cli {tls}-p {} set greeting hello", arguments.port);
 }
 
 /// Stops all replicas: closes their standard input, which makes them exit, and kills those that are

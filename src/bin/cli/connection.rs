@@ -1,11 +1,15 @@
 //! A client connection to a replica, for the subcommands that query replicas. Every call ends
 //! within its timeout.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
+
+use super::tls_arguments;
 
 /// Maximum length of a reply, in bytes.
 const REPLY_BYTES_MAX: usize = 1 << 20;
@@ -13,9 +17,16 @@ const REPLY_BYTES_MAX: usize = 1 << 20;
 /// A connection to the client port of a replica.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     timeout: Duration,
     input: Vec<u8>,
+}
+
+/// A connection without or with TLS.
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Encrypted(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 /// A reply of a server: text, or an error reply with its code, such as `ERR`.
@@ -24,7 +35,8 @@ pub(super) type Reply = Result<String, String>;
 type BytesReply = Result<Vec<u8>, String>;
 
 impl Connection {
-    /// Connects to `address`, as `host:port`. `timeout` limits the attempt and each later call.
+    /// Connects to `address`, as `host:port`, with TLS if this process uses it. `timeout` limits
+    /// the attempt and each later call.
     pub(super) fn open(address: &str, timeout: Duration) -> anyhow::Result<Connection> {
         let addresses = address.to_socket_addrs();
         let addresses = addresses.with_context(|| {
@@ -33,7 +45,10 @@ impl Connection {
         let mut last = None;
         for candidate in addresses {
             match TcpStream::connect_timeout(&candidate, timeout) {
-                Ok(stream) => return Ok(Connection { stream, timeout, input: Vec::new() }),
+                Ok(stream) => {
+                    let stream = Stream::new(stream, address)?;
+                    return Ok(Connection { stream, timeout, input: Vec::new() });
+                }
                 Err(error) => last = Some(error),
             }
         }
@@ -62,8 +77,11 @@ impl Connection {
         for argument in arguments {
             write!(request, "${}\r\n{argument}\r\n", argument.len())?;
         }
-        self.stream.set_write_timeout(Some(self.timeout))?;
+        self.stream.socket().set_write_timeout(Some(self.timeout))?;
+        // The handshake of TLS reads, too.
+        self.stream.socket().set_read_timeout(Some(self.timeout))?;
         self.stream.write_all(&request)?;
+        self.stream.flush()?;
         loop {
             if let Some((reply, length)) = parse(&self.input)? {
                 self.input.drain(..length);
@@ -72,7 +90,7 @@ impl Connection {
             ensure!(self.input.len() <= REPLY_BYTES_MAX, "the reply is too long");
             let left = until.saturating_duration_since(Instant::now());
             ensure!(!left.is_zero(), "no reply within {:?}", self.timeout);
-            self.stream.set_read_timeout(Some(left))?;
+            self.stream.socket().set_read_timeout(Some(left))?;
             let mut space = [0; 16 << 10];
             match self.stream.read(&mut space) {
                 Ok(0) => bail!("the connection was closed before the reply"),
@@ -84,6 +102,51 @@ impl Connection {
                     ) => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+}
+
+impl Stream {
+    /// Begins TLS on a connection to `address` if this process uses it.
+    fn new(stream: TcpStream, address: &str) -> anyhow::Result<Stream> {
+        let Some(config) = tls_arguments::config() else { return Ok(Stream::Plain(stream)) };
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(host)
+            .with_context(|| format!("`{address}` has a host that no certificate can name"))?;
+        let connection = ClientConnection::new(config, name)?;
+        Ok(Stream::Encrypted(Box::new(StreamOwned::new(connection, stream))))
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(stream) => stream,
+            Stream::Encrypted(stream) => &stream.sock,
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(stream) => stream.read(space),
+            Stream::Encrypted(stream) => stream.read(space),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(stream) => stream.write(bytes),
+            Stream::Encrypted(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Plain(stream) => stream.flush(),
+            Stream::Encrypted(stream) => stream.flush(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod allocator;
+mod certificates;
 mod cluster;
 #[cfg(test)]
 #[path = "../../../tests/tidy/commands.rs"]
@@ -15,6 +16,8 @@ mod serve;
 mod settings;
 mod sim;
 mod table;
+mod tls_arguments;
+mod tls_options;
 mod top;
 mod virtual_time;
 

@@ -33,13 +33,13 @@ const ID_MAX: u16 = u16::MAX - 1;
 const ADDRESS: &str = "an address with a port, such as 127.0.0.1:7001";
 
 impl Settings {
-    fn text(&self, name: &str) -> Option<&str> {
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.get(name)?.value.as_deref()
     }
 
     /// Parses the value of the setting `name`; fails if it is not set. `expected` describes the
     /// valid values in the error.
-    fn parse<T>(
+    pub(super) fn parse<T>(
         &self,
         name: &'static str,
         expected: &str,
@@ -56,7 +56,7 @@ impl Settings {
 
     /// Parses the value of the setting `name`; returns `None` if it is not set. `expected`
     /// describes the valid values in the error.
-    fn parse_if_set<T>(
+    pub(super) fn parse_if_set<T>(
         &self,
         name: &'static str,
         expected: &str,
@@ -207,6 +207,8 @@ impl Settings {
         Ok(ServerOptions {
             id,
             listen,
+            tls: self.client_tls(listen, peer_listen)?,
+            peer_tls: self.peer_tls()?,
             peer_listen,
             peers: peers.iter().filter(|(peer, _)| *peer != id).cloned().collect(),
             peer_transport: self

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bowline::runtime::{RunError, RuntimeCounters, ServerOptions, StopHandle, run_server};
+use bowline::runtime::{
+    ReloadHandle, RunError, RuntimeCounters, ServerOptions, StopHandle, run_server,
+};
 use sd_notify::NotifyState;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
@@ -60,10 +62,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         )?;
     }
     let stop = Arc::<StopHandle>::default();
-    stop_on_signals(&stop)?;
+    let reload = Arc::<ReloadHandle>::default();
+    handle_signals(&stop, &reload)?;
     loop {
         let on_serving = || notify_service_manager(&NotifyState::Ready);
-        match run_server(&options, &Arc::new(RuntimeCounters::default()), &stop, on_serving) {
+        let counters = Arc::<RuntimeCounters>::default();
+        match run_server(&options, &counters, &stop, &reload, on_serving) {
             Ok(()) => return Ok(ExitCode::SUCCESS),
             Err(RunError::WrongState) if stop.is_requested() => return Ok(ExitCode::SUCCESS),
             Err(RunError::WrongState) => {
@@ -135,17 +139,25 @@ fn notify_service_manager(state: &NotifyState<'_>) {
 }
 
 /// Starts a thread that stops the server gracefully on SIGTERM or SIGINT, and ends the process at
-/// once on a second one, or if the server is not serving yet.
-fn stop_on_signals(stop: &Arc<StopHandle>) -> anyhow::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])
-        .context("cannot install the signal handlers for SIGTERM and Ctrl-C")?;
-    let stop = Arc::clone(stop);
+/// once on a second one, or if the server is not serving yet. On SIGHUP, the thread makes the
+/// server read its certificates again.
+fn handle_signals(stop: &Arc<StopHandle>, reload: &Arc<ReloadHandle>) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .context("cannot install the signal handlers for SIGTERM, Ctrl-C and SIGHUP")?;
+    let (stop, reload) = (Arc::clone(stop), Arc::clone(reload));
+    let reloads = move |signal: i32| {
+        if signal == SIGHUP {
+            reload.reload();
+        }
+        signal == SIGHUP
+    };
     let wait = move || {
-        let Some(signal) = signals.forever().next() else { return };
+        let ending = signals.forever().find(|signal| !reloads(*signal));
+        let Some(signal) = ending else { return };
         notify_service_manager(&NotifyState::Stopping);
         if stop.stop() {
             let started = Instant::now();
-            while signals.pending().next().is_none() {
+            while !signals.pending().any(|signal| signal != SIGHUP) {
                 if started.elapsed() >= STOP_MAX {
                     tracing::warn!("the graceful stop takes too long; exiting at once");
                     std::process::exit(0);

@@ -24,8 +24,26 @@ pub(crate) struct ServerArguments {
     /// Address for Redis clients [default: 127.0.0.1:6379].
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Address where this replica listens for its peers. Peers are not authenticated: keep it on
-    /// loopback or a private network [default: 127.0.0.1:16379].
+    /// Port for clients with TLS, at the host of --listen; 0 for none. If the port of --listen is
+    /// 0, clients without TLS are not accepted [default: 0].
+    #[arg(long, value_name = "PORT")]
+    tls_port: Option<String>,
+    /// File with the certificate that clients get, and the intermediate certificates if there are
+    /// any, in PEM form. It is read again when it changes and at SIGHUP [default: none].
+    #[arg(long, value_name = "FILE")]
+    tls_cert_file: Option<String>,
+    /// File with the private key of --tls-cert-file, without a passphrase [default: none].
+    #[arg(long, value_name = "FILE")]
+    tls_key_file: Option<String>,
+    /// File with the certificates of the authorities that sign clients' certificates [default:
+    /// none].
+    #[arg(long, value_name = "FILE")]
+    tls_ca_cert_file: Option<String>,
+    /// Whether clients with TLS must present a certificate: yes, no or optional [default: yes].
+    #[arg(long, value_name = "YES|NO|OPTIONAL")]
+    tls_auth_clients: Option<String>,
+    /// Address where this replica listens for its peers. Without --peer-tls-cert-file they are not
+    /// authenticated: keep it on loopback or a private network [default: 127.0.0.1:16379].
     #[arg(long, value_name = "HOST:PORT")]
     peer_listen: Option<String>,
     /// Members of the cluster and their addresses for peers; this replica may be among them. The
@@ -38,6 +56,22 @@ pub(crate) struct ServerArguments {
     /// both, on the same port number [default: auto].
     #[arg(long, value_name = "HOW")]
     peer_transport: Option<String>,
+    /// File with the certificate of this replica, in PEM form, with which it and its peers verify
+    /// each other. It is read again when it changes and at SIGHUP [default: none, connections
+    /// between replicas are plain].
+    #[arg(long, value_name = "FILE")]
+    peer_tls_cert_file: Option<String>,
+    /// File with the private key of --peer-tls-cert-file, without a passphrase [default: none].
+    #[arg(long, value_name = "FILE")]
+    peer_tls_key_file: Option<String>,
+    /// File with the certificates of the authorities that sign the replicas' certificates [default:
+    /// none].
+    #[arg(long, value_name = "FILE")]
+    peer_tls_ca_cert_file: Option<String>,
+    /// Domain of the names in the replicas' certificates: that of replica 3 has the DNS name
+    /// replica-3.DOMAIN [default: NAME.bowline with the NAME of --cluster].
+    #[arg(long, value_name = "DOMAIN")]
+    peer_tls_domain: Option<String>,
     /// Data folder of the replica [default: bowline-data/replica-ID].
     #[arg(long, value_name = "FOLDER")]
     dir: Option<String>,
@@ -227,9 +261,18 @@ impl ServerArguments {
         vec![
             ("id", None, self.id.clone()),
             ("listen", Some("127.0.0.1:6379"), self.listen.clone()),
+            ("tls-port", Some("0"), self.tls_port.clone()),
+            ("tls-cert-file", None, self.tls_cert_file.clone()),
+            ("tls-key-file", None, self.tls_key_file.clone()),
+            ("tls-ca-cert-file", None, self.tls_ca_cert_file.clone()),
+            ("tls-auth-clients", Some("yes"), self.tls_auth_clients.clone()),
             ("peer-listen", Some("127.0.0.1:16379"), self.peer_listen.clone()),
             ("peers", Some(""), self.peers.clone()),
             ("peer-transport", Some("auto"), self.peer_transport.clone()),
+            ("peer-tls-cert-file", None, self.peer_tls_cert_file.clone()),
+            ("peer-tls-key-file", None, self.peer_tls_key_file.clone()),
+            ("peer-tls-ca-cert-file", None, self.peer_tls_ca_cert_file.clone()),
+            ("peer-tls-domain", None, self.peer_tls_domain.clone()),
             ("dir", None, self.dir.clone()),
             ("cluster", None, self.cluster.clone()),
             ("bootstrap", Some("false"), bootstrap),

@@ -19,6 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGTERM};
 use self::model::Overview;
 use self::sampler::{Sample, Sampler};
 use super::admin::EXIT_FAILED;
+use super::tls_arguments::TlsArguments;
 
 /// Interval at which key presses, signals and new samples are polled.
 const INPUT_INTERVAL: Duration = Duration::from_millis(100);
@@ -37,10 +38,13 @@ pub(crate) struct Arguments {
     /// with code 1.
     #[arg(long)]
     once: bool,
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 /// Runs `bowline top`. Returns the exit code.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    arguments.tls.apply()?;
     let interval = Duration::from_secs(arguments.interval);
     ensure!(
         arguments.once || (std::io::stdout().is_terminal() && std::io::stdin().is_terminal()),

@@ -7,6 +7,9 @@
 //! | `peers` | connections to and from peers |
 //! | `read_index`, `freshness` | reads on a replica that is not the leader |
 //! | `request_id` | ids of batches and of requests for a read index |
+//! | `certificates` | the certificates in use, and reading them again |
+//! | `refusal_log` | limits log lines about refused connections |
+//! | `listeners` | the listening sockets |
 //! | `sockets` | non-blocking sockets, their queues, the limit on open files |
 //! | `options`, `folder`, `retry` | options, the replica's folder, waiting for an earlier process |
 //! | `restore` | folders of a new cluster from a backup |
@@ -16,13 +19,16 @@
 //! own state: to a write once the state has applied the write, to a read once the state has applied
 //! everything that the leader knew to be committed when the read arrived. Replicas forward batches
 //! of writes to the leader; the leader sends back only refusals.
+mod certificates;
 mod clients;
 mod folder;
 mod freshness;
+mod listeners;
 mod network;
 mod options;
 mod peers;
 mod read_index;
+mod refusal_log;
 mod request_id;
 mod restore;
 mod retry;
@@ -30,7 +36,7 @@ mod sockets;
 mod stop_handle;
 
 use std::io;
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -67,6 +73,7 @@ use crate::storage::{
     Log, PeerRecords, RealDisk, Recovered, cluster_fingerprint, failpoint, mark_state_wrong,
     replicas,
 };
+use crate::tls::ClientCertificates;
 use crate::types::{EntryId, Index, Instant, NodeId};
 use crate::wire::frame::{Hello, Lane};
 use crate::wire::protocol;
@@ -74,18 +81,17 @@ use crate::wire::resp::Limits;
 
 use self::clients::Clients;
 use self::folder::OpenedFolder;
+use self::listeners::Endpoints;
 use self::network::{CLIENTS_FROM, INCOMING_FROM, OUTGOING_FROM, Parts, ServerNetwork, WAKER};
 use self::peers::incoming::IncomingPeers;
 use self::peers::outgoing::{OutgoingPeers, versions_at};
 use self::request_id::origin_of;
-use self::retry::retry_while;
-use self::sockets::datagram_socket::DatagramSocket;
 use self::sockets::descriptors;
-use self::sockets::listener::Listener;
 
+pub use self::certificates::ReloadHandle;
 pub use self::clients::Timeouts;
 pub use self::folder::{FolderReport, FolderState, bootstrap, check, inspect};
-pub use self::options::{Bootstrap, ServerOptions};
+pub use self::options::{Bootstrap, ClientTls, PeerTls, ServerOptions};
 pub use self::peers::PeerTransport;
 pub use self::restore::{
     LoadedBackup, RestoreError, Survivor, check_backup, check_empty, load_backup, restore,
@@ -99,26 +105,24 @@ const BUFFER_SHARES: usize = 4;
 
 /// Runs a server until it is asked to stop through `stop`, or until polling its sockets fails. To
 /// end the process at any other time is safe, too, because everything that the server has
-/// acknowledged is already on disk. `on_serving` is called once, when the state is loaded and
-/// clients are served.
+/// acknowledged is already on disk. `reload` makes the server read its certificates again.
+/// `on_serving` is called once, when the state is loaded and clients are served.
 ///
 /// # Errors
 /// If the server cannot start: an address is in use, the folder is damaged or belongs to another
-/// replica, or the configuration is invalid. [`RunError::WrongState`] if the server has stopped
-/// because its state is wrong; it can then be started again.
+/// replica, or the configuration or a certificate is invalid. [`RunError::WrongState`] if the server
+/// has stopped because its state is wrong; it can then be started again.
 pub fn run_server(
     options: &ServerOptions,
     counters: &Arc<RuntimeCounters>,
     stop: &Arc<StopHandle>,
+    reload: &Arc<ReloadHandle>,
     on_serving: impl FnOnce(),
 ) -> Result<(), RunError> {
     options.config.validate()?;
     // Bound before the folder is opened, so that a second start by mistake does not count as a
     // restart.
-    let (client_listener, peer_listener) =
-        (listen("clients", options.listen)?, listen("peers", options.peer_listen)?);
-    let sentinel_listener = sentinel_listener(options)?;
-    let datagrams = bind("datagrams of peers", options.peer_listen, DatagramSocket::bind)?;
+    let endpoints = Endpoints::open(options)?;
     bootstrap_if_requested(options)?;
     let disk_space = Arc::new(DiskSpaceBoard::new(options.disk_reserve));
     let folder = folder::open(options, &disk_space)?;
@@ -137,7 +141,7 @@ pub fn run_server(
     let origin = origin_of(options.id, opening);
     let rejoining = Arc::new(AtomicBool::new(recovered.loss() == Some(Loss::Votes)));
     let (outgoing, incoming) =
-        peer_connections(options, &datagrams, &recovered, peer_records, &rejoining, counters);
+        peer_connections(options, &endpoints, &recovered, peer_records, &rejoining, counters);
     let context = context(options, &recovered, (&store, last_snapshot.index), clock.now());
     let applier_board = Arc::new(ApplierBoard::default());
     let clients = Clients::new(
@@ -159,10 +163,9 @@ pub fn run_server(
         announced: options.announced_to_peers(),
         is_address_set: options.announce_peer.is_some(),
         opening,
-        client_listener,
-        sentinel_listener,
-        peer_listener,
-        datagrams,
+        listeners: endpoints.listeners,
+        certificates: Arc::clone(&endpoints.certificates),
+        datagrams: endpoints.datagrams,
         clients,
         outgoing,
         incoming,
@@ -213,6 +216,7 @@ pub fn run_server(
         )),
         background_delete: Some(BackgroundDelete::new(ends.deletions, memory)),
     };
+    endpoints.certificates.watch(reload)?;
     stop.attach(wake);
     on_serving();
     run_until_stopped(stages, fused, stop, &applier_board)
@@ -256,10 +260,6 @@ fn state_check(first_members: &[NodeId], mut marks: RealDisk) -> StateCheck {
     StateCheck::new(Configuration::of_voters(first_members.iter().copied()), Box::new(mark))
 }
 
-fn sentinel_listener(options: &ServerOptions) -> Result<Option<Listener>, RunError> {
-    options.sentinel_listen.map(|address| listen("Sentinel clients", address)).transpose()
-}
-
 fn bootstrap_if_requested(options: &ServerOptions) -> Result<(), RunError> {
     let Some(how) = options.bootstrap else { return Ok(()) };
     let cluster = options.cluster.expect("a bootstrap has the id of the cluster");
@@ -277,12 +277,13 @@ fn poll_and_wake() -> io::Result<(Poll, Arc<Wake>)> {
 /// opening connections.
 fn peer_connections(
     options: &ServerOptions,
-    datagrams: &DatagramSocket,
+    endpoints: &Endpoints,
     recovered: &Recovered<RealDisk>,
     records: PeerRecords<RealDisk>,
     rejoining: &Arc<AtomicBool>,
     counters: &Arc<RuntimeCounters>,
 ) -> (OutgoingPeers, IncomingPeers) {
+    let Endpoints { datagrams, certificates, .. } = endpoints;
     let outgoing = OutgoingPeers::new(
         hello(recovered, options),
         Arc::clone(rejoining),
@@ -291,7 +292,8 @@ fn peer_connections(
         datagrams.send_buffer_bytes() / BUFFER_SHARES,
         OUTGOING_FROM,
         Arc::clone(counters),
-    );
+    )
+    .with_certificates(Arc::clone(certificates));
     let mut incoming = IncomingPeers::new(
         recovered.identity(),
         recovered.members().to_vec(),
@@ -300,7 +302,8 @@ fn peer_connections(
         secret(),
         datagrams.receive_buffer_bytes() / BUFFER_SHARES,
         Arc::clone(counters),
-    );
+    )
+    .with_certificates(Arc::clone(certificates));
     incoming.set_feature_level(recovered.feature_level());
     (outgoing, incoming)
 }
@@ -360,44 +363,12 @@ fn log_start(
         rejoining = log.loss().is_some(),
         last_entry = %last.map_or(last_snapshot, Entry::id),
         snapshot = %last_snapshot,
-        listen = %options.listen,
+        listen = %options.plain_listen().map_or_else(|| "none".to_owned(), |it| it.to_string()),
+        tls_listen = %options.tls_listen().map_or_else(|| "none".to_owned(), |it| it.to_string()),
         peer_listen = %options.peer_listen,
+        peer_certificates = options.peer_tls.is_some(),
         "replica started"
     );
-}
-
-/// Opens a listening socket. If the address is in use, tries again for some seconds, in case an
-/// earlier process is still exiting.
-fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError> {
-    bind(whom, address, Listener::bind)
-}
-
-/// Opens a socket by calling `bind` with `address`. If the address is in use, tries again for some
-/// seconds, in case an earlier process is still exiting. `whom` is the purpose of the socket for
-/// the error message.
-fn bind<T>(
-    whom: &'static str,
-    address: SocketAddr,
-    bind: impl Fn(SocketAddr) -> io::Result<T>,
-) -> Result<T, RunError> {
-    let bind = || {
-        bind(address).map_err(|source| {
-            let advice = match source.kind() {
-                io::ErrorKind::AddrInUse => {
-                    "another process listens there; stop it, or choose another address"
-                }
-                io::ErrorKind::PermissionDenied => "choose a port above 1023",
-                io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
-                _ => "choose another address",
-            };
-            RunError::Listen { whom, address, source, advice }
-        })
-    };
-    let is_in_use = |error: &RunError| {
-        matches!(error, RunError::Listen { source, .. }
-            if source.kind() == io::ErrorKind::AddrInUse)
-    };
-    retry_while(bind, is_in_use)
 }
 
 /// Returns the snapshot scheduler, with the log growth that the server's options specify.
@@ -419,12 +390,32 @@ fn settings(options: &ServerOptions) -> Settings {
     let folder = options.folder.display().to_string();
     let host = options.listen.ip().to_string();
     let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
+    settings.set_tls(&tls_settings(options.tls.as_ref()));
     let clients_max = descriptors::raise_limit(options.clients_max, options.peers.len());
     settings.set_clients_allowed(descriptors::clients_allowed(options.peers.len()));
     settings.set_memory_max(options.memory_max);
     settings.set_rewrite_growth(options.snapshot_log_percentage, options.snapshot_log_bytes);
     settings.set_client_limits(clients_max, options.clients_bytes_max, options.idle_seconds_max);
     settings
+}
+
+/// Returns the settings with the names that Redis gives those of TLS.
+fn tls_settings(tls: Option<&ClientTls>) -> Vec<(&'static str, String)> {
+    let path =
+        |path: Option<&PathBuf>| path.map_or_else(String::new, |it| it.display().to_string());
+    let files = tls.map(|tls| &tls.files);
+    let certificates = match tls.map(|tls| tls.client_certificates) {
+        None | Some(ClientCertificates::Required) => "yes",
+        Some(ClientCertificates::Optional) => "optional",
+        Some(ClientCertificates::Ignored) => "no",
+    };
+    vec![
+        ("tls-port", tls.map_or(0, |tls| tls.port).to_string()),
+        ("tls-cert-file", path(files.map(|files| &files.cert))),
+        ("tls-key-file", path(files.map(|files| &files.key))),
+        ("tls-ca-cert-file", path(files.and_then(|files| files.ca.as_ref()))),
+        ("tls-auth-clients", certificates.to_owned()),
+    ]
 }
 
 /// Sets the fields of the context that `INFO` reports about the state: applied index, number of
@@ -450,7 +441,7 @@ fn context(
     let me = ReplicaInfo {
         id: options.id,
         host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
-        port: port.parse().unwrap_or(options.listen.port()),
+        port: port.parse().unwrap_or_default(),
         peer_port: options.peer_listen.port(),
         connected: true,
         match_index: None,

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::runtime::server::clients::Timeouts;
 use crate::runtime::server::peers::PeerTransport;
 use crate::runtime::stages::threads::Threads;
+use crate::tls::{ClientCertificates, PeerDomain, TlsFiles};
 use crate::types::NodeId;
 
 /// The options with which a server is started.
@@ -15,8 +16,11 @@ use crate::types::NodeId;
 pub struct ServerOptions {
     /// The id of the replica that the server runs.
     pub id: NodeId,
-    /// Address on which the replica listens for clients.
+    /// Address on which the replica listens for clients without TLS. If the port is 0 and there is
+    /// a port for clients with TLS, it does not.
     pub listen: SocketAddr,
+    /// The port for clients with TLS, and its certificates; `None` if there is no such port.
+    pub tls: Option<ClientTls>,
     /// Address on which the replica listens for other replicas.
     pub peer_listen: SocketAddr,
     /// The ids of other replicas, and the addresses on which they listen for their peers, as
@@ -26,11 +30,14 @@ pub struct ServerOptions {
     /// Transport protocol of the connections to the other replicas: TCP, UDP, or either of them
     /// depending on packet loss.
     pub peer_transport: PeerTransport,
+    /// The certificates with which replicas verify each other; `None` for connections without TLS.
+    pub peer_tls: Option<PeerTls>,
     /// Address at which the other replicas reach this one, as `host:port`, which it tells them;
     /// empty to tell them none; `None` to use `peer_listen`, unless that stands for all addresses
     /// of the machine.
     pub announce_peer: Option<String>,
-    /// Address to which clients are redirected, as `host:port`; `None` to use `listen`.
+    /// Address to which clients are redirected, as `host:port`; `None` to use `listen`, or the port
+    /// for clients with TLS if there is no other.
     pub announce: Option<String>,
     /// The folder in which the replica stores its log and its snapshots.
     pub folder: PathBuf,
@@ -79,6 +86,26 @@ pub struct ServerOptions {
     pub timeouts: Timeouts,
 }
 
+/// The port for clients with TLS, and its certificates.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientTls {
+    /// The port, at the host of `listen`.
+    pub port: u16,
+    /// The certificate of the server, and the authorities of the clients' certificates.
+    pub files: TlsFiles,
+    /// Whether clients must present a certificate.
+    pub client_certificates: ClientCertificates,
+}
+
+/// The certificates with which replicas verify each other.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerTls {
+    /// The certificate of this replica, and the authorities of the others' certificates.
+    pub files: TlsFiles,
+    /// The domain of the names in the certificates.
+    pub domain: PeerDomain,
+}
+
 /// How to create the files of a replica in an empty folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bootstrap {
@@ -95,7 +122,20 @@ pub enum Bootstrap {
 impl ServerOptions {
     /// Returns the address to which clients are redirected, as `host:port`.
     pub(crate) fn announced(&self) -> String {
-        self.announce.clone().unwrap_or_else(|| self.listen.to_string())
+        let own = || self.plain_listen().or(self.tls_listen()).unwrap_or(self.listen).to_string();
+        self.announce.clone().unwrap_or_else(own)
+    }
+
+    /// Returns the address on which the replica listens for clients without TLS; `None` if it does
+    /// not.
+    pub(crate) fn plain_listen(&self) -> Option<SocketAddr> {
+        (self.tls.is_none() || self.listen.port() != 0).then_some(self.listen)
+    }
+
+    /// Returns the address on which the replica listens for clients with TLS; `None` if it does
+    /// not.
+    pub(crate) fn tls_listen(&self) -> Option<SocketAddr> {
+        self.tls.as_ref().map(|tls| SocketAddr::new(self.listen.ip(), tls.port))
     }
 
     /// Returns the address at which the other replicas reach this one, as `host:port`; empty if it

@@ -223,6 +223,11 @@ impl Parser {
         }
     }
 
+    /// Returns whether the next byte begins a request.
+    pub fn is_between_requests(&self) -> bool {
+        self.position == 0 && self.missing.is_none() && !self.skips
+    }
+
     /// Returns how many bytes are missing to complete the argument whose length is known, if
     /// `available` bytes of the request have been received; 0 if no argument is incomplete.
     pub fn missing_bytes(&self, available: usize) -> usize {

@@ -255,7 +255,7 @@ impl Client {
             - self.large_bytes
             + self.reply_bytes
             + self.slots.capacity() * (size_of::<Slot>() + size_of::<Option<InFlight>>())
-            + self.socket.outbound.held_bytes()
+            + self.socket.held_bytes()
             + self.connection.held_bytes()
     }
 
@@ -282,13 +282,13 @@ impl Client {
 
     /// Returns whether the client is to be disconnected and all its replies have been written.
     pub(crate) fn is_finished(&self) -> bool {
-        self.closing && self.slots.is_empty() && self.socket.outbound.is_empty()
+        self.closing && self.slots.is_empty() && self.socket.is_flushed()
     }
 
     /// Returns whether everything that was received from the client has its reply, and all replies
     /// have been written.
     pub(crate) fn is_drained(&self) -> bool {
-        self.slots.is_empty() && self.input.is_empty() && self.socket.outbound.is_empty()
+        self.slots.is_empty() && self.input.is_empty() && self.socket.is_flushed()
     }
 
     /// Returns whether a request of the client is waiting to be sent to the Raft core or to the

@@ -11,6 +11,7 @@
 //! | `in_flight` | requests without an outcome, by sequence number |
 //! | `memory` | the memory usage of all clients combined |
 //! | `pubsub` | messages to subscribers |
+//! | `tls` | connections on which TLS has failed |
 //! | `waiting` | clients that wait for changes of keys |
 //! | `timeouts` | requests that wait too long, idle connections, redirects to a new leader |
 //!
@@ -31,6 +32,7 @@ mod requests;
 #[cfg(test)]
 mod tests;
 mod timeouts;
+mod tls;
 mod waiting;
 
 use std::collections::VecDeque;
@@ -45,9 +47,11 @@ use crate::redis::{Connection, Context, Settings, SlowLogSettings};
 use crate::runtime::boards::{ApplierBoard, RuntimeCounters};
 use crate::runtime::channels::{AdminCall, SnapshotRead};
 use crate::runtime::pass::Pass;
+use crate::runtime::server::refusal_log::RefusalLog;
 use crate::runtime::server::sockets::slab::Slab;
 use crate::runtime::server::sockets::socket::Socket;
 use crate::runtime::stages::applier::ORIGIN_BYTES;
+use crate::tls::Session;
 use crate::transport::connection::ReadResult;
 use crate::types::{ClientId, Instant, RequestKey};
 use crate::wire::resp::{Limits, Parser, Version, Writer};
@@ -125,6 +129,8 @@ pub(crate) struct Clients {
     to_close: Vec<(usize, ClientId)>,
     slow_log: SlowLogSettings,
     board: Arc<ApplierBoard>,
+    /// Limits the log lines about connections on which TLS has failed.
+    tls_refusals: RefusalLog<tls::Refusal>,
     /// When the last outcomes of writes arrived.
     outcomes_at: Instant,
     /// The last time at which the applier was seen to be running a long operation.
@@ -176,6 +182,7 @@ impl Clients {
             to_close: Vec::new(),
             slow_log,
             board,
+            tls_refusals: RefusalLog::default(),
             outcomes_at: Instant::ZERO,
             applier_resumed_at: Instant::ZERO,
             counters,
@@ -188,11 +195,13 @@ impl Clients {
     }
 
     /// Adds a client's connection, or closes it with an error if the maximum number of clients is
-    /// connected. `on_sentinel_port` says whether the client has connected to the additional
+    /// connected. `tls` is the state of TLS before the handshake; `None` for a plain connection.
+    /// `on_sentinel_port` says whether the client has connected to the additional
     /// address for Sentinel commands.
     pub(crate) fn accept(
         &mut self,
         stream: TcpStream,
+        tls: Option<Session>,
         on_sentinel_port: bool,
         now: Instant,
         registry: &Registry,
@@ -200,13 +209,14 @@ impl Clients {
         let address = stream.peer_addr().map(|address| address.to_string()).unwrap_or_default();
         let local = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let token = Token(self.first_token + self.connected.next_index());
-        let Ok(mut socket) = Socket::new(stream, registry, token, true) else { return };
+        let Ok(mut socket) = Socket::new(stream, registry, token, true, tls) else { return };
         if self.connected.len() as u64 >= self.settings.clients_max() {
             self.counters.clients_refused.add_one();
             self.context.traffic.connections_refused += 1;
             Writer::new(socket.outbound.open(), Version::Two)
                 .error(b"ERR max number of clients reached");
-            // One attempt: the connection is closed in any case.
+            // One attempt: the connection is closed in any case. With TLS, it would be before the
+            // handshake, so the client gets no error.
             let _ = socket.flush();
             socket.close(registry);
             return;
@@ -347,6 +357,10 @@ impl Clients {
                     self.context.traffic.reads += 1;
                 }
                 ReadResult::WouldBlock => {}
+                ReadResult::Closed if client.socket.tls_failure().is_some() => {
+                    self.close_failed(index, registry);
+                    return 0;
+                }
                 ReadResult::Closed if client.has_no_slots() && client.input.is_empty() => {
                     self.close(index, registry);
                     return 0;
@@ -354,6 +368,10 @@ impl Clients {
                 // The client may still want its replies.
                 ReadResult::Closed => client.ended = true,
             }
+        }
+        if self.is_stray_handshake(index, &space[..count]) {
+            self.close_stray(index, registry);
+            return 0;
         }
         self.parse(index, &space[..count], pass);
         let client = self.client(index);

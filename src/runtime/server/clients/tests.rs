@@ -4,6 +4,7 @@
 mod lagging_reads;
 mod settings;
 mod statistics;
+mod tls;
 mod waiting;
 mod wide_replies;
 
@@ -36,6 +37,8 @@ struct Fixture {
     clients: Clients,
     now: Instant,
     space: Vec<u8>,
+    /// The settings of TLS with which the next connection is accepted; `None` for a plain one.
+    tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 /// A request that was sent to the core in a separate batch.
@@ -86,6 +89,7 @@ impl Fixture {
             ),
             now: Instant::ZERO,
             space: vec![0; 64 << 10],
+            tls: None,
         }
     }
 
@@ -102,7 +106,8 @@ impl Fixture {
         let (accepted, _) = self.listener.accept().unwrap();
         accepted.set_nonblocking(true).unwrap();
         let accepted = mio::net::TcpStream::from_std(accepted);
-        self.clients.accept(accepted, false, self.now, self.poll.registry());
+        let session = self.tls.clone().map(|config| Session::accept(config).unwrap());
+        self.clients.accept(accepted, session, false, self.now, self.poll.registry());
         stream.set_nonblocking(true).unwrap();
         stream
     }

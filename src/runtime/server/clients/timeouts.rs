@@ -117,9 +117,9 @@ impl Clients {
         }
     }
 
-    /// Closes connections that have been idle for too long, whose incomplete request has exceeded
-    /// its timeout, or that have not read Pub/Sub messages for too long. Also applies the current
-    /// `CONFIG` value of the memory limit for clients.
+    /// Closes connections that have been idle for too long, whose handshake or incomplete request
+    /// has exceeded its timeout, or that have not read Pub/Sub messages for too long. Also applies
+    /// the current `CONFIG` value of the memory limit for clients.
     pub(crate) fn sweep(&mut self, now: Instant, registry: &Registry) {
         if now < self.swept_at + SWEEP_INTERVAL {
             return;
@@ -147,12 +147,14 @@ impl Clients {
             if lags {
                 client.warn_of_backlog();
             }
-            (slow || idle || lags).then_some(index)
+            (slow || idle || lags || client.is_handshake_overdue(now)).then_some(index)
         });
         let indexes: Vec<usize> = overdue.collect();
         for index in indexes {
-            self.counters.clients_closed.add_one();
-            self.close(index, registry);
+            if !self.close_slow_handshake(index, registry) {
+                self.counters.clients_closed.add_one();
+                self.close(index, registry);
+            }
         }
     }
 

@@ -37,8 +37,10 @@ use crate::runtime::channels::{
 use crate::runtime::clock::Clock;
 use crate::runtime::pass::Pass;
 use crate::runtime::pass::StageState;
+use crate::runtime::server::certificates::Certificates;
 use crate::runtime::server::clients::Clients;
 use crate::runtime::server::freshness::Freshness;
+use crate::runtime::server::listeners::Listeners;
 use crate::runtime::server::peers::incoming::IncomingPeers;
 use crate::runtime::server::peers::outgoing::OutgoingPeers;
 use crate::runtime::server::read_index::ReadIndexRequests;
@@ -61,6 +63,7 @@ const CLIENT_LISTENER: Token = Token(1);
 const PEER_LISTENER: Token = Token(2);
 const SENTINEL_LISTENER: Token = Token(3);
 const DATAGRAMS: Token = Token(4);
+const TLS_LISTENER: Token = Token(5);
 /// First `Poll` token of the outgoing connections to peers.
 pub(crate) const OUTGOING_FROM: usize = 16;
 /// First `Poll` token of the incoming connections from peers.
@@ -111,10 +114,8 @@ pub(crate) struct Parts {
     /// The random number that identifies the current start of this replica's process. It was
     /// generated when the process opened the replica's log.
     pub(crate) opening: u64,
-    pub(crate) client_listener: Listener,
-    /// The listener of the additional address for Sentinel commands; `None` if there is none.
-    pub(crate) sentinel_listener: Option<Listener>,
-    pub(crate) peer_listener: Listener,
+    pub(crate) listeners: Listeners,
+    pub(crate) certificates: Arc<Certificates>,
     /// The socket for datagrams from and to peers.
     pub(crate) datagrams: DatagramSocket,
     pub(crate) clients: Clients,
@@ -126,6 +127,13 @@ pub(crate) struct Parts {
     pub(crate) memory: Arc<MemoryBoard>,
     pub(crate) clocks: Arc<ClockBoard>,
     pub(crate) counters: Arc<RuntimeCounters>,
+}
+
+/// What the connections that one listener accepts are for.
+#[derive(Clone, Copy)]
+struct ClientPort {
+    is_encrypted: bool,
+    is_for_sentinel: bool,
 }
 
 /// The network stage of the server: moves requests, replies and messages between the sockets and
@@ -180,8 +188,13 @@ pub(crate) struct ServerNetwork {
     addresses_at: Instant,
     /// Time of the next check for requests that have exceeded their timeout.
     expiry_at: Instant,
+    /// Number of changes of the peers' authorities after which all connections to and from peers
+    /// were closed, to be made again.
+    authority_changes: u64,
     /// The receive buffer that all connections share.
     space: Vec<u8>,
+    /// Buffer in which datagrams are decrypted. Kept to reuse its memory.
+    opened: Vec<u8>,
     /// Buffer for received frames. It is empty between passes (iterations of the stage's loop), and
     /// kept to reuse its memory.
     frames: Vec<(NodeId, u64, Frame)>,
@@ -193,11 +206,15 @@ pub(crate) struct ServerNetwork {
 impl ServerNetwork {
     pub(crate) fn new(mut parts: Parts) -> io::Result<ServerNetwork> {
         let registry = parts.poll.registry();
-        parts.client_listener.register(registry, CLIENT_LISTENER)?;
-        if let Some(listener) = &mut parts.sentinel_listener {
-            listener.register(registry, SENTINEL_LISTENER)?;
+        let Listeners { clients, tls, sentinel, peers } = &mut parts.listeners;
+        for (listener, token) in
+            [(clients, CLIENT_LISTENER), (tls, TLS_LISTENER), (sentinel, SENTINEL_LISTENER)]
+        {
+            if let Some(listener) = listener {
+                listener.register(registry, token)?;
+            }
         }
-        parts.peer_listener.register(registry, PEER_LISTENER)?;
+        peers.register(registry, PEER_LISTENER)?;
         parts.datagrams.register(registry, DATAGRAMS)?;
         let read_indexes = ReadIndexRequests::new(parts.opening);
         Ok(ServerNetwork {
@@ -222,7 +239,9 @@ impl ServerNetwork {
             wall_clock_at: Instant::ZERO,
             addresses_at: Instant::ZERO,
             expiry_at: Instant::ZERO,
+            authority_changes: 0,
             space: vec![0; SPACE_BYTES],
+            opened: Vec::new(),
             frames: Vec::new(),
             gathering: Gathering::default(),
             stopping: None,
@@ -253,9 +272,7 @@ impl ServerNetwork {
             || parts.clients.is_writable()
             || parts.incoming.is_readable(core_accepts)
             || parts.datagrams.is_readable()
-            || parts.client_listener.is_acceptable(now)
-            || parts.sentinel_listener.as_ref().is_some_and(|it| it.is_acceptable(now))
-            || parts.peer_listener.is_acceptable(now)
+            || parts.listeners.iter().any(|it| it.is_acceptable(now))
         {
             return Some(Duration::ZERO);
         }
@@ -265,9 +282,7 @@ impl ServerNetwork {
             parts.outgoing.next_due(),
             parts.incoming.next_expiry(),
             parts.incoming.next_acknowledgement(),
-            parts.client_listener.next_due(),
-            parts.sentinel_listener.as_ref().and_then(Listener::next_due),
-            parts.peer_listener.next_due(),
+            parts.listeners.iter().filter_map(Listener::next_due).min(),
             self.read_indexes.next_expiry(),
             expiry,
             parts.clients.next_sweep(),
@@ -311,11 +326,12 @@ impl ServerNetwork {
             count += 1;
             match event.token() {
                 WAKER => {}
-                CLIENT_LISTENER => parts.client_listener.on_event(),
+                CLIENT_LISTENER => parts.listeners.clients.iter_mut().for_each(Listener::on_event),
+                TLS_LISTENER => parts.listeners.tls.iter_mut().for_each(Listener::on_event),
                 SENTINEL_LISTENER => {
-                    parts.sentinel_listener.iter_mut().for_each(Listener::on_event);
+                    parts.listeners.sentinel.iter_mut().for_each(Listener::on_event);
                 }
-                PEER_LISTENER => parts.peer_listener.on_event(),
+                PEER_LISTENER => parts.listeners.peers.on_event(),
                 DATAGRAMS => parts.datagrams.on_event(),
                 Token(token) if token >= CLIENTS_FROM => parts.clients.on_event(token, event),
                 Token(token) if token >= INCOMING_FROM => parts.incoming.on_event(token, event),
@@ -336,6 +352,13 @@ impl ServerNetwork {
         let parts = &mut self.parts;
         let registry = parts.poll.registry();
         let incoming = &mut parts.incoming;
+        let authority_changes = parts.certificates.authority_changes();
+        if self.authority_changes != authority_changes {
+            self.authority_changes = authority_changes;
+            tracing::info!("connections to and from peers are made again with the new authorities");
+            incoming.close_all(now, registry);
+            parts.outgoing.close_all(now, registry);
+        }
         parts.outgoing.connect(now, registry, |peer| incoming.loss_from(peer));
         parts.incoming.expire(now, registry);
         if now >= self.expiry_at {
@@ -360,18 +383,25 @@ impl ServerNetwork {
     fn accept(&mut self, now: Instant) {
         let parts = &mut self.parts;
         let registry = parts.poll.registry();
-        for _ in 0..ACCEPTED_MAX {
-            let Some(stream) = parts.client_listener.accept(now) else { break };
-            parts.clients.accept(stream, false, now, registry);
-        }
-        if let Some(listener) = &mut parts.sentinel_listener {
+        let Listeners { clients, tls, sentinel, peers } = &mut parts.listeners;
+        // Without the plain port there are no plain connections at all.
+        let sentinel_kind = ClientPort { is_encrypted: clients.is_none(), is_for_sentinel: true };
+        let accepting = [
+            (clients, ClientPort { is_encrypted: false, is_for_sentinel: false }),
+            (tls, ClientPort { is_encrypted: true, is_for_sentinel: false }),
+            (sentinel, sentinel_kind),
+        ];
+        for (listener, port) in accepting {
+            let Some(listener) = listener else { continue };
             for _ in 0..ACCEPTED_MAX {
                 let Some(stream) = listener.accept(now) else { break };
-                parts.clients.accept(stream, true, now, registry);
+                let session = port.is_encrypted.then(|| parts.certificates.accept_client());
+                let Ok(session) = session.transpose() else { continue };
+                parts.clients.accept(stream, session, port.is_for_sentinel, now, registry);
             }
         }
         for _ in 0..ACCEPTED_MAX {
-            let Some(stream) = parts.peer_listener.accept(now) else { break };
+            let Some(stream) = peers.accept(now) else { break };
             parts.incoming.accept(stream, now, registry);
         }
     }

@@ -5,7 +5,9 @@ use crossbeam::channel::TrySendError;
 use crate::raft::{ClientRequest, Envelope, RefusalReason, RequestKind};
 use crate::redis::may_add_data;
 use crate::runtime::channels::{CoreItem, ForwardedWrite, IndexedReads};
+use crate::runtime::server::peers::datagram_keys::PeerAddress;
 use crate::runtime::server::request_id::{read_index_request, replica_and_sequence};
+use crate::tls::key_id;
 use crate::types::{Instant, NodeId};
 use crate::wire::datagram::{self, Datagram};
 use crate::wire::frame::{Attempt, Frame};
@@ -21,18 +23,35 @@ impl ServerNetwork {
     /// which it belongs.
     pub(super) fn receive_datagrams(&mut self, now: Instant) {
         let with_bulk = self.core_accepts_requests();
-        let Parts { datagrams, incoming, outgoing, poll, counters, .. } = &mut self.parts;
+        let opened = &mut self.opened;
+        let Parts { datagrams, incoming, outgoing, poll, counters, certificates, .. } =
+            &mut self.parts;
         let registry = poll.registry();
+        let is_plain = certificates.peer_domain().is_none();
         let mut connected = Vec::new();
-        datagrams.receive(PASS_DATAGRAM_BYTES, |from, bytes| match datagram::decode(bytes) {
-            Ok(Datagram::Data(id, data)) => {
-                incoming.on_data(from, id, &data, with_bulk, now, registry);
+        datagrams.receive(PASS_DATAGRAM_BYTES, |address, bytes| {
+            let mut from = PeerAddress { address, key: None };
+            let (mut for_incoming, mut for_outgoing) = (is_plain, is_plain);
+            let mut bytes = bytes;
+            if !is_plain {
+                opened.clear();
+                opened.extend_from_slice(bytes);
+                from.key = key_id(opened);
+                (for_incoming, for_outgoing) = (incoming.open(opened), outgoing.open(opened));
+                bytes = opened;
             }
-            Ok(Datagram::Ack(id, ack)) => outgoing.on_ack(id, &ack, now),
-            Ok(Datagram::Reset(id)) => outgoing.on_reset(id, now),
-            Ok(Datagram::Open(id)) => incoming.on_open(from, id, now),
-            Ok(Datagram::Cookie(id)) => connected.extend(outgoing.on_cookie(id, now, registry)),
-            Err(_) => counters.ignored.add_one(),
+            match datagram::decode(bytes) {
+                Ok(Datagram::Data(id, data)) if for_incoming => {
+                    incoming.on_data(from, id, &data, with_bulk, now, registry);
+                }
+                Ok(Datagram::Open(id)) if for_incoming => incoming.on_open(from, id, now),
+                Ok(Datagram::Ack(id, ack)) if for_outgoing => outgoing.on_ack(id, &ack, now),
+                Ok(Datagram::Reset(id)) if for_outgoing => outgoing.on_reset(id, now),
+                Ok(Datagram::Cookie(id)) if for_outgoing => {
+                    connected.extend(outgoing.on_cookie(id, now, registry));
+                }
+                Ok(_) | Err(_) => counters.ignored.add_one(),
+            }
         });
         for peer in connected {
             self.send_wall_clock(peer, now);

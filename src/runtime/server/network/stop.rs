@@ -22,6 +22,7 @@ use crate::redis::AdminRequest;
 use crate::runtime::channels::{AdminCall, AdminCaller};
 use crate::runtime::pass::{Pass, StageState};
 use crate::runtime::server::clients::Clients;
+use crate::runtime::server::listeners::Listeners;
 use crate::runtime::server::sockets::listener::Listener;
 use crate::types::{Instant, NodeId};
 
@@ -142,13 +143,15 @@ impl ServerNetwork {
 
     /// Accepts the connections of clients that wait for it, and then closes the listening sockets.
     fn close_listeners(&mut self, now: Instant) {
-        self.parts.client_listener.on_event();
-        self.parts.sentinel_listener.iter_mut().for_each(Listener::on_event);
+        let Listeners { clients, tls, sentinel, .. } = &mut self.parts.listeners;
+        [clients, tls, sentinel].into_iter().flatten().for_each(Listener::on_event);
         for _ in 0..ACCEPT_ROUNDS {
             self.accept(now);
         }
         let registry = self.parts.poll.registry();
-        self.parts.client_listener.close(registry);
-        self.parts.sentinel_listener.iter_mut().for_each(|listener| listener.close(registry));
+        let Listeners { clients, tls, sentinel, .. } = &mut self.parts.listeners;
+        for listener in [clients, tls, sentinel].into_iter().flatten() {
+            listener.close(registry);
+        }
     }
 }

@@ -1,23 +1,15 @@
 //! The handshake: a connection from a peer begins with a hello, which must come from a replica of
 //! the same cluster, be addressed to this replica, and not come from an older copy of the peer's
-//! folder. Refusals are logged, equal ones at most once per [`LOG_INTERVAL`].
-
-use std::time::Duration;
+//! folder.
 
 use crate::feature_level::FeatureLevel;
 use crate::storage::{
     HistoryError, Identity, OPENINGS_KEPT, OpeningHistory, PeerOpening, replicas,
 };
+use crate::tls::Failure;
 use crate::transport::incoming::ConnectionError;
-use crate::types::{Instant, NodeId};
+use crate::types::NodeId;
 use crate::wire::frame::{Hello, OPENINGS_MAX};
-
-/// Minimum interval between two log lines about equal refusals of connections from peers. A refused
-/// peer tries again twice a second.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// Maximum number of distinct refusals of connections from peers for which the time of the last log
-/// line is kept.
-const LOGGED_MAX: usize = 16;
 
 const _: () = assert!(OPENINGS_MAX == OPENINGS_KEPT, "a hello has all openings");
 
@@ -61,6 +53,15 @@ pub(super) enum PeerError {
         .peer.0, version_text(.program), .cluster.needed_version()
     )]
     FeatureLevel { peer: NodeId, program: String, theirs: FeatureLevel, cluster: FeatureLevel },
+    #[error(
+        "replica {} connected, but its certificate is not that of replica {}: it does not have the \
+         name {name}, or it also has a name for all replicas. Check --peer-tls-cert-file there and \
+         --peer-tls-domain on both sides",
+        .peer.0, .peer.0
+    )]
+    Certificate { peer: NodeId, name: String },
+    #[error("TLS: {0}; check --peer-tls-cert-file and --peer-tls-ca-cert-file on both sides")]
+    Tls(Failure),
     #[error(transparent)]
     Connection(#[from] ConnectionError),
 }
@@ -119,43 +120,6 @@ pub(super) fn check(
         check_history(peer, history)
     };
     checked.map_err(|error| PeerError::History { peer, error })
-}
-
-/// A refusal of a connection from a peer, with the time of the last log line about it.
-#[derive(Debug)]
-struct Logged {
-    error: PeerError,
-    at: Instant,
-    /// Number of refusals equal to this one that have not been logged since that log line.
-    suppressed: u64,
-}
-
-/// Limits how often equal refusals of connections from peers are logged.
-#[derive(Debug, Default)]
-pub(super) struct RefusalLog {
-    /// The most recently logged distinct refusals, at most [`LOGGED_MAX`] of them.
-    logged: Vec<Logged>,
-}
-
-impl RefusalLog {
-    /// Counts a refusal of a connection from a peer. If it must be logged now, returns the number
-    /// of equal refusals that were not logged since the last log line about them; otherwise returns
-    /// `None`.
-    pub(super) fn count(&mut self, error: &PeerError, now: Instant) -> Option<u64> {
-        let at = self.logged.iter().position(|logged| logged.error == *error);
-        if let Some(at) = at
-            && now < self.logged[at].at + LOG_INTERVAL
-        {
-            self.logged[at].suppressed += 1;
-            return None;
-        }
-        let suppressed = at.map_or(0, |at| self.logged.remove(at).suppressed);
-        if self.logged.len() == LOGGED_MAX {
-            self.logged.remove(0);
-        }
-        self.logged.push(Logged { error: error.clone(), at: now, suppressed: 0 });
-        Some(suppressed)
-    }
 }
 
 #[cfg(test)]
@@ -256,25 +220,6 @@ mod tests {
         let text = PeerError::OtherMembers { peer: NodeId(2), theirs, ours: members() }.to_string();
         assert!(text.contains("a cluster that was created with replica 2, but"), "{text}");
         assert!(text.contains("this one was created with replicas 1, 2, 3"), "{text}");
-    }
-
-    #[test]
-    fn repeated_refusals_of_peers_are_logged_at_intervals() {
-        let mut log = RefusalLog::default();
-        let later = Instant::ZERO + LOG_INTERVAL;
-        let mut count = |error, at| log.count(&error, at);
-        let order = || PeerError::from(ConnectionError::Order);
-        let no_hello = || PeerError::from(ConnectionError::NoHello);
-        assert_eq!(count(order(), Instant(0)), Some(0));
-        assert_eq!(count(no_hello(), Instant(0)), Some(0));
-        assert_eq!(count(order(), Instant(1)), None);
-        assert_eq!(count(order(), Instant(2)), None);
-        assert_eq!(count(order(), later), Some(2));
-        assert_eq!(count(order(), later), None);
-        for number in 0..1_000 {
-            assert_eq!(count(PeerError::Cluster(number), later), Some(0));
-        }
-        assert_eq!(log.logged.len(), LOGGED_MAX);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! which frames of which connections are read. This file contains the sockets, the check of a hello
 //! (`handshake`) with its durable record, and the log lines about refused connections.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mio::net::TcpStream;
@@ -11,14 +10,19 @@ use mio::{Registry, Token};
 use crate::feature_level::FeatureLevel;
 use crate::runtime::boards::RuntimeCounters;
 use crate::runtime::fatal::exit_on_disk_failure;
-use crate::runtime::server::peers::handshake::{PeerError, RefusalLog, check};
+use crate::runtime::server::certificates::Certificates;
+use crate::runtime::server::peers::datagram_keys::{IncomingKeys, PeerAddress};
+use crate::runtime::server::peers::handshake::{PeerError, check};
+use crate::runtime::server::refusal_log::RefusalLog;
 use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
 use crate::runtime::server::sockets::socket::Socket;
 use crate::storage::{Identity, OPENINGS_KEPT, PeerOpening, PeerRecords, RealDisk};
+use crate::tls::PeerDomain;
+use crate::transport::Outbox;
 use crate::transport::incoming::{Ended, IncomingConnections, IncomingTransport};
 use crate::types::{Instant, NodeId};
 use crate::wire::datagram::{Data, StreamId};
-use crate::wire::frame::Frame;
+use crate::wire::frame::{Frame, Hello, Lane};
 
 /// Maximum receive window of a stream of datagrams, in bytes.
 const WINDOW_MAX: usize = 4 << 20;
@@ -40,9 +44,15 @@ pub(crate) struct IncomingPeers {
     /// generates one each time it opens its log. The record makes it possible to detect an older
     /// copy of the peer's folder.
     records: PeerRecords<RealDisk>,
-    connections: IncomingConnections<Socket, SocketAddr, PeerError>,
+    connections: IncomingConnections<Socket, PeerAddress, PeerError>,
     first_token: usize,
-    refusals: RefusalLog,
+    refusals: RefusalLog<PeerError>,
+    certificates: Arc<Certificates>,
+    /// The keys for datagrams of peers, if replicas use certificates.
+    keys: IncomingKeys,
+    /// Buffer for encrypted datagrams. It is empty between passes (iterations of the stage's loop),
+    /// and kept to reuse its memory.
+    sealed: Outbox,
     counters: Arc<RuntimeCounters>,
 }
 
@@ -65,8 +75,17 @@ impl IncomingPeers {
             connections: IncomingConnections::new(secret, window.min(WINDOW_MAX)),
             first_token,
             refusals: RefusalLog::default(),
+            certificates: Arc::default(),
+            keys: IncomingKeys::default(),
+            sealed: Outbox::default(),
             counters,
         }
+    }
+
+    /// Sets the certificates with which connections are accepted.
+    pub(crate) fn with_certificates(mut self, certificates: Arc<Certificates>) -> IncomingPeers {
+        self.certificates = certificates;
+        self
     }
 
     /// Sets whether the membership has changed since the cluster was created.
@@ -85,9 +104,25 @@ impl IncomingPeers {
         self.connections.evict_unidentified();
         self.close_ended(now, registry);
         let token = Token(self.first_token + self.connections.next_index());
-        if let Ok(socket) = Socket::new(stream, registry, token, true) {
+        let session = self.certificates.accept_peer();
+        if let Ok(socket) =
+            session.and_then(|session| Socket::new(stream, registry, token, true, session))
+        {
             self.connections.insert(IncomingTransport::Tcp(socket), now);
         }
+    }
+
+    /// Decrypts a datagram of a peer, of which only the contents are left. Returns false if it is
+    /// none, or has arrived before.
+    pub(crate) fn open(&mut self, sealed: &mut Vec<u8>) -> bool {
+        self.keys.open(sealed)
+    }
+
+    /// Closes all connections, so that the peers make them again.
+    pub(crate) fn close_all(&mut self, now: Instant, registry: &Registry) {
+        self.keys.clear();
+        self.connections.close_all();
+        self.close_ended(now, registry);
     }
 
     /// Handles a `Poll` event of an incoming connection.
@@ -99,7 +134,7 @@ impl IncomingPeers {
 
     /// Handles a peer's request to open a stream of datagrams: replies with the cookie (token) with
     /// which the peer can open it.
-    pub(crate) fn on_open(&mut self, from: SocketAddr, id: StreamId, now: Instant) {
+    pub(crate) fn on_open(&mut self, from: PeerAddress, id: StreamId, now: Instant) {
         self.connections.on_open(from, id, now);
     }
 
@@ -108,7 +143,7 @@ impl IncomingPeers {
     /// are read in this pass; see [`IncomingPeers::receive`].
     pub(crate) fn on_data(
         &mut self,
-        from: SocketAddr,
+        from: PeerAddress,
         id: StreamId,
         data: &Data<'_>,
         with_bulk: bool,
@@ -134,7 +169,15 @@ impl IncomingPeers {
     /// Sends the acknowledgements that are due on all streams of datagrams. Also sends the replies
     /// to requests to open a stream and to datagrams of unknown streams.
     pub(crate) fn acknowledge(&mut self, now: Instant, socket: &DatagramSocket) {
-        self.connections.acknowledge(now, |to, out| socket.send(to, out));
+        let (keys, sealed) = (&mut self.keys, &mut self.sealed);
+        self.connections.acknowledge(now, |to, out| match to.key {
+            None => socket.send(to.address, out),
+            Some(key) => {
+                keys.seal(key, out, sealed);
+                socket.send(to.address, sealed);
+                sealed.clear();
+            }
+        });
     }
 
     /// Returns whether any connection may be read. Connections for bulk messages are considered
@@ -169,14 +212,29 @@ impl IncomingPeers {
     ) {
         let (me, members, records) = (&self.me, &self.members, &mut self.records);
         let (members_changed, level) = (self.members_changed, self.feature_level);
+        let (domain, keys) = (self.certificates.peer_domain(), &mut self.keys);
         self.connections.receive(
             with_bulk,
             space,
-            |hello| {
+            |hello, transport| {
+                // Before anything of the hello has an effect.
+                if let Some(domain) = domain
+                    && !is_certified(hello, transport, domain, keys)
+                {
+                    let name = domain.name_of(hello.from);
+                    return Err(PeerError::Certificate { peer: hello.from, name });
+                }
                 let record = check(me, members, level, hello, |peer, history| {
                     records.check(peer, history, OPENINGS_KEPT)
                 })?;
-                Ok(accept(record, hello.rejoining && members_changed, records))
+                let accepted = accept(record, hello.rejoining && members_changed, records);
+                if let IncomingTransport::Tcp(socket) = transport
+                    && hello.lane == Lane::Urgent
+                    && let Some(new) = socket.datagram_keys()
+                {
+                    keys.add(hello.from, new);
+                }
+                Ok(accepted)
             },
             |sender, frame| on_frame(sender.peer, sender.opening, frame),
         );
@@ -187,12 +245,16 @@ impl IncomingPeers {
     /// replica has refused, for example because of an invalid hello (first frame).
     fn close_ended(&mut self, now: Instant, registry: &Registry) {
         for Ended { mut transport, error } in self.connections.take_ended() {
-            if let Some(error) = error {
+            let failure = match &transport {
+                IncomingTransport::Tcp(socket) => socket.tls_failure().cloned(),
+                IncomingTransport::Datagrams { .. } => None,
+            };
+            if let Some(error) = failure.map(PeerError::Tls).or(error) {
                 self.counters.peers_refused.add_one();
                 if let Some(suppressed) = self.refusals.count(&error, now) {
                     let address = match &transport {
                         IncomingTransport::Tcp(socket) => socket.address(),
-                        IncomingTransport::Datagrams { address, .. } => Some(*address),
+                        IncomingTransport::Datagrams { address, .. } => Some(address.address),
                     };
                     let address = address.map_or_else(String::new, |address| address.to_string());
                     tracing::warn!(
@@ -206,6 +268,24 @@ impl IncomingPeers {
             if let IncomingTransport::Tcp(socket) = &mut transport {
                 socket.close(registry);
             }
+        }
+    }
+}
+
+/// Returns whether a connection comes from the replica in its hello, according to the certificate
+/// of the connection, or of the one that has made its keys.
+fn is_certified(
+    hello: &Hello,
+    transport: &IncomingTransport<Socket, PeerAddress>,
+    domain: &PeerDomain,
+    keys: &IncomingKeys,
+) -> bool {
+    match transport {
+        IncomingTransport::Tcp(socket) => {
+            socket.certificate().is_some_and(|it| domain.names(it, hello.from))
+        }
+        IncomingTransport::Datagrams { address, .. } => {
+            address.key.and_then(|key| keys.peer_of(key)) == Some(hello.from)
         }
     }
 }

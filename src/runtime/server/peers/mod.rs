@@ -7,6 +7,7 @@
 //! | `outgoing` | connections to peers, and which transport they use |
 //! | `incoming` | connections from peers |
 //! | `addresses` | known addresses of peers, and the resolution of host names |
+//! | `datagram_keys` | keys with which datagrams are encrypted |
 //! | `handshake` | whether to accept the hello that begins a connection |
 //!
 //! The behaviour of connections, independent of TCP or datagrams, is in `transport::outgoing` and
@@ -14,6 +15,7 @@
 //! without TCP, and without the change between TCP connections and streams.
 
 pub(crate) mod addresses;
+pub(crate) mod datagram_keys;
 mod handshake;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
@@ -21,7 +23,8 @@ pub(crate) mod outgoing;
 use std::str::FromStr;
 
 /// Transport protocol of a replica's connections to its peers. Regardless of this option, a replica
-/// accepts both TCP connections and streams of datagrams from its peers.
+/// accepts both TCP connections and streams of datagrams from its peers. With certificates, streams
+/// need keys from a TCP connection first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerTransport {
     /// Small messages use streams over UDP datagrams, on which packet loss is measured. Large

@@ -19,11 +19,15 @@ use crate::types::{Instant, NodeId};
 use crate::wire::frame::{Frame, Hello, Lane};
 use crate::wire::protocol::{ProtocolVersions, V10};
 
+use crate::runtime::server::certificates::Certificates;
 use crate::runtime::server::peers::PeerTransport;
 use crate::runtime::server::peers::addresses::{PeerAddresses, Resolver};
+use crate::runtime::server::peers::datagram_keys::{open, seal};
+use crate::runtime::server::refusal_log::RefusalLog;
 use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
 use crate::runtime::server::sockets::socket::Socket;
 use crate::runtime::stages::random_seed;
+use crate::tls::{DatagramKeys, Failure, PeerDomain, key_id};
 use crate::transport::Outbox;
 use crate::transport::connection::ReadResult;
 use crate::transport::outgoing::{Established, Outgoing, OutgoingLanes, OutgoingTransport};
@@ -88,6 +92,9 @@ struct Peer {
     program: Option<(String, FeatureLevel)>,
     /// The two outgoing connections to the peer.
     lanes: OutgoingLanes<Socket>,
+    /// The keys for datagrams to and from the peer, from the last connection with TLS for urgent
+    /// messages; `None` before that, or if replicas use no certificates.
+    keys: Option<DatagramKeys>,
     /// Whether the network path to the peer counts as lossy, so that bulk messages use a stream of
     /// datagrams. It does while the loss is high, and for [`LOSSLESS_FOR`] afterwards.
     is_lossy: bool,
@@ -132,10 +139,14 @@ pub(crate) struct OutgoingPeers {
     /// Maximum congestion window of each stream of datagrams, in bytes.
     window_max: usize,
     first_token: usize,
+    certificates: Arc<Certificates>,
+    refusals: RefusalLog<(NodeId, Failure)>,
     counters: Arc<RuntimeCounters>,
     /// Buffer for datagrams to be sent. It is empty between passes (iterations of the stage's
     /// loop), and kept to reuse its memory.
     out: Outbox,
+    /// Buffer for the same datagrams, encrypted.
+    sealed: Outbox,
 }
 
 impl Peer {
@@ -160,6 +171,7 @@ impl Peer {
             removed_at: None,
             program: None,
             lanes,
+            keys: None,
             is_lossy: false,
             lossy_at: Instant::ZERO,
             logged: Logged::Lost,
@@ -267,13 +279,40 @@ impl OutgoingPeers {
             transport,
             window_max: window_max.min(WINDOW_MAX),
             first_token,
+            certificates: Arc::default(),
+            refusals: RefusalLog::default(),
             counters,
             out: Outbox::default(),
+            sealed: Outbox::default(),
         };
         for (id, _) in listed {
             peers.add(*id, true, Instant::ZERO);
         }
         peers
+    }
+
+    /// Sets the certificates with which connections are made.
+    pub(crate) fn with_certificates(mut self, certificates: Arc<Certificates>) -> OutgoingPeers {
+        self.certificates = certificates;
+        self
+    }
+
+    /// Decrypts a datagram of a peer, of which only the contents are left. Returns false if it is
+    /// none, or has arrived before.
+    pub(crate) fn open(&mut self, sealed: &mut Vec<u8>) -> bool {
+        let Some(id) = key_id(sealed) else { return false };
+        let mut keys = self.slots.iter_mut().flatten().filter_map(|peer| peer.keys.as_mut());
+        keys.find(|keys| keys.id() == id).is_some_and(|keys| open(keys, sealed))
+    }
+
+    /// Closes all connections, so that they are made again.
+    pub(crate) fn close_all(&mut self, now: Instant, registry: &Registry) {
+        for peer in self.slots.iter_mut().flatten() {
+            peer.keys = None;
+            for (_, outgoing) in peer.lanes.iter_mut() {
+                close(outgoing, now, registry);
+            }
+        }
     }
 
     /// Sets the other members of the cluster, each with its address in the configuration, if that
@@ -423,7 +462,10 @@ impl OutgoingPeers {
                 remove(slot, now, registry);
                 continue;
             }
-            let is_auto = self.transport == PeerTransport::Auto;
+            // With certificates, datagrams need keys from a TCP connection first.
+            let is_encrypted = self.certificates.peer_domain().is_some();
+            let is_auto =
+                self.transport == PeerTransport::Auto && (!is_encrypted || peer.keys.is_some());
             if is_auto {
                 peer.note_loss(incoming_permille(peer.id), now);
             }
@@ -451,8 +493,12 @@ impl OutgoingPeers {
                 let made = match (self.transport, peer.address) {
                     (_, None) => Err(ErrorKind::NotFound.into()),
                     (PeerTransport::Tcp | PeerTransport::Auto, Some(address)) => {
-                        TcpStream::connect(address)
-                            .and_then(|stream| Socket::new(stream, registry, token, false))
+                        let session = self.certificates.connect_to_peer(peer.id);
+                        session
+                            .and_then(|session| {
+                                let stream = TcpStream::connect(address)?;
+                                Socket::new(stream, registry, token, false, session)
+                            })
                             .map(OutgoingTransport::Tcp)
                     }
                     (PeerTransport::Udp, Some(_)) => Ok(OutgoingTransport::stream(stream())),
@@ -517,16 +563,31 @@ impl OutgoingPeers {
         registry: &Registry,
     ) -> Option<NodeId> {
         let at = token - self.first_token;
-        let Peer { id, lanes, .. } = self.slots.get_mut(at / 2)?.as_mut()?;
+        let Peer { id, lanes, keys, .. } = self.slots.get_mut(at / 2)?.as_mut()?;
         let lane = if at % 2 == Lane::Urgent as usize { Lane::Urgent } else { Lane::Bulk };
         let outgoing = lanes.lane_mut(lane);
         let was_connected = outgoing.is_connected();
         if let Some(socket) = outgoing.tcp() {
             socket.on_event(event);
         }
-        if !check(outgoing) {
+        if !check(outgoing, *id, self.certificates.peer_domain()) {
+            let failure = outgoing.tcp().and_then(|socket| socket.tls_failure().cloned());
+            if let Some(failure) = failure
+                && let Some(suppressed) = self.refusals.count(&(*id, failure.clone()), now)
+            {
+                tracing::warn!(
+                    peer = %id,
+                    suppressed,
+                    reason = %failure,
+                    "connection to a peer failed in TLS; check --peer-tls-cert-file and \
+                     --peer-tls-ca-cert-file on both sides"
+                );
+            }
             close(outgoing, now, registry);
         } else if !was_connected && outgoing.is_connected() {
+            if lane == Lane::Urgent {
+                *keys = outgoing.tcp().and_then(|socket| socket.datagram_keys());
+            }
             lanes.count_connection();
             return (lane == Lane::Urgent).then_some(*id);
         }
@@ -583,14 +644,22 @@ impl OutgoingPeers {
 
     /// Writes the queued frames of all connections to their sockets.
     pub(crate) fn flush(&mut self, now: Instant, registry: &Registry, socket: &DatagramSocket) {
+        let is_encrypted = self.certificates.peer_domain().is_some();
         for peer in self.slots.iter_mut().flatten() {
             for (_, outgoing) in peer.lanes.iter_mut() {
                 if !outgoing.flush(now, &mut self.out) {
                     close(outgoing, now, registry);
                 }
                 if !self.out.is_empty() {
-                    if let Some(address) = peer.address {
-                        socket.send(address, &self.out);
+                    match (peer.address, &mut peer.keys) {
+                        (Some(address), Some(keys)) => {
+                            seal(keys, &self.out, &mut self.sealed);
+                            socket.send(address, &self.sealed);
+                            self.sealed.clear();
+                        }
+                        (Some(address), None) if !is_encrypted => socket.send(address, &self.out),
+                        // There were keys when the stream began, and there will be new ones.
+                        (_, None) | (None, _) => {}
                     }
                     self.out.clear();
                 }
@@ -621,14 +690,21 @@ fn close(outgoing: &mut Outgoing<Socket>, now: Instant, registry: &Registry) {
     }
 }
 
-/// Checks the state of a connection if it is a TCP connection. Returns false if it has failed or
-/// was closed.
-fn check(outgoing: &mut Outgoing<Socket>) -> bool {
+/// Checks the state of a connection to `peer` if it is a TCP connection. Returns false if it has
+/// failed or was closed. `domain` is that of the names in certificates, if peers use any.
+fn check(outgoing: &mut Outgoing<Socket>, peer: NodeId, domain: Option<&PeerDomain>) -> bool {
     let was_connected = outgoing.is_connected();
     let Some(socket) = outgoing.tcp() else { return true };
     if !was_connected {
         match socket.is_connected() {
             Ok(true) => {
+                // The handshake has verified the name, but may have accepted one for all replicas.
+                let is_certified = |domain: &PeerDomain| {
+                    socket.certificate().is_some_and(|it| domain.names(it, peer))
+                };
+                if !domain.is_none_or(is_certified) {
+                    return false;
+                }
                 socket.set_no_delay();
                 socket.set_user_timeout(USER_TIMEOUT);
                 outgoing.on_tcp_connected();

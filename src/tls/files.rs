@@ -1,0 +1,85 @@
+//! Files with certificates and keys in PEM form, and whether they have changed.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::TlsError;
+
+/// The files from which a server or a client takes its certificates.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsFiles {
+    /// The certificate that this side presents, followed by the intermediate certificates if there
+    /// are any.
+    pub cert: PathBuf,
+    /// The private key of the certificate, without a passphrase.
+    pub key: PathBuf,
+    /// The certificates of the authorities that this side trusts; `None` to trust none.
+    pub ca: Option<PathBuf>,
+}
+
+/// What identifies the contents of files without reading them. If it is equal at two times, the
+/// files have most probably not changed in between.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct FileStates(Vec<Option<(u64, i64, i64, u64)>>);
+
+/// What the files contain.
+pub(super) struct Loaded {
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub(super) key: PrivateKeyDer<'static>,
+    /// The trusted authorities; empty if there are none.
+    pub(super) authorities: RootCertStore,
+}
+
+impl TlsFiles {
+    /// Returns the state of all files; a file that cannot be examined has none.
+    pub fn states(&self) -> FileStates {
+        let paths = [&self.cert, &self.key].into_iter().chain(&self.ca);
+        let state = |file: Metadata| (file.ino(), file.mtime(), file.mtime_nsec(), file.len());
+        FileStates(paths.map(|path| fs::metadata(path).ok().map(state)).collect())
+    }
+
+    pub(super) fn load(&self) -> Result<Loaded, TlsError> {
+        let chain = certificates(&self.cert)?;
+        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
+            .map_err(|_| TlsError::Pem { path: self.key.clone(), wanted: "private key" })?;
+        let authorities = self.ca.as_deref().map(authorities).transpose()?;
+        Ok(Loaded { chain, key, authorities: authorities.unwrap_or_else(RootCertStore::empty) })
+    }
+
+    /// Returns the error that these files cannot be used with each other, for this reason.
+    pub(super) fn unusable(&self, reason: &rustls::Error) -> TlsError {
+        let reason = match reason {
+            rustls::Error::InconsistentKeys(_) => "the key belongs to another certificate".into(),
+            other => other.to_string(),
+        };
+        TlsError::Certificate { cert: self.cert.clone(), key: self.key.clone(), reason }
+    }
+}
+
+/// Reads the certificates of authorities.
+pub(super) fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        store.add(certificate).map_err(|error| TlsError::Authorities {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
+    }
+    Ok(store)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let error = || TlsError::Pem { path: path.to_owned(), wanted: "certificate" };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+    found.ok().filter(|found| !found.is_empty()).ok_or_else(error)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|error: io::Error| TlsError::Read { path: path.to_owned(), error })
+}
