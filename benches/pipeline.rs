@@ -106,6 +106,8 @@ impl Cluster {
                 debug: false,
                 id: *id,
                 listen: *listen,
+                tls: None,
+                peer_tls: None,
                 peer_listen: *peer_listen,
                 peers: peers
                     .iter()
@@ -132,7 +134,8 @@ impl Cluster {
             };
             let first = NEXT_SLOT.load(Ordering::Relaxed);
             thread::spawn(move || {
-                let ended = run_server(&options, &Arc::default(), &Arc::default(), || {});
+                let ended =
+                    run_server(&options, &Arc::default(), &Arc::default(), &Arc::default(), || {});
                 eprintln!("a replica ended: {ended:?}");
                 exit(1);
             });
