@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use bowline::feature_level::FeatureLevel;
 use bowline::raft::{PeerMsg, RequestVote};
 use bowline::tls::{TlsFiles, client_config, peer_configs};
 use bowline::types::{EntryId, Index, NodeId, Term};
 use bowline::wire::frame::{self, Frame, Hello, Lane};
+use bowline::wire::protocol::{ProtocolVersions, V10};
 use bytes::BytesMut;
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::{ClientConnection, Stream};
@@ -69,13 +71,16 @@ fn forged_request() -> BytesMut {
         lane: Lane::Urgent,
         client_address: "127.0.0.1:1".to_owned(),
         peer_address: String::new(),
+        versions: ProtocolVersions::OWN,
+        level: FeatureLevel::NEWEST,
+        program: "0.2.0".to_owned(),
     };
     let last = EntryId { term: Term(FORGED - 1), index: Index(FORGED) };
     let vote = RequestVote { term: Term(FORGED), pre: false, transfer: true, last };
     let mut bytes = BytesMut::new();
-    frame::encode_preamble(&mut bytes);
-    frame::encode(&Frame::Hello(hello), &mut bytes);
-    frame::encode(&Frame::Peer(PeerMsg::RequestVote(vote)), &mut bytes);
+    frame::encode_preamble(V10, &mut bytes);
+    frame::encode(&Frame::Hello(hello), V10, &mut bytes);
+    frame::encode(&Frame::Peer(PeerMsg::RequestVote(vote)), V10, &mut bytes);
     bytes
 }
 
