@@ -9,8 +9,8 @@
 //!
 //! Both sides derive two keys, one for each direction, and the id of the pair from the connection
 //! (RFC 5705; RFC 8446, section 7.5). A key encrypts each datagram with another counter, with
-//! ChaCha20-Poly1305, which has no practical limit on the number of datagrams. The id and the counter
-//! are authenticated, too. A receiver accepts each counter once.
+//! ChaCha20-Poly1305, which has no practical limit on the number of datagrams. The id and the
+//! counter are authenticated, too. A receiver accepts each counter once.
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
@@ -22,8 +22,8 @@ const TAG_BYTES: usize = 16;
 const KEY_BYTES: usize = 32;
 /// Number of bytes that are derived from a connection: both keys and the id.
 pub(super) const SECRET_BYTES: usize = 2 * KEY_BYTES + 8;
-/// Number of the latest counters of which it is known whether they have arrived; older datagrams are
-/// refused. More than can be in flight between two datagrams that overtake each other.
+/// Number of the latest counters of which it is known whether they have arrived; older datagrams
+/// are refused. More than can be in flight between two datagrams that overtake each other.
 const WINDOW: u64 = 4_096;
 
 /// The keys for datagrams between two replicas.

@@ -83,3 +83,53 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(|error: io::Error| TlsError::Read { path: path.to_owned(), error })
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Certificates for the unit tests.
+
+    use std::fs;
+    use std::path::PathBuf;
+
+    use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+    use tempfile::TempDir;
+
+    use super::TlsFiles;
+
+    /// An authority, and the files with the certificates that it has signed.
+    pub(crate) struct Authority {
+        folder: TempDir,
+        issuer: CertifiedIssuer<'static, KeyPair>,
+    }
+
+    impl Authority {
+        pub(crate) fn new() -> Authority {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            let issuer =
+                CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("ca.crt"), issuer.pem()).unwrap();
+            Authority { folder, issuer }
+        }
+
+        pub(crate) fn ca(&self) -> PathBuf {
+            self.folder.path().join("ca.crt")
+        }
+
+        /// Makes a certificate with these names that is valid up to the given year.
+        pub(crate) fn issue(&self, names: &[&str], until: i32) -> TlsFiles {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let [cert, key] = ["crt", "key"].map(|ending| {
+                self.folder.path().join(format!("{}-{until}.{ending}", names.join("+")))
+            });
+            let mut params = CertificateParams::new(names).unwrap();
+            params.not_before = date_time_ymd(2_000, 1, 1);
+            params.not_after = date_time_ymd(until, 1, 1);
+            let own = KeyPair::generate().unwrap();
+            fs::write(&cert, params.signed_by(&own, &self.issuer).unwrap().pem()).unwrap();
+            fs::write(&key, own.serialize_pem()).unwrap();
+            TlsFiles { cert, key, ca: Some(self.ca()) }
+        }
+    }
+}

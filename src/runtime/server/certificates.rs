@@ -81,8 +81,8 @@ impl Certificates {
         })
     }
 
-    /// Starts the thread that reads the files again, if there are any. It ends when the certificates
-    /// are dropped.
+    /// Starts the thread that reads the files again, if there are any. It ends when the
+    /// certificates are dropped.
     pub(super) fn watch(
         self: &Arc<Certificates>,
         handle: &Arc<ReloadHandle>,

@@ -110,8 +110,8 @@ const BUFFER_SHARES: usize = 4;
 ///
 /// # Errors
 /// If the server cannot start: an address is in use, the folder is damaged or belongs to another
-/// replica, or the configuration or a certificate is invalid. [`RunError::WrongState`] if the server
-/// has stopped because its state is wrong; it can then be started again.
+/// replica, or the configuration or a certificate is invalid. [`RunError::WrongState`] if the
+/// server has stopped because its state is wrong; it can then be started again.
 pub fn run_server(
     options: &ServerOptions,
     counters: &Arc<RuntimeCounters>,

@@ -1,5 +1,5 @@
-//! The keys for datagrams that peers have made with this replica: each connection with TLS for urgent
-//! messages makes new ones.
+//! The keys for datagrams that peers have made with this replica: each connection with TLS for
+//! urgent messages makes new ones.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -75,8 +75,8 @@ impl IncomingKeys {
     }
 }
 
-/// Decrypts a datagram, of which only the contents are left. Returns false, and may change it, if it
-/// was not encrypted by the other side, or has arrived before.
+/// Decrypts a datagram, of which only the contents are left. Returns false, and may change it, if
+/// it was not encrypted by the other side, or has arrived before.
 pub(super) fn open(keys: &mut DatagramKeys, sealed: &mut Vec<u8>) -> bool {
     let Some(opened) = keys.open(sealed).map(<[u8]>::len) else { return false };
     let header = DatagramKeys::HEADER_BYTES;

@@ -131,8 +131,8 @@ impl Socket {
         self.tls.as_ref()?.certificate()
     }
 
-    /// Returns keys for datagrams between the two sides of the connection; `None` on a plain one, or
-    /// before the end of the handshake.
+    /// Returns keys for datagrams between the two sides of the connection; `None` on a plain one,
+    /// or before the end of the handshake.
     pub(crate) fn datagram_keys(&self) -> Option<DatagramKeys> {
         self.tls.as_ref()?.datagram_keys()
     }
