@@ -85,9 +85,9 @@ fn issue(
 }
 
 fn params(name: &str, names: Vec<String>, days: u32) -> anyhow::Result<CertificateParams> {
-    let named = names.join(", ");
+    let text = names.join(", ");
     let mut params = CertificateParams::new(names)
-        .with_context(|| format!("`{named}` has a name that no certificate can have"))?;
+        .with_context(|| format!("`{text}` has a name that no certificate can have"))?;
     params.distinguished_name.push(DnType::CommonName, name);
     let now = SystemTime::now();
     params.not_before = (now - EARLIER).into();
