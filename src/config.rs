@@ -127,6 +127,13 @@ pub struct Config {
     /// Size in bytes of the log in memory above which entries that a snapshot covers are removed
     /// even if a follower still needs them. The follower then gets the snapshot.
     pub log_bytes_max: usize,
+    /// Whether this replica is a witness: it keeps the log and votes, but has no data, and leads
+    /// only until a replica with data takes over.
+    pub is_witness: bool,
+    /// Size in bytes of the log of a witness above which it drops the older half, as far as the
+    /// entries are committed. A replica with data that lacks dropped entries cannot get them from
+    /// the witness.
+    pub witness_log_bytes_max: usize,
     /// Minimum interval between two snapshot chunks that are sent to the same follower. Together
     /// with the size of a chunk, it limits the transfer rate.
     pub snapshot_chunk_interval: Duration,
@@ -195,6 +202,8 @@ impl Config {
             commit_notice_after: Some(Duration::from_millis(1)),
             log_bytes_kept: 16 << 20,
             log_bytes_max: 96 << 20,
+            is_witness: false,
+            witness_log_bytes_max: 64 << 20,
             snapshot_chunk_interval: Duration::from_millis(4),
             disk_stall_timeout: Some(Duration::from_secs(1)),
             leadership_transfer_timeout: Duration::from_millis(600),
@@ -281,6 +290,8 @@ impl Config {
             commit_notice_after: Some(Duration::from_millis(20)),
             log_bytes_kept: usize::MAX,
             log_bytes_max: usize::MAX,
+            is_witness: false,
+            witness_log_bytes_max: usize::MAX,
             snapshot_chunk_interval: Duration::from_millis(4),
             disk_stall_timeout: None,
             leadership_transfer_timeout: Duration::from_secs(2),
@@ -450,6 +461,15 @@ pub enum Mutant {
     /// Deliberate bug: a replica that has lost its disk becomes a full member again before its log
     /// contains the leader's last entry.
     RejoinBeforeCaughtUp,
+    /// Deliberate bug: a witness that leads serves clients like a replica with data.
+    WitnessServesClients,
+    /// Deliberate bug: a leader may transfer its leadership to a witness.
+    TransferToWitness,
+    /// Deliberate bug: a witness that leads sends snapshots without data also to replicas with
+    /// data.
+    SnapshotWithoutDataForAll,
+    /// Deliberate bug: a witness drops all applied entries, also the latest ones.
+    WitnessDropsLog,
     /// Deliberate bug: a replica whose log was damaged assumes that the last term and vote before
     /// the damage are its latest ones.
     TrustDamagedVote,

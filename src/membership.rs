@@ -13,6 +13,13 @@
 //! is zero unless the flags say that the member replaces another one. `last id` is the highest id
 //! that any member has ever had: ids are not used again.
 //!
+//! A *witness* is a member that keeps the log and votes, but has no data. A member is a witness for
+//! as long as it is a member: one that became a replica with data would count for quorums before it
+//! has the data. In every configuration, fewer than half of the voters are witnesses. Then each
+//! quorum contains a replica with data, so no entry is committed that only witnesses have. A
+//! further witness, which makes half of the voters witnesses, would not let the cluster survive
+//! more failures.
+//!
 //! A change of the voters goes through a *joint* configuration, in which decisions need a quorum of
 //! the voters before the change and one of those after it (Raft paper, §6). Joint consensus is used
 //! even for a single voter, so that all changes, also of several members at once, are safe for one
@@ -50,7 +57,9 @@ const AUTOMATIC: u8 = 4;
 const REPLACES: u8 = 8;
 /// The member is a voter of the previous configuration, while the change is joint.
 const OUTGOING: u8 = 16;
-const FLAGS: u8 = ROLE | AUTOMATIC | REPLACES | OUTGOING;
+/// The member is a witness.
+const WITNESS: u8 = 32;
+const FLAGS: u8 = ROLE | AUTOMATIC | REPLACES | OUTGOING | WITNESS;
 
 /// Returns whether the text is a host and a port, as `host:port`, in characters that can be listed.
 pub fn is_address(text: &[u8]) -> bool {
@@ -96,6 +105,8 @@ pub struct Member {
     /// Whether the member is a voter of the previous configuration, while the change is joint.
     /// Always false in a configuration that is not joint.
     pub outgoing: bool,
+    /// Whether the member is a witness: it keeps the log and votes, but has no data.
+    pub is_witness: bool,
     /// Where the member is reached, at most [`ADDRESS_BYTES_MAX`] bytes. Consensus and state
     /// machine never read it; empty if it is known from elsewhere.
     pub address: Bytes,
@@ -104,8 +115,9 @@ pub struct Member {
 /// The members of a cluster as of one log entry.
 ///
 /// Invariant: at most [`REPLICAS_MAX`] members. A configuration without members stands for an
-/// unknown one; any other has a voter. In a joint configuration at least one member is outgoing; in
-/// any other, no member is outgoing or leaving. `last_id` is at least the id of each member.
+/// unknown one; in any other, there is a voter, and fewer than half of the voters are witnesses. In
+/// a joint configuration at least one member is outgoing; in any other, no member is outgoing or
+/// leaving. `last_id` is at least the id of each member.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Configuration {
     members: BTreeMap<NodeId, Member>,
@@ -134,17 +146,18 @@ impl Member {
     }
 }
 
-/// Lists the ids by role, such as `voters 1 2 4, before 1 2 3, learners 5`.
+/// Lists the ids by role, such as `voters 1 2 4, before 1 2 3, learners 5, witnesses 4`.
 impl fmt::Display for Configuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_learner = |id: &NodeId| {
             self.member(*id).is_some_and(|it| matches!(it.role, MemberRole::Learner(_)))
         };
         let learners = self.members.keys().copied().filter(is_learner).collect();
-        let groups: [(&str, Vec<NodeId>); 3] = [
+        let groups: [(&str, Vec<NodeId>); 4] = [
             ("voters", self.voters().collect()),
             (", before", self.outgoing().collect()),
             (", learners", learners),
+            (", witnesses", self.witnesses().collect()),
         ];
         for (name, ids) in groups.iter().filter(|(_, ids)| !ids.is_empty()) {
             f.write_str(name)?;
@@ -159,8 +172,22 @@ impl fmt::Display for Configuration {
 impl Configuration {
     /// Returns the configuration with these voters, whose addresses are known from elsewhere.
     pub fn of_voters(ids: impl IntoIterator<Item = NodeId>) -> Configuration {
-        let voter = Member { role: MemberRole::Voter, outgoing: false, address: Bytes::new() };
-        let members: BTreeMap<_, _> = ids.into_iter().map(|id| (id, voter.clone())).collect();
+        Configuration::of_members(ids, &[])
+    }
+
+    /// Returns the configuration with these voters, of which `witnesses` are witnesses, and whose
+    /// addresses are known from elsewhere.
+    pub fn of_members(
+        ids: impl IntoIterator<Item = NodeId>,
+        witnesses: &[NodeId],
+    ) -> Configuration {
+        let voter = |id: &NodeId| Member {
+            role: MemberRole::Voter,
+            outgoing: false,
+            is_witness: witnesses.contains(id),
+            address: Bytes::new(),
+        };
+        let members: BTreeMap<_, _> = ids.into_iter().map(|id| (id, voter(&id))).collect();
         assert!(members.len() <= REPLICAS_MAX, "{} voters", members.len());
         let last_id = members.keys().next_back().copied().unwrap_or_default();
         Configuration { members, last_id }
@@ -189,6 +216,26 @@ impl Configuration {
     /// Returns the voters before the change; none unless the configuration is joint.
     pub fn outgoing(&self) -> impl Iterator<Item = NodeId> {
         self.members.iter().filter(|(_, member)| member.outgoing).map(|(id, _)| *id)
+    }
+
+    /// Returns the members that are witnesses, with or without a vote.
+    pub fn witnesses(&self) -> impl Iterator<Item = NodeId> {
+        self.members.iter().filter(|(_, member)| member.is_witness).map(|(id, _)| *id)
+    }
+
+    /// Returns whether the member is a witness: it keeps the log and votes, but has no data.
+    pub fn is_witness(&self, id: NodeId) -> bool {
+        self.member(id).is_some_and(|member| member.is_witness)
+    }
+
+    /// Returns whether fewer than half of the voters are witnesses; in a joint configuration, of
+    /// those before and of those after the change.
+    fn has_few_witnesses(&self) -> bool {
+        let is_few = |voters: Vec<NodeId>| {
+            let witnesses = voters.iter().filter(|id| self.is_witness(**id)).count();
+            witnesses == 0 || 2 * witnesses < voters.len()
+        };
+        is_few(self.voters().collect()) && is_few(self.outgoing().collect())
     }
 
     /// Returns whether decisions need two quorums: one of the voters before a change, and one of
@@ -249,6 +296,9 @@ impl Configuration {
         if planned.voters().next().is_none() {
             return Err(PlanError::NoVoter);
         }
+        if !planned.has_few_witnesses() || !planned.may_promote_those_after(self.last_id) {
+            return Err(PlanError::Witnesses);
+        }
         if planned.members.len() > REPLICAS_MAX {
             return Err(PlanError::TooMany(planned.members.len()));
         }
@@ -258,10 +308,25 @@ impl Configuration {
         Ok(planned)
     }
 
+    /// Returns whether each learner with an id above `last_id` that is to be promoted when it has
+    /// caught up can be, as far as the number of witnesses is concerned.
+    fn may_promote_those_after(&self, last_id: NodeId) -> bool {
+        let after = self.after_joint();
+        after.members.iter().filter(|(id, _)| **id > last_id).all(|(id, member)| {
+            let MemberRole::Learner(Promotion::Automatic { replaces }) = member.role else {
+                return true;
+            };
+            let mut promoted = after.clone();
+            promoted.members.get_mut(id).expect("it is a member").role = MemberRole::Voter;
+            promoted.members.retain(|id, _| Some(*id) != replaces);
+            promoted.has_few_witnesses()
+        })
+    }
+
     /// Makes one part of a change.
     fn apply(&mut self, change: &MemberChange) -> Result<(), PlanError> {
         let id = change.id();
-        if let MemberChange::AddLearner { promotion, address, .. } = change {
+        if let MemberChange::AddLearner { promotion, is_witness, address, .. } = change {
             if self.members.contains_key(&id) {
                 return Err(PlanError::Duplicate(id));
             }
@@ -279,8 +344,9 @@ impl Configuration {
             {
                 return Err(PlanError::Unknown(*old));
             }
-            let role = MemberRole::Learner(*promotion);
-            self.members.insert(id, Member { role, outgoing: false, address: address.clone() });
+            let (role, address) = (MemberRole::Learner(*promotion), address.clone());
+            let member = Member { role, outgoing: false, is_witness: *is_witness, address };
+            self.members.insert(id, member);
             self.last_id = id;
             return Ok(());
         }
@@ -316,7 +382,8 @@ impl Configuration {
     /// Returns the feature level that the cluster must have before a leader may append the
     /// configuration.
     pub fn feature_level(&self) -> FeatureLevel {
-        FeatureLevel::V0_1
+        let has_witness = self.witnesses().next().is_some();
+        if has_witness { FeatureLevel::V0_2 } else { FeatureLevel::V0_1 }
     }
 
     /// Encodes the configuration.
@@ -335,6 +402,7 @@ impl Configuration {
             };
             flags |= if replaces.is_some() { REPLACES } else { 0 };
             flags |= if member.outgoing { OUTGOING } else { 0 };
+            flags |= if member.is_witness { WITNESS } else { 0 };
             bytes.put_u16_le(id.0);
             bytes.put_u8(flags);
             bytes.put_u16_le(replaces.map_or(0, |id| id.0));
@@ -378,6 +446,9 @@ impl Configuration {
         if configuration.voters().next().is_none() {
             return Err(Members("no member votes"));
         }
+        if !configuration.has_few_witnesses() {
+            return Err(Members("half of the voters or more are witnesses"));
+        }
         Ok(configuration)
     }
 }
@@ -406,7 +477,8 @@ fn decode_member(bytes: &mut &[u8]) -> Result<(NodeId, Member), ConfigurationErr
         (LEAVING, false) if outgoing => MemberRole::Leaving,
         _ => return Err(Members("unknown flags")),
     };
-    Ok((id, Member { role, outgoing, address: Bytes::copy_from_slice(address) }))
+    let is_witness = flags & WITNESS != 0;
+    Ok((id, Member { role, outgoing, is_witness, address: Bytes::copy_from_slice(address) }))
 }
 
 #[cfg(test)]

@@ -14,6 +14,30 @@ pub struct SnapshotLoader(SnapshotReader);
 #[derive(Debug)]
 pub struct SnapshotVerifier(SnapshotReader);
 
+/// Verifies a snapshot file like [`SnapshotVerifier`], and finds out whether it is that of a
+/// witness, which has no data.
+#[derive(Debug)]
+pub struct SnapshotInspector(SnapshotReader);
+
+impl Default for SnapshotInspector {
+    fn default() -> SnapshotInspector {
+        SnapshotInspector(SnapshotReader::checking())
+    }
+}
+
+impl SnapshotCheck for SnapshotInspector {
+    type Whole = bool;
+
+    fn feed(&mut self, piece: &[u8]) -> Result<(), String> {
+        self.0.feed(piece).map_err(|error| error.to_string())
+    }
+
+    fn finish(self) -> Result<(SnapshotId, bool), String> {
+        let mark = self.0.mark().map_err(|error| error.to_string())?;
+        Ok((snapshot_id(mark), self.0.is_witness()))
+    }
+}
+
 impl Default for SnapshotVerifier {
     fn default() -> SnapshotVerifier {
         SnapshotVerifier(SnapshotReader::checking())

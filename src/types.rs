@@ -242,6 +242,8 @@ pub enum TransferRefusal {
     UnknownTarget,
     /// The requested target is a learner, or is being removed.
     TargetVoteless,
+    /// The requested target is a witness, which has no data.
+    TargetWitness,
     /// The requested target has not answered the leader for several heartbeat intervals.
     TargetSilent,
     /// The disk of the requested target is stalled or low on space.

@@ -78,6 +78,8 @@ mod transfers;
 mod unknown_peers;
 #[path = "cluster/upgrade.rs"]
 mod upgrade;
+#[path = "cluster/witness.rs"]
+mod witness;
 
 use std::fs;
 use std::io::{Read as _, Write as _};

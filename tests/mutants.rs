@@ -125,6 +125,11 @@ mutants! {
     simulator_detects_vote_by_a_rejoining_replica: VoteWhileRejoining, Crashes, 5;
     simulator_detects_rejoin_without_replies_of_all_members: RejoinWithoutAll, Mixed, 210;
     simulator_detects_rejoin_completed_before_catching_up: RejoinBeforeCaughtUp, Crashes, 5;
+    simulator_detects_witness_that_serves_clients: WitnessServesClients, Members, 30;
+    simulator_detects_transfer_of_leadership_to_a_witness: TransferToWitness, Members, 27;
+    simulator_detects_snapshot_without_data_for_a_replica_with_data:
+        SnapshotWithoutDataForAll, Members, 30;
+    simulator_detects_witness_that_drops_its_latest_entries: WitnessDropsLog, Members, 1;
     simulator_detects_request_retry_applied_twice: ApplyTwice, Mixed, 4;
     simulator_detects_command_batch_applied_twice: ApplyBatchTwice, Mixed, 16;
     simulator_detects_batch_split_into_two_log_entries: TearBatch, Mixed, 16;

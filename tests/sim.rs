@@ -260,8 +260,11 @@ fn simulated_membership_changes_violate_no_invariant() {
         Situation::RemovedLeader,
         Situation::ConfigurationTruncated,
         Situation::InheritedJoint,
+        Situation::WitnessLeads,
+        Situation::WitnessLogMoved,
+        Situation::WitnessInstall,
     ];
-    let (_, coverage) = hold(Profile::Members, 150, &reached);
+    let (_, coverage) = hold(Profile::Members, 200, &reached);
     let changes = coverage.count(Situation::MemberChange);
     assert!(changes > 500, "only {changes} changes of the members");
 }

@@ -160,10 +160,11 @@ impl DigestCheck {
     }
 }
 
-/// Returns whether the voters for which `agrees` returns true are a majority of the voters; in a
-/// joint configuration, a majority of those before the change and of those after it.
+/// Returns whether the voters for which `agrees` returns true are a majority of the voters that
+/// have data; in a joint configuration, of those before the change and of those after it.
 fn is_majority(members: &Configuration, agrees: impl Fn(NodeId) -> bool) -> bool {
-    let holds = |voters: Vec<NodeId>| {
+    let holds = |mut voters: Vec<NodeId>| {
+        voters.retain(|id| !members.is_witness(*id));
         let agreeing = voters.iter().filter(|id| agrees(**id)).count();
         agreeing > voters.len() / 2
     };
@@ -177,6 +178,19 @@ mod tests {
 
     fn voters(count: u16) -> Configuration {
         Configuration::of_voters((1..=count).map(NodeId))
+    }
+
+    #[test]
+    fn witnesses_have_no_state_to_compare() {
+        let members = Configuration::of_members((1..=5).map(NodeId), &[NodeId(4), NodeId(5)]);
+        let mut check = marked();
+        for (replica, digest) in [(1, 7), (2, 8)] {
+            check.report(NodeId(replica), Index(5), digest);
+            assert_eq!(check.compare(&members), None, "replica 3 decides");
+        }
+        check.report(NodeId(3), Index(5), 8);
+        let result = check.compare(&members).map(|comparison| comparison.result);
+        assert_eq!(result, Some(DigestResult::Wrong), "two of the three with data");
     }
 
     /// Returns a check whose replica has the digest 7 at the mark at index 5.

@@ -59,6 +59,8 @@ pub struct StateMachine {
     /// The cluster's feature level. It decides nothing here: what needs a level is refused before
     /// it becomes an entry. It is part of snapshots, whose format depends on it.
     feature_level: FeatureLevel,
+    /// Whether this is the state of a witness, which applies only configurations of the members.
+    pub(super) is_witness: bool,
     applied_index: Index,
     /// The comparison of this replica's state with the others, which is not part of the state.
     digest_check: DigestCheck,
@@ -115,9 +117,31 @@ impl StateMachine {
             partial: PartialBatch::default(),
             configuration: None,
             feature_level: FeatureLevel::OLDEST,
+            is_witness: false,
             applied_index: Index::ZERO,
             digest_check: DigestCheck::default(),
         }
+    }
+
+    /// Returns the state of a witness as of the log entry at `index`: it has no data, only the
+    /// members and the feature level, and stays without data whatever is applied.
+    pub fn of_witness(
+        index: Index,
+        configuration: Option<Configuration>,
+        level: FeatureLevel,
+    ) -> StateMachine {
+        StateMachine {
+            configuration,
+            feature_level: level,
+            is_witness: true,
+            applied_index: index,
+            ..StateMachine::default()
+        }
+    }
+
+    /// Returns whether this is the state of a witness, which has no data.
+    pub fn is_witness(&self) -> bool {
+        self.is_witness
     }
 
     /// Deliberate bug for mutation testing: returns an empty state without a deduplication table,
@@ -175,7 +199,7 @@ impl StateMachine {
     /// entry, or the whole batch whose last piece it is. Returns `None`, and advances the applied
     /// index, if there is none: the entry is a no-op, a configuration of the members or a feature
     /// level, which become part of later snapshots, or a piece of an incomplete batch, which is
-    /// kept.
+    /// kept. A witness applies nothing but configurations and levels.
     pub fn begin(&mut self, entry: &Entry) -> Option<Bytes> {
         let next = self.applied_index.next();
         assert_eq!(entry.index(), next, "entries are applied in order");
@@ -194,6 +218,10 @@ impl StateMachine {
             EntryKind::FeatureLevel => {
                 let level = entry.feature_level().expect("an entry of this kind");
                 self.raise_feature_level(level);
+                self.advance(next);
+                return None;
+            }
+            EntryKind::Command if self.is_witness => {
                 self.advance(next);
                 return None;
             }

@@ -17,6 +17,8 @@ pub enum MemberChange {
         id: NodeId,
         /// How the learner becomes a voter.
         promotion: Promotion,
+        /// Whether the new member is a witness. This cannot be changed later.
+        is_witness: bool,
         /// Where the new member is reached.
         address: Bytes,
     },
@@ -75,6 +77,9 @@ pub enum ChangeRefusal {
         /// Number of entries that the learner has not acknowledged.
         entries: u64,
     },
+    /// The leader is a witness, which leads only until a replica with data takes over.
+    #[error("a witness leads until a replica with data takes over; try again")]
+    Witness,
     /// Too few voters of the new configuration answer, so nothing could be committed.
     #[error("no quorum of the new voters is answering")]
     NoQuorum,
@@ -129,6 +134,12 @@ pub enum PlanError {
     /// The configuration would have no voter.
     #[error("no voter would be left")]
     NoVoter,
+    /// Half of the voters or more would be witnesses.
+    #[error(
+        "half of the voters or more would be witnesses; fewer must be, so that every quorum has a \
+         replica with data"
+    )]
+    Witnesses,
     /// The configuration would have too many members, counting those that are being removed.
     #[error("{0} members, but at most {REPLICAS_MAX} are possible")]
     TooMany(usize),

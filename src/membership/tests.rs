@@ -1,6 +1,7 @@
 //! Planning, encoding and quorums of configurations.
 
 use super::*;
+use crate::feature_level::FeatureLevel;
 use proptest::prelude::*;
 
 fn ids(numbers: &[u16]) -> Vec<NodeId> {
@@ -12,7 +13,8 @@ fn voters(numbers: &[u16]) -> Configuration {
 }
 
 fn learner(id: u16, promotion: Promotion) -> MemberChange {
-    MemberChange::AddLearner { id: NodeId(id), promotion, address: Bytes::from_static(b"a:1") }
+    let address = Bytes::from_static(b"a:1");
+    MemberChange::AddLearner { id: NodeId(id), promotion, is_witness: false, address }
 }
 
 const fn automatic(replaces: u16) -> Promotion {
@@ -110,6 +112,41 @@ fn survived_failures_are_those_of_the_smaller_set_while_joint() {
     assert_eq!(joint.failures_survived(), 1);
 }
 
+fn witness(id: u16, promotion: Promotion) -> MemberChange {
+    let address = Bytes::from_static(b"a:1");
+    MemberChange::AddLearner { id: NodeId(id), promotion, is_witness: true, address }
+}
+
+#[test]
+fn witnesses_stay_fewer_than_half_of_the_voters() {
+    use MemberChange::{Demote, Promote, Remove};
+    let auto = Promotion::Automatic { replaces: None };
+    let refused = Err(PlanError::Witnesses);
+    assert_eq!(voters(&[1]).plan(&[witness(2, auto)]), refused);
+    let with = voters(&[1, 2]).plan(&[witness(3, auto)]).unwrap();
+    assert_eq!(with.feature_level(), FeatureLevel::V0_2);
+    assert_eq!(voters(&[1, 2]).feature_level(), FeatureLevel::V0_1);
+    let three = with.plan(&[Promote(NodeId(3))]).unwrap().after_joint();
+    assert_eq!(three.to_string(), "voters 1 2 3, witnesses 3");
+    assert_eq!(three.failures_survived(), 1);
+    // Neither a second witness nor one data replica less.
+    assert_eq!(three.plan(&[witness(4, auto)]), refused);
+    assert_eq!(three.plan(&[witness(4, automatic(1))]), refused);
+    assert_eq!(three.plan(&[Remove(NodeId(1))]), refused);
+    assert_eq!(three.plan(&[Demote(NodeId(2))]), refused);
+    let idle = three.plan(&[witness(4, Promotion::Manual)]).unwrap();
+    assert_eq!(idle.plan(&[Promote(NodeId(4))]), refused);
+    // A replacement, and a data replica less without a witness.
+    let replacing = three.plan(&[witness(4, automatic(3))]).unwrap();
+    let joint = replacing.plan(&MemberChange::replace(NodeId(3), NodeId(4))).unwrap();
+    assert_eq!(joint.to_string(), "voters 1 2 4, before 1 2 3, witnesses 3 4");
+    assert!(joint.is_witness(NodeId(4)) && joint.after_joint().is_witness(NodeId(4)));
+    assert!(three.plan(&[Remove(NodeId(1)), Remove(NodeId(3))]).is_ok());
+    let bytes = Configuration::of_members(ids(&[1, 2]), &ids(&[2])).encode();
+    let invalid = ConfigurationError::Members("half of the voters or more are witnesses");
+    assert_eq!(Configuration::decode(&bytes), Err(invalid));
+}
+
 fn change() -> impl Strategy<Value = MemberChange> {
     let id = || (1_u16..10).prop_map(NodeId);
     let promotion = prop_oneof![
@@ -118,9 +155,11 @@ fn change() -> impl Strategy<Value = MemberChange> {
     ];
     let address = || proptest::collection::vec(any::<u8>(), 0..5).prop_map(Bytes::from);
     prop_oneof![
-        (id(), promotion, address()).prop_map(|(id, promotion, address)| {
-            MemberChange::AddLearner { id, promotion, address }
-        }),
+        (id(), promotion, any::<bool>(), address()).prop_map(
+            |(id, promotion, is_witness, address)| {
+                MemberChange::AddLearner { id, promotion, is_witness, address }
+            }
+        ),
         id().prop_map(MemberChange::Promote),
         id().prop_map(MemberChange::Demote),
         id().prop_map(MemberChange::Remove),
@@ -169,6 +208,9 @@ proptest! {
                 prop_assert!(!disjoint, "{:?}", pair);
             }
             for step in &steps {
+                // Without the replicas with data, no quorum is left.
+                let witnesses = step.witnesses().fold(0, |set, id| set | 1 << id.0);
+                prop_assert!(!is_quorum(witnesses, &groups(step)), "{:?}", step);
                 prop_assert_eq!(&Configuration::decode(&step.encode()), &Ok(step.clone()));
             }
             current = steps.pop().expect("two at least");
@@ -180,7 +222,7 @@ proptest! {
         bytes in proptest::collection::vec(any::<u8>(), 0..60),
         count in 0_u8..4,
         last in 0_u8..5,
-        flags in proptest::collection::vec(0_u8..40, 4),
+        flags in proptest::collection::vec(0_u8..72, 4),
     ) {
         let _ = Configuration::decode(&bytes);
         let mut encoded = vec![1, count, last, 0];

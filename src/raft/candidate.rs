@@ -103,14 +103,16 @@ impl Candidate {
     }
 
     /// Yields to the pre-candidate `other`, whose log ends with `last`, if that log is more up to
-    /// date than this replica's, or equally up to date and `other` has the higher id. Replicas
-    /// without a vote, such as removed ones, are not yielded to. This replica then requests no more
+    /// date than this replica's. If the logs are equally up to date, a witness yields to a replica
+    /// with data, and otherwise the one with the lower id yields. Replicas without a vote, such as
+    /// removed ones, are not yielded to. This replica then requests no more
     /// pre-votes in this campaign, but still grants them. So of several competing pre-candidates,
     /// only one continues.
     pub(super) fn yield_to(&mut self, other: NodeId, last: EntryId, shared: &Shared) {
         if self.phase == VotePhase::PreVote
             && shared.membership.votes(other)
-            && (last, other) > (shared.log.last(), shared.id)
+            && (last, !shared.membership.is_witness(other), other)
+                > (shared.log.last(), !shared.config.is_witness, shared.id)
         {
             self.attempts_left = 0;
             self.has_yielded = true;
@@ -148,8 +150,9 @@ impl Candidate {
             } else {
                 shared.record_isolated_campaign();
             }
-            if shared.disk.is_stalled() || !shared.may_campaign() {
-                // A stalled disk could not make this replica's own vote durable.
+            if shared.disk.is_stalled() || !shared.may_campaign() || shared.config.is_witness {
+                // A stalled disk could not make this replica's own vote durable. A witness waits
+                // before it campaigns again.
                 return Transition::Follow { term: shared.term(), leader: None };
             }
             return Transition::Campaign;

@@ -43,6 +43,9 @@ impl Leader {
         let is_settled = shared.membership.is_settled();
         let current = rules::changeable_configuration(latest, is_settled, &shared.config);
         let current = current.ok_or(ChangeRefusal::UnderWay(index))?;
+        if shared.config.is_witness {
+            return Err(ChangeRefusal::Witness);
+        }
         if self.transfer.is_in_progress() || shared.is_removed() {
             return Err(ChangeRefusal::Transfer);
         }

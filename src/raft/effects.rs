@@ -6,6 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::feature_level::FeatureLevel;
+use crate::membership::Configuration;
 use crate::record::Entry;
 use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term};
 
@@ -40,6 +41,15 @@ pub struct Effects {
     /// damaged. The driver (server or simulator) verifies them on this replica's disk, and takes a
     /// new snapshot if the latest one is damaged.
     pub suspect_snapshots: Vec<SnapshotId>,
+    /// The point at which the log of this replica, a witness, is to begin; `None` if it stays as it
+    /// is. The driver (server or simulator) stores it durably as a snapshot without data, and then
+    /// sends [`Msg::SnapshotTaken`](super::Msg::SnapshotTaken), or
+    /// [`Msg::Installed`](super::Msg::Installed) if a leader sent it. It may drop it without an
+    /// answer if the disk is full.
+    pub log_start: Option<LogStart>,
+    /// Whether the other replicas treat this one as a witness although it has data, or the other
+    /// way around. The driver (server or simulator) reports this and stops the replica.
+    pub is_other_kind: bool,
     /// Set if this replica has lost its votes and cannot rejoin, because the members have changed
     /// since the cluster was created: the member that said so. The driver (server or simulator)
     /// reports this and stops the replica, which a new member must replace.
@@ -77,6 +87,12 @@ pub enum RejectReason {
         /// The replica that is known to be the leader of `term`.
         leader: NodeId,
     },
+    /// The message contains a snapshot without data, but this replica is no witness, or the other
+    /// way around.
+    OtherKind {
+        /// Whether the replica that rejected the message is a witness.
+        is_witness: bool,
+    },
     /// The message contradicts an entry of this replica's log that can no longer change, because it
     /// is committed or known to be equal to the leader's entry.
     Contradiction {
@@ -87,6 +103,21 @@ pub enum RejectReason {
         /// committed, or known to be equal to the leader's.
         settled: Index,
     },
+}
+
+/// The point at which the log of a witness begins. The witness has no state as of this point; a
+/// replica with data has a snapshot there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogStart {
+    /// Id of the last entry before the log.
+    pub last: EntryId,
+    /// The members as of this entry; `None` if they had not changed by then since the cluster was
+    /// created.
+    pub configuration: Option<Configuration>,
+    /// The cluster's feature level, at least that as of this entry.
+    pub level: FeatureLevel,
+    /// Whether a leader sent it, because it no longer has the entries before.
+    pub is_received: bool,
 }
 
 /// A chunk of a leader's snapshot, for the driver (server or simulator) to store.
@@ -208,6 +239,12 @@ impl fmt::Display for RejectReason {
             RejectReason::SecondLeader { term, leader } => {
                 write!(f, "sent as leader of term {term}, which {leader} leads")
             }
+            RejectReason::OtherKind { is_witness: true } => {
+                f.write_str("a snapshot with data, but this replica is a witness")
+            }
+            RejectReason::OtherKind { is_witness: false } => {
+                f.write_str("a snapshot without data, but this replica is no witness")
+            }
             RejectReason::Contradiction { entry, settled } => write!(
                 f,
                 "entry {entry} contradicts this replica's log, which is final up to {settled}"
@@ -233,6 +270,8 @@ impl Effects {
             && self.chunks_to_send.is_empty()
             && self.received_chunks.is_empty()
             && self.suspect_snapshots.is_empty()
+            && self.log_start.is_none()
+            && !self.is_other_kind
             && self.rejoin_refused_by.is_none()
             && self.rejected.is_empty()
     }

@@ -248,6 +248,7 @@ impl Leader {
     pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
         let mut next = self.steps_down_at(shared).min(self.quorum_probe_at(shared));
         next = next.min(self.next_chunk_at(shared)).min(self.transfer.next_timeout(shared));
+        next = next.min(self.retreats_at(shared));
         let goal = self.goal(shared);
         let reached = self.progress.iter().filter(|progress| goal.is_reached_by(progress)).count();
         for (position, progress) in self.progress.iter().enumerate() {

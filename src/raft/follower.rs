@@ -57,7 +57,8 @@ impl Follower {
     /// leader), because a client's request is waiting. The timeout stays partly random, so that the
     /// replicas of a new cluster do not all campaign at once.
     pub(super) fn hurry_first_election(&mut self, shared: &mut Shared) {
-        if shared.leader_heard_at.is_none() && shared.term() == Term(0) {
+        if shared.leader_heard_at.is_none() && shared.term() == Term(0) && !shared.config.is_witness
+        {
             let random_part = shared.draw_first_election_timeout();
             let at = shared.now.max(shared.silent_until) + random_part / 4;
             self.election_at = self.election_at.min(at);

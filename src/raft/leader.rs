@@ -54,6 +54,9 @@ pub(super) struct Leader {
     /// Time at which this leader last probed all peers (sent each a message) because no quorum was
     /// answering; `None` if it never has.
     pub(super) quorum_probed_at: Option<Instant>,
+    /// Time at which a replica with data last acknowledged further entries; at first, the time of
+    /// the election.
+    pub(super) advanced_at: Instant,
     /// Number of times in a row that the leader repeated its probe of all peers (a message to
     /// each), because no quorum had answered the previous probe; 0 after the first probe, and if no
     /// probe was sent.
@@ -111,6 +114,7 @@ impl Leader {
             reads: Reads::default(),
             transfer: LeadershipTransfer::default(),
             quorum_probed_at: None,
+            advanced_at: shared.now,
             quorum_probes: 0,
             attempted_index: Index::ZERO,
             attempted_round: Round(0),
@@ -147,7 +151,7 @@ impl Leader {
     /// section 6.2).
     pub(super) fn handle_timeout(&mut self, shared: &mut Shared) -> Transition {
         if shared.now < self.steps_down_at(shared) {
-            return Transition::Stay;
+            return self.retreat(shared);
         }
         shared.counters.quorum_losses += 1;
         shared.isolated_campaigns = shared.isolated_campaigns.max(1);
@@ -163,6 +167,11 @@ impl Leader {
         request: ClientRequest,
         out: &mut Effects,
     ) {
+        if !rules::leads_for_clients(&shared.config) {
+            // A replica with data takes over soon.
+            shared.wait_for_leader(request, out);
+            return;
+        }
         if self.transfer.is_in_progress() || shared.is_removed() {
             // The target must have this leader's whole log.
             shared.refuse(request.key, RefusalReason::NotLeader, out);
@@ -261,6 +270,9 @@ impl Leader {
                 let advanced = progress.acknowledge(index, shared.now);
                 progress.record_disk(reply.disk, advanced, shared.now, &shared.config);
                 if advanced {
+                    if !shared.membership.is_witness(from) {
+                        self.advanced_at = shared.now;
+                    }
                     self.advance_commit(shared);
                 }
             }

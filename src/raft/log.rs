@@ -156,6 +156,18 @@ impl LogTail {
             && missing().last().is_some_and(|entry| entry.id() == self.last())
     }
 
+    /// Returns the highest index up to which the oldest entries have at most `bytes` bytes
+    /// together; the index of the base if the first entry has more.
+    pub(super) fn index_after_bytes(&self, bytes: usize) -> Index {
+        let mut sum = 0;
+        let fits = |entry: &&Entry| {
+            sum += entry.record().len();
+            sum <= bytes
+        };
+        let last = self.entries.iter_from(0).take_while(fits).last();
+        last.map_or(self.base.index, Entry::index)
+    }
+
     /// Returns all entries from index `from` on.
     pub fn tail(&self, from: Index) -> Vec<Entry> {
         self.slice(from, usize::MAX, usize::MAX)
@@ -348,6 +360,15 @@ mod tests {
         assert_eq!(log.slice(Index(2), 2, usize::MAX).len(), 2);
         assert_eq!(log.slice(Index(1), 9, 1).len(), 1);
         assert_eq!(log.slice(Index(5), 9, 9).len(), 0);
+    }
+
+    #[test]
+    fn oldest_entries_are_measured_without_the_last_that_does_not_fit() {
+        let log = LogTail::recovered(EntryId::new(1, 2), entries(3, &[1, 1, 1, 1]));
+        let one = log.bytes() / 4;
+        for (bytes, index) in [(0, 2), (one - 1, 2), (one, 3), (3 * one - 1, 4), (9 * one, 6)] {
+            assert_eq!(log.index_after_bytes(bytes), Index(index), "{bytes} bytes");
+        }
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub(super) struct Membership {
     /// Each configuration with the index of its entry; 0 for `bootstrap`. A configuration that was
     /// installed with a snapshot has the index of the snapshot's last entry.
     history: Vec<(Index, Configuration)>,
+    /// The committed configurations before those in `history` that were in use at or after the base
+    /// of the log, ordered by index.
+    earlier: Vec<(Index, Configuration)>,
     /// Number of changes of `history` since the start.
     version: u64,
     voters: Vec<NodeId>,
@@ -51,6 +54,7 @@ impl Membership {
             id,
             bootstrap,
             history: Vec::new(),
+            earlier: Vec::new(),
             version: 0,
             voters: Vec::new(),
             outgoing: Vec::new(),
@@ -72,6 +76,7 @@ impl Membership {
             Some(configuration) => (index, configuration),
             None => (Index::ZERO, self.bootstrap.clone()),
         }];
+        self.earlier.clear();
         self.refresh(config);
     }
 
@@ -99,9 +104,34 @@ impl Membership {
     pub(super) fn commit(&mut self, commit_index: Index, config: &Config) {
         let committed = self.history.partition_point(|(index, _)| *index <= commit_index);
         if committed > 1 {
-            self.history.drain(..committed - 1);
+            self.earlier.extend(self.history.drain(..committed - 1));
             self.refresh(config);
         }
+    }
+
+    /// Forgets the configurations that no entry after `base`, the base of the log, was appended
+    /// under.
+    pub(super) fn compact(&mut self, base: Index) {
+        if self.earlier.is_empty() {
+            return;
+        }
+        let indexes = self.earlier.iter().chain(&self.history).map(|(index, _)| *index);
+        let at_base = indexes.take_while(|index| *index <= base).count();
+        self.earlier.drain(..at_base.saturating_sub(1).min(self.earlier.len()));
+    }
+
+    /// Returns the configuration as of the committed entry at `index`, which is not before the base
+    /// of the log; `None` if the members had not changed by then.
+    pub(super) fn as_of(&self, index: Index) -> Option<&Configuration> {
+        let mut known = self.history.iter().rev().chain(self.earlier.iter().rev());
+        let (at, configuration) = known.find(|(at, _)| *at <= index)?;
+        (*at > Index::ZERO).then_some(configuration)
+    }
+
+    /// Returns whether the replica is a witness in the latest configuration that knows it.
+    pub(super) fn is_witness(&self, id: NodeId) -> bool {
+        let known = self.history.iter().rev().find_map(|(_, one)| one.member(id));
+        known.is_some_and(|member| member.is_witness)
     }
 
     fn refresh(&mut self, config: &Config) {

@@ -77,10 +77,23 @@ pub struct ChunkStored {
 pub struct SnapshotId {
     /// Id of the last entry that the snapshot covers.
     pub last: EntryId,
-    /// Length of the snapshot in bytes.
+    /// Length of the snapshot in bytes; 0 for one without data, which a leader sends to a witness.
     pub bytes: u64,
     /// CRC-32C checksum of the whole snapshot, except for the checksum fields that it contains.
     pub checksum: u32,
+}
+
+impl SnapshotId {
+    /// Returns the id of a snapshot without data, which a leader sends to a witness: only the last
+    /// entry is known, and the message contains the members as of this entry.
+    pub fn without_data(last: EntryId) -> SnapshotId {
+        SnapshotId { last, bytes: 0, checksum: 0 }
+    }
+
+    /// Returns whether the snapshot has data. Even that of an empty state has some.
+    pub fn has_data(&self) -> bool {
+        self.bytes > 0
+    }
 }
 
 /// A message between replicas, with its sender and its receiver.
@@ -184,7 +197,9 @@ pub struct InstallSnapshot {
     /// Position of the chunk in the snapshot, in bytes.
     pub offset: u64,
     /// The bytes of the chunk. Empty in the core's output: the server or simulator reads the bytes
-    /// from the snapshot file before it sends the message.
+    /// from the snapshot file before it sends the message. In a snapshot without data, the
+    /// cluster's feature level (2 bytes, little endian) and the encoded configuration of the
+    /// members, if they have changed since the cluster was created.
     pub chunk: Bytes,
 }
 

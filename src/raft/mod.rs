@@ -183,6 +183,13 @@
 //! removes it, until that is committed, and then the commit index once; a replica that misses them
 //! keeps asking for pre-votes.
 //!
+//! # Witnesses (thesis 11.7.2)
+//!
+//! A *witness* is a voter without data. It stores the log and acknowledges entries like any voter,
+//! but applies none, serves no client, and keeps only the latest part of the log. Every quorum
+//! contains a replica with data, because fewer than half of the voters are witnesses. The protocol
+//! and the reasons are in `witness.rs`.
+//!
 //! # Rejoining after a loss on the disk
 //!
 //! A member with an empty or damaged folder has forgotten acknowledgements and perhaps votes. If it
@@ -224,15 +231,14 @@
 //! | configurations in the log, and their quorums (§6) | `membership.rs` |
 //! | membership changes, promotion of learners (§6, thesis 4.2.1) | `change.rs` |
 //! | stalled and full disks | `disk_health.rs` |
+//! | witnesses: their elections, leadership and log | `witness.rs` |
 //! | rejoining under the old id with an empty or damaged disk | `rejoin.rs` |
 //! | bounds on terms in messages | `term_budget.rs` |
 //! | majorities | `quorum.rs` |
 //!
 //! # Left out
 //!
-//! - Membership changes in the server: its members are fixed when the cluster is created.
 //! - Changing a single voter without a joint configuration (thesis 4.1).
-//! - Witnesses: every voter has the whole log and may lead.
 //! - Balancing of leaders: there is one group.
 //! - Sessions and deduplication of requests: they are in the state machine (`kv`).
 //!
@@ -274,10 +280,11 @@ mod status;
 mod term_budget;
 mod timing;
 mod transfer;
+mod witness;
 
 pub use effects::{
-    AppendJob, ApplyJob, Committed, Effects, HardState, Refusal, RefusalReason, RejectReason,
-    RejectedMessage, SnapshotChunk,
+    AppendJob, ApplyJob, Committed, Effects, HardState, LogStart, Refusal, RefusalReason,
+    RejectReason, RejectedMessage, SnapshotChunk,
 };
 pub use log::{LogTail, Spliced};
 pub use message::{

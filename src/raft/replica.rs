@@ -181,6 +181,7 @@ impl Replica {
         if is_removed {
             self.enter(Transition::Follow { term: self.shared.term(), leader: None }, out);
         }
+        self.shared.move_log_start(out);
         self.shared.compact(log_needed_after);
         self.shared.flush(out);
         self.shared.check_cursors();
@@ -230,6 +231,12 @@ impl Replica {
         self.shared.leader
     }
 
+    /// Returns the leader of the current term that clients can be sent to; `None` if this replica
+    /// knows none, or the leader is a witness, which serves no client.
+    pub fn serving_leader(&self) -> Option<NodeId> {
+        self.shared.serving_leader()
+    }
+
     /// Returns the last leader that was known, in any term; `None` if there was none. Used in
     /// reports only.
     pub fn last_known_leader(&self) -> Option<NodeId> {
@@ -258,6 +265,7 @@ impl Replica {
         match &self.role {
             Role::Leader(leader) => {
                 !leader.transfer.is_in_progress()
+                    && rules::leads_for_clients(&self.shared.config)
                     && !self.shared.is_removed()
                     && leader.has_disk_space(&self.shared)
             }
@@ -301,6 +309,11 @@ impl Replica {
     /// member; `None` if it is no peer, or no address is recorded.
     pub fn address_of(&self, peer: NodeId) -> Option<&Bytes> {
         self.shared.membership.address_of(peer)
+    }
+
+    /// Returns whether this replica is a witness: it keeps the log and votes, but has no data.
+    pub fn is_witness(&self) -> bool {
+        self.shared.config.is_witness
     }
 
     /// Returns the id of this replica.
@@ -453,8 +466,10 @@ impl Replica {
     fn on_client(&mut self, request: ClientRequest, out: &mut Effects) {
         match (&mut self.role, self.shared.leader) {
             (Role::Leader(leader), _) => leader.on_client(&mut self.shared, request, out),
-            (Role::Follower(_), Some(_)) => self.shared.redirect(request, out),
-            (Role::Follower(follower), None) => {
+            (Role::Follower(_), Some(_)) if self.shared.serving_leader().is_some() => {
+                self.shared.redirect(request, out);
+            }
+            (Role::Follower(follower), _) => {
                 follower.hurry_first_election(&mut self.shared);
                 self.shared.wait_for_leader(request, out);
             }
@@ -707,6 +722,7 @@ impl Replica {
         let mut leader = Leader::new(&mut self.shared);
         let waiting: Vec<ClientRequest> = self.shared.take_waiting().collect();
         for request in waiting {
+            // A witness lets them wait for the next leader.
             leader.on_client(&mut self.shared, request, out);
         }
         self.role = Role::Leader(leader);

@@ -283,6 +283,33 @@ pub(super) fn level_of_members(
     levels.map(|level| level.unwrap_or(unknown)).fold(own, FeatureLevel::min)
 }
 
+// Witnesses.
+
+/// Returns whether this replica, while it leads, serves clients: not if it is a witness, which has
+/// no data. Implements the safety rule "Witnesses serve nobody" of the guide (`guarantees.md`).
+pub(super) fn leads_for_clients(config: &Config) -> bool {
+    !config.is_witness || config.breaks(Mutant::WitnessServesClients)
+}
+
+/// Returns whether a leader may transfer its leadership to a replica: not to a witness, which leads
+/// only if no other replica can be elected. Implements the safety rule "Witnesses lead last" of the
+/// guide (`guarantees.md`).
+pub(super) fn may_take_over(is_witness: bool, config: &Config) -> bool {
+    !is_witness || config.breaks(Mutant::TransferToWitness)
+}
+
+/// Returns whether a leader sends a peer a snapshot without data: only to a witness. Implements the
+/// safety rule "Data for replicas with data" of the guide (`guarantees.md`).
+pub(super) fn needs_no_data(is_witness: bool, config: &Config) -> bool {
+    is_witness || config.is_witness && config.breaks(Mutant::SnapshotWithoutDataForAll)
+}
+
+/// Returns how many bytes of its log a witness keeps when it drops older entries. Implements the
+/// safety rule "Witnesses keep the latest entries" of the guide (`guarantees.md`).
+pub(super) fn witness_log_bytes_kept(config: &Config) -> usize {
+    if config.breaks(Mutant::WitnessDropsLog) { 0 } else { config.witness_log_bytes_max / 2 }
+}
+
 // Rejoining.
 
 /// Returns whether a replica that is rejoining after the loss of its disk ignores vote requests.

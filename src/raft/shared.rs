@@ -74,6 +74,11 @@ pub(super) struct Shared {
     /// Number of consecutive campaigns in which this replica heard from a quorum, but was not
     /// elected.
     pub(super) lost_campaigns: u32,
+    /// Number of times in a row that this replica, a witness, has led without being able to bring a
+    /// replica with data up to date.
+    pub(super) witness_retreats: u32,
+    /// The last entry before the log that this replica, a witness, last asked its driver to store.
+    pub(super) asked_log_start: Index,
     pub(super) counters: Counters,
     pub(super) disk: DiskHealth,
     /// The progress of rejoining the cluster after a loss on this replica's disk; `None` for a
@@ -139,6 +144,8 @@ impl Shared {
             loss_permille: timing::LOSS_UNKNOWN_PERMILLE,
             isolated_campaigns: 0,
             lost_campaigns: 0,
+            witness_retreats: 0,
+            asked_log_start: base.index,
             counters: Counters::default(),
             disk: DiskHealth::new(now),
             rejoining,
@@ -272,6 +279,9 @@ impl Shared {
         self.last_known_leader = Some(leader);
         self.leader_heard_at = Some(self.now);
         (self.isolated_campaigns, self.lost_campaigns) = (0, 0);
+        if leader != self.id {
+            self.witness_retreats = 0;
+        }
         self.waiting.forget_redirected();
     }
 
@@ -299,14 +309,14 @@ impl Shared {
     }
 
     pub(super) fn draw_first_election_timeout(&mut self) -> Duration {
-        timing::first_election_timeout(&self.config, &mut self.rng)
+        timing::first_election_timeout(&self.config, &mut self.rng) + self.witness_delay()
     }
 
     /// Returns a random election timeout. While a leader is known, the timeout grows with the
     /// message loss.
     pub(super) fn draw_election_timeout(&mut self) -> Duration {
         let loss_permille = if self.leader.is_some() { self.loss_permille } else { 0 };
-        timing::election_timeout(&self.config, loss_permille, &mut self.rng)
+        timing::election_timeout(&self.config, loss_permille, &mut self.rng) + self.witness_delay()
     }
 
     // Messages.
@@ -337,7 +347,9 @@ impl Shared {
     pub(super) fn reject(&mut self, from: NodeId, reason: RejectReason, out: &mut Effects) {
         match reason {
             RejectReason::Term { .. } => self.counters.terms_rejected += 1,
-            RejectReason::SecondLeader { .. } | RejectReason::Contradiction { .. } => {
+            RejectReason::SecondLeader { .. }
+            | RejectReason::Contradiction { .. }
+            | RejectReason::OtherKind { .. } => {
                 self.counters.conflicts_rejected += 1;
             }
         }
@@ -533,7 +545,7 @@ impl Shared {
     /// Refuses client requests that this replica appended as an earlier leader and whose entries
     /// were replaced by another leader's.
     pub(super) fn refuse_replaced(&mut self, out: &mut Effects) {
-        let leader = self.leader;
+        let leader = self.serving_leader();
         self.appended.retain_undecided(&self.log, self.commit_index, |key| {
             out.refusals.push(Refusal { key, reason: RefusalReason::Replaced, leader });
         });
@@ -556,6 +568,9 @@ impl Shared {
     /// Redirects all client requests that are waiting for a leader to the current leader, from
     /// which a message has just arrived.
     pub(super) fn redirect_waiting(&mut self, out: &mut Effects) {
+        if self.serving_leader().is_none() {
+            return;
+        }
         while let Some(key) = self.waiting.pop_redirected() {
             self.refuse(key, RefusalReason::NotLeader, out);
         }
@@ -610,7 +625,7 @@ impl Shared {
         if reason == RefusalReason::Busy {
             self.counters.busy += 1;
         }
-        out.refusals.push(Refusal { key, reason, leader: self.leader });
+        out.refusals.push(Refusal { key, reason, leader: self.serving_leader() });
     }
 
     // The end of a batch.

@@ -51,10 +51,17 @@ impl Shared {
     /// `log_bytes_max` bytes.
     pub(super) fn compact(&mut self, needed: Index) {
         let Some(snapshot) = self.snapshot else { return };
+        if self.config.is_witness {
+            // Its log begins after the snapshot, which has no data.
+            self.log.compact(snapshot.last.index, 0, COMPACTED_MAX);
+            self.membership.compact(self.log.base().index);
+            return;
+        }
         let (log, config) = (&mut self.log, &self.config);
         let bytes_kept = if self.disk.is_low() { 0 } else { config.log_bytes_kept };
         log.compact(snapshot.last.index.min(needed), bytes_kept, COMPACTED_MAX);
         log.compact(snapshot.last.index, config.log_bytes_max, COMPACTED_MAX);
+        self.membership.compact(log.base().index);
         assert!(
             log.base().index <= snapshot.last.index,
             "the log is compacted up to {}, past the snapshot {snapshot:?}",
@@ -103,6 +110,11 @@ impl Follower {
         out: &mut Effects,
     ) {
         let InstallSnapshot { term, round, snapshot, offset, chunk } = install;
+        if snapshot.has_data() == shared.config.is_witness {
+            let is_witness = shared.config.is_witness;
+            shared.reject(from, RejectReason::OtherKind { is_witness }, out);
+            return;
+        }
         let settled = self.settled_index(shared);
         if snapshot.last.index <= settled && shared.contradicts(snapshot.last) {
             let reason = RejectReason::Contradiction { entry: snapshot.last, settled };
@@ -112,6 +124,13 @@ impl Follower {
         self.heard_leader(shared, from, out);
         if snapshot.last.index <= shared.commit_index() {
             self.on_installed(shared, snapshot, Some(round), out);
+        } else if !snapshot.has_data() && shared.log.holds(snapshot.last) {
+            // The witness keeps what it has: another replica may need it.
+            shared.commit_to(snapshot.last.index, false);
+            self.on_installed(shared, snapshot, Some(round), out);
+        } else if !snapshot.has_data() {
+            self.install_round = round;
+            shared.receive_log_start(snapshot.last, &chunk, out);
         } else if chunk.len() as u64 > snapshot.bytes.saturating_sub(offset) {
             shared.counters.malformed += 1;
         } else {
@@ -184,28 +203,43 @@ impl Leader {
         out.suspect_snapshots.append(&mut self.suspect_snapshots);
         for position in 0..self.progress.len() {
             let progress = &mut self.progress[position];
-            if let Some(snapshot) = shared.snapshot {
+            let is_witness = shared.membership.is_witness(progress.id);
+            let needs_no_data = rules::needs_no_data(is_witness, &shared.config);
+            if let Some(snapshot) = shared.snapshot.filter(|_| !needs_no_data) {
                 progress.prefer_snapshot(snapshot);
             }
+            if needs_no_data && progress.next_chunk(shared.now).is_some() {
+                // The members as of an earlier base may be forgotten.
+                progress.prefer_snapshot(SnapshotId::without_data(shared.log.base()));
+            }
             if progress.lacks_compacted(base) {
-                let snapshot = shared.snapshot.expect("a compacted log has a snapshot");
+                let snapshot = if needs_no_data || shared.config.is_witness {
+                    SnapshotId::without_data(shared.log.base())
+                } else {
+                    shared.snapshot.expect("a compacted log has a snapshot")
+                };
                 assert!(base <= snapshot.last.index, "base {base} is past {snapshot:?}");
                 progress.begin_snapshot(snapshot, shared.now);
+            }
+            if !needs_no_data && shared.config.is_witness {
+                // It has no data to send.
+                continue;
             }
             let Some((snapshot, offset)) = progress.next_chunk(shared.now) else { continue };
             assert!(offset <= snapshot.bytes, "a chunk at {offset} of {snapshot:?}");
             self.begin_round(shared);
             let progress = &mut self.progress[position];
             progress.record_chunk_sent(shared.now, self.round, &shared.config);
-            let install = InstallSnapshot {
-                term: shared.term(),
-                round: self.round,
-                snapshot,
-                offset,
-                chunk: Bytes::new(),
-            };
-            let envelope = shared.envelope(progress.id, PeerMsg::InstallSnapshot(install));
-            out.chunks_to_send.push(envelope);
+            let (to, term, round) = (progress.id, shared.term(), self.round);
+            let mut install =
+                InstallSnapshot { term, round, snapshot, offset, chunk: Bytes::new() };
+            if snapshot.has_data() {
+                let envelope = shared.envelope(to, PeerMsg::InstallSnapshot(install));
+                out.chunks_to_send.push(envelope);
+            } else {
+                install.chunk = shared.encode_log_start(snapshot.last.index);
+                shared.send(to, PeerMsg::InstallSnapshot(install), out);
+            }
         }
     }
 
@@ -224,6 +258,7 @@ impl Leader {
         progress.record_reply(shared.now, reply.round, sent_at, &shared.config);
         match progress.record_chunk_reply(reply.snapshot, reply.received) {
             ChunkReply::Received => {}
+            ChunkReply::Discarded if !reply.snapshot.has_data() => {}
             ChunkReply::Discarded => self.suspect_snapshots.push(reply.snapshot),
             ChunkReply::OtherSnapshot => shared.counters.stale += 1,
         }
@@ -233,6 +268,10 @@ impl Leader {
     /// considered lost; [`Instant::MAX`] if no snapshot is being sent.
     pub(super) fn next_chunk_at(&self, shared: &Shared) -> Instant {
         let due = |progress: &Progress| progress.next_chunk_at(&shared.config);
-        self.progress.iter().filter_map(due).min().unwrap_or(Instant::MAX)
+        let may_send = |progress: &&Progress| {
+            let is_witness = shared.membership.is_witness(progress.id);
+            !shared.config.is_witness || rules::needs_no_data(is_witness, &shared.config)
+        };
+        self.progress.iter().filter(may_send).filter_map(due).min().unwrap_or(Instant::MAX)
     }
 }

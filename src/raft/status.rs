@@ -111,6 +111,9 @@ pub struct Counters {
     pub quorum_losses: u64,
     /// Number of leadership transfers that this replica has started as leader.
     pub leadership_transfers: u64,
+    /// Number of times that this replica, a witness, stepped down as leader because it could bring
+    /// no replica with data up to date.
+    pub witness_retreats: u64,
     /// Number of configurations of the members that this replica has appended as leader.
     pub configurations: u64,
     /// Number of times that this replica's disk stalled.

@@ -39,6 +39,20 @@ pub(super) fn election_timeout(
     timeout
 }
 
+/// Returns the time that a witness adds to each election timeout, so that replicas with data
+/// campaign first: twice the maximum election timeout, in which they can campaign at least twice.
+/// It grows with the number of times in a row that the witness has led without being able to bring
+/// a replica with data up to date (`retreats`), so that it does not keep others from being elected.
+pub(super) fn witness_delay(config: &Config, retreats: u32) -> Duration {
+    config.election_timeout_max * (2 + 4 * retreats.min(3))
+}
+
+/// Returns how long a witness leads without progress before it steps down. Progress is an
+/// acknowledgement of further entries by a replica with data.
+pub(super) fn witness_lead(config: &Config) -> Duration {
+    config.election_timeout_max * 4
+}
+
 /// Returns the first election timeout of a new replica: a random duration from zero to the maximum
 /// minus the minimum election timeout. It is short because there is no leader to wait for.
 pub(super) fn first_election_timeout(config: &Config, rng: &mut ChaCha8Rng) -> Duration {

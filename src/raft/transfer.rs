@@ -1,6 +1,6 @@
 //! Leadership transfer (thesis 3.10): on request (`FAILOVER`, a graceful stop); because the
-//! leader's disk is stalled or low on space and enough other replicas have healthy disks; or
-//! because a membership change has removed the leader.
+//! leader's disk is stalled or low on space and enough other replicas have healthy disks; because a
+//! membership change has removed the leader; or because the leader is a witness.
 //!
 //! 1. The leader refuses new requests, sends the target the entries that it lacks, and announces
 //!    the target to all peers. If a voter misses the announcement, it votes only after the leader's
@@ -19,13 +19,14 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use crate::types::{EntryId, Index, Instant, NodeId};
+use crate::types::{EntryId, Index, Instant, NodeId, Round};
 
 use super::effects::Effects;
 use super::message::{DiskState, PeerMsg, TimeoutNow};
 use super::progress::Progress;
 use super::rejoin::REJOINING_HEARTBEATS;
 use super::role::Transition;
+use super::rules;
 use super::shared::Shared;
 
 pub use crate::types::{TransferRefusal, TransferRequest};
@@ -118,7 +119,7 @@ impl LeadershipTransfer {
         out: &mut Effects,
     ) -> bool {
         assert!(shared.leader == Some(shared.id), "{:?} leads this term", shared.leader);
-        let is_wanted = shared.disk.state() != DiskState::Healthy || shared.is_removed();
+        let is_wanted = is_wanted(shared);
         if let Some(target) = &self.current
             && (shared.now >= target.deadline
                 || !is_wanted && target.asked.is_none() && !target.is_requested)
@@ -212,7 +213,13 @@ impl LeadershipTransfer {
 
     fn end(&mut self, shared: &Shared) {
         self.current = None;
-        self.next_at = shared.now + shared.config.leadership_transfer_interval;
+        // Nothing is served while a witness leads.
+        let pause = if shared.config.is_witness {
+            shared.config.heartbeat_interval
+        } else {
+            shared.config.leadership_transfer_interval
+        };
+        self.next_at = shared.now + pause;
     }
 
     /// Returns when [`LeadershipTransfer::advance`] must be called next even if no message arrives;
@@ -222,7 +229,7 @@ impl LeadershipTransfer {
             Some(target) => {
                 target.deadline.min(target.asked.map_or(Instant::MAX, |asked| asked.repeat_at))
             }
-            None if shared.disk.state() != DiskState::Healthy || shared.is_removed() => {
+            None if is_wanted(shared) => {
                 self.next_at.max(shared.now + shared.config.heartbeat_interval)
             }
             None => Instant::MAX,
@@ -232,13 +239,26 @@ impl LeadershipTransfer {
     /// Chooses the target of a leadership transfer: the voter with the highest match index among
     /// those that are answering, have a healthy disk, and are neither rejoining nor receiving a
     /// snapshot. The previous target is chosen only if no other follower qualifies. `None` if fewer
-    /// followers than a quorum qualify, because they could not elect a leader without this replica.
+    /// than a quorum of them and of such witnesses remain, because they could not elect a leader
+    /// without this replica. A witness that leads votes for its target itself, and chooses only one
+    /// that can soon have its whole log.
     fn choose_target(&self, progress: &[Progress], shared: &Shared) -> Option<NodeId> {
-        let candidates = || progress.iter().filter(|peer| can_take_over(peer, shared).is_ok());
-        if !shared.has_quorum(|id| candidates().any(|peer| peer.id == id)) {
+        if shared.config.is_witness {
+            // It has just been elected, and does not know yet who answers.
+            let is_ready = |peer: &&Progress| {
+                peer.answered_round > Round(0) && readiness(peer, shared).is_ok()
+            };
+            return self.best(progress.iter().filter(is_ready));
+        }
+        let may_vote = |peer: &&Progress| {
+            let able = can_take_over(peer, shared);
+            matches!(able, Ok(()) | Err(TransferRefusal::TargetWitness))
+        };
+        let voters = || progress.iter().filter(may_vote);
+        if !shared.has_quorum(|id| voters().any(|peer| peer.id == id)) {
             return None;
         }
-        self.best(candidates())
+        self.best(voters().filter(|peer| can_take_over(peer, shared).is_ok()))
     }
 
     /// Returns the follower with the highest match index, and the previous target only if there is
@@ -252,9 +272,16 @@ impl LeadershipTransfer {
     }
 }
 
+/// Returns whether the leader transfers its leadership without a request.
+fn is_wanted(shared: &Shared) -> bool {
+    shared.disk.state() != DiskState::Healthy
+        || shared.is_removed()
+        || !rules::leads_for_clients(&shared.config)
+}
+
 /// Returns an error if the follower cannot become the leader now: it has no vote or is being
-/// removed, it is not answering, its disk is not healthy, it is rejoining, or it is receiving a
-/// snapshot.
+/// removed, it is not answering, its disk is not healthy, it is rejoining, it is receiving a
+/// snapshot, or it is a witness.
 fn can_take_over(peer: &Progress, shared: &Shared) -> Result<(), TransferRefusal> {
     let reply_age_max = shared.config.heartbeat_interval * REPLIED_HEARTBEATS;
     let rejoin_age_max = shared.config.heartbeat_interval * REJOINING_HEARTBEATS;
@@ -267,6 +294,8 @@ fn can_take_over(peer: &Progress, shared: &Shared) -> Result<(), TransferRefusal
         Err(TransferRefusal::TargetDisk)
     } else if rejoins || peer.is_receiving_snapshot() {
         Err(TransferRefusal::TargetBehind)
+    } else if !rules::may_take_over(shared.membership.is_witness(peer.id), &shared.config) {
+        Err(TransferRefusal::TargetWitness)
     } else {
         Ok(())
     }

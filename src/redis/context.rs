@@ -29,6 +29,8 @@ pub struct Context {
     pub cluster_fingerprint: u128,
     /// All replicas of the cluster, including this one, sorted by id.
     pub nodes: Vec<ReplicaInfo>,
+    /// Whether this replica is a witness, which has no data and serves no client.
+    pub is_witness: bool,
     /// The members of the cluster. A member is missing in `nodes` until it has connected.
     pub members: MembersInfo,
     /// Feature level that this replica's folder needed when it started. If it is higher than that
@@ -330,6 +332,7 @@ impl Context {
             me: me.id,
             cluster_fingerprint,
             nodes: vec![me],
+            is_witness: false,
             members: MembersInfo::default(),
             folder_level: FeatureLevel::OLDEST,
             leader: None,
@@ -428,6 +431,13 @@ impl Context {
     /// Returns the replica with this id; `None` if it is not in the cluster.
     pub fn node(&self, id: NodeId) -> Option<&ReplicaInfo> {
         self.nodes.iter().find(|node| node.id == id)
+    }
+
+    /// Iterates over the replicas that have data, which clients may use: all except witnesses.
+    pub(super) fn data_nodes(&self) -> impl Iterator<Item = &ReplicaInfo> + Clone {
+        let members = &self.members.configuration;
+        let is_self = |node: &ReplicaInfo| node.id == self.me && self.is_witness;
+        self.nodes.iter().filter(move |node| !members.is_witness(node.id) && !is_self(node))
     }
 
     /// Returns the replica that this replica considers the leader; `None` if it knows no leader.

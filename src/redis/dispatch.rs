@@ -26,6 +26,19 @@ const NOT_QUEUED: &[&str] = &["exec", "discard", "multi", "watch", "quit", "rese
 const ALLOWED_WITH_SUBSCRIPTIONS: &[&str] =
     &["subscribe", "psubscribe", "unsubscribe", "punsubscribe", "ping", "quit", "reset"];
 
+/// The error for commands that a witness refuses.
+const WITNESS: &str =
+    "ERR this replica is a witness: it votes, but has no data; send the command to another replica";
+
+/// Returns whether a witness refuses the command: all that use data, receive messages or read
+/// snapshots. It runs `PING`, and those that a Redis replica without current data runs, too.
+fn needs_data(spec: &CommandSpec) -> bool {
+    !spec.has_flag("stale") && spec.full_name != "ping"
+        || spec.has_flag("pubsub")
+        || spec.full_name == "readonly"
+        || spec.full_name.starts_with("snapshot|")
+}
+
 impl Connection {
     /// Executes a request up to the point where it needs the consensus core, and returns the action
     /// that the server must perform next.
@@ -75,6 +88,9 @@ impl Connection {
             return transactions::queue(&mut call);
         }
         let mut action = spec.run(&mut call, table);
+        if context.is_witness && matches!(action, Action::Submit { .. }) {
+            return call.error(&WITNESS);
+        }
         if let Action::Submit { redirect_slot, .. } = &mut action {
             *redirect_slot = redirect_slot.or(slot);
         }
@@ -99,6 +115,9 @@ impl Connection {
                  RESET are allowed in this context",
                 spec.full_name
             ));
+        }
+        if context.is_witness && needs_data(spec) {
+            return Some(WITNESS.to_owned());
         }
         if queues && spec.has_flag("no_multi") {
             return Some("ERR Command not allowed inside a transaction".to_owned());

@@ -82,8 +82,8 @@ use crate::kv::{
 };
 use crate::membership::Configuration;
 use crate::raft::{
-    AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskSpace, Envelope, Persisted, Refusal,
-    Replica, SnapshotChunk, SnapshotId,
+    AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskSpace, Envelope, LogStart, Persisted,
+    Refusal, Replica, SnapshotChunk, SnapshotId,
 };
 use crate::redis::{AdminAnswer, AdminRequest};
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
@@ -251,6 +251,9 @@ pub(super) enum SnapshotJob {
     SendChunks(Vec<Envelope>),
     /// From the Raft core: received chunks of a leader's snapshot, to be stored on disk.
     StoreChunks(Vec<SnapshotChunk>),
+    /// From the Raft core of a witness: the point at which its log is to begin, to be stored as a
+    /// snapshot without data.
+    StoreLogStart(LogStart),
     /// From the Raft core, if this replica is the leader: ids of its snapshots that followers have
     /// received and found damaged. The snapshots stage reads and verifies these snapshots on this
     /// replica's disk.

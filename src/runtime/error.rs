@@ -20,6 +20,19 @@ pub enum RunError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The replica's folder is that of a witness, but the replica is not started as one, or the
+    /// other way around.
+    #[error(
+        "the folder is that of a {}, but the replica is started {} --witness: a replica with data \
+         must never use a folder without data; start it as before, or with an empty folder and a \
+         new id",
+        if *is_witness { "witness" } else { "replica with data" },
+        if *is_witness { "without" } else { "with" }
+    )]
+    OtherKind {
+        /// Whether the folder is that of a witness.
+        is_witness: bool,
+    },
     /// A listening socket could not be opened.
     #[error("cannot listen for {whom} on {address}: {source}; {advice}")]
     Listen {

@@ -25,6 +25,20 @@ pub(crate) fn exit_on_refused_rejoin(member: NodeId) -> ! {
     std::process::exit(EXIT_REPLACE)
 }
 
+/// Logs that the other replicas treat this one as a witness although it has data, or the other way
+/// around (`is_witness` says what it is), and exits the process. A supervisor should not restart it
+/// with the same flags.
+pub(crate) fn exit_on_other_kind(is_witness: bool) -> ! {
+    tracing::error!(
+        is_witness,
+        "the other replicas treat this replica as the other kind: a witness must be started with \
+         --witness and added with `bowline admin add --witness`, any other replica without; to \
+         change what it is, remove it, and add it under a new id with an empty folder; shutting \
+         down"
+    );
+    std::process::exit(EXIT_REPLACE)
+}
+
 /// Logs the error of a failed disk operation, and exits the process with code 74. The operation is
 /// not retried, because after a failed sync the content of the disk is unknown, so the replica must
 /// not acknowledge anything.

@@ -78,11 +78,19 @@ pub enum Situation {
     ChangedState,
     /// A replica found out that its state was wrong, and was taken out to rebuild it.
     WrongState,
+    /// A witness was elected leader.
+    WitnessLeads,
+    /// A witness stepped down as leader because it could bring no replica with data up to date.
+    WitnessRetreat,
+    /// A witness dropped old entries of its log.
+    WitnessLogMoved,
+    /// A witness that lacked compacted entries got a snapshot without data from the leader.
+    WitnessInstall,
 }
 
 impl Situation {
     /// All situations, in the order in which they are printed.
-    pub const ALL: [Situation; 34] = [
+    pub const ALL: [Situation; 38] = [
         Situation::Election,
         Situation::LeaseRead,
         Situation::ReadIndexRead,
@@ -117,6 +125,10 @@ impl Situation {
         Situation::LevelRaised,
         Situation::ChangedState,
         Situation::WrongState,
+        Situation::WitnessLeads,
+        Situation::WitnessRetreat,
+        Situation::WitnessLogMoved,
+        Situation::WitnessInstall,
     ];
 
     /// Returns the name of the situation for printed tables and JSON.
@@ -156,6 +168,10 @@ impl Situation {
             Situation::LevelRaised => "feature levels raised",
             Situation::ChangedState => "states changed",
             Situation::WrongState => "wrong states found",
+            Situation::WitnessLeads => "leaderships of witnesses",
+            Situation::WitnessRetreat => "witnesses that stepped down in vain",
+            Situation::WitnessLogMoved => "logs of witnesses shortened",
+            Situation::WitnessInstall => "snapshots without data installed",
         }
     }
 }

@@ -75,6 +75,9 @@ pub enum Fault {
     Crash,
     /// Crashes the leader and restarts it later.
     CrashLeader,
+    /// Crashes the leader for a long time, and at the same moment ends the outages of all other
+    /// replicas. If one of these lags behind, the witness may have to bring it up to date.
+    SwapReplicas,
     /// Crashes all replicas at once, and restarts them later.
     CrashAll,
     /// Crashes a replica and restarts it later with an empty disk. Not done while another replica
@@ -123,6 +126,8 @@ pub struct Plan {
     /// Replicas that start as an earlier version of the program, and are upgraded at their first
     /// restart.
     pub old: Vec<NodeId>,
+    /// Ids of the replicas that are witnesses, members or not.
+    pub witnesses: Vec<NodeId>,
     /// Configuration of the replicas.
     pub config: Config,
     /// Protocol between clients and replicas.
@@ -307,6 +312,7 @@ impl Plan {
             ids: (1..=replicas).map(NodeId).collect(),
             members: (1..=replicas).map(NodeId).collect(),
             old: Vec::new(),
+            witnesses: Vec::new(),
             protocol: if course { ClientProtocol::Course } else { ClientProtocol::Connection },
             quality: draw_quality(has(FaultType::Network), hop, &config, rng),
             client_quality: client_quality(course, has(FaultType::Network), hop),
@@ -373,10 +379,7 @@ impl Plan {
             && plan.segment_bytes.is_none()
             && replicas >= DISK_LOSS_REPLICAS_MIN;
         plan.add_faults(loses_disks, rng.clone());
-        plan.slow_down_compactions();
-        plan.change_members(profile, &mut rng.clone());
-        plan.upgrade_replicas(profile, rng.clone());
-        plan.change_states(rng.clone());
+        plan.vary(profile, rng);
         plan
     }
 
@@ -390,6 +393,47 @@ impl Plan {
             self.load.expiring = true;
             self.confirm_after = Some(Duration::from_secs(2));
             self.faults.extend([Fault::WallClock; 2]);
+        }
+    }
+
+    /// Makes members change, upgrades replicas, adds witnesses and changes states in the runs that
+    /// have these, and slows down compactions.
+    fn vary(&mut self, profile: Profile, rng: &Rng) {
+        self.slow_down_compactions();
+        self.change_members(profile, &mut rng.clone());
+        self.upgrade_replicas(profile, rng.clone());
+        self.add_witnesses(profile, &mut rng.clone());
+        self.change_states(rng.clone());
+    }
+
+    /// Makes some replicas witnesses, in the runs in which the members change, and turns some runs
+    /// of [`Profile::Members`] into runs of two or three replicas with data and one or two
+    /// witnesses, which do not change.
+    fn add_witnesses(&mut self, profile: Profile, rng: &mut Rng) {
+        // The draws of `change_members` are not used again.
+        let mut rng = rng.split();
+        if profile == Profile::Members && rng.permille(250) {
+            let (data, witnesses) = *rng.choose(&[(2, 1), (2, 1), (3, 1), (3, 2)]);
+            self.ids = (1..=data + witnesses).map(NodeId).collect();
+            self.members.clone_from(&self.ids);
+            self.witnesses = self.ids.split_off(usize::from(data));
+            self.ids.extend(&self.witnesses);
+            self.faults.retain(|fault| *fault != Fault::ChangeMembers);
+            self.faults.extend([Fault::Isolate, Fault::Crash, Fault::SwapReplicas]);
+            self.duration = Duration::from_secs(20);
+            // Long enough for a witness to be elected, and to step down again.
+            self.outage.max = self.config.election_timeout_max * 6;
+        } else if self.faults.contains(&Fault::ChangeMembers) {
+            let is_spare = |id: &&NodeId| !self.members.contains(id);
+            let spares = self.ids.iter().filter(is_spare).copied();
+            self.witnesses = spares.filter(|_| rng.permille(300)).collect();
+        }
+        if !self.witnesses.is_empty() {
+            self.config.feature_level = FeatureLevel::NEWEST;
+            self.old.retain(|id| !self.witnesses.contains(id));
+            // Enough for most of a run, for some of it, or for next to nothing.
+            let bytes = *rng.choose(&[256 << 10, 16 << 10, 1 << 10]);
+            self.config.witness_log_bytes_max = bytes;
         }
     }
 
@@ -448,8 +492,9 @@ impl Plan {
 
     /// Adds changes of the state of one replica to the plan, in some of the runs with the real
     /// storage code and enough replicas for a majority without the changed one. Not with changes of
-    /// the members, which may leave too few voters, or with replicas of an earlier version. Not
-    /// with damage to snapshots: a leader with a changed state takes no new one for its followers.
+    /// the members or with witnesses, which may leave too few voters with data, or with replicas of
+    /// an earlier version. Not with damage to snapshots: a leader with a changed state takes no new
+    /// one for its followers.
     fn change_states(&mut self, mut rng: Rng) {
         // The first number has decided whether the members change.
         rng.next_u64();
@@ -458,6 +503,7 @@ impl Plan {
             && self.segment_bytes.is_some()
             && self.members.len() >= 3
             && self.old.is_empty()
+            && self.witnesses.is_empty()
             && !self.faults.is_empty()
             && !excluded.iter().any(|fault| self.faults.contains(fault));
         if is_possible && rng.permille(400) {
@@ -586,6 +632,8 @@ impl Plan {
             + config.request_wait
             + self.load.timeout.max * 3
             + self.wrong_state_timeout()
+            // A witness may have to lead first, and waits longer before it campaigns.
+            + if self.witnesses.is_empty() { Duration::ZERO } else { election * 20 }
     }
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct Cluster {
     deadlines: &'static [&'static str],
     /// The program of each replica.
     programs: Vec<PathBuf>,
+    /// The replicas that are started as witnesses, by their indexes.
+    witnesses: Vec<usize>,
     children: Vec<Option<Child>>,
     /// The ports for clients with TLS, and the folder of the certificates; `None` if all
     /// connections are plain.
@@ -201,6 +203,7 @@ impl Cluster {
         let name = Some(CLUSTER);
         let programs = vec![PathBuf::from(env!("CARGO_BIN_EXE_bowline")); count];
         let secure = None;
+        let witnesses = Vec::new();
         Cluster {
             folder,
             ports,
@@ -211,6 +214,7 @@ impl Cluster {
             name,
             deadlines,
             programs,
+            witnesses,
             children,
             secure,
         }
@@ -262,6 +266,7 @@ impl Cluster {
             .arg("--dir")
             .arg(self.replica_folder(at))
             .args(self.flags)
+            .args(self.witnesses.contains(&at).then_some("--witness"))
             .args(self.deadlines)
             .args(self.tls_flags(at))
             .stdin(Stdio::piped())
@@ -301,6 +306,13 @@ impl Cluster {
         let at = self.children.len() - 1;
         self.spawn(at, Some("--join"));
         format!("127.0.0.1:{}", self.peer_ports[at])
+    }
+
+    /// Starts one more replica, a witness, which is to be added to the cluster. Returns its address
+    /// for peers.
+    pub(crate) fn add_witness(&mut self) -> String {
+        self.witnesses.push(self.children.len());
+        self.add_joining()
     }
 
     /// Gives a replica that is not running other ports.
@@ -379,6 +391,11 @@ impl Cluster {
     pub(crate) fn stop(&mut self, at: usize) -> ExitStatus {
         self.terminate(at);
         self.end_of(at)
+    }
+
+    /// Starts a replica that is not running.
+    pub(crate) fn restart_one(&mut self, at: usize) {
+        self.spawn(at, None);
     }
 
     /// Starts all replicas that are not running.

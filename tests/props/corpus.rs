@@ -195,6 +195,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         vec![MemberChange::AddLearner {
             id: NodeId(4),
             promotion: Promotion::Automatic { replaces: Some(NodeId(1)) },
+            is_witness: false,
             address: Bytes::from_static(b"host:7001"),
         }],
         MemberChange::replace(NodeId(1), NodeId(4)).to_vec(),

@@ -92,6 +92,7 @@ fn entries() -> Vec<Entry> {
     let learner = MemberChange::AddLearner {
         id: NodeId(10),
         promotion: Promotion::Automatic { replaces: Some(NodeId(2)) },
+        is_witness: false,
         address: Bytes::from_static(b"127.0.0.1:8010"),
     };
     let joint = members.plan(&[MemberChange::Demote(NodeId(9))]).expect("a valid change");

@@ -187,7 +187,8 @@ impl Victim {
             2 => MemberChange::Remove(id),
             _ => {
                 let promotion = Promotion::Automatic { replaces: None };
-                MemberChange::AddLearner { id, promotion, address: Bytes::new() }
+                let is_witness = self.rng.random_range(0..4) == 0;
+                MemberChange::AddLearner { id, promotion, is_witness, address: Bytes::new() }
             }
         }
     }

@@ -67,6 +67,10 @@ enum Command {
         /// Promote it to a voter as soon as it has caught up, and wait for that.
         #[arg(long)]
         promote: bool,
+        /// Add a witness, which was started with --witness, too: it votes, but has no data. It
+        /// becomes a voter as soon as it has caught up.
+        #[arg(long)]
+        witness: bool,
         #[command(flatten)]
         change: ChangeArguments,
     },
@@ -99,6 +103,9 @@ enum Command {
         /// Id and address of the new replica.
         #[arg(value_name = "ID=HOST:PORT", value_parser = members::parse_member)]
         new: (u16, String),
+        /// The new replica is a witness, which was started with --witness, too.
+        #[arg(long)]
+        witness: bool,
         #[command(flatten)]
         change: ChangeArguments,
     },
@@ -172,16 +179,18 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Ready => probe::ready(addr),
         Command::Transfer { to } => transfer::run(addr, *to, *json),
         Command::Members => members::list(addr, *json),
-        Command::Add { member: (id, address), promote, change: options } => {
-            let (promote, replaces) = (*promote, None);
-            change(Change::Add { id: *id, address: address.clone(), promote, replaces }, options)
+        Command::Add { member: (id, address), promote, witness, change: options } => {
+            let (promote, witness, replaces) = (*promote || *witness, *witness, None);
+            let (id, address) = (*id, address.clone());
+            change(Change::Add { id, address, promote, witness, replaces }, options)
         }
         Command::Promote { id, change: options } => change(Change::Promote(*id), options),
         Command::Demote { id, change: options } => change(Change::Demote(*id), options),
         Command::Remove { id, change: options } => change(Change::Remove(*id), options),
-        Command::Replace { old, new: (id, address), change: options } => {
-            let (promote, replaces) = (true, Some(*old));
-            change(Change::Add { id: *id, address: address.clone(), promote, replaces }, options)
+        Command::Replace { old, new: (id, address), witness, change: options } => {
+            let (promote, witness, replaces) = (true, *witness, Some(*old));
+            let (id, address) = (*id, address.clone());
+            change(Change::Add { id, address, promote, witness, replaces }, options)
         }
         Command::Snapshot { wait } => snapshot::run(addr, Duration::from_secs(*wait), *json),
         Command::Digest => digest::run(addr, *json),

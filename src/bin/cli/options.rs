@@ -30,6 +30,9 @@ pub(super) const REJOIN_MEMBERS_MIN: usize = 3;
 /// Largest allowed replica id.
 const ID_MAX: u16 = u16::MAX - 1;
 
+/// Minimum value in bytes of the setting `witness-log-bytes`.
+const WITNESS_LOG_BYTES_MIN: u64 = 64 << 10;
+
 const ADDRESS: &str = "an address with a port, such as 127.0.0.1:7001";
 
 impl Settings {
@@ -66,7 +69,12 @@ impl Settings {
     }
 
     fn core_config(&self, snapshot_log_bytes: u64, memory_max: u64) -> anyhow::Result<Config> {
+        let witness_log_bytes = self.parse("witness-log-bytes", "64kb or more", |text| {
+            parse_bytes(text).filter(|bytes| *bytes >= WITNESS_LOG_BYTES_MIN)
+        })?;
         Ok(Config {
+            is_witness: self.parse("witness", "true or false", |text| text.parse().ok())?,
+            witness_log_bytes_max: usize::try_from(witness_log_bytes).unwrap_or(usize::MAX),
             lease_reads: self.parse("reads", "index or lease", |text| match text {
                 "index" => Some(false),
                 "lease" => Some(true),
@@ -84,6 +92,12 @@ impl Settings {
     /// is set: the files exist already. `members` is the number of replicas in the cluster.
     fn bootstrap(&self, members: usize) -> anyhow::Result<Option<Bootstrap>> {
         let flag = |name| self.parse(name, "true or false", |text| text.parse().ok());
+        ensure!(
+            !flag("witness")? || !flag("bootstrap")? && !flag("rejoin")?,
+            "a witness cannot be a member of a new cluster, or rejoin: create the cluster with the \
+             replicas that have data, start the witness with --join, and add it with `bowline \
+             admin add --witness`"
+        );
         match (flag("bootstrap")?, flag("join")?, flag("rejoin")?) {
             (false, false, false) => Ok(None),
             (true, false, false) => Ok(Some(Bootstrap::New)),
@@ -399,6 +413,8 @@ mod tests {
             ("--id 1 --rejoin", "at least 3 replicas, but --peers and --id name 1"),
             ("--id 1 --rejoin --peers 2=127.0.0.1:2", "--peers and --id name 2"),
             ("--id 4 --join", "--join needs --cluster"),
+            ("--id 4 --witness --bootstrap", "start the witness with --join"),
+            ("--id 4 --witness-log-bytes 1kb", "64kb or more"),
             ("--id 4 --announce-peer host", "invalid announce-peer `host`"),
             ("--id 4 --announce-peer=a=b:1", "invalid announce-peer `a=b:1`"),
         ] {

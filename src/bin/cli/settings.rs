@@ -92,6 +92,16 @@ pub(crate) struct ServerArguments {
     /// --peers and --cluster.
     #[arg(long, conflicts_with_all = ["bootstrap", "join"])]
     rejoin: bool,
+    /// Run a witness: it votes and keeps the latest part of the log, but has no data and serves no
+    /// client. Add it with `bowline admin add --witness`. Given at every start [default: false].
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    witness: Option<String>,
+    /// Maximum size of the log of a witness, such as 64mb; at least 64kb. It drops the older half
+    /// of a longer log. A replica with data that lacks dropped entries cannot get them from the
+    /// witness [default: 64mb].
+    #[arg(long, value_name = "BYTES")]
+    witness_log_bytes: Option<String>,
     /// Threads of the replica: `dedicated` (one per pipeline stage), `fused` (one for network, core
     /// and applier) or `auto` (fused on at most two cores) [default: auto].
     #[arg(long, value_name = "HOW")]
@@ -278,6 +288,8 @@ impl ServerArguments {
             ("bootstrap", Some("false"), bootstrap),
             ("join", Some("false"), join),
             ("rejoin", Some("false"), rejoin),
+            ("witness", Some("false"), self.witness.clone()),
+            ("witness-log-bytes", Some("64mb"), self.witness_log_bytes.clone()),
             ("threads", Some("auto"), self.threads.clone()),
             ("reads", Some("index"), self.reads.clone()),
             ("maxclients", Some("10000"), self.maxclients.clone()),

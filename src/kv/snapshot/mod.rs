@@ -7,7 +7,7 @@
 //!  +-------+---------+------------+----------+--------+---------+-------+--------+  8 bytes each
 //!  +------+-------+--------+-----------+--------+   blocks: 1, 4, 8, length and 4 bytes; kinds in
 //!  | kind | count | length |   items   | crc32c |   order: entries, batches, client sessions,
-//!  +------+-------+--------+-----------+--------+   pieces, members, level if needed, end
+//!  +------+-------+--------+-----------+--------+   pieces, members, level if needed, witness, end
 //! ```
 //!
 //! Integers are little endian. Within items, lengths and other small numbers have a variable
@@ -19,6 +19,10 @@
 //! The format version depends on the cluster's feature level: while it is 1, snapshots are written
 //! in format 10, which replicas of version 0.1 read too. Those of a higher level have format 11, in
 //! which one block contains the level (2 bytes).
+//!
+//! The snapshot of a witness is a *snapshot without data*: it has no items but the members and the
+//! level, and a block that says so. It says only where the log of the witness begins, and must
+//! never be loaded as the state of a replica with data.
 //!
 //! The checksum of a block covers the header and all blocks up to this one, so a reader detects
 //! blocks that are omitted, repeated or reordered. Replicas with equal states may write their
@@ -63,7 +67,9 @@ const PIECES: u8 = 4;
 const MEMBERS: u8 = 5;
 /// Kind byte of the block with the feature level, which is its only item. Only in format 11.
 const LEVEL: u8 = 6;
-/// Kind byte of the last block, which has no items. The values between the kind of the level and
+/// Kind byte of the block that marks the snapshot of a witness. It has no items.
+const WITNESS: u8 = 7;
+/// Kind byte of the last block, which has no items. The values between the kind of the witness and
 /// this one are reserved.
 const END: u8 = 9;
 
@@ -102,6 +108,9 @@ pub enum SnapshotError {
         /// Number of received bytes of the snapshot.
         bytes: u64,
     },
+    /// The snapshot is one of a witness, but has data.
+    #[error("snapshot of a witness with data")]
+    Witness,
     /// The number of keys or the digest in the snapshot's header does not match the snapshot's
     /// content.
     #[error("snapshot of {keys} keys does not match the key count or digest in its header")]

@@ -14,6 +14,7 @@ use crate::kv::partial_batch::RestoredPiece;
 use crate::kv::snapshot::{
     BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, LEVEL,
     MAGIC, MEMBERS, NEW_CLUSTER_GAP, PIECES, SnapshotError, SnapshotMark, VERSION, VERSION_OLDEST,
+    WITNESS,
 };
 use crate::kv::state_machine::{StateMachine, digest_of, hash_of_members};
 use crate::kv::values::digest::Digest;
@@ -46,6 +47,10 @@ pub struct SnapshotReader {
     /// client sessions or end. 0 before the first block.
     kind: u8,
     ended: bool,
+    /// Whether a block says that the snapshot is that of a witness.
+    is_witness: bool,
+    /// Number of items decoded so far, without the members.
+    items: u64,
     /// Number added to the log index and to all revisions of the restored state: 0, or
     /// [`NEW_CLUSTER_GAP`] if a new cluster begins with the state.
     gap: u64,
@@ -88,6 +93,8 @@ impl SnapshotReader {
             entries: 0,
             kind: 0,
             ended: false,
+            is_witness: false,
+            items: 0,
             gap: 0,
             #[cfg(feature = "mutants")]
             trusting: false,
@@ -148,6 +155,7 @@ impl SnapshotReader {
         let mut state = self.state.take().expect("not called on a reader that only checks");
         let header = self.header.expect("a mark was made from it");
         state.configuration = self.configuration.take();
+        state.is_witness = self.is_witness;
         let index = Index(mark.last.index.0 + self.gap);
         state.raise_feature_level(self.feature_level.unwrap_or_default());
         state.move_to(index, header.revision + self.gap, header.clock);
@@ -170,6 +178,9 @@ impl SnapshotReader {
         if !self.buffer.is_empty() {
             return Err(self.damaged("bytes after the end"));
         }
+        if self.is_witness && self.items > 0 {
+            return Err(SnapshotError::Witness);
+        }
         let content = match &self.state {
             Some(state) => state.content_digest(),
             None => self.digest,
@@ -182,6 +193,12 @@ impl SnapshotReader {
             return Err(SnapshotError::Contents { keys: self.entries });
         }
         Ok(SnapshotMark { last: header.last, bytes, checksum: self.checksum })
+    }
+
+    /// Returns whether the snapshot is that of a witness, which has no data. The reader must have
+    /// received the whole snapshot.
+    pub fn is_witness(&self) -> bool {
+        self.is_witness
     }
 
     fn damaged(&self, what: &'static str) -> SnapshotError {
@@ -263,6 +280,7 @@ impl SnapshotReader {
         }
         self.kind = kind;
         self.ended = kind == END;
+        self.is_witness |= kind == WITNESS;
         self.consumed += whole as u64;
         Ok(true)
     }
@@ -272,6 +290,7 @@ impl SnapshotReader {
     /// `None` if the element is malformed or a duplicate.
     fn read_item(&mut self, kind: u8, items: &mut &[u8]) -> Option<()> {
         let revision = self.header.map_or(0, |header| header.revision + self.gap);
+        self.items += u64::from(kind < MEMBERS);
         let is_new = match (kind, &mut self.state) {
             (ENTRIES, state) => {
                 let entry = RestoredEntry::decode(items, revision)?;

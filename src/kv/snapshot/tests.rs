@@ -4,14 +4,16 @@ use proptest::prelude::*;
 
 use super::writer::Blocks;
 use super::*;
+use crate::feature_level::FeatureLevel;
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::REVISION_MAX;
 use crate::kv::state_machine::StateMachine;
 use crate::kv::values::string::StringRef;
 use crate::kv::{Batch, CommandId, Operation, PIECE_BYTES, Piece};
+use crate::membership::Configuration;
 use crate::record::{EntryKind, RecordBuffer, level_payload};
-use crate::types::{ClientId, Index, RequestId, RequestKey};
+use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey};
 
 /// Returns a state machine whose deduplication table contains every kind of outcome except one.
 #[allow(clippy::needless_borrows_for_generic_args, reason = "three arguments must be borrowed")]
@@ -60,6 +62,33 @@ fn read(bytes: &[u8], piece: usize) -> Result<(StateMachine, SnapshotMark), Snap
     let mut reader = SnapshotReader::default();
     bytes.chunks(piece).try_for_each(|piece| reader.feed(piece))?;
     reader.finish()
+}
+
+#[test]
+fn snapshot_of_a_witness_has_members_but_no_data() {
+    let members = Configuration::of_members([1, 2, 3].map(NodeId), &[NodeId(3)]);
+    let mut state = StateMachine::of_witness(Index(6), Some(members.clone()), FeatureLevel::V0_2);
+    let batch = Batch::one(RequestKey::default(), &Operation::set(b"key", b"value"));
+    let last = EntryId::new(2, 7);
+    state.apply(&RecordBuffer::default().encode(last, EntryKind::Command, &batch));
+    assert_eq!((state.applied_index(), state.key_count()), (last.index, 0), "it applies nothing");
+    let mut bytes = Vec::new();
+    let mark = state.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece));
+    let mut reader = SnapshotReader::default();
+    reader.feed(&bytes).unwrap();
+    let (read, found) = reader.finish().unwrap();
+    assert_eq!((found, read.configuration()), (mark, Some(&members)));
+    assert!(read.is_witness() && read.applied_index() == last.index);
+    assert_eq!(read.feature_level(), FeatureLevel::V0_2);
+    // A state with data is never one of a witness, whatever the snapshot says.
+    let mut busy = busy_state();
+    let last = EntryId::new(1, busy.applied_index().0);
+    busy.is_witness = true;
+    bytes.clear();
+    busy.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece));
+    let mut reader = SnapshotReader::checking();
+    reader.feed(&bytes).unwrap();
+    assert_eq!(reader.mark(), Err(SnapshotError::Witness));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::partial_batch::PartialBatch;
 use crate::kv::snapshot::{
     BATCHES, BLOCK_BYTES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES,
-    HEADER_BYTES, LEVEL, MAGIC, MEMBERS, PIECES, SnapshotMark, VERSION, VERSION_OLDEST,
+    HEADER_BYTES, LEVEL, MAGIC, MEMBERS, PIECES, SnapshotMark, VERSION, VERSION_OLDEST, WITNESS,
 };
 use crate::kv::state_machine::StateMachine;
 use crate::kv::view::View;
@@ -43,6 +43,8 @@ pub(super) struct Blocks {
     revision: u64,
     /// The cluster's feature level, on which the format depends.
     feature_level: FeatureLevel,
+    /// Whether this is the snapshot of a witness, which has no data.
+    is_witness: bool,
 }
 
 impl Blocks {
@@ -205,6 +207,10 @@ impl Blocks {
             self.item(sink, |block| block.put_u16_le(number));
             self.end(sink);
         }
+        if self.is_witness {
+            self.begin(WITNESS);
+            self.end(sink);
+        }
         self.begin(END);
         self.end(sink);
         SnapshotMark { last, bytes: self.bytes, checksum: self.checksum }
@@ -221,6 +227,7 @@ impl StateMachine {
         let level = self.feature_level();
         let mut blocks =
             Blocks::header(last, self.revision(), digest, self.key_count(), clock, level, sink);
+        blocks.is_witness = self.is_witness;
         blocks.begin(ENTRIES);
         blocks.entries(self.keyspace.entries(), sink);
         let sessions = self.client_sessions.share();

@@ -11,13 +11,39 @@ fn ids(numbers: &[u16]) -> Vec<NodeId> {
 
 fn learner(id: u16) -> MemberChange {
     let promotion = Promotion::Manual;
-    MemberChange::AddLearner { id: NodeId(id), promotion, address: Bytes::new() }
+    MemberChange::AddLearner { id: NodeId(id), promotion, is_witness: false, address: Bytes::new() }
 }
 
 /// Returns the membership of replica 1 of a cluster that is created with `voters`.
 fn created(voters: &[u16]) -> Membership {
     let bootstrap = Configuration::of_voters(ids(voters));
     Membership::new(NodeId(1), bootstrap, (Index::ZERO, None), &Config::server())
+}
+
+#[test]
+fn configuration_as_of_an_entry_is_known_from_the_base_on() {
+    let config = Config::server();
+    let mut membership = created(&[1, 2, 3]);
+    let mut configurations = vec![membership.latest().1.clone()];
+    for (index, id) in [(5, 4), (7, 5), (9, 6)] {
+        let next = configurations.last().unwrap().plan(&[learner(id)]).unwrap();
+        membership.append(Index(index), next.clone(), &config);
+        configurations.push(next);
+    }
+    membership.commit(Index(8), &config);
+    let known = |membership: &Membership, index| membership.as_of(Index(index)).cloned();
+    assert_eq!(known(&membership, 4), None, "the members had not changed");
+    assert_eq!(known(&membership, 6).as_ref(), Some(&configurations[1]));
+    assert_eq!(known(&membership, 7).as_ref(), Some(&configurations[2]));
+    membership.compact(Index(6));
+    assert_eq!(membership.earlier.len(), 1);
+    assert_eq!(known(&membership, 6).as_ref(), Some(&configurations[1]));
+    membership.commit(Index(9), &config);
+    membership.compact(Index(8));
+    assert_eq!(known(&membership, 8).as_ref(), Some(&configurations[2]));
+    membership.compact(Index(12));
+    assert!(membership.earlier.is_empty());
+    assert_eq!(known(&membership, 12).as_ref(), Some(&configurations[3]));
 }
 
 #[test]

@@ -187,9 +187,9 @@ impl Replica {
             && !self.shared.is_rejoining()
             && self.shared.may_campaign()
             && !self.leader_may_hold_lease()
-            && self.shared.log.last() > request.last
+            && self.shared.campaigns_instead_of(from, request.last)
         {
-            // This replica has no leader either, and the longer log: it campaigns itself.
+            // This replica has no leader either, and is the better candidate.
             self.enter(Transition::Campaign, out);
         } else if !self.leader_may_hold_lease() && self.shared.is_up_to_date(request.last) {
             let reply = VoteReply { term: request.term, pre: true, granted: true };

@@ -96,7 +96,7 @@ fn slots(call: &mut Call<'_>) -> Action {
     };
     let (context, writer) = (call.context, &mut call.writer);
     writer.array(1);
-    writer.array(2 + context.nodes.len());
+    writer.array(2 + leader_first(context, leader).count());
     writer.integer(0);
     writer.integer(LAST_SLOT);
     for node in leader_first(context, leader) {
@@ -125,8 +125,8 @@ fn shards(call: &mut Call<'_>) -> Action {
         writer.array(0);
     }
     writer.bulk(b"nodes");
-    writer.array(context.nodes.len());
-    for node in &context.nodes {
+    writer.array(context.data_nodes().count());
+    for node in context.data_nodes() {
         let role = if context.leader == Some(node.id) { "master" } else { "replica" };
         let health = if node.connected { "online" } else { "fail" };
         let offset = i64::try_from(context.replication_offset(node)).unwrap_or(i64::MAX);
@@ -148,17 +148,19 @@ fn shards(call: &mut Call<'_>) -> Action {
 }
 
 /// Runs `CLUSTER NODES`: describes the replicas, one per line, with all hash slots assigned to the
-/// leader.
+/// leader. A witness is listed as a master without slots.
 fn nodes(call: &mut Call<'_>) -> Action {
     call.connection.follows_redirects = true;
     let context = call.context;
     let mut text = String::new();
     for node in &context.nodes {
         let leads = context.leader == Some(node.id);
+        let has_data = context.data_nodes().any(|it| it.id == node.id);
         let myself = if node.id == context.me { "myself," } else { "" };
-        let role = if leads { "master" } else { "slave" };
+        // Clients send nothing to a master without slots.
+        let role = if leads || !has_data { "master" } else { "slave" };
         let master = match context.leader() {
-            Some(leader) if !leads => context.name_of(leader.id),
+            Some(leader) if !leads && has_data => context.name_of(leader.id),
             _ => "-".to_owned(),
         };
         let link = if node.connected { "connected" } else { "disconnected" };
@@ -278,7 +280,7 @@ fn role(call: &mut Call<'_>) -> Action {
     }
     let applied = i64::try_from(context.applied_index.0).unwrap_or(i64::MAX);
     if context.leads() {
-        let followers = || context.nodes.iter().filter(|node| node.id != context.me);
+        let followers = || context.data_nodes().filter(|node| node.id != context.me);
         writer.array(3);
         writer.bulk(b"master");
         writer.integer(applied);
@@ -301,11 +303,11 @@ fn role(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Iterates over all replicas of the cluster, the leader first.
+/// Iterates over all replicas of the cluster that have data, the leader first.
 fn leader_first<'c>(
     context: &'c Context,
     leader: &'c ReplicaInfo,
 ) -> impl Iterator<Item = &'c ReplicaInfo> {
-    let others = context.nodes.iter().filter(move |node| node.id != leader.id);
+    let others = context.data_nodes().filter(move |node| node.id != leader.id);
     std::iter::once(leader).chain(others)
 }

@@ -121,6 +121,9 @@ pub(super) fn write_failover_reply(
         Err(TransferRefusal::TargetVoteless) => {
             "ERR FAILOVER target replica has no vote, or is being removed."
         }
+        Err(TransferRefusal::TargetWitness) => {
+            "ERR FAILOVER target replica is a witness, which has no data."
+        }
         Err(TransferRefusal::TargetSilent) => "ERR FAILOVER target replica is not online.",
         Err(TransferRefusal::TargetDisk) => {
             "ERR FAILOVER target replica's disk is stalled or low on space."
@@ -186,6 +189,7 @@ mod tests {
             TransferRefusal::NotInProgress,
             TransferRefusal::UnknownTarget,
             TransferRefusal::TargetVoteless,
+            TransferRefusal::TargetWitness,
             TransferRefusal::TargetSilent,
             TransferRefusal::TargetDisk,
             TransferRefusal::TargetBehind,

@@ -278,7 +278,7 @@ fn latency_statistics(text: &mut Text, Source { context, table, .. }: &Source<'_
 fn replication(text: &mut Text, Source { context, .. }: &Source<'_>) {
     if context.leads() {
         text.field("role", "master");
-        let followers = || context.nodes.iter().filter(|node| node.id != context.me);
+        let followers = || context.data_nodes().filter(|node| node.id != context.me);
         text.field("connected_slaves", followers().filter(|node| node.connected).count());
         for (number, node) in followers().enumerate() {
             let state = if node.connected { "online" } else { "wait_bgsave" };
@@ -369,6 +369,7 @@ fn raft(text: &mut Text, Source { context, .. }: &Source<'_>) {
     text.field("cluster_feature_level", context.members.feature_level);
     text.field("raft_member_count", context.members.configuration.members().len());
     text.field("raft_member_role", member_role(context));
+    text.field("raft_witness", u8::from(context.is_witness));
     text.field("raft_replicas", context.nodes.len());
     text.field("raft_first_index", context.first_index);
     text.field("raft_last_index", context.last_index);

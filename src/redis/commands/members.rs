@@ -26,7 +26,7 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("members")
 
 const MEMBERS: &[CommandSpec] = &[
     row("add", "members|add", -4, add)
-        .about("Adds a replica as a learner: id host:port [PROMOTE] [REPLACING id] [DRYRUN]."),
+        .about("Adds a learner: id host:port [WITNESS] [PROMOTE] [REPLACING id] [DRYRUN]."),
     row("demote", "members|demote", -3, demote).about("Demotes a voter to a learner: id [DRYRUN]."),
     help_row("members|help").since("0.1.0", "server"),
     subcommand("list", "members|list", 2, list)
@@ -61,7 +61,7 @@ fn list(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `MEMBERS ADD id host:port [PROMOTE] [REPLACING id] [DRYRUN]`.
+/// Runs `MEMBERS ADD id host:port [WITNESS] [PROMOTE] [REPLACING id] [DRYRUN]`.
 fn add(call: &mut Call<'_>) -> Action {
     match parse_add(call) {
         Ok((change, dry_run)) => request(call, change, dry_run),
@@ -77,10 +77,13 @@ fn parse_add(call: &Call<'_>) -> Result<(MemberChange, bool), &'static str> {
     }
     let address = Bytes::copy_from_slice(address);
     let (mut is_automatic, mut replaces, mut dry_run) = (false, None, false);
+    let mut is_witness = false;
     let mut arguments = call.request.rest(4);
     while let Some(option) = arguments.next() {
         if option.eq_ignore_ascii_case(b"promote") && !is_automatic {
             is_automatic = true;
+        } else if option.eq_ignore_ascii_case(b"witness") && !is_witness {
+            is_witness = true;
         } else if option.eq_ignore_ascii_case(b"replacing") && replaces.is_none() {
             replaces = Some(parse_id(arguments.next().ok_or(SYNTAX)?)?);
         } else if option.eq_ignore_ascii_case(b"dryrun") && !dry_run {
@@ -94,7 +97,7 @@ fn parse_add(call: &Call<'_>) -> Result<(MemberChange, bool), &'static str> {
     } else {
         Promotion::Manual
     };
-    Ok((MemberChange::AddLearner { id, promotion, address }, dry_run))
+    Ok((MemberChange::AddLearner { id, promotion, is_witness, address }, dry_run))
 }
 
 /// Runs `MEMBERS PROMOTE id [DRYRUN]`.
@@ -201,6 +204,9 @@ fn members_text(info: &MembersInfo, context: &Context) -> String {
         let address = String::from_utf8_lossy(&member.address);
         write!(text, "member_{}:role={role},address={address}", id.0)
             .expect("writing to a string succeeds");
+        if member.is_witness {
+            text.push_str(",witness=1");
+        }
         if let Some(Promotion::Automatic { replaces }) = promotion {
             text.push_str(",promotion=automatic");
             if let Some(old) = replaces {
@@ -228,7 +234,8 @@ mod tests {
         let created = Configuration::of_voters([1, 2, 3].map(NodeId));
         let promotion = Promotion::Automatic { replaces: Some(NodeId(2)) };
         let address = Bytes::from_static(b"db4:7000");
-        let change = MemberChange::AddLearner { id: NodeId(4), promotion, address };
+        let is_witness = false;
+        let change = MemberChange::AddLearner { id: NodeId(4), promotion, is_witness, address };
         let configuration = created.plan(&[change]).unwrap();
         let feature_level = FeatureLevel::V0_2;
         let info =

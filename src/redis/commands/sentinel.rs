@@ -122,7 +122,7 @@ fn replicas(call: &mut Call<'_>) -> Action {
     }
     let context = call.context;
     let leader = context.leader;
-    let replicas = context.nodes.iter().filter(|node| Some(node.id) != leader);
+    let replicas = context.data_nodes().filter(|node| Some(node.id) != leader);
     call.writer.array(replicas.clone().count());
     for node in replicas {
         let flags = if node.connected { "slave" } else { "s_down,slave,disconnected" };
@@ -189,7 +189,7 @@ fn describe_master(context: &Context, leader: &ReplicaInfo, writer: &mut Writer<
     let more = [
         ("role-reported", "master".to_owned()),
         ("config-epoch", context.term.0.to_string()),
-        ("num-slaves", others.to_string()),
+        ("num-slaves", (context.data_nodes().count() - 1).to_string()),
         ("num-other-sentinels", others.to_string()),
         ("quorum", (context.nodes.len() / 2 + 1).to_string()),
     ];

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::feature_level::FeatureLevel;
 use crate::kv::StateMachine;
 use crate::raft::{Loss, SnapshotId};
 use crate::runtime::boards::DiskSpaceBoard;
@@ -10,12 +11,12 @@ use crate::runtime::server::options::{Bootstrap, ServerOptions};
 use crate::runtime::server::retry::retry_while;
 use crate::runtime::stages::disk_space::reserve_file_bytes;
 use crate::runtime::stages::snapshots::{self, LoadedSnapshots};
-use crate::snapshot_check::SnapshotVerifier;
+use crate::snapshot_check::SnapshotInspector;
 use crate::storage::{
     Expected, FoundLog, Identity, Log, LogOptions, PeerRecords, ReadOnlyDisk, RealDisk, Recovered,
     Repair, Snapshots, StorageError, failpoint, identity_in,
 };
-use crate::types::{EntryId, NodeId};
+use crate::types::{EntryId, Index, NodeId};
 
 /// The content of a replica's folder, read when the process starts.
 pub(crate) struct OpenedFolder {
@@ -60,7 +61,13 @@ pub(crate) fn open(
     let LoadedSnapshots { files, latest } = snapshots::load_latest(shared.share()?)?;
     let snapshot = latest.as_ref().map(|(id, _)| *id);
     recovered.check_snapshot(snapshot)?;
-    let store = latest.map_or_else(StateMachine::default, |(_, store)| store);
+    let is_witness = options.config.is_witness;
+    let store = match latest {
+        Some((_, store)) if store.is_witness() == is_witness => store,
+        Some(_) => return Err(RunError::OtherKind { is_witness: !is_witness }),
+        None if is_witness => StateMachine::of_witness(Index::ZERO, None, FeatureLevel::OLDEST),
+        None => StateMachine::default(),
+    };
     let members_changed = recovered.has_configuration() || store.configuration().is_some();
     let is_damaged = recovered.repair(snapshot).is_some();
     if !members_changed && !is_damaged && !recovered.members().is_empty() {
@@ -160,6 +167,8 @@ pub struct FolderReport {
     pub log: FoundLog,
     /// The snapshot that a start loads; `None` if there is none.
     pub snapshot: Option<SnapshotId>,
+    /// Whether the snapshot is that of a witness, which has no data.
+    pub is_witness: bool,
     /// Damage with which a start is possible: copies that it restores or ignores.
     pub repairable: Vec<String>,
 }
@@ -183,8 +192,8 @@ pub struct FolderDamage {
 pub fn check(folder: &Path) -> Result<FolderReport, RunError> {
     let mut disk = ReadOnlyDisk::open(folder)?;
     let owner = identity_in(&disk)?;
-    let loaded = Snapshots::open(&mut disk)?.load(SnapshotVerifier::default)?;
-    let snapshot = loaded.latest.map(|(id, ())| id);
+    let loaded = Snapshots::open(&mut disk)?.load(SnapshotInspector::default)?;
+    let (snapshot, is_witness) = loaded.latest.unzip();
     let expected = Expected { cluster: None, replica: owner.replica, members: None };
     let mut recovered = Log::recover(&mut disk, LogOptions::default(), &expected)?;
     recovered.check_snapshot(snapshot)?;
@@ -211,7 +220,16 @@ pub fn check(folder: &Path) -> Result<FolderReport, RunError> {
         repairable.push(damage.to_string());
     }
     log.obsolete.extend_from_slice(disk.deleted());
-    Ok(FolderReport { identity: owner, members, rejoining, damage, log, snapshot, repairable })
+    Ok(FolderReport {
+        identity: owner,
+        members,
+        rejoining,
+        damage,
+        log,
+        snapshot,
+        is_witness: is_witness.unwrap_or(false),
+        repairable,
+    })
 }
 
 /// Checks a replica's folder in the same way as when the replica starts. Changes nothing except

@@ -200,7 +200,7 @@ pub fn run_server(
         )
         .with_memory(Arc::clone(&memory))
         .with_clock(replicated_clock)
-        .with_digest_check(options.digest_check),
+        .with_digest_check(options.digest_check_interval()),
         log_writer: LogWriter::new(Box::new(log), ends.log_writer, Arc::clone(counters)),
         applier: Applier::new(ReplyPolicy::Origin(origin), clock, ends.applier)
             .with_store(store, last_snapshot, scheduler.clone())
@@ -454,6 +454,7 @@ fn context(
     context.rejoining = recovered.loss().map(|_| RejoinProgress::default());
     context.folder_level = recovered.feature_level().max(store.feature_level());
     context.debug = options.debug;
+    context.is_witness = options.config.is_witness;
     context.system = system_info();
     context.sentinel_name.clone_from(&options.sentinel_name);
     context.process_id = std::process::id();

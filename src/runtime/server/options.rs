@@ -146,6 +146,12 @@ impl ServerOptions {
         self.announce_peer.clone().unwrap_or_else(own)
     }
 
+    /// Returns the interval at which this replica compares states; zero for a witness, which has
+    /// none.
+    pub(crate) fn digest_check_interval(&self) -> Duration {
+        if self.config.is_witness { Duration::ZERO } else { self.digest_check }
+    }
+
     /// Returns the ids of all replicas that the options name, including this one.
     pub fn members(&self) -> Vec<NodeId> {
         self.peers.iter().map(|(peer, _)| *peer).chain([self.id]).collect()

@@ -57,6 +57,14 @@ pub enum RestoreError {
          cluster; give another --cluster, or none"
     )]
     SameCluster,
+    /// The folder is that of a witness, which has no data.
+    #[error(
+        "the folder {folder} is that of a witness, which has no data; use that of another replica"
+    )]
+    Witness {
+        /// Path of the folder.
+        folder: String,
+    },
     /// The folder for the restored replica is not empty.
     #[error(
         "{file} already exists, so the folder is not empty; choose another folder, or delete it if \
@@ -83,7 +91,8 @@ impl RestoreError {
             RestoreError::Contents { .. } | RestoreError::OtherSnapshot { .. } => true,
             RestoreError::SameCluster
             | RestoreError::NotEmpty { .. }
-            | RestoreError::Nothing { .. } => false,
+            | RestoreError::Nothing { .. }
+            | RestoreError::Witness { .. } => false,
         }
     }
 }
@@ -257,6 +266,9 @@ impl Survivor {
         let mut disk = ReadOnlyDisk::open(folder)?;
         let owner = identity_in(&disk)?;
         let loaded = Snapshots::open(&mut disk)?.load(SnapshotLoader::default)?.latest;
+        if loaded.as_ref().is_some_and(|(_, store)| store.is_witness()) {
+            return Err(RestoreError::Witness { folder: folder.display().to_string() });
+        }
         let (snapshot, mut state) = match loaded {
             Some((snapshot, state)) => (Some(snapshot), state),
             None => (None, StateMachine::default()),

@@ -364,9 +364,11 @@ impl Applier {
     }
 
     /// Starts a snapshot if one is due: sends an immutable view of the state to the snapshots
-    /// stage.
+    /// stage. Not on a witness, which has no state.
     fn take_snapshot(&mut self) {
-        let Some(scheduler) = &self.scheduler else { return };
+        let Some(scheduler) = self.scheduler.as_ref().filter(|_| !self.store.is_witness()) else {
+            return;
+        };
         if self.is_within_entry()
             || !scheduler.is_due(self.snapshot_wanted)
             || self.last == EntryId::ZERO

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crossbeam::channel::RecvTimeoutError;
 
 use crate::kv::{SnapshotWriter, StateMachine, View};
-use crate::raft::{ChunkStored, Envelope, PeerMsg, SnapshotChunk, SnapshotId};
+use crate::raft::{ChunkStored, Envelope, LogStart, PeerMsg, SnapshotChunk, SnapshotId};
 use crate::runtime::boards::{DiskSpaceBoard, RuntimeCounters};
 use crate::runtime::channels::{
     CoreItem, QUEUE_LEN, ReceivedSnapshot, SnapshotEnds, SnapshotEvent, SnapshotJob, SnapshotPart,
@@ -213,6 +213,7 @@ impl SnapshotIo {
                         self.store_chunk(&chunk);
                     }
                 }
+                SnapshotJob::StoreLogStart(start) => self.store_log_start(start),
                 SnapshotJob::Verify(suspects) => {
                     for id in suspects {
                         self.verify(id);
@@ -353,6 +354,42 @@ impl SnapshotIo {
             self.scheduler.board().note(latest);
         }
         self.files.drop_previous().unwrap_or_else(|error| exit_on_disk_failure(&error));
+    }
+
+    // The log of a witness.
+
+    /// Stores the point at which the log of this witness is to begin, as a snapshot without data,
+    /// and reports it to the Raft core. If it cannot be stored now, the core or the leader tries
+    /// again.
+    fn store_log_start(&mut self, start: LogStart) {
+        let LogStart { last, configuration, level, is_received } = start;
+        if self.files.latest().is_some_and(|latest| latest.last.index >= last.index) {
+            return;
+        }
+        let store = StateMachine::of_witness(last.index, configuration, level);
+        let mut bytes = Vec::new();
+        let id = snapshot_id(store.write_snapshot(last, &mut |piece| bytes.extend(piece)));
+        if let Err(error) = self.write_log_start(id, &bytes) {
+            refuse(&error);
+            return;
+        }
+        self.publish_latest();
+        if is_received {
+            tracing::info!(last_included = %last, "start of the log received from the leader");
+            self.report(SnapshotEvent::Received(Box::new(ReceivedSnapshot { id, store })));
+        } else {
+            tracing::info!(last_included = %last, "log of this witness shortened");
+            self.report(SnapshotEvent::Taken(id));
+        }
+    }
+
+    fn write_log_start(&mut self, id: SnapshotId, bytes: &[u8]) -> Result<(), StorageError> {
+        let mut file = self.files.begin(SnapshotSource::Own)?;
+        if let Err(error) = self.files.write(&mut file, bytes) {
+            self.files.abandon(file)?;
+            return Err(error);
+        }
+        self.files.finish(file, id, SnapshotVerifier::default())
     }
 
     // Snapshots for followers.

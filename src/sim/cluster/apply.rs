@@ -8,7 +8,7 @@ use crate::raft::{ClientRequest, Msg, Replica};
 use crate::record::{Entry, EntryKind, RecordBuffer};
 use crate::sim::coverage::Situation;
 use crate::sim::violation::{Violation, ensure};
-use crate::types::RequestKey;
+use crate::types::{EntryId, RequestKey};
 
 /// Returns a copy of the entry whose batch of commands is marked so that it is not deduplicated.
 /// The batch is then applied twice if the log contains it twice: a deliberate fault for testing the
@@ -32,6 +32,10 @@ impl Cluster {
         while let Some((job, read_clock)) = self.machines[slot].applying.pop_front() {
             for committed in &job.entries {
                 let entry = &committed.entry;
+                if self.machines[slot].config.is_witness {
+                    last = self.skip_entry(slot, entry).or(last);
+                    continue;
+                }
                 if entry.index() <= self.machines[slot].store.applied_index() {
                     // The entry is contained in a snapshot that was installed in the meantime.
                     continue;
@@ -80,12 +84,22 @@ impl Cluster {
         }
         if let Some(last) = last {
             self.machines[slot].inbox.push_back(Msg::Applied { index: last.index });
-            self.take_snapshot(slot, last);
+            if !self.machines[slot].config.is_witness {
+                self.take_snapshot(slot, last);
+            }
             if !self.machines[slot].delays.apply.is_zero() {
                 return self.step_soon(slot);
             }
         }
         Ok(())
+    }
+
+    /// Has a witness apply an entry, which has no effect on its state. Returns the entry's id;
+    /// `None` if the state is past the entry already.
+    fn skip_entry(&mut self, slot: usize, entry: &Entry) -> Option<EntryId> {
+        let store = &mut self.machines[slot].store;
+        let is_new = entry.index() > store.applied_index();
+        is_new.then(|| store.apply(entry)).map(|_| entry.id())
     }
 
     /// Applies one entry to the replica's state machine. Returns the request key and the outcomes

@@ -3,7 +3,8 @@
 use super::Cluster;
 use super::queue::Event;
 use crate::config::Mutant;
-use crate::raft::{AppendJob, Msg, Persisted, RoleName};
+use crate::kv::StateMachine;
+use crate::raft::{AppendJob, LogStart, Msg, Persisted, RoleName};
 use crate::sim::coverage::Situation;
 use crate::sim::disk::folder::Folder;
 use crate::sim::disk::statistics::DiskFault;
@@ -181,6 +182,31 @@ impl Cluster {
         }
     }
 
+    /// Starts storing the point at which the log of a witness is to begin, as a snapshot without
+    /// data. Does nothing if another snapshot is being written: the replica or the leader tries
+    /// again.
+    pub(super) fn store_log_start(
+        &mut self,
+        slot: usize,
+        start: LogStart,
+    ) -> Result<(), Violation> {
+        if !start.is_received {
+            self.checker.on_log_start(&self.machines[slot], &start)?;
+        }
+        let machine = &mut self.machines[slot];
+        if machine.snapshots.pending.is_some() {
+            return Ok(());
+        }
+        let LogStart { last, ref configuration, level, .. } = start;
+        let state = StateMachine::of_witness(last.index, configuration.clone(), level);
+        machine.snapshots.write(&state, start.last);
+        machine.log_start = Some(start);
+        machine.queued.taken = true;
+        let at = self.now + machine.delays.sync.draw(&mut machine.rng);
+        self.queue.push(at, Event::SnapshotTaken { slot, incarnation: machine.incarnation });
+        Ok(())
+    }
+
     /// Makes the replica's own snapshot, which is being written, durable.
     pub(super) fn on_snapshot_taken(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
@@ -197,7 +223,20 @@ impl Cluster {
         };
         self.trace
             .note(self.now, format_args!("{} has a snapshot up to {}", machine.id.0, id.last));
-        machine.inbox.push_back(Msg::SnapshotTaken(id));
+        match machine.log_start.take() {
+            Some(start) if start.is_received => {
+                if id.last.index > machine.store.applied_index() {
+                    let members = start.configuration.clone();
+                    machine.store = StateMachine::of_witness(id.last.index, members, start.level);
+                    self.coverage.add(Situation::WitnessInstall, 1);
+                }
+                machine.inbox.push_back(Msg::Installed(id, start.configuration, start.level));
+            }
+            start => {
+                self.coverage.add(Situation::WitnessLogMoved, u64::from(start.is_some()));
+                machine.inbox.push_back(Msg::SnapshotTaken(id));
+            }
+        }
         self.step_soon(slot)
     }
 

@@ -51,6 +51,13 @@ impl Cluster {
             machine.openings.push((machine.incarnation, files.opening()));
         }
         machine.store = start.store.unwrap_or_else(|| machine.snapshots.load());
+        if machine.config.is_witness && machine.store.applied_index() == Index::ZERO {
+            machine.store = StateMachine::of_witness(Index::ZERO, None, FeatureLevel::OLDEST);
+        }
+        ensure!(
+            machine.store.is_witness() == machine.config.is_witness,
+            "data for replicas with data: replica {id} starts from a snapshot of the other kind"
+        );
         let state = (machine.store.applied_index(), machine.store.digest());
         #[cfg(feature = "mutants")]
         if machine.config.mutant == Some(crate::config::Mutant::ApplyTwice) {
@@ -81,7 +88,7 @@ impl Cluster {
         machine.clock_gate = machine.confirm_after.map(begin);
         self.trace.started(self.now, &self.machines[slot]);
         self.checker.on_start(&self.machines[slot])?;
-        if state.0 > Index::ZERO {
+        if state.0 > Index::ZERO && !self.machines[slot].config.is_witness {
             self.checker.applied(id, state.0, state.1)?;
         }
         self.set_timer(slot);
@@ -230,6 +237,7 @@ impl Cluster {
         machine.receiving = None;
         // A changed state is in no snapshot.
         (machine.has_changed_state, machine.state_is_wrong) = (false, false);
+        machine.log_start = None;
         if let Some(gate) = machine.clock_gate.take() {
             self.coverage.add(Situation::ClockJump, gate.jumps());
         }
@@ -298,4 +306,5 @@ pub(super) fn add_counters(coverage: &mut Coverage, replica: &Replica) {
     coverage.add(Situation::LeaseRead, counters.lease_reads);
     coverage.add(Situation::ReadIndexRead, counters.read_index_reads);
     coverage.add(Situation::Configuration, counters.configurations);
+    coverage.add(Situation::WitnessRetreat, counters.witness_retreats);
 }

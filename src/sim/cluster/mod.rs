@@ -21,7 +21,7 @@ pub use answer::{Answer, AnswerKind, ClientProtocol};
 use lifecycle::add_counters;
 
 use crate::config::Config;
-use crate::membership::MemberChange;
+use crate::membership::{Configuration, MemberChange};
 use crate::raft::{
     ClientRequest, DiskSpace, Effects, Envelope, Msg, RoleName, TransferRefusal, TransferRequest,
 };
@@ -112,6 +112,18 @@ impl Cluster {
             coverage: Coverage::default(),
             forged: false,
         }
+    }
+
+    /// Makes these replicas witnesses, whether they are members already or join later. Called
+    /// before any replica starts.
+    pub fn set_witnesses(&mut self, witnesses: &[NodeId]) {
+        for machine in &mut self.machines {
+            assert!(machine.replica.is_none(), "replica {} is running", machine.id);
+            machine.config.is_witness = witnesses.contains(&machine.id);
+            let members: Vec<NodeId> = machine.bootstrap.members().keys().copied().collect();
+            machine.bootstrap = Configuration::of_members(members, witnesses);
+        }
+        self.checker.set_witnesses(witnesses);
     }
 
     /// Returns how often the run has reached each situation in which a safety rule could be

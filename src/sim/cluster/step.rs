@@ -247,6 +247,16 @@ impl Cluster {
                 self.replace_snapshot(slot);
             }
         }
+        if let Some(start) = effects.log_start.take() {
+            self.store_log_start(slot, start)?;
+        }
+        ensure!(
+            !std::mem::take(&mut effects.is_other_kind),
+            "data for replicas with data: the other replicas treat replica {}, whose witness flag \
+             is {}, as the other kind",
+            self.machines[slot].id,
+            self.machines[slot].config.is_witness
+        );
         if let Some(member) = effects.rejoin_refused_by.take() {
             let machine = &self.machines[slot];
             let text = format_args!("{} must be replaced, says {}", machine.id.0, member.0);

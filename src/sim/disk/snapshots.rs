@@ -60,11 +60,18 @@ impl Snapshots {
         if self.pending.is_some() || !due {
             return false;
         }
+        self.write(store, last);
+        true
+    }
+
+    /// Starts writing a snapshot of `store`, whose last applied entry is `last`. No other one may
+    /// be being written.
+    pub(in crate::sim) fn write(&mut self, store: &StateMachine, last: EntryId) {
+        assert!(self.pending.is_none(), "two snapshots are written at once");
         let mut bytes = Vec::new();
         let id =
             snapshot_id(store.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece)));
         self.pending = Some(Snapshot { id, bytes: Bytes::from(bytes) });
-        true
     }
 
     /// Drops all snapshots, because the replica has lost its disk.

@@ -77,6 +77,7 @@ impl FaultRun {
                     self.crash(id);
                 }
             }
+            Fault::SwapReplicas => return self.swap_replicas(),
             Fault::CrashAll => {
                 for id in self.plan.ids.clone() {
                     self.crash(id);
@@ -268,6 +269,25 @@ impl FaultRun {
                 }
             }
         }
+    }
+
+    /// Crashes the leader for a long time, and ends the partitions, pauses and crashes of the
+    /// others.
+    fn swap_replicas(&mut self) -> Result<(), Violation> {
+        let Some(leader) = self.cluster.leader() else { return Ok(()) };
+        self.note(format_args!("the others of {} are up", leader.0));
+        self.network.heal();
+        self.cluster.crash(leader);
+        let outage = self.plan.outage.draw(&mut self.rng) * 3;
+        self.set_alarm(self.cluster.now() + outage, Alarm::Restart(leader));
+        for id in self.plan.ids.clone().into_iter().filter(|id| *id != leader) {
+            if self.cluster.machine(id).replica.is_none() {
+                self.restart(id)?;
+            } else if self.cluster.machine(id).held.all {
+                self.cluster.resume(id)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn crash(&mut self, id: NodeId) {

@@ -8,7 +8,7 @@ use crate::membership::{Configuration, MemberChange, MemberRole, Promotion};
 use crate::raft::Replica;
 use crate::sim::faults::Fault;
 use crate::sim::violation::Violation;
-use crate::types::NodeId;
+use crate::types::{Index, NodeId};
 
 /// Maximum number of voters that random changes aim at.
 const VOTERS_MAX: usize = 5;
@@ -70,7 +70,8 @@ impl FaultRun {
                     0 => Promotion::Manual,
                     _ => Promotion::Automatic { replaces },
                 };
-                changes.push(MemberChange::AddLearner { id, promotion, address });
+                let is_witness = self.plan.witnesses.contains(&id);
+                changes.push(MemberChange::AddLearner { id, promotion, is_witness, address });
             }
             (2, Some(old), Some(new), _) => changes.extend(MemberChange::replace(old, new)),
             (3, Some(id), ..) => changes.push(MemberChange::Demote(id)),
@@ -90,6 +91,17 @@ impl FaultRun {
             && members.all(|it| it.votes(id) && !it.is_joint() && it.voters().count() >= 3)
     }
 
+    /// Returns whether these replicas can continue without the others: one of them has the data up
+    /// to where the log of each witness among them begins.
+    pub(super) fn can_recover(&self, ids: &[NodeId]) -> bool {
+        let machines = || ids.iter().map(|id| self.cluster.machine(*id));
+        let starts = machines().filter(|it| it.config.is_witness).map(|it| it.snapshots.end());
+        let Some(start) = starts.max().filter(|start| *start > Index::ZERO) else { return true };
+        machines()
+            .filter(|it| !it.config.is_witness)
+            .any(|it| self.cluster.checker.has_committed(it, start))
+    }
+
     /// Returns the members at the end of a run, which must have applied everything; or a
     /// description of why the change of the members is not complete yet.
     pub(super) fn final_members(&self) -> Result<Vec<NodeId>, String> {
@@ -101,6 +113,9 @@ impl FaultRun {
         }
         if !members.votes(leader) {
             return Err(format!("replica {leader} leads, but is no voter"));
+        }
+        if members.is_witness(leader) {
+            return Err(format!("replica {leader} leads, but is a witness"));
         }
         Ok(members.members().keys().copied().collect())
     }

@@ -198,6 +198,7 @@ impl FaultRun {
         let (ids, members) = (&plan.ids, &plan.members);
         let mut cluster = Cluster::new(ids, members, &plan.config, plan.protocol, &mut rng);
         cluster.trace = trace;
+        cluster.set_witnesses(&plan.witnesses);
         for &id in &plan.ids {
             let machine = cluster.machine_mut(id);
             machine.delays = plan.delays;

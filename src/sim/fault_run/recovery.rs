@@ -28,17 +28,25 @@ impl FaultRun {
         let mut ids = self.plan.ids.clone();
         self.rng.shuffle(&mut ids);
         let majority = ids.len() / 2 + 1;
+        if !self.plan.witnesses.is_empty() && self.rng.permille(500) {
+            // Often without the replica that has the longest log.
+            let leader = self.cluster.leader();
+            ids.sort_by_key(|id| Some(*id) == leader);
+        }
         // A rejoining replica needs answers from all other replicas. If the members change, any
         // replica may be needed for a quorum; if a state is wrong, for a majority with the right
         // one.
         let needs_all = self.cluster.rejoining().is_some()
             || self.changes_members()
             || self.cluster.has_changed_state();
-        let rest = if needs_all {
+        let mut rest = if needs_all {
             Vec::new()
         } else {
             ids.split_off(majority + self.rng.index(ids.len() - majority + 1))
         };
+        if !self.can_recover(&ids) {
+            ids.append(&mut rest);
+        }
         ids.sort_unstable();
         self.note(format_args!("faults end for {}", names(&ids)));
         self.majority = Some(ids.clone());
@@ -198,7 +206,12 @@ impl FaultRun {
         } else {
             majority.clone()
         };
-        let mut seen = None;
+        if let Some(leader) = self.cluster.leader()
+            && self.cluster.machine(leader).config.is_witness
+        {
+            return Some(format!("replica {leader} leads, but is a witness"));
+        }
+        let (mut seen, mut seen_digest) = (None, None);
         for id in members {
             let machine = self.cluster.machine(id);
             if machine.disk.is_rejoining() {
@@ -208,10 +221,12 @@ impl FaultRun {
                 return Some(format!("replica {id} is down"));
             };
             let status = replica.status();
-            let state = (status.last, machine.store.digest());
+            // A witness has no state to compare.
+            let digest = (!machine.config.is_witness).then(|| machine.store.digest());
             if status.commit_index != status.last.index
                 || machine.store.applied_index() != status.last.index
-                || *seen.get_or_insert(state) != state
+                || *seen.get_or_insert(status.last) != status.last
+                || digest.is_some() && *seen_digest.get_or_insert(digest) != digest
             {
                 return Some(format!(
                     "replica {id} has not committed and applied its whole log, or differs from \

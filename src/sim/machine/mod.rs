@@ -14,7 +14,7 @@ use crate::feature_level::FeatureLevel;
 use crate::kv::StateMachine;
 use crate::large_writes::LargeWrites;
 use crate::membership::{Configuration, MemberChange};
-use crate::raft::{ApplyJob, Msg, Replica, SnapshotChunk};
+use crate::raft::{ApplyJob, LogStart, Msg, Replica, SnapshotChunk};
 use crate::sim::disk::Disk;
 use crate::sim::disk::snapshots::Snapshots;
 use crate::sim::machine::clock::Clock;
@@ -129,6 +129,9 @@ pub struct Machine {
     /// sent, and the index of the last entry that the snapshot covers. `None` if it is receiving
     /// none.
     pub(in crate::sim) receiving: Option<(Term, Index)>,
+    /// The point at which the log of the replica, a witness, is to begin, while it is being stored;
+    /// `None` if none is.
+    pub(in crate::sim) log_start: Option<LogStart>,
     /// The membership change that the replica is asked for in its next step; `None` if it is asked
     /// for none.
     pub(in crate::sim) change: Option<Vec<MemberChange>>,
@@ -194,6 +197,7 @@ impl Machine {
             applying: VecDeque::new(),
             storing: VecDeque::new(),
             receiving: None,
+            log_start: None,
             change: None,
             clock_gate: None,
             digest_check: Duration::ZERO,

@@ -21,7 +21,8 @@
 //!                         failover 1 abort: ends the transfer
 //! disk_space 1 500        reports low disk space, 500 bytes, to replica 1; disk_space 1: enough
 //! change 1 learner 4      asks 1 for a change of the members: learner 4, auto 4 (a learner that is
-//!                         promoted), promote 4, demote 2, remove 3, replace 1 4, or several
+//!                         promoted), witness 4 (promoted, too), promote 4, demote 2, remove 3,
+//!                         replace 1 4, or several
 //! lag 1 20ms              applying takes 20 ms from now on
 //! clock 1 2000            the clock runs 2000 ppm fast from now on
 //! show; count             shows the state of all replicas; counts messages since the last count
@@ -166,6 +167,8 @@ pub struct ClusterOptions {
     pub replicas: u16,
     /// Number of further replicas, which are no members yet.
     pub spares: u16,
+    /// Replica, a member or not, that is a witness; `None` if there is none.
+    pub witness: Option<NodeId>,
     /// Replica that is elected leader before the script continues; `None` for no election.
     pub leader: Option<NodeId>,
     /// Whether to use the protocol and configuration of the university course's simulator.
@@ -424,10 +427,16 @@ fn member_changes(mut words: &[&str]) -> Result<Vec<MemberChange>, String> {
     while let [verb, id, rest @ ..] = words {
         words = rest;
         let id = node(id)?;
-        let learner = |promotion| MemberChange::AddLearner { id, promotion, address: Bytes::new() };
+        let learner = |promotion, is_witness| MemberChange::AddLearner {
+            id,
+            promotion,
+            is_witness,
+            address: Bytes::new(),
+        };
         match *verb {
-            "learner" => changes.push(learner(Promotion::Manual)),
-            "auto" => changes.push(learner(Promotion::Automatic { replaces: None })),
+            "learner" => changes.push(learner(Promotion::Manual, false)),
+            "auto" => changes.push(learner(Promotion::Automatic { replaces: None }, false)),
+            "witness" => changes.push(learner(Promotion::Automatic { replaces: None }, true)),
             "promote" => changes.push(MemberChange::Promote(id)),
             "demote" => changes.push(MemberChange::Demote(id)),
             "remove" => changes.push(MemberChange::Remove(id)),
@@ -464,6 +473,7 @@ fn cluster(rest: &[&str]) -> Result<ClusterOptions, String> {
     let mut cluster = ClusterOptions {
         replicas: number(count)?,
         spares: 0,
+        witness: None,
         leader: None,
         course,
         config,
@@ -488,6 +498,8 @@ fn set(cluster: &mut ClusterOptions, name: &str, value: &str) -> Result<(), Stri
     match name {
         "leader" => cluster.leader = Some(node(value)?),
         "spares" => cluster.spares = number(value)?,
+        "witness" => cluster.witness = Some(node(value)?),
+        "witness_log_bytes_max" => config.witness_log_bytes_max = number(value)?,
         "hop" => cluster.hop = duration(value)?,
         "seed" => cluster.seed = number(value)?,
         "pieces" => cluster.piece_bytes = Some(number(value)?),

@@ -97,6 +97,7 @@ impl Runner {
             sent: BTreeMap::new(),
             holds_timeouts: false,
         };
+        runner.cluster.set_witnesses(options.witness.as_slice());
         for id in runner.ids.clone() {
             let machine = runner.cluster.machine_mut(id);
             machine.snapshots.plan = options.snapshots;

@@ -132,7 +132,9 @@ fn print(report: &FolderReport) {
     println!("log: entries {} to {}, {} segments", log.first, log.last.index, log.segment_count);
     match snapshot {
         Some(snapshot) => {
-            println!("snapshot: up to entry {}, {} bytes", snapshot.last.index, snapshot.bytes);
+            let kind = if report.is_witness { ", without data: of a witness" } else { "" };
+            let (index, bytes) = (snapshot.last.index, snapshot.bytes);
+            println!("snapshot: up to entry {index}, {bytes} bytes{kind}");
         }
         None => println!("snapshot: none"),
     }
@@ -145,7 +147,7 @@ fn print(report: &FolderReport) {
 }
 
 fn as_json(report: &FolderReport) -> serde_json::Value {
-    let FolderReport { identity, members, rejoining, damage, log, snapshot, repairable } = report;
+    let FolderReport { identity, members, rejoining, damage, log, snapshot, .. } = report;
     let members: Vec<u16> = members.iter().map(|id| id.0).collect();
     let snapshot = snapshot.map(|it| json!({ "index": it.last.index.0, "bytes": it.bytes }));
     json!({
@@ -162,7 +164,8 @@ fn as_json(report: &FolderReport) -> serde_json::Value {
         "last_index": log.last.index.0,
         "segments": log.segment_count,
         "snapshot": snapshot,
-        "repairable": repairable,
+        "witness": report.is_witness,
+        "repairable": report.repairable,
         "steps": steps(report),
     })
 }

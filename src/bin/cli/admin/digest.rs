@@ -32,7 +32,8 @@ pub(super) fn run(address: &str, json: bool) -> anyhow::Result<ExitCode> {
     loop {
         let replicas = Replicas::ask(address)?;
         let answering: BTreeSet<u16> = replicas.answering().map(|(it, _)| it.id).collect();
-        for (replica, info) in replicas.answering() {
+        // A witness has no state.
+        for (replica, info) in replicas.answering().filter(|(_, info)| !info.is_witness()) {
             known.entry(replica.id).or_default().extend(digests(info));
         }
         known.retain(|id, _| answering.contains(id));

@@ -18,11 +18,12 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Interval between two attempts of a request, and between two reads of the members.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Prefixes of the errors after which a request is retried.
-const TRANSIENT: [&str; 4] = [
+const TRANSIENT: [&str; 5] = [
     "ERR only the leader changes the members",
     "ERR the leader has just been elected",
     "ERR another change of the members is under way",
     "ERR the leader is transferring its leadership",
+    "ERR a witness leads until",
 ];
 
 /// A requested membership change.
@@ -32,6 +33,8 @@ pub(super) enum Change {
         id: u16,
         address: String,
         promote: bool,
+        /// Whether the new member is a witness.
+        witness: bool,
         /// The member that is removed when the new one becomes a voter.
         replaces: Option<u16>,
     },
@@ -54,8 +57,9 @@ impl Change {
     /// Returns the arguments of the command to send to the leader.
     fn arguments(&self, dry_run: bool) -> Vec<String> {
         let mut arguments = match self {
-            Change::Add { id, address, promote, replaces } => {
+            Change::Add { id, address, promote, witness, replaces } => {
                 let mut arguments = vec!["ADD".to_owned(), id.to_string(), address.clone()];
+                arguments.extend(witness.then(|| "WITNESS".to_owned()));
                 arguments.extend(promote.then(|| "PROMOTE".to_owned()));
                 if let Some(old) = replaces {
                     arguments.extend(["REPLACING".to_owned(), old.to_string()]);
@@ -204,6 +208,7 @@ fn print(members: &Info, json: bool) {
                 "id": id,
                 "role": part(id, "role"),
                 "address": part(id, "address").filter(|address| !address.is_empty()),
+                "witness": part(id, "witness") == Some("1"),
                 "promotion": part(id, "promotion"),
                 "replaces": part(id, "replaces").and_then(|id| id.parse::<u16>().ok()),
             })
@@ -216,7 +221,10 @@ fn print(members: &Info, json: bool) {
         return;
     }
     let rows = ids(members).into_iter().map(|id| {
-        let role = part(id, "role").unwrap_or("-");
+        let mut role = part(id, "role").unwrap_or("-").to_owned();
+        if part(id, "witness") == Some("1") {
+            role.push_str(", witness");
+        }
         let plan = match (part(id, "promotion"), part(id, "replaces")) {
             (_, Some(old)) => format!("replaces {old} when it has caught up"),
             (Some(_), None) => "becomes a voter when it has caught up".to_owned(),
@@ -224,7 +232,7 @@ fn print(members: &Info, json: bool) {
         };
         let address = part(id, "address").filter(|address| !address.is_empty());
         let address = address.unwrap_or("as in --peers").to_owned();
-        vec![id.to_string(), role.to_owned(), address, plan]
+        vec![id.to_string(), role, address, plan]
     });
     let rows: Vec<Vec<String>> = rows.collect();
     println!("{}", table::aligned(&["ID", "ROLE", "ADDRESS FOR PEERS", "PLAN"], &rows));
@@ -249,8 +257,13 @@ mod tests {
 
     #[test]
     fn change_is_complete_when_the_members_show_its_result() {
-        let add =
-            |promote, replaces| Change::Add { id: 4, address: "h:1".to_owned(), promote, replaces };
+        let add = |promote, replaces| Change::Add {
+            id: 4,
+            address: "h:1".to_owned(),
+            promote,
+            witness: replaces.is_some(),
+            replaces,
+        };
         let learner = info("member_1:role=voter member_4:role=learner,address=h:1");
         let voters = info("member_1:role=voter member_4:role=voter,address=h:1");
         let replaced = info("member_4:role=voter,address=h:1");
@@ -264,7 +277,7 @@ mod tests {
         assert!(Change::Demote(4).is_complete(&learner) && Change::Promote(4).is_complete(&voters));
         assert_eq!(
             add(true, Some(1)).arguments(true).join(" "),
-            "MEMBERS ADD 4 h:1 PROMOTE REPLACING 1 DRYRUN"
+            "MEMBERS ADD 4 h:1 WITNESS PROMOTE REPLACING 1 DRYRUN"
         );
     }
 

@@ -18,7 +18,8 @@ pub(super) fn ping(address: &str) -> anyhow::Result<ExitCode> {
 
 /// Checks that the replica serves: that it is not rejoining, and answers a linearizable read. Such
 /// a read needs a leader with a majority, and a replica that has applied every entry committed
-/// before it. Fails if the replica does not answer within [`TIMEOUT`].
+/// before it. A witness, which serves no reads, needs only a leader. Fails if the replica does not
+/// answer within [`TIMEOUT`].
 pub(super) fn ready(address: &str) -> anyhow::Result<ExitCode> {
     let mut connection = Connection::open(address, TIMEOUT)?;
     let info = Info::ask(&mut connection)?;
@@ -26,6 +27,10 @@ pub(super) fn ready(address: &str) -> anyhow::Result<ExitCode> {
         !info.is_rejoining(),
         "the replica at {address} is rejoining; wait until it has caught up"
     );
+    if info.is_witness() {
+        ensure!(info.leader_id().is_some(), "the witness at {address} knows no leader");
+        return Ok(ExitCode::SUCCESS);
+    }
     // The reply does not depend on the key, which need not exist.
     let reply = connection.call(&["EXISTS", "bowline"])?;
     reply.map_err(|error| anyhow!("the replica at {address} serves no reads: {error}"))?;

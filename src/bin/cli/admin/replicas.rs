@@ -93,11 +93,15 @@ impl Info {
         self.text("raft_leader_id")?.parse().ok()
     }
 
-    /// Returns the role to display: `rejoining`; or the membership role, such as `learner`, of a
-    /// replica that is no voter and does not lead; or the Raft role. `-` if it is unknown.
+    /// Returns the role to display: `rejoining`; or `witness`, unless it leads; or the membership
+    /// role, such as `learner`, of a replica that is no voter and does not lead; or the Raft role.
+    /// `-` if it is unknown.
     pub(in crate::cli) fn role(&self) -> &str {
         if self.is_rejoining() {
             return "rejoining";
+        }
+        if self.is_witness() && self.text("raft_role") != Some("leader") {
+            return "witness";
         }
         if let Some(role) = self.text("raft_member_role")
             && role != "voter"
@@ -111,6 +115,11 @@ impl Info {
     /// Returns whether the replica is rejoining after the loss of its folder.
     pub(in crate::cli) fn is_rejoining(&self) -> bool {
         self.text("raft_rejoining") == Some("1")
+    }
+
+    /// Returns whether the replica is a witness, which has no data.
+    pub(in crate::cli) fn is_witness(&self) -> bool {
+        self.text("raft_witness") == Some("1")
     }
 
     /// Returns the id of this replica.

@@ -8,7 +8,7 @@ use crossbeam::channel::TrySendError;
 
 use crate::raft::{AppendJob, ApplyJob, DiskState, Envelope};
 use crate::runtime::channels::{ApplyBatch, Leadership, Members, SnapshotJob};
-use crate::runtime::fatal::exit_on_refused_rejoin;
+use crate::runtime::fatal::{exit_on_other_kind, exit_on_refused_rejoin};
 use crate::runtime::pass::StageState;
 use crate::types::Instant;
 
@@ -112,6 +112,9 @@ impl Core {
         if let Some(member) = self.effects.rejoin_refused_by {
             exit_on_refused_rejoin(member);
         }
+        if std::mem::take(&mut self.effects.is_other_kind) {
+            exit_on_other_kind(self.replica.is_witness());
+        }
         self.note_leadership();
         self.note_members();
         if self.now >= self.published_at + STATUS_INTERVAL {
@@ -134,6 +137,9 @@ impl Core {
             let chunks = std::mem::take(&mut self.effects.received_chunks);
             self.send_snapshot_job(SnapshotJob::StoreChunks(chunks));
         }
+        if let Some(start) = self.effects.log_start.take() {
+            self.send_snapshot_job(SnapshotJob::StoreLogStart(start));
+        }
         if let Some(job) = self.effects.append.take() {
             let bytes = append_bytes(&job);
             self.in_flight.start_append(bytes);
@@ -153,11 +159,11 @@ impl Core {
     }
 
     /// Reports a change of the term or the leader to the network stage. During a leadership
-    /// transfer, the report names no leader, so that requests wait in the network stage and then go
-    /// to the new leader.
+    /// transfer, and while a witness leads, the report names no leader, so that requests wait in
+    /// the network stage and then go to the new leader.
     fn note_leadership(&mut self) {
         let transfer_target = self.replica.transfer_target();
-        let leader = if transfer_target.is_some() { None } else { self.replica.leader() };
+        let leader = if transfer_target.is_some() { None } else { self.replica.serving_leader() };
         let leadership = Leadership { term: self.replica.term(), leader, transfer_target };
         if leadership == self.leadership {
             return;

@@ -220,6 +220,12 @@ impl SafetyChecker {
         );
         let target = machines.iter().find(|machine| machine.id == to);
         ensure!(
+            target.is_some_and(|there| !there.config.is_witness),
+            "witnesses lead last: replica {id} transferred its leadership in term {} to replica \
+             {to}, which is a witness",
+            now.term
+        );
+        ensure!(
             target.is_some_and(|there| {
                 there.disk.last() == now.last
                     || now.last.index <= there.snapshots.end()

@@ -26,7 +26,7 @@ use hashbrown::{HashMap, HashSet};
 use crate::config::Config;
 use crate::feature_level::FeatureLevel;
 use crate::membership::Configuration;
-use crate::raft::{Durable, HardState, Loss, Replica, RoleName, Status};
+use crate::raft::{Durable, HardState, LogStart, Loss, Replica, RoleName, Status};
 use crate::sim::coverage::{Coverage, Situation};
 use crate::sim::disk::LostLog;
 use crate::sim::machine::Machine;
@@ -194,6 +194,48 @@ impl SafetyChecker {
             views: (0..replicas).map(|_| View::new()).collect(),
             rejoined: 0,
         }
+    }
+
+    /// Records which replicas are witnesses, if they are members.
+    pub(in crate::sim) fn set_witnesses(&mut self, witnesses: &[NodeId]) {
+        let members: Vec<NodeId> = self.bootstrap.members().keys().copied().collect();
+        self.bootstrap = Configuration::of_members(members, witnesses);
+    }
+
+    /// Checks the point at which the log of a witness is to begin, by its own decision: the entries
+    /// before it must be committed, and those after it at least half of what its log may have.
+    pub(in crate::sim) fn on_log_start(
+        &self,
+        machine: &Machine,
+        start: &LogStart,
+    ) -> Result<(), Violation> {
+        let replica = machine.replica.as_ref().expect("a replica that took a step");
+        let rest = replica.log().tail(start.last.index.next());
+        let bytes: usize = rest.iter().map(|entry| entry.record().len()).sum();
+        ensure!(
+            start.last.index <= self.commit_index()
+                && self.committed[position(start.last.index)].id == start.last,
+            "witnesses keep the latest entries: witness {} drops its log up to {}, but only {} is \
+             committed",
+            machine.id,
+            start.last,
+            self.commit_index()
+        );
+        ensure!(
+            bytes >= machine.config.witness_log_bytes_max / 2,
+            "witnesses keep the latest entries: the log of witness {} has only {bytes} bytes after \
+             {}, and may have {}",
+            machine.id,
+            start.last,
+            machine.config.witness_log_bytes_max
+        );
+        Ok(())
+    }
+
+    /// Returns whether a replica contains the committed entry at `index`, in its log or in its
+    /// snapshot.
+    pub(in crate::sim) fn has_committed(&self, machine: &Machine, index: Index) -> bool {
+        index <= machine.snapshots.end() || machine.disk.holds(self.committed[position(index)].id)
     }
 
     /// Returns the highest index that any leader has committed.
@@ -457,6 +499,8 @@ impl SafetyChecker {
         let (is_new, is_joint) = (!self.bootstrap.votes(id), members.is_joint());
         self.coverage.add(Situation::NewMemberLeads, u64::from(is_new));
         self.coverage.add(Situation::InheritedJoint, u64::from(is_joint));
+        let is_witness = machines[slot].config.is_witness;
+        self.coverage.add(Situation::WitnessLeads, u64::from(is_witness));
         // Entries committed by leaders of later terms may be missing.
         let length = self.committed.partition_point(|entry| entry.by_term < term);
         if let Some(last) = self.committed[..length].last() {
@@ -607,6 +651,14 @@ impl SafetyChecker {
             "majority quorum: leader {id} of term {term} committed entry {last} (index@term) with \
              durable copies only on {copies:?}; its members are {}",
             members[0]
+        );
+        let has_data = |id: &NodeId| {
+            machines.iter().any(|machine| machine.id == *id && !machine.config.is_witness)
+        };
+        ensure!(
+            copies.iter().any(has_data),
+            "majority quorum: leader {id} of term {term} committed entry {last} (index@term) with \
+             durable copies only on witnesses, {copies:?}"
         );
         while index < status.commit_index {
             index = index.next();
