@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn change_is_complete_when_the_members_show_its_result() {
-        let add = |promote, replaces| Change::Add {
+        let add = |promote, replaces: Option<u16>| Change::Add {
             id: 4,
             address: "h:1".to_owned(),
             promote,

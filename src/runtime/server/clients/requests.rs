@@ -254,8 +254,8 @@ impl Clients {
         }
     }
 
-    /// Closes the connections that `kill` selects, and replies to the client at `index`, which asked
-    /// for it and may be one of them.
+    /// Closes the connections that `kill` selects, and replies to the client at `index`, which
+    /// asked for it and may be one of them.
     fn kill_clients(&mut self, index: usize, mut kill: ClientKill) {
         for (other, client) in self.connected.iter_mut() {
             if kill.matches(&client.connection) {
