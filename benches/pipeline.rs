@@ -122,6 +122,8 @@ impl Cluster {
                 bootstrap: Some(Bootstrap::New),
                 config: Config::server(),
                 threads: Threads::Dedicated,
+                password: None,
+                is_protected: true,
                 clients_max: 100,
                 clients_bytes_max: 1 << 30,
                 memory_max: 0,

@@ -71,6 +71,14 @@ fn redis_cli_reads_and_writes_on_every_replica() {
         assert!(checked.contains("All 16384 slots covered"), "{checked}");
     }
     assert_eq!(ask(&ports[1], &["dbsize"]), "7\n", "two of each, and one from the start");
+    let user = ["acl", "setuser", "cli", "on", ">secret", "~*", "+@all"];
+    assert!((0..1_000).any(|_| ask(&ports[0], &user) == "OK\n"), "the level is not raised");
+    for port in &ports {
+        let login = ["--user", "cli", "--pass", "secret", "--no-auth-warning"];
+        let whoami = || ask(port, &[&login[..], &["acl", "whoami"]].concat());
+        assert!((0..1_000).any(|_| whoami() == "cli\n"), "replica {port}");
+        assert_eq!(ask(port, &[&login[..], &["get", port]].concat()), "hello\n");
+    }
 }
 
 #[test]

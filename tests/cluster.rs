@@ -78,6 +78,8 @@ mod transfers;
 mod unknown_peers;
 #[path = "cluster/upgrade.rs"]
 mod upgrade;
+#[path = "cluster/users.rs"]
+mod users;
 #[path = "cluster/witness.rs"]
 mod witness;
 

@@ -162,6 +162,7 @@ fn kubernetes_manifests_fit_the_settings_and_each_other() {
     let mut variables = BTreeMap::from([
         ("BOWLINE_ID".to_owned(), "1".to_owned()),
         ("BOWLINE_CLUSTER".to_owned(), "a name from a secret".to_owned()),
+        ("BOWLINE_REQUIREPASS".to_owned(), "a password from a secret".to_owned()),
         ("BOWLINE_ANNOUNCE".to_owned(), "bowline-1.bowline-pods.default.svc:6379".to_owned()),
     ]);
     for (name, value) in text.lines().filter_map(|line| line.trim().split_once(": ")) {

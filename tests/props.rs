@@ -32,6 +32,19 @@ use serde_json::{Value, json};
 
 const ME: NodeId = NodeId(1);
 
+/// Generates rules of users, one per line, most of them valid.
+fn user_rules() -> impl Strategy<Value = String> {
+    let word = prop_oneof![
+        "on|off|nopass|resetpass|reset|clearselectors|(skip-)?sanitize-payload",
+        "allkeys|resetkeys|allchannels|resetchannels|allcommands|nocommands",
+        "[+-](@all|@read|@write|get|set|config|config\\|get|config\\|set)",
+        "(~|%R~|%W~|%rw~|&)(\\*|a|b|a:\\*|\\[x\\]|\\()?",
+        "[#!](00|11){32}",
+        "\\((~a|%R~b|&c|\\+get|-@all|~\\*)?( (%W~b|resetkeys|\\+@all|-get))?\\)",
+    ];
+    vec(word, 0..20).prop_map(|words| words.join("\n"))
+}
+
 /// Returns consecutive entries after `prev`. Each element of `shape` describes an entry: the
 /// increment of the term, whether it is a command or a no-op, and its payload.
 fn entries_after(prev: EntryId, shape: &[(u64, bool, Vec<u8>)]) -> Vec<Entry> {
@@ -258,6 +271,12 @@ impl Model {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_048))]
+
+    /// The rules that `ACL LIST` shows make an equal user.
+    #[test]
+    fn shown_rules_of_a_user_make_an_equal_user(rules in user_rules()) {
+        entries::run("user_rules", rules.as_bytes());
+    }
 
     #[test]
     fn log_entry_records_round_trip(prev in place(), shape in shape(1..5)) {

@@ -22,6 +22,8 @@ mod same_replies;
 mod templates;
 #[path = "redis/transactions.rs"]
 mod transactions;
+#[path = "redis/users.rs"]
+mod users;
 
 use bowline::wire::resp::{Limits, Parser};
 use local_server::LocalServer;

@@ -6,6 +6,7 @@
 //! | [`architecture`] | the path of a write and of a read, threads, queues and their limits |
 //! | [`guarantees`] | what clients can rely on, the safety rules and their tests |
 //! | [`deployment`] | packages, three machines, Kubernetes, rolling upgrade, replacing a machine |
+//! | [`security`] | passwords, users and their permissions, what is not protected |
 //! | [`monitoring`] | alarms, and the fields of `INFO` |
 //! | [`operations`] | one machine, disks, memory, snapshots, refused starts, replacing a replica |
 //! | [`encryption`] | TLS of clients and between replicas, certificates |
@@ -25,6 +26,7 @@ macro_rules! page {
         #[cfg_attr(doc, doc = "[architecture]: crate::guide::architecture")]
         #[cfg_attr(doc, doc = "[guarantees]: crate::guide::guarantees")]
         #[cfg_attr(doc, doc = "[deployment]: crate::guide::deployment")]
+        #[cfg_attr(doc, doc = "[security]: crate::guide::security")]
         #[cfg_attr(doc, doc = "[monitoring]: crate::guide::monitoring")]
         #[cfg_attr(doc, doc = "[coordination]: crate::guide::coordination")]
         #[cfg_attr(doc, doc = "[encryption]: crate::guide::encryption")]
@@ -44,6 +46,7 @@ macro_rules! page {
 page!(architecture, "architecture.md");
 page!(guarantees, "guarantees.md");
 page!(deployment, "deployment.md");
+page!(security, "security.md");
 page!(monitoring, "monitoring.md");
 page!(coordination, "coordination.md");
 page!(operations, "operations.md");

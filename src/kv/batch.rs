@@ -35,6 +35,10 @@ pub struct Batch<'a> {
     /// its outcomes are stored, to be returned for later occurrences. Every occurrence has the same
     /// flag.
     pub may_repeat: bool,
+    /// The revision of the users under which the replica that received the batch's requests has
+    /// checked them: its operations are refused if the users have changed since. `None` for a batch
+    /// that no client has sent.
+    pub users_revision: Option<u64>,
     /// Number of operations in the batch.
     count: u32,
     /// The only operation of a batch that was made by [`Batch::of_one`], whose `operations` are
@@ -104,6 +108,7 @@ pub struct BatchBuffer {
     bytes: Vec<u8>,
     count: u32,
     flags: u8,
+    users_revision: Option<u64>,
     /// Length in bytes of the previous batch, used as an estimate of how much memory to reserve for
     /// the next batch.
     previous_len: usize,
@@ -130,6 +135,11 @@ const PIECE: u8 = 4;
 const FIRST_PIECE: u8 = 8;
 /// Flag in an encoded batch: it has one operation, without a length in front of it.
 const SINGLE: u8 = 16;
+/// Flag in an encoded batch: the operations are followed by the revision of the users under which
+/// they were checked.
+const CHECKED: u8 = 32;
+/// Length in bytes of the revision of the users in an encoded batch.
+const REVISION_BYTES: usize = size_of::<u64>();
 
 /// The fixed-size part of an encoded batch, which follows the encoded operations, in the archive
 /// format of the library rkyv.
@@ -167,7 +177,7 @@ impl<S: Fallible + Positional + Writer<S::Error> + ?Sized> SerializeWith<usize, 
 
 /// Length in bytes of an encoded batch without operations.
 const RECORD_BYTES: usize = size_of::<Archived<Record>>();
-const _: () = assert!(RECORD_BYTES <= SPARE_BYTES);
+const _: () = assert!(RECORD_BYTES + REVISION_BYTES <= SPARE_BYTES);
 /// Number of bytes in front of each encoded operation in a batch, which contain the operation's
 /// length.
 const OPERATION_HEAD_BYTES: usize = size_of::<u32>();
@@ -196,14 +206,19 @@ impl<'a> Batch<'a> {
     /// Returns an encoded batch that contains only `operation`, a long one that
     /// [`Operation::encode_in`] has encoded, and the operation in the memory of the batch. Does not
     /// copy the operation if it is not shared.
-    pub fn of_one(operation: Bytes, key: RequestKey, may_repeat: bool) -> (Bytes, Bytes) {
+    pub fn of_one(
+        operation: Bytes,
+        key: RequestKey,
+        may_repeat: bool,
+        users_revision: Option<u64>,
+    ) -> (Bytes, Bytes) {
         let length = operation.len();
         let bytes = match operation.try_into_mut() {
             Ok(bytes) => Vec::from(bytes),
             Err(shared) => shared.to_vec(),
         };
         let flags = if may_repeat { SINGLE | MAY_REPEAT } else { SINGLE };
-        let batch = archive(bytes, key, flags, 1);
+        let batch = archive(bytes, key, flags, 1, users_revision);
         let operation = batch.slice(..length);
         (batch, operation)
     }
@@ -211,7 +226,7 @@ impl<'a> Batch<'a> {
     /// Returns the length in bytes of the encoded batch that [`Batch::one`] returns for
     /// `operation`.
     pub fn encoded_len_of_one(operation: &Operation<'_>) -> usize {
-        RECORD_BYTES + OPERATION_HEAD_BYTES + operation.encoded_len()
+        RECORD_BYTES + REVISION_BYTES + OPERATION_HEAD_BYTES + operation.encoded_len()
     }
 
     /// Decodes a batch from the payload of a log entry or of a read. Its operations are decoded
@@ -223,13 +238,20 @@ impl<'a> Batch<'a> {
         let length = bytes.len();
         let record = access(bytes)?;
         let meaningless = BatchError::Meaningless { length };
-        let bytes = &record.operations[..];
+        let encoded = &record.operations[..];
+        let (bytes, users_revision) = if record.flags & CHECKED == 0 {
+            (encoded, None)
+        } else {
+            let (bytes, revision) =
+                encoded.split_last_chunk::<REVISION_BYTES>().ok_or(meaningless)?;
+            (bytes, Some(u64::from_le_bytes(*revision)))
+        };
         let single = (record.flags & SINGLE != 0).then_some(bytes);
         let list = if single.is_some() { &[] } else { bytes };
         let (operations, listed) = Items::check_counted(list).ok_or(meaningless)?;
         let found = listed + usize::from(single.is_some());
         let count = record.count.to_native();
-        if record.flags & !(MAY_REPEAT | RESETS_CLOCK | SINGLE) != 0
+        if record.flags & !(MAY_REPEAT | RESETS_CLOCK | SINGLE | CHECKED) != 0
             || count as usize > BATCH_OPERATIONS_MAX
             || found != count as usize
         {
@@ -237,13 +259,14 @@ impl<'a> Batch<'a> {
         }
         // rkyv finds the root at the end and ignores other bytes before it. Unused bytes must not
         // be replicated and stored.
-        let expected = RECORD_BYTES + bytes.len();
+        let expected = RECORD_BYTES + encoded.len();
         if length != expected {
             return Err(BatchError::Length { length, expected });
         }
         let request = RequestId(record.request);
         let key = RequestKey { client: ClientId(record.client.to_native()), request };
-        Ok(Batch { key, may_repeat: record.flags & MAY_REPEAT != 0, count, single, operations })
+        let may_repeat = record.flags & MAY_REPEAT != 0;
+        Ok(Batch { key, may_repeat, users_revision, count, single, operations })
     }
 
     /// Returns the number of operations in the batch.
@@ -298,6 +321,7 @@ impl<'a> Batch<'a> {
         for operation in batch.encoded_operations() {
             buffer.push(if Operation::resets_clock(operation) { &filled } else { operation });
         }
+        buffer.set_users_revision(batch.users_revision);
         Ok(buffer.finish(batch.key, batch.may_repeat))
     }
 }
@@ -322,6 +346,12 @@ impl BatchBuffer {
         }
     }
 
+    /// Sets the revision of the users under which the operations of the batch that is being built
+    /// were checked; `None` if no client has sent them.
+    pub fn set_users_revision(&mut self, revision: Option<u64>) {
+        self.users_revision = revision;
+    }
+
     /// Returns the number of operations of the batch that is being built.
     pub fn len(&self) -> usize {
         self.count as usize
@@ -334,7 +364,7 @@ impl BatchBuffer {
 
     /// Returns the length in bytes of the encoding that [`BatchBuffer::finish`] would return now.
     pub fn encoded_len(&self) -> usize {
-        self.bytes.len() + RECORD_BYTES
+        self.bytes.len() + REVISION_BYTES + RECORD_BYTES
     }
 
     /// Returns the encoding of the batch that was built, and begins a new, empty batch. `key`
@@ -343,14 +373,25 @@ impl BatchBuffer {
     pub fn finish(&mut self, key: RequestKey, may_repeat: bool) -> Bytes {
         self.previous_len = self.encoded_len();
         let flags = std::mem::take(&mut self.flags) | if may_repeat { MAY_REPEAT } else { 0 };
-        archive(std::mem::take(&mut self.bytes), key, flags, std::mem::take(&mut self.count))
+        let (bytes, count) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.count));
+        archive(bytes, key, flags, count, self.users_revision.take())
     }
 }
 
 /// Encodes the fields of a batch or a piece after `bytes`, its operations or its part of a batch.
-fn archive(mut bytes: Vec<u8>, key: RequestKey, flags: u8, count: u32) -> Bytes {
+fn archive(
+    mut bytes: Vec<u8>,
+    key: RequestKey,
+    mut flags: u8,
+    count: u32,
+    users_revision: Option<u64>,
+) -> Bytes {
+    bytes.reserve_exact(RECORD_BYTES + REVISION_BYTES);
+    if let Some(revision) = users_revision {
+        bytes.extend_from_slice(&revision.to_le_bytes());
+        flags |= CHECKED;
+    }
     let length = bytes.len() + RECORD_BYTES;
-    bytes.reserve_exact(RECORD_BYTES);
     let RequestKey { client, request } = key;
     let operations = bytes.len();
     let record = Record { client: client.0, request: request.0, flags, count, operations };
@@ -397,7 +438,7 @@ impl<'a> Piece<'a> {
         let mut bytes = Vec::with_capacity(end - start + RECORD_BYTES);
         bytes.extend_from_slice(&batch[start..end]);
         let flags = if start == 0 { PIECE | FIRST_PIECE } else { PIECE };
-        archive(bytes, key, flags, following)
+        archive(bytes, key, flags, following, None)
     }
 
     /// Decodes the payload of a log entry; `None` if it is not a piece.
@@ -491,7 +532,7 @@ mod tests {
         let (place, expected) = (encoded.as_ptr(), encoded.clone().to_vec());
         for may_repeat in [false, true] {
             let (bytes, operation) =
-                Batch::of_one(Bytes::from(expected.clone()), key(), may_repeat);
+                Batch::of_one(Bytes::from(expected.clone()), key(), may_repeat, None);
             let batch = Batch::decode(&bytes).unwrap();
             assert_eq!((batch.key, batch.may_repeat, batch.len()), (key(), may_repeat, 1));
             assert!(batch.operations().eq([Some(set)]) && operation == expected);
@@ -501,7 +542,7 @@ mod tests {
                 assert!(Batch::decode(&bytes[1 + length..]).is_err());
             }
         }
-        let (bytes, operation) = Batch::of_one(encoded, key(), true);
+        let (bytes, operation) = Batch::of_one(encoded, key(), true, Some(7));
         assert_eq!((bytes.as_ptr(), operation.as_ptr()), (place, place));
     }
 

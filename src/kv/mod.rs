@@ -11,7 +11,7 @@
 //! | state machine | `state_machine`, `batch` (payload of a log entry), `operation`, and others |
 //! | commands | `commands/`: a file for each group, the registry, arguments, outcomes |
 //! | keyspace | `keyspace/`: entries, tables, expiration, events |
-//! | values | `values/`: hash, list, set, sorted set, numbers, encodings |
+//! | values | `values/`: hash, list, set, sorted set, numbers, encodings; `users/`: users, rules |
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod batch;
@@ -25,6 +25,7 @@ mod partial_batch;
 mod snapshot;
 mod state_machine;
 mod transactions;
+mod users;
 mod values;
 mod view;
 mod work;
@@ -51,6 +52,11 @@ pub use snapshot::{
     MarkError, NEW_CLUSTER_GAP, SnapshotError, SnapshotMark, SnapshotReader, SnapshotWriter,
 };
 pub use state_machine::{Applied, StateMachine};
+pub use users::rule::{
+    CommandRule, KeyAccess, KeyPattern, PasswordHash, Rule, RuleError, SelectorRule,
+};
+pub use users::table::{DEFAULT_USER, USER_BYTES_MAX, USERS_MAX, UserError, Users};
+pub use users::user::{Patterns, Selector, User};
 pub use values::collection::ValueType;
 pub use values::double::write_double;
 pub use values::glob;

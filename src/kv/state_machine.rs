@@ -9,7 +9,7 @@ use crate::feature_level::FeatureLevel;
 use crate::kv::batch::{Batch, BatchError, Group, Piece};
 use crate::kv::client_sessions::{ClientSessions, Decision};
 use crate::kv::commands::args::Args;
-use crate::kv::commands::outcome::Outcome;
+use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::commands::registry::NoKeyIndex;
 use crate::kv::dedup::{DEDUP_ENTRIES_MAX, DedupTable, StoredOutcomes};
 use crate::kv::digest_check::{DigestCheck, DigestComparison};
@@ -23,6 +23,7 @@ use crate::kv::keyspace::unlinked::Unlinked;
 use crate::kv::operation::Operation;
 use crate::kv::partial_batch::PartialBatch;
 use crate::kv::transactions;
+use crate::kv::users::table::Users;
 use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
 use crate::kv::view::View;
 use crate::kv::work;
@@ -53,6 +54,9 @@ pub struct StateMachine {
     dedup: DedupTable,
     pub(super) client_sessions: ClientSessions,
     pub(super) partial: PartialBatch,
+    /// The users of the cluster. They are kept here to be the same on all replicas; nothing here
+    /// depends on what they may do.
+    pub(super) users: Users,
     /// The members of the cluster as of the last applied entry; `None` if they have not changed
     /// since the cluster was created. They are kept here only to be part of snapshots.
     pub(super) configuration: Option<Configuration>,
@@ -74,17 +78,19 @@ pub(super) fn hash_of_members(configuration: Option<&Configuration>) -> u64 {
 
 /// Returns a digest (hash) for comparing the states of replicas. `content` is the digest of the
 /// state's keys, client sessions and pieces of a batch, `index` the last applied log index, `clock`
-/// the state's replicated clock, `members` the hash of the configuration, and `level` the feature
-/// level. The lowest level does not change the digest, which is then that of version 0.1.
+/// the state's replicated clock, `members` the hash of the configuration, `level` the feature
+/// level, and `users` the hash of the users. The lowest level does not change the digest, which is
+/// then that of version 0.1.
 pub(super) fn digest_of(
     content: Digest,
     index: Index,
     clock: ReplicatedClock,
     members: u64,
     level: FeatureLevel,
+    users: u64,
 ) -> u64 {
     let level = if level == FeatureLevel::V0_1 { 0 } else { u64::from(level.number()) };
-    [clock.millis, clock.resets, members, level]
+    [clock.millis, clock.resets, members, level, users]
         .into_iter()
         .filter(|number| *number != 0)
         .fold(content.salted(index.0), mix)
@@ -115,6 +121,7 @@ impl StateMachine {
             dedup: DedupTable::new(capacity),
             client_sessions: ClientSessions::default(),
             partial: PartialBatch::default(),
+            users: Users::default(),
             configuration: None,
             feature_level: FeatureLevel::OLDEST,
             is_witness: false,
@@ -252,7 +259,13 @@ impl StateMachine {
     ) {
         let seeds = seeds_from(&batch.key, outcomes.len());
         for (operation, seed) in group.operations().iter().zip(seeds) {
-            outcomes.push(self.apply_operation(operation.as_ref(), seed));
+            // Only the number is compared, so the outcome is the same on all replicas.
+            let is_current = |revision| revision == self.users.revision();
+            outcomes.push(if batch.users_revision.is_none_or(is_current) {
+                self.apply_operation(operation.as_ref(), seed)
+            } else {
+                Outcome::Refused(Refusal::UsersChanged)
+            });
         }
     }
 
@@ -357,6 +370,11 @@ impl StateMachine {
         self.partial.bytes()
     }
 
+    /// Returns the users of the cluster.
+    pub fn users(&self) -> &Users {
+        &self.users
+    }
+
     /// Returns the members of the cluster as of the last applied entry; `None` if they have not
     /// changed since the cluster was created.
     pub fn configuration(&self) -> Option<&Configuration> {
@@ -458,7 +476,8 @@ impl StateMachine {
     pub fn digest(&self) -> u64 {
         let (clock, members) = (self.keyspace.replicated_clock(), self.configuration.as_ref());
         let members = hash_of_members(members);
-        digest_of(self.content_digest(), self.applied_index, clock, members, self.feature_level)
+        let (level, users) = (self.feature_level, self.users.hash());
+        digest_of(self.content_digest(), self.applied_index, clock, members, level, users)
     }
 
     /// Returns the digest of the keys, the client sessions and the pieces of an incomplete batch.
@@ -479,6 +498,7 @@ impl StateMachine {
             + self.client_sessions.bytes()
             + self.partial.bytes()
             + self.keyspace.history().bytes
+            + self.users.bytes()
     }
 
     /// Returns an immutable copy-on-write view of the state. `last` must be the id of the last
@@ -490,7 +510,7 @@ impl StateMachine {
         let (dedup, client_sessions) = (self.dedup.share(), self.client_sessions.share());
         let (clock, revision) = (self.keyspace.replicated_clock(), self.revision());
         let (tables, partial) = (self.keyspace.share(), self.partial.clone());
-        let configuration = self.configuration.clone();
+        let (configuration, users) = (self.configuration.clone(), self.users.clone());
         View {
             last,
             revision,
@@ -501,6 +521,7 @@ impl StateMachine {
             dedup,
             client_sessions,
             partial,
+            users,
             configuration,
             feature_level: self.feature_level,
         }
@@ -570,7 +591,8 @@ impl StateMachine {
     pub(super) fn perform(&mut self, operation: &Operation<'_>, seed: u64) -> Outcome {
         match *operation {
             Operation::Call { command, args } => {
-                command.run(&mut self.keyspace, &Args::new(args, seed))
+                let on_users = command.run_on_users(&mut self.users, args);
+                on_users.unwrap_or_else(|| command.run(&mut self.keyspace, &Args::new(args, seed)))
             }
             Operation::Transaction { watched, operations } => {
                 transactions::run(&mut self.keyspace, watched, operations, seed)

@@ -9,6 +9,7 @@ use crate::kv::dedup::DedupView;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::shards::Table;
 use crate::kv::partial_batch::PartialBatch;
+use crate::kv::users::table::Users;
 use crate::membership::Configuration;
 use crate::types::EntryId;
 
@@ -29,6 +30,7 @@ pub struct View {
     /// All client sessions with their ids, ordered by id.
     pub(super) client_sessions: Vec<(u64, Arc<ClientSession>)>,
     pub(super) partial: PartialBatch,
+    pub(super) users: Users,
     pub(super) configuration: Option<Configuration>,
     pub(super) feature_level: FeatureLevel,
 }

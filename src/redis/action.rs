@@ -59,6 +59,8 @@ pub enum Action {
         /// time is over.
         with_error: bool,
     },
+    /// Write a random password of this many hexadecimal digits as the reply (`ACL GENPASS`).
+    GeneratePassword(usize),
     /// Reset the given statistics of the replica, then send the reply (`SLOWLOG RESET`, `LATENCY
     /// RESET`, `CONFIG RESETSTAT`).
     ResetStatistics(Statistics),
@@ -164,6 +166,8 @@ pub enum Statistics {
     SlowLog,
     /// The latency samples (`LATENCY RESET`).
     Latency,
+    /// The log of denied requests and logins (`ACL LOG RESET`).
+    AclLog,
     /// All counters that `INFO` shows as in Redis (`CONFIG RESETSTAT`).
     Counters,
 }

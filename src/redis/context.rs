@@ -10,6 +10,9 @@ use crate::kv::{DigestComparison, HistoryStatus, KeyspaceStatistics};
 use crate::membership::Configuration;
 use crate::types::{DiskState, Index, Instant, NodeId, RoleName, Term};
 
+use super::access::Access;
+use super::acl_log::AclLog;
+use super::action::Statistics;
 use super::failure::Failure;
 use super::session::subscriptions::Subscriptions;
 use super::slow_log::SlowLog;
@@ -152,6 +155,10 @@ pub struct Context {
     pub system: SystemInfo,
     /// Whether clients may use the command `DEBUG` (option `--enable-debug-command`).
     pub debug: bool,
+    /// The users as whom clients log in.
+    pub access: Access,
+    /// The denied requests and logins of this replica's clients.
+    pub acl_log: AclLog,
     /// The slow log and the latency samples of this replica.
     pub slow_log: SlowLog,
     /// The master name that Sentinel clients use for this cluster.
@@ -384,10 +391,21 @@ impl Context {
             cpu_system: Duration::ZERO,
             system: SystemInfo::default(),
             debug: false,
+            access: Access::default(),
+            acl_log: AclLog::default(),
             slow_log: SlowLog::default(),
             sentinel_name: "mymaster".to_owned(),
             subscriptions: Subscriptions::default(),
             payload_bytes_max: 64 << 20,
+        }
+    }
+
+    /// Resets these statistics.
+    pub fn reset(&mut self, statistics: Statistics) {
+        match statistics {
+            Statistics::SlowLog | Statistics::Latency => self.slow_log.reset(statistics),
+            Statistics::AclLog => self.acl_log.clear(),
+            Statistics::Counters => self.reset_statistics(),
         }
     }
 
@@ -398,6 +416,7 @@ impl Context {
         self.statistics.reset();
         self.keyspace_statistics = KeyspaceStatistics::default();
         self.lazyfreed_objects = 0;
+        self.acl_log.reset_counts();
     }
 
     /// Sets the applied index, and raises the commit index and the last index to it if they are

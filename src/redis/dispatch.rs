@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use crate::wire::resp::{Request, Version, Writer};
 
 use super::action::Action;
+use super::authorization::Checked;
 use super::call::Call;
 use super::commands::transactions;
 use super::context::Context;
@@ -62,6 +63,19 @@ impl Connection {
                 return action;
             }
         };
+        if !self.is_unrestricted() {
+            let CallStatus::Called(number) = self.call_status else {
+                unreachable!("the command was found")
+            };
+            let argument = |index| request.get(index);
+            let checked = Checked { spec, number, count: request.len(), argument: &argument };
+            if let Some(error) = self.unauthorized(checked, self.transaction.is_open()) {
+                self.transaction.abort();
+                self.call_status = CallStatus::Rejected(number);
+                writer.error(error.as_bytes());
+                return Action::Reply;
+            }
+        }
         let queues = self.transaction.is_open() && !NOT_QUEUED.contains(&spec.name);
         let slot = redirect_slot(self, spec, request);
         if let Some(error) = self.refusal(spec, queues, slot, context) {

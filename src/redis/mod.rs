@@ -6,12 +6,18 @@
 //! | file | contents |
 //! |---|---|
 //! | `statistics`, `traffic` | what `INFO` counts |
+//! | `acl_log` | the log of denied requests and logins |
+//! | `permissions` | what one user may do |
 //! | `session/` | the state of one client's connection |
+//! | `access` | the users as whom clients log in |
+//! | `key_access` | what each command does with its keys |
 //! | `action` | what the server does with a request |
 //! | `notifications`, `settings`, `slow_log`, `failure` | state of the replica, errors |
 //! | `context` | the state of the replica and its cluster that replies depend on |
 //! | `call` | the arguments of a command's function |
 //! | `spec`, `lookup` | the description of a command; finding the command of a request |
+//! | `authorization` | whether a user may send a request |
+//! | `resolve_users` | from the rules of users to their permissions |
 //! | `commands/` | one file for each group of commands: rows and functions |
 //! | `registry` | the table of all commands |
 //! | `dispatch` | [`Connection::execute`] |
@@ -38,15 +44,21 @@
 //! The server submits operations in [batches](crate::kv::Batch), which may combine requests of many
 //! connections.
 
+mod access;
+mod acl_log;
 mod action;
+mod authorization;
 mod call;
 mod commands;
 mod context;
 mod dispatch;
 mod failure;
+mod key_access;
 mod lookup;
 mod notifications;
+mod permissions;
 mod registry;
+mod resolve_users;
 mod session;
 mod settings;
 mod slow_log;
@@ -54,6 +66,8 @@ mod spec;
 mod statistics;
 mod traffic;
 
+pub use access::{Access, hash_password};
+pub use acl_log::{AclLog, Denial, DenialReason};
 pub use action::{Action, AdminAnswer, AdminRequest, LocalWrite, Statistics};
 pub use commands::administration::write_admin_reply;
 pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};
@@ -64,7 +78,8 @@ pub use context::{
 };
 pub use failure::Failure;
 pub use notifications::KeyspaceNotifications;
-pub use registry::{may_add_data, operation_may_add_data};
+pub use registry::{may_add_data, operation_may_add_data, unauthorized_request};
+pub use resolve_users::resolve_users;
 pub use session::changes_wait::Wait;
 pub use session::client_info::{ClientKill, ClientList, ClientQuery};
 pub use session::connection::{BufferBytes, Connection};
@@ -72,7 +87,8 @@ pub use session::reply_format::{ReplyFormat, error_text, is_error};
 pub use session::subscriptions::{SubscriberId, SubscriptionChange, Subscriptions, write_message};
 pub use session::wide_reply::WideReply;
 pub use settings::{
-    CLIENTS_BYTES_MIN, REWRITE_BYTES_LEAST, Settings, SlowLogSettings, parse_bytes,
+    CLIENTS_BYTES_MIN, PASSWORD_BYTES_MAX, REWRITE_BYTES_LEAST, Settings, SlowLogSettings,
+    parse_bytes,
 };
 pub use slow_log::{CompletedRequest, SlowLog};
 pub use statistics::{CallStatus, CommandNumber, CommandStatistics};

@@ -6,15 +6,18 @@ use std::sync::LazyLock;
 use crate::kv::{Batch, Operation};
 
 use super::commands::{
-    bitmaps, changes, client, cluster, command, config, connection, failover, generic, hashes,
+    acl, bitmaps, changes, client, cluster, command, config, connection, failover, generic, hashes,
     info, lists, members, once, pubsub, sentinel, server, sets, slow_log, snapshot, sorted_sets,
     strings, transactions,
 };
+use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
+use super::statistics::CommandNumber;
 
 /// The rows of the command table (one for each command that clients can send), in groups such as
 /// list commands or hash commands. Each group is sorted by name.
 const GROUPS: &[&[CommandSpec]] = &[
+    acl::COMMANDS,
     bitmaps::COMMANDS,
     changes::COMMANDS,
     client::COMMANDS,
@@ -62,12 +65,23 @@ pub fn operation_may_add_data(operation: &[u8]) -> bool {
     Operation::decode(operation).is_ok_and(|operation| adds_data(&operation))
 }
 
+/// Returns the text of the error reply if the user of a connection may not send this request any
+/// more, because the user's permissions have changed since; `None` if the user may. `operation` is
+/// the encoded operation that `command` has submitted.
+pub fn unauthorized_request(
+    connection: &mut Connection,
+    command: CommandNumber,
+    operation: &[u8],
+) -> Option<String> {
+    connection.unauthorized_operation(command, operation, table())
+}
+
 fn adds_data(operation: &Operation<'_>) -> bool {
     let inner =
         |bytes| Operation::decode_nested(bytes).is_ok_and(|operation| adds_data(&operation));
     match operation {
         Operation::Call { command, .. } => {
-            let spec = || table().find(command.name().as_bytes());
+            let spec = || table().find_full(command.name().as_bytes());
             !command.is_read() && spec().is_none_or(|spec| spec.has_flag(DENY_OOM))
         }
         Operation::OpenSession => true,

@@ -70,6 +70,8 @@ enum ValueKind {
     /// The value is a number of bytes between two bounds, both inclusive, with an optional unit.
     BytesBetween(u64, u64),
     YesOrNo,
+    /// The value is a password of at most 512 bytes; empty for none.
+    Password,
 }
 
 const MEMORY_MAX: &str = "maxmemory";
@@ -85,6 +87,7 @@ const LATENCY_MILLIS: &str = "latency-monitor-threshold";
 const NOTIFICATIONS: &str = "notify-keyspace-events";
 const BULK_BYTES_MAX: &str = "proto-max-bulk-len";
 const LATENCY_TRACKING: &str = "latency-tracking";
+const PASSWORD: &str = "requirepass";
 
 /// Minimum value of `maxmemory-clients`, in bytes. With less memory, clients would have to wait for
 /// each other to free their buffers.
@@ -96,6 +99,9 @@ pub const REWRITE_BYTES_LEAST: u64 = 64 << 10;
 
 /// Minimum value of `proto-max-bulk-len`, in bytes, as in Redis.
 const BULK_BYTES_LEAST: u64 = 1 << 20;
+
+/// Maximum length in bytes of the password `requirepass`, as in Redis.
+pub const PASSWORD_BYTES_MAX: usize = 512;
 
 /// Maximum TCP keep-alive time in seconds that all supported operating systems accept.
 const KEEP_ALIVE_SECONDS_MAX: u64 = 32_000;
@@ -163,6 +169,7 @@ const SETTINGS: &[(&str, ValueKind, &str)] = &[
     (SLOW_LOG_ENTRIES_MAX, ANY_I64, "128"),
     (LATENCY_MILLIS, ANY_I64, "0"),
     (LATENCY_TRACKING, ValueKind::YesOrNo, "yes"),
+    (PASSWORD, ValueKind::Password, ""),
 ];
 
 /// Redis's settings that tools set, but that cannot have an effect here, with the reason.
@@ -195,7 +202,6 @@ impl Settings {
             ("dir", folder.to_owned()),
             ("databases", "1".to_owned()),
             ("cluster-enabled", "yes".to_owned()),
-            ("requirepass", String::new()),
         ];
         let value_bytes_max = limits.bulk_bytes_max;
         let mutable = mutable.collect();
@@ -258,6 +264,18 @@ impl Settings {
             entries_max: usize::try_from(self.number(SLOW_LOG_ENTRIES_MAX)).unwrap_or(usize::MAX),
             latency_threshold: (latency_millis > 0).then(|| Duration::from_millis(latency_millis)),
         }
+    }
+
+    /// Sets `requirepass`, the password of the user `default`; empty for none.
+    pub fn set_password(&mut self, password: &str) {
+        let setting = self.mutable.iter_mut().find(|setting| setting.name == PASSWORD);
+        password.clone_into(&mut setting.expect("it is in SETTINGS").value);
+    }
+
+    /// Returns `requirepass`, the password of the user `default` of this replica as long as the
+    /// cluster's users do not include it; empty for none.
+    pub fn password(&self) -> &str {
+        self.value(PASSWORD)
     }
 
     /// Returns which keyspace notifications are published, as set by `notify-keyspace-events`.
@@ -418,6 +436,10 @@ impl ValueKind {
                 let found = u64::try_from(number()?).ok().filter(is_between);
                 let found = found.map(|number| number.to_string());
                 found.ok_or(format!("argument must be between {min} and {max} inclusive"))
+            }
+            ValueKind::Password if text.len() <= PASSWORD_BYTES_MAX => Ok(text.to_owned()),
+            ValueKind::Password => {
+                Err(format!("argument must have at most {PASSWORD_BYTES_MAX} bytes"))
             }
             ValueKind::Bytes => Ok(bytes()?.to_string()),
             ValueKind::BytesFrom(min) => {

@@ -106,7 +106,7 @@ impl SlowLog {
     }
 
     /// Removes all entries of the slow log, or all latency samples, as `statistics` says. Does
-    /// nothing for `Statistics::Counters`, because these counters are not stored here.
+    /// nothing for other statistics, because these are not stored here.
     pub fn reset(&mut self, statistics: Statistics) {
         match statistics {
             Statistics::SlowLog => self.entries.clear(),
@@ -114,7 +114,7 @@ impl SlowLog {
                 self.samples.clear();
                 self.longest = Duration::ZERO;
             }
-            Statistics::Counters => {}
+            Statistics::AclLog | Statistics::Counters => {}
         }
     }
 
@@ -143,7 +143,9 @@ fn arguments_of(operation: &Operation<'_>) -> Vec<Bytes> {
     match operation {
         Operation::Call { command, args } => {
             arguments.push(command.name().as_bytes());
-            arguments.extend(args.iter());
+            let is_secret = command.name().starts_with("acl|");
+            let shown = |argument| if is_secret { &b"(redacted)"[..] } else { argument };
+            arguments.extend(args.iter().map(shown));
         }
         Operation::Transaction { .. } => arguments.push(b"exec"),
         Operation::OpenSession | Operation::Once { .. } => arguments.push(b"once"),

@@ -2,7 +2,7 @@
 //! positions, documentation for `COMMAND DOCS`, and the function that runs it.
 
 use crate::feature_level::FeatureLevel;
-use crate::kv::{CommandId, ItemsBuffer};
+use crate::kv::{CommandId, ItemsBuffer, Operation};
 use crate::wire::resp::{Request, Writer};
 
 use super::action::Action;
@@ -224,6 +224,15 @@ impl CommandSpec {
         if self.arity < 0 { count >= min } else { count == min }
     }
 
+    /// Returns the ACL categories of the command: those in its row of the command table, and those
+    /// that follow from its flags, including `fast` or `slow`.
+    pub(super) fn all_categories(&self) -> impl Iterator<Item = &'static str> {
+        let by_flag = [("write", "write"), ("readonly", "read"), ("admin", "admin")];
+        let by_flag = by_flag.map(|(flag, category)| self.has_flag(flag).then_some(category));
+        let speed = if self.has_flag("fast") { "fast" } else { "slow" };
+        by_flag.into_iter().flatten().chain(self.categories.iter().copied()).chain([speed])
+    }
+
     pub(super) fn has_flag(&self, flag: &str) -> bool {
         self.flags.contains(&flag)
     }
@@ -342,6 +351,20 @@ impl CommandTable {
             std::iter::once(spec).chain(spec.subcommands)
         });
         (0..).map(CommandNumber).zip(rows)
+    }
+
+    /// Returns the commands that may have submitted this operation, a call of a command of the state
+    /// machine. Slow, because it compares all commands.
+    pub(super) fn specs_running(
+        &self,
+        operation: &Operation<'_>,
+    ) -> Vec<(CommandNumber, &'static CommandSpec)> {
+        let Operation::Call { command, .. } = operation else { return Vec::new() };
+        let runs = |spec: &CommandSpec| match spec.command {
+            Some(found) => found == *command,
+            None => spec.full_name == command.name(),
+        };
+        self.numbered().filter(|(_, spec)| runs(spec)).collect()
     }
 
     /// Returns the rows of the command table, sorted by name.

@@ -78,7 +78,7 @@ use crate::clock::AppliedClock;
 use crate::feature_level::FeatureLevel;
 use crate::kv::{
     ChangedKeys, DigestComparison, Event, HistoryStatus, KeyspaceStatistics, Operation, Outcome,
-    StateMachine, Unlinked, View,
+    StateMachine, Unlinked, Users, View,
 };
 use crate::membership::Configuration;
 use crate::raft::{
@@ -442,6 +442,8 @@ pub(super) struct ReplyBatch {
     /// The leader to name in the replies to clients, copied from [`ApplyBatch::leader`]; `None` if
     /// unknown.
     pub(super) leader: Option<NodeId>,
+    /// The users of the cluster, if they have changed since the previous batch of replies.
+    pub(super) users: Option<Box<Users>>,
     /// Number of keys in the keyspace of the applied state.
     pub(super) key_count: usize,
     /// Number of keys with an expiration in the applied state.

@@ -50,8 +50,8 @@ pub use self::boards::{Counter, RuntimeCounters};
 pub use self::course::{CourseArguments, CourseArgumentsError, run_course};
 pub use self::error::RunError;
 pub use self::server::{
-    Bootstrap, ClientTls, FolderReport, FolderState, LoadedBackup, PeerTls, PeerTransport,
-    ReloadHandle, RestoreError, ServerOptions, StopHandle, Survivor, Timeouts, bootstrap, check,
-    check_backup, check_empty, inspect, load_backup, restore, run_server,
+    Bootstrap, ClientTls, FolderReport, FolderState, LoadedBackup, Password, PeerTls,
+    PeerTransport, ReloadHandle, RestoreError, ServerOptions, StopHandle, Survivor, Timeouts,
+    bootstrap, check, check_backup, check_empty, inspect, load_backup, restore, run_server,
 };
 pub use self::stages::threads::{Threads, ThreadsError};

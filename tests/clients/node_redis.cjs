@@ -66,6 +66,27 @@ async function listeners() {
   for (const each of [client, ...listening]) await each.close();
 }
 
+async function users() {
+  const admin = await createClient({ url: `redis://${host}:${ports[0]}` }).connect();
+  const rules = ["reset", "on", ">secret", "~node:*", "+get", "+set", "+hello", "+client", "+acl|whoami"];
+  assert.equal(await admin.aclSetUser("node", rules), "OK");
+  const client = await createClient({
+    url: `redis://${host}:${ports[0]}`, username: "node", password: "secret",
+  }).connect();
+  assert.equal(await client.aclWhoAmI(), "node");
+  assert.equal(await client.set("node:user", "1"), "OK");
+  await assert.rejects(client.get("other"), /NOPERM/);
+  await client.close();
+  const wrong = createClient({
+    url: `redis://${host}:${ports[0]}`, username: "node", password: "wrong",
+    socket: { reconnectStrategy: false },
+  });
+  wrong.on("error", () => {});
+  await assert.rejects(wrong.connect(), /WRONGPASS/);
+  assert.equal(await admin.aclDelUser("node"), 1);
+  await admin.close();
+}
+
 async function main() {
   for (const port of ports) {
     await plain(port);
@@ -73,6 +94,7 @@ async function main() {
   }
   await sentinel();
   await listeners();
+  await users();
   console.log("node-redis is content");
 }
 

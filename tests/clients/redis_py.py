@@ -242,6 +242,35 @@ def listeners():
         listener.close()
 
 
+def users():
+    """Users that are made at one replica log in at all of them, and may do no more than they may."""
+    with redis.Redis(HOST, PORTS[0]) as admin:
+        assert admin.acl_setuser(
+            "py", enabled=True, reset=True, passwords=["+secret"], keys=["py:*"],
+            commands=["+get", "+set", "+ping", "+acl|whoami", "+client", "+hello"],
+        )
+        assert admin.acl_getuser("py")["commands"].startswith("-@all +get")
+        assert {"default", "py"} <= set(admin.acl_users())
+        deadline = time.monotonic() + 60
+        for port in PORTS:
+            for protocol in (2, 3):
+                login = {"username": "py", "password": "secret", "protocol": protocol}
+                with redis.Redis(HOST, port, **login) as client:
+                    while True:
+                        try:
+                            assert client.acl_whoami() in ("py", b"py")
+                            break
+                        except redis.AuthenticationError:
+                            assert time.monotonic() < deadline, "the user is not there"
+                    assert client.set("py:user", port) is True
+                    assert int(client.get("py:user")) == port
+                    refused(redis.exceptions.NoPermissionError, client.get, "other")
+                    refused(redis.exceptions.NoPermissionError, client.flushall)
+        with redis.Redis(HOST, PORTS[0], username="py", password="wrong") as wrong:
+            assert "invalid username-password" in refused(redis.AuthenticationError, wrong.ping)
+        assert admin.acl_deluser("py") == 1
+
+
 async def with_asyncio():
     """The same habits without threads."""
     for port in PORTS:
@@ -276,5 +305,6 @@ for each_port in PORTS:
 cluster()
 sentinel()
 listeners()
+users()
 asyncio.run(with_asyncio())
 print("redis-py", redis.__version__, "is content")

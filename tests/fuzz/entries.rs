@@ -14,6 +14,8 @@ mod local_server;
 mod requests;
 #[path = "segments.rs"]
 mod segments;
+#[path = "user_rules.rs"]
+mod user_rules;
 
 use bowline::course::run::ScenarioRun;
 use bowline::course::scenario::{Overrides, Scenario};
@@ -30,7 +32,7 @@ use bytes::{Bytes, BytesMut};
 type Decoder = fn(&[u8]);
 
 /// The entry points of all decoders, each with the name of its fuzz target and corpus.
-pub(crate) const TARGETS: [(&str, Decoder); 10] = [
+pub(crate) const TARGETS: [(&str, Decoder); 11] = [
     ("backup", backups::backup),
     ("batch", batch),
     ("course", course),
@@ -41,6 +43,7 @@ pub(crate) const TARGETS: [(&str, Decoder); 10] = [
     ("resp", requests::resp),
     ("scenario", scenario),
     ("segment", segments::segment),
+    ("user_rules", user_rules::user_rules),
 ];
 
 /// Runs the entry point of the fuzz target `target` on these bytes.

@@ -10,7 +10,7 @@ use bowline::membership::ChangeRefusal;
 use bowline::raft::{DiskState, RequestKind, TransferRefusal};
 use bowline::redis::{
     Action, AdminAnswer, AdminRequest, BufferBytes, ClientList, ClientQuery, Connection, Context,
-    ReplicaInfo, Settings, write_admin_reply, write_snapshot_part,
+    ReplicaInfo, Settings, Statistics, resolve_users, write_admin_reply, write_snapshot_part,
 };
 use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
 use bowline::wire::resp::{Limits, Parser, Version, Writer};
@@ -23,6 +23,8 @@ pub(crate) struct LocalServer {
     context: Context,
     settings: Settings,
     store: StateMachine,
+    /// The setting `requirepass` that the users have.
+    password: String,
     unused: Vec<u8>,
     replies: BytesMut,
     closed: bool,
@@ -54,6 +56,7 @@ impl LocalServer {
             context,
             settings: Settings::new(&limits, "127.0.0.1", 7001, "data"),
             store: StateMachine::default(),
+            password: String::new(),
             unused: Vec::new(),
             replies: BytesMut::new(),
             closed: false,
@@ -65,7 +68,9 @@ impl LocalServer {
     pub(crate) fn connect_again(&mut self, limits: Limits) {
         let (address, here) = ("127.0.0.1:50000".to_owned(), "127.0.0.1:7001".to_owned());
         self.connection = Connection::new(3, address, here, self.context.now);
+        self.connection.begin_login(&self.context.access);
         self.parser = Parser::new(limits);
+        self.parser.limit_before_login(!self.connection.is_logged_in());
         self.unused.clear();
         self.closed = false;
     }
@@ -106,6 +111,12 @@ impl LocalServer {
             let (connection, out) = (&mut self.connection, &mut self.replies);
             let step = connection.execute(request, context, settings, out);
             self.act(key, step);
+            if let Some(denial) = self.connection.take_denial() {
+                let client = self.connection.description(self.context.now);
+                self.context.acl_log.add(*denial, client, self.context.wall_clock);
+            }
+            self.follow_users();
+            self.parser.limit_before_login(!self.connection.is_logged_in());
         }
         self.unused.drain(..used);
     }
@@ -114,6 +125,10 @@ impl LocalServer {
     fn act(&mut self, key: RequestKey, step: Action) {
         let (connection, out) = (&mut self.connection, &mut self.replies);
         match step {
+            Action::ResetStatistics(Statistics::AclLog) => self.context.acl_log.clear(),
+            Action::GeneratePassword(digits) => {
+                Writer::new(out, connection.version()).bulk(&vec![b'0'; digits]);
+            }
             Action::Reply
             | Action::TakeSnapshot
             | Action::ResetStatistics(_)
@@ -174,6 +189,17 @@ impl LocalServer {
                 out.extend_from_slice(&list(query, connection, &self.context));
             }
             Action::Close => self.closed = true,
+        }
+    }
+
+    /// Takes over changes of the users and of the password in the settings.
+    fn follow_users(&mut self) {
+        let (users, password) = (self.store.users(), self.settings.password());
+        let is_current = users.revision() == self.context.access.users_revision();
+        if !is_current || self.password != password {
+            password.clone_into(&mut self.password);
+            self.context.access = resolve_users(users, password);
+            self.closed |= !self.connection.follow_users(&self.context.access);
         }
     }
 

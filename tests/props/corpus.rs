@@ -149,9 +149,22 @@ fn datagrams() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     inputs.map(|(name, datagrams)| ("datagram", name, encoded(datagrams))).into()
 }
 
+/// Returns seeds for the target `user_rules`: rules of users, one per line. Each seed has its target,
+/// name and contents.
+fn user_rules() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let rules = [
+        ("permissions", "on\nnopass\n~a:*\n%R~b\n+@all\n-@write\n+config|get"),
+        ("selectors", "(~x +get)\n(%W~y &c -@all)\nclearselectors\n()"),
+        ("replaced", "+config|get\n+config\n%R~*\n%W~*\nresetkeys\nallchannels\n&x"),
+        ("hash", "#00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\nreset"),
+        ("refused", "~a b\n%~x\n#12\n>secret\n+\nnonsense"),
+    ];
+    rules.map(|(name, rules)| ("user_rules", name, rules.into())).into()
+}
+
 /// A batch, its pieces, and a batch of one long operation.
 fn large_batches(key: RequestKey, whole: &[u8]) -> Vec<(&'static str, &'static str, Vec<u8>)> {
-    let (of_one, _) = Batch::of_one(Operation::get(b"k").encode().into(), key, true);
+    let (of_one, _) = Batch::of_one(Operation::get(b"k").encode().into(), key, true, None);
     vec![
         ("batch", "several", whole.to_vec()),
         ("batch", "first_piece", Piece::encode(key, whole, 0, PIECE_BYTES).to_vec()),
@@ -180,6 +193,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds.extend(large_batches(key, &Batch::encode(key, false, &several)));
 
     seeds.extend(backups());
+    seeds.extend(user_rules());
     seeds.extend(datagrams());
 
     let put = Operation::set(b"k", b"v");

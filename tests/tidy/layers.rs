@@ -153,7 +153,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("sd_notify", &["bin"]),
     ("serde", &["wire", "course", "processes", "bin"]),
     ("serde_json", &["wire", "course", "processes", "bin"]),
-    ("sha2", &["transport", "storage"]),
+    ("sha2", &["transport", "storage", "redis"]),
     ("signal_hook", &["processes", "bin"]),
     ("socket2", &["runtime", "processes"]),
     ("tempfile", &["processes", "bin"]),

@@ -64,6 +64,8 @@ pub(crate) struct Connection {
     /// Whether the connection is paused for at most 50 ms, because the server replied that it has
     /// no leader or is overloaded. A paused connection gets no new requests.
     pub(crate) paused: bool,
+    /// Whether the next reply is that to a login, which is not an operation.
+    pub(crate) is_logging_in: bool,
     /// Whether the connection has been established before. If so, establishing it again counts as a
     /// reconnect.
     pub(crate) was_up: bool,
@@ -104,6 +106,7 @@ impl Connection {
             queued: false,
             dirty: false,
             paused: false,
+            is_logging_in: false,
             was_up: false,
             failures: 0,
         }

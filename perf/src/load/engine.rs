@@ -309,7 +309,17 @@ impl Engine {
     fn on_event(&mut self, number: usize, readable: bool) {
         let connection = &mut self.connections[number];
         if let State::Connecting { until } = connection.state {
-            match connection.is_connected() {
+            let is_connected = connection.is_connected();
+            if let (Ok(true), Protocol::Redis, Some(login)) =
+                (&is_connected, self.plan.protocol, &self.plan.login)
+            {
+                let mut request = Vec::new();
+                let words: [&[u8]; 3] = [b"AUTH", login.user.as_bytes(), login.password.as_bytes()];
+                resp::write_request(&mut request, &words);
+                connection.push_bytes(&request);
+                connection.is_logging_in = true;
+            }
+            match is_connected {
                 Ok(true) if self.plan.protocol == Protocol::Etcd => {
                     let address = self.addresses[connection.address];
                     connection.start_http2(address.to_string());

@@ -1,5 +1,6 @@
 //! The command line of `perf load`, and the plan of a run: its validated settings.
 
+use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,13 @@ pub(crate) struct Arguments {
     /// first.
     #[arg(long, value_name = "URL", default_value = "redis://127.0.0.1:7001")]
     pub(crate) target: String,
+    /// User as whom to log in to servers with the Redis protocol. The password comes from the
+    /// environment variable `BOWLINE_PASSWORD` or from --password-file [default: default].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// File with the password in its first line, instead of `BOWLINE_PASSWORD`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
     /// Operations per second, sent at constant intervals regardless of how fast the server replies
     /// (open loop). Latencies are measured from the time at which each operation should have been
     /// sent.
@@ -135,6 +143,19 @@ impl Protocol {
     }
 }
 
+/// A user and its password.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Login {
+    pub(crate) user: String,
+    pub(crate) password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
 /// Validated settings of a load run.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "flags are either given or not")]
@@ -145,6 +166,8 @@ pub(crate) struct Plan {
     /// Resolved socket addresses of the servers, in the order of `addresses`, except that the
     /// leader of etcd is moved to the front.
     pub(crate) sockets: Vec<SocketAddr>,
+    /// The login of each connection with the Redis protocol; `None` if the servers need none.
+    pub(crate) login: Option<Login>,
     pub(crate) kind: Loop,
     /// Scheduled operations per second of all connections combined; `None` in a closed loop.
     pub(crate) rate: Option<f64>,
@@ -175,6 +198,8 @@ pub(crate) struct Plan {
     pub(crate) conditions: Vec<Condition>,
 }
 
+/// Environment variable with the password of the servers.
+const PASSWORD_VARIABLE: &str = "BOWLINE_PASSWORD";
 const CONNECTIONS_MAX: usize = 10_000;
 const RATE_MAX: f64 = 1e7;
 const KEY_BYTES_MIN: usize = 8;
@@ -248,6 +273,7 @@ impl Arguments {
             protocol,
             addresses,
             sockets,
+            login: self.login()?,
             kind,
             rate: self.rate,
             connections: self.connections,
@@ -290,6 +316,25 @@ impl Arguments {
              have; give operations per second, as in achieved<1000"
         );
         Ok(conditions)
+    }
+
+    /// Returns the user and the password with which connections log in; `None` without a password.
+    fn login(&self) -> anyhow::Result<Option<Login>> {
+        let password = match &self.password_file {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("--password-file {}", path.display()))?;
+                Some(text.lines().next().unwrap_or_default().to_owned())
+            }
+            None => std::env::var(PASSWORD_VARIABLE).ok(),
+        };
+        let password = password.filter(|password| !password.is_empty());
+        ensure!(
+            password.is_some() || self.user.is_none(),
+            "--user needs a password: set {PASSWORD_VARIABLE}, or give --password-file"
+        );
+        let user = self.user.clone().unwrap_or_else(|| "default".to_owned());
+        Ok(password.map(|password| Login { user, password }))
     }
 
     fn target(&self) -> anyhow::Result<(Protocol, Vec<String>)> {

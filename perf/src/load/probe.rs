@@ -9,7 +9,7 @@ use anyhow::bail;
 
 use super::etcd;
 use super::http2::Http2;
-use super::options::{Plan, Protocol};
+use super::options::{Login, Plan, Protocol};
 use super::reply::Reply;
 use super::resp;
 use super::schema::Target;
@@ -76,6 +76,18 @@ pub(crate) fn probe(plan: &mut Plan) -> anyhow::Result<Target> {
 /// message if the server does not support what the plan needs; `None` if it does.
 fn redis(socket: SocketAddr, plan: &Plan, target: &mut Target) -> io::Result<Option<String>> {
     let mut connection = Connection::open(socket)?;
+    if let Some(Login { user, password }) = &plan.login {
+        let refused = connection.query(
+            &[b"AUTH", user.as_bytes(), password.as_bytes()],
+            |reply| match reply {
+                Reply::Error(text) => Some(String::from_utf8_lossy(text).into_owned()),
+                _ => None,
+            },
+        )?;
+        if let Some(text) = refused {
+            return Ok(Some(format!("it refuses the login: {text}")));
+        }
+    }
     let info = connection.query(&[b"INFO"], |reply| match reply {
         Reply::Value(Some(text)) => String::from_utf8_lossy(text).into_owned(),
         _ => String::new(),

@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use self::members::{Change, ChangeOptions};
+use super::login::LoginArguments;
 use super::tls_arguments::TlsArguments;
 
 /// Command-line arguments of `bowline admin`.
@@ -34,6 +35,8 @@ pub(crate) struct Arguments {
     /// Print JSON instead of text.
     #[arg(long, global = true)]
     json: bool,
+    #[command(flatten)]
+    login: LoginArguments,
     #[command(flatten)]
     tls: TlsArguments,
     #[command(subcommand)]
@@ -163,8 +166,8 @@ pub(super) const EXIT_FAILED: u8 = 1;
 
 /// Runs `bowline admin`, and prints the outcome or the error. Returns the exit code.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let Arguments { addr, json, tls, command } = arguments;
-    if let Err(error) = tls.apply() {
+    let Arguments { addr, json, login, tls, command } = arguments;
+    if let Err(error) = login.apply().and_then(|()| tls.apply()) {
         eprintln!("bowline: {error:#}");
         return ExitCode::from(EXIT_FAILED);
     }

@@ -21,6 +21,7 @@ use anyhow::{Context as _, bail, ensure};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::EXIT_ERROR;
+use super::login::LoginArguments;
 use super::serve::EXIT_DAMAGED;
 
 /// Difference between a replica's port for peers and its port for clients, which is the lower one.
@@ -80,6 +81,8 @@ pub(crate) struct Arguments {
     /// others refuse the replica because its folder is an older copy.
     #[arg(long, requires = "replace")]
     force: bool,
+    #[command(flatten)]
+    login: LoginArguments,
 }
 
 /// A replica that `bowline cluster` runs, with its process and its log file.
@@ -109,6 +112,7 @@ struct StartFailure {
 /// Runs the cluster until SIGINT or SIGTERM. Returns an error if fewer than a majority of the
 /// replicas can start.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    arguments.login.apply()?;
     let started = Instant::now();
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

@@ -5,10 +5,11 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
+use super::login::{Login, login};
 use super::tls_arguments;
 
 /// Maximum length of a reply, in bytes.
@@ -35,8 +36,8 @@ pub(super) type Reply = Result<String, String>;
 type BytesReply = Result<Vec<u8>, String>;
 
 impl Connection {
-    /// Connects to `address`, as `host:port`, with TLS if this process uses it. `timeout` limits
-    /// the attempt and each later call.
+    /// Connects to `address`, as `host:port`, with TLS if this process uses it, and logs in.
+    /// `timeout` limits the attempt and each later call.
     pub(super) fn open(address: &str, timeout: Duration) -> anyhow::Result<Connection> {
         let addresses = address.to_socket_addrs();
         let addresses = addresses.with_context(|| {
@@ -47,7 +48,9 @@ impl Connection {
             match TcpStream::connect_timeout(&candidate, timeout) {
                 Ok(stream) => {
                     let stream = Stream::new(stream, address)?;
-                    return Ok(Connection { stream, timeout, input: Vec::new() });
+                    let mut connection = Connection { stream, timeout, input: Vec::new() };
+                    connection.log_in()?;
+                    return Ok(connection);
                 }
                 Err(error) => last = Some(error),
             }
@@ -56,6 +59,14 @@ impl Connection {
             Some(error) => Err(error).with_context(|| format!("cannot connect to {address}")),
             None => bail!("`{address}` resolves to no address"),
         }
+    }
+
+    /// Logs in, if this process has a password.
+    fn log_in(&mut self) -> anyhow::Result<()> {
+        let Some(Login { user, password }) = login() else { return Ok(()) };
+        let reply = self.call(&["AUTH", user, password])?;
+        reply.map_err(|error| anyhow!("cannot log in as user `{user}`: {error}"))?;
+        Ok(())
     }
 
     /// Sets the timeout of later calls.

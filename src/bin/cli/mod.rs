@@ -8,6 +8,7 @@ mod cluster;
 #[path = "../../../tests/tidy/commands.rs"]
 mod commands;
 mod connection;
+mod login;
 mod options;
 mod processes;
 mod replay;

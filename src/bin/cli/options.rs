@@ -10,10 +10,11 @@ use bowline::backup::BackupSummary;
 use bowline::config::Config;
 use bowline::membership::is_address;
 use bowline::raft::REPLICAS_MAX;
-use bowline::redis::{CLIENTS_BYTES_MIN, REWRITE_BYTES_LEAST, parse_bytes};
-use bowline::runtime::{Bootstrap, ServerOptions, Threads, Timeouts};
+use bowline::redis::{CLIENTS_BYTES_MIN, PASSWORD_BYTES_MAX, REWRITE_BYTES_LEAST, parse_bytes};
+use bowline::runtime::{Bootstrap, Password, ServerOptions, Threads, Timeouts};
 use bowline::types::NodeId;
 
+use super::login::read_password;
 use super::serve::variable;
 use super::settings::{MemberArguments, Settings};
 
@@ -178,6 +179,27 @@ impl Settings {
         })
     }
 
+    /// Returns the password of the user `default`, from the setting itself or from a file. The errors
+    /// do not show it.
+    fn password(&self) -> anyhow::Result<Option<Password>> {
+        let (direct, file) = (self.text("requirepass"), self.text("requirepass-file"));
+        ensure!(
+            direct.is_none() || file.is_none(),
+            "requirepass and requirepass-file are both set; set one of them"
+        );
+        let password = match file {
+            Some(path) => Some(read_password(Path::new(path))?),
+            // Redis takes an empty password for none.
+            None => direct.filter(|password| !password.is_empty()).map(str::to_owned),
+        };
+        let length = password.as_ref().map_or(0, String::len);
+        ensure!(
+            length <= PASSWORD_BYTES_MAX,
+            "the password has {length} bytes, at most {PASSWORD_BYTES_MAX} are allowed"
+        );
+        Ok(password.map(Password))
+    }
+
     /// Parses all settings into server options, and checks that they are valid and consistent.
     pub(crate) fn options(&self) -> anyhow::Result<ServerOptions> {
         let id = self.parse("id", "a replica id from 1 to 65534", parse_id)?;
@@ -236,6 +258,8 @@ impl Settings {
             threads: self.parse("threads", "dedicated, fused or auto", |text| {
                 text.parse::<Threads>().ok()
             })?,
+            password: self.password()?,
+            is_protected: self.parse("protected-mode", "yes or no", parse_yes_or_no)?,
             clients_max: self.parse("maxclients", number, parse_number)?,
             clients_bytes_max: self.parse("maxmemory-clients", "16mb or more", |text| {
                 parse_bytes(text).filter(|bytes| *bytes >= CLIENTS_BYTES_MIN)
@@ -263,11 +287,7 @@ impl Settings {
                     plain.then(|| text.to_owned())
                 },
             )?,
-            debug: self.parse("enable-debug-command", "yes or no", |text| match text {
-                "yes" => Some(true),
-                "no" => Some(false),
-                _ => None,
-            })?,
+            debug: self.parse("enable-debug-command", "yes or no", parse_yes_or_no)?,
             digest_check: Duration::from_secs(seconds("digest-check-s")?),
             disk_reserve: self.parse("disk-reserve", "0, or 16mb or more", parse_reserve)?,
             timeouts: self.timeouts()?,
@@ -326,6 +346,14 @@ fn parse_reserve(text: &str) -> Option<u64> {
 fn parse_history_bytes(text: &str) -> Option<usize> {
     let bytes = parse_bytes(text).filter(|bytes| *bytes == 0 || *bytes >= HISTORY_BYTES_MIN)?;
     usize::try_from(bytes).ok()
+}
+
+fn parse_yes_or_no(text: &str) -> Option<bool> {
+    match text {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
+    }
 }
 
 fn parse_number(text: &str) -> Option<u64> {

@@ -107,7 +107,10 @@ fn how_to_replace(options: &ServerOptions) -> String {
 /// the settings are invalid.
 pub(crate) fn show(arguments: &ServerArguments) -> anyhow::Result<ExitCode> {
     let settings = arguments.resolve(variable)?;
-    let value = |setting: &Setting| setting.value.clone().unwrap_or_default();
+    let value = |setting: &Setting| match (&setting.value, setting.name) {
+        (Some(_), "requirepass") => "(hidden)".to_owned(),
+        (value, _) => value.clone().unwrap_or_default(),
+    };
     let name_width = settings.0.iter().map(|setting| setting.name.len()).max().unwrap_or(0);
     let width = settings.0.iter().map(|setting| value(setting).len()).max().unwrap_or(0);
     for setting in &settings.0 {

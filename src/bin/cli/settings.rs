@@ -112,6 +112,19 @@ pub(crate) struct ServerArguments {
     /// [default: index].
     #[arg(long, value_name = "HOW")]
     reads: Option<String>,
+    /// Password of the user `default`. Better set in the environment or in a file, since other users
+    /// of the machine can see command lines. CONFIG SET requirepass changes it at run time. ACL
+    /// SETUSER default, once used, sets the password on all replicas instead [default: none].
+    #[arg(long, value_name = "PASSWORD")]
+    requirepass: Option<String>,
+    /// File with the password of the user `default` in its first line, instead of --requirepass
+    /// [default: none].
+    #[arg(long, value_name = "FILE")]
+    requirepass_file: Option<String>,
+    /// Whether a replica without a password listens for clients on loopback only, whatever --listen
+    /// says: yes or no [default: yes].
+    #[arg(long, value_name = "YES|NO")]
+    protected_mode: Option<String>,
     /// Maximum number of client connections. CONFIG SET maxclients changes it at run time [default:
     /// 10000].
     #[arg(long, value_name = "N")]
@@ -292,6 +305,9 @@ impl ServerArguments {
             ("witness-log-bytes", Some("64mb"), self.witness_log_bytes.clone()),
             ("threads", Some("auto"), self.threads.clone()),
             ("reads", Some("index"), self.reads.clone()),
+            ("requirepass", None, self.requirepass.clone()),
+            ("requirepass-file", None, self.requirepass_file.clone()),
+            ("protected-mode", Some("yes"), self.protected_mode.clone()),
             ("maxclients", Some("10000"), self.maxclients.clone()),
             ("maxmemory-clients", Some("256mb"), self.maxmemory_clients.clone()),
             ("maxmemory", Some("0"), self.maxmemory.clone()),

@@ -19,6 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGTERM};
 use self::model::Overview;
 use self::sampler::{Sample, Sampler};
 use super::admin::EXIT_FAILED;
+use super::login::LoginArguments;
 use super::tls_arguments::TlsArguments;
 
 /// Interval at which key presses, signals and new samples are polled.
@@ -39,11 +40,14 @@ pub(crate) struct Arguments {
     #[arg(long)]
     once: bool,
     #[command(flatten)]
+    login: LoginArguments,
+    #[command(flatten)]
     tls: TlsArguments,
 }
 
 /// Runs `bowline top`. Returns the exit code.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    arguments.login.apply()?;
     arguments.tls.apply()?;
     let interval = Duration::from_secs(arguments.interval);
     ensure!(

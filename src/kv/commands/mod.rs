@@ -25,3 +25,4 @@ pub(in crate::kv) mod scan;
 pub(in crate::kv) mod sets;
 pub(in crate::kv) mod sorted_sets;
 pub(in crate::kv) mod strings;
+pub(in crate::kv) mod users;

@@ -125,6 +125,9 @@ pub enum Refusal {
     ScoresOfLex,
     /// The value of the option `COUNT` is not greater than 0.
     NoCount,
+    /// The users were changed after the replica that received the request had checked it, so the
+    /// replica must check it again. The server does so before it replies.
+    UsersChanged,
 }
 
 impl Refusal {
@@ -157,6 +160,7 @@ impl Refusal {
         Refusal::LimitOfPlaces,
         Refusal::ScoresOfLex,
         Refusal::NoCount,
+        Refusal::UsersChanged,
     ];
 }
 

@@ -11,9 +11,10 @@ use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::row::{KeyPositions, NO_KEYS, Row, Run, Scale};
 use crate::kv::commands::{
     bitfields, bitmaps, expiration, generic, hashes, internal, keys, lcs, lists, pubsub, sets,
-    sorted_sets, strings,
+    sorted_sets, strings, users,
 };
 use crate::kv::keyspace::Keyspace;
+use crate::kv::users::table::Users;
 
 /// All commands of the state machine, in groups such as list commands or hash commands. Each group
 /// has a range of command numbers, which the test
@@ -32,6 +33,7 @@ const GROUPS: &[&[Row]] = &[
     sorted_sets::COMMANDS,
     pubsub::COMMANDS,
     internal::COMMANDS,
+    users::COMMANDS,
 ];
 
 /// Exclusive upper bound of the numbers that identify commands in the log.
@@ -134,7 +136,7 @@ impl CommandId {
 
     /// Returns whether the command is read-only, so that it needs no log entry.
     pub fn is_read(self) -> bool {
-        !matches!(self.0.run, Run::Write(_))
+        !matches!(self.0.run, Run::Write(_) | Run::Users(_))
     }
 
     /// Returns the keys among the arguments `args`; `None` if the arguments are malformed, or if
@@ -155,7 +157,7 @@ impl CommandId {
                 Some(keyspace.counting_lookups(|it| run(it, args)).unwrap_or_else(Outcome::Refused))
             }
             Run::RangeRead(_) | Run::OwnRead(_) => Some(Outcome::Malformed),
-            Run::Write(_) => None,
+            Run::Write(_) | Run::Users(_) => None,
         }
     }
 
@@ -174,17 +176,27 @@ impl CommandId {
             Run::RangeRead(run) | Run::OwnRead(run) => {
                 Ok(Some(run(keyspace, &Args::new(args, 0)).unwrap_or_else(Outcome::Refused)))
             }
-            Run::Read(_) | Run::Write(_) => Ok(None),
+            Run::Read(_) | Run::Write(_) | Run::Users(_) => Ok(None),
         }
     }
 
-    /// Runs the command, which may change the state, and returns its outcome.
+    /// Runs the command if it changes the users, and returns its outcome; `None` for any other.
+    pub(in crate::kv) fn run_on_users(
+        self,
+        users: &mut Users,
+        args: Arguments<'_>,
+    ) -> Option<Outcome> {
+        let Run::Users(run) = self.0.run else { return None };
+        Some(run(users, &Args::new(args, 0)).unwrap_or_else(Outcome::Refused))
+    }
+
+    /// Runs the command, which may change the keyspace, and returns its outcome.
     pub(in crate::kv) fn run(self, keyspace: &mut Keyspace, args: &Args<'_>) -> Outcome {
         let answer = match self.0.run {
             Run::Read(run) => keyspace.counting_lookups(|it| run(it, args)),
             // Only a corrupt entry has one. Its outcome must not depend on what this replica alone
             // has.
-            Run::RangeRead(_) | Run::OwnRead(_) => return Outcome::Malformed,
+            Run::RangeRead(_) | Run::OwnRead(_) | Run::Users(_) => return Outcome::Malformed,
             Run::Write(run) => run(keyspace, args),
         };
         answer.unwrap_or_else(Outcome::Refused)
@@ -269,6 +281,7 @@ mod tests {
             (sorted_sets::COMMANDS, 224),
             (pubsub::COMMANDS, 288),
             (internal::COMMANDS, 296),
+            (users::COMMANDS, 304),
         ] {
             let numbers: Vec<u16> = group.iter().map(|row| row.number).collect();
             let wanted: Vec<u16> = (from..).take(numbers.len()).collect();

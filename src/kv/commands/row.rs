@@ -5,6 +5,7 @@ use crate::feature_level::FeatureLevel;
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::keyspace::Keyspace;
+use crate::kv::users::table::Users;
 
 /// The result of a command's function: an outcome, or the reason why the command was refused
 /// without changing anything.
@@ -59,6 +60,9 @@ pub(in crate::kv) enum Run {
     OwnRead(fn(&Keyspace, &Args<'_>) -> Answer),
     /// The function of a command that may change the state.
     Write(fn(&mut Keyspace, &Args<'_>) -> Answer),
+    /// The function of a command that may change the users. It has no meaning in a transaction or a
+    /// client session.
+    Users(fn(&mut Users, &Args<'_>) -> Answer),
 }
 
 /// The positions of the keys among a command's arguments. Positions are counted from 0, without the
@@ -170,7 +174,6 @@ impl Row {
     }
 
     /// Returns a copy of this row for a command that was added with the feature level `level`.
-    #[allow(dead_code, reason = "no command has been added since the first level")]
     pub(in crate::kv) const fn since(mut self, level: FeatureLevel) -> Row {
         self.level = level;
         self
@@ -244,5 +247,22 @@ pub(in crate::kv) const fn write(
         scale: Scale::Arguments,
         level: FeatureLevel::V0_1,
         run: Run::Write(run),
+    }
+}
+
+/// Returns the row of a command that may change the users of the cluster, for the table of all
+/// commands of the state machine. `number` identifies the command in log entries.
+pub(in crate::kv) const fn of_users(
+    number: u16,
+    name: &'static str,
+    run: fn(&mut Users, &Args<'_>) -> Answer,
+) -> Row {
+    Row {
+        number,
+        name,
+        keys: NO_KEYS,
+        scale: Scale::Arguments,
+        level: FeatureLevel::V0_1,
+        run: Run::Users(run),
     }
 }

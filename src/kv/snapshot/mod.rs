@@ -58,7 +58,7 @@ const CHECKSUM_BYTES: usize = 4;
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// Kind byte of a block with entries of the keyspace. The blocks of a snapshot are in ascending
-/// order of their kinds: entries, batches, client sessions, pieces, members, level, end.
+/// order of their kinds: entries, batches, client sessions, pieces, members, level, users, end.
 const ENTRIES: u8 = 1;
 const BATCHES: u8 = 2;
 const CLIENT_SESSIONS: u8 = 3;
@@ -69,8 +69,9 @@ const MEMBERS: u8 = 5;
 const LEVEL: u8 = 6;
 /// Kind byte of the block that marks the snapshot of a witness. It has no items.
 const WITNESS: u8 = 7;
-/// Kind byte of the last block, which has no items. The values between the kind of the witness and
-/// this one are reserved.
+/// Kind byte of a block with users: first their revision, then each user. Only in format 11.
+const USERS: u8 = 8;
+/// Kind byte of the last block, which has no items.
 const END: u8 = 9;
 
 /// The reason why bytes are not a valid snapshot.

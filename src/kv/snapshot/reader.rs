@@ -13,10 +13,11 @@ use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::partial_batch::RestoredPiece;
 use crate::kv::snapshot::{
     BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, LEVEL,
-    MAGIC, MEMBERS, NEW_CLUSTER_GAP, PIECES, SnapshotError, SnapshotMark, VERSION, VERSION_OLDEST,
-    WITNESS,
+    MAGIC, MEMBERS, NEW_CLUSTER_GAP, PIECES, SnapshotError, SnapshotMark, USERS, VERSION,
+    VERSION_OLDEST, WITNESS,
 };
 use crate::kv::state_machine::{StateMachine, digest_of, hash_of_members};
+use crate::kv::users::table::Users;
 use crate::kv::values::digest::Digest;
 use crate::membership::Configuration;
 use crate::types::{EntryId, Index};
@@ -41,6 +42,8 @@ pub struct SnapshotReader {
     configuration: Option<Configuration>,
     /// The cluster's feature level, decoded from the snapshot; `None` before.
     feature_level: Option<FeatureLevel>,
+    /// The users decoded from the snapshot so far.
+    users: Users,
     /// Number of keyspace entries decoded from the snapshot so far.
     entries: u64,
     /// Kind of the content of the latest block (part of the snapshot): keyspace entries, batches,
@@ -90,6 +93,7 @@ impl SnapshotReader {
             digest: Digest::default(),
             configuration: None,
             feature_level: None,
+            users: Users::default(),
             entries: 0,
             kind: 0,
             ended: false,
@@ -102,10 +106,10 @@ impl SnapshotReader {
     }
 
     /// Returns a reader that restores the state with which a new cluster begins. Its log index and
-    /// all revisions are higher by [`NEW_CLUSTER_GAP`] than in the snapshot. It has only the keys
-    /// and the replicated clock: the deduplication table, the client sessions, the pieces of an
-    /// incomplete batch and the members belong to the cluster that took the snapshot. It keeps the
-    /// feature level, because the values may need it.
+    /// all revisions are higher by [`NEW_CLUSTER_GAP`] than in the snapshot. It has only the keys,
+    /// the users and the replicated clock: the deduplication table, the client sessions, the pieces
+    /// of an incomplete batch and the members belong to the cluster that took the snapshot. It
+    /// keeps the feature level, because the values may need it.
     pub fn for_new_cluster() -> SnapshotReader {
         SnapshotReader { gap: NEW_CLUSTER_GAP, ..SnapshotReader::default() }
     }
@@ -156,6 +160,7 @@ impl SnapshotReader {
         let header = self.header.expect("a mark was made from it");
         state.configuration = self.configuration.take();
         state.is_witness = self.is_witness;
+        state.users = std::mem::take(&mut self.users);
         let index = Index(mark.last.index.0 + self.gap);
         state.raise_feature_level(self.feature_level.unwrap_or_default());
         state.move_to(index, header.revision + self.gap, header.clock);
@@ -187,7 +192,8 @@ impl SnapshotReader {
         };
         let members = hash_of_members(self.configuration.as_ref());
         let level = self.feature_level.unwrap_or_default();
-        let digest = digest_of(content, header.last.index, header.clock, members, level);
+        let (last, clock) = (header.last.index, header.clock);
+        let digest = digest_of(content, last, clock, members, level, self.users.hash());
         let differs = self.entries != header.entries || digest != header.digest;
         if differs && !self.is_trusting() {
             return Err(SnapshotError::Contents { keys: self.entries });
@@ -333,6 +339,7 @@ impl SnapshotReader {
                 let is_higher = level > FeatureLevel::OLDEST;
                 is_higher && self.feature_level.replace(level).is_none()
             }
+            (USERS, _) => self.users.restore(items).is_some(),
             _ => false,
         };
         is_new.then_some(())

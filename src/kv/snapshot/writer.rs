@@ -12,9 +12,11 @@ use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::partial_batch::PartialBatch;
 use crate::kv::snapshot::{
     BATCHES, BLOCK_BYTES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES,
-    HEADER_BYTES, LEVEL, MAGIC, MEMBERS, PIECES, SnapshotMark, VERSION, VERSION_OLDEST, WITNESS,
+    HEADER_BYTES, LEVEL, MAGIC, MEMBERS, PIECES, SnapshotMark, USERS, VERSION, VERSION_OLDEST,
+    WITNESS,
 };
 use crate::kv::state_machine::StateMachine;
+use crate::kv::users::table::Users;
 use crate::kv::view::View;
 use crate::membership::Configuration;
 use crate::types::{EntryId, RequestKey};
@@ -165,15 +167,15 @@ impl Blocks {
     }
 
     /// Completes the snapshot after all keyspace entries: writes the deduplication table, the
-    /// client sessions, the pieces of a batch, the members and a block that marks the end. Returns
-    /// the mark that identifies the snapshot (id of its last log entry, length and checksum).
+    /// client sessions, the pieces of a batch, the members, the users and a block that marks the end.
+    /// Returns the mark that identifies the snapshot (id of its last log entry, length and checksum).
     fn finish<'r>(
         &mut self,
         last: EntryId,
         batches: impl Iterator<Item = (&'r RequestKey, &'r StoredOutcomes)>,
         sessions: &[(u64, Arc<ClientSession>)],
         partial: &PartialBatch,
-        configuration: Option<&Configuration>,
+        (configuration, users): (Option<&Configuration>, &Users),
         sink: Sink<'_>,
     ) -> SnapshotMark {
         self.end(sink);
@@ -211,6 +213,14 @@ impl Blocks {
             self.begin(WITNESS);
             self.end(sink);
         }
+        if users.revision() > 0 {
+            self.begin(USERS);
+            self.item(sink, |block| users.encode_revision(block));
+            for (name, user) in users.iter() {
+                self.item(sink, |block| Users::encode_user(name, user, block));
+            }
+            self.end(sink);
+        }
         self.begin(END);
         self.end(sink);
         SnapshotMark { last, bytes: self.bytes, checksum: self.checksum }
@@ -231,8 +241,8 @@ impl StateMachine {
         blocks.begin(ENTRIES);
         blocks.entries(self.keyspace.entries(), sink);
         let sessions = self.client_sessions.share();
-        let configuration = self.configuration.as_ref();
-        blocks.finish(last, self.remembered(), &sessions, &self.partial, configuration, sink)
+        let others = (self.configuration.as_ref(), &self.users);
+        blocks.finish(last, self.remembered(), &sessions, &self.partial, others, sink)
     }
 }
 
@@ -281,8 +291,8 @@ impl SnapshotWriter {
             blocks.entries(table.iter(), sink);
             return None;
         }
-        let View { last, dedup, client_sessions, partial, configuration, .. } = &self.view;
-        let configuration = configuration.as_ref();
-        Some(blocks.finish(*last, dedup.iter(), client_sessions, partial, configuration, sink))
+        let View { last, dedup, client_sessions, partial, configuration, users, .. } = &self.view;
+        let others = (configuration.as_ref(), users);
+        Some(blocks.finish(*last, dedup.iter(), client_sessions, partial, others, sink))
     }
 }

@@ -87,6 +87,7 @@ fn kill(call: &mut Call<'_>) -> Action {
         id: None,
         address: None,
         local_address: None,
+        user: None,
         client_type: None,
         skip_own: !is_old_form,
         count: 0,
@@ -118,10 +119,11 @@ fn kill(call: &mut Call<'_>) -> Action {
             };
             kill.client_type = Some(client_type);
         } else if is("USER") {
-            if !value_is("default") {
+            if call.context.access.get(value).is_none() {
                 let value = String::from_utf8_lossy(value);
                 return call.error(&format_args!("ERR No such user '{value}'"));
             }
+            kill.user = Some(value.to_vec());
         } else if is("SKIPME") && (value_is("yes") || value_is("no")) {
             kill.skip_own = value_is("yes");
         } else {

@@ -3,6 +3,7 @@
 use crate::kv::glob;
 use crate::redis::action::Action;
 use crate::redis::call::Call;
+use crate::redis::key_access::uses_in_request;
 use crate::redis::spec::{
     ANYTIME, CommandSpec, CommandTable, command_with_table, subcommand_with_table,
 };
@@ -39,6 +40,12 @@ const COMMAND: &[CommandSpec] = &[
         .since("2.8.13", "server")
         .costs("O(N), N being the number of arguments")
         .about("Returns the keys among the arguments of a command."),
+    subcommand_with_table("getkeysandflags", "command|getkeysandflags", -4, getkeysandflags)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("7.0.0", "server")
+        .costs("O(N), N being the number of arguments")
+        .about("Returns the keys among the arguments of a command, and how it uses them."),
     help_row("command|help").categories(&["connection"]).since("5.0.0", "server"),
     subcommand_with_table("info", "command|info", -2, info)
         .flags(ANYTIME)
@@ -81,7 +88,7 @@ fn list(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
                 b"module" => Vec::new(),
                 b"aclcat" => {
                     let has = |spec: &&CommandSpec| {
-                        categories(spec).any(|name| name.as_bytes() == wanted)
+                        spec.all_categories().any(|name| name.as_bytes() == wanted)
                     };
                     table.all().iter().copied().filter(has).collect()
                 }
@@ -137,6 +144,16 @@ fn docs(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
 /// Runs `COMMAND GETKEYS command [argument ...]`: returns the arguments that are keys of the given
 /// command.
 fn getkeys(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    write_keys(call, table, false)
+}
+
+/// Runs `COMMAND GETKEYSANDFLAGS command [argument ...]`: returns the arguments that are keys of
+/// the given command, each with the flags that say how the command uses it.
+fn getkeysandflags(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    write_keys(call, table, true)
+}
+
+fn write_keys(call: &mut Call<'_>, table: &'static CommandTable, with_flags: bool) -> Action {
     let count = call.request.len() - 2;
     let name = call.argument(2).to_ascii_lowercase();
     let Some(spec) = table.find(&name) else {
@@ -152,19 +169,19 @@ fn getkeys(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
         return call.error(&"ERR Invalid arguments specified for command");
     };
     call.writer.array(keys.clone().count());
-    for index in keys {
+    let uses = uses_in_request(spec.full_name, spec.has_flag("readonly"), call.request.rest(2));
+    for (order, index) in keys.enumerate() {
+        if with_flags {
+            call.writer.array(2);
+        }
         call.writer.bulk(call.request.get(2 + index).unwrap_or_default());
+        if with_flags {
+            let flags = uses[order.min(uses.len() - 1)].flags();
+            call.writer.set(flags.clone().count());
+            flags.for_each(|flag| call.writer.simple(flag));
+        }
     }
     Action::Reply
-}
-
-/// Returns the ACL categories of a command: those in its row of the command table, and those that
-/// follow from its flags, including `fast` or `slow`.
-fn categories(spec: &CommandSpec) -> impl Iterator<Item = &'static str> {
-    let by_flag = [("write", "write"), ("readonly", "read"), ("admin", "admin")];
-    let by_flag = by_flag.map(|(flag, category)| spec.has_flag(flag).then_some(category));
-    let speed = if spec.has_flag("fast") { "fast" } else { "slow" };
-    by_flag.into_iter().flatten().chain(spec.categories.iter().copied()).chain([speed])
 }
 
 /// Writes the details of a command, as `COMMAND INFO` returns them. The lists of tips and key
@@ -182,8 +199,8 @@ fn write_details(writer: &mut Writer<'_>, spec: &CommandSpec) {
     for number in [range.first, range.last, range.step] {
         writer.integer(number.into());
     }
-    writer.set(categories(spec).count());
-    for category in categories(spec) {
+    writer.set(spec.all_categories().count());
+    for category in spec.all_categories() {
         writer.simple(&format!("@{category}"));
     }
     writer.array(0);

@@ -1,6 +1,6 @@
 //! `CONFIG`: reads and changes [`Settings`](crate::redis::settings::Settings).
 
-use crate::kv::glob;
+use crate::kv::{DEFAULT_USER, glob};
 use crate::redis::action::{Action, Statistics};
 use crate::redis::call::Call;
 use crate::redis::spec::{ADMIN, CommandSpec, subcommand};
@@ -102,6 +102,14 @@ fn set(call: &mut Call<'_>) -> Action {
         return call.error(&format_args!(
             "ERR CONFIG SET failed (possibly related to argument '{argument}') - {reason}"
         ));
+    }
+    if changed.password() != call.settings.password()
+        && call.context.access.users.get(DEFAULT_USER).is_some()
+    {
+        return call.error(
+            &"ERR CONFIG SET failed (possibly related to argument 'requirepass') - the user default \
+              is set on all replicas; change its password with ACL SETUSER",
+        );
     }
     *call.settings = changed;
     call.writer.ok();

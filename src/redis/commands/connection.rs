@@ -1,6 +1,6 @@
 //! Commands about the connection itself, such as `HELLO`, `PING` and `QUIT`.
 
-use crate::kv::parse_integer;
+use crate::kv::{DEFAULT_USER, parse_integer};
 use crate::redis::action::Action;
 use crate::redis::call::Call;
 use crate::redis::spec::{ANYTIME_FAST, CommandSpec, command};
@@ -10,6 +10,11 @@ use super::client::{NAME_ERROR, is_valid_name};
 use super::info::{MODE, VERSION};
 
 const GREETING: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "allow_busy"];
+
+/// Redis's error for `HELLO` of a client that must log in and does not.
+const HELLO_WITHOUT_LOGIN: &str = "NOAUTH HELLO must be called with the client already \
+     authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the \
+     client and select the RESP protocol version at the same time";
 
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
@@ -55,13 +60,12 @@ fn hello(call: &mut Call<'_>) -> Action {
         };
     }
     // All options are checked before any has an effect.
-    let (mut user, mut name) = (None, None);
+    let (mut login, mut name) = (None, None);
     let mut options = call.request.rest(2);
     while let Some(option) = options.next() {
         let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
         if is("AUTH") && options.len() >= 2 {
-            user = options.next();
-            options.next();
+            login = options.next().zip(options.next());
         } else if is("SETNAME") && options.len() >= 1 {
             name = options.next();
         } else {
@@ -71,8 +75,13 @@ fn hello(call: &mut Call<'_>) -> Action {
             ));
         }
     }
-    if user.is_some_and(|user| user != b"default") {
+    if let Some((user, password)) = login
+        && !log_in(call, user, password, "HELLO")
+    {
         return call.error(&WRONG_PASSWORD);
+    }
+    if !call.connection.is_logged_in() {
+        return call.error(&HELLO_WITHOUT_LOGIN);
     }
     if name.is_some_and(|name| !is_valid_name(name)) {
         return call.error(&NAME_ERROR);
@@ -102,18 +111,26 @@ fn hello(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `AUTH [user] password`: accepts any password for the user `default`, which has no password.
-/// Without a user name, returns the same error as a Redis server that has no password configured.
+/// Runs `AUTH [user] password`: logs the client in, as the user `default` if no other is named.
 fn auth(call: &mut Call<'_>) -> Action {
-    match call.request.len() {
-        2 => call.error(
-            &"ERR AUTH <password> called without any password configured for the default user. \
-              Are you sure your configuration is correct?",
-        ),
-        3 if call.argument(1) == b"default" => call.ok(),
-        3 => call.error(&WRONG_PASSWORD),
-        _ => call.error(&"ERR syntax error"),
-    }
+    let (user, password) = match call.request.len() {
+        2 if call.context.access.needs_no_password() => {
+            return call.error(
+                &"ERR AUTH <password> called without any password configured for the default \
+                  user. Are you sure your configuration is correct?",
+            );
+        }
+        2 => (DEFAULT_USER, call.argument(1)),
+        3 => (call.argument(1), call.argument(2)),
+        _ => return call.error(&"ERR syntax error"),
+    };
+    if log_in(call, user, password, "AUTH") { call.ok() } else { call.error(&WRONG_PASSWORD) }
+}
+
+/// Logs the client in as a user. Returns whether the user exists and has this password.
+fn log_in(call: &mut Call<'_>, user: &[u8], password: &[u8], command: &'static str) -> bool {
+    let permissions = call.context.access.log_in(user, password);
+    call.connection.log_in(permissions, user, command)
 }
 
 /// Runs `PING [message]`: returns the message, or `PONG` without one. A RESP2 client with
@@ -169,6 +186,7 @@ fn quit(call: &mut Call<'_>) -> Action {
 /// the connection.
 fn reset(call: &mut Call<'_>) -> Action {
     call.connection.reset();
+    call.connection.begin_login(&call.context.access);
     call.writer.simple("RESET");
     match call.connection.unsubscribe_all() {
         none if none.is_empty() => Action::Reply,

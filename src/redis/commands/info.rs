@@ -247,6 +247,10 @@ fn stats(text: &mut Text, Source { context, .. }: &Source<'_>) {
     text.field("pubsub_channels", context.subscriptions.channels().count());
     text.field("pubsub_patterns", context.subscriptions.pattern_count());
     text.field("total_error_replies", context.statistics.error_count());
+    text.field("acl_access_denied_auth", context.acl_log.denied_logins);
+    text.field("acl_access_denied_cmd", context.acl_log.denied_commands);
+    text.field("acl_access_denied_key", context.acl_log.denied_keys);
+    text.field("acl_access_denied_channel", context.acl_log.denied_channels);
     text.field("total_reads_processed", traffic.reads);
     text.field("total_writes_processed", traffic.writes);
 }

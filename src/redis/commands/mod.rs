@@ -2,6 +2,7 @@
 //! and the functions that run its commands. A function replies at once or submits an operation to
 //! the state machine.
 
+pub(super) mod acl;
 pub(super) mod administration;
 pub(super) mod bitmaps;
 pub(super) mod changes;

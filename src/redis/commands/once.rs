@@ -8,9 +8,11 @@ use bytes::BytesMut;
 
 use crate::kv::{CommandId, ItemsBuffer, Operation, parse_integer};
 use crate::redis::action::Action;
+use crate::redis::authorization::Checked;
 use crate::redis::call::Call;
 use crate::redis::session::reply_format::ReplyKind;
 use crate::redis::spec::{CommandSpec, CommandTable, KeyRange, command_with_table};
+use crate::redis::statistics::CallStatus;
 use crate::wire::resp::Writer;
 
 /// The state machine's command that changes nothing and returns its argument as an error.
@@ -86,6 +88,14 @@ fn numbered_operation(
         let is_empty = reply.is_empty();
         return Err(if is_empty { b"ERR unknown command".to_vec() } else { error_text(&reply) });
     };
+    let argument = |index| request.get(index);
+    let CallStatus::Called(number) = call.connection.call_status else {
+        unreachable!("the command was found")
+    };
+    let checked = Checked { spec, number, count: request.len(), argument: &argument };
+    if let Some(text) = call.connection.unauthorized(checked, false) {
+        return Err(text.into_bytes());
+    }
     if !spec.has_flag("write") || spec.has_flag("no_multi") {
         return Err(b"ERR ONCE takes commands that write".to_vec());
     }

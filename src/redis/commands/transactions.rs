@@ -15,12 +15,14 @@ use bytes::{Bytes, BytesMut};
 
 use crate::kv::{CommandId, ItemsBuffer, Operation, Outcome};
 use crate::redis::action::Action;
+use crate::redis::authorization::Checked;
 use crate::redis::call::Call;
 use crate::redis::lookup::redirect_slot;
 use crate::redis::session::connection::Blocked;
 use crate::redis::session::reply_format::{ExecReply, ReplyFormat, ReplyKind};
 use crate::redis::session::transaction::{CommandQueue, QueuedRequest, Transaction, WatchedKeys};
 use crate::redis::spec::{ALL_KEYS, CommandSpec, CommandTable, command, command_with_table};
+use crate::redis::statistics::CommandNumber;
 use crate::wire::resp::{Request, Writer};
 
 /// The state machine's command that returns the revisions of keys, for `WATCH`. A key's revision is
@@ -150,9 +152,9 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     let before = (!watched.revisions.is_empty()).then(|| Box::new(call.connection.clone()));
     let mut run =
         ExecRun { batch: ItemsBuffer::default(), actions: Vec::new(), may_abort: before.is_some() };
-    let commands = specs.iter().zip(&requests);
+    let commands = numbers.iter().copied().zip(specs).zip(&requests);
     let replies: Vec<ExecReply> =
-        commands.map(|(spec, request)| run.command(call, spec, *request, table)).collect();
+        commands.map(|(command, request)| run.command(call, command, *request, table)).collect();
     let ExecRun { batch, mut actions, .. } = run;
     let is_written = |reply: &ExecReply| matches!(reply, ExecReply::Written(_));
     let are_all_written = replies.iter().all(is_written);
@@ -191,6 +193,24 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     sequence(actions)
 }
 
+/// Returns the error reply to a queued command that the user may not send any more; `None` if the
+/// user may.
+fn no_longer_permitted(
+    call: &mut Call<'_>,
+    number: CommandNumber,
+    spec: &'static CommandSpec,
+    request: Request<'_>,
+) -> Option<String> {
+    let argument = |index| request.get(index);
+    let checked = Checked { spec, number, count: request.len(), argument: &argument };
+    let text = call.connection.unauthorized(checked, true)?;
+    let reason = text.strip_prefix("NOPERM ").unwrap_or(&text);
+    Some(format!(
+        "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC \
+         call. This command is no longer allowed for the following reason: {reason}"
+    ))
+}
+
 /// Combines several actions into one that performs them in order. Only the last action sends a
 /// reply.
 fn sequence(mut actions: Vec<Action>) -> Action {
@@ -219,10 +239,15 @@ impl ExecRun {
     fn command(
         &mut self,
         call: &mut Call<'_>,
-        spec: &CommandSpec,
+        (number, spec): (CommandNumber, &'static CommandSpec),
         request: Request<'_>,
         table: &'static CommandTable,
     ) -> ExecReply {
+        if let Some(text) = no_longer_permitted(call, number, spec, request) {
+            let mut reply = BytesMut::new();
+            Writer::new(&mut reply, call.connection.version).error(text.as_bytes());
+            return ExecReply::Written(reply.freeze());
+        }
         let subscriptions = self.may_abort.then(|| call.connection.subscriptions.clone());
         let mut reply = BytesMut::new();
         let writer = Writer::new(&mut reply, call.connection.version);

@@ -70,6 +70,8 @@ pub struct ClientKill {
     /// Server address of the connections to close, as `host:port` (option `LADDR`); `None` for any
     /// address.
     pub(in crate::redis) local_address: Option<Vec<u8>>,
+    /// Name of the user whose connections are closed (option `USER`); `None` for any user.
+    pub(in crate::redis) user: Option<Vec<u8>>,
     /// Type of the clients whose connections are closed (option `TYPE`); `None` for any type.
     pub(in crate::redis) client_type: Option<ClientType>,
     /// Whether the connection that sent `CLIENT KILL` stays open even if it matches (option
@@ -131,6 +133,7 @@ impl ClientKill {
         let matches = self.id.is_none_or(|id| id == connection.id)
             && is(&self.address, &connection.address)
             && is(&self.local_address, &connection.local_address)
+            && self.user.as_ref().is_none_or(|user| connection.user_name() == user)
             && self.client_type.is_none_or(|wanted| wanted == ClientType::of(connection))
             && !(self.skip_own && connection.id == self.own_id);
         self.count += i64::from(matches);

@@ -1,10 +1,14 @@
 //! All state of one client's connection, and the connection's line in `CLIENT LIST`.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::kv::DEFAULT_USER;
+use crate::redis::acl_log::{Denial, DenialReason};
+use crate::redis::permissions::Permissions;
 use crate::redis::statistics::CallStatus;
 use crate::types::Instant;
 use crate::wire::resp::Version;
@@ -76,6 +80,10 @@ pub struct Connection {
     pub(in crate::redis) last_command_at: Instant,
     /// How the latest request counts in the statistics of commands.
     pub(in crate::redis) call_status: CallStatus,
+    /// The permissions of the user as whom the client has logged in; `None` if it must log in first.
+    pub(in crate::redis) permissions: Option<Arc<Permissions>>,
+    /// What was denied to the latest request; `None` if nothing was.
+    pub(in crate::redis) denial: Option<Box<Denial>>,
 }
 
 /// A command that blocks its connection: no later request is executed before the command's outcome
@@ -105,7 +113,8 @@ pub struct BufferBytes {
 }
 
 impl Connection {
-    /// Returns the state of a new connection, which uses RESP2. `id` must be unique within the
+    /// Returns the state of a new connection, which uses RESP2 and may send all commands until
+    /// [`Connection::begin_login`] is called. `id` must be unique within the
     /// process. `address` is the client's address and `local_address` the server's, both as
     /// `host:port`.
     pub fn new(id: u64, address: String, local_address: String, now: Instant) -> Connection {
@@ -130,6 +139,8 @@ impl Connection {
             last_command: "NULL",
             last_command_at: now,
             call_status: CallStatus::NotCounted,
+            permissions: Some(Permissions::unrestricted()),
+            denial: None,
         }
     }
 
@@ -141,9 +152,68 @@ impl Connection {
         self
     }
 
+    /// Returns whether the client has logged in, or need not.
+    pub fn is_logged_in(&self) -> bool {
+        self.permissions.is_some()
+    }
+
+    /// Returns whether the client may send every request.
+    pub(in crate::redis) fn is_unrestricted(&self) -> bool {
+        self.permissions.as_ref().is_some_and(|permissions| permissions.are_unrestricted)
+    }
+
+    /// Returns whether something was denied to the latest request.
+    pub fn has_denial(&self) -> bool {
+        self.denial.is_some()
+    }
+
+    /// Returns what was denied to the latest request, once.
+    pub fn take_denial(&mut self) -> Option<Box<Denial>> {
+        self.denial.take()
+    }
+
+    /// Logs the client in as a user, or stores that it has failed to do so with `command`. Returns
+    /// whether it has logged in.
+    pub(in crate::redis) fn log_in(
+        &mut self,
+        permissions: Option<Arc<Permissions>>,
+        user: &[u8],
+        command: &'static str,
+    ) -> bool {
+        let has_succeeded = permissions.is_some();
+        if has_succeeded {
+            self.permissions = permissions;
+        } else {
+            self.denial = Some(Box::new(Denial {
+                reason: DenialReason::Login,
+                in_transaction: false,
+                object: Bytes::from_static(command.as_bytes()),
+                user: Bytes::copy_from_slice(user),
+            }));
+        }
+        has_succeeded
+    }
+
+    /// Returns the name of the connection's user, which is `default` before a login.
+    pub(in crate::redis) fn user_name(&self) -> &[u8] {
+        self.permissions.as_ref().map_or(DEFAULT_USER, |permissions| &permissions.name)
+    }
+
     /// Returns the id of the connection, which is also the reply to `CLIENT ID`.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Returns the address of the client, as `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Returns the line that describes the connection in `CLIENT LIST`, without its buffers.
+    pub fn description(&self, now: Instant) -> String {
+        let mut text = String::new();
+        self.describe(now, BufferBytes::default(), &mut text);
+        text
     }
 
     /// Returns whether the client can follow `MOVED` redirects, because it has sent `CLUSTER
@@ -234,7 +304,7 @@ impl Connection {
             out,
             "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db=0 sub={} psub={} \
              ssub=0 multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem={} rbs=0 rbp=0 obl=0 oll=0 \
-             omem={} tot-mem={} events=r cmd={} user=default redir=-1 resp={} lib-name={} \
+             omem={} tot-mem={} events=r cmd={} user={} redir=-1 resp={} lib-name={} \
              lib-ver={}",
             self.id,
             self.address,
@@ -250,6 +320,7 @@ impl Connection {
             buffers.outgoing,
             buffers.memory,
             self.last_command,
+            text(self.user_name()),
             self.version.number(),
             text(&self.library_name),
             text(&self.library_version),

@@ -302,6 +302,7 @@ fn refusal_text(refusal: Refusal) -> &'static str {
             "ERR syntax error, WITHSCORES not supported in combination with BYLEX"
         }
         Refusal::NoCount => "ERR count should be greater than 0",
+        Refusal::UsersChanged => "TRYAGAIN the users were changed; not applied, try again",
     }
 }
 

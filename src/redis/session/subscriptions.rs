@@ -53,6 +53,12 @@ impl ClientSubscriptions {
         self.channels.len() + self.patterns.len()
     }
 
+    /// Iterates over the subscriptions: whether each is a pattern, and its name.
+    pub(in crate::redis) fn all(&self) -> impl Iterator<Item = (bool, &Bytes)> {
+        let channels = self.channels.iter().map(|name| (false, name));
+        channels.chain(self.patterns.iter().map(|name| (true, name)))
+    }
+
     pub(in crate::redis) fn channel_count(&self) -> usize {
         self.channels.len()
     }

@@ -91,7 +91,7 @@ use self::sockets::descriptors;
 pub use self::certificates::ReloadHandle;
 pub use self::clients::Timeouts;
 pub use self::folder::{FolderReport, FolderState, bootstrap, check, inspect};
-pub use self::options::{Bootstrap, ClientTls, PeerTls, ServerOptions};
+pub use self::options::{Bootstrap, ClientTls, Password, PeerTls, ServerOptions};
 pub use self::peers::PeerTransport;
 pub use self::restore::{
     LoadedBackup, RestoreError, Survivor, check_backup, check_empty, load_backup, restore,
@@ -120,6 +120,7 @@ pub fn run_server(
     on_serving: impl FnOnce(),
 ) -> Result<(), RunError> {
     options.config.validate()?;
+    let options = &options.protected();
     // Bound before the folder is opened, so that a second start by mistake does not count as a
     // restart.
     let endpoints = Endpoints::open(options)?;
@@ -144,7 +145,7 @@ pub fn run_server(
         peer_connections(options, &endpoints, &recovered, peer_records, &rejoining, counters);
     let context = context(options, &recovered, (&store, last_snapshot.index), clock.now());
     let applier_board = Arc::new(ApplierBoard::default());
-    let clients = Clients::new(
+    let mut clients = Clients::new(
         origin,
         CLIENTS_FROM,
         options.timeouts,
@@ -153,6 +154,7 @@ pub fn run_server(
         Arc::clone(&applier_board),
         Arc::clone(counters),
     );
+    clients.set_users(store.users());
     let mut network = ServerNetwork::new(Parts {
         poll,
         wake: Arc::clone(&wake),
@@ -395,6 +397,7 @@ fn settings(options: &ServerOptions) -> Settings {
     settings.set_clients_allowed(descriptors::clients_allowed(options.peers.len()));
     settings.set_memory_max(options.memory_max);
     settings.set_rewrite_growth(options.snapshot_log_percentage, options.snapshot_log_bytes);
+    settings.set_password(options.password.as_ref().map_or("", |password| &password.0));
     settings.set_client_limits(clients_max, options.clients_bytes_max, options.idle_seconds_max);
     settings
 }

@@ -1,6 +1,7 @@
 //! The options of a server.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,6 +53,11 @@ pub struct ServerOptions {
     /// How the stages of the replica (network, core, log writer, applier, snapshots) are assigned
     /// to threads.
     pub threads: Threads,
+    /// Password of the user `default` as long as the cluster's users do not include it; `None` for
+    /// none.
+    pub password: Option<Password>,
+    /// Whether the replica listens for clients on loopback only as long as it has no `password`.
+    pub is_protected: bool,
     /// Maximum number of client connections.
     pub clients_max: u64,
     /// Memory limit, in bytes, for the connections of all clients combined.
@@ -119,7 +125,52 @@ pub enum Bootstrap {
     Rejoin,
 }
 
+/// A password, which is not shown in logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(pub String);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// Returns `address` if it is on loopback, otherwise the loopback address of the same kind and with
+/// the same port.
+fn loopback(address: SocketAddr) -> SocketAddr {
+    let port = address.port();
+    match address {
+        _ if address.ip().is_loopback() => address,
+        SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, port).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, port).into(),
+    }
+}
+
 impl ServerOptions {
+    /// Returns the options with which the server runs: in protected mode and without a password, it
+    /// listens for clients on loopback only.
+    pub(crate) fn protected(&self) -> ServerOptions {
+        let mut options = self.clone();
+        if self.password.is_none() && self.is_protected {
+            options.listen = loopback(self.listen);
+            options.sentinel_listen = self.sentinel_listen.map(loopback);
+            let listen = options.listen;
+            if (listen, options.sentinel_listen) == (self.listen, self.sentinel_listen) {
+                tracing::info!(
+                    %listen,
+                    "no password is set; this replica listens for clients on loopback only"
+                );
+            } else {
+                tracing::warn!(
+                    %listen,
+                    "no password is set, so this replica listens for clients on loopback only \
+                     (protected mode); set --requirepass, or --protected-mode no"
+                );
+            }
+        }
+        options
+    }
+
     /// Returns the address to which clients are redirected, as `host:port`.
     pub(crate) fn announced(&self) -> String {
         let own = || self.plain_listen().or(self.tls_listen()).unwrap_or(self.listen).to_string();

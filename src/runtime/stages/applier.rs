@@ -142,6 +142,8 @@ pub(crate) struct Applier {
     history_bytes: usize,
     /// The digest of the state at the applied index that was last reported to the Raft core.
     digest: u64,
+    /// The revision of the users that the network stage has.
+    users_revision: u64,
     /// Decides when this replica takes a snapshot; `None` if it never takes one.
     scheduler: Option<SnapshotScheduler>,
     /// Whether a snapshot has been requested but has not begun yet.
@@ -180,6 +182,7 @@ impl Applier {
             unclocked_checked_at: ReadTimestamp::default(),
             last: EntryId::ZERO,
             history_bytes: 0,
+            users_revision: 0,
             scheduler: None,
             snapshot_wanted: false,
             board: Arc::default(),
@@ -199,6 +202,7 @@ impl Applier {
         scheduler: SnapshotScheduler,
     ) -> Applier {
         assert_eq!(store.applied_index(), last.index, "the state does not end with its snapshot");
+        self.users_revision = store.users().revision();
         self.store = store;
         self.last = last;
         self.digest = self.store.digest();
@@ -342,6 +346,10 @@ impl Applier {
         replies.expires_count = self.store.expires_count();
         replies.average_expiry = self.store.average_expiry();
         replies.digest = self.digest;
+        let users = self.store.users();
+        if users.revision() != std::mem::replace(&mut self.users_revision, users.revision()) {
+            replies.users = Some(Box::new(users.clone()));
+        }
         let unlinked = self.store.take_unlinked();
         if !unlinked.is_empty() {
             self.delete(Deletion::Values(unlinked));

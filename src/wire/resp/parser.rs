@@ -16,6 +16,10 @@ use super::inline::split_arguments;
 /// Maximum length in bytes of a line in a request: an inline command, or the count or length in
 /// front of arguments. The limit is that of Redis.
 const LINE_BYTES_MAX: usize = 64 << 10;
+/// Maximum number of arguments of a request before the client has logged in, as in Redis.
+const COUNT_BEFORE_LOGIN_MAX: usize = 10;
+/// Maximum length of an argument in bytes before the client has logged in, as in Redis.
+const BYTES_BEFORE_LOGIN_MAX: usize = 16 << 10;
 /// Length in bytes of the line ending `\r\n`.
 const LINE_END_BYTES: usize = 2;
 /// Number of arguments whose positions the parser can store without allocating memory for each
@@ -57,6 +61,10 @@ pub enum ProtocolError {
     ExpectedBulk(u8),
     /// An argument's length, `$n`, is malformed or exceeds the limit.
     InvalidLength,
+    /// The request of a client that has not logged in has too many arguments.
+    CountBeforeLogin,
+    /// The request of a client that has not logged in has an argument that is too long.
+    LengthBeforeLogin,
     /// The whole request is longer than [`Limits::request_bytes_max`], whose value is given. The
     /// request was skipped, and the parser continues with the next one.
     RequestTooBig(usize),
@@ -91,6 +99,8 @@ pub struct Parser {
     /// Whether the current request is too long. Its bytes are dropped as soon as they are parsed,
     /// so `position` and `bulk_bytes` do not count those of earlier calls.
     skips: bool,
+    /// Whether the client has not logged in, so that lower limits apply.
+    is_before_login: bool,
     arguments: Vec<Range<usize>>,
     /// Concatenated arguments of an inline command, without quotes and escapes.
     inline: Vec<u8>,
@@ -173,6 +183,7 @@ impl Parser {
             missing: None,
             bulk_bytes: None,
             skips: false,
+            is_before_login: false,
             arguments: Vec::new(),
             inline: Vec::new(),
         }
@@ -182,6 +193,17 @@ impl Parser {
     /// argument on.
     pub fn set_bulk_bytes_max(&mut self, bytes: usize) {
         self.limits.bulk_bytes_max = bytes;
+    }
+
+    /// Sets whether the client has not logged in. If so, a request may have at most 10
+    /// arguments of at most 16 KiB.
+    pub fn limit_before_login(&mut self, is_before_login: bool) {
+        self.is_before_login = is_before_login;
+    }
+
+    /// Returns whether the limits for a client that has not logged in apply.
+    pub fn is_before_login(&self) -> bool {
+        self.is_before_login
     }
 
     /// Parses and returns the next complete request in `bytes`; `None` if more bytes are needed.
@@ -265,6 +287,9 @@ impl Parser {
                     if count > self.limits.items_max {
                         return Err(ProtocolError::InvalidCount);
                     }
+                    if self.is_before_login && count > COUNT_BEFORE_LOGIN_MAX {
+                        return Err(ProtocolError::CountBeforeLogin);
+                    }
                     self.missing = Some(count);
                 }
                 Some(_) => return self.parse_inline(bytes),
@@ -318,6 +343,9 @@ impl Parser {
             .and_then(|length| usize::try_from(length).ok())
             .filter(|length| *length <= self.limits.bulk_bytes_max)
             .ok_or(ProtocolError::InvalidLength)?;
+        if self.is_before_login && length > BYTES_BEFORE_LOGIN_MAX {
+            return Err(ProtocolError::LengthBeforeLogin);
+        }
         // Checked before the argument's bytes arrive, which would be buffered otherwise.
         if self.position + length + LINE_END_BYTES > self.limits.request_bytes_max {
             self.skips = true;
@@ -395,6 +423,8 @@ impl fmt::Display for ProtocolError {
                 write!(f, "expected '$', got '{}'", char::from(*found))
             }
             ProtocolError::InvalidLength => f.write_str("invalid bulk length"),
+            ProtocolError::CountBeforeLogin => f.write_str("unauthenticated multibulk length"),
+            ProtocolError::LengthBeforeLogin => f.write_str("unauthenticated bulk length"),
             ProtocolError::RequestTooBig(_) => unreachable!("it is no protocol error"),
         }
     }

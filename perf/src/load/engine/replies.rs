@@ -125,6 +125,14 @@ impl Engine {
     /// connection has been closed.
     fn on_reply(&mut self, number: usize, reply: Reply<'_>, now: u64) -> bool {
         let connection = &mut self.connections[number];
+        if std::mem::take(&mut connection.is_logging_in) {
+            if let Reply::Error(text) = reply {
+                let text = format!("login refused: {}", String::from_utf8_lossy(text));
+                self.on_failure(number, &text);
+                return false;
+            }
+            return true;
+        }
         if let State::FindingLeader { .. } = connection.state {
             return self.on_cluster_slots(number, reply);
         }

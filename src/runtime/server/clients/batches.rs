@@ -91,6 +91,9 @@ pub(crate) struct Batches {
     since: Index,
     now: Instant,
     /// Maximum number of operations in each of the batches being built.
+    /// The revision of the users under which the writes of this pass were checked; `None` to leave it
+    /// out.
+    users_revision: Option<u64>,
     operations_max: usize,
     /// The batches that are full or were ended since [`Batches::begin`], ready to be sent, oldest
     /// first.
@@ -157,6 +160,7 @@ impl Batches {
             since: Index::ZERO,
             now: Instant::ZERO,
             operations_max: BATCH_OPERATIONS_MAX,
+            users_revision: None,
             complete: Vec::new(),
             complete_lagging: Vec::new(),
         }
@@ -182,12 +186,14 @@ impl Batches {
 
     /// Begins to build batches of at most `operations_max` operations. `forwarded` says whether the
     /// batches will be forwarded to another replica; `since` is this replica's applied index, and
-    /// `now` the current time.
+    /// `now` the current time. `users_revision` is the revision of the users under which the writes
+    /// were checked; `None` to leave it out.
     pub(crate) fn begin(
         &mut self,
         forwarded: bool,
         (since, now): (Index, Instant),
         operations_max: usize,
+        users_revision: Option<u64>,
     ) {
         assert!(
             self.reads.buffer.is_empty() && self.writes.buffer.is_empty(),
@@ -197,6 +203,7 @@ impl Batches {
         );
         (self.forwarded, self.operations_max) = (forwarded, operations_max);
         (self.since, self.now) = (since, now);
+        self.users_revision = users_revision;
     }
 
     /// Adds the request with this sequence number and its encoded operation to the current batch of
@@ -234,7 +241,8 @@ impl Batches {
         }
         self.latest_large = self.next;
         let key = self.key(self.next);
-        let (payload, operation) = Batch::of_one(operation, key, self.forwarded);
+        let (payload, operation) =
+            Batch::of_one(operation, key, self.forwarded, self.users_revision);
         let requests = std::iter::once(sequence..sequence + 1).collect();
         let batch = self.complete(ClientRequest { key, kind, payload }, requests);
         self.complete.push(batch);
@@ -274,7 +282,9 @@ impl Batches {
     fn close(&mut self, part: Part) {
         let kind = part.kind();
         let (key, may_repeat) = (self.key(self.next), self.may_repeat(kind));
+        let users_revision = self.users_revision.filter(|_| part == Part::Writes);
         let open = self.open(part);
+        open.buffer.set_users_revision(users_revision);
         let payload = open.buffer.finish(key, may_repeat);
         let requests = std::mem::take(&mut open.requests);
         let batch = self.complete(ClientRequest { key, kind, payload }, requests);
@@ -400,7 +410,7 @@ mod tests {
     #[test]
     fn client_requests_are_batched_as_reads_or_writes_within_limits() {
         let mut batches = batches();
-        batches.begin(true, (Index(7), Instant(1)), 3);
+        batches.begin(true, (Index(7), Instant(1)), 3, None);
         let large = set(&vec![0; BATCH_BYTES_MAX]);
         for sequence in [1, 2, 4, 5] {
             batches.add(RequestKind::Write, sequence, &set(b"v"));
@@ -426,7 +436,7 @@ mod tests {
             assert_eq!((members(&batch), batch.since), (wanted.to_vec(), Index(7)));
             assert_eq!(batches.remove(key), None);
         }
-        batches.begin(false, (Index(8), Instant(2)), 3);
+        batches.begin(false, (Index(8), Instant(2)), 3, None);
         batches.add(RequestKind::Write, 8, &set(b"v"));
         let [ClientRequest { payload, .. }] = &batches.finish().0[..] else { panic!("one batch") };
         assert!(!Batch::decode(payload).unwrap().may_repeat, "this replica leads");
@@ -435,7 +445,7 @@ mod tests {
     #[test]
     fn range_reads_and_lagging_reads_get_batches_of_their_own() {
         let mut batches = batches();
-        batches.begin(false, (Index(7), Instant(1)), 10);
+        batches.begin(false, (Index(7), Instant(1)), 10, None);
         let get = Operation::get(b"k").encode();
         let range = Operation::call(CommandId::of("keyrange"), [&b"-"[..], b"+"]).encode();
         for (sequence, operation) in (1..).zip([&get, &get, &range, &range, &get]) {
@@ -460,7 +470,7 @@ mod tests {
     fn writes_wait_while_two_small_write_batches_are_in_flight() {
         let mut batches = batches();
         let mut build = |kind, count| {
-            batches.begin(false, (Index(1), Instant(1)), BATCH_OPERATIONS_MAX);
+            batches.begin(false, (Index(1), Instant(1)), BATCH_OPERATIONS_MAX, None);
             for sequence in 0..count {
                 batches.add(kind, sequence, &set(b"v"));
             }
@@ -477,7 +487,7 @@ mod tests {
     fn only_writes_forwarded_to_the_leader_are_resent() {
         let mut batches = batches();
         let mut build = |forwarded, kind, sequence| {
-            batches.begin(forwarded, (Index(1), Instant(1)), 3);
+            batches.begin(forwarded, (Index(1), Instant(1)), 3, None);
             batches.add(kind, sequence, &set(b"v"));
             batches.finish().0[0].key
         };

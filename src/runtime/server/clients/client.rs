@@ -22,6 +22,7 @@ use crate::runtime::server::clients::request::{
 use crate::runtime::server::sockets::socket::Socket;
 use crate::types::{ClientId, Instant};
 use crate::wire::resp::Parser;
+use std::net::IpAddr;
 
 /// Maximum number of requests of one client whose replies have not been sent. At this number, the
 /// server parses no further requests of the client.
@@ -31,6 +32,8 @@ const SLOTS_MAX: usize = 1_024;
 /// replies during this time. A slow reader is not affected, since it can send more requests as it
 /// reads replies.
 pub(crate) const READ_AHEAD_DELAY: Duration = Duration::from_millis(100);
+/// Maximum total size of the unsent replies of a client that has not logged in, in bytes.
+const OUTPUT_BEFORE_LOGIN_BYTES: usize = 16 << 10;
 /// Number of bytes of a reply with many elements that are encoded at a time: about 1 ms of work.
 const WIDE_BYTES_MAX: usize = 256 << 10;
 /// Maximum capacity, in slots (each holds a request or its reply), that an empty queue keeps. The
@@ -49,6 +52,11 @@ pub(crate) struct Client {
     pub(crate) id: ClientId,
     pub(crate) socket: Socket,
     pub(crate) connection: Connection,
+    /// The client's IP address; `None` if unknown.
+    pub(crate) address: Option<IpAddr>,
+    /// Time until which no requests of the client are parsed, because a login has failed; `None` if
+    /// none has, or the time has passed.
+    pub(crate) paused_until: Option<Instant>,
     pub(crate) parser: Parser,
     /// Bytes received from the client that are not parsed yet.
     pub(crate) input: Input,
@@ -188,6 +196,8 @@ impl Client {
             id,
             socket,
             connection,
+            address: None,
+            paused_until: None,
             parser,
             input: Input::default(),
             slots: VecDeque::new(),
@@ -219,8 +229,34 @@ impl Client {
     pub(crate) fn may_parse(&self) -> bool {
         !self.closing
             && self.blocked_on.is_none()
+            && self.paused_until.is_none()
             && self.slots.len() < SLOTS_MAX
             && !self.is_over_budget()
+    }
+
+    /// Sets the limits on the size of the client's replies, which are lower before it has logged in.
+    pub(crate) fn set_budget(&mut self, budget: ReplyBudget) {
+        self.budget = budget;
+        if !self.connection.is_logged_in() {
+            self.budget.output_bytes = budget.output_bytes.min(OUTPUT_BEFORE_LOGIN_BYTES);
+        }
+    }
+
+    /// Sends no further request of this client until none of its requests is in flight any more.
+    pub(crate) fn drain(&mut self) {
+        self.draining |= self.in_flight > 0;
+    }
+
+    /// Returns the sequence numbers of the requests that can still be refused: those that were not
+    /// sent, and reads.
+    pub(crate) fn revocable(&self) -> impl Iterator<Item = u64> {
+        self.slots.iter().filter_map(|slot| match &slot.state {
+            RequestState::Waiting(request) => Some(request.sequence),
+            RequestState::InFlight(request) if request.kind == RequestKind::Read => {
+                Some(request.sequence)
+            }
+            RequestState::InFlight(_) | RequestState::Done(_) => None,
+        })
     }
 
     /// Returns whether the client's unsent replies, in the outbound queue and in slots, use up its
@@ -241,7 +277,10 @@ impl Client {
     /// Returns whether requests of this client are waiting in its socket because its reply budget
     /// (limit on unsent replies) is used up.
     pub(crate) fn is_full_and_readable(&self) -> bool {
-        !self.closing && self.is_over_budget() && self.is_readable()
+        !self.closing
+            && self.connection.is_logged_in()
+            && self.is_over_budget()
+            && self.is_readable()
     }
 
     /// Returns the memory usage of this client, in bytes: buffers, requests, replies and fixed

@@ -12,6 +12,7 @@
 //! | `memory` | the memory usage of all clients combined |
 //! | `pubsub` | messages to subscribers |
 //! | `tls` | connections on which TLS has failed |
+//! | `users`, `logins` | changes of the users; failed logins |
 //! | `waiting` | clients that wait for changes of keys |
 //! | `timeouts` | requests that wait too long, idle connections, redirects to a new leader |
 //!
@@ -24,6 +25,7 @@ mod batches;
 mod client;
 mod in_flight;
 mod input;
+mod logins;
 mod memory;
 mod pubsub;
 mod replies;
@@ -33,6 +35,7 @@ mod requests;
 mod tests;
 mod timeouts;
 mod tls;
+mod users;
 mod waiting;
 
 use std::collections::VecDeque;
@@ -59,6 +62,7 @@ use crate::wire::resp::{Limits, Parser, Version, Writer};
 use self::batches::Batches;
 use self::client::{Client, READ_AHEAD_DELAY};
 use self::in_flight::InFlightTable;
+use self::logins::FailedLogins;
 use self::memory::ClientMemory;
 use self::waiting::WaitingClients;
 
@@ -87,6 +91,9 @@ pub(crate) struct Clients {
     /// The values that commands such as `INFO` report about this replica.
     pub(crate) context: Context,
     memory: ClientMemory,
+    logins: FailedLogins,
+    /// The clients whose requests are not parsed until a time, because a login has failed.
+    paused: Vec<(Instant, usize, ClientId)>,
     /// Time of the last search for idle connections.
     swept_at: Instant,
     /// The sequence number of the request with which the next call of [`Clients::expire`]
@@ -163,6 +170,8 @@ impl Clients {
             settings,
             context,
             memory,
+            logins: FailedLogins::default(),
+            paused: Vec::new(),
             swept_at: Instant::ZERO,
             expire_from: 0,
             to_read: Vec::new(),
@@ -206,7 +215,9 @@ impl Clients {
         now: Instant,
         registry: &Registry,
     ) {
-        let address = stream.peer_addr().map(|address| address.to_string()).unwrap_or_default();
+        let peer = stream.peer_addr().ok();
+        let ip = peer.map(|peer| peer.ip().to_canonical());
+        let address = peer.map(|address| address.to_string()).unwrap_or_default();
         let local = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let token = Token(self.first_token + self.connected.next_index());
         let Ok(mut socket) = Socket::new(stream, registry, token, true, tls) else { return };
@@ -227,14 +238,21 @@ impl Clients {
         // Never 0, which stands for peers that request a read index.
         self.next_id = self.next_id.wrapping_add(1).max(1);
         let connection = Connection::new(self.counters.clients_accepted.get(), address, local, now);
-        let connection = if on_sentinel_port { connection.on_sentinel_port() } else { connection };
+        let mut connection =
+            if on_sentinel_port { connection.on_sentinel_port() } else { connection };
+        connection.begin_login(&self.context.access);
         let mut parser = Parser::new(Limits::default());
         parser.set_bulk_bytes_max(self.bulk_bytes_max());
         let budget = self.memory.budget(self.connected.len() + 1);
-        let client = Client::new(id, socket, connection, parser, now, budget);
+        let mut client = Client::new(id, socket, connection, parser, now, budget);
+        client.address = ip;
         let index = self.connected.insert(client);
         self.context.traffic.clients = self.connected.len() as u64;
         self.context.traffic.connections += 1;
+        if !self.client(index).connection.is_logged_in() {
+            self.limit_before_login(index);
+            self.pause_new_client(index);
+        }
         self.count_memory(index);
         self.mark_read(index);
     }
@@ -330,7 +348,7 @@ impl Clients {
         let budget = self.memory.budget(self.connected.len());
         let now = self.context.now;
         let client = self.client(index);
-        client.budget = budget;
+        client.set_budget(budget);
         let may_parse = client.may_parse();
         if !may_parse && !client.may_read_ahead(now) {
             let is_full = client.is_full_and_readable();

@@ -3,7 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::kv::{Operation, Outcome};
+use crate::kv::{Operation, Outcome, Refusal};
 use crate::raft::RequestKind;
 use crate::redis::{
     AdminAnswer, CommandNumber, CompletedRequest, SlowLogSettings, error_text, is_error,
@@ -38,6 +38,7 @@ impl Clients {
         self.log_if_slow(&batch, now);
         let budget = self.memory.budget(self.connected.len());
         let mut current = None;
+        let mut outdated = Vec::new();
         // The number of consecutive successful calls of the same command.
         let (mut called, mut calls) = (CommandNumber::default(), 0);
         for (sequence, outcome) in batch.requests().zip(outcomes) {
@@ -46,9 +47,11 @@ impl Clients {
                 self.in_flight.remove(sequence);
                 continue;
             };
-            client.budget = budget;
+            client.set_budget(budget);
             let is_blocked = client.blocked_on.is_some();
-            if is_blocked || matches!(outcome, Outcome::List(_)) || is_error(&outcome) {
+            if outcome == Outcome::Refused(Refusal::UsersChanged) {
+                outdated.push(sequence);
+            } else if is_blocked || matches!(outcome, Outcome::List(_)) || is_error(&outcome) {
                 self.on_special_outcome(sequence, request, outcome);
             } else {
                 match client.on_outcome(request.slot, outcome, now) {
@@ -79,6 +82,11 @@ impl Clients {
         }
         self.context.statistics.note_calls(called, calls);
         self.context.statistics.count_noted(now.since(batch.sent_at));
+        if !outdated.is_empty() {
+            // This replica has the users by which they were refused.
+            self.requeue_requests(outdated.iter().copied());
+            self.check_again(outdated);
+        }
     }
 
     /// Passes the outcome of a request to the client that sent it, if the request may wait for
@@ -236,7 +244,7 @@ impl Clients {
             self.in_flight.remove(sequence);
             return;
         };
-        client.budget = budget;
+        client.set_budget(budget);
         if give(client, request.slot) {
             self.in_flight.remove(sequence);
         }

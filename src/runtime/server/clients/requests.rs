@@ -3,11 +3,12 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::feature_level::FeatureLevel;
 use crate::kv::Outcome;
 use crate::raft::{ClientRequest, RequestKind};
 use crate::redis::{
     Action, BufferBytes, CallStatus, ClientKill, ClientList, ClientQuery, CommandNumber, Context,
-    ReplyFormat, Statistics,
+    ReplyFormat,
 };
 use crate::wire::resp::{Limits, Writer};
 
@@ -131,6 +132,12 @@ impl Clients {
                 }
                 CallStatus::NotCounted => self.perform(index, action, CommandNumber::default()),
             }
+            let client = self.client(index);
+            if client.connection.has_denial() {
+                self.log_denial(index);
+            } else if client.parser.is_before_login() == client.connection.is_logged_in() {
+                self.limit_before_login(index);
+            }
         }
         if answered_here {
             // All requests of the input get the same share of the time. If the clock were read for
@@ -198,11 +205,12 @@ impl Clients {
             }
             Action::KillClients(kill) => self.kill_clients(index, *kill),
             Action::Unblock { id, with_error } => self.reply_to_unblock(index, id, with_error),
+            Action::GeneratePassword(digits) => {
+                self.write_password(index, digits);
+                self.send_reply(index);
+            }
             Action::ResetStatistics(statistics) => {
-                self.context.slow_log.reset(statistics);
-                if statistics == Statistics::Counters {
-                    self.context.reset_statistics();
-                }
+                self.context.reset(statistics);
                 self.send_reply(index);
             }
             Action::Sleep(time) => {
@@ -318,6 +326,8 @@ impl Clients {
             client.parser.set_bulk_bytes_max(bulk_bytes_max);
         }
         self.publish_subscribers();
+        let users = self.context.access.users().clone();
+        self.set_users(&users);
     }
 
     /// Sends `self.reply` to the client at `index`, after the replies to the client's earlier
@@ -367,7 +377,10 @@ impl Clients {
         let mut refused = false;
         let mut indexes = std::mem::replace(&mut self.to_dispatch, std::mem::take(&mut self.spare));
         let now = (self.context.applied_index, self.context.now);
-        self.batches.begin(matches!(target, Target::Leader(_)), now, operations_max);
+        // Version 0.1 does not know the field, and its users never change.
+        let has_field = self.context.members.feature_level >= FeatureLevel::V0_2;
+        let revision = has_field.then(|| self.context.access.users_revision());
+        self.batches.begin(matches!(target, Target::Leader(_)), now, operations_max, revision);
         let mut is_aging = false;
         for index in indexes.drain(..) {
             let Some(client) = self.connected.get_mut(index) else { continue };

@@ -288,6 +288,7 @@ impl ServerNetwork {
             parts.clients.next_sweep(),
             parts.clients.next_wait_end(),
             parts.clients.next_read_ahead(),
+            parts.clients.next_resume(),
             Some(self.wall_clock_at),
             stop_step_at,
         ];
@@ -368,6 +369,7 @@ impl ServerNetwork {
         parts.clients.end_waits(now);
         parts.clients.sweep(now, registry);
         parts.clients.read_ahead(now);
+        parts.clients.resume(now);
         let lost = self.read_indexes.expire(now);
         parts.clients.requeue(&lost);
         if now >= self.wall_clock_at {
@@ -426,6 +428,9 @@ impl ServerNetwork {
             .take()
             .or_else(|| pass.next(|| self.parts.ends.replies.try_recv().ok()))
         {
+            if let Some(users) = batch.users.take() {
+                self.parts.clients.set_users(&users);
+            }
             // One event may go to many subscribers.
             while let Some(event) = pass.next(|| batch.events.pop_front()) {
                 self.parts.clients.publish(&event);

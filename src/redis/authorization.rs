@@ -1,0 +1,263 @@
+//! Whether the user of a connection may send a request: its command, keys and channels.
+
+use bytes::Bytes;
+
+use crate::kv::Operation;
+
+use super::acl_log::{Denial, DenialReason};
+use super::key_access::uses_in_request;
+use super::permissions::{Permissions, SelectorPermissions};
+use super::session::connection::Connection;
+use super::spec::{CommandSpec, CommandTable};
+use super::statistics::CommandNumber;
+
+/// The error reply to a request of a connection that has not logged in.
+pub(super) const NOT_LOGGED_IN: &str = "NOAUTH Authentication required.";
+
+/// The flag of commands that a client may send before it has logged in.
+pub(super) const NO_LOGIN: &str = "no_auth";
+
+/// Commands that return the content of keys which the request does not name, so they need
+/// permission to read all keys.
+const READ_ANY_KEY: &[&str] = &["snapshot|read"];
+
+/// What a user may not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refused<'r> {
+    pub(super) reason: DenialReason,
+    /// The key or the channel, or the name of the command.
+    pub(super) object: &'r [u8],
+    /// Position of the object among the arguments.
+    position: usize,
+}
+
+/// A request, for the check whether a user may send it.
+#[derive(Clone, Copy)]
+pub(super) struct Checked<'r> {
+    pub(super) spec: &'static CommandSpec,
+    pub(super) number: CommandNumber,
+    /// Number of arguments, including the names of the command and the subcommand.
+    pub(super) count: usize,
+    /// Returns the argument at an index.
+    pub(super) argument: &'r dyn Fn(usize) -> Option<&'r [u8]>,
+}
+
+impl Permissions {
+    /// Returns what in this request the user may not do; `None` if the user may send it.
+    pub(super) fn check<'r>(&self, request: Checked<'r>) -> Option<Refused<'r>> {
+        if self.are_unrestricted {
+            return None;
+        }
+        let mut relevant: Option<Refused<'r>> = None;
+        for selector in self.selectors() {
+            // As in Redis, the error is about the selector that permits the most of the request.
+            let refused = selector.check(request)?;
+            let order = |refused: &Refused<'_>| (rank(refused.reason), refused.position);
+            if relevant.is_none_or(|known| order(&refused) > order(&known)) {
+                relevant = Some(refused);
+            }
+        }
+        relevant
+    }
+
+    /// Returns whether the user may have these subscriptions.
+    pub(super) fn allows_subscription(&self, is_pattern: bool, name: &[u8]) -> bool {
+        self.are_unrestricted
+            || self.selectors().iter().any(|selector| {
+                if is_pattern {
+                    selector.allows_channel_pattern(name)
+                } else {
+                    selector.allows_channel(name)
+                }
+            })
+    }
+
+    /// Returns the text of the error for `refused`, without its code, as in Redis 7.2. It names the
+    /// key or the channel if it is `verbose`.
+    pub(super) fn refusal_text(&self, refused: &Refused<'_>, verbose: bool) -> String {
+        let (user, object) = (String::from_utf8_lossy(&self.name), refused.object);
+        let object = String::from_utf8_lossy(object);
+        match refused.reason {
+            DenialReason::Command | DenialReason::Login => {
+                format!("User {user} has no permissions to run the '{object}' command")
+            }
+            DenialReason::Key if verbose => {
+                format!("User {user} has no permissions to access the '{object}' key")
+            }
+            DenialReason::Channel if verbose => {
+                format!("User {user} has no permissions to access the '{object}' channel")
+            }
+            DenialReason::Key => "No permissions to access a key".to_owned(),
+            DenialReason::Channel => "No permissions to access a channel".to_owned(),
+        }
+    }
+}
+
+/// Returns the order of Redis's codes for what was denied.
+fn rank(reason: DenialReason) -> u8 {
+    match reason {
+        DenialReason::Command => 1,
+        DenialReason::Key => 2,
+        DenialReason::Login => 3,
+        DenialReason::Channel => 4,
+    }
+}
+
+impl SelectorPermissions {
+    fn check<'r>(&self, request: Checked<'r>) -> Option<Refused<'r>> {
+        let Checked { spec, number, count, argument } = request;
+        let refused = |reason, object, position| Some(Refused { reason, object, position });
+        if !spec.has_flag(NO_LOGIN) && !self.allows_command(number) {
+            return refused(DenialReason::Command, spec.full_name.as_bytes(), 0);
+        }
+        if !self.allows_all_keys() {
+            let is_read = spec.has_flag("readonly");
+            let arguments = (0..count).map_while(argument);
+            if reads_any_key(spec, arguments.clone()) && !self.allows_reading_all_keys() {
+                return refused(DenialReason::Key, b"*", 0);
+            }
+            let uses = uses_in_request(spec.full_name, is_read, arguments);
+            // `ONCE` contains another command, whose keys are checked with it.
+            let keys = if spec.full_name == "once" { None } else { spec.keys(count, argument) };
+            let Some(keys) = keys else {
+                // The command itself refuses such arguments, or checks them.
+                return None;
+            };
+            for (order, position) in keys.enumerate() {
+                let key = argument(position).unwrap_or_default();
+                let access = uses[order.min(uses.len() - 1)].access();
+                if !self.allows_key(key, access) {
+                    return refused(DenialReason::Key, key, position);
+                }
+            }
+        }
+        let (positions, are_patterns) = channels_of(spec.full_name, count);
+        for position in positions {
+            let channel = argument(position).unwrap_or_default();
+            let allowed = if are_patterns {
+                self.allows_channel_pattern(channel)
+            } else {
+                self.allows_channel(channel)
+            };
+            if !allowed {
+                return refused(DenialReason::Channel, channel, position);
+            }
+        }
+        None
+    }
+}
+
+/// Returns whether a request returns the content of keys that it does not name.
+fn reads_any_key<'r>(spec: &CommandSpec, mut arguments: impl Iterator<Item = &'r [u8]>) -> bool {
+    let with_values: &[u8] = match spec.full_name {
+        "changes" => b"VALUES",
+        "keyrange" => b"WITHVALUES",
+        full_name => return READ_ANY_KEY.contains(&full_name),
+    };
+    arguments.any(|argument| argument.eq_ignore_ascii_case(with_values))
+}
+
+/// Returns which of the `count` arguments of a command are channels that need permission, and
+/// whether they are patterns.
+fn channels_of(full_name: &str, count: usize) -> (std::ops::Range<usize>, bool) {
+    match full_name {
+        "publish" => (1..2, false),
+        "subscribe" => (1..count, false),
+        "psubscribe" => (1..count, true),
+        _ => (0..0, false),
+    }
+}
+
+impl Connection {
+    /// Returns the text of the error reply if the connection has not logged in, or if its user may
+    /// not send the request; `None` if it may. Stores a denial for the log of denials.
+    pub(super) fn unauthorized(
+        &mut self,
+        request: Checked<'_>,
+        in_transaction: bool,
+    ) -> Option<String> {
+        let Some(permissions) = &self.permissions else {
+            let needs_login = !request.spec.has_flag(NO_LOGIN);
+            return needs_login.then(|| NOT_LOGGED_IN.to_owned());
+        };
+        let refused = permissions.check(request)?;
+        let text = format!("NOPERM {}", permissions.refusal_text(&refused, false));
+        self.denial = Some(Box::new(Denial {
+            reason: refused.reason,
+            in_transaction,
+            object: Bytes::copy_from_slice(refused.object),
+            user: permissions.name.clone(),
+        }));
+        Some(text)
+    }
+
+    /// Returns the text of the error reply to a request that was submitted before its user's
+    /// permissions changed, if the user may not send it any more; `None` if the user may.
+    /// `operation` is the encoded operation of the request.
+    pub(super) fn unauthorized_operation(
+        &mut self,
+        command: CommandNumber,
+        operation: &[u8],
+        table: &'static CommandTable,
+    ) -> Option<String> {
+        let Some(permissions) = self.permissions.clone() else {
+            return Some(NOT_LOGGED_IN.to_owned());
+        };
+        if permissions.are_unrestricted {
+            return None;
+        }
+        let Ok(operation) = Operation::decode(operation) else { return None };
+        let (inner, in_transaction) = match &operation {
+            Operation::Transaction { operations, .. } => (
+                operations.iter().filter_map(|one| Operation::decode_nested(one).ok()).collect(),
+                true,
+            ),
+            Operation::Once { operation, .. } => {
+                (Operation::decode_nested(operation).into_iter().collect(), false)
+            }
+            _ => (Vec::new(), false),
+        };
+        let own = table.numbered().find(|(number, _)| *number == command);
+        let (number, spec) = own?;
+        if inner.is_empty() {
+            return self.unauthorized_call(&operation, &[(number, spec)], false);
+        }
+        inner.iter().find_map(|operation| {
+            let specs = table.specs_running(operation);
+            self.unauthorized_call(operation, &specs, in_transaction)
+        })
+    }
+
+    /// Checks an operation that one of these commands has submitted: the user must be permitted to
+    /// send at least one of them.
+    fn unauthorized_call(
+        &mut self,
+        operation: &Operation<'_>,
+        specs: &[(CommandNumber, &'static CommandSpec)],
+        in_transaction: bool,
+    ) -> Option<String> {
+        let Operation::Call { args, .. } = operation else { return None };
+        let mut args: Vec<&[u8]> = args.iter().collect();
+        if specs.iter().any(|(_, spec)| spec.full_name == "changes") {
+            // Its operation has other arguments; it may return values.
+            args.push(b"VALUES");
+        }
+        let mut text = None;
+        for (number, spec) in specs.iter().copied() {
+            // The arguments of the operation do not begin with the name of the command.
+            let names = if spec.name.len() == spec.full_name.len() { 1 } else { 2 };
+            let argument = |index: usize| match index.checked_sub(names) {
+                None => Some(spec.name.as_bytes()),
+                Some(index) => args.get(index).copied(),
+            };
+            let count = names + args.len();
+            let checked = Checked { spec, number, count, argument: &argument };
+            text = self.unauthorized(checked, in_transaction);
+            if text.is_none() {
+                self.denial = None;
+                return None;
+            }
+        }
+        text
+    }
+}
