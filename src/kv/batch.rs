@@ -364,7 +364,8 @@ impl BatchBuffer {
 
     /// Returns the length in bytes of the encoding that [`BatchBuffer::finish`] would return now.
     pub fn encoded_len(&self) -> usize {
-        self.bytes.len() + REVISION_BYTES + RECORD_BYTES
+        let revision_bytes = self.users_revision.map_or(0, |_| REVISION_BYTES);
+        self.bytes.len() + revision_bytes + RECORD_BYTES
     }
 
     /// Returns the encoding of the batch that was built, and begins a new, empty batch. `key`

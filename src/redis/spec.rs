@@ -353,8 +353,8 @@ impl CommandTable {
         (0..).map(CommandNumber).zip(rows)
     }
 
-    /// Returns the commands that may have submitted this operation, a call of a command of the state
-    /// machine. Slow, because it compares all commands.
+    /// Returns the commands that may have submitted this operation, a call of a command of the
+    /// state machine. Slow, because it compares all commands.
     pub(super) fn specs_running(
         &self,
         operation: &Operation<'_>,

@@ -112,7 +112,9 @@ fn users_are_replicated_and_survive_kills_and_snapshots() {
     let made = "ACL SETUSER app on >pass ~app:* &news +@read +@write +subscribe -@dangerous";
     ask_until(&cluster, &mut admin, made, "+OK\r\n");
     let rules = ask(&mut admin, "ACL LIST");
-    assert!(rules.contains("user app on #d74ff0ee8da3b9806b18c877dbf29bbde50b5bd8e4dad7a3a725000feb82e8f1 ~app:* resetchannels &news -@all +@read +@write +subscribe -@dangerous"), "{rules}");
+    let hash = "d74ff0ee8da3b9806b18c877dbf29bbde50b5bd8e4dad7a3a725000feb82e8f1";
+    let permissions = "~app:* resetchannels &news -@all +@read +@write +subscribe -@dangerous";
+    assert!(rules.contains(&format!("user app on #{hash} {permissions}")), "{rules}");
     for at in 0..3 {
         let mut client = log_in(&cluster, at, "app", "pass");
         assert_eq!(ask(&mut client, "ACL WHOAMI").lines().count(), 1, "it may not ask");
@@ -202,14 +204,8 @@ fn changed_permissions_apply_to_connected_clients() {
     assert!(ask(&mut admin, "CLIENT LIST").contains("user=app"));
     // The setting is the password only until the user is set on all replicas.
     assert!(ask(&mut admin, "CONFIG SET requirepass first") == "+OK\r\n");
-    ask_until(
-        &cluster,
-        &mut admin,
-        "ACL SETUSER default ~x:*",
-        "-ERR Error in ACL SETUSER modifier \
-               '~x:*': Adding a pattern after the * pattern (or the 'allkeys' flag) is not valid and \
-               does not have any effect. Try 'resetkeys' to start with an empty list of patterns\r\n",
-    );
+    let reply = ask(&mut admin, "ACL SETUSER default ~x:*");
+    assert!(reply.contains("modifier '~x:*': Adding a pattern after the * pattern"), "{reply}");
     ask_until(&cluster, &mut admin, "ACL SETUSER default +@all", "+OK\r\n");
     for at in 1..3 {
         cluster.wait_for("the password at another replica", || {
@@ -315,9 +311,9 @@ fn replica_without_a_password_listens_on_loopback_only() {
         let line = format!("listen={wanted}:{}", cluster.ports[0]);
         let log = cluster.wait_for("the start", || {
             let log = cluster.log(0);
-            let starts = log.lines().filter(|line| line.contains("replica started"));
+            let mut starts = log.lines().filter(|line| line.contains("replica started"));
             starts.clone().nth(starts_before)?;
-            starts.last()?.contains(&line).then_some(log)
+            starts.next_back()?.contains(&line).then_some(log)
         });
         let warns = log.contains("loopback only (protected mode)");
         assert!(warns || !flags.is_empty(), "{log}");

@@ -149,8 +149,8 @@ fn datagrams() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     inputs.map(|(name, datagrams)| ("datagram", name, encoded(datagrams))).into()
 }
 
-/// Returns seeds for the target `user_rules`: rules of users, one per line. Each seed has its target,
-/// name and contents.
+/// Returns seeds for the target `user_rules`: rules of users, one per line. Each seed has its
+/// target, name and contents.
 fn user_rules() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let rules = [
         ("permissions", "on\nnopass\n~a:*\n%R~b\n+@all\n-@write\n+config|get"),

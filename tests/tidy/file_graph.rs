@@ -16,7 +16,7 @@ use super::source::{Source, line_of};
 /// for everything that is not named. A file may import only from its own floor and from lower
 /// floors.
 const FLOORS: &[(&str, &[&[&str]])] = &[
-    ("kv", &[&["values"], &["keyspace"], &["commands"], &["*"]]),
+    ("kv", &[&["values"], &["keyspace", "users"], &["commands"], &["*"]]),
     (
         "raft",
         &[
@@ -61,9 +61,17 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     (
         "redis",
         &[
-            &["failure", "notifications", "session", "statistics", "traffic"],
-            &["action", "context", "settings", "slow_log"],
-            &["call", "spec"],
+            &[
+                "acl_log",
+                "failure",
+                "notifications",
+                "permissions",
+                "session",
+                "statistics",
+                "traffic",
+            ],
+            &["access", "action", "context", "settings", "slow_log"],
+            &["authorization", "call", "key_access", "spec"],
             &["commands", "lookup"],
             &["registry"],
             &["dispatch"],

@@ -21,8 +21,8 @@ const FILE_BYTES_MAX: usize = 4_096;
 /// Command-line arguments with which a subcommand logs in.
 #[derive(clap::Args, Debug, Default)]
 pub(crate) struct LoginArguments {
-    /// User as whom to log in, if the replicas need a login. The password comes from the environment
-    /// variable `BOWLINE_PASSWORD` or from --password-file [default: default].
+    /// User as whom to log in, if the replicas need a login. The password comes from the
+    /// environment variable `BOWLINE_PASSWORD` or from --password-file [default: default].
     #[arg(long, value_name = "NAME", global = true)]
     user: Option<String>,
     /// File with the password in its first line, instead of the environment variable

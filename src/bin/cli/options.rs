@@ -179,8 +179,8 @@ impl Settings {
         })
     }
 
-    /// Returns the password of the user `default`, from the setting itself or from a file. The errors
-    /// do not show it.
+    /// Returns the password of the user `default`, from the setting itself or from a file. The
+    /// errors do not show it.
     fn password(&self) -> anyhow::Result<Option<Password>> {
         let (direct, file) = (self.text("requirepass"), self.text("requirepass-file"));
         ensure!(

@@ -112,9 +112,9 @@ pub(crate) struct ServerArguments {
     /// [default: index].
     #[arg(long, value_name = "HOW")]
     reads: Option<String>,
-    /// Password of the user `default`. Better set in the environment or in a file, since other users
-    /// of the machine can see command lines. CONFIG SET requirepass changes it at run time. ACL
-    /// SETUSER default, once used, sets the password on all replicas instead [default: none].
+    /// Password of the user `default`. Better set in the environment or in a file, since other
+    /// users of the machine can see command lines. CONFIG SET requirepass changes it at run time.
+    /// ACL SETUSER default, once used, sets the password on all replicas instead [default: none].
     #[arg(long, value_name = "PASSWORD")]
     requirepass: Option<String>,
     /// File with the password of the user `default` in its first line, instead of --requirepass

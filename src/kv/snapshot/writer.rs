@@ -167,8 +167,9 @@ impl Blocks {
     }
 
     /// Completes the snapshot after all keyspace entries: writes the deduplication table, the
-    /// client sessions, the pieces of a batch, the members, the users and a block that marks the end.
-    /// Returns the mark that identifies the snapshot (id of its last log entry, length and checksum).
+    /// client sessions, the pieces of a batch, the members, the feature level, the users and a
+    /// block that marks the end. Returns the mark that identifies the snapshot (id of its last log
+    /// entry, length and checksum).
     fn finish<'r>(
         &mut self,
         last: EntryId,

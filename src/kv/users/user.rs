@@ -15,8 +15,8 @@ pub struct User {
     pub is_enabled: bool,
     /// Whether any password is accepted.
     pub accepts_any_password: bool,
-    /// The flag `sanitize-payload` (true) or `skip-sanitize-payload` of Redis, if one was set. It has
-    /// no effect.
+    /// The flag `sanitize-payload` (true) or `skip-sanitize-payload` of Redis, if one was set. It
+    /// has no effect.
     sanitizes: Option<bool>,
     passwords: Vec<PasswordHash>,
     selectors: Vec<Selector>,

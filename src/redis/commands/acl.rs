@@ -50,6 +50,9 @@ const CATEGORIES: &[&str] = &[
 /// Default number of bits of a password, and its maximum, as in Redis.
 const PASSWORD_BITS: i64 = 256;
 const PASSWORD_BITS_MAX: i64 = 4_096;
+/// The error for changes of users inside a transaction. They are no commands on keys.
+const IN_TRANSACTION: &str = "ERR Command not allowed inside a transaction";
+
 /// Default number of entries that `ACL LOG` returns, as in Redis.
 const LOG_ENTRIES: i64 = 10;
 
@@ -67,7 +70,6 @@ const ACL: &[CommandSpec] = &[
         .costs("O(N), N being the number of commands")
         .about("Returns the categories of commands, or the commands of a category."),
     admin("deluser", "acl|deluser", -3, delete_users)
-        .flags(&["admin", "noscript", "loading", "stale", "no_multi"])
         .about("Deletes users, and disconnects their clients."),
     subcommand_with_table("dryrun", "acl|dryrun", -4, dry_run)
         .flags(ADMIN)
@@ -86,7 +88,7 @@ const ACL: &[CommandSpec] = &[
     admin("save", "acl|save", 2, no_file)
         .about("Always returns an error: there is no ACL file, users are replicated."),
     subcommand_with_table("setuser", "acl|setuser", -3, set_user)
-        .flags(&["admin", "noscript", "loading", "stale", "no_multi"])
+        .flags(ADMIN)
         .categories(&["dangerous"])
         .since("6.0.0", "server")
         .costs("O(N), N being the number of rules")
@@ -119,6 +121,9 @@ const fn own(
 /// Runs `ACL SETUSER name [rule ...]`. Passwords are hashed here, so that no password gets into the
 /// log.
 fn set_user(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    if call.batch.is_some() {
+        return call.error(&IN_TRANSACTION);
+    }
     let name = call.argument(2);
     let texts = match selectors_joined(call.request.rest(3)) {
         Ok(texts) => texts,
@@ -237,6 +242,9 @@ fn check_command(rule: &CommandRule, table: &CommandTable) -> Result<(), RuleErr
 
 /// Runs `ACL DELUSER name [name ...]`.
 fn delete_users(call: &mut Call<'_>) -> Action {
+    if call.batch.is_some() {
+        return call.error(&IN_TRANSACTION);
+    }
     let names: Vec<&[u8]> = call.request.rest(2).collect();
     if names.contains(&DEFAULT_USER) {
         return call.error(&"ERR The 'default' user cannot be removed");

@@ -107,8 +107,8 @@ fn set(call: &mut Call<'_>) -> Action {
         && call.context.access.users.get(DEFAULT_USER).is_some()
     {
         return call.error(
-            &"ERR CONFIG SET failed (possibly related to argument 'requirepass') - the user default \
-              is set on all replicas; change its password with ACL SETUSER",
+            &"ERR CONFIG SET failed (possibly related to argument 'requirepass') - the user \
+              default is set on all replicas; change its password with ACL SETUSER",
         );
     }
     *call.settings = changed;

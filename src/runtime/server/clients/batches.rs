@@ -90,10 +90,10 @@ pub(crate) struct Batches {
     /// This replica's applied index at the time `now`, when it began to build the current batches.
     since: Index,
     now: Instant,
-    /// Maximum number of operations in each of the batches being built.
-    /// The revision of the users under which the writes of this pass were checked; `None` to leave it
-    /// out.
+    /// The revision of the users under which the writes of this pass were checked; `None` to leave
+    /// it out.
     users_revision: Option<u64>,
+    /// Maximum number of operations in each of the batches being built.
     operations_max: usize,
     /// The batches that are full or were ended since [`Batches::begin`], ready to be sent, oldest
     /// first.

@@ -234,7 +234,8 @@ impl Client {
             && !self.is_over_budget()
     }
 
-    /// Sets the limits on the size of the client's replies, which are lower before it has logged in.
+    /// Sets the limits on the size of the client's replies, which are lower before it has logged
+    /// in.
     pub(crate) fn set_budget(&mut self, budget: ReplyBudget) {
         self.budget = budget;
         if !self.connection.is_logged_in() {

@@ -17,7 +17,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("dir", "elsewhere"),
     ("databases", "16"),
     ("cluster-enabled", "no"),
-    ("requirepass", "secret"),
 ];
 
 /// Changes a setting with `CONFIG SET`, and asserts that the change is accepted.
@@ -61,6 +60,12 @@ fn check_effect(name: &str) {
             set(fixture, client, name, "1gb");
             fixture.advance(Duration::from_secs(2));
             assert!(fixture.clients.memory.budget(1).reply_bytes > before);
+        }
+        "requirepass" => {
+            set(fixture, client, name, "secret");
+            let mut late = fixture.connect();
+            late.write_all(b"PING\r\nAUTH secret\r\nPING\r\n").unwrap();
+            fixture.expect(&mut late, "-NOAUTH Authentication required.\r\n+OK\r\n+PONG\r\n");
         }
         "timeout" => {
             set(fixture, client, name, "10");
