@@ -101,6 +101,7 @@ impl Cluster {
         for ((id, peer_listen), listen) in peers.iter().zip(&listen) {
             let options = ServerOptions {
                 changes_history_bytes: 16 << 20,
+                http_listen: None,
                 sentinel_listen: None,
                 sentinel_name: "mymaster".to_owned(),
                 debug: false,

@@ -32,6 +32,8 @@ mod forged_term;
 mod formats;
 #[path = "cluster/graceful_stop.rs"]
 mod graceful_stop;
+#[path = "cluster/http.rs"]
+mod http;
 #[path = "cluster/info.rs"]
 mod info;
 #[path = "cluster/key_ranges.rs"]

@@ -2,6 +2,9 @@
 //! manifests) fit the program: its settings, subcommands, exit codes, time limits and version.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
+#[path = "deploy/monitoring.rs"]
+mod monitoring;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -184,11 +187,15 @@ fn kubernetes_manifests_fit_the_settings_and_each_other() {
     assert!(text.contains("\n  name: bowline-pods\n"));
     assert!(text.contains(&format!("image: bowline:{}\n", env!("CARGO_PKG_VERSION"))));
     assert_eq!(lists(&text, "args: "), [["serve"]]);
-    let probes = lists(&text, "exec: {command: ");
-    assert_eq!(probes.len(), 3);
-    for probe in probes {
-        assert_probe_exists(&probe);
-    }
+    let probes: Vec<&str> = text
+        .split("httpGet: {path: ")
+        .skip(1)
+        .map(|probe| probe.split('}').next().unwrap())
+        .collect();
+    assert_eq!(probes, ["/livez, port: http", "/readyz, port: http"]);
+    let port = settings["http-listen"].rsplit_once(':').unwrap().1;
+    assert!(text.contains(&format!("- {{name: http, containerPort: {port}}}\n")));
+    assert!(text.contains(&format!("prometheus.io/port: \"{port}\"\n")));
     let seconds = |key: &str| -> u64 {
         let rest = text.split(key).nth(1).unwrap();
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();

@@ -7,7 +7,8 @@
 //! | [`guarantees`] | what clients can rely on, the safety rules and their tests |
 //! | [`deployment`] | packages, three machines, Kubernetes, rolling upgrade, replacing a machine |
 //! | [`security`] | passwords, users and their permissions, what is not protected |
-//! | [`monitoring`] | alarms, and the fields of `INFO` |
+//! | [`monitoring`] | alarms, Prometheus, and the fields of `INFO` |
+//! | [`metrics`] | all metrics that Prometheus can read |
 //! | [`operations`] | one machine, disks, memory, snapshots, refused starts, replacing a replica |
 //! | [`encryption`] | TLS of clients and between replicas, certificates |
 //! | [`coordination`] | reads of key ranges, following changes, reads that may lag, locks |
@@ -28,6 +29,7 @@ macro_rules! page {
         #[cfg_attr(doc, doc = "[deployment]: crate::guide::deployment")]
         #[cfg_attr(doc, doc = "[security]: crate::guide::security")]
         #[cfg_attr(doc, doc = "[monitoring]: crate::guide::monitoring")]
+        #[cfg_attr(doc, doc = "[metrics]: crate::guide::metrics")]
         #[cfg_attr(doc, doc = "[coordination]: crate::guide::coordination")]
         #[cfg_attr(doc, doc = "[encryption]: crate::guide::encryption")]
         #[cfg_attr(doc, doc = "[operations]: crate::guide::operations")]
@@ -48,6 +50,7 @@ page!(guarantees, "guarantees.md");
 page!(deployment, "deployment.md");
 page!(security, "security.md");
 page!(monitoring, "monitoring.md");
+page!(metrics, "metrics.md");
 page!(coordination, "coordination.md");
 page!(operations, "operations.md");
 page!(encryption, "encryption.md");

@@ -128,6 +128,9 @@ pub struct Context {
     pub disk_refused: u64,
     /// Event counters of the consensus core (Raft) since the process started.
     pub counters: RaftCounters,
+    /// Number of times that this replica has learned of a leader of a new term, since the process
+    /// started.
+    pub leader_changes: u64,
     /// Progress of this replica in rejoining the cluster after it lost its disk; `None` if it is a
     /// full member.
     pub rejoining: Option<RejoinProgress>,
@@ -281,6 +284,8 @@ pub struct SnapshotInfo {
     pub failed: bool,
     /// Number of snapshots that this process has completed.
     pub saves: u64,
+    /// Number of attempts to take a snapshot that have failed since the process started.
+    pub failures: u64,
     /// Duration of the latest completed snapshot in seconds; `None` before the first.
     pub last_seconds: Option<u64>,
     /// Time in seconds since the snapshot that is being taken began; `None` if none is being taken.
@@ -380,6 +385,7 @@ impl Context {
             disk_reserve: 0,
             disk_refused: 0,
             counters: RaftCounters::default(),
+            leader_changes: 0,
             rejoining: None,
             lagging_reads: 0,
             log_syncs: 0,
@@ -407,6 +413,21 @@ impl Context {
             Statistics::AclLog => self.acl_log.clear(),
             Statistics::Counters => self.reset_statistics(),
         }
+    }
+
+    /// Returns a copy for metrics. It lacks the parts that may be large: the slow log, the
+    /// subscriptions, and the percentiles of latencies.
+    #[must_use]
+    pub fn copy_for_metrics(&mut self) -> Context {
+        let slow_log = std::mem::take(&mut self.slow_log);
+        let subscriptions = std::mem::take(&mut self.subscriptions);
+        let statistics = std::mem::take(&mut self.statistics);
+        let mut copy = self.clone();
+        copy.statistics = statistics.without_percentiles();
+        self.slow_log = slow_log;
+        self.subscriptions = subscriptions;
+        self.statistics = statistics;
+        copy
     }
 
     /// Sets the counters that Redis resets on `CONFIG RESETSTAT` to 0.
@@ -502,6 +523,7 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
+    use super::super::session::subscriptions::SubscriptionChange;
     use super::*;
 
     fn node() -> ReplicaInfo {
@@ -529,6 +551,19 @@ mod tests {
         assert!(text.starts_with("CLUSTERDOWN "), "the client tries again: {text}");
         context.members.feature_level = FeatureLevel::V0_2;
         assert_eq!(refusal(&context), None);
+    }
+
+    #[test]
+    fn copy_for_metrics_changes_nothing_and_lacks_the_large_parts() {
+        let mut context = Context::alone(node(), 0, Instant::ZERO);
+        context.statistics.count_error(b"ERR x");
+        let (is_pattern, name, subscribes) = (false, "channel".into(), true);
+        context.subscriptions.apply(7, &[SubscriptionChange { is_pattern, name, subscribes }]);
+        let copy = context.copy_for_metrics();
+        assert_eq!((copy.statistics.error_count(), copy.subscriptions.channel_count()), (1, 0));
+        assert_eq!(copy.me, context.me);
+        let subscriptions = context.subscriptions.channel_count();
+        assert_eq!((context.statistics.error_count(), subscriptions), (1, 1));
     }
 
     #[test]

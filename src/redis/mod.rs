@@ -5,7 +5,7 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `statistics`, `traffic` | what `INFO` counts |
+//! | `statistics`, `traffic` | what `INFO` and the metrics count |
 //! | `acl_log` | the log of denied requests and logins |
 //! | `permissions` | what one user may do |
 //! | `session/` | the state of one client's connection |
@@ -21,6 +21,7 @@
 //! | `commands/` | one file for each group of commands: rows and functions |
 //! | `registry` | the table of all commands |
 //! | `dispatch` | [`Connection::execute`] |
+//! | `readiness` | why a replica is not ready |
 //!
 //! # How a server uses it
 //!
@@ -57,6 +58,7 @@ mod key_access;
 mod lookup;
 mod notifications;
 mod permissions;
+mod readiness;
 mod registry;
 mod resolve_users;
 mod session;
@@ -70,6 +72,7 @@ pub use access::{Access, hash_password};
 pub use acl_log::{AclLog, Denial, DenialReason};
 pub use action::{Action, AdminAnswer, AdminRequest, LocalWrite, Statistics};
 pub use commands::administration::write_admin_reply;
+pub use commands::info::{digest_result, disk_name, member_role, role_name};
 pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};
 pub use commands::snapshot::write_snapshot_part;
 pub use context::{
@@ -78,7 +81,8 @@ pub use context::{
 };
 pub use failure::Failure;
 pub use notifications::KeyspaceNotifications;
-pub use registry::{may_add_data, operation_may_add_data, unauthorized_request};
+pub use readiness::Unready;
+pub use registry::{command_totals, may_add_data, operation_may_add_data, unauthorized_request};
 pub use resolve_users::resolve_users;
 pub use session::changes_wait::Wait;
 pub use session::client_info::{ClientKill, ClientList, ClientQuery};
@@ -91,5 +95,8 @@ pub use settings::{
     parse_bytes,
 };
 pub use slow_log::{CompletedRequest, SlowLog};
-pub use statistics::{CallStatus, CommandNumber, CommandStatistics};
+pub use statistics::{
+    CallStatus, CommandNumber, CommandStatistics, CommandTotals, DURATION_BUCKETS,
+    DurationHistogram,
+};
 pub use traffic::{Rates, SAMPLE_INTERVAL, Traffic};

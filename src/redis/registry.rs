@@ -12,7 +12,7 @@ use super::commands::{
 };
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
-use super::statistics::CommandNumber;
+use super::statistics::{CommandNumber, CommandStatistics, CommandTotals};
 
 /// The rows of the command table (one for each command that clients can send), in groups such as
 /// list commands or hash commands. Each group is sorted by name.
@@ -49,6 +49,16 @@ static TABLE: LazyLock<CommandTable> =
 /// Returns the command table, which describes all commands.
 pub(super) fn table() -> &'static CommandTable {
     &TABLE
+}
+
+/// Returns the statistics of each command and subcommand that was called or rejected, by its full
+/// name, such as `get` or `config|set`. Only names in the command table occur, so their number is
+/// bounded whatever clients send.
+pub fn command_totals(
+    statistics: &CommandStatistics,
+) -> impl Iterator<Item = (&'static str, CommandTotals<'_>)> {
+    let rows = table().numbered();
+    rows.filter_map(|(number, spec)| Some((spec.full_name, statistics.totals(number)?)))
 }
 
 /// Returns whether an operation in the encoded [`Batch`] `payload` can add data, in which case the

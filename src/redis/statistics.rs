@@ -1,5 +1,5 @@
 //! Statistics of commands and error replies, for `INFO` (`commandstats`, `errorstats`,
-//! `latencystats`).
+//! `latencystats`) and for metrics.
 //!
 //! The server counts the calls of many requests first, with [`CommandStatistics::note_call`], and
 //! then once adds the time that they took, since all requests of a batch take the same time. So a
@@ -20,6 +20,65 @@ const DIGITS: u8 = 2;
 const PERCENTILES: [(&str, f64); 3] = [("p50", 50.0), ("p99", 99.0), ("p99.9", 99.9)];
 /// Maximum number of distinct error codes that are counted separately. This server uses fewer.
 const ERROR_CODES_MAX: usize = 64;
+
+/// Number of buckets of a [`DurationHistogram`].
+pub const DURATION_BUCKETS: usize = 25;
+
+/// Counts of durations by size, in buckets whose bounds double, as in Redis's `LATENCY HISTOGRAM`.
+/// All histograms have the same bounds, so they can be added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DurationHistogram {
+    /// Bucket `k` has the number of durations of at most `2^k` times 1,024 ns that are not in an
+    /// earlier bucket. The last bucket has all longer ones.
+    pub counts: [u64; DURATION_BUCKETS],
+    /// Sum of all durations.
+    pub sum: Duration,
+}
+
+impl DurationHistogram {
+    /// Returns the bucket to which a duration belongs.
+    pub fn bucket_of(duration: Duration) -> usize {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let units = nanos.saturating_sub(1) >> 10;
+        ((u64::BITS - units.leading_zeros()) as usize).min(DURATION_BUCKETS - 1)
+    }
+
+    /// Returns the longest duration of a bucket; `None` for the last bucket, which has no bound.
+    pub fn bound_of(bucket: usize) -> Option<Duration> {
+        (bucket + 1 < DURATION_BUCKETS).then(|| Duration::from_nanos(1_024 << bucket))
+    }
+
+    /// Returns the number of durations.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Returns the number of microseconds by which `LATENCY HISTOGRAM` names a bucket. Redis's
+    /// buckets end a little after powers of two, because it stores durations with two digits.
+    pub(super) fn redis_micros_of(bucket: usize) -> u64 {
+        let bound: u64 = 1_024 << bucket;
+        (bound + bound / 128 - 1) / 1_000
+    }
+
+    /// Adds `count` durations of the same size.
+    fn add(&mut self, duration: Duration, count: u64) {
+        self.counts[DurationHistogram::bucket_of(duration)] += count;
+        self.sum += duration.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+}
+
+/// The statistics of one command, for metrics.
+#[derive(Debug, Clone, Copy)]
+pub struct CommandTotals<'s> {
+    /// Number of calls, including failed ones.
+    pub calls: u64,
+    /// Number of requests that were rejected before the command ran.
+    pub rejected: u64,
+    /// Number of calls whose reply was an error.
+    pub failed: u64,
+    /// Durations of the calls.
+    pub durations: &'s DurationHistogram,
+}
 
 /// The id of a command or subcommand in the command table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,11 +102,11 @@ pub enum CallStatus {
 #[derive(Debug, Clone, Default)]
 struct CommandCounts {
     calls: u64,
-    /// Total duration of all calls.
-    elapsed: Duration,
+    durations: DurationHistogram,
     rejected: u64,
     failed: u64,
-    /// Durations of the calls in nanoseconds; `None` before the first call.
+    /// Durations of the calls in nanoseconds, in buckets so narrow that percentiles can be told;
+    /// `None` before the first call.
     latency: Option<Box<Histogram<u64>>>,
     /// Number of calls whose duration is not known yet; not included in `calls`.
     noted_calls: u64,
@@ -144,31 +203,59 @@ impl CommandStatistics {
         *self = CommandStatistics { skips_latency, ..CommandStatistics::default() };
     }
 
+    /// Returns a copy without the percentiles, which take most of the memory.
+    pub(super) fn without_percentiles(&self) -> CommandStatistics {
+        let without = |counts: &CommandCounts| CommandCounts { latency: None, ..*counts };
+        CommandStatistics {
+            commands: self.commands.iter().map(without).collect(),
+            noted: Vec::new(),
+            errors: self.errors.clone(),
+            ..*self
+        }
+    }
+
     /// Returns the number of error replies.
-    pub(super) fn error_count(&self) -> u64 {
+    pub fn error_count(&self) -> u64 {
         self.error_count
+    }
+
+    /// Returns the error codes, such as `ERR`, each with the number of error replies that have this
+    /// code; at most 64.
+    pub fn error_codes(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.errors.iter().map(|(code, count)| (&**code, *count))
     }
 
     /// Returns the fields of `INFO errorstats`: names and values.
     pub(super) fn errors(&self) -> impl Iterator<Item = (String, String)> {
-        self.errors
-            .iter()
+        self.error_codes()
             .map(|(code, count)| (format!("errorstat_{code}"), format!("count={count}")))
+    }
+
+    /// Returns the statistics of the command with this number; `None` if the command was neither
+    /// called nor rejected.
+    pub(super) fn totals(&self, number: CommandNumber) -> Option<CommandTotals<'_>> {
+        let counts = self.commands.get(usize::from(number.0))?;
+        let totals = CommandTotals {
+            calls: counts.calls + counts.noted_calls,
+            rejected: counts.rejected,
+            failed: counts.failed + counts.noted_failed,
+            durations: &counts.durations,
+        };
+        (totals.calls + totals.rejected > 0).then_some(totals)
     }
 
     /// Returns the field (name and value) of `INFO commandstats` for the command with this number
     /// and full name; `None` if the command was neither called nor rejected.
     pub(super) fn command(&self, number: CommandNumber, name: &str) -> Option<(String, String)> {
-        let counts = self.commands.get(usize::from(number.0))?;
-        let micros = counts.elapsed.as_nanos() as f64 / 1_000.0;
-        let each = if counts.calls == 0 { 0.0 } else { micros / counts.calls as f64 };
-        let (calls, rejected) = (counts.calls + counts.noted_calls, counts.rejected);
-        let failed = counts.failed + counts.noted_failed;
+        let CommandTotals { calls, rejected, failed, durations } = self.totals(number)?;
+        let micros = durations.sum.as_nanos() as f64 / 1_000.0;
+        let timed = durations.count();
+        let each = if timed == 0 { 0.0 } else { micros / timed as f64 };
         let value = format!(
             "calls={calls},usec={micros:.0},usec_per_call={each:.2},rejected_calls={rejected},\
              failed_calls={failed}"
         );
-        (calls + rejected > 0).then(|| (format!("cmdstat_{name}"), value))
+        Some((format!("cmdstat_{name}"), value))
     }
 
     /// Returns the field (name and value) of `INFO latencystats` for the command with this number
@@ -187,7 +274,7 @@ impl CommandCounts {
     /// Adds `calls` calls, each of which took `elapsed`.
     fn add(&mut self, calls: u64, elapsed: Duration, skips_latency: bool) {
         self.calls += calls;
-        self.elapsed += elapsed.saturating_mul(u32::try_from(calls).unwrap_or(u32::MAX));
+        self.durations.add(elapsed, calls);
         if !skips_latency {
             let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX).clamp(1, NANOS_MAX);
             let latency = self.latency.get_or_insert_with(|| Box::new(new_histogram()));
@@ -239,6 +326,45 @@ mod tests {
         assert_eq!(value, "p50=10.047,p99=50.175,p99.9=50.175");
         statistics.reset();
         assert_eq!((statistics.command(get, "get"), statistics.latency(get, "get")), (None, None));
+    }
+
+    #[test]
+    fn duration_histogram_buckets_double_and_include_their_bounds() {
+        let of = |nanos| DurationHistogram::bucket_of(Duration::from_nanos(nanos));
+        assert_eq!([0, 1, 1_024, 1_025, 2_048, 2_049].map(of), [0, 0, 0, 1, 1, 2]);
+        for bucket in 0..DURATION_BUCKETS - 1 {
+            let bound = DurationHistogram::bound_of(bucket).unwrap();
+            let next = bound + Duration::from_nanos(1);
+            assert_eq!(DurationHistogram::bucket_of(bound), bucket);
+            assert_eq!(DurationHistogram::bucket_of(next), bucket + 1);
+        }
+        assert_eq!(DurationHistogram::bound_of(DURATION_BUCKETS - 1), None);
+        assert_eq!(DurationHistogram::bucket_of(Duration::MAX), DURATION_BUCKETS - 1);
+        let names: Vec<u64> = (0..12).map(DurationHistogram::redis_micros_of).collect();
+        assert_eq!(names, [1, 2, 4, 8, 16, 33, 66, 132, 264, 528, 1_056, 2_113]);
+    }
+
+    #[test]
+    fn copy_for_metrics_keeps_all_counts_but_no_percentiles() {
+        let mut statistics = CommandStatistics::default();
+        let get = CommandNumber(3);
+        statistics.track_latency(false);
+        statistics.note_calls(get, 3);
+        statistics.count_noted(Duration::from_micros(2));
+        statistics.count_failed(get, Duration::from_millis(2));
+        statistics.count_rejected(get);
+        statistics.count_error(b"ERR x");
+        statistics.track_latency(true);
+        statistics.note_call(get, false);
+        statistics.count_noted(Duration::from_micros(2));
+        let copy = statistics.without_percentiles();
+        assert!(statistics.latency(get, "get").is_some() && copy.latency(get, "get").is_none());
+        let totals = copy.totals(get).unwrap();
+        assert_eq!((totals.calls, totals.failed, totals.rejected), (5, 1, 1));
+        assert_eq!((totals.durations.counts[1], totals.durations.counts[11]), (4, 1));
+        assert_eq!(totals.durations.sum, Duration::from_micros(2_008));
+        assert_eq!(copy.error_codes().collect::<Vec<_>>(), [("ERR", 1)]);
+        assert!(copy.totals(CommandNumber(2)).is_none());
     }
 
     #[test]

@@ -5,13 +5,13 @@
 //!
 //! | board | written by | read by |
 //! |---|---|---|
-//! | [`StatusBoard`] | core | network |
-//! | [`RuntimeCounters`] | every stage | network |
+//! | [`StatusBoard`] | core | network, HTTP thread |
+//! | [`RuntimeCounters`] | every stage | network, HTTP thread |
 //! | [`MemoryBoard`] | core, applier, background deletion, network | the same, snapshot scheduler |
 //! | [`DiskSpaceBoard`] | log writer | snapshots, network |
 //! | [`SnapshotBoard`] | snapshots, applier; the growth: network | applier, core, network |
 //! | [`ClockBoard`] | core; the reports of peers: network | network; the reports: core |
-//! | [`ApplierBoard`] | network, applier | applier, network |
+//! | [`ApplierBoard`] | network, applier | applier, network, HTTP thread |
 //!
 //! A value may be some milliseconds old, and values that are read together may have been written at
 //! different times. Data that must not get lost, or must arrive in order, goes through a channel
@@ -30,6 +30,8 @@ use crate::redis::LocalWrite;
 use crate::storage::FreeSpace;
 use crate::types::{Instant, NodeId};
 
+use super::histogram::SharedHistogram;
+
 /// Upper bound of the limit on the size of log entries in memory (1 GiB), unless the latest
 /// snapshot is larger; then the size of that snapshot is the upper bound.
 const LOG_BYTES_MAX: u64 = 1 << 30;
@@ -47,18 +49,27 @@ const UNKNOWN: i64 = i64::MIN;
 /// The latest status of the replica, which the Raft core publishes for other stages about every 100
 /// ms.
 #[derive(Debug, Default)]
-pub(super) struct StatusBoard(Mutex<Option<Status>>);
+pub(super) struct StatusBoard {
+    latest: Mutex<Option<Status>>,
+    write_count: AtomicU64,
+}
 
 impl StatusBoard {
     /// Publishes `status` as the latest status of the replica.
     pub(super) fn write(&self, status: Status) {
-        *self.0.lock() = Some(status);
+        *self.latest.lock() = Some(status);
+        self.write_count.fetch_add(1, Ordering::Release);
+    }
+
+    /// Returns the number of times that the Raft core has published the status.
+    pub(super) fn write_count(&self) -> u64 {
+        self.write_count.load(Ordering::Acquire)
     }
 
     /// Returns the latest published status of the replica; `None` before the Raft core has
     /// published one.
     pub(super) fn read(&self) -> Option<Status> {
-        self.0.lock().clone()
+        self.latest.lock().clone()
     }
 }
 
@@ -108,6 +119,8 @@ pub struct RuntimeCounters {
     pub send_failures: Counter,
     /// Number of syncs (fsync) of the log. One sync makes all waiting log entries durable.
     pub log_syncs: Counter,
+    /// Durations of the syncs of the log.
+    pub log_sync_times: SharedHistogram,
     /// Number of `AppendEntries` messages from leaders that the Raft core dropped because too many
     /// bytes were in flight to the log writer and the applier, or because the log entries in memory
     /// exceeded their limit in bytes.
@@ -338,6 +351,8 @@ pub(super) struct SnapshotBoard {
     begun_at: AtomicU64,
     /// Number of snapshots completed since the process started.
     saves: AtomicU64,
+    /// Number of attempts to take a snapshot that have failed since the process started.
+    failures: AtomicU64,
     /// Duration of the latest completed snapshot in seconds. Meaningless while `saves` is 0.
     last_seconds: AtomicU64,
     taking: AtomicBool,
@@ -363,6 +378,8 @@ pub(super) struct SnapshotStatus {
     pub(super) failed: bool,
     /// Number of snapshots completed since the process started.
     pub(super) saves: u64,
+    /// Number of attempts to take a snapshot that have failed since the process started.
+    pub(super) failures: u64,
     /// Duration of the latest completed snapshot in seconds; `None` before the first.
     pub(super) last_seconds: Option<u64>,
     /// Time in seconds since the running snapshot began; `None` if no snapshot is running.
@@ -421,6 +438,7 @@ impl SnapshotBoard {
     /// complete otherwise.
     pub(super) fn end(&self, failed: bool) {
         self.failed.store(failed, Ordering::Relaxed);
+        self.failures.fetch_add(failed.into(), Ordering::Relaxed);
         self.taking.store(false, Ordering::Relaxed);
     }
 
@@ -447,6 +465,7 @@ impl SnapshotBoard {
         let begun_at = self.begun_at.load(Ordering::Relaxed);
         SnapshotStatus {
             saves,
+            failures: self.failures.load(Ordering::Relaxed),
             last_seconds: (saves > 0).then_some(last_seconds),
             current_seconds: self.is_taking().then(|| unix_seconds().saturating_sub(begun_at)),
             index: self.index.load(Ordering::Relaxed),

@@ -39,6 +39,8 @@
 //! - `core_inbox`, [`CoreItem::Applied`], [`CoreItem::IndexedReads`], [`CoreItem::TakeSnapshot`]
 //!   and [`CoreItem::Admin`] from the network stage: the items wait in the network stage for its
 //!   next pass.
+//! - `core_inbox`, [`CoreItem::PublishStatus`] from the network stage: the item is dropped; a busy
+//!   core publishes its status anyway.
 //! - `outbound`, [`Outbound`] from the core: messages to peers are dropped and counted; refusals,
 //!   answers and the report of a new leader or of new members wait in the core for its next pass.
 //! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`], from the core: jobs wait in
@@ -138,6 +140,8 @@ pub(super) enum CoreItem {
     TakeSnapshot,
     /// From the network stage: an administrative request to the leader.
     Admin(AdminCall),
+    /// From the network stage: the core must publish its status in this pass, as a sign of life.
+    PublishStatus,
     /// From the snapshots stage: an event, such as the completion of a snapshot or the storage of a
     /// chunk.
     Snapshot(SnapshotEvent),
@@ -525,7 +529,8 @@ pub(super) struct ToNetwork<T> {
 }
 
 impl<T> ToNetwork<T> {
-    fn new(sender: Sender<T>, mark: u32, wake: &Arc<Wake>) -> ToNetwork<T> {
+    /// Creates the sending end of a channel whose receiving end the network stage has.
+    pub(super) fn new(sender: Sender<T>, mark: u32, wake: &Arc<Wake>) -> ToNetwork<T> {
         ToNetwork { sender, mark, wake: Arc::clone(wake) }
     }
 

@@ -30,6 +30,7 @@
 //! | `channels` | what stages send to each other, and what happens when a channel is full |
 //! | `boards` | what stages publish for each other: status, counters, memory, disk space, clocks |
 //! | `pass`, `wake`, `clock` | limits of one pass, waking the network stage, reading clocks |
+//! | `histogram` | counts of durations that one stage records and other threads read |
 //! | `process_usage`, `malloc_trim` | use of memory and processor; returning free memory |
 //! | `fatal`, `error` | how a failing stage ends the process; errors that stop a replica |
 
@@ -39,6 +40,7 @@ mod clock;
 mod course;
 mod error;
 mod fatal;
+mod histogram;
 mod malloc_trim;
 mod pass;
 mod process_usage;
@@ -49,9 +51,11 @@ mod wake;
 pub use self::boards::{Counter, RuntimeCounters};
 pub use self::course::{CourseArguments, CourseArgumentsError, run_course};
 pub use self::error::RunError;
+pub use self::histogram::SharedHistogram;
 pub use self::server::{
-    Bootstrap, ClientTls, FolderReport, FolderState, LoadedBackup, Password, PeerTls,
+    Bootstrap, ClientTls, FolderReport, FolderState, LoadedBackup, MetricInfo, Password, PeerTls,
     PeerTransport, ReloadHandle, RestoreError, ServerOptions, StopHandle, Survivor, Timeouts,
-    bootstrap, check, check_backup, check_empty, inspect, load_backup, restore, run_server,
+    bootstrap, check, check_backup, check_empty, inspect, load_backup, metrics, restore,
+    run_server,
 };
 pub use self::stages::threads::{Threads, ThreadsError};

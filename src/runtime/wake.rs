@@ -23,6 +23,9 @@ pub(super) const READ_PEERS: u32 = 16;
 const ASLEEP: u32 = 32;
 /// Mark (bit of [`Wake`]): the server is asked to stop.
 pub(super) const STOP: u32 = 64;
+/// Mark (bit of [`Wake`]): the network stage's queue of questions from the HTTP thread may have
+/// items.
+pub(super) const QUESTIONS: u32 = 128;
 
 /// Wakes the network stage from its `Poll`. Another stage that has put an item into one of the
 /// network stage's queues sets the mark (bit) for that queue; the network stage takes the marks and

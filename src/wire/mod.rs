@@ -1,6 +1,6 @@
 //! Bytes to types and back, without sockets: messages between replicas, the messages of the
-//! course's simulator, and the Redis protocol; and the queue of encoded bytes that wait to be
-//! written.
+//! course's simulator, the Redis protocol, and HTTP requests for pages; and the queue of encoded
+//! bytes that wait to be written.
 //!
 //! All input from outside is validated here, its layout and its meaning, so that all other code may
 //! treat a contradiction as a bug. Invalid input is rejected with a typed error and never a panic.
@@ -9,6 +9,7 @@
 pub mod course;
 pub mod datagram;
 pub mod frame;
+pub mod http;
 mod json;
 pub(crate) mod outbound_queue;
 pub mod peer;

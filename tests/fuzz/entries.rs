@@ -8,6 +8,8 @@ mod backups;
 mod datagrams;
 #[path = "frames.rs"]
 mod frames;
+#[path = "http.rs"]
+mod http;
 #[path = "local_server.rs"]
 mod local_server;
 #[path = "requests.rs"]
@@ -38,6 +40,7 @@ pub(crate) const TARGETS: [(&str, Decoder); 11] = [
     ("course", course),
     ("datagram", datagrams::datagram),
     ("frame", frames::frame),
+    ("http", http::http),
     ("peer", peer),
     ("record", record),
     ("resp", requests::resp),

@@ -277,6 +277,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     frames(&mut seeds);
     segments(&mut seeds);
     requests(&mut seeds);
+    http_requests(&mut seeds);
     seeds
 }
 
@@ -372,6 +373,26 @@ fn requests(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
         ("quit", "quit\r\nget k\r\n"),
     ] {
         seeds.push(("resp", name, text.as_bytes().to_vec()));
+    }
+}
+
+/// Adds seeds of HTTP requests: valid ones, and malformed ones.
+fn http_requests(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
+    for (name, text) in [
+        ("scrape", "GET /metrics?x=1 HTTP/1.1\r\nHost: a:9121\r\nAccept: */*\r\n\r\n"),
+        ("probe", "GET /livez HTTP/1.1\r\nhost: a\r\nConnection: keep-alive, Close\r\n\r\n"),
+        ("old", "HEAD / HTTP/1.0\r\n\r\n"),
+        (
+            "pipeline",
+            "GET /a HTTP/1.1\r\nHost: a\r\n\r\nHEAD /b HTTP/1.1\nHost: a\n\nGET /c HTTP/1.1\r\nH",
+        ),
+        ("body", "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabcde"),
+        ("chunked", "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ("method", "POST / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("absolute", "GET http://localhost/ HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
+    ] {
+        seeds.push(("http", name, text.as_bytes().to_vec()));
     }
 }
 

@@ -14,6 +14,7 @@ const PROGRAMS: &[&str] = &[
     "apt-get",
     "bowline",
     "cargo",
+    "curl",
     "docker",
     "journalctl",
     "kubectl",

@@ -82,7 +82,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     (
         "runtime",
         &[
-            &["clock", "error", "fatal", "malloc_trim", "process_usage", "wake"],
+            &["clock", "error", "fatal", "histogram", "malloc_trim", "process_usage", "wake"],
             &["boards", "pass"],
             &["channels"],
             &["stages"],

@@ -277,6 +277,7 @@ impl Settings {
                 "0, or 1mb or more",
                 parse_history_bytes,
             )?,
+            http_listen: self.parse_if_set("http-listen", ADDRESS, parse_address)?,
             sentinel_listen: self.parse_if_set("sentinel-listen", ADDRESS, parse_address)?,
             sentinel_name: self.parse(
                 "sentinel-name",

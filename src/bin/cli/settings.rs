@@ -161,6 +161,10 @@ pub(crate) struct ServerArguments {
     /// least 1mb, or 0 for no history [default: 16mb].
     #[arg(long, value_name = "BYTES")]
     changes_history_memory: Option<String>,
+    /// Address for metrics and probes over HTTP: /metrics, /livez, /readyz, /status. Read-only, and
+    /// without a password: it shows no keys and no values [default: none].
+    #[arg(long, value_name = "HOST:PORT")]
+    http_listen: Option<String>,
     /// Additional address where the replica reports the role of a Sentinel, for clients that check
     /// the role; Sentinel commands work at --listen as well [default: none].
     #[arg(long, value_name = "HOST:PORT")]
@@ -316,6 +320,7 @@ impl ServerArguments {
             ("snapshot-log-percentage", Some("100"), self.snapshot_log_percentage.clone()),
             ("snapshot-log-bytes", Some("64mb"), self.snapshot_log_bytes.clone()),
             ("changes-history-memory", Some("16mb"), self.changes_history_memory.clone()),
+            ("http-listen", None, self.http_listen.clone()),
             ("sentinel-listen", None, self.sentinel_listen.clone()),
             ("sentinel-name", Some("mymaster"), self.sentinel_name.clone()),
             ("enable-debug-command", Some("no"), self.enable_debug_command.clone()),

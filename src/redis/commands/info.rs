@@ -197,8 +197,8 @@ fn persistence(text: &mut Text, Source { context, .. }: &Source<'_>) {
     text.field("disk_stalls", context.counters.disk_stalls);
 }
 
-/// Returns what this replica does as a member of the cluster.
-fn member_role(context: &Context) -> &'static str {
+/// Returns what this replica does as a member of the cluster, such as `voter`.
+pub fn member_role(context: &Context) -> &'static str {
     let configuration = &context.members.configuration;
     match configuration.member(context.me).map(|member| member.role) {
         Some(MemberRole::Voter) => "voter",
@@ -209,7 +209,8 @@ fn member_role(context: &Context) -> &'static str {
     }
 }
 
-fn role_name(role: RoleName) -> &'static str {
+/// Returns the name of a role, such as `leader`.
+pub fn role_name(role: RoleName) -> &'static str {
     match role {
         RoleName::Follower => "follower",
         RoleName::PreCandidate => "pre-candidate",
@@ -218,7 +219,8 @@ fn role_name(role: RoleName) -> &'static str {
     }
 }
 
-fn disk_name(disk: DiskState) -> &'static str {
+/// Returns the name of the condition of a disk, such as `ok`.
+pub fn disk_name(disk: DiskState) -> &'static str {
     match disk {
         DiskState::Healthy => "ok",
         DiskState::Low => "low",
@@ -244,7 +246,7 @@ fn stats(text: &mut Text, Source { context, .. }: &Source<'_>) {
     text.field("evicted_clients", traffic.clients_evicted);
     text.field("keyspace_hits", keyspace.hits);
     text.field("keyspace_misses", keyspace.misses);
-    text.field("pubsub_channels", context.subscriptions.channels().count());
+    text.field("pubsub_channels", context.subscriptions.channel_count());
     text.field("pubsub_patterns", context.subscriptions.pattern_count());
     text.field("total_error_replies", context.statistics.error_count());
     text.field("acl_access_denied_auth", context.acl_log.denied_logins);
@@ -341,14 +343,20 @@ fn replicated_clock(text: &mut Text, clocks: &ClockStatus) {
     }
 }
 
-/// Writes the last comparison of this replica's state with those of the others.
-fn digest_comparison(text: &mut Text, comparison: Option<&DigestComparison>) {
-    let result = match comparison.map(|comparison| comparison.result) {
+/// Returns the result of the last comparison of this replica's state with those of the others, such
+/// as `equal`; `none` if there was none.
+pub fn digest_result(comparison: Option<&DigestComparison>) -> &'static str {
+    match comparison.map(|comparison| comparison.result) {
         None => "none",
         Some(DigestResult::Equal) => "equal",
         Some(DigestResult::Wrong) => "wrong",
         Some(DigestResult::NoMajority) => "no_majority",
-    };
+    }
+}
+
+/// Writes the last comparison of this replica's state with those of the others.
+fn digest_comparison(text: &mut Text, comparison: Option<&DigestComparison>) {
+    let result = digest_result(comparison);
     let differing = comparison.map_or(&[][..], |comparison| &comparison.differing);
     let differing: Vec<String> = differing.iter().map(|id| id.0.to_string()).collect();
     text.field("raft_digest_check_result", result);

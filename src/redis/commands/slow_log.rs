@@ -1,9 +1,11 @@
-//! `SLOWLOG` and `LATENCY`, which read and reset the records in [`SlowLog`](crate::redis::SlowLog).
+//! `SLOWLOG` and `LATENCY`, which read and reset the records in [`SlowLog`](crate::redis::SlowLog),
+//! and `LATENCY HISTOGRAM`, which reads the durations of all commands.
 
 use crate::kv::parse_integer;
 use crate::redis::action::{Action, Statistics};
 use crate::redis::call::Call;
-use crate::redis::spec::{ADMIN, CommandSpec, subcommand};
+use crate::redis::spec::{ADMIN, CommandSpec, CommandTable, subcommand, subcommand_with_table};
+use crate::redis::statistics::DurationHistogram;
 
 use super::help::{container, help_row};
 
@@ -30,6 +32,10 @@ const LATENCY: &[CommandSpec] = &[
     latency("doctor", "latency|doctor", 2, doctor)
         .about("Returns a report on the latency samples."),
     help_row("latency|help"),
+    subcommand_with_table("histogram", "latency|histogram", -2, histogram)
+        .flags(ADMIN)
+        .categories(&["dangerous"])
+        .about("Returns the distribution of the latencies of all or some commands."),
     latency("history", "latency|history", 3, history)
         .about("Returns the latency samples of an event: the longest latency of each second."),
     latency("latest", "latency|latest", 2, latest)
@@ -136,6 +142,42 @@ fn history(call: &mut Call<'_>) -> Action {
         writer.array(2);
         writer.integer(to_i64((*at).into()));
         writer.integer(to_i64(elapsed.as_millis()));
+    }
+    Action::Reply
+}
+
+/// Runs `LATENCY HISTOGRAM [command ...]`: replies with the distribution of the latencies of the
+/// named commands and their subcommands, or of all; unknown names are skipped. Empty while
+/// `latency-tracking` is off.
+fn histogram(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    let statistics = &call.context.statistics;
+    let names: Vec<Vec<u8>> = call.request.rest(2).map(<[u8]>::to_ascii_lowercase).collect();
+    let is_of = |spec: &CommandSpec, name: &[u8]| {
+        let rest = spec.full_name.as_bytes().strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"|"))
+    };
+    let timed: Vec<(&str, &DurationHistogram)> = table
+        .numbered()
+        .filter(|(_, spec)| names.is_empty() || names.iter().any(|name| is_of(spec, name)))
+        .filter_map(|(number, spec)| Some((spec.full_name, statistics.totals(number)?.durations)))
+        .filter(|(_, durations)| call.settings.tracks_latency() && durations.count() > 0)
+        .collect();
+    let writer = &mut call.writer;
+    writer.map(timed.len());
+    for (name, durations) in timed {
+        writer.bulk(name.as_bytes());
+        writer.map(2);
+        writer.bulk(b"calls");
+        writer.integer(to_i64(durations.count().into()));
+        writer.bulk(b"histogram_usec");
+        let counts = durations.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        writer.map(counts.clone().count());
+        let mut cumulative = 0;
+        for (bucket, count) in counts {
+            cumulative += count;
+            writer.integer(to_i64(DurationHistogram::redis_micros_of(bucket).into()));
+            writer.integer(to_i64(cumulative.into()));
+        }
     }
     Action::Reply
 }

@@ -138,8 +138,13 @@ impl Subscriptions {
         self.channels.get(channel).map_or(0, BTreeSet::len)
     }
 
+    /// Returns the number of channels to which at least one client subscribes by name.
+    pub fn channel_count(&self) -> usize {
+        self.channels.len()
+    }
+
     /// Returns the number of distinct patterns to which at least one client subscribes.
-    pub(in crate::redis) fn pattern_count(&self) -> usize {
+    pub fn pattern_count(&self) -> usize {
         self.patterns.len()
     }
 }

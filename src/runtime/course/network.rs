@@ -402,6 +402,7 @@ mod tests {
                     | CoreItem::Admin(_)
                     | CoreItem::Snapshot(_)
                     | CoreItem::DiskSpace(_)
+                    | CoreItem::PublishStatus
                     | CoreItem::Stop => None,
                 })
                 .flatten()

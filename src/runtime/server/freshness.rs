@@ -60,6 +60,11 @@ impl Freshness {
         self.proof.map(|proof| proof.index)
     }
 
+    /// Returns the latest confirmed read index if this replica requested it at `since` or later.
+    pub(crate) fn confirmed_since(self, since: Instant) -> Option<Index> {
+        self.proof.filter(|proof| proof.asked_at >= since).map(|proof| proof.index)
+    }
+
     /// Returns the maximum age of the state for reads that have arrived before `now` was read from
     /// the clock. A clock reading from before their arrival is not enough: the process may have
     /// been suspended in between.
@@ -96,6 +101,8 @@ mod tests {
         let check = |freshness: Freshness, now| freshness.age(at(now)).check(LAG);
         assert_eq!((check(freshness, 0), freshness.index()), (LagCheck::TooOld, None));
         freshness.confirm(at(1_000), Index(7));
+        let confirmed = |since| freshness.confirmed_since(at(since));
+        assert_eq!((confirmed(1_000), confirmed(1_001)), (Some(Index(7)), None));
         assert_eq!(freshness.index(), Some(Index(7)));
         for (now, wanted) in [
             (1_000, LagCheck::Recent),

@@ -66,7 +66,7 @@ impl Listeners {
 
 /// Opens a listening socket. If the address is in use, tries again for some seconds, in case an
 /// earlier process is still exiting.
-fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError> {
+pub(super) fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError> {
     bind(whom, address, Listener::bind)
 }
 

@@ -11,6 +11,7 @@
 //! | `refusal_log` | limits log lines about refused connections |
 //! | `listeners` | the listening sockets |
 //! | `sockets` | non-blocking sockets, their queues, the limit on open files |
+//! | `http` | metrics and probes over HTTP, on a thread of their own |
 //! | `options`, `folder`, `retry` | options, the replica's folder, waiting for an earlier process |
 //! | `restore` | folders of a new cluster from a backup |
 //! | `stop_handle` | asks a running server to stop |
@@ -23,6 +24,7 @@ mod certificates;
 mod clients;
 mod folder;
 mod freshness;
+mod http;
 mod listeners;
 mod network;
 mod options;
@@ -58,7 +60,9 @@ use crate::runtime::clock::Clock;
 use crate::runtime::error::{RunError, system_error};
 use crate::runtime::fatal::exit_on_disk_failure;
 use crate::runtime::process_usage::system_info;
-use crate::runtime::stages::applier::{Applier, ReplyPolicy, StateCheck, applied_clock};
+use crate::runtime::stages::applier::{
+    Applier, ORIGIN_BYTES, ReplyPolicy, StateCheck, applied_clock,
+};
 use crate::runtime::stages::background_delete::BackgroundDelete;
 use crate::runtime::stages::core::replicated_clock::CoreClock;
 use crate::runtime::stages::core::{Core, NonLeaderPolicy};
@@ -81,7 +85,8 @@ use crate::wire::resp::Limits;
 
 use self::clients::Clients;
 use self::folder::OpenedFolder;
-use self::listeners::Endpoints;
+use self::http::{HttpServer, TimeLimits};
+use self::listeners::{Endpoints, listen};
 use self::network::{CLIENTS_FROM, INCOMING_FROM, OUTGOING_FROM, Parts, ServerNetwork, WAKER};
 use self::peers::incoming::IncomingPeers;
 use self::peers::outgoing::{OutgoingPeers, versions_at};
@@ -91,6 +96,7 @@ use self::sockets::descriptors;
 pub use self::certificates::ReloadHandle;
 pub use self::clients::Timeouts;
 pub use self::folder::{FolderReport, FolderState, bootstrap, check, inspect};
+pub use self::http::{MetricInfo, metrics};
 pub use self::options::{Bootstrap, ClientTls, Password, PeerTls, ServerOptions};
 pub use self::peers::PeerTransport;
 pub use self::restore::{
@@ -124,6 +130,7 @@ pub fn run_server(
     // Bound before the folder is opened, so that a second start by mistake does not count as a
     // restart.
     let endpoints = Endpoints::open(options)?;
+    let http = http_server(options)?;
     bootstrap_if_requested(options)?;
     let disk_space = Arc::new(DiskSpaceBoard::new(options.disk_reserve));
     let folder = folder::open(options, &disk_space)?;
@@ -145,15 +152,9 @@ pub fn run_server(
         peer_connections(options, &endpoints, &recovered, peer_records, &rejoining, counters);
     let context = context(options, &recovered, (&store, last_snapshot.index), clock.now());
     let applier_board = Arc::new(ApplierBoard::default());
-    let mut clients = Clients::new(
-        origin,
-        CLIENTS_FROM,
-        options.timeouts,
-        context,
-        settings(options),
-        Arc::clone(&applier_board),
-        Arc::clone(counters),
-    );
+    let boards = (&status, &applier_board);
+    let http_ends = http.as_ref().map(|http| http.attach(&wake, boards, counters, clock));
+    let mut clients = clients(options, origin, context, &applier_board, counters);
     clients.set_users(store.users());
     let mut network = ServerNetwork::new(Parts {
         poll,
@@ -177,6 +178,7 @@ pub fn run_server(
         memory: Arc::clone(&memory),
         clocks,
         counters: Arc::clone(counters),
+        http: http_ends,
     })
     .map_err(system_error("cannot set up the network"))?;
     // This is the last step that can fail, so that a failed start does not count as a start, and it
@@ -240,6 +242,27 @@ fn run_until_stopped(
     end.map_err(system_error("cannot wait for events of the network"))
 }
 
+/// Creates the table of clients, without connections. `origin` is the beginning of the ids of all
+/// batches of their requests.
+fn clients(
+    options: &ServerOptions,
+    origin: [u8; ORIGIN_BYTES],
+    context: Context,
+    board: &Arc<ApplierBoard>,
+    counters: &Arc<RuntimeCounters>,
+) -> Clients {
+    Clients::new(
+        origin,
+        CLIENTS_FROM,
+        options.timeouts,
+        context,
+        settings(options),
+        Arc::clone(board),
+        Arc::clone(counters),
+    )
+    .with_other_descriptors(other_descriptors(options))
+}
+
 /// Creates the replica with the state on its disk.
 fn replica(
     options: &ServerOptions,
@@ -260,6 +283,14 @@ fn state_check(first_members: &[NodeId], mut marks: RealDisk) -> StateCheck {
         failpoint::reach("wrong-state", "marked");
     };
     StateCheck::new(Configuration::of_voters(first_members.iter().copied()), Box::new(mark))
+}
+
+/// Starts the thread for metrics and probes, if there is an address for it.
+fn http_server(options: &ServerOptions) -> Result<Option<HttpServer>, RunError> {
+    let Some(address) = options.http_listen else { return Ok(None) };
+    let listener = listen("metrics and probes over HTTP", address)?;
+    let server = HttpServer::start(listener, TimeLimits::default());
+    server.map(Some).map_err(system_error("cannot start the thread for metrics and probes"))
 }
 
 fn bootstrap_if_requested(options: &ServerOptions) -> Result<(), RunError> {
@@ -386,6 +417,12 @@ fn scheduler(
     scheduler
 }
 
+/// Returns the number of file descriptors that this replica needs in addition to those of every
+/// replica.
+fn other_descriptors(options: &ServerOptions) -> u64 {
+    options.http_listen.map_or(0, |_| http::DESCRIPTORS)
+}
+
 /// Returns the initial values of the settings that `CONFIG GET` reports, taken from the server's
 /// options.
 fn settings(options: &ServerOptions) -> Settings {
@@ -393,8 +430,9 @@ fn settings(options: &ServerOptions) -> Settings {
     let host = options.listen.ip().to_string();
     let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
     settings.set_tls(&tls_settings(options.tls.as_ref()));
-    let clients_max = descriptors::raise_limit(options.clients_max, options.peers.len());
-    settings.set_clients_allowed(descriptors::clients_allowed(options.peers.len()));
+    let reserved = descriptors::reserved(options.peers.len(), other_descriptors(options));
+    let clients_max = descriptors::raise_limit(options.clients_max, reserved);
+    settings.set_clients_allowed(descriptors::clients_allowed(reserved));
     settings.set_memory_max(options.memory_max);
     settings.set_rewrite_growth(options.snapshot_log_percentage, options.snapshot_log_bytes);
     settings.set_password(options.password.as_ref().map_or("", |password| &password.0));

@@ -75,6 +75,9 @@ pub struct ServerOptions {
     pub snapshot_log_percentage: u64,
     /// Maximum memory usage of the history of changes, in bytes; 0 to keep none.
     pub changes_history_bytes: usize,
+    /// Address at which this replica serves metrics and probes over HTTP; `None` for no such
+    /// address.
+    pub http_listen: Option<SocketAddr>,
     /// Additional address at which this replica accepts Sentinel commands and reports the role of a
     /// Sentinel; `None` for no such address.
     pub sentinel_listen: Option<SocketAddr>,

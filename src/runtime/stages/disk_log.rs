@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::raft::AppendJob;
 use crate::runtime::boards::{DiskSpaceBoard, RuntimeCounters};
@@ -66,8 +66,13 @@ impl LogStorage for DiskLog {
     }
 
     fn sync(&mut self) {
-        self.counters.log_syncs.add(self.log.has_unsynced().into());
+        let has_unsynced = self.log.has_unsynced();
+        let began_at = Instant::now();
         self.log.sync().unwrap_or_else(|error| exit_on_disk_failure(&error));
+        if has_unsynced {
+            self.counters.log_sync_times.add(began_at.elapsed());
+            self.counters.log_syncs.add_one();
+        }
         if std::mem::take(&mut self.rejoined) {
             self.log.end_rejoining().unwrap_or_else(|error| exit_on_disk_failure(&error));
             // New connections must not announce this replica as rejoining any more.

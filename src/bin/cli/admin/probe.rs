@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use anyhow::{anyhow, ensure};
+use bowline::redis::Unready;
 
 use super::replicas::{Info, TIMEOUT};
 use crate::cli::connection::Connection;
@@ -29,16 +30,14 @@ pub(super) fn ping(address: &str) -> anyhow::Result<ExitCode> {
 pub(super) fn ready(address: &str) -> anyhow::Result<ExitCode> {
     let mut connection = Connection::open(address, TIMEOUT)?;
     let info = Info::ask(&mut connection)?;
-    ensure!(
-        !info.is_rejoining(),
-        "the replica at {address} is rejoining; wait until it has caught up"
-    );
+    let unready = |reason: Unready| anyhow!("the replica at {address} is not ready: {reason}");
+    ensure!(!info.is_rejoining(), unready(Unready::Rejoining));
     if info.is_witness() {
-        ensure!(info.leader_id().is_some(), "the witness at {address} knows no leader");
+        ensure!(info.leader_id().is_some(), unready(Unready::NoLeader));
         return Ok(ExitCode::SUCCESS);
     }
     // The reply does not depend on the key, which need not exist.
     let reply = connection.call(&["EXISTS", "bowline"])?;
-    reply.map_err(|error| anyhow!("the replica at {address} serves no reads: {error}"))?;
+    reply.map_err(|error| unready(Unready::Refused(error)))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -143,6 +143,9 @@ pub(crate) struct Clients {
     /// The last time at which the applier was seen to be running a long operation.
     applier_resumed_at: Instant,
     counters: Arc<RuntimeCounters>,
+    /// Number of file descriptors that are neither for clients nor for peers, and that not every
+    /// replica needs.
+    other_descriptors: u64,
 }
 
 impl Clients {
@@ -195,7 +198,14 @@ impl Clients {
             outcomes_at: Instant::ZERO,
             applier_resumed_at: Instant::ZERO,
             counters,
+            other_descriptors: 0,
         }
+    }
+
+    /// Reserves `count` more file descriptors for other purposes than clients and peers.
+    pub(crate) fn with_other_descriptors(mut self, count: u64) -> Clients {
+        self.other_descriptors = count;
+        self
     }
 
     /// Returns whether a client has ever sent a read that accepts a lag.
@@ -467,6 +477,11 @@ impl Clients {
         context.used_memory_peak = context.used_memory_peak.max(context.used_memory);
         let limit = self.settings.memory_max();
         context.is_full = limit > 0 && context.used_memory > limit;
+    }
+
+    /// Returns the current settings of this replica.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Returns the memory limit of the replica, in bytes; 0 for no limit.

@@ -308,10 +308,14 @@ impl Clients {
 
     /// Adapts the number of clients that fit, since peers need file descriptors, too.
     pub(crate) fn follow_member_count(&mut self) {
-        let peers = self.context.peer_count();
-        let clients_max = descriptors::raise_limit(self.settings.clients_max(), peers);
-        self.settings.set_clients_allowed(descriptors::clients_allowed(peers));
+        let reserved = self.reserved_descriptors();
+        let clients_max = descriptors::raise_limit(self.settings.clients_max(), reserved);
+        self.settings.set_clients_allowed(descriptors::clients_allowed(reserved));
         self.settings.set_clients_max(clients_max);
+    }
+
+    fn reserved_descriptors(&self) -> u64 {
+        descriptors::reserved(self.context.peer_count(), self.other_descriptors)
     }
 
     /// Applies the settings that `CONFIG SET` may have changed: those of the slow log, statistics,
@@ -320,7 +324,7 @@ impl Clients {
         self.slow_log = self.settings.slow_log();
         self.context.slow_log.shorten(self.slow_log.entries_max);
         self.context.statistics.track_latency(self.settings.tracks_latency());
-        descriptors::raise_limit(self.settings.clients_max(), self.context.peer_count());
+        descriptors::raise_limit(self.settings.clients_max(), self.reserved_descriptors());
         let bulk_bytes_max = self.bulk_bytes_max();
         for (_, client) in self.connected.iter_mut() {
             client.parser.set_bulk_bytes_max(bulk_bytes_max);

@@ -92,10 +92,15 @@ impl ServerNetwork {
     /// Handles a leader change: sends reads that are waiting for a read index from the earlier
     /// leader again, and redirects clients that follow redirects.
     pub(super) fn on_leadership(&mut self, leadership: Leadership) {
+        let is_new_term = self.led_term != Some(leadership.term) && leadership.leader.is_some();
         self.leadership = leadership;
         self.leader_refused_until = Instant::ZERO;
         let me = self.parts.me;
         let context = &mut self.parts.clients.context;
+        if is_new_term {
+            self.led_term = Some(leadership.term);
+            context.leader_changes += 1;
+        }
         (context.leader, context.term) = (leadership.leader, leadership.term);
         context.transfer_target = leadership.transfer_target;
         context.role = if leadership.leader == Some(me) || leadership.transfer_target.is_some() {
@@ -178,7 +183,7 @@ impl ServerNetwork {
 impl From<SnapshotStatus> for SnapshotInfo {
     fn from(status: SnapshotStatus) -> SnapshotInfo {
         let SnapshotStatus { index, bytes, saved_at, taking, failed, .. } = status;
-        let SnapshotStatus { saves, last_seconds, current_seconds, .. } = status;
+        let SnapshotStatus { saves, failures, last_seconds, current_seconds, .. } = status;
         let index = Index(index);
         SnapshotInfo {
             index,
@@ -187,6 +192,7 @@ impl From<SnapshotStatus> for SnapshotInfo {
             taking,
             failed,
             saves,
+            failures,
             last_seconds,
             current_seconds,
         }

@@ -34,7 +34,7 @@ const GATHER_MAX: Duration = Duration::from_millis(1);
 
 /// The destination to which clients' requests are sent now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Route {
+pub(super) enum Route {
     /// Requests go to the Raft core of this replica, which is the leader.
     Core,
     /// Requests go to the leader, which is another replica.
@@ -81,7 +81,8 @@ impl Gathering {
 }
 
 impl ServerNetwork {
-    fn route(&self) -> Route {
+    /// Returns the destination to which clients' requests are sent now.
+    pub(super) fn route(&self) -> Route {
         match self.leadership.leader {
             Some(leader) if leader == self.parts.me => Route::Core,
             Some(leader) if self.parts.outgoing.is_up(leader) => Route::Leader(leader),
@@ -336,6 +337,9 @@ impl ServerNetwork {
     /// Sends a refusal to the replica that forwarded the batch or requested the read index.
     fn refuse_forwarded(&mut self, key: RequestKey, reason: RefusalReason) {
         let (peer, sequence) = replica_and_sequence(key.request);
+        if key.client == READ_INDEX_CLIENT && self.on_own_read_index(key.request, None) {
+            return;
+        }
         let frame = if key.client == READ_INDEX_CLIENT {
             Frame::ReadIndex { ticket: sequence, index: None }
         } else {

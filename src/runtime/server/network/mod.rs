@@ -6,6 +6,7 @@
 //! | `dispatch` | requests on their way to the core or to the leader; refusals |
 //! | `members` | which peers this replica connects to, and the addresses of members |
 //! | `peers` | frames from peers, and to them |
+//! | `questions` | the questions of the HTTP thread |
 //! | `stop` | the graceful stop |
 //! | `context` | the facts that `INFO` and other commands report |
 //!
@@ -17,6 +18,7 @@ mod context;
 mod dispatch;
 mod members;
 mod peers;
+mod questions;
 mod stop;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -40,6 +42,7 @@ use crate::runtime::pass::StageState;
 use crate::runtime::server::certificates::Certificates;
 use crate::runtime::server::clients::Clients;
 use crate::runtime::server::freshness::Freshness;
+use crate::runtime::server::http::HttpEnds;
 use crate::runtime::server::listeners::Listeners;
 use crate::runtime::server::peers::incoming::IncomingPeers;
 use crate::runtime::server::peers::outgoing::OutgoingPeers;
@@ -50,10 +53,11 @@ use crate::runtime::server::sockets::listener::Listener;
 use crate::runtime::server::stop_handle::StopHandle;
 use crate::runtime::stages::network::NetworkStage;
 use crate::runtime::wake::Wake;
-use crate::types::{Instant, NodeId};
+use crate::types::{Instant, NodeId, Term};
 use crate::wire::frame::Frame;
 
 use self::dispatch::{Gathering, WriteRoute};
+use self::questions::ReadinessCheck;
 use self::stop::Stopping;
 
 /// The `Poll` token of the waker with which other stages wake the network stage. The code that
@@ -127,6 +131,8 @@ pub(crate) struct Parts {
     pub(crate) memory: Arc<MemoryBoard>,
     pub(crate) clocks: Arc<ClockBoard>,
     pub(crate) counters: Arc<RuntimeCounters>,
+    /// The ends of the queues to and from the HTTP thread; `None` without such a thread.
+    pub(crate) http: Option<HttpEnds>,
 }
 
 /// What the connections that one listener accepts are for.
@@ -150,6 +156,8 @@ pub(crate) struct ServerNetwork {
     client_addresses: BTreeMap<NodeId, (String, u16)>,
     /// The replica that was last known to be the leader. Kept while no leader is known.
     last_leader: Option<NodeId>,
+    /// The latest term of which this replica has known the leader.
+    led_term: Option<Term>,
     /// The leader, its term and the connection to it when writes without an outcome were last sent
     /// again; `None` before the first leader.
     write_route: Option<WriteRoute>,
@@ -199,6 +207,10 @@ pub(crate) struct ServerNetwork {
     /// kept to reuse its memory.
     frames: Vec<(NodeId, u64, Frame)>,
     gathering: Gathering,
+    /// The check of readiness for the HTTP thread; `None` if there is none.
+    readiness: Option<ReadinessCheck>,
+    /// Number of requests to this replica's own core that checks of readiness have made.
+    readiness_count: u64,
     /// The progress of the graceful stop; `None` while this replica serves.
     stopping: Option<Stopping>,
 }
@@ -225,6 +237,7 @@ impl ServerNetwork {
             leadership: Leadership::default(),
             client_addresses: BTreeMap::new(),
             last_leader: None,
+            led_term: None,
             write_route: None,
             resend_from: None,
             leader_refused_until: Instant::ZERO,
@@ -244,6 +257,8 @@ impl ServerNetwork {
             opened: Vec::new(),
             frames: Vec::new(),
             gathering: Gathering::default(),
+            readiness: None,
+            readiness_count: 0,
             stopping: None,
         })
     }
@@ -276,6 +291,7 @@ impl ServerNetwork {
         {
             return Some(Duration::ZERO);
         }
+        let readiness_ends_at = self.readiness.as_ref().map(ReadinessCheck::ends_at);
         let stop_step_at = self.stopping.as_ref().map(|_| now + stop::STEP_INTERVAL);
         let expiry = parts.clients.next_expiry().map(|due| due.max(self.expiry_at));
         let due = [
@@ -290,6 +306,7 @@ impl ServerNetwork {
             parts.clients.next_read_ahead(),
             parts.clients.next_resume(),
             Some(self.wall_clock_at),
+            readiness_ends_at,
             stop_step_at,
         ];
         let mut at_most = |limit: Duration| {
@@ -464,6 +481,9 @@ impl ServerNetwork {
         self.parts.clients.context.history = batch.history;
         self.parts.clients.wake(&batch.changed);
         for (key, index) in batch.read_indexes {
+            if self.on_own_read_index(key.request, Some(index)) {
+                continue;
+            }
             let (peer, ticket) = replica_and_sequence(key.request);
             self.parts.outgoing.send(peer, &Frame::ReadIndex { ticket, index: Some(index) });
         }
@@ -616,6 +636,7 @@ impl NetworkStage for ServerNetwork {
         parts.outgoing.flush(now, parts.poll.registry(), &parts.datagrams);
         let mut pass = Pass::of_large(self.parts.clock, PASS_EVENTS_MAX);
         self.receive_replies(&mut pass);
+        self.answer_questions(now);
         self.dispatch(now);
         let parts = &mut self.parts;
         let registry = parts.poll.registry();

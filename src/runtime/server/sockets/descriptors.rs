@@ -9,10 +9,15 @@ const RESERVED: u64 = 24;
 /// bulk messages, in each direction), and two for connections that are being replaced.
 const RESERVED_PER_PEER: u64 = 6;
 
-/// Raises the limit on open files so that `clients` connections fit. Returns the number of client
-/// connections that the limit allows, at most `clients`.
-pub(crate) fn raise_limit(clients: u64, peer_count: usize) -> u64 {
-    let reserved = RESERVED + RESERVED_PER_PEER * peer_count as u64;
+/// Returns the number of file descriptors that are not for clients: those for `peer_count` peers,
+/// and `other_count` for purposes that not every replica has.
+pub(crate) fn reserved(peer_count: usize, other_count: u64) -> u64 {
+    RESERVED + RESERVED_PER_PEER * peer_count as u64 + other_count
+}
+
+/// Raises the limit on open files so that `clients` connections fit besides the `reserved` file
+/// descriptors. Returns the number of client connections that the limit allows, at most `clients`.
+pub(crate) fn raise_limit(clients: u64, reserved: u64) -> u64 {
     let needed = clients.saturating_add(reserved);
     let mut limit = getrlimit(Resource::Nofile);
     let maximum = limit.maximum.unwrap_or(u64::MAX);
@@ -40,8 +45,7 @@ pub(crate) fn raise_limit(clients: u64, peer_count: usize) -> u64 {
 }
 
 /// Returns the maximum number of client connections that [`raise_limit`] can make possible.
-pub(crate) fn clients_allowed(peer_count: usize) -> u64 {
-    let reserved = RESERVED + RESERVED_PER_PEER * peer_count as u64;
+pub(crate) fn clients_allowed(reserved: u64) -> u64 {
     let limit = getrlimit(Resource::Nofile);
     limit.maximum.unwrap_or(u64::MAX).saturating_sub(reserved).max(1)
 }
@@ -52,12 +56,13 @@ mod tests {
 
     #[test]
     fn maxclients_is_capped_by_the_open_file_limit() {
-        let few = raise_limit(20, 2);
+        let reserved = reserved(2, 0);
+        let few = raise_limit(20, reserved);
         assert!((1..=20).contains(&few));
         let limit = getrlimit(Resource::Nofile).maximum;
-        assert!(few <= clients_allowed(2), "more than the hard limit");
+        assert!(few <= clients_allowed(reserved), "more than the hard limit");
         if let Some(limit) = limit {
-            assert!(raise_limit(u64::MAX, 2) < limit.max(2));
+            assert!(raise_limit(u64::MAX, reserved) < limit.max(2));
         }
     }
 }

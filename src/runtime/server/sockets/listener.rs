@@ -31,6 +31,12 @@ impl Listener {
         Ok(Listener { socket: Some(socket), acceptable: true, paused_until: Instant::ZERO })
     }
 
+    /// Returns the address on which the socket listens.
+    #[cfg(test)]
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
+        self.socket.as_ref().ok_or(ErrorKind::NotConnected)?.local_addr()
+    }
+
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let Some(socket) = &mut self.socket else { return Ok(()) };
         registry.register(socket, token, Interest::READABLE)

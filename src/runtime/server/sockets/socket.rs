@@ -274,6 +274,12 @@ impl Socket {
         Ok(())
     }
 
+    /// Closes this end of the connection for writing, so that the peer finds the end of the stream.
+    pub(crate) fn shutdown_write(&self) {
+        // Fails only if the connection is closed already.
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
     /// Closes the connection.
     pub(crate) fn close(&mut self, registry: &Registry) {
         if let Some(tls) = &mut self.tls {

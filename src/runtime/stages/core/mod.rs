@@ -337,6 +337,7 @@ impl Core {
                     let answer = self.administer(call.request);
                     self.outbound.answers.push((call.caller, answer));
                 }
+                CoreItem::PublishStatus => self.published_at = Instant::ZERO,
                 CoreItem::Snapshot(event) => self.on_snapshot_event(event),
                 CoreItem::DiskSpace(report) => self.on_disk_space(report),
                 CoreItem::Stop => return StageState::Stopped,

@@ -1,0 +1,192 @@
+//! The metrics: their names, their help, where their values come from, and their text in the
+//! format of OpenMetrics.
+//!
+//! | file | metrics about |
+//! |---|---|
+//! | `samples` | the values of one metric, as they are encoded |
+//! | `replica` | the process, its role, its log, the other replicas, the clocks |
+//! | `storage` | the disk, snapshots, memory, the keyspace |
+//! | `traffic` | clients, commands, errors, queues, HTTP requests |
+//!
+//! The number of samples is bounded, whatever clients send: labels have the names of commands that
+//! exist, of at most 64 error codes, and of the members of the cluster. A test compares the list
+//! with the guide, and with the names in the dashboard and the alert rules.
+
+mod replica;
+mod samples;
+mod storage;
+mod traffic;
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+
+use crate::raft::Status;
+use crate::runtime::boards::RuntimeCounters;
+
+use super::report::Report;
+
+use self::samples::Samples;
+
+/// What a metric measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A value that only rises, until the process is restarted.
+    Counter,
+    /// A value that rises and falls.
+    Gauge,
+    /// Counts of durations, by size.
+    Histogram,
+}
+
+/// The unit of a metric, which is a part of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum In {
+    Numbers,
+    Bytes,
+    Seconds,
+}
+
+/// The state of the replica from which the metrics are written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source<'s> {
+    pub(super) report: &'s Report,
+    pub(super) counters: &'s RuntimeCounters,
+    /// The status that the Raft core has published; `None` just after the start.
+    pub(super) status: Option<&'s Status>,
+    pub(super) http: HttpCounts,
+}
+
+/// Numbers of HTTP requests since the process started.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct HttpCounts {
+    /// Requests for each page, in the order of [`PAGES`](super::pages::PAGES).
+    pub(super) requests: [u64; 4],
+    /// Requests that were malformed, or for a page that does not exist.
+    pub(super) rejected: u64,
+}
+
+/// A metric: its description, and the function that writes its values.
+struct Metric {
+    /// The name without the unit, and without the ending `_total` of a counter.
+    name: &'static str,
+    kind: Kind,
+    unit: In,
+    /// Names of the labels, in the order in which [`Samples`] gets their values.
+    labels: &'static [&'static str],
+    help: &'static str,
+    write: fn(&Source<'_>, &mut Samples),
+}
+
+const fn counter(
+    name: &'static str,
+    help: &'static str,
+    write: fn(&Source<'_>, &mut Samples),
+) -> Metric {
+    Metric { name, kind: Kind::Counter, unit: In::Numbers, labels: &[], help, write }
+}
+
+const fn gauge(
+    name: &'static str,
+    help: &'static str,
+    write: fn(&Source<'_>, &mut Samples),
+) -> Metric {
+    Metric { kind: Kind::Gauge, ..counter(name, help, write) }
+}
+
+impl Metric {
+    const fn by(mut self, labels: &'static [&'static str]) -> Metric {
+        self.labels = labels;
+        self
+    }
+
+    const fn bytes(mut self) -> Metric {
+        self.unit = In::Bytes;
+        self
+    }
+
+    const fn seconds(mut self) -> Metric {
+        self.unit = In::Seconds;
+        self
+    }
+
+    const fn histogram(mut self) -> Metric {
+        self.kind = Kind::Histogram;
+        self
+    }
+
+    fn unit(&self) -> Option<Unit> {
+        match self.unit {
+            In::Numbers => None,
+            In::Bytes => Some(Unit::Bytes),
+            In::Seconds => Some(Unit::Seconds),
+        }
+    }
+}
+
+fn all() -> impl Iterator<Item = &'static Metric> {
+    [replica::METRICS, storage::METRICS, traffic::METRICS].into_iter().flatten()
+}
+
+/// The description of a metric, for the guide and for tests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricInfo {
+    /// The name as in queries, such as `bowline_commands_total`. The samples of a histogram have
+    /// this name followed by `_bucket`, `_sum` and `_count`.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Names of the labels, apart from `le` of a histogram.
+    pub labels: &'static [&'static str],
+    /// What the metric measures, in a sentence.
+    pub help: &'static str,
+}
+
+/// Returns the descriptions of all metrics that a replica exports at `/metrics`.
+pub fn metrics() -> impl Iterator<Item = MetricInfo> {
+    all().map(|metric| {
+        let unit = metric.unit().map_or(String::new(), |unit| format!("_{}", unit.as_str()));
+        let ending = if metric.kind == Kind::Counter { "_total" } else { "" };
+        MetricInfo {
+            name: format!("{}{unit}{ending}", metric.name),
+            kind: match metric.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram => "histogram",
+            },
+            labels: metric.labels,
+            help: metric.help,
+        }
+    })
+}
+
+fn metric_type(kind: Kind) -> MetricType {
+    match kind {
+        Kind::Counter => MetricType::Counter,
+        Kind::Gauge => MetricType::Gauge,
+        Kind::Histogram => MetricType::Histogram,
+    }
+}
+
+/// Returns the text of all metrics, in the format of OpenMetrics.
+pub(super) fn encode(source: Source<'_>) -> String {
+    let mut registry = prometheus_client::registry::Registry::default();
+    let samples = all().map(|metric| Samples::of(metric, &source)).collect();
+    registry.register_collector(Box::new(Family(samples)));
+    let mut text = String::new();
+    text::encode(&mut text, &registry).expect("a string takes everything");
+    text
+}
+
+/// The samples of all metrics, in the form in which `prometheus_client` asks for them.
+#[derive(Debug)]
+struct Family(Vec<Samples>);
+
+impl Collector for Family {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        self.0.iter().try_for_each(|samples| samples.encode(&mut encoder))
+    }
+}

@@ -1,0 +1,176 @@
+//! The samples of one metric, and how they are encoded.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+
+use crate::redis::{DURATION_BUCKETS, DurationHistogram};
+
+use super::{Kind, Metric, Source, metric_type};
+
+/// Buckets of a [`DurationHistogram`] whose bounds are exported: 16 us to 4.3 s, each four times
+/// the one before.
+const EXPORTED: std::ops::RangeInclusive<usize> = 4..=22;
+const EXPORTED_STEP: usize = 2;
+
+/// The value of a label.
+type Label = Cow<'static, str>;
+
+/// The value of a sample.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    Integer(u64),
+    Real(f64),
+    Durations(Box<DurationHistogram>),
+}
+
+/// The samples of one metric.
+pub(super) struct Samples {
+    metric: &'static Metric,
+    /// The values of the labels, in the order of their names, and the value of each sample.
+    list: Vec<(Vec<Label>, Value)>,
+}
+
+impl fmt::Debug for Samples {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Samples")
+            .field("name", &self.metric.name)
+            .field("list", &self.list)
+            .finish()
+    }
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Value {
+        Value::Integer(number)
+    }
+}
+
+impl From<usize> for Value {
+    fn from(number: usize) -> Value {
+        Value::Integer(number as u64)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(flag: bool) -> Value {
+        Value::Integer(flag.into())
+    }
+}
+
+impl From<f64> for Value {
+    fn from(number: f64) -> Value {
+        Value::Real(number)
+    }
+}
+
+impl From<Duration> for Value {
+    fn from(duration: Duration) -> Value {
+        Value::Real(duration.as_secs_f64())
+    }
+}
+
+impl From<DurationHistogram> for Value {
+    fn from(durations: DurationHistogram) -> Value {
+        Value::Durations(Box::new(durations))
+    }
+}
+
+impl Samples {
+    /// Returns the samples of `metric` according to `source`.
+    pub(super) fn of(metric: &'static Metric, source: &Source<'_>) -> Samples {
+        let mut samples = Samples { metric, list: Vec::new() };
+        (metric.write)(source, &mut samples);
+        samples
+    }
+
+    /// Adds the sample of a metric without labels.
+    pub(super) fn add(&mut self, value: impl Into<Value>) {
+        self.add_with([], value);
+    }
+
+    /// Adds a sample with these values of the labels.
+    pub(super) fn add_with<const N: usize>(&mut self, labels: [Label; N], value: impl Into<Value>) {
+        assert_eq!(N, self.metric.labels.len(), "labels of {}", self.metric.name);
+        self.list.push((labels.into(), value.into()));
+    }
+
+    /// Adds a sample for each possible state: 1 for the current one, 0 for the others.
+    pub(super) fn add_states(&mut self, states: &[&'static str], current: &str) {
+        for state in states {
+            self.add_with([(*state).into()], *state == current);
+        }
+    }
+
+    /// Appends the description of the metric and its samples.
+    pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Metric { name, kind, labels: names, help, .. } = self.metric;
+        let unit = self.metric.unit();
+        let mut encoder =
+            encoder.encode_descriptor(name, help, unit.as_ref(), metric_type(*kind))?;
+        for (values, value) in &self.list {
+            let labels: Vec<(&str, &str)> =
+                names.iter().copied().zip(values.iter().map(|value| &**value)).collect();
+            let mut encoder = encoder.encode_family(&labels)?;
+            encode_value(&mut encoder, *kind, value)?;
+        }
+        Ok(())
+    }
+}
+
+fn encode_value(encoder: &mut MetricEncoder<'_>, kind: Kind, value: &Value) -> fmt::Result {
+    match (kind, value) {
+        (Kind::Counter, Value::Integer(number)) => {
+            encoder.encode_counter::<NoLabelSet, _, f64>(number, None)
+        }
+        (Kind::Counter, Value::Real(number)) => {
+            encoder.encode_counter::<NoLabelSet, _, f64>(number, None)
+        }
+        (Kind::Gauge, Value::Integer(number)) => encoder.encode_gauge(number),
+        (Kind::Gauge, Value::Real(number)) => encoder.encode_gauge(number),
+        (Kind::Histogram, Value::Durations(durations)) => {
+            let (sum, count) = (durations.sum.as_secs_f64(), durations.count());
+            encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets(durations), None)
+        }
+        (kind, value) => unreachable!("a {kind:?} with the value {value:?}"),
+    }
+}
+
+/// Returns the exported buckets: the upper bound of each in seconds, and the number of durations in
+/// it that are in no earlier one.
+fn buckets(durations: &DurationHistogram) -> Vec<(f64, u64)> {
+    let mut from = 0;
+    let mut take = |to: usize| {
+        let count = durations.counts[from..to].iter().sum();
+        from = to;
+        count
+    };
+    let mut buckets = Vec::new();
+    for last in EXPORTED.step_by(EXPORTED_STEP) {
+        let bound = DurationHistogram::bound_of(last).expect("not the last bucket");
+        buckets.push((bound.as_secs_f64(), take(last + 1)));
+    }
+    buckets.push((f64::INFINITY, take(DURATION_BUCKETS)));
+    buckets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exported_buckets_contain_every_duration_once() {
+        let mut durations = DurationHistogram::default();
+        for (bucket, count) in durations.counts.iter_mut().enumerate() {
+            *count = 1 << bucket;
+        }
+        let buckets = buckets(&durations);
+        let all: u64 = buckets.iter().map(|(_, count)| count).sum();
+        assert_eq!(all, (1 << DURATION_BUCKETS) - 1);
+        assert_eq!(buckets[0], (0.000_016_384, 0b1_1111));
+        assert_eq!(buckets[1], (0.000_065_536, 0b110_0000));
+        assert_eq!(buckets.last(), Some(&(f64::INFINITY, 0b11 << 23)));
+    }
+}

@@ -1,0 +1,188 @@
+//! Metrics about the log on disk, snapshots, memory and the keyspace.
+
+use std::time::Duration;
+
+use crate::redis::{Context, disk_name};
+
+use super::replica::DISK_STATES;
+use super::{Metric, Source, counter, gauge};
+
+pub(super) const METRICS: &[Metric] = &[
+    counter("bowline_log_syncs", "Syncs (fsync) of the log.", |source, out| {
+        out.add(source.counters.log_syncs.get());
+    }),
+    gauge("bowline_log_sync_duration", "Durations of the syncs of the log.", |source, out| {
+        out.add(source.counters.log_sync_times.read());
+    })
+    .histogram()
+    .seconds(),
+    gauge(
+        "bowline_disk_state",
+        "1 for the condition of the disk, 0 for the others. While it is low, writes are refused.",
+        |source, out| out.add_states(DISK_STATES, disk_name(context(source).disk)),
+    )
+    .by(&["state"]),
+    counter("bowline_disk_stalls", "Times that the disk has stalled.", |source, out| {
+        out.add(context(source).counters.disk_stalls);
+    }),
+    gauge("bowline_disk_free", "Free disk space.", |source, out| {
+        out.add(context(source).disk_free);
+    })
+    .bytes(),
+    gauge(
+        "bowline_disk_reserve",
+        "Free disk space below which writes are refused; 0 for no limit.",
+        |source, out| out.add(context(source).disk_reserve),
+    )
+    .bytes(),
+    counter("bowline_snapshots", "Snapshots that were completed.", |source, out| {
+        out.add(context(source).snapshot.saves);
+    }),
+    counter("bowline_snapshot_failures", "Snapshots that have failed.", |source, out| {
+        out.add(context(source).snapshot.failures);
+    }),
+    gauge(
+        "bowline_snapshot_last_failed",
+        "1 if the latest attempt to take a snapshot failed.",
+        |source, out| out.add(context(source).snapshot.failed),
+    ),
+    gauge("bowline_snapshot_in_progress", "1 while a snapshot is being taken.", |source, out| {
+        out.add(context(source).snapshot.taking);
+    }),
+    gauge(
+        "bowline_snapshot_duration",
+        "Duration of the latest completed snapshot, in whole seconds; 0 before the first.",
+        |source, out| {
+            out.add(Duration::from_secs(context(source).snapshot.last_seconds.unwrap_or(0)));
+        },
+    )
+    .seconds(),
+    gauge(
+        "bowline_snapshot_size",
+        "Size of the latest snapshot; 0 if there is none.",
+        |source, out| {
+            out.add(context(source).snapshot.bytes);
+        },
+    )
+    .bytes(),
+    gauge(
+        "bowline_snapshot_age",
+        "Time since the latest snapshot was completed, or loaded at the start.",
+        |source, out| {
+            let context = context(source);
+            let saved_at = context.snapshot.saved_at;
+            if saved_at > 0 {
+                out.add(context.wall_clock.saturating_sub(Duration::from_secs(saved_at)));
+            }
+        },
+    )
+    .seconds(),
+    gauge(
+        "bowline_snapshot_index",
+        "Index of the last entry that the latest snapshot covers; 0 if there is none.",
+        |source, out| out.add(context(source).snapshot.index.0),
+    ),
+    gauge(
+        "bowline_memory_used",
+        "Memory usage of data, log and clients, as maxmemory counts it.",
+        |source, out| out.add(context(source).used_memory),
+    )
+    .bytes(),
+    gauge(
+        "bowline_memory_peak",
+        "Largest value of bowline_memory_used_bytes since the start.",
+        |source, out| out.add(context(source).used_memory_peak),
+    )
+    .bytes(),
+    gauge("bowline_memory_dataset", "Memory usage of keys and values.", |source, out| {
+        out.add(context(source).dataset_bytes);
+    })
+    .bytes(),
+    gauge("bowline_memory_log", "Memory usage of log entries in memory.", |source, out| {
+        out.add(context(source).log_bytes);
+    })
+    .bytes(),
+    gauge("bowline_memory_clients", "Memory usage of all clients.", |source, out| {
+        out.add(context(source).clients_bytes);
+    })
+    .bytes(),
+    gauge(
+        "bowline_memory_resident",
+        "Resident memory of the process; 0 if unknown.",
+        |source, out| out.add(context(source).resident_bytes),
+    )
+    .bytes(),
+    gauge("bowline_memory_machine", "Memory of the machine; 0 if unknown.", |source, out| {
+        out.add(context(source).system.memory_bytes);
+    })
+    .bytes(),
+    gauge("bowline_memory_limit", "Memory limit (maxmemory); 0 for none.", |source, out| {
+        out.add(source.report.memory_max);
+    })
+    .bytes(),
+    gauge(
+        "bowline_memory_clients_limit",
+        "Memory limit of all clients together (maxmemory-clients).",
+        |source, out| out.add(source.report.clients_bytes_max),
+    )
+    .bytes(),
+    gauge(
+        "bowline_memory_is_full",
+        "1 while commands that add data are refused because of maxmemory.",
+        |source, out| out.add(context(source).is_full),
+    ),
+    gauge(
+        "bowline_lazyfree_pending_objects",
+        "Values that were removed but not freed yet.",
+        |source, out| out.add(context(source).lazyfree_pending_objects),
+    ),
+    counter(
+        "bowline_lazyfreed_objects",
+        "Values that were freed in the background.",
+        |source, out| out.add(context(source).lazyfreed_objects),
+    ),
+    gauge("bowline_keys", "Number of keys.", |source, out| out.add(context(source).key_count)),
+    gauge("bowline_keys_with_expiration", "Number of keys that expire.", |source, out| {
+        out.add(context(source).expires_count);
+    }),
+    gauge(
+        "bowline_keys_average_ttl",
+        "Average remaining time to live of the keys that expire; 0 if there are none.",
+        |source, out| {
+            let context = context(source);
+            let average = context.average_expiry.unwrap_or(0);
+            let millis = average.saturating_sub(context.clocks.replicated);
+            out.add(Duration::from_millis(millis));
+        },
+    )
+    .seconds(),
+    counter(
+        "bowline_keyspace_lookups",
+        "Keys that reads of this replica's clients looked up, by result: hit or miss.",
+        |source, out| {
+            let statistics = context(source).keyspace_statistics;
+            out.add_with(["hit".into()], statistics.hits);
+            out.add_with(["miss".into()], statistics.misses);
+        },
+    )
+    .by(&["result"]),
+    gauge("bowline_changes_revision", "Revision of the state, as in CHANGES.", |source, out| {
+        out.add(context(source).history.revision);
+    }),
+    gauge(
+        "bowline_changes_history_events",
+        "Changes in the history from which CHANGES is answered.",
+        |source, out| out.add(context(source).history.events),
+    ),
+    gauge("bowline_changes_history", "Memory usage of the history of changes.", |source, out| {
+        out.add(context(source).history.bytes);
+    })
+    .bytes(),
+    counter("bowline_expired_keys", "Keys removed because they had expired.", |source, out| {
+        out.add(context(source).keyspace_statistics.expired);
+    }),
+];
+
+fn context<'s>(source: &Source<'s>) -> &'s Context {
+    &source.report.context
+}

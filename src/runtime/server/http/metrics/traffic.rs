@@ -1,0 +1,188 @@
+//! Metrics about clients, commands, errors, queues and HTTP requests.
+
+use crate::redis::{CommandTotals, Context, command_totals};
+use crate::runtime::server::http::pages::PAGES;
+
+use super::samples::{Samples, Value};
+use super::{Metric, Source, counter, gauge};
+
+pub(super) const METRICS: &[Metric] = &[
+    gauge("bowline_clients", "Clients that are connected.", |source, out| {
+        out.add(context(source).traffic.clients);
+    }),
+    gauge("bowline_clients_blocked", "Clients that wait for changes of keys.", |source, out| {
+        out.add(context(source).blocked_clients);
+    }),
+    gauge("bowline_clients_limit", "Maximum number of clients (maxclients).", |source, out| {
+        out.add(source.report.clients_max);
+    }),
+    counter("bowline_connections", "Connections of clients accepted.", |source, out| {
+        out.add(context(source).traffic.connections);
+    }),
+    counter(
+        "bowline_connections_refused",
+        "Connections of clients refused because of maxclients.",
+        |source, out| out.add(context(source).traffic.connections_refused),
+    ),
+    counter(
+        "bowline_clients_evicted",
+        "Clients disconnected because of maxmemory-clients.",
+        |source, out| out.add(context(source).traffic.clients_evicted),
+    ),
+    counter(
+        "bowline_clients_closed",
+        "Connections of clients closed by the replica, not by the client.",
+        |source, out| out.add(source.counters.clients_closed.get()),
+    ),
+    counter("bowline_clients_received", "Bytes received from clients.", |source, out| {
+        out.add(context(source).traffic.bytes_in);
+    })
+    .bytes(),
+    counter("bowline_clients_sent", "Bytes sent to clients.", |source, out| {
+        out.add(context(source).traffic.bytes_out);
+    })
+    .bytes(),
+    counter(
+        "bowline_clients_socket_calls",
+        "Reads and writes of clients' sockets that moved bytes, by direction.",
+        |source, out| {
+            let traffic = context(source).traffic;
+            out.add_with(["read".into()], traffic.reads);
+            out.add_with(["write".into()], traffic.writes);
+        },
+    )
+    .by(&["direction"]),
+    counter(
+        "bowline_commands",
+        "Commands received from clients, including rejected and unknown ones.",
+        |source, out| out.add(context(source).traffic.commands),
+    ),
+    counter("bowline_command_calls", "Calls of each command.", |source, out| {
+        commands(source, out, |totals| totals.calls.into());
+    })
+    .by(&["command"]),
+    counter(
+        "bowline_command_rejections",
+        "Requests of each command that were rejected, so certainly not applied.",
+        |source, out| commands(source, out, |totals| totals.rejected.into()),
+    )
+    .by(&["command"]),
+    counter(
+        "bowline_command_failures",
+        "Calls of each command whose reply was an error.",
+        |source, out| commands(source, out, |totals| totals.failed.into()),
+    )
+    .by(&["command"]),
+    gauge(
+        "bowline_command_duration",
+        "Durations of the calls of each command, with the sync of the log and the other replicas.",
+        |source, out| commands(source, out, |totals| (*totals.durations).into()),
+    )
+    .histogram()
+    .seconds()
+    .by(&["command"]),
+    counter(
+        "bowline_error_replies",
+        "Error replies, by code; codes beyond the first 64 count as other.",
+        |source, out| {
+            let statistics = &context(source).statistics;
+            let mut other = statistics.error_count();
+            for (code, count) in statistics.error_codes() {
+                other = other.saturating_sub(count);
+                out.add_with([code.to_owned().into()], count);
+            }
+            out.add_with(["other".into()], other);
+        },
+    )
+    .by(&["code"]),
+    counter(
+        "bowline_requests_refused",
+        "Requests refused, by reason: busy (TRYAGAIN; batches), disk_full (MISCONF), no_leader \
+         (CLUSTERDOWN).",
+        |source, out| {
+            let counters = source.counters;
+            out.add_with(["busy".into()], counters.requests_busy.get());
+            out.add_with(["disk_full".into()], counters.disk_full.get());
+            out.add_with(["no_leader".into()], counters.cluster_down.get());
+        },
+    )
+    .by(&["reason"]),
+    counter(
+        "bowline_requests_uncertain",
+        "Requests answered with UNCERTAIN: the write may have been applied.",
+        |source, out| out.add(source.counters.uncertain.get()),
+    ),
+    gauge("bowline_pubsub_channels", "Channels with subscribers.", |source, out| {
+        out.add(source.report.subscriptions.0);
+    }),
+    gauge("bowline_pubsub_patterns", "Patterns with subscribers.", |source, out| {
+        out.add(source.report.subscriptions.1);
+    }),
+    gauge("bowline_queue_items", "Items that wait in each queue between stages.", |source, out| {
+        for queue in &source.report.queues {
+            out.add_with([queue.name.into()], queue.items);
+        }
+    })
+    .by(&["queue"]),
+    gauge("bowline_queue_items_limit", "Maximum number of items in a queue.", |source, out| {
+        out.add(source.report.queue_items_max);
+    }),
+    counter(
+        "bowline_dropped",
+        "Messages dropped because a queue was full or a peer not connected, by kind. They are \
+         sent again.",
+        dropped,
+    )
+    .by(&["kind"]),
+    counter(
+        "bowline_received_invalid",
+        "Frames and datagrams received that were unreadable (malformed) or ignored (not for this \
+         replica, or late).",
+        |source, out| {
+            out.add_with(["unreadable".into()], source.counters.unreadable.get());
+            out.add_with(["ignored".into()], source.counters.ignored.get());
+        },
+    )
+    .by(&["kind"]),
+    counter(
+        "bowline_peer_connections_refused",
+        "Connections from peers that were closed: invalid hello, damaged frame, or too many.",
+        |source, out| out.add(source.counters.peers_refused.get()),
+    ),
+    counter("bowline_http_requests", "HTTP requests for each page.", |source, out| {
+        for ((path, _), count) in PAGES.into_iter().zip(source.http.requests) {
+            out.add_with([path.into()], count);
+        }
+    })
+    .by(&["page"]),
+    counter(
+        "bowline_http_requests_rejected",
+        "HTTP requests that were malformed, or for a page that does not exist.",
+        |source, out| out.add(source.http.rejected),
+    ),
+];
+
+fn context<'s>(source: &Source<'s>) -> &'s Context {
+    &source.report.context
+}
+
+/// Adds a sample for each command that was called or rejected.
+fn commands(source: &Source<'_>, out: &mut Samples, value: impl Fn(CommandTotals<'_>) -> Value) {
+    for (command, totals) in command_totals(&context(source).statistics) {
+        out.add_with([command.into()], value(totals));
+    }
+}
+
+fn dropped(source: &Source<'_>, out: &mut Samples) {
+    let counters = source.counters;
+    for (kind, counter) in [
+        ("arrivals", &counters.arrivals_dropped),
+        ("outbound", &counters.outbound_dropped),
+        ("unsent", &counters.unsent),
+        ("appends", &counters.appends_dropped),
+        ("chunks", &counters.chunks_dropped),
+        ("repeats", &counters.repeats_dropped),
+    ] {
+        out.add_with([kind.into()], counter.get());
+    }
+}

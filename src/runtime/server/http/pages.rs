@@ -1,0 +1,151 @@
+//! The contents of the pages.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::feature_level::FeatureLevel;
+use crate::raft::DiskState;
+use crate::redis::{
+    Context, ReplicaInfo, Unready, digest_result, disk_name, member_role, role_name,
+};
+use crate::wire::http::Status;
+
+use super::exchange::Question;
+
+/// A page that needs an answer of the network stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Page {
+    Metrics,
+    Status,
+    Live,
+    Ready,
+}
+
+/// All pages, each with its path.
+pub(super) const PAGES: [(&str, Page); 4] = [
+    ("/metrics", Page::Metrics),
+    ("/status", Page::Status),
+    ("/livez", Page::Live),
+    ("/readyz", Page::Ready),
+];
+
+/// Content type of the metrics: the text format of OpenMetrics.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+impl Page {
+    /// Returns the page with this path; `None` if there is none.
+    pub(super) fn at(path: &str) -> Option<Page> {
+        PAGES.iter().find(|(known, _)| *known == path).map(|(_, page)| *page)
+    }
+
+    /// Returns the question whose answer the page shows.
+    pub(super) fn question(self) -> Question {
+        match self {
+            Page::Metrics | Page::Status => Question::Report,
+            Page::Live => Question::Liveness,
+            Page::Ready => Question::Readiness,
+        }
+    }
+}
+
+/// A response without its head.
+#[derive(Debug, Clone)]
+pub(super) struct Content {
+    pub(super) status: Status,
+    pub(super) media_type: &'static str,
+    pub(super) body: Bytes,
+}
+
+impl Content {
+    /// Returns lines of text.
+    pub(super) fn text(status: Status, text: impl Into<String>) -> Content {
+        let mut text: String = text.into();
+        text.push('\n');
+        Content { status, media_type: PLAIN, body: text.into() }
+    }
+
+    pub(super) fn metrics(text: String) -> Content {
+        Content { status: Status::Ok, media_type: OPEN_METRICS, body: text.into() }
+    }
+
+    pub(super) fn status(context: &Context) -> Content {
+        let text = format!("{:#}\n", status(context));
+        Content { status: Status::Ok, media_type: JSON, body: text.into() }
+    }
+
+    /// Returns the page `/readyz`. A replica that is ready may still refuse writes: `warning` says
+    /// why.
+    pub(super) fn ready(readiness: &Result<(), Unready>, warning: Option<&str>) -> Content {
+        match readiness {
+            Ok(()) => {
+                let warning = warning.map_or(String::new(), |it| format!("\nwarning: {it}"));
+                Content::text(Status::Ok, format!("ready{warning}"))
+            }
+            Err(reason) => Content::text(Status::Unavailable, reason.to_string()),
+        }
+    }
+}
+
+/// Returns why writes are refused although the replica is ready; `None` if they are not.
+pub(super) fn warning(disk: DiskState) -> Option<&'static str> {
+    match disk {
+        DiskState::Healthy => None,
+        DiskState::Low => Some("the disk is almost full, so writes are refused"),
+        DiskState::Stalled => Some("the disk is stalled"),
+    }
+}
+
+/// Returns what `bowline admin --json status` shows of a replica, as the replica itself knows it.
+fn status(context: &Context) -> Value {
+    let role = if context.rejoining.is_some() {
+        "rejoining"
+    } else {
+        match member_role(context) {
+            "voter" => role_name(context.role),
+            _ if context.leads() => role_name(context.role),
+            other => other,
+        }
+    };
+    let me = context.node(context.me);
+    let peers = context.nodes.iter().filter(|node| node.id != context.me);
+    json!({
+        "id": context.me.0,
+        "address": me.map(|me| address(&me.host, me.port)),
+        "role": role,
+        "leader": context.leader.map(|leader| leader.0),
+        "members": context.members.configuration.members().len(),
+        "term": context.term.0,
+        "last_index": context.last_index.0,
+        "durable_index": context.durable_index.0,
+        "commit_index": context.commit_index.0,
+        "applied_index": context.applied_index.0,
+        "snapshot_index": context.snapshot.index.0,
+        "digest_check_index": context.digest_comparison.as_ref().map_or(0, |it| it.index.0),
+        "digest_check_result": digest_result(context.digest_comparison.as_ref()),
+        "disk_free_bytes": context.disk_free,
+        "disk": disk_name(context.disk),
+        "version": env!("CARGO_PKG_VERSION"),
+        "feature_level": FeatureLevel::NEWEST.number(),
+        "cluster_feature_level": context.members.feature_level.number(),
+        "peers": peers.map(peer).collect::<Vec<_>>(),
+    })
+}
+
+/// Returns what this replica knows about another one. Only the leader knows match indexes.
+fn peer(node: &ReplicaInfo) -> Value {
+    json!({
+        "id": node.id.0,
+        "address": address(&node.host, node.port),
+        "connected": node.connected,
+        "match_index": node.match_index.map(|index| index.0),
+        "disk": node.match_index.map(|_| disk_name(node.disk)),
+        "rtt_us": node.path.map(|path| path.round_trip_us),
+        "loss_permille": node.path.map(|path| path.loss_permille),
+    })
+}
+
+fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
