@@ -34,7 +34,7 @@ use bytes::{Bytes, BytesMut};
 type Decoder = fn(&[u8]);
 
 /// The entry points of all decoders, each with the name of its fuzz target and corpus.
-pub(crate) const TARGETS: [(&str, Decoder); 11] = [
+pub(crate) const TARGETS: [(&str, Decoder); 12] = [
     ("backup", backups::backup),
     ("batch", batch),
     ("course", course),

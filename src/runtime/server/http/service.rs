@@ -180,7 +180,7 @@ impl Service {
             }
             let index = self.connections.next_index();
             let token = Token(CONNECTIONS_FROM + index);
-            if let Ok(socket) = Socket::new(stream, self.poll.registry(), token, true) {
+            if let Ok(socket) = Socket::new(stream, self.poll.registry(), token, true, None) {
                 self.connections.insert(Connection::new(socket, self.limits, now));
                 self.to_advance.push(index);
             }
