@@ -421,7 +421,14 @@ fn info_fields_used_by_dashboards_change_under_load() {
     client.call(&[b"BGSAVE"]).unwrap();
     let value = vec![b'v'; 1 << 20];
     let mut rest = Vec::new();
+    let mut denied = Client::connect(address).unwrap();
+    denied.call_until_ok(&[b"SET", b"k", b"v"]);
     cluster.wait_for("all numbers to change", || {
+        client.call(&[b"ACL", b"SETUSER", b"u", b"on", b">p", b"+get", b"+publish"]).unwrap();
+        for request in ["AUTH u p", "AUTH u wrong", "GET k", "SET k v", "PUBLISH c m"] {
+            let words: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
+            denied.call(&words).unwrap();
+        }
         client.call(&[b"SET", b"large", &value]).unwrap();
         client.call(&[b"SET", b"temporary", b"v", b"EX", b"100"]).unwrap();
         client.call(&[b"SET", b"short", b"v", b"PX", b"1"]).unwrap();
