@@ -41,7 +41,7 @@ fn rejoin_rounds(threads: &'static str) {
         cluster.wait_for("a probe that reports the rejoin", || {
             let output = admin(&cluster, lost, &["ready"]);
             assert!(!output.status.success(), "a rejoining replica is ready");
-            String::from_utf8_lossy(&output.stderr).contains("is rejoining").then_some(())
+            String::from_utf8_lossy(&output.stderr).contains("rejoining: ").then_some(())
         });
         // A replica without these writes must not become the leader with the help of the lost one,
         // and the rejoin must not complete before the other one is back.
