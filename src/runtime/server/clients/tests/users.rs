@@ -1,0 +1,71 @@
+//! Requests that are on their way while the permissions of their user change.
+
+use super::*;
+use crate::kv::{Batch, CommandId, Operation, Refusal, StateMachine};
+use crate::types::{ClientId, RequestId};
+
+const NO_KEY: &str = "-NOPERM No permissions to access a key\r\n";
+
+/// Applies rules to the user `u`, as a change in the log.
+fn set_user(fixture: &mut Fixture, store: &mut StateMachine, rules: &[&[u8]]) {
+    let arguments = [&[&b"u"[..], b""], rules].concat();
+    let operation = Operation::call(CommandId::of("acl|setuser"), &arguments[..]);
+    let request = RequestId(u128::from(store.applied_index().0).to_le_bytes());
+    let key = RequestKey { client: ClientId(1), request };
+    assert_eq!(store.apply_batch(&Batch::one(key, &operation)).outcomes, [Outcome::Done]);
+    fixture.clients.set_users(store.users());
+}
+
+/// Returns a fixture with a client that has logged in as a user who may use all keys.
+fn with_user() -> (Fixture, StateMachine, TcpStream) {
+    let (mut fixture, mut store) = (Fixture::new(), StateMachine::default());
+    set_user(&mut fixture, &mut store, &[b"on", b"nopass", b"+@all", b"~*"]);
+    let mut client = fixture.connect();
+    client.write_all(b"AUTH u x\r\n").unwrap();
+    fixture.expect(&mut client, "+OK\r\n");
+    (fixture, store, client)
+}
+
+#[test]
+fn reads_and_waiting_writes_are_checked_again_when_users_change() {
+    let (mut fixture, mut store, mut client) = with_user();
+    client.write_all(b"GET a\r\nGET b\r\nSET a 1\r\nSET b 1\r\n").unwrap();
+    fixture.until("all requests", |fixture| {
+        (fixture.clients.context.traffic.commands == 5).then_some(())
+    });
+    let reads = fixture.dispatch();
+    assert_eq!(reads.len(), 2, "the writes wait for the reads");
+    set_user(&mut fixture, &mut store, &[b"resetkeys", b"~a"]);
+    for read in reads {
+        fixture.on_outcome(read.key, Outcome::Value(None));
+    }
+    let writes = fixture.dispatch_some();
+    assert_eq!(writes.len(), 1, "only that which is permitted");
+    fixture.on_outcome(writes[0].key, Outcome::Done);
+    fixture.expect(&mut client, &format!("$-1\r\n{NO_KEY}+OK\r\n{NO_KEY}"));
+    assert_eq!(fixture.clients.next_expiry(), None, "no request is left");
+}
+
+#[test]
+fn writes_refused_under_newer_users_are_sent_again_if_still_permitted() {
+    let (mut fixture, mut store, mut client) = with_user();
+    client.write_all(b"SET a 1\r\nSET b 1\r\nSET a 2\r\n").unwrap();
+    fixture.until("all requests", |fixture| {
+        (fixture.clients.context.traffic.commands == 4).then_some(())
+    });
+    // All in one batch. Of several batches, the earlier ones could overtake the later ones.
+    let dispatch = |fixture: &mut Fixture| {
+        let batch = fixture.clients.dispatch(Target::Core, 10, |_| true).batches.remove(0);
+        let decoded = Batch::decode(&batch.payload).unwrap();
+        (batch.key, decoded.len(), decoded.users_revision)
+    };
+    let (key, count, revision) = dispatch(&mut fixture);
+    assert_eq!((count, revision), (3, Some(1)));
+    set_user(&mut fixture, &mut store, &[b"resetkeys", b"~a"]);
+    let refused = Outcome::Refused(Refusal::UsersChanged);
+    fixture.clients.on_outcomes(key, vec![refused; 3]);
+    let (key, count, revision) = dispatch(&mut fixture);
+    assert_eq!((count, revision), (2, Some(2)));
+    fixture.clients.on_outcomes(key, vec![Outcome::Done; 2]);
+    fixture.expect(&mut client, &format!("+OK\r\n{NO_KEY}+OK\r\n"));
+}
