@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use crate::kv::{DEFAULT_USER, PasswordHash, Users};
 
 use super::permissions::Permissions;
-use super::session::connection::Connection;
+use super::session::connection::{Blocked, Connection};
 
 /// Returns the hash of a password, as the cluster stores it.
 pub fn hash_password(password: &[u8]) -> PasswordHash {
@@ -95,18 +95,29 @@ impl Connection {
     /// Takes over changes of the users. Returns false if the user of the connection does not exist
     /// any more, or may not have one of its subscriptions, so that the client must be disconnected.
     pub fn follow_users(&mut self, access: &Access) -> bool {
+        // An `EXEC` that is aborted must not bring earlier permissions back.
+        let may_return = match &mut self.blocked {
+            Some(Blocked::Exec(before)) => before.follow_users(access),
+            _ => true,
+        };
         let Some(permissions) = &self.permissions else {
             // As in Redis, a client that must not log in any more need not.
             self.permissions = access.without_login();
-            return true;
+            return may_return;
         };
-        let Some(current) = access.get(&permissions.name) else { return false };
+        let Some(current) = access.get(&permissions.name) else {
+            // Until it is disconnected, none of its requests is permitted.
+            self.permissions = None;
+            return false;
+        };
         if permissions == current {
-            return true;
+            return may_return;
         }
         self.permissions = Some(std::sync::Arc::clone(current));
-        self.subscriptions
-            .all()
-            .all(|(is_pattern, name)| current.allows_subscription(is_pattern, name))
+        may_return
+            && self
+                .subscriptions
+                .all()
+                .all(|(is_pattern, name)| current.allows_subscription(is_pattern, name))
     }
 }

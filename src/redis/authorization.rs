@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::kv::Operation;
+use crate::kv::{ChangesQuery, Operation};
 
 use super::acl_log::{Denial, DenialReason};
 use super::key_access::uses_in_request;
@@ -238,8 +238,10 @@ impl Connection {
     ) -> Option<String> {
         let Operation::Call { args, .. } = operation else { return None };
         let mut args: Vec<&[u8]> = args.iter().collect();
-        if specs.iter().any(|(_, spec)| spec.full_name == "changes") {
-            // Its operation has other arguments; it may return values.
+        if specs.iter().any(|(_, spec)| spec.full_name == "changes")
+            && ChangesQuery::returns_values(&args)
+        {
+            // Its operation has other arguments than the command.
             args.push(b"VALUES");
         }
         let mut text = None;

@@ -63,6 +63,11 @@ impl<'q> ChangesQuery<'q> {
         run(&[from, self.prefix, &self.count.to_le_bytes(), &[flags]])
     }
 
+    /// Returns whether the command with these arguments returns values, not only the names of keys.
+    pub fn returns_values(arguments: &[&[u8]]) -> bool {
+        matches!(arguments.get(3), Some(&[flags]) if flags & VALUES != 0)
+    }
+
     fn read(args: &Args<'q>) -> Result<ChangesQuery<'q>, Refusal> {
         let number = |at| -> Result<u64, Refusal> {
             let bytes = args.get(at)?.try_into().map_err(|_| Refusal::Syntax)?;

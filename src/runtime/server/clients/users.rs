@@ -24,14 +24,14 @@ impl Clients {
         let access = &self.context.access;
         let mut unfinished = Vec::new();
         for (index, client) in self.connected.iter_mut() {
-            if !client.connection.follow_users(access) {
+            let may_stay = client.connection.follow_users(access);
+            client.drain();
+            unfinished.extend(client.revocable());
+            if !may_stay {
                 // As in Redis, also with unsent replies.
                 self.to_close.push((index, client.id));
                 client.closing = true;
-                continue;
             }
-            client.drain();
-            unfinished.extend(client.revocable());
         }
         self.check_again(unfinished);
     }

@@ -170,6 +170,7 @@ impl Clients {
         for key in &changed.keys {
             woken.extend(self.waiting.matching(key));
         }
+        let mut sent = Vec::new();
         for index in woken {
             let Some(waiting) = self.take_waiting(index) else { continue };
             let Waiting { client: id, slot, command, operation, .. } = waiting;
@@ -180,7 +181,10 @@ impl Clients {
             // It may be answered from this replica's own state.
             self.lagging_reads = true;
             self.mark_dispatch(index);
+            sent.push(sequence);
         }
+        // The permissions of their users may have changed while they waited.
+        self.check_again(sent);
     }
 
     /// Returns the earliest time at which a wait ends; `None` if no wait has an end.

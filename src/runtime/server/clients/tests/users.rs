@@ -69,3 +69,21 @@ fn writes_refused_under_newer_users_are_sent_again_if_still_permitted() {
     fixture.clients.on_outcomes(key, vec![Outcome::Done; 2]);
     fixture.expect(&mut client, &format!("+OK\r\n{NO_KEY}+OK\r\n"));
 }
+
+#[test]
+fn writes_of_a_deleted_user_are_not_sent_again() {
+    let (mut fixture, mut store, mut client) = with_user();
+    client.write_all(b"SET a 1\r\n").unwrap();
+    fixture.until("the request", |fixture| {
+        (fixture.clients.context.traffic.commands == 2).then_some(())
+    });
+    let batch = fixture.clients.dispatch(Target::Core, 10, |_| true).batches.remove(0);
+    let operation = Operation::call(CommandId::of("acl|deluser"), [&b"u"[..]]);
+    let key = RequestKey { client: ClientId(1), request: RequestId([9; 16]) };
+    assert_eq!(store.apply_batch(&Batch::one(key, &operation)).outcomes, [Outcome::Integer(1)]);
+    fixture.clients.set_users(store.users());
+    let refused = Outcome::Refused(Refusal::UsersChanged);
+    fixture.clients.on_outcomes(batch.key, vec![refused]);
+    let batches = fixture.clients.dispatch(Target::Core, 10, |_| true).batches;
+    assert!(batches.is_empty(), "the write is not permitted any more");
+}
