@@ -292,7 +292,7 @@ fn is_low_on_space_unnoticed(
         // A new leader reports its peers a moment after it reports that it leads.
         let leader = cluster.leader_but(victim)?;
         let facts = field_of(&info_text(cluster, leader)?, &field)?;
-        facts.ends_with("disk=low").then_some(leader)
+        facts.contains(",disk=low").then_some(leader)
     });
     outcomes.check(cluster, leader, "while one disk is full");
     disk.free(cluster, victim);
