@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -24,8 +24,10 @@ static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 pub(crate) fn free_port() -> u16 {
     loop {
         let own = u16::try_from(std::process::id() % 1_500).expect("below 1,500") * 12;
-        let port = 12_000 + own + NEXT_PORT.fetch_add(1, Ordering::Relaxed) % 900;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        // More than all tests use, so that no port is that of a replica which is down for a moment.
+        let port = 12_000 + own + NEXT_PORT.fetch_add(1, Ordering::Relaxed) % 2_600;
+        let address = (Ipv4Addr::LOCALHOST, port);
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
             return port;
         }
     }
