@@ -180,6 +180,11 @@ impl Row {
     }
 }
 
+/// Returns the row of a command whose work is in its arguments, and which every version knows.
+const fn new(number: u16, name: &'static str, keys: KeyPositions, run: Run) -> Row {
+    Row { number, name, keys, scale: Scale::Arguments, level: FeatureLevel::V0_1, run }
+}
+
 /// Returns the row of a read-only command for the table of all commands of the state machine.
 /// `number` identifies the command in log entries.
 pub(in crate::kv) const fn read(
@@ -188,14 +193,7 @@ pub(in crate::kv) const fn read(
     keys: KeyPositions,
     run: fn(&Keyspace, &Args<'_>) -> Answer,
 ) -> Row {
-    Row {
-        number,
-        name,
-        keys,
-        scale: Scale::Arguments,
-        level: FeatureLevel::V0_1,
-        run: Run::Read(run),
-    }
+    new(number, name, keys, Run::Read(run))
 }
 
 /// Returns the row of a read-only command on a range of keys, which needs the index of keys, for
@@ -205,14 +203,7 @@ pub(in crate::kv) const fn range_read(
     name: &'static str,
     run: fn(&Keyspace, &Args<'_>) -> Answer,
 ) -> Row {
-    Row {
-        number,
-        name,
-        keys: NO_KEYS,
-        scale: Scale::Arguments,
-        level: FeatureLevel::V0_1,
-        run: Run::RangeRead(run),
-    }
+    new(number, name, NO_KEYS, Run::RangeRead(run))
 }
 
 /// Returns the row of a read-only command without keys that reads what only this replica has, for
@@ -222,14 +213,7 @@ pub(in crate::kv) const fn own_read(
     name: &'static str,
     run: fn(&Keyspace, &Args<'_>) -> Answer,
 ) -> Row {
-    Row {
-        number,
-        name,
-        keys: NO_KEYS,
-        scale: Scale::Arguments,
-        level: FeatureLevel::V0_1,
-        run: Run::OwnRead(run),
-    }
+    new(number, name, NO_KEYS, Run::OwnRead(run))
 }
 
 /// Returns the row of a command that may change the state, for the table of all commands of the
@@ -240,14 +224,7 @@ pub(in crate::kv) const fn write(
     keys: KeyPositions,
     run: fn(&mut Keyspace, &Args<'_>) -> Answer,
 ) -> Row {
-    Row {
-        number,
-        name,
-        keys,
-        scale: Scale::Arguments,
-        level: FeatureLevel::V0_1,
-        run: Run::Write(run),
-    }
+    new(number, name, keys, Run::Write(run))
 }
 
 /// Returns the row of a command that may change the users of the cluster, for the table of all
@@ -257,12 +234,5 @@ pub(in crate::kv) const fn of_users(
     name: &'static str,
     run: fn(&mut Users, &Args<'_>) -> Answer,
 ) -> Row {
-    Row {
-        number,
-        name,
-        keys: NO_KEYS,
-        scale: Scale::Arguments,
-        level: FeatureLevel::V0_1,
-        run: Run::Users(run),
-    }
+    new(number, name, NO_KEYS, Run::Users(run))
 }

@@ -91,8 +91,8 @@ impl WaitingClients {
     /// Returns the clients that wait for changes of `key`.
     fn matching(&self, key: &[u8]) -> Vec<usize> {
         let mut found = Vec::new();
-        // Every prefix of the key is at or before it in byte order. If the last one there is no
-        // prefix of the key, the prefixes of the key end at latest where the two differ.
+        // In byte order, no prefix of the key comes after it. If the last entry up to the key is no
+        // prefix of it, any that remain are no longer than the part that both have in common.
         let mut candidates = self.up_to(key);
         while let Some((prefix, clients)) = candidates.next_back() {
             let common = prefix.iter().zip(key).take_while(|(one, other)| one == other).count();

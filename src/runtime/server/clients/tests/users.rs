@@ -1,7 +1,7 @@
 //! Requests that are on their way while the permissions of their user change.
 
 use super::*;
-use crate::kv::{Batch, CommandId, Operation, Refusal, StateMachine};
+use crate::kv::{Batch, ChangedKeys, CommandId, Operation, Refusal, StateMachine};
 use crate::types::{ClientId, RequestId};
 
 const NO_KEY: &str = "-NOPERM No permissions to access a key\r\n";
@@ -86,4 +86,32 @@ fn writes_of_a_deleted_user_are_not_sent_again() {
     fixture.clients.on_outcomes(batch.key, vec![refused]);
     let batches = fixture.clients.dispatch(Target::Core, 10, |_| true).batches;
     assert!(batches.is_empty(), "the write is not permitted any more");
+}
+
+#[test]
+fn aborted_transaction_does_not_restore_withdrawn_permissions() {
+    let (mut fixture, mut store, mut client) = with_user();
+    client.write_all(b"WATCH a\r\n").unwrap();
+    let watch = fixture.dispatch_some().remove(0).key;
+    fixture.on_outcome(watch, Outcome::List(vec![Outcome::Integer(1)]));
+    fixture.expect(&mut client, "+OK\r\n");
+    client.write_all(b"MULTI\r\nHELLO 2\r\nSET a 1\r\nEXEC\r\n").unwrap();
+    let exec = fixture.dispatch_some().remove(0).key;
+    set_user(&mut fixture, &mut store, &[b"resetkeys"]);
+    fixture.on_outcome(exec, Outcome::NoList);
+    fixture.expect(&mut client, "+OK\r\n+QUEUED\r\n+QUEUED\r\n*-1\r\n");
+    client.write_all(b"GET a\r\n").unwrap();
+    fixture.expect(&mut client, NO_KEY);
+}
+
+#[test]
+fn woken_client_gets_no_changes_without_permission() {
+    let (mut fixture, mut store, mut client) = with_user();
+    client.write_all(b"CHANGES FROM 5 VALUES BLOCK 0\r\n").unwrap();
+    let read = fixture.dispatch_some().remove(0).key;
+    fixture.on_outcome(read, Outcome::Integer(7));
+    set_user(&mut fixture, &mut store, &[b"resetkeys"]);
+    fixture.clients.wake(&ChangedKeys { keys: vec![Bytes::from_static(b"a")], others: false });
+    assert!(fixture.dispatch().is_empty(), "the request is not permitted any more");
+    fixture.expect(&mut client, NO_KEY);
 }
