@@ -378,7 +378,7 @@ impl Plan {
             && has(FaultType::Crashes)
             && plan.segment_bytes.is_none()
             && replicas >= DISK_LOSS_REPLICAS_MIN;
-        plan.add_faults(loses_disks, rng.clone());
+        plan.add_faults(loses_disks, rng);
         plan.vary(profile, rng);
         plan
     }
@@ -398,20 +398,18 @@ impl Plan {
 
     /// Makes members change, upgrades replicas, adds witnesses and changes states in the runs that
     /// have these, and slows down compactions.
-    fn vary(&mut self, profile: Profile, rng: &Rng) {
+    fn vary(&mut self, profile: Profile, rng: &mut Rng) {
         self.slow_down_compactions();
-        self.change_members(profile, &mut rng.clone());
-        self.upgrade_replicas(profile, rng.clone());
-        self.add_witnesses(profile, &mut rng.clone());
-        self.change_states(rng.clone());
+        self.change_members(profile, rng);
+        self.upgrade_replicas(profile, rng);
+        self.add_witnesses(profile, rng);
+        self.change_states(rng);
     }
 
     /// Makes some replicas witnesses, in the runs in which the members change, and turns some runs
     /// of [`Profile::Members`] into runs of two or three replicas with data and one or two
     /// witnesses, which do not change.
     fn add_witnesses(&mut self, profile: Profile, rng: &mut Rng) {
-        // The draws of `change_members` are not used again.
-        let mut rng = rng.split();
         if profile == Profile::Members && rng.permille(250) {
             let (data, witnesses) = *rng.choose(&[(2, 1), (2, 1), (3, 1), (3, 2)]);
             self.ids = (1..=data + witnesses).map(NodeId).collect();
@@ -437,9 +435,8 @@ impl Plan {
         }
     }
 
-    /// Adds fault types that some seeds have besides those of the profile. `rng` is a copy of the
-    /// generator, so that the runs of other seeds stay the same.
-    fn add_faults(&mut self, loses_disks: bool, mut rng: Rng) {
+    /// Adds fault types that some seeds have besides those of the profile.
+    fn add_faults(&mut self, loses_disks: bool, rng: &mut Rng) {
         if rng.permille(500) && loses_disks {
             self.faults.extend([Fault::LoseDisk; 2]);
         }
@@ -450,8 +447,8 @@ impl Plan {
 
     /// Adds a rolling upgrade to the plan, in some runs with crashes: some replicas are of an
     /// earlier version first, and the leader raises the cluster's feature level when all are
-    /// upgraded. `rng` is a copy of the generator, so that the runs of other seeds stay the same.
-    fn upgrade_replicas(&mut self, profile: Profile, mut rng: Rng) {
+    /// upgraded.
+    fn upgrade_replicas(&mut self, profile: Profile, rng: &mut Rng) {
         let restarts = self
             .faults
             .iter()
@@ -495,9 +492,7 @@ impl Plan {
     /// the members or with witnesses, which may leave too few voters with data, or with replicas of
     /// an earlier version. Not with damage to snapshots: a leader with a changed state takes no new
     /// one for its followers.
-    fn change_states(&mut self, mut rng: Rng) {
-        // The first number has decided whether the members change.
-        rng.next_u64();
+    fn change_states(&mut self, rng: &mut Rng) {
         let excluded = [Fault::ChangeMembers, Fault::CorruptSnapshot, Fault::CorruptSnapshotWrite];
         let is_possible = self.protocol == ClientProtocol::Connection
             && self.segment_bytes.is_some()

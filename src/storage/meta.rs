@@ -27,7 +27,9 @@
 //! Each start of the replica opens the log and draws a random number. The latest [`OPENINGS_KEPT`]
 //! of these `openings` are kept, newest last; `incarnation` is the number of all starts. A folder
 //! restored from an older copy reaches the same incarnations again but draws other numbers, so
-//! peers can tell the two histories apart (`peers.rs`).
+//! peers can tell the two histories apart (`peers.rs`). A repair that marks the replica counts as
+//! a start of its own: so the log is two starts ahead of a copy of this file that lacks the mark,
+//! which shows that the copy is an old one.
 //!
 //! `members` are the ids of the voters with which the cluster was created, this replica included,
 //! in ascending order; none if the replica was added to an existing cluster. They are written when

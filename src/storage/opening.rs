@@ -48,8 +48,10 @@ pub struct Recovered<D: Disk> {
     /// read from the folder.
     found: Meta,
     /// Contents that [`Recovered::open`] writes to the file `meta`: those of `found`, with the
-    /// random number of the replica's current start added.
+    /// random numbers of a repair that begins now and of the replica's current start added.
     next: Meta,
+    /// Random number of a repair that begins with this start; `None` if there is none.
+    repair_opening: Option<u64>,
     replay: Replay,
     is_meta_intact: bool,
     /// The first damage in the log; `replay` then has the log before it.
@@ -143,6 +145,7 @@ impl<D: Disk> Log<D> {
             names,
             found,
             next,
+            repair_opening: None,
             replay,
             is_meta_intact,
             damage,
@@ -312,9 +315,27 @@ impl<D: Disk> Recovered<D> {
         self.gap = self.find_gap(snapshot).err();
         // A mark that the state is wrong shows that there are other replicas with the right one.
         if self.found.can_repair() || self.discards_state() {
+            self.count_repair();
             Ok(())
         } else {
             self.gap.take().map_or(Ok(()), Err)
+        }
+    }
+
+    /// Counts a repair that begins with this start as a start of its own. The log is then two
+    /// starts ahead of any copy of the file `meta` that was written before the repair, and so lacks
+    /// its mark that the replica is rejoining: one start more than an interrupted start explains.
+    fn count_repair(&mut self) {
+        // While votes count as lost, all copies since the repair that lost them have the mark.
+        let is_marked = self.needs_repair() && self.loss().is_some();
+        let begins = is_marked && self.found.loss != Some(Loss::Votes);
+        if begins && self.repair_opening.is_none() {
+            let number = self.disk.draw().max(1);
+            self.repair_opening = Some(number);
+            let current = self.next.openings.pop().expect("the current start");
+            self.next = self.found.clone();
+            self.next.open(number, self.options.openings_kept);
+            self.next.open(current, self.options.openings_kept);
         }
     }
 
@@ -351,6 +372,9 @@ impl<D: Disk> Recovered<D> {
         assert!(!discards_state || snapshot.is_none(), "a snapshot with a wrong state is loaded");
         let latest = self.latest_hard_state().filter(|_| is_damaged);
         let Recovered { mut disk, options, names, mut found, next, mut replay, damage, .. } = self;
+        if let Some(number) = self.repair_opening {
+            found.open(number, options.openings_kept);
+        }
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
         let base = replay.base.index;
         assert!(

@@ -4,6 +4,7 @@
 use super::*;
 use crate::raft::Durable;
 use crate::record::{Entry, EntryKind, RecordBuffer};
+use crate::storage::meta::META_FILE;
 use crate::storage::wrong_state::error_in;
 use crate::storage::{Expected, Log, LogOptions, MemDisk, mark_state_wrong};
 use crate::types::Term;
@@ -99,6 +100,34 @@ fn flipped_log_bit_loses_the_vote_only_in_the_last_block() {
         }
     }
     assert!(kept > 0, "no entry is ever kept");
+}
+
+/// The copy of `meta` lacks the mark that the replica is rejoining, without which it would vote.
+#[test]
+fn copy_of_meta_from_before_a_repair_is_detected() {
+    let (whole, _) = folder();
+    let names = segments(&whole);
+    let (last, start) = last_block(&whole);
+    let lost_snapshot = format!("snapshot-{:020}-{}", BLOCKS * BLOCK_ENTRIES + 1, BLOCKS);
+    let damages: [&dyn Fn(&mut MemDisk); 4] = [
+        &|disk| flip(disk, &names[0], 800),
+        &|disk| flip(disk, &names[1], 32_000),
+        &|disk| flip(disk, &last, start * 8),
+        // All of the log is kept.
+        &|disk| disk.replace(&lost_snapshot, Some(vec![0; 100])),
+    ];
+    for (case, damage) in damages.iter().enumerate() {
+        let mut disk = whole.clone();
+        let before = disk.read(META_FILE).unwrap();
+        damage(&mut disk);
+        assert!(open(&mut disk).loss.is_some(), "damage {case}");
+        disk.replace(META_FILE, Some(before));
+        // It is refused, or seen as damage, and the replica is marked again.
+        match Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, None) {
+            Ok((_, durable, _)) => assert!(durable.loss.is_some(), "damage {case}: not marked"),
+            Err(error) => assert!(matches!(error, StorageError::RolledBack { .. }), "{error}"),
+        }
+    }
 }
 
 #[test]
