@@ -9,7 +9,7 @@ use crate::config::Mutant;
 use crate::feature_level::FeatureLevel;
 use crate::raft::{Durable, HardState, Loss, SnapshotId};
 use crate::record::{Entry, EntryKind};
-use crate::types::{EntryId, Index, NodeId};
+use crate::types::{EntryId, Index, NodeId, Term};
 
 use super::active_segment::{ActiveSegment, Tail, UNFINISHED};
 use super::disk::{Disk, io_error};
@@ -60,6 +60,8 @@ pub struct Recovered<D: Disk> {
     gap: Option<StorageError>,
     /// The latest term and vote, if a power cut has interrupted a repair in which they were known.
     unfinished: Option<HardState>,
+    /// Term of the last entry of the latest undamaged snapshot; 0 if there is none.
+    snapshot_term: Term,
     /// Describes the mark that the state is wrong; `None` if the folder has no such mark.
     wrong_state: Option<StorageError>,
 }
@@ -151,6 +153,7 @@ impl<D: Disk> Log<D> {
             damage,
             gap: None,
             unfinished,
+            snapshot_term: Term::default(),
             wrong_state,
         })
     }
@@ -231,7 +234,8 @@ impl<D: Disk> Recovered<D> {
             Some(damage) => damage.hard_state,
             None => Some(self.replay.durable.hard_state),
         };
-        self.unfinished.or_else(in_log)
+        // A log that has not reached the snapshot's term may be an older copy, and lack a vote.
+        self.unfinished.or_else(in_log).filter(|state| state.term >= self.snapshot_term)
     }
 
     /// Returns the damage that [`Recovered::open`] will repair with the help of the other replicas;
@@ -313,6 +317,7 @@ impl<D: Disk> Recovered<D> {
     /// snapshot whose last entry the log lacks, and the other replicas cannot restore them.
     pub fn check_snapshot(&mut self, snapshot: Option<SnapshotId>) -> Result<(), StorageError> {
         self.gap = self.find_gap(snapshot).err();
+        self.snapshot_term = snapshot.map(|snapshot| snapshot.last.term).unwrap_or_default();
         // A mark that the state is wrong shows that there are other replicas with the right one.
         if self.found.can_repair() || self.discards_state() {
             self.count_repair();
@@ -387,6 +392,10 @@ impl<D: Disk> Recovered<D> {
                 let hard_state = latest.unwrap_or(replay.durable.hard_state);
                 repair::write_record(&mut disk, found.identity.incarnation, hard_state)?;
             }
+            // A segment that was created just before a power cut may not be counted yet. If the
+            // log is reset, the new segment follows it.
+            let numbers = names.iter().filter_map(|name| segment::number_of(name));
+            found.last = numbers.max().unwrap_or(0).max(found.last);
             // Until the repair is complete, nothing shows how much of the log it has removed.
             found.loss = loss.and(Some(Loss::Votes));
             found.write(&mut disk)?;

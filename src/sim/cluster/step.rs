@@ -258,7 +258,8 @@ impl Cluster {
             self.machines[slot].config.is_witness
         );
         if let Some(member) = effects.rejoin_refused_by.take() {
-            let machine = &self.machines[slot];
+            let machine = &mut self.machines[slot];
+            machine.must_be_replaced = true;
             let text = format_args!("{} must be replaced, says {}", machine.id.0, member.0);
             self.trace.note(self.now, text);
             let incarnation = machine.incarnation;

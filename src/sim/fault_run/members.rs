@@ -82,6 +82,17 @@ impl FaultRun {
         }
     }
 
+    /// Does what an operator has to do with a member that the others do not let rejoin: asks the
+    /// leader to remove it, unless a change of the members is not complete yet.
+    pub(super) fn remove_refused_member(&mut self) -> Result<(), Violation> {
+        let refused = |id: &NodeId| self.cluster.machine(*id).must_be_replaced;
+        let Some(leader) = self.cluster.leader() else { return Ok(()) };
+        let Some(id) = self.final_members().ok().and_then(|it| it.into_iter().find(refused)) else {
+            return Ok(());
+        };
+        self.cluster.change_members(leader, &[MemberChange::Remove(id)])
+    }
+
     /// Returns whether a replica is one of at least three voters, as far as any running replica
     /// knows.
     pub(super) fn is_one_of_three(&self, id: NodeId) -> bool {

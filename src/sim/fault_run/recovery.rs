@@ -116,6 +116,9 @@ impl FaultRun {
         let mut probed = false;
         loop {
             self.give_up_lost_requests();
+            if self.changes_members() {
+                self.remove_refused_member()?;
+            }
             if self.workload.waiting().next().is_none()
                 && !self.workload.has_plans()
                 && self.overdue_request().is_none()

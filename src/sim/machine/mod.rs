@@ -117,6 +117,8 @@ pub struct Machine {
     pub(in crate::sim) upgrade_to: FeatureLevel,
     pub(in crate::sim) rng: Rng,
     pub(in crate::sim) incarnation: u64,
+    /// Whether another replica has refused to let this one rejoin, so that it must be replaced.
+    pub(in crate::sim) must_be_replaced: bool,
     pub(in crate::sim) inbox: VecDeque<Msg>,
     /// Large writes that the replica appends in pieces while it leads.
     pub(in crate::sim) large_writes: LargeWrites,
@@ -191,6 +193,7 @@ impl Machine {
             upgrade_to: config.feature_level,
             rng: rng.split(),
             incarnation: 0,
+            must_be_replaced: false,
             inbox: VecDeque::new(),
             large_writes: LargeWrites::default(),
             pending_writes: BTreeMap::new(),

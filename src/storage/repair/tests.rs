@@ -4,7 +4,7 @@
 use super::*;
 use crate::raft::Durable;
 use crate::record::{Entry, EntryKind, RecordBuffer};
-use crate::storage::meta::META_FILE;
+use crate::storage::meta::{META_FILE, Meta};
 use crate::storage::wrong_state::error_in;
 use crate::storage::{Expected, Log, LogOptions, MemDisk, mark_state_wrong};
 use crate::types::Term;
@@ -142,8 +142,14 @@ fn repair_survives_a_power_cut_at_any_operation() {
         (last.clone(), start + 3 * SECTOR_BYTES),
         (last, start),
     ];
-    for (name, byte) in places {
+    for (place, (name, byte)) in places.into_iter().enumerate() {
         let mut damaged = whole.clone();
+        if place == 0 {
+            // Created just before a power cut, and not counted yet.
+            let mut meta = Meta::decode("", &damaged.read(META_FILE).unwrap()).unwrap().meta;
+            meta.last -= 1;
+            meta.write(&mut damaged).unwrap();
+        }
         flip(&mut damaged, &name, byte * 8);
         let expected = assert_safe(&open(&mut damaged.clone()), &all, &name);
         let mut interrupted = 0;
@@ -188,6 +194,21 @@ fn log_that_begins_after_a_lost_snapshot_is_reset() {
     drop(log);
     let durable = open(&mut disk);
     assert_eq!((durable.loss, &durable.entries[..]), (None, &all[..10]));
+}
+
+/// The last segment may then be an older copy, which lacks the vote in the snapshot's term.
+#[test]
+fn damaged_log_that_has_not_reached_the_term_of_the_snapshot_loses_the_vote() {
+    let (mut disk, _) = folder();
+    let second = segments(&disk).swap_remove(1);
+    flip(&mut disk, &second, 32_000);
+    for (term, loss) in [(BLOCKS, Loss::Entries), (BLOCKS + 1, Loss::Votes)] {
+        let last = EntryId::new(term, BLOCKS * BLOCK_ENTRIES + 1);
+        let snapshot = Some(SnapshotId { last, bytes: 1, checksum: 1 });
+        let mut disk = disk.clone();
+        let opened = Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, snapshot);
+        assert_eq!(opened.unwrap().1.loss, Some(loss), "snapshot of term {term}");
+    }
 }
 
 #[test]
