@@ -144,7 +144,7 @@ mutants! {
     simulator_detects_replaced_entry_counted_as_synced: SyncOfReplacedEntry, Storage, 148;
     simulator_detects_failed_sync_that_is_ignored: IgnoreFailedSync, Storage, 71;
     simulator_detects_last_log_block_not_rewritten_at_start: TrustLastBlock, Storage, 11;
-    simulator_detects_unsynced_log_segment_name: UnsyncedSegmentName, Storage, 348;
+    simulator_detects_unsynced_log_segment_name: UnsyncedSegmentName, Snapshots, 1293;
     simulator_detects_unsynced_meta_record_name: UnsyncedRecordName, Storage, 5;
     simulator_detects_unsynced_snapshot_name: UnsyncedSnapshotName, Storage, 6;
     simulator_detects_file_deletion_before_the_folder_sync: DeleteBeforeSync, Storage, 1_119;
