@@ -13,6 +13,11 @@ pub const REQUEST_BYTES_MAX: usize = 8 << 10;
 /// Maximum number of headers of a request.
 const HEADERS_MAX: usize = 64;
 
+/// What a browser may do with a response: load files from this replica only, and run no scripts but
+/// those files.
+const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
 /// A request for a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request<'a> {
@@ -152,7 +157,8 @@ pub fn write_head(
     write!(
         out,
         "HTTP/1.1 {}\r\nContent-Type: {content_type}\r\nContent-Length: {body_bytes}\r\n\
-         Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n{allow}{connection}\r\n",
+         Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
+         Content-Security-Policy: {CONTENT_POLICY}\r\n{allow}{connection}\r\n",
         status.line()
     )
     .expect("memory is writable");

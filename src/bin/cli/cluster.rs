@@ -59,6 +59,10 @@ pub(crate) struct Arguments {
     /// none].
     #[arg(long, value_name = "PORT")]
     sentinel_port: Option<u16>,
+    /// Port of the live page, of metrics and probes of the first replica; the others use the
+    /// following ports [default: none].
+    #[arg(long, value_name = "PORT")]
+    http_port: Option<u16>,
     /// Threads of each replica: `dedicated` (one per pipeline stage), `fused` (one for network,
     /// core and applier) or `auto` (fused on at most two cores).
     #[arg(long, value_name = "HOW", default_value = "auto")]
@@ -199,6 +203,10 @@ fn members(arguments: &Arguments, cluster: u128) -> anyhow::Result<Vec<Member>> 
             let port = first.saturating_add(id - 1);
             command.args(["--sentinel-listen", &format!("127.0.0.1:{port}")]);
         }
+        if let Some(first) = arguments.http_port {
+            let port = first.saturating_add(id - 1);
+            command.args(["--http-listen", &format!("127.0.0.1:{port}")]);
+        }
         let log = arguments.dir.join(format!("replica-{id}.log"));
         Member { id, port, log, command, child: None, exited_at: None, failure: None }
     };
@@ -305,6 +313,9 @@ fn replace_command(arguments: &Arguments, id: u16) -> String {
     if let Some(port) = arguments.sentinel_port {
         command.extend(["--sentinel-port".to_owned(), port.to_string()]);
     }
+    if let Some(port) = arguments.http_port {
+        command.extend(["--http-port".to_owned(), port.to_string()]);
+    }
     if arguments.secure {
         command.push("--secure".to_owned());
     }
@@ -393,6 +404,9 @@ fn print_members(members: &[Member], arguments: &Arguments, started: Instant) {
         println!("  replica {}  127.0.0.1:{}  process {process}  {log}", member.id, member.port);
     }
     let tls = if arguments.secure { secure::client_flags(&arguments.dir) } else { String::new() };
+    if let Some(port) = arguments.http_port {
+        println!("live page of replica 1: http://127.0.0.1:{port}/");
+    }
     println!("try: redis-cli {tls}-p {} set greeting hello", arguments.port);
 }
 

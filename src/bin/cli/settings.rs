@@ -161,8 +161,8 @@ pub(crate) struct ServerArguments {
     /// least 1mb, or 0 for no history [default: 16mb].
     #[arg(long, value_name = "BYTES")]
     changes_history_memory: Option<String>,
-    /// Address for metrics and probes over HTTP: /metrics, /livez, /readyz, /status. Read-only, and
-    /// without a password: it shows no keys and no values [default: none].
+    /// Address for the live page (/), metrics and probes over HTTP: /metrics, /livez, /readyz,
+    /// /status. Read-only, and without a password: it shows no keys and no values [default: none].
     #[arg(long, value_name = "HOST:PORT")]
     http_listen: Option<String>,
     /// Additional address where the replica reports the role of a Sentinel, for clients that check

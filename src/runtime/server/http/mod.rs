@@ -7,6 +7,7 @@
 //! | `service` | the thread: accepts connections, asks the network stage, enforces time limits |
 //! | `connection` | one connection: requests in, responses out, one after the other |
 //! | `pages` | the contents of the pages |
+//! | `page/` | the files of the live page, which a browser shows |
 //! | `metrics/` | the metrics: names, help, values; their text for Prometheus |
 //!
 //! The pages change nothing, and show no keys and no values, so they need no password. Everything

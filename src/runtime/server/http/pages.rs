@@ -1,4 +1,4 @@
-//! The contents of the pages.
+//! The contents of the pages, and the files of the live page, which shows the others in a browser.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -27,6 +27,14 @@ pub(super) const PAGES: [(&str, Page); 4] = [
     ("/status", Page::Status),
     ("/livez", Page::Live),
     ("/readyz", Page::Ready),
+];
+
+/// The files of the live page, which reads the metrics and the status once a second: their paths,
+/// content types and contents. They are the same for all replicas, and always available.
+const FILES: [(&str, &str, &str); 3] = [
+    ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
+    ("/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
+    ("/page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
 ];
 
 /// Content type of the metrics: the text format of OpenMetrics.
@@ -59,6 +67,13 @@ pub(super) struct Content {
 }
 
 impl Content {
+    /// Returns the file of the live page with this path; `None` if there is none.
+    pub(super) fn file(path: &str) -> Option<Content> {
+        let (_, media_type, text) = FILES.into_iter().find(|(known, ..)| *known == path)?;
+        let body = Bytes::from_static(text.as_bytes());
+        Some(Content { status: Status::Ok, media_type, body })
+    }
+
     /// Returns lines of text.
     pub(super) fn text(status: Status, text: impl Into<String>) -> Content {
         let mut text: String = text.into();
@@ -148,4 +163,47 @@ fn peer(node: &ReplicaInfo) -> Value {
 
 fn address(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::runtime::server::http::metrics;
+
+    const HTML: &str = include_str!("page/index.html");
+    const CSS: &str = include_str!("page/page.css");
+    const SCRIPT: &str = include_str!("page/page.js");
+
+    /// Returns the texts that follow `before` in `text`, up to the next quote.
+    fn quoted_after<'t>(text: &'t str, before: &str) -> Vec<&'t str> {
+        let parts = text.split(before).skip(1);
+        parts.map(|part| part.split('"').next().expect("a quote ends it")).collect()
+    }
+
+    #[test]
+    fn script_of_the_live_page_uses_only_elements_and_metrics_that_exist() {
+        let ids = quoted_after(HTML, " id=\"");
+        let used = [quoted_after(SCRIPT, "byId(\""), quoted_after(SCRIPT, "new Chart(\"")].concat();
+        assert!(used.len() > 20, "{used:?}");
+        for id in used {
+            assert!(ids.contains(&id), "{id} is not in index.html");
+        }
+        let known: Vec<String> = metrics().map(|it| it.name).collect();
+        let calls = ["sum(metrics, \"", "rate(\"", "last.metrics, metrics, \"", "\n  [\""];
+        let names: Vec<&str> = calls.iter().flat_map(|call| quoted_after(SCRIPT, call)).collect();
+        assert!(names.len() > 15, "{names:?}");
+        for name in names {
+            let name = format!("bowline_{name}");
+            assert!(known.iter().any(|it| *it == name), "{name} is not exported");
+        }
+    }
+
+    #[test]
+    fn live_page_loads_nothing_from_elsewhere() {
+        for text in [HTML, CSS, SCRIPT] {
+            let links = text.replace("http://www.w3.org/2000/svg", "");
+            assert!(!links.contains("://"), "it names another address");
+            assert!(!text.contains("innerHTML") && !text.contains("onclick"), "inline code");
+        }
+        assert!(!HTML.contains("<style") && !HTML.contains("style="), "inline styles");
+    }
 }

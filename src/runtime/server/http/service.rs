@@ -218,6 +218,11 @@ impl Service {
     }
 
     fn on_request(&mut self, index: usize, path: &str, now: Instant) {
+        if let Some(file) = Content::file(path) {
+            self.counts.files += 1;
+            self.respond(index, &file, now);
+            return;
+        }
         let Some(page) = Page::at(path) else {
             self.counts.rejected += 1;
             let known = PAGES.map(|(path, _)| path).join("\n");

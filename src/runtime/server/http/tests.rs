@@ -153,6 +153,22 @@ fn pages_show_the_answers_of_the_network_stage() {
 }
 
 #[test]
+fn files_of_the_live_page_are_served_while_the_replica_loads() {
+    let server = Server::start();
+    for (path, media_type, part) in [
+        ("/", "text/html", "<title>Bowline</title>"),
+        ("/page.css", "text/css", "color-scheme"),
+        ("/page.js", "text/javascript", "\"use strict\""),
+    ] {
+        let response = server.get(path);
+        assert!(response.contains(&format!("Content-Type: {media_type}")), "{response}");
+        assert!(response.contains("Content-Security-Policy: default-src 'none'"), "{response}");
+        let (status, text) = parts(&response);
+        assert_eq!((status, text.contains(part)), (200, true), "{path}");
+    }
+}
+
+#[test]
 fn hanging_stages_make_probes_and_scrapes_fail_in_time() {
     let server = Server::start();
     let ends = server.attach();

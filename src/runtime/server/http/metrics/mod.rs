@@ -65,6 +65,8 @@ pub(super) struct Source<'s> {
 pub(super) struct HttpCounts {
     /// Requests for each page, in the order of [`PAGES`](super::pages::PAGES).
     pub(super) requests: [u64; 4],
+    /// Requests for the files of the live page.
+    pub(super) files: u64,
     /// Requests that were malformed, or for a page that does not exist.
     pub(super) rejected: u64,
 }

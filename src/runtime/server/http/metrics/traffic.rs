@@ -153,6 +153,7 @@ pub(super) const METRICS: &[Metric] = &[
         for ((path, _), count) in PAGES.into_iter().zip(source.http.requests) {
             out.add_with([path.into()], count);
         }
+        out.add_with(["/".into()], source.http.files);
     })
     .by(&["page"]),
     counter(

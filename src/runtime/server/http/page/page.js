@@ -1,0 +1,319 @@
+// The live page: reads /metrics and /status once a second, and shows what has changed in between.
+"use strict";
+
+const SECONDS = 120;
+const INTERVAL_MS = 1000;
+const TIMEOUT_MS = 3000;
+const EVENTS_MAX = 200;
+const byId = (id) => document.getElementById(id);
+
+// Parses the text of OpenMetrics into a map from names to samples.
+function parse(text) {
+  const metrics = new Map();
+  for (const line of text.split("\n")) {
+    const found = /^([a-z_]+)(?:\{(.*)\})? (\S+)/.exec(line);
+    if (!found) continue;
+    const labels = {};
+    for (const [, name, value] of (found[2] || "").matchAll(/([a-z_]+)="((?:[^"\\]|\\.)*)"/g)) {
+      labels[name] = value;
+    }
+    if (!metrics.has(found[1])) metrics.set(found[1], []);
+    metrics.get(found[1]).push({ labels, value: Number(found[3]) });
+  }
+  return metrics;
+}
+
+const samples = (metrics, name) => (metrics && metrics.get("bowline_" + name)) || [];
+const sum = (metrics, name) => samples(metrics, name).reduce((all, it) => all + it.value, 0);
+const chosen = (metrics, name, label) => {
+  const found = samples(metrics, name).find((it) => it.value === 1);
+  return found ? found.labels[label] : undefined;
+};
+
+// Sums the buckets of a histogram over all other labels: pairs of upper bound and count.
+function buckets(metrics, name) {
+  const counts = new Map();
+  for (const { labels, value } of samples(metrics, name + "_bucket")) {
+    const bound = labels.le === "+Inf" ? Infinity : Number(labels.le);
+    counts.set(bound, (counts.get(bound) || 0) + value);
+  }
+  return [...counts].sort((a, b) => a[0] - b[0]);
+}
+
+// Estimates quantiles of what was added to a histogram between two reads, in seconds.
+function quantiles(before, after, name, wanted) {
+  const old = new Map(buckets(before, name));
+  const added = buckets(after, name).map(([bound, count]) => [bound, count - (old.get(bound) || 0)]);
+  const total = added.length ? added[added.length - 1][1] : 0;
+  if (total <= 0) return wanted.map(() => null);
+  return wanted.map((quantile) => {
+    const rank = quantile * total;
+    let [low, below] = [0, 0];
+    for (const [bound, count] of added) {
+      if (count >= rank) {
+        if (bound === Infinity) return low;
+        return count === below ? bound : low + (bound - low) * ((rank - below) / (count - below));
+      }
+      [low, below] = [bound, count];
+    }
+    return low;
+  });
+}
+
+function scaled(value, steps, digits = 3) {
+  let [factor, unit] = steps[0];
+  for (const step of steps) if (value >= step[0]) [factor, unit] = step;
+  const number = value / factor;
+  const places = number >= 100 || number === 0 ? 0 : number >= 10 ? 1 : 2;
+  return number.toFixed(Math.min(places, digits)) + (unit ? " " + unit : "");
+}
+const inSeconds = (value) =>
+  value === null || value === undefined ? "–" : scaled(value, [[1e-6, "µs"], [1e-3, "ms"], [1, "s"]]);
+const inBytes = (value) =>
+  scaled(value, [[1, "B"], [1024, "KiB"], [1048576, "MiB"], [1073741824, "GiB"]]);
+const inNumbers = (value) =>
+  value === null || value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: 0 });
+
+// A chart of lines over the last two minutes.
+class Chart {
+  constructor(id, title, names, format) {
+    Object.assign(this, { names, format, points: [] });
+    this.figure = byId(id);
+    this.caption = document.createElement("figcaption");
+    const heading = document.createElement("strong");
+    heading.textContent = title;
+    this.values = names.map((_, place) => {
+      const span = document.createElement("span");
+      span.className = "s" + place;
+      return span;
+    });
+    this.caption.append(heading, ...this.values);
+    const draw = (tag, attributes) => {
+      const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+      for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+      return element;
+    };
+    this.svg = draw("svg", { viewBox: "0 0 480 150", role: "img" });
+    this.labels = [0, 0.5, 1].map((part) => {
+      const y = 126 - part * 114;
+      this.svg.append(draw("line", { class: "grid", x1: 58, x2: 474, y1: y, y2: y }));
+      const label = draw("text", { x: 52, y: y + 4, "text-anchor": "end" });
+      this.svg.append(label);
+      return label;
+    });
+    for (const [seconds, x, anchor] of [[120, 58, "start"], [60, 266, "middle"], [0, 474, "end"]]) {
+      const label = draw("text", { x, y: 144, "text-anchor": anchor });
+      label.textContent = seconds ? "−" + seconds + " s" : "now";
+      this.svg.append(label);
+    }
+    this.lines = names.map((_, place) => this.svg.appendChild(draw("path", { class: "s" + place })));
+    this.title = title;
+    this.figure.append(this.caption, this.svg);
+  }
+
+  add(at, values) {
+    this.points.push({ at, values });
+    while (this.points[0].at < at - SECONDS * 1000) this.points.shift();
+    const shown = this.points.flatMap((point) => point.values).filter((it) => it !== null);
+    const top = roundUp(Math.max(...shown, 0));
+    [0, top / 2, top].forEach((value, place) => {
+      this.labels[place].textContent = this.format(value);
+    });
+    this.lines.forEach((line, place) => {
+      let path = "";
+      let pen = "M";
+      for (const point of this.points) {
+        const value = point.values[place];
+        if (value === null) {
+          pen = "M";
+          continue;
+        }
+        const x = 474 - ((at - point.at) / 1000 / SECONDS) * 416;
+        const y = 126 - (top ? value / top : 0) * 114;
+        path += pen + x.toFixed(1) + " " + y.toFixed(1);
+        pen = "L";
+      }
+      line.setAttribute("d", path);
+    });
+    const texts = this.names.map((name, place) => name + " " + this.format(values[place]));
+    texts.forEach((text, place) => (this.values[place].textContent = text));
+    const most = this.names.map((_, place) =>
+      Math.max(0, ...this.points.map((point) => point.values[place] ?? 0)));
+    const highest = this.names.map((name, place) => name + " at most " + this.format(most[place]));
+    this.svg.setAttribute("aria-label", this.title + ". Now: " + texts.join(", ") +
+      ". In the last two minutes: " + highest.join(", ") + ".");
+  }
+}
+
+// Returns the next number of the form 1, 2 or 5 times a power of ten.
+function roundUp(value) {
+  if (value <= 0) return 0;
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].map((it) => it * power).find((it) => it >= value * 0.999);
+}
+
+const charts = {
+  commands: new Chart("chart-commands", "Commands per second", ["all", "failed"], inNumbers),
+  latency: new Chart("chart-latency", "Latency of commands", ["50 %", "99 %", "99.9 %"], inSeconds),
+  sync: new Chart("chart-sync", "Disk sync", ["50 %", "99 %"], inSeconds),
+  log: new Chart("chart-log", "Log entries", ["not committed", "not applied"], inNumbers),
+};
+
+function report(text, isBad) {
+  const list = byId("events");
+  if (list.firstElementChild && list.firstElementChild.className === "quiet") list.replaceChildren();
+  const [item, time] = [document.createElement("li"), document.createElement("time")];
+  const now = new Date();
+  time.dateTime = now.toISOString();
+  time.textContent = now.toLocaleTimeString("en-GB");
+  item.append(time, text);
+  if (isBad) item.className = "bad";
+  list.prepend(item);
+  while (list.children.length > EVENTS_MAX) list.lastElementChild.remove();
+}
+
+// Counters whose rise is an event: name, text, and whether it is bad.
+const COUNTERS = [
+  ["raft_quorum_losses_total", "stepped down: no majority answered", true],
+  ["raft_leadership_transfers_total", "began to transfer its leadership", false],
+  ["disk_stalls_total", "the disk has stalled", true],
+  ["snapshots_total", "completed a snapshot", false],
+  ["snapshot_failures_total", "a snapshot has failed", true],
+  ["requests_refused_total", "refused requests", true],
+  ["requests_uncertain_total", "answered requests with UNCERTAIN", true],
+  ["connections_refused_total", "refused clients", true],
+  ["wall_clock_jumps_total", "the wall clock of this machine has jumped", true],
+];
+
+function findEvents(before, after, old, status) {
+  if (old.leader !== status.leader) {
+    const text = status.leader === null ? "no leader is known" : "replica " + status.leader + " leads";
+    report(text + ", term " + status.term, status.leader === null);
+  }
+  if (old.role !== status.role) report("this replica is " + status.role);
+  if (old.disk !== status.disk) report("the disk is " + status.disk, status.disk !== "ok");
+  for (const peer of status.peers) {
+    const known = old.peers.find((it) => it.id === peer.id);
+    if (known && known.connected !== peer.connected) {
+      report("replica " + peer.id + (peer.connected ? " is connected" : " is disconnected"), !peer.connected);
+    }
+  }
+  for (const [name, text, isBad] of COUNTERS) {
+    const count = sum(after, name) - sum(before, name);
+    if (count > 0) report(text + (count > 1 ? " (" + inNumbers(count) + ")" : ""), isBad);
+  }
+}
+
+function showPeers(status, metrics) {
+  const row = (cells) => {
+    const line = document.createElement("tr");
+    cells.forEach(([text, kind], place) => {
+      const cell = document.createElement(place ? "td" : "th");
+      if (!place) cell.scope = "row";
+      cell.textContent = text;
+      if (kind) cell.className = kind;
+      line.append(cell);
+    });
+    return line;
+  };
+  const leads = status.role === "leader";
+  const rows = [{ ...status, isSelf: true }, ...status.peers].sort((a, b) => a.id - b.id);
+  byId("peers").replaceChildren(...rows.map((it) => {
+    const isLeader = it.id === status.leader;
+    const index = it.isSelf ? status.durable_index : it.match_index;
+    const known = index !== null && index !== undefined;
+    const state = it.isSelf ? status.role : it.connected ? (isLeader ? "leader" : "connected") : "disconnected";
+    const lag = known && (leads || it.isSelf) ? Math.max(0, status.last_index - index) : null;
+    const loss = samples(metrics, "peer_loss_ratio").find((s) => s.labels.peer === String(it.id));
+    return row([
+      [it.id + (it.isSelf ? " (this one)" : "")],
+      [it.address || "unknown"],
+      [state, state === "disconnected" ? "bad" : isLeader ? "" : "quiet"],
+      [known ? inNumbers(index) : "–", "number"],
+      [lag === null ? "–" : inNumbers(lag), "number"],
+      [it.rtt_us ? inSeconds(it.rtt_us / 1e6) : "–", "number"],
+      [loss ? (loss.value * 100).toFixed(1) + " %" : "–", "number"],
+      [it.disk || "–", it.disk && it.disk !== "ok" ? "bad" : ""],
+    ]);
+  }));
+  const leader = rows.find((it) => it.id === status.leader);
+  byId("leader").textContent = leads
+    ? "This replica leads, and knows how far the others are."
+    : leader
+      ? "Replica " + leader.id + " leads. Only its page shows how far the other replicas are."
+      : "No leader is known.";
+}
+
+function show(metrics, status, last, now) {
+  byId("replica").textContent = "replica " + status.id;
+  const role = byId("role");
+  role.textContent = status.role;
+  role.className = "badge" + (status.role === "leader" ? " leader" : status.leader === null ? " bad" : "");
+  document.title = status.role + " " + status.id + " – Bowline";
+  byId("about").textContent = "term " + status.term + ", version " + status.version;
+  byId("memory").textContent = inBytes(sum(metrics, "memory_used_bytes"));
+  byId("keys").textContent = inNumbers(sum(metrics, "keys"));
+  byId("clients").textContent = inNumbers(sum(metrics, "clients"));
+  const unapplied = Math.max(0, status.commit_index - status.applied_index);
+  byId("behind").textContent = inNumbers(unapplied);
+  showPeers(status, metrics);
+  if (!last || sum(last.metrics, "start_time_seconds") !== sum(metrics, "start_time_seconds")) {
+    if (last) report("the replica has been restarted", true);
+    return;
+  }
+  const seconds = (now - last.at) / 1000;
+  const rate = (name) => (sum(metrics, name) - sum(last.metrics, name)) / seconds;
+  const commands = rate("commands_total");
+  const latency = quantiles(last.metrics, metrics, "command_duration_seconds", [0.5, 0.99, 0.999]);
+  const sync = quantiles(last.metrics, metrics, "log_sync_duration_seconds", [0.5, 0.99]);
+  byId("commands").textContent = inNumbers(commands);
+  byId("p50").textContent = inSeconds(latency[0]);
+  byId("p99").textContent = inSeconds(latency[1]);
+  byId("sync").textContent = inSeconds(sync[1]);
+  charts.commands.add(now, [commands, rate("command_failures_total")]);
+  charts.latency.add(now, latency);
+  charts.sync.add(now, sync);
+  charts.log.add(now, [Math.max(0, status.last_index - status.commit_index), unapplied]);
+  findEvents(last.metrics, metrics, last.status, status);
+}
+
+async function read(path) {
+  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+  if (!response.ok) throw new Error(path + ": " + response.status);
+  return response.text();
+}
+
+let last = null;
+let isLost = false;
+
+async function update() {
+  const connection = byId("connection");
+  try {
+    const [text, status] = [await read("metrics"), JSON.parse(await read("status"))];
+    const [metrics, now] = [parse(text), Date.now()];
+    if (isLost) report("the replica answers again");
+    isLost = false;
+    show(metrics, status, last, now);
+    last = { metrics, status, at: now };
+    connection.textContent = "live";
+    connection.className = "";
+  } catch (error) {
+    if (!isLost && last) report("connection to the replica lost", true);
+    isLost = true;
+    connection.textContent = "connection lost, trying again";
+    connection.className = "lost";
+  }
+  setTimeout(update, INTERVAL_MS);
+}
+
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  byId("theme").textContent = theme === "dark" ? "Light" : "Dark";
+}
+const isDark = () => {
+  const theme = document.documentElement.dataset.theme;
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+};
+byId("theme").textContent = isDark() ? "Light" : "Dark";
+byId("theme").addEventListener("click", () => setTheme(isDark() ? "light" : "dark"));
+update();
