@@ -20,6 +20,7 @@
 //! | [`snapshot_check`] | loading and verifying snapshot files |
 //! | [`backup`] | backup files |
 //! | [`tls`] | TLS of clients and peers |
+//! | [`lua`] | the environment of Lua scripts |
 //! | [`redis`] | Redis commands: parsing, dispatch, replies |
 //! | [`course`] | the rules of the university course's simulator |
 //! | [`sim`] | deterministic simulation of clusters, with faults and checkers |
@@ -30,7 +31,7 @@
 //!
 //! `{types, feature_level} <- {clock, config, membership} <- record <- {raft, kv}
 //! <- {wire, storage}
-//! <- {transport, redis, snapshot_check, large_writes, digest_schedule, backup, tls}
+//! <- {transport, redis, snapshot_check, large_writes, digest_schedule, backup, tls, lua}
 //! <- {course, sim} <- runtime <- processes <- bin`
 //!
 //! The manual is [`guide`].
@@ -44,6 +45,7 @@ pub mod feature_level;
 pub mod guide;
 pub mod kv;
 pub mod large_writes;
+pub mod lua;
 pub mod membership;
 pub mod processes;
 pub mod raft;
