@@ -1,7 +1,10 @@
 //! Lua values from replies of commands, and replies from the values that scripts return.
 
+use std::sync::Arc;
+
 use mlua::{Lua, Table, Value as LuaValue};
 
+use super::meter::{INSTRUCTIONS_PER_VALUE, Meter};
 use super::{Value, number};
 
 /// How deep the tables that a script returns may be nested. Redis runs out of Lua's stack at about
@@ -64,76 +67,100 @@ fn field(lua: &Lua, name: &str, value: impl mlua::IntoLua) -> mlua::Result<LuaVa
 
 /// Returns the reply that a script's value stands for. `resp3` is what the script chose by
 /// `redis.setresp`.
-pub(super) fn from_lua(value: &LuaValue, resp3: bool) -> mlua::Result<Value> {
-    reply(value, resp3, 0)
+///
+/// The reply counts towards the limits of the script, since it can be larger than the value: a table
+/// may contain another one many times.
+pub(super) fn from_lua(lua: &Lua, value: &LuaValue, resp3: bool) -> mlua::Result<Value> {
+    Converter { resp3, meter: Meter::of(lua), bytes: 0 }.reply(value, 0)
 }
 
-fn reply(value: &LuaValue, resp3: bool, depth: usize) -> mlua::Result<Value> {
-    Ok(match value {
-        LuaValue::String(text) => Value::Bulk(text.as_bytes().to_vec()),
-        LuaValue::Boolean(truth) if resp3 => Value::Boolean(*truth),
-        LuaValue::Boolean(true) => Value::Integer(1),
-        LuaValue::Integer(number) => Value::Integer(*number),
-        #[allow(clippy::cast_possible_truncation)] // As Redis does.
-        LuaValue::Number(number) => Value::Integer(*number as i64),
-        LuaValue::Table(table) => {
-            if depth >= DEPTH_MAX {
-                return Ok(Value::error("reached lua stack limit"));
+struct Converter {
+    resp3: bool,
+    meter: Arc<Meter>,
+    /// Size of the reply so far.
+    bytes: usize,
+}
+
+impl Converter {
+    fn reply(&mut self, value: &LuaValue, depth: usize) -> mlua::Result<Value> {
+        self.count(match value {
+            LuaValue::String(text) => text.as_bytes().len(),
+            _ => 0,
+        })?;
+        Ok(match value {
+            LuaValue::String(text) => Value::Bulk(text.as_bytes().to_vec()),
+            LuaValue::Boolean(truth) if self.resp3 => Value::Boolean(*truth),
+            LuaValue::Boolean(true) => Value::Integer(1),
+            LuaValue::Integer(number) => Value::Integer(*number),
+            LuaValue::Number(number) => Value::Integer(number::to_integer(*number)),
+            LuaValue::Table(table) => {
+                if depth >= DEPTH_MAX {
+                    return Ok(Value::error("reached lua stack limit"));
+                }
+                self.table_reply(table, depth)?
             }
-            table_reply(table, resp3, depth)?
-        }
-        _ => Value::Null,
-    })
-}
+            _ => Value::Null,
+        })
+    }
 
-/// Returns the reply for a table. The fields that give it another meaning than a list come first, in
-/// Redis's order.
-fn table_reply(table: &Table, resp3: bool, depth: usize) -> mlua::Result<Value> {
-    if let Some(text) = string_field(table, "err")? {
-        let text = text.strip_prefix(b"-").unwrap_or(&text);
-        return Ok(Value::Error(one_line(text)));
-    }
-    if let Some(text) = string_field(table, "ok")? {
-        return Ok(Value::Status(one_line(&text)));
-    }
-    match table.raw_get::<LuaValue>("double")? {
-        LuaValue::Number(number) => return Ok(Value::Double(number)),
-        #[allow(clippy::cast_precision_loss)] // It was a double before.
-        LuaValue::Integer(number) => return Ok(Value::Double(number as f64)),
-        _ => {}
-    }
-    if let LuaValue::Table(map) = table.raw_get("map")? {
-        let mut pairs = Vec::new();
-        for pair in map.pairs::<LuaValue, LuaValue>() {
-            let (key, value) = pair?;
-            pairs.push((reply(&key, resp3, depth + 1)?, reply(&value, resp3, depth + 1)?));
+    /// Returns the reply for a table. The fields that give it another meaning than a list come first, in
+    /// Redis's order.
+    fn table_reply(&mut self, table: &Table, depth: usize) -> mlua::Result<Value> {
+        // Each of the fields is looked up.
+        self.meter.work(4 * INSTRUCTIONS_PER_VALUE as u64)?;
+        if let Some(text) = string_field(table, "err")? {
+            return Ok(Value::Error(one_line(&text)));
         }
-        return Ok(Value::Map(pairs));
-    }
-    if let LuaValue::Table(set) = table.raw_get("set")? {
+        if let Some(text) = string_field(table, "ok")? {
+            return Ok(Value::Status(one_line(&text)));
+        }
+        match table.raw_get::<LuaValue>("double")? {
+            LuaValue::Number(number) => return Ok(Value::Double(number)),
+            #[allow(clippy::cast_precision_loss)] // It was a double before.
+            LuaValue::Integer(number) => return Ok(Value::Double(number as f64)),
+            _ => {}
+        }
+        if let LuaValue::Table(map) = table.raw_get("map")? {
+            let mut pairs = Vec::new();
+            for pair in map.pairs::<LuaValue, LuaValue>() {
+                let (key, value) = pair?;
+                pairs.push((self.reply(&key, depth + 1)?, self.reply(&value, depth + 1)?));
+            }
+            return Ok(Value::Map(pairs));
+        }
+        if let LuaValue::Table(set) = table.raw_get("set")? {
+            let mut items = Vec::new();
+            for pair in set.pairs::<LuaValue, LuaValue>() {
+                items.push(self.reply(&pair?.0, depth + 1)?);
+            }
+            return Ok(Value::Set(items));
+        }
+        if let Some(digits) = string_field(table, "big_number")? {
+            return Ok(Value::BigNumber(one_line(&digits)));
+        }
+        if let LuaValue::Table(parts) = table.raw_get("verbatim_string")?
+            && let Some(text) = string_field(&parts, "string")?
+            && let Some(mut format) = string_field(&parts, "format")?
+        {
+            format.resize(3, b' ');
+            return Ok(Value::Verbatim { format, text });
+        }
         let mut items = Vec::new();
-        for pair in set.pairs::<LuaValue, LuaValue>() {
-            items.push(reply(&pair?.0, resp3, depth + 1)?);
+        loop {
+            let item: LuaValue = table.raw_get(items.len() + 1)?;
+            if item.is_nil() {
+                return Ok(Value::Array(items));
+            }
+            items.push(self.reply(&item, depth + 1)?);
         }
-        return Ok(Value::Set(items));
     }
-    if let Some(digits) = string_field(table, "big_number")? {
-        return Ok(Value::BigNumber(one_line(&digits)));
-    }
-    if let LuaValue::Table(parts) = table.raw_get("verbatim_string")?
-        && let Some(text) = string_field(&parts, "string")?
-        && let Some(mut format) = string_field(&parts, "format")?
-    {
-        format.resize(3, b' ');
-        return Ok(Value::Verbatim { format, text });
-    }
-    let mut items = Vec::new();
-    loop {
-        let item: LuaValue = table.raw_get(items.len() + 1)?;
-        if item.is_nil() {
-            return Ok(Value::Array(items));
-        }
-        items.push(reply(&item, resp3, depth + 1)?);
+
+    /// Counts a value with a text of `len` bytes.
+    fn count(&mut self, len: usize) -> mlua::Result<()> {
+        let size = size_of::<Value>() + len;
+        self.bytes += size;
+        self.meter.work((size / 8 + INSTRUCTIONS_PER_VALUE) as u64)?;
+        self.meter.check_bytes(self.bytes)
     }
 }
 
@@ -153,7 +180,7 @@ pub(super) fn one_line(text: &[u8]) -> Vec<u8> {
 pub(super) fn argument(value: &LuaValue) -> Option<Vec<u8>> {
     match value {
         LuaValue::String(text) => Some(text.as_bytes().to_vec()),
-        LuaValue::Integer(number) => Some(number.to_string().into_bytes()),
+        LuaValue::Integer(integer) => Some(number::general(*integer as f64, 17).into_bytes()),
         LuaValue::Number(number) => Some(number::general(*number, 17).into_bytes()),
         _ => None,
     }

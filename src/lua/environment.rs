@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use mlua::{Function, HookTriggers, Lua, LuaOptions, StdLib, Table, VmState};
 
-use super::interpreter::Meter;
+use super::host::Host;
+use super::json::{self, JsonSettings};
+use super::meter::Meter;
 use super::random::Random;
-use super::{natives, raise, redis_library};
+use super::{bits, msgpack, natives, raise, redis_library, struct_library};
 
 /// Instructions between two looks at the limits of a script.
 const HOOK_INSTRUCTIONS: u32 = 1000;
@@ -22,27 +24,42 @@ pub(super) struct Environment {
     pub(super) clean: Function,
     /// The generator behind `math.random`.
     pub(super) random: Random,
+    /// Settings of `cjson`.
+    pub(super) json: JsonSettings,
+    /// Limits of the running script.
+    pub(super) meter: Arc<Meter>,
+    /// How the running script reaches its commands.
+    pub(super) host: Host,
 }
 
 /// Returns a new Lua state.
-pub(super) fn create(meter: &Arc<Meter>) -> mlua::Result<(Lua, Environment)> {
+pub(super) fn create() -> mlua::Result<(Lua, Environment)> {
     let libraries = StdLib::STRING | StdLib::TABLE | StdLib::MATH;
     let lua = Lua::new_with(libraries, LuaOptions::default())?;
     let random = Random::default();
     random.seed(0);
     let natives = natives::create(&lua, &random)?;
     let libraries = lua.create_table()?;
+    let json = JsonSettings::default();
     libraries.raw_set("redis", redis_library::create(&lua)?)?;
+    libraries.raw_set("cjson", json::create(&lua, &json)?)?;
+    libraries.raw_set("cmsgpack", msgpack::create(&lua)?)?;
+    libraries.raw_set("struct", struct_library::create(&lua)?)?;
+    libraries.raw_set("bit", bits::create(&lua)?)?;
     natives.raw_set("libraries", libraries)?;
-    let parts: Table = lua.load(include_str!("prelude.lua")).set_name("=prelude").call(&natives)?;
+    let parts: Table =
+        lua.load(include_str!("prelude.lua")).set_name(raise::PRELUDE).call(&natives)?;
     let environment = Environment {
         globals: parts.raw_get("environment")?,
         run: parts.raw_get("run")?,
         clean: parts.raw_get("clean")?,
         random,
+        json,
+        meter: Arc::new(Meter::default()),
+        host: Host::default(),
     };
     natives::set_environment(&lua, &environment.globals, &parts.raw_get::<Table>("fronts")?)?;
-    let hook_meter = meter.clone();
+    let hook_meter = Arc::clone(&environment.meter);
     lua.set_global_hook(
         HookTriggers::new().every_nth_instruction(HOOK_INSTRUCTIONS),
         move |_, _| match hook_meter.charge(u64::from(HOOK_INSTRUCTIONS)) {
@@ -50,21 +67,7 @@ pub(super) fn create(meter: &Arc<Meter>) -> mlua::Result<(Lua, Environment)> {
             Err(ending) => Err(raise::ending(ending)),
         },
     )?;
-    lua.set_app_data(meter.clone());
+    lua.set_app_data(Arc::clone(&environment.meter));
+    lua.set_app_data(environment.host.clone());
     Ok((lua, environment))
-}
-
-/// Compiles a script. An error is the message of Lua.
-pub(super) fn compile(
-    lua: &Lua,
-    environment: &Table,
-    code: &[u8],
-    name: &str,
-) -> Result<Function, String> {
-    let chunk = lua.load(code).set_name(name).set_mode(mlua::chunk::ChunkMode::Text);
-    match chunk.set_environment(environment.clone()).into_function() {
-        Ok(function) => Ok(function),
-        Err(mlua::Error::SyntaxError { message, .. }) => Err(message),
-        Err(error) => Err(error.to_string()),
-    }
 }

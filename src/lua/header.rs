@@ -84,7 +84,10 @@ impl Header {
             let Some(list) = part.strip_prefix(b"flags=") else {
                 return Err(HeaderError::UnknownOption(lossy(part)));
             };
-            for name in list.split(|&byte| byte == b',').filter(|name| !name.is_empty()) {
+            if list.is_empty() {
+                continue;
+            }
+            for name in list.split(|&byte| byte == b',') {
                 let flag =
                     Flag::from_name(name).ok_or_else(|| HeaderError::UnknownFlag(lossy(name)))?;
                 flags.push(flag);

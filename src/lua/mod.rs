@@ -14,29 +14,44 @@
 //! | `random.rs` | `math.random`, from a seed |
 //! | `header.rs` | the first line of a script: `#!lua flags=no-writes` |
 //! | `convert.rs` | Lua values from replies, and replies from Lua values |
-//! | `redis_library.rs` | `redis.call` and its neighbours |
+//! | `redis_library.rs`, `host.rs` | `redis.call` and its neighbours, and how they reach the host |
+//! | `json.rs`, `msgpack.rs`, `struct_library.rs`, `bits.rs` | `cjson`, `cmsgpack`, `struct`, `bit` |
+//! | `strings.rs`, `patterns.rs` | functions of `string` that could work without end in Lua's version |
+//! | `meter.rs` | what the running script may still use |
+//! | `raise.rs`, `arguments.rs` | errors and arguments, in Lua's words |
 //!
 //! No script can end the process: every limit ends the script with an error instead.
 
+mod arguments;
+mod bits;
+mod chunk;
 mod convert;
 mod environment;
 mod header;
+mod host;
 mod interpreter;
+mod json;
 mod limits;
+mod meter;
+mod msgpack;
 mod natives;
 mod number;
+mod patterns;
 mod raise;
 mod random;
 mod redis_library;
 mod resp_reader;
 mod sha1;
+mod strings;
+mod struct_library;
 mod value;
 
 #[cfg(test)]
 mod tests;
 
 pub use header::{Flag, Header, HeaderError};
-pub use interpreter::{Commands, Interpreter, LogLevel, Script, ScriptError};
+pub use host::{Commands, LogLevel};
+pub use interpreter::{Interpreter, Script, ScriptError};
 pub use limits::{Limits, StopFlag};
 pub use resp_reader::{ReadError, read_value};
 pub use sha1::sha1_hex;

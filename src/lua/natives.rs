@@ -2,8 +2,14 @@
 
 use mlua::{Error, Function, Lua, MultiValue, Table, Value as LuaValue};
 
+use super::arguments::{Arguments, to_bytes, type_name};
+use super::chunk::{self, ChunkError};
+use super::meter::Meter;
 use super::random::Random;
-use super::{environment, raise};
+use super::{raise, strings};
+
+/// Values that a function returns at once, at most: the size of Lua's stack for one call.
+const RESULTS_MAX: i64 = 7990;
 
 /// The tables that scripts see, kept by the Lua state.
 struct Protected {
@@ -18,7 +24,7 @@ pub(super) fn create(lua: &Lua, random: &Random) -> mlua::Result<Table> {
     let add = |name: &str, function: Function| natives.raw_set(name, function);
     add("reveal", lua.create_function(reveal)?)?;
     add("is_end", lua.create_function(|_, value| Ok(is_end(&value)))?)?;
-    add("where", lua.create_function(|lua, level| Ok(raise::position(lua, level)))?)?;
+    add("where", lua.create_function(|lua, ()| Ok(raise::caller(lua)))?)?;
     add("describe", lua.create_function(describe)?)?;
     add("bad_argument", lua.create_function(bad_argument)?)?;
     add("missing_global", lua.create_function(missing_global)?)?;
@@ -30,8 +36,12 @@ pub(super) fn create(lua: &Lua, random: &Random) -> mlua::Result<Table> {
     add("rawset", lua.create_function(raw_set)?)?;
     add("setmetatable", lua.create_function(set_metatable)?)?;
     add("collectgarbage", lua.create_function(collect_garbage)?)?;
+    add("unpack", lua.create_function(unpack)?)?;
+    add("insert", lua.create_function(insert)?)?;
     natives.raw_set("math", math(lua, random)?)?;
-    natives.raw_set("string", lua.create_table()?)?;
+    let string = lua.create_table()?;
+    strings::add(lua, &string, &lua.globals().get("pcall")?)?;
+    natives.raw_set("string", string)?;
     Ok(natives)
 }
 
@@ -77,16 +87,23 @@ fn describe(lua: &Lua, error: LuaValue) -> mlua::Result<LuaValue> {
         other => {
             let table = lua.create_table()?;
             let mut text = b"ERR ".to_vec();
-            text.extend_from_slice(&other.to_string().unwrap_or_default().into_bytes());
+            let shown = to_bytes(other);
+            text.extend(
+                shown.unwrap_or_else(|| other.to_string().unwrap_or_default().into_bytes()),
+            );
             table.raw_set("err", lua.create_string(text)?)?;
             table
         }
     };
-    for level in 1..4 {
+    for level in 1..8 {
         let place = lua.inspect_stack(level, |frame| {
             let source = frame.source();
             let name = source.source.map(|name| name.into_owned()).unwrap_or_default();
-            (source.what == "C" || name == "=prelude", name, frame.current_line())
+            (
+                matches!(source.what, "C" | "tail") || name == raise::PRELUDE,
+                name,
+                frame.current_line(),
+            )
         });
         let Some((skipped, name, line)) = place else { break };
         if !skipped {
@@ -101,7 +118,7 @@ fn describe(lua: &Lua, error: LuaValue) -> mlua::Result<LuaValue> {
 /// Raises `bad argument` on behalf of a function of the prelude, which has checked its arguments.
 fn bad_argument(lua: &Lua, args: (usize, String, String)) -> mlua::Result<()> {
     let (position, message, function) = args;
-    let mut text = raise::position(lua, 2);
+    let mut text = raise::caller(lua);
     text.push_str(&format!("bad argument #{position} to '{function}' ({message})"));
     Err(raise::plain_error(text))
 }
@@ -114,33 +131,6 @@ fn missing_global(lua: &Lua, args: (LuaValue, LuaValue)) -> mlua::Result<()> {
     ))
 }
 
-/// Returns the name of a value's type, as the messages of Lua's libraries have it.
-pub(super) fn type_name(value: Option<&LuaValue>) -> &'static str {
-    match value {
-        None => "no value",
-        Some(LuaValue::Integer(_)) => "number",
-        Some(LuaValue::LightUserData(_) | LuaValue::Error(_)) => "userdata",
-        Some(other) => other.type_name(),
-    }
-}
-
-fn table_argument(lua: &Lua, args: &MultiValue, position: usize) -> mlua::Result<Table> {
-    match args.get(position - 1) {
-        Some(LuaValue::Table(table)) => Ok(table.clone()),
-        other => {
-            let message = format!("table expected, got {}", type_name(other));
-            Err(raise::argument_error(lua, position, &message))
-        }
-    }
-}
-
-fn any_argument(lua: &Lua, args: &MultiValue, position: usize) -> mlua::Result<LuaValue> {
-    match args.get(position - 1) {
-        Some(value) => Ok(value.clone()),
-        None => Err(raise::argument_error(lua, position, "value expected")),
-    }
-}
-
 fn pairs(lua: &Lua) -> mlua::Result<Function> {
     let next: Function = lua.globals().get("next")?;
     let next_of_protected = lua.create_function(|lua, (front, key): (Table, LuaValue)| {
@@ -148,7 +138,7 @@ fn pairs(lua: &Lua) -> mlua::Result<Function> {
         lua.globals().raw_get::<Function>("next")?.call::<MultiValue>((table, key))
     })?;
     lua.create_function(move |lua, args: MultiValue| {
-        let table = table_argument(lua, &args, 1)?;
+        let table = Arguments::new(lua, args).table(1)?;
         let protected = contents(lua, &table)?.is_some();
         let next = if protected { next_of_protected.clone() } else { next.clone() };
         Ok((next, table, LuaValue::Nil))
@@ -156,15 +146,15 @@ fn pairs(lua: &Lua) -> mlua::Result<Function> {
 }
 
 fn raw_get(lua: &Lua, args: MultiValue) -> mlua::Result<LuaValue> {
-    let table = table_argument(lua, &args, 1)?;
-    let key = any_argument(lua, &args, 2)?;
+    let args = Arguments::new(lua, args);
+    let table = args.table(1)?;
+    let key = args.any(2)?;
     contents(lua, &table)?.unwrap_or(table).raw_get(key)
 }
 
 fn raw_set(lua: &Lua, args: MultiValue) -> mlua::Result<LuaValue> {
-    let table = table_argument(lua, &args, 1)?;
-    let key = any_argument(lua, &args, 2)?;
-    let value = any_argument(lua, &args, 3)?;
+    let args = Arguments::new(lua, args);
+    let (table, key, value) = (args.table(1)?, args.any(2)?, args.any(3)?);
     if contents(lua, &table)?.is_some() {
         return Err(readonly());
     }
@@ -183,11 +173,12 @@ fn readonly() -> Error {
 }
 
 fn set_metatable(lua: &Lua, args: MultiValue) -> mlua::Result<LuaValue> {
-    let table = table_argument(lua, &args, 1)?;
-    let metatable = match args.get(1) {
+    let args = Arguments::new(lua, args);
+    let table = args.table(1)?;
+    let metatable = match args.get(2) {
         Some(LuaValue::Nil) => None,
         Some(LuaValue::Table(metatable)) => Some(metatable.clone()),
-        _ => return Err(raise::argument_error(lua, 2, "nil or table expected")),
+        _ => return Err(args.error(2, "nil or table expected")),
     };
     if contents(lua, &table)?.is_some() {
         return Err(readonly());
@@ -201,95 +192,111 @@ fn set_metatable(lua: &Lua, args: MultiValue) -> mlua::Result<LuaValue> {
     Ok(LuaValue::Table(table))
 }
 
+/// `unpack`. Lua's own reads behind its stack for a range that no integer of 32 bits can count.
+fn unpack(lua: &Lua, args: MultiValue) -> mlua::Result<MultiValue> {
+    let args = Arguments::new(lua, args);
+    let table = args.table(1)?;
+    let first = if args.is_none(2) { 1 } else { args.int(2)? };
+    let last = if args.is_none(3) { table.raw_len() as i64 } else { args.int(3)? };
+    if last - first >= RESULTS_MAX {
+        return Err(raise::error(lua, "too many results to unpack"));
+    }
+    let values = (first..=last).map(|at| table.raw_get(at));
+    Ok(MultiValue::from_vec(values.collect::<mlua::Result<_>>()?))
+}
+
+/// `table.insert`. Lua's own moves elements from any position on, however far in front of the table.
+fn insert(lua: &Lua, args: MultiValue) -> mlua::Result<()> {
+    let args = Arguments::new(lua, args);
+    let table = args.table(1)?;
+    if contents(lua, &table)?.is_some() {
+        return Err(readonly());
+    }
+    let end = table.raw_len() as i64 + 1;
+    let (position, value) = match args.len() {
+        2 => (end, args.any(2)?),
+        3 => (args.int(2)?, args.any(3)?),
+        _ => return Err(raise::error(lua, "wrong number of arguments to 'insert'")),
+    };
+    let end = end.max(position);
+    let meter = Meter::of(lua);
+    for at in (position + 1..=end).rev() {
+        meter.work(4)?;
+        table.raw_set(at, table.raw_get::<LuaValue>(at - 1)?)?;
+    }
+    table.raw_set(position, value)
+}
+
 fn load_string(lua: &Lua, args: MultiValue) -> mlua::Result<MultiValue> {
-    let Some(LuaValue::String(source)) = args.front() else {
-        let message = format!("string expected, got {}", type_name(args.front()));
-        return Err(raise::argument_error(lua, 1, &message));
-    };
-    let name = match args.get(1) {
-        Some(LuaValue::String(name)) => name.to_string_lossy(),
-        _ => source.to_string_lossy(),
-    };
-    let name: String = name.chars().take_while(|letter| *letter != '\0').collect();
+    let args = Arguments::new(lua, args);
+    let source = args.string(1)?;
+    let name = if args.is_none(2) { source.clone() } else { args.string(2)? };
+    let name = String::from_utf8_lossy(&name);
+    let name = name.split('\0').next().unwrap_or_default();
     let environment = match lua.app_data_ref::<Protected>() {
         Some(protected) => protected.environment.clone(),
         None => return Ok(MultiValue::new()),
     };
-    match environment::compile(lua, &environment, &source.as_bytes(), &name) {
-        Ok(function) => Ok(MultiValue::from_iter([LuaValue::Function(function)])),
-        Err(message) => {
+    Meter::of(lua).work((source.len() / 4) as u64)?;
+    match chunk::compile(lua, &environment, &source, name) {
+        Ok(function) => Ok(MultiValue::from_vec(vec![LuaValue::Function(function)])),
+        Err(ChunkError::Syntax(message)) => {
             let message = LuaValue::String(lua.create_string(message)?);
-            Ok(MultiValue::from_iter([LuaValue::Nil, message]))
+            Ok(MultiValue::from_vec(vec![LuaValue::Nil, message]))
         }
+        Err(ChunkError::Other(error)) => Err(error),
     }
 }
 
-fn collect_garbage(lua: &Lua, args: MultiValue) -> mlua::Result<f64> {
-    let option = match args.front() {
-        None | Some(LuaValue::Nil) => "collect".to_owned(),
-        Some(LuaValue::String(option)) => option.to_string_lossy(),
-        other => {
-            let message = format!("string expected, got {}", type_name(other));
-            return Err(raise::argument_error(lua, 1, &message));
-        }
-    };
-    match option.as_str() {
-        "count" => Ok(lua.used_memory() as f64 / 1024.0),
-        "collect" => {
+fn collect_garbage(lua: &Lua, args: MultiValue) -> mlua::Result<LuaValue> {
+    let args = Arguments::new(lua, args);
+    let option = if args.is_none(1) { b"collect".to_vec() } else { args.string(1)? };
+    let meter = Meter::of(lua);
+    match &option[..] {
+        b"count" => Ok(LuaValue::Number(lua.used_memory() as f64 / 1024.0)),
+        b"collect" => {
+            meter.work((lua.used_memory() / 32) as u64)?;
             lua.gc_collect()?;
-            Ok(0.0)
+            Ok(LuaValue::Integer(0))
         }
-        "step" => Ok(if lua.gc_step()? { 1.0 } else { 0.0 }),
-        "stop" | "restart" => Ok(0.0),
-        "setpause" | "setstepmul" => Ok(200.0),
-        _ => Err(raise::argument_error(lua, 1, &format!("invalid option '{option}'"))),
+        b"step" => {
+            meter.work(1000)?;
+            lua.gc_step().map(LuaValue::Boolean)
+        }
+        // A script does not change how the next ones are collected.
+        b"stop" | b"restart" => Ok(LuaValue::Integer(0)),
+        b"setpause" | b"setstepmul" => Ok(LuaValue::Integer(200)),
+        _ => {
+            let option = String::from_utf8_lossy(&option).into_owned();
+            Err(args.error(1, &format!("invalid option '{option}'")))
+        }
     }
 }
 
 fn math(lua: &Lua, random: &Random) -> mlua::Result<Table> {
     let math = lua.create_table()?;
     let own = random.clone();
-    math.raw_set("random", lua.create_function(move |lua, args| draw(lua, &own, &args))?)?;
+    math.raw_set("random", lua.create_function(move |lua, args| draw(lua, &own, args))?)?;
     let own = random.clone();
     let seed = move |lua: &Lua, args: MultiValue| {
-        let seed = whole_argument(lua, &args, 1)?;
-        #[allow(clippy::cast_sign_loss)] // Only the lower bits matter.
-        own.seed(seed as u64);
+        own.seed(Arguments::new(lua, args).integer(1)?.cast_unsigned());
         Ok(())
     };
     math.raw_set("randomseed", lua.create_function(seed)?)?;
     Ok(math)
 }
 
-fn draw(lua: &Lua, random: &Random, args: &MultiValue) -> mlua::Result<f64> {
+fn draw(lua: &Lua, random: &Random, args: MultiValue) -> mlua::Result<f64> {
+    let args = Arguments::new(lua, args);
     let fraction = random.fraction();
     let (low, high) = match args.len() {
         0 => return Ok(fraction),
-        1 => (1, whole_argument(lua, args, 1)?),
-        2 => (whole_argument(lua, args, 1)?, whole_argument(lua, args, 2)?),
+        1 => (1, args.int(1)?),
+        2 => (args.int(1)?, args.int(2)?),
         _ => return Err(raise::error(lua, "wrong number of arguments")),
     };
     if low > high {
-        return Err(raise::argument_error(lua, args.len(), "interval is empty"));
+        return Err(args.error(args.len(), "interval is empty"));
     }
     Ok((fraction * (high - low + 1) as f64).floor() + low as f64)
-}
-
-/// Returns an argument as C's `int`, as `luaL_checkint` does.
-#[allow(clippy::cast_possible_truncation)] // As C does.
-pub(super) fn whole_argument(lua: &Lua, args: &MultiValue, position: usize) -> mlua::Result<i64> {
-    let value = args.get(position - 1);
-    let number = match value {
-        Some(LuaValue::Integer(number)) => Some(*number as f64),
-        Some(LuaValue::Number(number)) => Some(*number),
-        Some(value @ LuaValue::String(_)) => lua.coerce_number(value.clone())?,
-        _ => None,
-    };
-    match number {
-        Some(number) => Ok(i64::from(number as i64 as i32)),
-        None => {
-            let message = format!("number expected, got {}", type_name(value));
-            Err(raise::argument_error(lua, position, &message))
-        }
-    }
 }

@@ -26,6 +26,103 @@ fn without_zeros(text: &str) -> &str {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text }
 }
 
+/// Returns a number without its fraction, as C converts it on x86-64: numbers without an integer of
+/// 64 bits become the smallest one.
+pub(super) fn to_integer(number: f64) -> i64 {
+    const BOUND: f64 = 9_223_372_036_854_775_808.0;
+    if !(-BOUND..BOUND).contains(&number) {
+        return i64::MIN;
+    }
+    #[allow(clippy::cast_possible_truncation)] // In range, and the fraction is cut on purpose.
+    let integer = number as i64;
+    integer
+}
+
+/// Reads a number at the front of `text`, as C's `strtod` does: decimal, hexadecimal, `inf` or `nan`.
+/// Returns it with its length in bytes.
+pub(super) fn parse_prefix(text: &[u8]) -> Option<(f64, usize)> {
+    let signed = usize::from(matches!(text.first(), Some(b'+' | b'-')));
+    let sign = if text.first() == Some(&b'-') { -1.0 } else { 1.0 };
+    let rest = &text[signed..];
+    let begins =
+        |word: &[u8]| rest.len() >= word.len() && rest[..word.len()].eq_ignore_ascii_case(word);
+    if begins(b"infinity") {
+        return Some((sign * f64::INFINITY, signed + 8));
+    }
+    if begins(b"inf") {
+        return Some((sign * f64::INFINITY, signed + 3));
+    }
+    if begins(b"nan") {
+        return Some((sign * f64::NAN, signed + 3));
+    }
+    if begins(b"0x")
+        && let Some((number, len)) = parse_hexadecimal(&rest[2..])
+    {
+        return Some((sign * number, signed + 2 + len));
+    }
+    let digits = |from: usize| {
+        rest.get(from..).unwrap_or_default().iter().take_while(|byte| byte.is_ascii_digit()).count()
+    };
+    let whole = digits(0);
+    let mut len = whole;
+    if rest.get(len) == Some(&b'.') {
+        let fraction = digits(len + 1);
+        if whole + fraction > 0 {
+            len += 1 + fraction;
+        }
+    }
+    if len == 0 {
+        return None;
+    }
+    if matches!(rest.get(len), Some(b'e' | b'E')) {
+        let sign = usize::from(matches!(rest.get(len + 1), Some(b'+' | b'-')));
+        let exponent = digits(len + 1 + sign);
+        if exponent > 0 {
+            len += 1 + sign + exponent;
+        }
+    }
+    let number: f64 = std::str::from_utf8(&rest[..len]).ok()?.parse().ok()?;
+    Some((sign * number, signed + len))
+}
+
+/// Reads the digits after `0x`, with a fraction and a binary exponent.
+fn parse_hexadecimal(text: &[u8]) -> Option<(f64, usize)> {
+    let mut number = 0.0;
+    let mut len = 0;
+    let mut scale = 0;
+    let mut digits = 0;
+    let mut fraction = false;
+    loop {
+        let byte = text.get(len).copied().unwrap_or(0);
+        if let Some(digit) = char::from(byte).to_digit(16) {
+            number = number * 16.0 + f64::from(digit);
+            digits += 1;
+            scale -= i32::from(fraction) * 4;
+        } else if byte == b'.' && !fraction {
+            fraction = true;
+        } else {
+            break;
+        }
+        len += 1;
+    }
+    if digits == 0 {
+        return None;
+    }
+    if matches!(text.get(len), Some(b'p' | b'P')) {
+        let sign = usize::from(matches!(text.get(len + 1), Some(b'+' | b'-')));
+        let from = len + 1 + sign;
+        let count = text.get(from..)?.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        if count > 0 {
+            let exponent = std::str::from_utf8(&text[from..from + count]).ok()?;
+            let exponent = exponent.parse::<i32>().unwrap_or(i32::MAX / 2);
+            let negative = text.get(len + 1) == Some(&b'-');
+            scale = scale.saturating_add(if negative { -exponent } else { exponent });
+            len = from + count;
+        }
+    }
+    Some((number * f64::from(scale).exp2(), len))
+}
+
 #[cfg(test)]
 mod tests {
     use super::general;

@@ -18,14 +18,27 @@ local function caught(ok, err, ...)
     return ok, err, ...
 end
 
-local function pcall_(...)
-    if select('#', ...) == 0 then
-        bad_argument(1, 'value expected', 'pcall')
+-- As Redis does, `pcall` returns the text of an error that is a table with the field `err`.
+local function text_of(ok, err, ...)
+    if not ok and type(err) == 'table' and type(err.err) == 'string' then
+        return false, err.err
     end
-    return caught(raw_pcall(...))
+    return ok, err, ...
 end
 
-local function xpcall_(f, handler, ...)
+local function pcall_(...)
+    if select('#', ...) == 0 then
+        -- The words of Redis's own mistake.
+        return false, 'attempt to call a boolean value'
+    end
+    return text_of(caught(raw_pcall(...)))
+end
+
+local function xpcall_(...)
+    if select('#', ...) < 2 then
+        bad_argument(2, 'value expected', 'xpcall')
+    end
+    local f, handler = ...
     return caught(raw_xpcall(f, function(err)
         if type(err) == 'userdata' then
             if is_end(err) then
@@ -50,7 +63,7 @@ local function unwrapped(ok, ...)
     end
     local err = ...
     if type(err) == 'string' then
-        err = where(3) .. err
+        err = where() .. err
     end
     error(err, 0)
 end
@@ -81,13 +94,101 @@ local function protect(back, on_missing, shown)
     })
 end
 
-local string, coroutine, math = string, coroutine, math
+local string, coroutine, math, table = string, coroutine, math, table
+local gsub = string.gsub
 coroutine.resume, coroutine.wrap = resume, wrap
 for name, f in pairs(native.math) do
     math[name] = f
 end
 for name, f in pairs(native.string) do
     string[name] = f
+end
+
+local floor = math.floor
+
+local function invalid_order()
+    error(where() .. 'invalid order function for sorting', 0)
+end
+
+-- Lua's own `sort`, step by step, but in Lua: nothing can interrupt the one in C.
+local function sort_range(t, low, up, less)
+    while low < up do
+        if less(t[up], t[low]) then
+            t[low], t[up] = t[up], t[low]
+        end
+        if up - low == 1 then
+            break
+        end
+        local middle = floor((low + up) / 2)
+        if less(t[middle], t[low]) then
+            t[middle], t[low] = t[low], t[middle]
+        elseif less(t[up], t[middle]) then
+            t[middle], t[up] = t[up], t[middle]
+        end
+        if up - low == 2 then
+            break
+        end
+        local pivot = t[middle]
+        t[middle], t[up - 1] = t[up - 1], t[middle]
+        local i, j = low, up - 1
+        while true do
+            i = i + 1
+            while less(t[i], pivot) do
+                if i > up then
+                    invalid_order()
+                end
+                i = i + 1
+            end
+            j = j - 1
+            while less(pivot, t[j]) do
+                if j < low then
+                    invalid_order()
+                end
+                j = j - 1
+            end
+            if j < i then
+                break
+            end
+            t[i], t[j] = t[j], t[i]
+        end
+        t[up - 1], t[i] = t[i], t[up - 1]
+        if i - low < up - i then
+            sort_range(t, low, i - 1, less)
+            low = i + 1
+        else
+            sort_range(t, i + 1, up, less)
+            up = i - 1
+        end
+    end
+end
+
+local function less_than(a, b)
+    return a < b
+end
+
+table.sort = function(...)
+    local t, less = ...
+    if type(t) ~= 'table' then
+        bad_argument(1, 'table expected, got ' .. native.type_name(...), 'sort')
+    elseif less == nil then
+        local ok, err = raw_pcall(sort_range, t, 1, #t, less_than)
+        if not ok then
+            error(type(err) == 'string' and gsub(err, '^prelude:%d+: ', '') or err, 0)
+        end
+    elseif type(less) ~= 'function' then
+        bad_argument(2, 'function expected, got ' .. native.type_name(less), 'sort')
+    else
+        sort_range(t, 1, #t, less)
+    end
+end
+
+table.insert = function(...)
+    local t, value = ...
+    if select('#', ...) == 2 and type(t) == 'table' and not fronts[t] then
+        rawset(t, #t + 1, value)
+    else
+        native.insert(...)
+    end
 end
 
 local globals = {
@@ -110,7 +211,7 @@ local globals = {
     tonumber = tonumber,
     tostring = tostring,
     type = type,
-    unpack = unpack,
+    unpack = native.unpack,
     xpcall = xpcall_,
     __redis__err__handler = native.describe,
     coroutine = protect(coroutine),

@@ -32,7 +32,7 @@ pub(super) enum Ending {
 /// Returns an error whose value is `message`, preceded by the line of the script that called the
 /// library function, as `luaL_error` does.
 pub(super) fn error(lua: &Lua, message: impl AsRef<[u8]>) -> Error {
-    let mut text = position(lua, 1).into_bytes();
+    let mut text = caller(lua).into_bytes();
     text.extend_from_slice(message.as_ref());
     plain_error(text)
 }
@@ -61,15 +61,26 @@ pub(super) fn argument_error(lua: &Lua, position: usize, message: &str) -> Error
     });
     let (name, method) = called.unwrap_or((None, false));
     let name = name.unwrap_or_else(|| "?".to_owned());
-    let position = position - usize::from(method);
-    if position == 0 {
+    let position = position.saturating_sub(usize::from(method));
+    if position == 0 && method {
         return error(lua, format!("calling '{name}' on bad self ({message})"));
     }
     error(lua, format!("bad argument #{position} to '{name}' ({message})"))
 }
 
-/// Returns `user_script:1: ` for the line that runs at a level of the stack; empty for C functions.
-pub(super) fn position(lua: &Lua, level: usize) -> String {
+/// Name of `prelude.lua` in the Lua state.
+pub(super) const PRELUDE: &str = "=prelude";
+
+/// Returns `user_script:1: ` for the line of the script that called the running library function;
+/// empty if it was called by a function in C or Rust.
+pub(super) fn caller(lua: &Lua) -> String {
+    let inside = |level| {
+        lua.inspect_stack(level, |frame| {
+            let source = frame.source();
+            source.what == "tail" || source.source.as_deref() == Some(PRELUDE)
+        })
+    };
+    let level = (1..).find(|level| inside(*level) != Some(true)).unwrap_or(1);
     let place = lua.inspect_stack(level, |frame| {
         let line = frame.current_line()?;
         Some(format!("{}:{line}: ", frame.source().short_src.unwrap_or_default()))
@@ -86,7 +97,10 @@ pub(super) fn raised(error: &Error) -> Raised {
             None => Raised::Message(inner.to_string().into_bytes()),
         },
         Error::MemoryError(_) => Raised::Message(b"not enough memory".to_vec()),
-        Error::RuntimeError(text) => Raised::Message(text.clone().into_bytes()),
+        Error::RuntimeError(text) => {
+            let text = text.split("\nstack traceback:").next().unwrap_or_default();
+            Raised::Message(text.as_bytes().to_vec())
+        }
         other => Raised::Message(other.to_string().into_bytes()),
     }
 }

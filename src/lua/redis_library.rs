@@ -2,8 +2,8 @@
 
 use mlua::{Lua, MultiValue, Table, Value as LuaValue};
 
-use super::interpreter::{LogLevel, Request, Response, ask};
-use super::{Value, convert, raise, sha1};
+use super::host::{self, LogLevel, Request, Response, ask};
+use super::{Value, arguments, convert, number, raise, sha1};
 
 /// Version of Redis whose environment scripts see.
 const VERSION: (&str, u32) = ("7.0.15", 0x0007_000f);
@@ -110,7 +110,7 @@ fn log(lua: &Lua, args: MultiValue) -> mlua::Result<()> {
     if args.len() < 2 {
         return Err(error(lua, "redis.log() requires two arguments or more."));
     }
-    let Some(level) = integer(&args[0]) else {
+    let Some(level) = integer(lua, &args[0]) else {
         return Err(error(lua, "First argument must be a number (log level)."));
     };
     let level = match level {
@@ -129,9 +129,9 @@ fn set_resp(lua: &Lua, args: MultiValue) -> mlua::Result<()> {
     if args.len() != 1 {
         return Err(error(lua, "redis.setresp() requires one argument."));
     }
-    match integer(&args[0]) {
+    match integer(lua, &args[0]) {
         Some(version @ (2 | 3)) => {
-            ask(lua, Request::SetResp3(version == 3))?;
+            host::set_resp3(lua, version == 3);
             Ok(())
         }
         _ => Err(error(lua, "RESP version must be 2 or 3.")),
@@ -142,8 +142,9 @@ fn set_repl(lua: &Lua, args: MultiValue) -> mlua::Result<()> {
     if args.len() != 1 {
         return Err(error(lua, "redis.set_repl() requires two arguments."));
     }
-    match integer(&args[0]) {
-        Some(0..=3) => Ok(()),
+    match integer(lua, &args[0]) {
+        // What is no number counts as zero here.
+        None | Some(0..=3) => Ok(()),
         _ => Err(error(
             lua,
             "Invalid replication flags. Use REPL_AOF, REPL_REPLICA, REPL_ALL or REPL_NONE.",
@@ -159,12 +160,7 @@ fn acl_check_cmd(lua: &Lua, args: MultiValue) -> mlua::Result<LuaValue> {
     }
 }
 
-/// Returns a number as C truncates it to an integer.
-fn integer(value: &LuaValue) -> Option<i64> {
-    match value {
-        LuaValue::Integer(number) => Some(*number),
-        #[allow(clippy::cast_possible_truncation)] // As Redis does.
-        LuaValue::Number(number) => Some(*number as i64),
-        _ => None,
-    }
+/// Returns a number, or a string that reads as one, without its fraction.
+fn integer(lua: &Lua, value: &LuaValue) -> Option<i64> {
+    arguments::to_number(lua, value).map(number::to_integer)
 }
