@@ -13,6 +13,7 @@
 //! | [`encryption`] | TLS of clients and between replicas, certificates |
 //! | [`coordination`] | reads of key ranges, following changes, reads that may lag, locks |
 //! | [`configuration`] | every setting, with its default and unit |
+//! | [`lua`] | what Lua scripts see, and what ends them |
 //! | [`compatibility`] | every Redis command and what differs |
 //! | [`simulator`] | a tutorial: run, read a trace, replay a seed, write a scenario |
 //! | [`performance`] | how to measure and how to read the results |
@@ -35,6 +36,7 @@ macro_rules! page {
         #[cfg_attr(doc, doc = "[operations]: crate::guide::operations")]
         #[cfg_attr(doc, doc = "[configuration]: crate::guide::configuration")]
         #[cfg_attr(doc, doc = "[compatibility]: crate::guide::compatibility")]
+        #[cfg_attr(doc, doc = "[lua]: crate::guide::lua")]
         #[cfg_attr(doc, doc = "[simulator]: crate::guide::simulator")]
         #[cfg_attr(doc, doc = "[performance]: crate::guide::performance")]
         #[cfg_attr(doc, doc = "[contributing]: crate::guide::contributing")]
@@ -55,6 +57,7 @@ page!(coordination, "coordination.md");
 page!(operations, "operations.md");
 page!(encryption, "encryption.md");
 page!(configuration, "configuration.md");
+page!(lua, "lua.md");
 page!(compatibility, "compatibility.md");
 page!(simulator, "simulator.md");
 page!(performance, "performance.md");

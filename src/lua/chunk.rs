@@ -34,12 +34,10 @@ pub(super) fn compile(
 
 /// Returns the name of a source in error messages.
 fn shown_name(name: &str) -> String {
-    match name.strip_prefix(['@', '=']) {
-        Some(name) => name.to_owned(),
-        None => {
-            let line = name.split('\n').next().unwrap_or_default();
-            let whole = line.len() == name.len();
-            format!("[string \"{line}{}\"]", if whole { "" } else { "..." })
-        }
+    if let Some(name) = name.strip_prefix(['@', '=']) {
+        return name.to_owned();
     }
+    let line = name.split('\n').next().unwrap_or_default();
+    let rest = if line.len() == name.len() { "" } else { "..." };
+    format!("[string \"{line}{rest}\"]")
 }

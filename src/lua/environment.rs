@@ -58,7 +58,7 @@ pub(super) fn create() -> mlua::Result<(Lua, Environment)> {
         meter: Arc::new(Meter::default()),
         host: Host::default(),
     };
-    natives::set_environment(&lua, &environment.globals, &parts.raw_get::<Table>("fronts")?)?;
+    natives::set_environment(&lua, &environment.globals, &parts.raw_get::<Table>("fronts")?);
     let hook_meter = Arc::clone(&environment.meter);
     lua.set_global_hook(
         HookTriggers::new().every_nth_instruction(HOOK_INSTRUCTIONS),

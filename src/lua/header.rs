@@ -68,6 +68,10 @@ pub enum HeaderError {
 
 impl Header {
     /// Reads the first line of a script for EVAL.
+    ///
+    /// # Errors
+    ///
+    /// If the line begins with `#!` and is not as Redis demands.
     pub fn parse(source: &[u8]) -> Result<Self, HeaderError> {
         if !source.starts_with(b"#!") {
             return Ok(Self { declared: false, flags: Vec::new(), code_at: 0 });

@@ -18,6 +18,9 @@ const COMPILED_MAX: usize = 500;
 /// Bytes of source whose compiled scripts an interpreter keeps, at most.
 const COMPILED_BYTES_MAX: usize = 8 << 20;
 
+/// Bytes in the Lua state above which garbage is collected before a run.
+const COLLECT_ABOVE_BYTES: usize = 32 << 20;
+
 /// A script to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Script<'a> {
@@ -98,6 +101,10 @@ impl Interpreter {
     }
 
     /// Compiles a script and keeps it, unless it is known already.
+    ///
+    /// # Errors
+    ///
+    /// If the header line is wrong or the source is no Lua.
     pub fn load(&mut self, script: &Script<'_>) -> Result<(), ScriptError> {
         let state = self.state()?;
         state.relax();
@@ -107,6 +114,11 @@ impl Interpreter {
     /// Runs a script, which is compiled first if it is not known yet.
     ///
     /// `keys` and `argv` are what the script sees as `KEYS` and `ARGV`.
+    ///
+    /// # Errors
+    ///
+    /// If the script is not compiled, raises an error or returns one, or reaches a limit. What its
+    /// commands did before that is done.
     pub fn run(
         &mut self,
         script: &Script<'_>,
@@ -154,10 +166,26 @@ impl State {
         let _ = self.lua.set_memory_limit(0);
     }
 
+    /// Begins a run under these limits.
     fn limit(&self, limits: &Limits) {
         self.environment.meter.limit(limits);
         self.environment.random.seed(limits.seed);
-        let _ = self.lua.set_memory_limit(limits.memory_bytes);
+        let memory_max = self.lua.used_memory().saturating_add(limits.memory_bytes);
+        let _ = self.lua.set_memory_limit(memory_max);
+    }
+
+    /// Frees what earlier runs have left, if it is much.
+    fn collect(&mut self) -> mlua::Result<()> {
+        if self.lua.used_memory() > COLLECT_ABOVE_BYTES {
+            self.lua.gc_collect()?;
+        }
+        if self.lua.used_memory() > COLLECT_ABOVE_BYTES {
+            self.compiled.clear();
+            self.order.clear();
+            self.compiled_bytes = 0;
+            self.lua.gc_collect()?;
+        }
+        Ok(())
     }
 
     fn function(&mut self, script: &Script<'_>) -> Result<Function, ScriptError> {
@@ -199,6 +227,7 @@ impl State {
         limits: &Limits,
     ) -> Result<Value, ScriptError> {
         self.relax();
+        self.collect().map_err(|error| failure(&error))?;
         let function = self.function(script)?;
         let keys = self.strings(keys).map_err(|error| failure(&error))?;
         let argv = self.strings(argv).map_err(|error| failure(&error))?;

@@ -9,8 +9,8 @@ pub struct Limits {
     /// Instructions of the Lua machine. Functions of the libraries that may work for long count as
     /// many.
     pub instructions: u64,
-    /// Bytes that the Lua state may hold in all, its libraries (about 200 KiB) and the compiled
-    /// scripts among them.
+    /// Bytes that the Lua state may hold in addition to what it held before the run. The reply, and
+    /// each string that a library builds, may have as many.
     pub memory_bytes: usize,
     /// Ends the script when it is set.
     pub stop: StopFlag,

@@ -1,4 +1,7 @@
-//! The library `cmsgpack`: values in MessagePack.
+//! The library `cmsgpack`: values in `MessagePack`.
+
+// Lua passes the arguments of a function by value.
+#![allow(clippy::needless_pass_by_value)]
 
 use std::sync::Arc;
 
@@ -79,15 +82,17 @@ fn write_number(number: f64, out: &mut Output) -> mlua::Result<()> {
 
 fn write_integer(number: i64, out: &mut Output) -> mlua::Result<()> {
     let bytes = number.to_be_bytes();
+    if (-32..=127).contains(&number) {
+        return out.push(bytes[7]);
+    }
     let (kind, len) = match number {
-        -32..=127 => return out.push(bytes[7]),
         0..=0xff => (0xcc, 1),
-        0..=0xffff => (0xcd, 2),
-        0..=0xffff_ffff => (0xce, 4),
-        0.. => (0xcf, 8),
-        -0x80.. => (0xd0, 1),
-        -0x8000.. => (0xd1, 2),
-        -0x8000_0000.. => (0xd2, 4),
+        0x100..=0xffff => (0xcd, 2),
+        0x1_0000..=0xffff_ffff => (0xce, 4),
+        0x1_0000_0000.. => (0xcf, 8),
+        -0x80..=-1 => (0xd0, 1),
+        -0x8000..=-0x81 => (0xd1, 2),
+        -0x8000_0000..=-0x8001 => (0xd2, 4),
         _ => (0xd3, 8),
     };
     out.push(kind)?;

@@ -1,5 +1,10 @@
 //! Functions that replace or complete those of Lua's own libraries.
 
+// Lua passes the arguments of a function by value.
+#![allow(clippy::needless_pass_by_value)]
+
+use std::borrow::Cow;
+
 use mlua::{Error, Function, Lua, MultiValue, Table, Value as LuaValue};
 
 use super::arguments::{Arguments, to_bytes, type_name};
@@ -46,9 +51,8 @@ pub(super) fn create(lua: &Lua, random: &Random) -> mlua::Result<Table> {
 }
 
 /// Tells the functions which tables are protected.
-pub(super) fn set_environment(lua: &Lua, environment: &Table, fronts: &Table) -> mlua::Result<()> {
+pub(super) fn set_environment(lua: &Lua, environment: &Table, fronts: &Table) {
     lua.set_app_data(Protected { environment: environment.clone(), fronts: fronts.clone() });
-    Ok(())
 }
 
 /// Returns the contents of a protected table, and `None` for all other tables.
@@ -98,7 +102,7 @@ fn describe(lua: &Lua, error: LuaValue) -> mlua::Result<LuaValue> {
     for level in 1..8 {
         let place = lua.inspect_stack(level, |frame| {
             let source = frame.source();
-            let name = source.source.map(|name| name.into_owned()).unwrap_or_default();
+            let name = source.source.map(Cow::into_owned).unwrap_or_default();
             (
                 matches!(source.what, "C" | "tail") || name == raise::PRELUDE,
                 name,
@@ -118,9 +122,7 @@ fn describe(lua: &Lua, error: LuaValue) -> mlua::Result<LuaValue> {
 /// Raises `bad argument` on behalf of a function of the prelude, which has checked its arguments.
 fn bad_argument(lua: &Lua, args: (usize, String, String)) -> mlua::Result<()> {
     let (position, message, function) = args;
-    let mut text = raise::caller(lua);
-    text.push_str(&format!("bad argument #{position} to '{function}' ({message})"));
-    Err(raise::plain_error(text))
+    Err(raise::error(lua, format!("bad argument #{position} to '{function}' ({message})")))
 }
 
 fn missing_global(lua: &Lua, args: (LuaValue, LuaValue)) -> mlua::Result<()> {
@@ -192,12 +194,16 @@ fn set_metatable(lua: &Lua, args: MultiValue) -> mlua::Result<LuaValue> {
     Ok(LuaValue::Table(table))
 }
 
+fn raw_len(table: &Table) -> i64 {
+    i64::try_from(table.raw_len()).unwrap_or(i64::MAX)
+}
+
 /// `unpack`. Lua's own reads behind its stack for a range that no integer of 32 bits can count.
 fn unpack(lua: &Lua, args: MultiValue) -> mlua::Result<MultiValue> {
     let args = Arguments::new(lua, args);
     let table = args.table(1)?;
     let first = if args.is_none(2) { 1 } else { args.int(2)? };
-    let last = if args.is_none(3) { table.raw_len() as i64 } else { args.int(3)? };
+    let last = if args.is_none(3) { raw_len(&table) } else { args.int(3)? };
     if last - first >= RESULTS_MAX {
         return Err(raise::error(lua, "too many results to unpack"));
     }
@@ -212,7 +218,7 @@ fn insert(lua: &Lua, args: MultiValue) -> mlua::Result<()> {
     if contents(lua, &table)?.is_some() {
         return Err(readonly());
     }
-    let end = table.raw_len() as i64 + 1;
+    let end = raw_len(&table) + 1;
     let (position, value) = match args.len() {
         2 => (end, args.any(2)?),
         3 => (args.int(2)?, args.any(3)?),

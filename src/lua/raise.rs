@@ -4,6 +4,8 @@
 //! functions that catch errors (`pcall`, `xpcall`, `coroutine.resume`) therefore replace it by the
 //! value that Lua code would have raised; see `prelude.lua`.
 
+use std::borrow::Cow;
+
 use mlua::{Error, Lua, Value as LuaValue};
 
 /// The error behind the userdata of `mlua`.
@@ -57,7 +59,7 @@ pub(super) fn ending(why: Ending) -> Error {
 pub(super) fn argument_error(lua: &Lua, position: usize, message: &str) -> Error {
     let called = lua.inspect_stack(0, |frame| {
         let names = frame.names();
-        (names.name.map(|name| name.into_owned()), names.name_what == Some("method"))
+        (names.name.map(Cow::into_owned), names.name_what == Some("method"))
     });
     let (name, method) = called.unwrap_or((None, false));
     let name = name.unwrap_or_else(|| "?".to_owned());
@@ -71,6 +73,9 @@ pub(super) fn argument_error(lua: &Lua, position: usize, message: &str) -> Error
 /// Name of `prelude.lua` in the Lua state.
 pub(super) const PRELUDE: &str = "=prelude";
 
+/// Functions of the prelude that may be on the stack at once; `table.sort` has the most.
+const STACK_MAX: usize = 100;
+
 /// Returns `user_script:1: ` for the line of the script that called the running library function;
 /// empty if it was called by a function in C or Rust.
 pub(super) fn caller(lua: &Lua) -> String {
@@ -80,7 +85,7 @@ pub(super) fn caller(lua: &Lua) -> String {
             source.what == "tail" || source.source.as_deref() == Some(PRELUDE)
         })
     };
-    let level = (1..).find(|level| inside(*level) != Some(true)).unwrap_or(1);
+    let level = (1..STACK_MAX).find(|level| inside(*level) != Some(true)).unwrap_or(1);
     let place = lua.inspect_stack(level, |frame| {
         let line = frame.current_line()?;
         Some(format!("{}:{line}: ", frame.source().short_src.unwrap_or_default()))

@@ -1,5 +1,8 @@
 //! The table `redis` that scripts see.
 
+// Lua passes the arguments of a function by value.
+#![allow(clippy::needless_pass_by_value)]
+
 use mlua::{Lua, MultiValue, Table, Value as LuaValue};
 
 use super::host::{self, LogLevel, Request, Response, ask};

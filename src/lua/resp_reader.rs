@@ -23,6 +23,10 @@ pub enum ReadError {
 ///
 /// Attributes (`|`) are skipped. Nothing larger than `bytes` is allocated, whatever the lengths in
 /// it say.
+///
+/// # Errors
+///
+/// If the bytes are no reply, or only the beginning of one.
 pub fn read_value(bytes: &[u8]) -> Result<(Value, usize), ReadError> {
     let mut reader = Reader { bytes, at: 0 };
     let value = reader.value(0)?;

@@ -79,7 +79,7 @@ fn find(lua: &Lua, args: MultiValue, find: bool) -> mlua::Result<MultiValue> {
     let subject = args.string(1)?;
     let pattern = args.string(2)?;
     let start = args.integer_or(3, 1)?;
-    let start = if start < 0 { start + subject.len() as i64 + 1 } else { start };
+    let start = if start < 0 { start + len(&subject) + 1 } else { start };
     let start = usize::try_from(start - 1).unwrap_or(0).min(subject.len());
     let meter = Meter::of(lua);
     meter.work((subject.len() / 64) as u64)?;
@@ -119,6 +119,10 @@ fn find(lua: &Lua, args: MultiValue, find: bool) -> mlua::Result<MultiValue> {
         }
     }
     Ok(MultiValue::from_vec(vec![LuaValue::Nil]))
+}
+
+fn len(bytes: &[u8]) -> i64 {
+    i64::try_from(bytes.len()).unwrap_or(i64::MAX)
 }
 
 fn is_false(value: &LuaValue) -> bool {
@@ -175,7 +179,7 @@ fn gsub(lua: &Lua, args: MultiValue, pcall: &Function) -> mlua::Result<MultiValu
         Some(value) if arguments::to_bytes(value).is_some() => value.clone(),
         _ => return Err(args.error(3, "string/function/table expected")),
     };
-    let limit = args.integer_or(4, subject.len() as i64 + 1)?;
+    let limit = args.integer_or(4, len(&subject) + 1)?;
     let pattern = c_string(&pattern);
     let (pattern, anchored) = match pattern.split_first() {
         Some((b'^', rest)) => (rest, true),

@@ -60,7 +60,9 @@ impl Value {
             Self::Bulk(bytes) => bulk(bytes, out),
             Self::Array(items) => {
                 length(b'*', items.len(), out);
-                items.iter().for_each(|item| item.write(resp3, out));
+                for item in items {
+                    item.write(resp3, out);
+                }
             }
             Self::Map(pairs) => {
                 if resp3 {
@@ -75,7 +77,9 @@ impl Value {
             }
             Self::Set(items) => {
                 length(if resp3 { b'~' } else { b'*' }, items.len(), out);
-                items.iter().for_each(|item| item.write(resp3, out));
+                for item in items {
+                    item.write(resp3, out);
+                }
             }
             Self::Double(number) if resp3 => line(b',', double_text(*number).as_bytes(), out),
             Self::Double(number) => bulk(double_text(*number).as_bytes(), out),

@@ -233,9 +233,14 @@ fn deep_nesting_and_wild_arguments_end_no_process() {
     }
 }
 
+/// Returns the text of a string in Lua.
+fn escaped(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}\\{byte:03}"))
+}
+
 /// Runs a script with any bytes as its argument, whatever it returns.
 fn run_with_bytes(source: &str, bytes: &[u8]) {
-    let escaped: String = bytes.iter().map(|byte| format!("\\{byte:03}")).collect();
+    let escaped = escaped(bytes);
     let limits = Limits { instructions: 10_000_000, ..Limits::default() };
     let source = source.replace("BYTES", &format!("'{escaped}'"));
     let _ = run_with(&mut Interpreter::new(), &source, &limits);
@@ -265,7 +270,7 @@ proptest! {
         fraction in -1e100..1e100f64,
         bytes in prop::collection::vec(any::<u8>(), 0..40),
     ) {
-        let escaped: String = bytes.iter().map(|byte| format!("\\{byte:03}")).collect();
+        let escaped = escaped(&bytes);
         let source = format!(
             "local t = {{{number}, {fraction:e}, '{escaped}', {{a = '{escaped}', b = {{true, false}}}}}}
              local u = cmsgpack.unpack(cmsgpack.pack(t))
