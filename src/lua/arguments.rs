@@ -64,7 +64,7 @@ impl<'a> Arguments<'a> {
 
     /// Returns an integer as C's `int`.
     pub(super) fn int(&self, position: usize) -> mlua::Result<i64> {
-        #[allow(clippy::cast_possible_truncation)] // As C does.
+        #[allow(clippy::cast_possible_truncation, reason = "As C does")]
         self.integer(position).map(|number| i64::from(number as i32))
     }
 

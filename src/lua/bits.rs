@@ -27,7 +27,7 @@ pub(super) fn create(lua: &Lua) -> mlua::Result<Table> {
 fn bits(args: &Arguments<'_>, position: usize) -> mlua::Result<u32> {
     // Adding this moves the integer into the lowest bits of the floating-point number.
     let moved = args.number(position)? + 6_755_399_441_055_744.0;
-    #[allow(clippy::cast_possible_truncation)] // The upper bits are the exponent.
+    #[allow(clippy::cast_possible_truncation, reason = "The upper bits are the exponent")]
     Ok(moved.to_bits() as u32)
 }
 

@@ -11,8 +11,8 @@ pub(super) enum ChunkError {
     Other(Error),
 }
 
-/// Compiles a source, but never bytecode, which could do anything. `environment` are its globals and
-/// `name` begins its error messages.
+/// Compiles a source, but never bytecode, which could do anything. `environment` are its
+/// globals and /// `name` begins its error messages.
 pub(super) fn compile(
     lua: &Lua,
     environment: &Table,

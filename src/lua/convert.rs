@@ -18,7 +18,7 @@ pub(super) fn to_lua(lua: &Lua, value: Value, resp3: bool) -> mlua::Result<LuaVa
         Value::Null | Value::NullArray => LuaValue::Boolean(false),
         Value::Status(text) => field(lua, "ok", lua.create_string(text)?)?,
         Value::Error(text) => error_table(lua, &text)?,
-        #[allow(clippy::cast_precision_loss)] // As Redis does: Lua 5.1 has no integers.
+        #[allow(clippy::cast_precision_loss, reason = "As Redis does: Lua 5.1 has no integers")]
         Value::Integer(integer) => LuaValue::Number(integer as f64),
         Value::Bulk(bytes) => LuaValue::String(lua.create_string(bytes)?),
         Value::Array(items) => {
@@ -68,8 +68,8 @@ fn field(lua: &Lua, name: &str, value: impl mlua::IntoLua) -> mlua::Result<LuaVa
 /// Returns the reply that a script's value stands for. `resp3` is what the script chose by
 /// `redis.setresp`.
 ///
-/// The reply counts towards the limits of the script, since it can be larger than the value: a table
-/// may contain another one many times.
+/// The reply counts towards the limits of the script, since it can be larger than the value: a
+/// table /// may contain another one many times.
 pub(super) fn from_lua(lua: &Lua, value: &LuaValue, resp3: bool) -> mlua::Result<Value> {
     Converter { resp3, meter: Meter::of(lua), bytes: 0 }.reply(value, 0)
 }
@@ -103,8 +103,8 @@ impl Converter {
         })
     }
 
-    /// Returns the reply for a table. The fields that give it another meaning than a list come first, in
-    /// Redis's order.
+    /// Returns the reply for a table. Fields that give it another meaning than a list come first,
+    /// in     /// Redis's order.
     fn table_reply(&mut self, table: &Table, depth: usize) -> mlua::Result<Value> {
         // Each of the fields is looked up.
         self.meter.work(4 * INSTRUCTIONS_PER_VALUE as u64)?;
@@ -116,7 +116,7 @@ impl Converter {
         }
         match table.raw_get::<LuaValue>("double")? {
             LuaValue::Number(number) => return Ok(Value::Double(number)),
-            #[allow(clippy::cast_precision_loss)] // It was a double before.
+            #[allow(clippy::cast_precision_loss, reason = "It was a double before")]
             LuaValue::Integer(number) => return Ok(Value::Double(number as f64)),
             _ => {}
         }

@@ -1,5 +1,5 @@
-//! The Lua state with everything that scripts see: Lua's own libraries without what reaches files or
-//! bytecode, Redis's libraries, and globals that cannot be changed (`prelude.lua`).
+//! The Lua state with everything that scripts see: Lua's own libraries without what reaches files
+//! or bytecode, Redis's libraries, and globals that cannot be changed (`prelude.lua`).
 
 use std::sync::Arc;
 

@@ -65,8 +65,8 @@ impl ScriptError {
 
 /// One Lua state, which runs one script after the other.
 ///
-/// Nothing that a script does remains for the next one, except what commands did. After a script was
-/// ended by a limit, the state is replaced by a fresh one.
+/// Nothing that a script does remains for the next one, except what commands did. After a script
+/// was ended by a limit, the state is replaced by a fresh one.
 pub struct Interpreter {
     state: Option<State>,
     /// How often the state was replaced by a fresh one.

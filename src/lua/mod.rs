@@ -1,9 +1,9 @@
 //! The Lua 5.1 environment of Redis 7.0, in which scripts run.
 //!
 //! An [`Interpreter`] owns one Lua state and runs scripts in it, one after the other. A script sees
-//! the libraries of Redis (`redis`, `cjson`, `cmsgpack`, `struct`, `bit`) and calls commands through
-//! the [`Commands`] of its host. This folder knows no socket, no log and no keyspace, reads no clock,
-//! and draws no random numbers but from the seed in [`Limits`].
+//! the libraries of Redis (`redis`, `cjson`, `cmsgpack`, `struct`, `bit`) and calls commands
+//! through the [`Commands`] of its host. This folder knows no socket, no log and no keyspace, reads
+//! no clock, and draws no random numbers but from the seed in [`Limits`].
 //!
 //! | file | contents |
 //! |---|---|
@@ -15,8 +15,9 @@
 //! | `header.rs` | the first line of a script: `#!lua flags=no-writes` |
 //! | `convert.rs` | Lua values from replies, and replies from Lua values |
 //! | `redis_library.rs`, `host.rs` | `redis.call` and its neighbours, and how they reach the host |
-//! | `json.rs`, `msgpack.rs`, `struct_library.rs`, `bits.rs` | `cjson`, `cmsgpack`, `struct`, `bit` |
-//! | `strings.rs`, `patterns.rs` | functions of `string` that could work without end in Lua's version |
+//! | `json.rs`, `msgpack.rs` | `cjson`, `cmsgpack` |
+//! | `struct_library.rs`, `bits.rs` | `struct`, `bit` |
+//! | `strings.rs`, `patterns.rs` | functions of `string` whose work is unbounded in Lua |
 //! | `meter.rs` | what the running script may still use |
 //! | `raise.rs`, `arguments.rs` | errors and arguments, in Lua's words |
 //!

@@ -1,7 +1,9 @@
 //! The library `cmsgpack`: values in `MessagePack`.
 
-// Lua passes the arguments of a function by value.
-#![allow(clippy::needless_pass_by_value)]
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "Lua passes the arguments of a function by value"
+)]
 
 use std::sync::Arc;
 
@@ -66,9 +68,9 @@ fn write(value: &LuaValue, out: &mut Output, depth: usize) -> mlua::Result<()> {
 }
 
 fn write_number(number: f64, out: &mut Output) -> mlua::Result<()> {
-    #[allow(clippy::cast_possible_truncation)]
+    #[allow(clippy::cast_possible_truncation, reason = "compared with the number below")]
     let (integer, single) = (number as i64, number as f32);
-    #[allow(clippy::float_cmp)] // Only numbers that survive the conversion unchanged.
+    #[allow(clippy::float_cmp, reason = "Only numbers that survive the conversion unchanged")]
     if integer as f64 == number && integer != i64::MAX {
         write_integer(integer, out)
     } else if f64::from(single) == number {
@@ -132,7 +134,7 @@ fn write_table(table: &Table, out: &mut Output, depth: usize) -> mlua::Result<()
             _ => is_array = false,
         }
     }
-    #[allow(clippy::float_cmp)] // Both are integers.
+    #[allow(clippy::float_cmp, reason = "Both are integers")]
     if is_array && largest == count as f64 {
         let len = table.raw_len();
         match len {
@@ -156,7 +158,7 @@ fn write_table(table: &Table, out: &mut Output, depth: usize) -> mlua::Result<()
     Ok(())
 }
 
-#[allow(clippy::cast_possible_truncation)] // The caller has checked the range.
+#[allow(clippy::cast_possible_truncation, reason = "The caller has checked the range")]
 fn low_byte(number: usize) -> u8 {
     number as u8
 }
@@ -178,7 +180,7 @@ fn unpack(lua: &Lua, args: MultiValue, range: Option<(i64, i64)>) -> mlua::Resul
     let len = data.len();
     let all = limit == 0 && offset == 0;
     // C converts to `int`.
-    #[allow(clippy::cast_possible_truncation)]
+    #[allow(clippy::cast_possible_truncation, reason = "as C does")]
     let (limit, offset) = (limit as i32, offset as i32);
     let (Ok(limit), Ok(start)) = (usize::try_from(limit), usize::try_from(offset)) else {
         let text = format!("Invalid request to unpack with offset of {offset} and limit of {len}.");

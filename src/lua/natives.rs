@@ -1,7 +1,9 @@
 //! Functions that replace or complete those of Lua's own libraries.
 
-// Lua passes the arguments of a function by value.
-#![allow(clippy::needless_pass_by_value)]
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "Lua passes the arguments of a function by value"
+)]
 
 use std::borrow::Cow;
 
@@ -63,8 +65,8 @@ fn contents(lua: &Lua, table: &Table) -> mlua::Result<Option<Table>> {
     }
 }
 
-/// Returns the value that a script may see in place of an error of the host. Raises errors that have
-/// to end the script.
+/// Returns the value that a script may see in place of an error of the host. Raises errors that
+/// have to end the script.
 fn reveal(lua: &Lua, error: LuaValue) -> mlua::Result<LuaValue> {
     let LuaValue::Error(error) = error else { return Ok(error) };
     match raise::raised(&error) {
@@ -211,7 +213,7 @@ fn unpack(lua: &Lua, args: MultiValue) -> mlua::Result<MultiValue> {
     Ok(MultiValue::from_vec(values.collect::<mlua::Result<_>>()?))
 }
 
-/// `table.insert`. Lua's own moves elements from any position on, however far in front of the table.
+/// `table.insert`. Lua's own moves elements from any position on, also far in front of the table.
 fn insert(lua: &Lua, args: MultiValue) -> mlua::Result<()> {
     let args = Arguments::new(lua, args);
     let table = args.table(1)?;

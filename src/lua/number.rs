@@ -33,13 +33,16 @@ pub(super) fn to_integer(number: f64) -> i64 {
     if !(-BOUND..BOUND).contains(&number) {
         return i64::MIN;
     }
-    #[allow(clippy::cast_possible_truncation)] // In range, and the fraction is cut on purpose.
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "In range, and the fraction is cut on purpose"
+    )]
     let integer = number as i64;
     integer
 }
 
-/// Reads a number at the front of `text`, as C's `strtod` does: decimal, hexadecimal, `inf` or `nan`.
-/// Returns it with its length in bytes.
+/// Reads a number at the front of `text`, as C's `strtod` does: decimal, hexadecimal, `inf` or
+/// `nan`. Returns it with its length in bytes.
 pub(super) fn parse_prefix(text: &[u8]) -> Option<(f64, usize)> {
     let signed = usize::from(matches!(text.first(), Some(b'+' | b'-')));
     let sign = if text.first() == Some(&b'-') { -1.0 } else { 1.0 };

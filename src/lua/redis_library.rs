@@ -1,7 +1,9 @@
 //! The table `redis` that scripts see.
 
-// Lua passes the arguments of a function by value.
-#![allow(clippy::needless_pass_by_value)]
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "Lua passes the arguments of a function by value"
+)]
 
 use mlua::{Lua, MultiValue, Table, Value as LuaValue};
 
@@ -57,8 +59,8 @@ fn command(lua: &Lua, args: &MultiValue) -> mlua::Result<Vec<Vec<u8>>> {
     command.ok_or_else(|| error(lua, "Lua redis lib command arguments must be strings or integers"))
 }
 
-/// `redis.call` and `redis.pcall`: runs a command. Errors of the command end the script in the first
-/// and are returned by the second.
+/// `redis.call` and `redis.pcall`: runs a command. Errors of the command end the script in the
+/// first and are returned by the second.
 fn call(lua: &Lua, args: MultiValue, raises: bool) -> mlua::Result<LuaValue> {
     let args = match command(lua, &args) {
         Ok(args) => args,

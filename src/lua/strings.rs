@@ -280,7 +280,7 @@ fn expand<W: FnMut() -> bool>(found: &Match<'_, W>, template: &[u8]) -> mlua::Re
 fn rep(lua: &Lua, args: MultiValue) -> mlua::Result<LuaValue> {
     let args = Arguments::new(lua, args);
     let text = args.string(1)?;
-    #[allow(clippy::cast_possible_truncation)] // As C's `int`.
+    #[allow(clippy::cast_possible_truncation, reason = "As C's `int`")]
     let count = usize::try_from(args.integer(2)? as i32).unwrap_or(0);
     let len = text.len().saturating_mul(count);
     let meter = Meter::of(lua);

@@ -138,7 +138,10 @@ fn pack(lua: &Lua, mut args: MultiValue) -> mlua::Result<LuaValue> {
             }
             b'x' => out.push(0)?,
             b'f' => {
-                #[allow(clippy::cast_possible_truncation)] // That is what this option is for.
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    reason = "That is what this option is for"
+                )]
                 let number = args.number(position)? as f32;
                 position += 1;
                 out.extend(&ordered(number.to_le_bytes(), format.big_endian))?;
@@ -212,8 +215,11 @@ fn unpack(lua: &Lua, args: MultiValue) -> mlua::Result<MultiValue> {
                     let Some(size) = size else {
                         return Err(raise::error(lua, "format 'c0' needs a previous size"));
                     };
-                    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-                    // A negative size is 0 here and too large in Redis: neither reads anything else.
+                    #[allow(
+                        clippy::cast_possible_truncation,
+                        clippy::cast_sign_loss,
+                        reason = "not negative, and a size beyond the data is refused"
+                    )]
                     let size = if size < 0.0 { usize::MAX } else { size as usize };
                     item.size = size;
                     bytes = piece(&args, &data, at, size)?;
@@ -269,7 +275,7 @@ fn size(lua: &Lua, args: MultiValue) -> mlua::Result<f64> {
 
 /// Returns an integer in `size` bytes; the upper ones of more than eight are zero.
 fn integer_bytes(number: f64, size: usize, big_endian: bool) -> Vec<u8> {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // As C does.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "As C does")]
     let value = if number < 0.0 { (number as i64).cast_unsigned() } else { number as u64 };
     let mut bytes = value.to_le_bytes().to_vec();
     bytes.resize(size, 0);

@@ -5,19 +5,25 @@ mod hostile;
 use std::fmt::Write as _;
 
 use super::{
-    Commands, Interpreter, Limits, LogLevel, Script, ScriptError, Value, read_value, sha1_hex,
+    Commands, Interpreter, Limits, LogLevel, Script, ScriptError, StopFlag, Value, read_value,
+    sha1_hex,
 };
 
 /// Answers every command with its arguments; `FAIL` with an error.
 #[derive(Default)]
 struct Echo {
     log: Vec<(LogLevel, Vec<u8>)>,
+    stop: StopFlag,
 }
 
 impl Commands for Echo {
     fn call(&mut self, args: &[Vec<u8>], _resp3: bool) -> Value {
         match &args[0][..] {
             b"FAIL" => Value::error("failed"),
+            b"STOP" => {
+                self.stop.set();
+                Value::Null
+            }
             b"PING" => Value::Status(b"PONG".to_vec()),
             b"ECHO" if args.len() == 2 => Value::Bulk(args[1].clone()),
             b"NOSUCH" => Value::error("Unknown Redis command called from script"),
@@ -41,7 +47,8 @@ fn run_with(
 ) -> Result<Value, ScriptError> {
     let sha = sha1_hex(source.as_bytes());
     let script = Script { sha: &sha, source: source.as_bytes() };
-    interpreter.run(&script, &[b"key".to_vec()], &[b"arg".to_vec()], &mut Echo::default(), limits)
+    let mut commands = Echo { stop: limits.stop.clone(), ..Echo::default() };
+    interpreter.run(&script, &[b"key".to_vec()], &[b"arg".to_vec()], &mut commands, limits)
 }
 
 /// Returns the reply to a script, in RESP2.

@@ -271,7 +271,7 @@ impl Reader<'_> {
         Ok(Token { kind: Kind::String(text), at: begin })
     }
 
-    /// Returns the letter of an escape, or of two that are a surrogate pair, and its length in bytes.
+    /// Returns the letter of an escape, or of two that are a surrogate pair, and its length.
     fn unicode(&self) -> Option<(char, usize)> {
         let high = self.hex(self.at + 2)?;
         if high & 0xf800 != 0xd800 {
