@@ -12,7 +12,7 @@ pub(super) enum ChunkError {
 }
 
 /// Compiles a source, but never bytecode, which could do anything. `environment` are its
-/// globals and /// `name` begins its error messages.
+/// globals and `name` begins its error messages.
 pub(super) fn compile(
     lua: &Lua,
     environment: &Table,

@@ -69,7 +69,7 @@ fn field(lua: &Lua, name: &str, value: impl mlua::IntoLua) -> mlua::Result<LuaVa
 /// `redis.setresp`.
 ///
 /// The reply counts towards the limits of the script, since it can be larger than the value: a
-/// table /// may contain another one many times.
+/// table may contain another one many times.
 pub(super) fn from_lua(lua: &Lua, value: &LuaValue, resp3: bool) -> mlua::Result<Value> {
     Converter { resp3, meter: Meter::of(lua), bytes: 0 }.reply(value, 0)
 }
@@ -104,7 +104,7 @@ impl Converter {
     }
 
     /// Returns the reply for a table. Fields that give it another meaning than a list come first,
-    /// in     /// Redis's order.
+    /// in Redis's order.
     fn table_reply(&mut self, table: &Table, depth: usize) -> mlua::Result<Value> {
         // Each of the fields is looked up.
         self.meter.work(4 * INSTRUCTIONS_PER_VALUE as u64)?;
