@@ -8,7 +8,7 @@
 //!
 //! | layer | files |
 //! |---|---|
-//! | state machine | `state_machine`, `batch` (payload of a log entry), `operation`, and others |
+//! | state machine | `state_machine`, `batch` (payload of a log entry), `operation`, `overlay` (on which scripts run), and others |
 //! | commands | `commands/`: a file for each group, the registry, arguments, outcomes |
 //! | keyspace | `keyspace/`: entries, tables, expiration, events |
 //! | values | `values/`: hash, list, set, sorted set, numbers, encodings; `users/`: users, rules |
@@ -21,6 +21,7 @@ mod dedup;
 mod digest_check;
 mod keyspace;
 mod operation;
+mod overlay;
 mod partial_batch;
 mod snapshot;
 mod state_machine;
@@ -44,10 +45,12 @@ pub use dedup::DEDUP_ENTRIES_MAX;
 pub use digest_check::{DigestComparison, DigestResult};
 pub use keyspace::events::{Event, RecordedEvents};
 pub use keyspace::history::{ChangedKeys, HistoryStatus};
+pub use keyspace::scripts::SHA_DIGITS;
 pub use keyspace::slot::{SLOT_COUNT, slot_of};
 pub use keyspace::statistics::KeyspaceStatistics;
 pub use keyspace::unlinked::Unlinked;
 pub use operation::{Operation, OperationError};
+pub use overlay::{Overlay, OverlayError, ScriptEffects};
 pub use snapshot::{
     MarkError, NEW_CLUSTER_GAP, SnapshotError, SnapshotMark, SnapshotReader, SnapshotWriter,
 };

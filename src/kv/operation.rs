@@ -17,6 +17,7 @@ use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 use crate::feature_level::FeatureLevel;
 use crate::kv::commands::items::{Arguments, Items};
 use crate::kv::commands::registry::CommandId;
+use crate::kv::keyspace::scripts::SHA_DIGITS;
 use crate::types::{Index, NodeId};
 
 /// An operation that the state machine applies: a command, a transaction, or an internal operation
@@ -52,6 +53,27 @@ pub enum Operation<'a> {
         watched: Items<'a>,
         /// The commands of the transaction, in order, each encoded as an `Operation::Call` by
         /// [`Operation::encode`].
+        operations: Items<'a>,
+    },
+    /// Applies the effects of a script, which ran on this state as it was before, unless a key
+    /// that the script has read or written has changed since. The outcome is `Done`, or `NoList` if
+    /// nothing was applied because of a change.
+    Effects {
+        /// Seed of the random choices that the script's commands have made.
+        seed: u64,
+        /// The number of operations that must have been applied before this one, if the script has
+        /// read the whole keyspace; 0 if it has not.
+        whole: u64,
+        /// The script's SHA-1 in hexadecimal digits and its source, if the cluster must keep it
+        /// for `EVALSHA`; empty otherwise. It is kept even if the effects are not applied.
+        script: &'a [u8],
+        /// The keys that the script has read or written, each followed by a [`KeyCondition`]
+        /// (8 bytes, little endian).
+        ///
+        /// [`KeyCondition`]: super::overlay::KeyCondition
+        watched: Items<'a>,
+        /// The script's commands that have changed something, in order, each encoded as an
+        /// `Operation::Call` by [`Operation::encode`].
         operations: Items<'a>,
     },
     /// Opens a client session, in which each request is applied only once. The outcome is an
@@ -111,6 +133,7 @@ const ONCE: u16 = 0xFFFC;
 const RESET_CLOCK: u16 = 0xFFFB;
 const DIGEST_MARK: u16 = 0xFFFA;
 const DIGEST_REPORT: u16 = 0xFFF9;
+const EFFECTS: u16 = 0xFFF8;
 
 /// Minimum spare capacity, in bytes, that [`Operation::encode_in`] reserves if a buffer is too
 /// small.
@@ -174,7 +197,9 @@ impl<'a> Operation<'a> {
             | Operation::OpenSession
             | Operation::Once { .. }
             | Operation::ResetClock { .. } => FeatureLevel::V0_1,
-            Operation::DigestMark | Operation::DigestReport { .. } => FeatureLevel::V0_2,
+            Operation::DigestMark | Operation::DigestReport { .. } | Operation::Effects { .. } => {
+                FeatureLevel::V0_2
+            }
         }
     }
 
@@ -188,6 +213,7 @@ impl<'a> Operation<'a> {
             Operation::Clock { .. }
             | Operation::OpenSession
             | Operation::Once { .. }
+            | Operation::Effects { .. }
             | Operation::ResetClock { .. }
             | Operation::DigestMark
             | Operation::DigestReport { .. } => false,
@@ -219,6 +245,13 @@ impl<'a> Operation<'a> {
             Operation::Transaction { watched, operations } => {
                 size_of::<u32>() + watched.bytes().len() + operations.bytes().len()
             }
+            Operation::Effects { script, watched, operations, .. } => {
+                2 * size_of::<u64>()
+                    + 2 * size_of::<u32>()
+                    + script.len()
+                    + watched.bytes().len()
+                    + operations.bytes().len()
+            }
             Operation::Once { operation, .. } => 2 * size_of::<u64>() + operation.len(),
             Operation::Clock { .. } => 2 * size_of::<u64>(),
             Operation::ResetClock { .. } => size_of::<u64>(),
@@ -240,10 +273,16 @@ impl<'a> Operation<'a> {
                 out.put_u64_le(resets);
             }
             Operation::Transaction { watched, operations } => {
-                let length = u32::try_from(watched.bytes().len());
                 out.put_u16_le(TRANSACTION);
-                out.put_u32_le(length.expect("limits keep a request far below 4 GiB"));
-                out.put_slice(watched.bytes());
+                put_with_length(watched.bytes(), out);
+                out.put_slice(operations.bytes());
+            }
+            Operation::Effects { seed, whole, script, watched, operations } => {
+                out.put_u16_le(EFFECTS);
+                out.put_u64_le(seed);
+                out.put_u64_le(whole);
+                put_with_length(script, out);
+                put_with_length(watched.bytes(), out);
                 out.put_slice(operations.bytes());
             }
             Operation::OpenSession => out.put_u16_le(OPEN_SESSION),
@@ -325,6 +364,21 @@ impl<'a> Operation<'a> {
     }
 }
 
+/// Appends `part` after its length (4 bytes).
+fn put_with_length(part: &[u8], out: &mut impl BufMut) {
+    out.put_u32_le(u32::try_from(part.len()).expect("limits keep a request far below 4 GiB"));
+    out.put_slice(part);
+}
+
+/// Splits off the part at the front of `body` that [`put_with_length`] has appended; `None` if it
+/// is incomplete.
+fn take_with_length<'a>(body: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = body.try_get_u32_le().ok()? as usize;
+    let (part, rest) = body.split_at_checked(length)?;
+    *body = rest;
+    Some(part)
+}
+
 /// Decodes an operation other than a single command from its `number` and its `body`, which
 /// contains the encoded fields. Returns `None` if the operation is invalid, or not allowed in the
 /// context `within`, such as a transaction in a transaction.
@@ -350,9 +404,18 @@ fn decode_other(number: u16, mut body: &[u8], within: Within) -> Option<Operatio
             digest: body.try_get_u64_le().ok()?,
         },
         TRANSACTION => {
-            let length = body.try_get_u32_le().ok()? as usize;
-            let (watched, operations) = body.split_at_checked(length)?;
-            return transaction(Items::check(watched)?, Items::check(operations)?);
+            let watched = take_with_length(&mut body)?;
+            return transaction(Items::check(watched)?, Items::check(body)?);
+        }
+        EFFECTS => {
+            let (seed, whole) = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
+            let script = take_with_length(&mut body)?;
+            let watched = Items::check(take_with_length(&mut body)?)?;
+            let operations = Items::check(body)?;
+            transaction(watched, operations)?;
+            let is_valid = script.is_empty() || script.len() >= SHA_DIGITS;
+            let effects = Operation::Effects { seed, whole, script, watched, operations };
+            return is_valid.then_some(effects);
         }
         ONCE => {
             let (session, sequence) = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
@@ -395,6 +458,13 @@ pub(super) mod tests {
             Operation::DigestMark,
             Operation::DigestReport { replica: NodeId(3), mark: Index(9), digest: 1 << 60 },
             Operation::Transaction {
+                watched: Items::check(b"\x01\0\0\0a\x08\0\0\0revision").unwrap(),
+                operations: Items::check(inner).unwrap(),
+            },
+            Operation::Effects {
+                seed: 5,
+                whole: 6,
+                script: b"0123456789012345678901234567890123456789return 1",
                 watched: Items::check(b"\x01\0\0\0a\x08\0\0\0revision").unwrap(),
                 operations: Items::check(inner).unwrap(),
             },

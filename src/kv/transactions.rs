@@ -1,5 +1,5 @@
-//! Transactions (`MULTI`/`EXEC`): several calls that run atomically, provided that no watched key
-//! has changed.
+//! Transactions (`MULTI`/`EXEC`) and the effects of scripts: several calls that run atomically,
+//! provided that no watched key has changed.
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::items::{Arguments, Items};
@@ -7,6 +7,7 @@ use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::registry::CommandId;
 use crate::kv::keyspace::Keyspace;
 use crate::kv::operation::Operation;
+use crate::kv::overlay::KeyCondition;
 use crate::kv::values::digest::mix;
 
 /// Runs all commands of a transaction, unless a watched key has changed since the client sent
@@ -23,6 +24,29 @@ pub(super) fn run(
     }
     let run = |(command, args): (CommandId, Args<'_>)| command.run(keyspace, &args);
     Outcome::List(calls(operations, seed).map(run).collect())
+}
+
+/// Applies the effects of a script, unless a condition on a key, or on the whole keyspace, does not
+/// hold. The fields are those of [`Operation::Effects`]. The outcome is `Done`, or `NoList` if
+/// nothing was applied.
+pub(super) fn apply_effects(
+    keyspace: &mut Keyspace,
+    seed: u64,
+    whole: u64,
+    watched: Items<'_>,
+    operations: Items<'_>,
+) -> Outcome {
+    let holds = |(key, condition): (&[u8], &[u8])| {
+        KeyCondition::decode(condition).is_some_and(|condition| condition.holds(keyspace, key))
+    };
+    if whole != 0 && whole != keyspace.revision() || !watched.pairs().all(holds) {
+        return Outcome::NoList;
+    }
+    for (command, args) in calls(operations, seed) {
+        // The script has seen this outcome already.
+        command.run(keyspace, &args);
+    }
+    Outcome::Done
 }
 
 /// Runs a transaction of read-only commands, with the same outcome as [`run`]. Returns `None` if a

@@ -7,6 +7,7 @@ use crate::feature_level::FeatureLevel;
 use crate::kv::client_sessions::ClientSession;
 use crate::kv::dedup::DedupView;
 use crate::kv::keyspace::clock::ReplicatedClock;
+use crate::kv::keyspace::scripts::Scripts;
 use crate::kv::keyspace::shards::Table;
 use crate::kv::partial_batch::PartialBatch;
 use crate::kv::users::table::Users;
@@ -31,6 +32,7 @@ pub struct View {
     pub(super) client_sessions: Vec<(u64, Arc<ClientSession>)>,
     pub(super) partial: PartialBatch,
     pub(super) users: Users,
+    pub(super) scripts: Scripts,
     pub(super) configuration: Option<Configuration>,
     pub(super) feature_level: FeatureLevel,
 }

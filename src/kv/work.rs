@@ -100,6 +100,12 @@ fn find(keyspace: &Keyspace, hash: u64) -> Option<Found<'_>> {
     Some((hash, keyspace.entry_with_hash(hash)?))
 }
 
+/// Returns the estimate of [`estimate`] for one call of a command.
+pub(super) fn steps_of_call(keyspace: &Keyspace, operation: &Operation<'_>) -> u64 {
+    let first = first_key_hash(operation).and_then(|hash| find(keyspace, hash));
+    steps(keyspace, operation, first)
+}
+
 /// Returns the estimate of [`estimate`] for one operation. `first` is the entry of the command's
 /// first key, if it has one.
 fn steps(keyspace: &Keyspace, operation: &Operation<'_>, first: Option<Found<'_>>) -> u64 {
@@ -111,7 +117,7 @@ fn steps(keyspace: &Keyspace, operation: &Operation<'_>, first: Option<Found<'_>
     let (command, args) = match operation {
         Operation::Call { command, args } => (*command, *args),
         Operation::Once { operation, .. } => return nested(operation),
-        Operation::Transaction { operations, .. } => {
+        Operation::Transaction { operations, .. } | Operation::Effects { operations, .. } => {
             return operations.iter().map(nested).fold(0, u64::saturating_add);
         }
         Operation::Clock { .. }

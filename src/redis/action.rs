@@ -59,6 +59,9 @@ pub enum Action {
         /// time is over.
         with_error: bool,
     },
+    /// End the script that has been running for long on this replica, then send the reply (`SCRIPT
+    /// KILL`).
+    KillScript,
     /// Write a random password of this many hexadecimal digits as the reply (`ACL GENPASS`).
     GeneratePassword(usize),
     /// Reset the given statistics of the replica, then send the reply (`SLOWLOG RESET`, `LATENCY

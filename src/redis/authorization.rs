@@ -168,6 +168,17 @@ fn channels_of(full_name: &str, count: usize) -> (std::ops::Range<usize>, bool) 
     }
 }
 
+/// Returns whether an operation is a request with scripts that has not run yet.
+fn is_unresolved(operation: &Operation<'_>) -> bool {
+    match operation {
+        Operation::Call { command, .. } => command.name() == "unresolved",
+        Operation::Transaction { operations, .. } => operations.iter().any(|one| {
+            Operation::decode_nested(one).is_ok_and(|operation| is_unresolved(&operation))
+        }),
+        _ => false,
+    }
+}
+
 impl Connection {
     /// Returns the text of the error reply if the connection has not logged in, or if its user may
     /// not send the request; `None` if it may. Stores a denial for the log of denials.
@@ -207,6 +218,10 @@ impl Connection {
             return None;
         }
         let Ok(operation) = Operation::decode(operation) else { return None };
+        if is_unresolved(&operation) {
+            // It is checked when it runs.
+            return None;
+        }
         let (inner, in_transaction) = match &operation {
             Operation::Transaction { operations, .. } => (
                 operations.iter().filter_map(|one| Operation::decode_nested(one).ok()).collect(),

@@ -21,6 +21,7 @@
 //! | `commands/` | one file for each group of commands: rows and functions |
 //! | `registry` | the table of all commands |
 //! | `dispatch` | [`Connection::execute`] |
+//! | `script_host`, `script_runner` | the commands that a script calls; the run of a script |
 //! | `readiness` | why a replica is not ready |
 //!
 //! # How a server uses it
@@ -61,6 +62,8 @@ mod permissions;
 mod readiness;
 mod registry;
 mod resolve_users;
+mod script_host;
+mod script_runner;
 mod session;
 mod settings;
 mod slow_log;
@@ -84,6 +87,9 @@ pub use notifications::KeyspaceNotifications;
 pub use readiness::Unready;
 pub use registry::{command_totals, may_add_data, operation_may_add_data, unauthorized_request};
 pub use resolve_users::resolve_users;
+pub use script_runner::{
+    ScriptBudget, ScriptFacts, ScriptRequest, ScriptRun, ScriptRunner, ScriptUser,
+};
 pub use session::changes_wait::Wait;
 pub use session::client_info::{ClientKill, ClientList, ClientQuery};
 pub use session::connection::{BufferBytes, Connection};

@@ -7,8 +7,8 @@ use crate::kv::{Batch, Operation};
 
 use super::commands::{
     acl, bitmaps, changes, client, cluster, command, config, connection, failover, generic, hashes,
-    info, lists, members, once, pubsub, sentinel, server, sets, slow_log, snapshot, sorted_sets,
-    strings, transactions,
+    info, lists, members, once, pubsub, scripting, sentinel, server, sets, slow_log, snapshot,
+    sorted_sets, strings, transactions,
 };
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
@@ -33,6 +33,7 @@ const GROUPS: &[&[CommandSpec]] = &[
     members::COMMANDS,
     once::COMMANDS,
     pubsub::COMMANDS,
+    scripting::COMMANDS,
     sentinel::COMMANDS,
     server::COMMANDS,
     sets::COMMANDS,
@@ -95,7 +96,9 @@ fn adds_data(operation: &Operation<'_>) -> bool {
             !command.is_read() && spec().is_none_or(|spec| spec.has_flag(DENY_OOM))
         }
         Operation::OpenSession => true,
-        Operation::Transaction { operations, .. } => operations.iter().any(inner),
+        Operation::Transaction { operations, .. } | Operation::Effects { operations, .. } => {
+            operations.iter().any(inner)
+        }
         Operation::Once { operation, .. } => inner(operation),
         _ => false,
     }

@@ -142,7 +142,9 @@ fn arguments_of(operation: &Operation<'_>) -> Vec<Bytes> {
     let mut arguments: Vec<&[u8]> = Vec::new();
     match operation {
         Operation::Call { command, args } => {
-            arguments.push(command.name().as_bytes());
+            if command.name() != "unresolved" {
+                arguments.push(command.name().as_bytes());
+            }
             let is_secret = command.name().starts_with("acl|");
             let shown = |argument| if is_secret { &b"(redacted)"[..] } else { argument };
             arguments.extend(args.iter().map(shown));
@@ -151,6 +153,7 @@ fn arguments_of(operation: &Operation<'_>) -> Vec<Bytes> {
         Operation::OpenSession | Operation::Once { .. } => arguments.push(b"once"),
         Operation::Clock { .. }
         | Operation::ResetClock { .. }
+        | Operation::Effects { .. }
         | Operation::DigestMark
         | Operation::DigestReport { .. } => {}
     }

@@ -205,6 +205,12 @@ impl CommandSpec {
         self.needs(command.feature_level())
     }
 
+    /// Sets the index of the argument that contains the number of keys that follow it.
+    pub(super) const fn counted_at(mut self, key_count_index: u8) -> CommandSpec {
+        self.key_count_index = key_count_index;
+        self
+    }
+
     /// Sets the feature level that the cluster must have before the command is accepted, for a
     /// command that creates its operations itself.
     pub(super) const fn needs(mut self, level: FeatureLevel) -> CommandSpec {

@@ -87,7 +87,7 @@ use crate::raft::{
     AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskSpace, Envelope, LogStart, Persisted,
     Refusal, Replica, SnapshotChunk, SnapshotId,
 };
-use crate::redis::{AdminAnswer, AdminRequest};
+use crate::redis::{AdminAnswer, AdminRequest, ScriptFacts, ScriptRequest, ScriptRun};
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::Attempt;
 
@@ -317,7 +317,22 @@ pub(super) struct IndexedReads {
     pub(super) index: Index,
     /// The reads, which are waiting until this replica has applied the log up to `index`.
     pub(super) reads: Vec<ClientRequest>,
+    /// Requests with scripts to run; `None` for none.
+    pub(super) scripts: Option<Box<ScriptJobs>>,
 }
+
+/// Requests with scripts of this replica's clients, which the applier runs one after another on
+/// one overlay.
+#[derive(Debug)]
+pub(super) struct ScriptJobs {
+    pub(super) facts: ScriptFacts,
+    /// The requests, each with its sequence number.
+    pub(super) jobs: Vec<(u64, ScriptRequest)>,
+}
+
+/// The results of runs of requests with scripts, in the order in which they ran, by the requests'
+/// sequence numbers.
+pub(super) type ScriptResults = Vec<(u64, ScriptRun)>;
 
 /// The current Raft term and its leader, as far as this replica knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -627,6 +642,7 @@ pub(super) struct NetworkEnds {
     pub(super) requests: Sender<Requests>,
     pub(super) peers_read: Arc<PeersRead>,
     pub(super) replies: Receiver<ReplyBatch>,
+    pub(super) script_results: Receiver<ScriptResults>,
     pub(super) outbound: Receiver<Outbound>,
     pub(super) released: Receiver<Vec<Envelope>>,
     pub(super) to_snapshots: Sender<SnapshotJob>,
@@ -658,6 +674,7 @@ pub(super) struct LogWriterEnds {
 pub(super) struct ApplierEnds {
     pub(super) jobs: Receiver<ApplyBatch>,
     pub(super) to_network: ToNetwork<ReplyBatch>,
+    pub(super) script_results: ToNetwork<ScriptResults>,
     pub(super) to_snapshots: Sender<SnapshotJob>,
     pub(super) deletions: Sender<Deletion>,
 }
@@ -695,6 +712,7 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (to_applier, apply_jobs) = channel::bounded(QUEUE_LEN);
     let (released_in, released) = channel::bounded(QUEUE_LEN);
     let (replies_in, replies) = channel::bounded(QUEUE_LEN);
+    let (script_results_in, script_results) = channel::bounded(QUEUE_LEN);
     let (to_snapshots, snapshot_jobs) = channel::bounded(QUEUE_LEN);
     let (parts_in, parts) = channel::bounded(SNAPSHOT_READS_MAX);
     let (deletions_in, deletions) = channel::bounded(QUEUE_LEN);
@@ -707,6 +725,7 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
             requests: requests_in,
             peers_read: Arc::clone(&peers_read),
             replies,
+            script_results,
             outbound,
             released,
             to_snapshots: to_snapshots.clone(),
@@ -729,6 +748,7 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
         applier: ApplierEnds {
             jobs: apply_jobs,
             to_network: ToNetwork::new(replies_in, REPLIES, wake),
+            script_results: ToNetwork::new(script_results_in, REPLIES, wake),
             to_snapshots,
             deletions: deletions_in,
         },

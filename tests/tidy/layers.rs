@@ -44,7 +44,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "digest_schedule",
         ],
     ),
-    ("redis", &["types", "feature_level", "config", "membership", "record", "kv", "wire"]),
+    ("redis", &["types", "feature_level", "config", "membership", "record", "kv", "wire", "lua"]),
     (
         "runtime",
         &[

@@ -22,6 +22,7 @@ pub(in crate::kv) mod random;
 pub(in crate::kv) mod registry;
 pub(in crate::kv) mod row;
 pub(in crate::kv) mod scan;
+pub(in crate::kv) mod scripts;
 pub(in crate::kv) mod sets;
 pub(in crate::kv) mod sorted_sets;
 pub(in crate::kv) mod strings;

@@ -12,6 +12,7 @@ pub(in crate::kv) mod expiration;
 pub(in crate::kv) mod history;
 mod key_index;
 pub(in crate::kv) mod restore;
+pub(in crate::kv) mod scripts;
 pub(in crate::kv) mod shards;
 pub(in crate::kv) mod slot;
 pub(in crate::kv) mod statistics;
@@ -31,6 +32,7 @@ use events::Events;
 use expiration::ExpirationIndex;
 use key_index::KeyIndex;
 use restore::RestoredEntry;
+use scripts::Scripts;
 use shards::{Shards, Table};
 use statistics::Counts;
 use unlinked::Unlinked;
@@ -51,6 +53,8 @@ pub(in crate::kv) struct Keyspace {
     /// operation changes stores this number as its revision.
     revision: u64,
     events: Events,
+    /// The scripts that the cluster keeps for `EVALSHA`. They are no keys.
+    pub(in crate::kv) scripts: Scripts,
     /// Counts for `INFO`, not part of the state.
     counts: Counts,
     /// All keys in byte order, if a client has read a range of keys. Not part of the state.
@@ -214,7 +218,7 @@ impl Keyspace {
     /// Returns the approximate memory usage of the keyspace, in bytes, including the index of keys.
     /// O(1).
     pub(in crate::kv) fn memory(&self) -> usize {
-        self.entry_bytes + self.shards.table_bytes() + self.key_index.bytes()
+        self.entry_bytes + self.shards.table_bytes() + self.key_index.bytes() + self.scripts.bytes()
     }
 
     /// Returns the number of operations applied so far, including the one that is being applied.

@@ -10,10 +10,11 @@ use crate::kv::dedup::decode_batch;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::REVISION_MAX;
 use crate::kv::keyspace::restore::RestoredEntry;
+use crate::kv::keyspace::scripts::Scripts;
 use crate::kv::partial_batch::RestoredPiece;
 use crate::kv::snapshot::{
     BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, LEVEL,
-    MAGIC, MEMBERS, NEW_CLUSTER_GAP, PIECES, SnapshotError, SnapshotMark, USERS, VERSION,
+    MAGIC, MEMBERS, NEW_CLUSTER_GAP, PIECES, SCRIPTS, SnapshotError, SnapshotMark, USERS, VERSION,
     VERSION_OLDEST, WITNESS,
 };
 use crate::kv::state_machine::{StateMachine, digest_of, hash_of_members};
@@ -44,6 +45,8 @@ pub struct SnapshotReader {
     feature_level: Option<FeatureLevel>,
     /// The users decoded from the snapshot so far.
     users: Users,
+    /// The scripts decoded from the snapshot so far.
+    scripts: Scripts,
     /// Number of keyspace entries decoded from the snapshot so far.
     entries: u64,
     /// Kind of the content of the latest block (part of the snapshot): keyspace entries, batches,
@@ -61,6 +64,11 @@ pub struct SnapshotReader {
     /// are not verified.
     #[cfg(feature = "mutants")]
     trusting: bool,
+}
+
+/// Returns whether a block of this kind may follow one of the kind `before`; 0 for no block.
+fn follows(kind: u8, before: u8) -> bool {
+    kind == END || (before..=SCRIPTS).contains(&kind)
 }
 
 impl Default for SnapshotReader {
@@ -94,6 +102,7 @@ impl SnapshotReader {
             configuration: None,
             feature_level: None,
             users: Users::default(),
+            scripts: Scripts::default(),
             entries: 0,
             kind: 0,
             ended: false,
@@ -161,6 +170,7 @@ impl SnapshotReader {
         state.configuration = self.configuration.take();
         state.is_witness = self.is_witness;
         state.users = std::mem::take(&mut self.users);
+        state.keyspace.scripts = std::mem::take(&mut self.scripts);
         let index = Index(mark.last.index.0 + self.gap);
         state.raise_feature_level(self.feature_level.unwrap_or_default());
         state.move_to(index, header.revision + self.gap, header.clock);
@@ -193,7 +203,8 @@ impl SnapshotReader {
         let members = hash_of_members(self.configuration.as_ref());
         let level = self.feature_level.unwrap_or_default();
         let (last, clock) = (header.last.index, header.clock);
-        let digest = digest_of(content, last, clock, members, level, self.users.hash());
+        let (users, scripts) = (self.users.hash(), self.scripts.hash());
+        let digest = digest_of(content, last, clock, members, level, users, scripts);
         let differs = self.entries != header.entries || digest != header.digest;
         if differs && !self.is_trusting() {
             return Err(SnapshotError::Contents { keys: self.entries });
@@ -250,7 +261,7 @@ impl SnapshotReader {
         let mut fields = &head[..];
         let (kind, count) = (fields.get_u8(), fields.get_u32_le());
         let length = fields.get_u64_le();
-        if self.ended || kind < self.kind || kind > END {
+        if self.ended || !follows(kind, self.kind) {
             return Err(self.damaged("unexpected kind of block"));
         }
         // No memory is allocated for the stated length: if it is too large, the input ends too
@@ -340,6 +351,7 @@ impl SnapshotReader {
                 is_higher && self.feature_level.replace(level).is_none()
             }
             (USERS, _) => self.users.restore(items).is_some(),
+            (SCRIPTS, _) => self.scripts.restore(items).is_some(),
             _ => false,
         };
         is_new.then_some(())

@@ -9,11 +9,12 @@ use crate::kv::client_sessions::ClientSession;
 use crate::kv::dedup::{StoredOutcomes, encode_batch};
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::KeyEntry;
+use crate::kv::keyspace::scripts::Scripts;
 use crate::kv::partial_batch::PartialBatch;
 use crate::kv::snapshot::{
     BATCHES, BLOCK_BYTES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES,
-    HEADER_BYTES, LEVEL, MAGIC, MEMBERS, PIECES, SnapshotMark, USERS, VERSION, VERSION_OLDEST,
-    WITNESS,
+    HEADER_BYTES, LEVEL, MAGIC, MEMBERS, PIECES, SCRIPTS, SnapshotMark, USERS, VERSION,
+    VERSION_OLDEST, WITNESS,
 };
 use crate::kv::state_machine::StateMachine;
 use crate::kv::users::table::Users;
@@ -167,8 +168,8 @@ impl Blocks {
     }
 
     /// Completes the snapshot after all keyspace entries: writes the deduplication table, the
-    /// client sessions, the pieces of a batch, the members, the feature level, the users and a
-    /// block that marks the end. Returns the mark that identifies the snapshot (id of its last log
+    /// client sessions, the pieces of a batch, the members, the feature level, the users, the
+    /// scripts and a block that marks the end. Returns the mark that identifies the snapshot (id of its last log
     /// entry, length and checksum).
     fn finish<'r>(
         &mut self,
@@ -176,7 +177,7 @@ impl Blocks {
         batches: impl Iterator<Item = (&'r RequestKey, &'r StoredOutcomes)>,
         sessions: &[(u64, Arc<ClientSession>)],
         partial: &PartialBatch,
-        (configuration, users): (Option<&Configuration>, &Users),
+        (configuration, users, scripts): (Option<&Configuration>, &Users, &Scripts),
         sink: Sink<'_>,
     ) -> SnapshotMark {
         self.end(sink);
@@ -222,6 +223,11 @@ impl Blocks {
             }
             self.end(sink);
         }
+        if scripts.are_in_snapshot() {
+            self.begin(SCRIPTS);
+            scripts.encode(|encode| self.item(sink, |block| encode(block)));
+            self.end(sink);
+        }
         self.begin(END);
         self.end(sink);
         SnapshotMark { last, bytes: self.bytes, checksum: self.checksum }
@@ -242,7 +248,7 @@ impl StateMachine {
         blocks.begin(ENTRIES);
         blocks.entries(self.keyspace.entries(), sink);
         let sessions = self.client_sessions.share();
-        let others = (self.configuration.as_ref(), &self.users);
+        let others = (self.configuration.as_ref(), &self.users, &self.keyspace.scripts);
         blocks.finish(last, self.remembered(), &sessions, &self.partial, others, sink)
     }
 }
@@ -293,7 +299,7 @@ impl SnapshotWriter {
             return None;
         }
         let View { last, dedup, client_sessions, partial, configuration, users, .. } = &self.view;
-        let others = (configuration.as_ref(), users);
+        let others = (configuration.as_ref(), users, &self.view.scripts);
         Some(blocks.finish(*last, dedup.iter(), client_sessions, partial, others, sink))
     }
 }

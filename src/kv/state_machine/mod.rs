@@ -78,7 +78,7 @@ pub(super) fn hash_of_members(configuration: Option<&Configuration>) -> u64 {
 /// Returns a digest (hash) for comparing the states of replicas. `content` is the digest of the
 /// state's keys, client sessions and pieces of a batch, `index` the last applied log index, `clock`
 /// the state's replicated clock, `members` the hash of the configuration, `level` the feature
-/// level, and `users` the hash of the users. The lowest level does not change the digest, which is
+/// level, `users` the hash of the users, and `scripts` that of the scripts. The lowest level does not change the digest, which is
 /// then that of version 0.1.
 pub(super) fn digest_of(
     content: Digest,
@@ -87,9 +87,10 @@ pub(super) fn digest_of(
     members: u64,
     level: FeatureLevel,
     users: u64,
+    scripts: u64,
 ) -> u64 {
     let level = if level == FeatureLevel::V0_1 { 0 } else { u64::from(level.number()) };
-    [clock.millis, clock.resets, members, level, users]
+    [clock.millis, clock.resets, members, level, users, scripts]
         .into_iter()
         .filter(|number| *number != 0)
         .fold(content.salted(index.0), mix)

@@ -100,6 +100,13 @@ impl StateMachine {
             Operation::Transaction { watched, operations } => {
                 transactions::run(&mut self.keyspace, watched, operations, seed)
             }
+            Operation::Effects { seed, whole, script, watched, operations } => {
+                if let Some((sha, source)) = script.split_first_chunk() {
+                    // Without space, the next `EVAL` brings its source again.
+                    let _ = self.keyspace.scripts.add(sha, source, false);
+                }
+                transactions::apply_effects(&mut self.keyspace, seed, whole, watched, operations)
+            }
             Operation::OpenSession => self.open_session(),
             Operation::ResetClock { millis } => self.reset_clock(millis),
             Operation::Once { session, sequence, operation } => {

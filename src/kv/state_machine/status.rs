@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use bytes::Bytes;
+
 use crate::feature_level::FeatureLevel;
 use crate::kv::dedup::StoredOutcomes;
 use crate::kv::keyspace::clock::Millis;
@@ -59,12 +61,24 @@ impl StateMachine {
         let (clock, members) = (self.keyspace.replicated_clock(), self.configuration.as_ref());
         let members = hash_of_members(members);
         let (level, users) = (self.feature_level, self.users.hash());
-        digest_of(self.content_digest(), self.applied_index, clock, members, level, users)
+        let (content, scripts) = (self.content_digest(), self.keyspace.scripts.hash());
+        digest_of(content, self.applied_index, clock, members, level, users, scripts)
     }
 
     /// Returns the digest of the keys, the client sessions and the pieces of an incomplete batch.
     pub(in crate::kv) fn content_digest(&self) -> Digest {
         self.keyspace.digest().union(self.client_sessions.digest()).union(self.partial.digest())
+    }
+
+    /// Returns the source of a script that the cluster keeps, by its SHA-1 in lower-case hexadecimal
+    /// digits; `None` if it keeps no such script.
+    pub fn script(&self, sha: &[u8]) -> Option<&Bytes> {
+        self.keyspace.scripts.get(sha)
+    }
+
+    /// Returns the number of scripts that the cluster keeps, and their memory usage in bytes.
+    pub fn scripts_kept(&self) -> (usize, usize) {
+        (self.keyspace.scripts.len(), self.keyspace.scripts.bytes())
     }
 
     /// Returns the number of keys, including keys that have expired but have not been removed yet.
@@ -104,6 +118,7 @@ impl StateMachine {
             client_sessions,
             partial,
             users,
+            scripts: self.keyspace.scripts.clone(),
             configuration,
             feature_level: self.feature_level,
         }

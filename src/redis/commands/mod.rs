@@ -21,6 +21,7 @@ pub(super) mod members;
 pub(super) mod once;
 mod passthrough;
 pub(super) mod pubsub;
+pub(super) mod scripting;
 pub(super) mod sentinel;
 pub(super) mod server;
 pub(super) mod sets;

@@ -8,6 +8,8 @@
 //! `WATCH` reads the revisions of its keys and blocks the connection until they are known. The next
 //! `EXEC` sends these revisions with the transaction, which aborts if a revision differs when the
 //! transaction is applied.
+//!
+//! A transaction with scripts is run by the applier, like one script.
 
 use std::sync::Arc;
 
@@ -24,6 +26,8 @@ use crate::redis::session::transaction::{CommandQueue, QueuedRequest, Transactio
 use crate::redis::spec::{ALL_KEYS, CommandSpec, CommandTable, command, command_with_table};
 use crate::redis::statistics::CommandNumber;
 use crate::wire::resp::{Request, Writer};
+
+use super::scripting::{UNRESOLVED, runs_script};
 
 /// The state machine's command that returns the revisions of keys, for `WATCH`. A key's revision is
 /// a number that changes whenever the key changes.
@@ -149,6 +153,9 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if let Some(moved) = call.context.moved(slot) {
         return call.error(&moved);
     }
+    if specs.iter().any(|spec| runs_script(spec.full_name)) {
+        return exec_with_scripts(call, &watched, &requests, slot);
+    }
     let before = (!watched.revisions.is_empty()).then(|| Box::new(call.connection.clone()));
     let mut run =
         ExecRun { batch: ItemsBuffer::default(), actions: Vec::new(), may_abort: before.is_some() };
@@ -168,11 +175,7 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
         actions.push(Action::Reply);
         return sequence(actions);
     }
-    let mut revisions = ItemsBuffer::default();
-    for (key, revision) in &watched.revisions {
-        revisions.push(key);
-        revisions.push(&revision.to_le_bytes());
-    }
+    let revisions = encode_watched(&watched);
     let operation =
         Operation::Transaction { watched: revisions.items(), operations: batch.items() };
     if let Some(text) = call.too_large(operation) {
@@ -191,6 +194,41 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     }
     actions.push(action);
     sequence(actions)
+}
+
+/// Returns the watched keys, each followed by its revision.
+fn encode_watched(watched: &WatchedKeys) -> ItemsBuffer {
+    let mut revisions = ItemsBuffer::default();
+    for (key, revision) in &watched.revisions {
+        revisions.push(key);
+        revisions.push(&revision.to_le_bytes());
+    }
+    revisions
+}
+
+/// Submits a transaction with scripts: the requests as the client has sent them, to be run one
+/// after another like one script.
+fn exec_with_scripts(
+    call: &mut Call<'_>,
+    watched: &WatchedKeys,
+    requests: &[Request<'_>],
+    slot: Option<u16>,
+) -> Action {
+    let (revisions, mut operations) = (encode_watched(watched), ItemsBuffer::default());
+    for request in requests {
+        let args: Vec<&[u8]> = request.iter().collect();
+        operations.push(&Operation::call(UNRESOLVED, &args[..]).encode());
+    }
+    let operation =
+        Operation::Transaction { watched: revisions.items(), operations: operations.items() };
+    if let Some(text) = call.too_large(operation) {
+        return call.error(&format_args!("EXECABORT Transaction discarded because {text}"));
+    }
+    let mut action = call.submit(operation, ReplyKind::Script);
+    if let Action::Submit { redirect_slot, .. } = &mut action {
+        *redirect_slot = slot;
+    }
+    action
 }
 
 /// Returns the error reply to a queued command that the user may not send any more; `None` if the

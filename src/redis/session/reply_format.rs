@@ -36,6 +36,9 @@ pub(in crate::redis) enum ReplyKind {
     /// Write the reply to `EXEC`: an array with the replies to all commands of the transaction, in
     /// order, each with the id of its command.
     Exec(Arc<[(CommandNumber, ExecReply)]>),
+    /// The request contains scripts, whose run has written the reply already: the outcome only says
+    /// whether the reply is right.
+    Script,
 }
 
 /// The reply to one command of a transaction, as part of the reply to `EXEC`.
@@ -89,6 +92,11 @@ impl ExecReply {
 }
 
 impl ReplyFormat {
+    /// Returns whether the request contains scripts.
+    pub fn is_script(&self) -> bool {
+        self.kind == ReplyKind::Script
+    }
+
     /// Marks the reply as suppressed because of `CLIENT REPLY`, so that it is not sent.
     pub fn mute(&mut self) {
         self.muted = true;
@@ -114,7 +122,7 @@ impl ReplyFormat {
                     ReplyKind::Exec(replies) => {
                         replies.iter().map(|(_, reply)| reply.bytes()).sum()
                     }
-                    ReplyKind::Plain | ReplyKind::Number(_) => 0,
+                    ReplyKind::Plain | ReplyKind::Number(_) | ReplyKind::Script => 0,
                 };
                 ITEM_BYTES + outcome.value_bytes() + written
             }
@@ -192,10 +200,8 @@ pub(super) fn write_pair(
 pub(super) fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
     match (outcome, kind) {
         (Outcome::Done, ReplyKind::Number(number)) => writer.integer((*number).into()),
-        (Outcome::Done, ReplyKind::Plain | ReplyKind::Exec(_)) => writer.ok(),
-        (Outcome::Unchanged, ReplyKind::Plain | ReplyKind::Number(_) | ReplyKind::Exec(_)) => {
-            writer.null();
-        }
+        (Outcome::Done, ReplyKind::Plain | ReplyKind::Exec(_) | ReplyKind::Script) => writer.ok(),
+        (Outcome::Unchanged, _) => writer.null(),
         (Outcome::Value(value), _) => writer.bulk_or_null(value.as_deref()),
         (Outcome::LongValue(value), _) => writer.bulk_in_slices(value.len(), value.slices()),
         (Outcome::Integer(number), _) => writer.integer(*number),

@@ -13,6 +13,7 @@
 //! then does nothing more: the replica stops, and its next start rebuilds the state.
 
 mod key_index;
+mod scripts;
 mod state_check;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use crate::types::{EntryId, Index, RequestKey};
 
 use super::snapshot_scheduler::SnapshotScheduler;
 use key_index::KeyIndexUse;
+use scripts::Scripts;
 pub(crate) use state_check::StateCheck;
 
 /// Log indexes that are multiples of this number are those at which the digest of the state is
@@ -131,6 +133,8 @@ pub(crate) struct Applier {
     /// expire) in the state reaches their timestamp. Holds at most [`UNCLOCKED_READS_MAX`] batches;
     /// further batches are dropped, and their clients get an error after the command deadline.
     unclocked_reads: Vec<(ReadTimestamp, ClientRequest)>,
+    /// Clients' requests with scripts, and what runs them.
+    scripts: Scripts,
     /// Clients' reads of key ranges that are waiting for the state's index of keys.
     key_index: KeyIndexUse,
     /// The time and the number of resets of the state's replicated clock (which decides when keys
@@ -178,6 +182,7 @@ impl Applier {
             read_outcomes: Vec::new(),
             digest: StateMachine::default().digest(),
             unclocked_reads: Vec::new(),
+            scripts: Scripts::default(),
             key_index: KeyIndexUse::new(clock.now()),
             unclocked_checked_at: ReadTimestamp::default(),
             last: EntryId::ZERO,
@@ -337,6 +342,7 @@ impl Applier {
             let unfinished = self.begin(batch, &mut replies);
             self.apply(unfinished, &mut groups, &mut replies);
         }
+        self.run_scripts();
         if self.state_check.is_wrong() {
             self.end_serving();
             return;
@@ -490,6 +496,7 @@ impl Applier {
         for reads in self.early_reads.extract_if(.., |reads| reads.index <= applied) {
             // The leader confirmed their index only after the clock showed enough for them.
             self.ready_reads.extend(reads.reads);
+            self.scripts.add(reads.scripts);
         }
         self.answer_ready_reads(groups, replies);
     }

@@ -421,6 +421,7 @@ impl Model {
             }
             Operation::Clock { .. }
             | Operation::ResetClock { .. }
+            | Operation::Effects { .. }
             | Operation::DigestMark
             | Operation::DigestReport { .. } => {
                 unreachable!("the workload sends no {operation:?}")

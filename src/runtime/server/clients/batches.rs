@@ -232,6 +232,26 @@ impl Batches {
         }
     }
 
+    /// Adds the effects of requests with scripts, by sequence number, as a batch of their own, in
+    /// this order. Returns the key of the batch.
+    pub(crate) fn add_effects(&mut self, effects: &[(u64, Bytes)]) -> RequestKey {
+        assert!(!effects.is_empty(), "a batch without operations");
+        if !self.writes.buffer.is_empty() {
+            self.close(Part::Writes);
+        }
+        let key = self.key(self.next);
+        for (sequence, operation) in effects {
+            self.writes.add(*sequence, operation);
+        }
+        self.close(Part::Writes);
+        key
+    }
+
+    /// Returns whether the batch with this key has no outcomes yet.
+    pub(crate) fn is_in_flight(&self, key: RequestKey) -> bool {
+        self.number(key).is_some_and(|number| self.sent.contains_key(&number))
+    }
+
     /// Adds the write with this sequence number and its operation, a large one, as a batch of its
     /// own. Returns the operation in the memory of the batch.
     pub(crate) fn add_large(&mut self, sequence: u64, operation: Bytes) -> Bytes {

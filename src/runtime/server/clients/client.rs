@@ -11,13 +11,13 @@ use bytes::{Bytes, BytesMut};
 
 use crate::kv::Outcome;
 use crate::raft::RequestKind;
-use crate::redis::{CommandNumber, Connection, WideReply};
+use crate::redis::{CommandNumber, Connection, ScriptUser, WideReply};
 use crate::runtime::server::clients::batches::is_large;
 use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::input::Input;
 use crate::runtime::server::clients::memory::ReplyBudget;
 use crate::runtime::server::clients::request::{
-    FailureReason, Reply, Request, RequestState, Slot, Wait,
+    FailureReason, Reply, Request, RequestState, ScriptReply, Slot, Wait,
 };
 use crate::runtime::server::sockets::socket::Socket;
 use crate::types::{ClientId, Instant};
@@ -120,11 +120,16 @@ enum InFlightKind {
     Writes,
     /// Writes of which the last is large.
     LargeWrite,
+    /// One request with scripts.
+    Script,
 }
 
 impl InFlightKind {
     /// Returns the kind of the requests in flight after `last` was sent.
     fn of(last: &Request, is_lagging: bool) -> InFlightKind {
+        if last.reply_format.is_script() {
+            return InFlightKind::Script;
+        }
         match last.kind {
             RequestKind::Read if is_lagging => InFlightKind::LaggingReads,
             RequestKind::Read => InFlightKind::Reads,
@@ -139,7 +144,7 @@ impl InFlightKind {
         match self {
             InFlightKind::Reads | InFlightKind::LaggingReads => kind == RequestKind::Read,
             InFlightKind::Writes => kind == RequestKind::Write,
-            InFlightKind::LargeWrite => false,
+            InFlightKind::LargeWrite | InFlightKind::Script => false,
         }
     }
 }
@@ -153,6 +158,8 @@ pub(crate) enum SentTo {
     Leader,
     /// To the applier, to be answered from this replica's own state, which may lag behind.
     OwnState,
+    /// To the applier, to be run on this replica's own state, which may lag behind.
+    Script,
 }
 
 /// What [`Client::on_outcome`] has done with the outcome of a request.
@@ -379,6 +386,17 @@ impl Client {
         })
     }
 
+    /// Returns the user as whom the next request to be sent runs, if it contains scripts.
+    pub(crate) fn next_script_user(&self) -> Option<ScriptUser> {
+        let waiting = self.slots.range(self.at(self.next)?.min(self.slots.len())..);
+        let mut requests = waiting.into_iter().filter_map(|slot| match &slot.state {
+            RequestState::Waiting(request) => Some(request),
+            RequestState::InFlight(_) | RequestState::Done(_) => None,
+        });
+        let is_script = requests.next()?.reply_format.is_script();
+        is_script.then(|| ScriptUser::of(&self.connection))
+    }
+
     /// Sends the waiting requests of this client that may be sent now, oldest first. Calls `send`
     /// for each of them, and stops when `send` could not send the request. The second argument of
     /// `send` is whether the request may be answered from this replica's own state, which may lag
@@ -393,7 +411,9 @@ impl Client {
             let fits = self.reply_fits(self.next);
             let slot = &mut self.slots[at];
             if let RequestState::Waiting(request) = &mut slot.state {
-                let must_wait = self.in_flight > 0 && !self.in_flight_kind.may_add(request.kind);
+                let is_script = request.reply_format.is_script();
+                let must_wait =
+                    self.in_flight > 0 && (is_script || !self.in_flight_kind.may_add(request.kind));
                 if must_wait || self.draining || self.in_flight >= self.window || !fits {
                     return;
                 }
@@ -585,10 +605,56 @@ impl Client {
     pub(crate) fn requeue(&mut self, slot: u64) {
         let Some(entry) = self.at(slot).and_then(|at| self.slots.get_mut(at)) else { return };
         if let RequestState::InFlight(request) = &entry.state {
-            entry.state = RequestState::Waiting(request.clone());
+            let mut request = request.clone();
+            if request.reply_format.is_script() {
+                // Its effects may be wrong by now.
+                (request.kind, request.script) = (RequestKind::Read, None);
+            }
+            entry.state = RequestState::Waiting(request);
             self.next = self.next.min(slot);
             self.leave_flight();
         }
+    }
+
+    /// Returns the request in this slot, if it contains scripts and has no reply.
+    fn script(&mut self, slot: u64) -> Option<&mut Request> {
+        let at = self.at(slot)?;
+        match &mut self.slots.get_mut(at)?.state {
+            RequestState::Waiting(request) | RequestState::InFlight(request) => {
+                Some(request).filter(|request| request.reply_format.is_script())
+            }
+            RequestState::Done(_) => None,
+        }
+    }
+
+    /// Returns the reply of the request with scripts in this slot, if it has run.
+    pub(crate) fn script_reply(&mut self, slot: u64) -> Option<Bytes> {
+        Some(self.script(slot)?.script.as_ref()?.reply.clone())
+    }
+
+    /// Stores the result of the run of a request with scripts. The request is sent again with
+    /// `check`, an encoded read; `None` if its effects are sent instead, which makes it a write.
+    pub(crate) fn set_script_reply(&mut self, slot: u64, reply: Bytes, check: Option<Bytes>) {
+        if check.is_some() {
+            self.requeue(slot);
+        }
+        if let Some(request) = self.script(slot) {
+            request.kind = if check.is_some() { RequestKind::Read } else { RequestKind::Write };
+            request.script = Some(Box::new(ScriptReply { reply, check }));
+        }
+    }
+
+    /// Sends the request with scripts in this slot again, to be run again. Its timeout begins anew.
+    pub(crate) fn run_again(&mut self, slot: u64) {
+        self.requeue(slot);
+        if let Some(entry) = self.at(slot).and_then(|at| self.slots.get_mut(at)) {
+            entry.sent_at = None;
+        }
+    }
+
+    /// Returns the time of the latest outcome of the client's requests.
+    pub(crate) fn progressed_at(&self) -> Instant {
+        self.progressed_at
     }
 
     /// Returns whether the request in this slot was sent and has no reply.

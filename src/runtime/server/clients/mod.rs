@@ -7,6 +7,7 @@
 //! | `replies` | from outcomes and refusals to replies |
 //! | `client`, `request` | one connection; one request and its state |
 //! | `input` | received bytes that are not parsed yet |
+//! | `scripts` | requests with scripts, from their runs to their effects |
 //! | `batches` | batches of requests, from building to their outcomes |
 //! | `in_flight` | requests without an outcome, by sequence number |
 //! | `memory` | the memory usage of all clients combined |
@@ -31,6 +32,7 @@ mod pubsub;
 mod replies;
 pub(crate) mod request;
 mod requests;
+mod scripts;
 #[cfg(test)]
 mod tests;
 mod timeouts;
@@ -64,6 +66,7 @@ use self::client::{Client, READ_AHEAD_DELAY};
 use self::in_flight::InFlightTable;
 use self::logins::FailedLogins;
 use self::memory::ClientMemory;
+use self::scripts::Scripts;
 use self::waiting::WaitingClients;
 
 pub(crate) use self::batches::SentBatch;
@@ -83,6 +86,7 @@ pub(crate) struct Clients {
     connected: Slab<Client>,
     in_flight: InFlightTable,
     waiting: WaitingClients,
+    scripts: Scripts,
     batches: Batches,
     first_token: usize,
     next_id: u32,
@@ -166,6 +170,7 @@ impl Clients {
             connected: Slab::default(),
             in_flight: InFlightTable::default(),
             waiting: WaitingClients::default(),
+            scripts: Scripts::default(),
             batches: Batches::new(origin),
             first_token,
             next_id: 1,

@@ -48,6 +48,10 @@ impl Clients {
                 continue;
             };
             client.set_budget(budget);
+            if let Some(reply) = client.script_reply(request.slot) {
+                self.on_script_outcome(sequence, request, reply, &outcome);
+                continue;
+            }
             let is_blocked = client.blocked_on.is_some();
             if outcome == Outcome::Refused(Refusal::UsersChanged) {
                 outdated.push(sequence);
@@ -201,7 +205,8 @@ impl Clients {
             let Some(request) = self.in_flight.get(sequence) else { continue };
             let client = sender(&mut self.connected, request);
             let operation = client.and_then(|client| client.operation(request.slot));
-            if operation.is_some_and(|operation| operation_may_add_data(operation)) {
+            let adds_data = operation.is_some_and(|operation| operation_may_add_data(operation));
+            if adds_data || self.has_script_reply(request) {
                 self.fail(sequence, FailureReason::OutOfMemory);
             } else {
                 requeued.push(sequence);

@@ -25,6 +25,18 @@ pub(crate) struct Request {
     /// The lag of this replica's own state that the client accepts, if this is a read of a client
     /// that has sent `READONLY MAXLAG`.
     pub(crate) lag_max: Option<Duration>,
+    /// What the run of a request with scripts has left to do; `None` before the run, and for any
+    /// other request.
+    pub(crate) script: Option<Box<ScriptReply>>,
+}
+
+/// The reply of a request with scripts that has run, until it is known to be right.
+#[derive(Clone, Debug)]
+pub(crate) struct ScriptReply {
+    pub(crate) reply: Bytes,
+    /// The encoded read that must be sent to check the reply; `None` if the effects of the run are
+    /// on their way to the log.
+    pub(crate) check: Option<Bytes>,
 }
 
 /// The state of a client's request until its reply is sent.

@@ -8,12 +8,13 @@ use crate::kv::Outcome;
 use crate::raft::{ClientRequest, RequestKind};
 use crate::redis::{
     Action, BufferBytes, CallStatus, ClientKill, ClientList, ClientQuery, CommandNumber, Context,
-    ReplyFormat,
+    ReplyFormat, ScriptFacts, ScriptRequest,
 };
 use crate::wire::resp::{Limits, Writer};
 
 use super::Clients;
-use crate::runtime::channels::{AdminCall, AdminCaller, QUEUE_LEN, SnapshotRead};
+use super::scripts::SCRIPTS_MAX;
+use crate::runtime::channels::{AdminCall, AdminCaller, QUEUE_LEN, ScriptJobs, SnapshotRead};
 use crate::runtime::pass::Pass;
 use crate::runtime::server::clients::batches::is_large;
 use crate::runtime::server::clients::client::{Client, SentTo};
@@ -64,6 +65,8 @@ pub(crate) struct Dispatched {
     pub(crate) lagging_reads: Vec<ClientRequest>,
     /// Whether the state will soon be too old for reads like these (see [`LagCheck::Aging`]).
     pub(crate) is_aging: bool,
+    /// Requests with scripts for the applier; `None` for none.
+    pub(crate) scripts: Option<Box<ScriptJobs>>,
 }
 
 impl Clients {
@@ -193,6 +196,7 @@ impl Clients {
                     sequence,
                     redirect_slot,
                     lag_max,
+                    script: None,
                 });
                 if may_wait {
                     self.report_changes();
@@ -205,6 +209,10 @@ impl Clients {
             }
             Action::KillClients(kill) => self.kill_clients(index, *kill),
             Action::Unblock { id, with_error } => self.reply_to_unblock(index, id, with_error),
+            Action::KillScript => {
+                self.kill_script();
+                self.send_reply(index);
+            }
             Action::GeneratePassword(digits) => {
                 self.write_password(index, digits);
                 self.send_reply(index);
@@ -302,6 +310,7 @@ impl Clients {
             sequence,
             redirect_slot: None,
             lag_max: None,
+            script: None,
         });
         sequence
     }
@@ -385,6 +394,9 @@ impl Clients {
         let has_field = self.context.members.feature_level >= FeatureLevel::V0_2;
         let revision = has_field.then(|| self.context.access.users_revision());
         self.batches.begin(matches!(target, Target::Leader(_)), now, operations_max, revision);
+        self.send_effects(target);
+        let mut jobs = Vec::new();
+        let runs_scripts = !self.scripts.are_busy(&self.batches);
         let mut is_aging = false;
         for index in indexes.drain(..) {
             let Some(client) = self.connected.get_mut(index) else { continue };
@@ -396,14 +408,27 @@ impl Clients {
             let mut has_no_leader = false;
             if !refused {
                 let (batches, context) = (&mut self.batches, &mut self.context);
-                let mut waits = false;
+                let (mut waits, mut waits_for_scripts) = (false, false);
+                let user = client.next_script_user();
                 client.dispatch(context.now, |request, may_lag| {
                     let check = if may_lag { target.check(request) } else { LagCheck::TooOld };
                     has_no_leader = check == LagCheck::TooOld && matches!(target, Target::Own(_));
                     if has_no_leader {
                         return SentTo::None;
                     }
-                    let Request { kind, sequence, operation, .. } = request;
+                    let Request { kind, sequence, operation, script, .. } = request;
+                    if request.reply_format.is_script() && script.is_none() {
+                        waits_for_scripts = !runs_scripts || jobs.len() >= SCRIPTS_MAX;
+                        let Some(user) = user.clone().filter(|_| !waits_for_scripts) else {
+                            return SentTo::None;
+                        };
+                        let operation = operation.clone();
+                        let format = &request.reply_format;
+                        jobs.push((*sequence, ScriptRequest::new(user, operation, format)));
+                        return SentTo::Script;
+                    }
+                    let script_check = script.as_mut().and_then(|script| script.check.as_mut());
+                    let operation = script_check.unwrap_or(operation);
                     let is_large = *kind == RequestKind::Write && is_large(operation);
                     waits = *kind == RequestKind::Write && batches.must_wait(operation);
                     if waits {
@@ -429,6 +454,9 @@ impl Clients {
                 if waits {
                     self.held.push(index);
                 }
+                if waits_for_scripts {
+                    self.scripts.hold(index);
+                }
             }
             // A client that waits for outcomes of its own is marked again when these arrive.
             if (refused || has_no_leader) && client.has_waiting() {
@@ -437,7 +465,10 @@ impl Clients {
         }
         self.spare = indexes;
         let (batches, lagging_reads) = self.batches.finish();
-        Dispatched { batches, lagging_reads, is_aging }
+        let facts = || ScriptFacts::new(&self.context, &self.settings);
+        let scripts = (!jobs.is_empty()).then(|| Box::new(ScriptJobs { facts: facts(), jobs }));
+        self.scripts.begin(scripts.as_deref(), self.context.access.users_revision());
+        Dispatched { batches, lagging_reads, is_aging, scripts }
     }
 }
 

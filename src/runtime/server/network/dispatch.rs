@@ -13,7 +13,7 @@ use crate::runtime::server::clients::request::FailureReason;
 use crate::runtime::server::clients::{Dispatched, SentBatch, Target};
 use crate::runtime::server::freshness::StateAge;
 use crate::runtime::server::request_id::{READ_INDEX_CLIENT, replica_and_sequence};
-use crate::types::{Instant, NodeId, RequestKey, Term};
+use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::{Attempt, Frame};
 
 use super::{Parts, ServerNetwork};
@@ -168,10 +168,15 @@ impl ServerNetwork {
 
     /// Queues the reads that accept a lag for the applier, and returns the other batches.
     fn queue_lagging_reads(&mut self, dispatched: Dispatched) -> Vec<ClientRequest> {
-        let Dispatched { batches, lagging_reads: reads, is_aging } = dispatched;
+        let Dispatched { batches, lagging_reads: reads, is_aging, scripts } = dispatched;
+        if scripts.is_some() {
+            // Whatever state they see is compared with that at their place in the log.
+            let (index, reads) = (Index::ZERO, Vec::new());
+            self.indexed_reads.push_back(IndexedReads { index, reads, scripts });
+        }
         if !reads.is_empty() {
             let index = self.freshness.index().expect("the state is known to be recent");
-            self.indexed_reads.push_back(IndexedReads { index, reads });
+            self.indexed_reads.push_back(IndexedReads { index, reads, scripts: None });
         }
         if is_aging {
             self.read_indexes.renew();

@@ -458,6 +458,9 @@ impl ServerNetwork {
             }
             self.on_replies(batch);
         }
+        while let Ok(results) = self.parts.ends.script_results.try_recv() {
+            self.parts.clients.on_script_results(results);
+        }
     }
 
     /// Passes the outcomes of requests to this replica's clients, and read indexes to the peers

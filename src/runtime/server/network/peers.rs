@@ -136,7 +136,11 @@ impl ServerNetwork {
                         (Some((asked_at, reads)), Some(index)) => {
                             self.freshness.confirm(asked_at, index);
                             if !reads.is_empty() {
-                                self.indexed_reads.push_back(IndexedReads { index, reads });
+                                self.indexed_reads.push_back(IndexedReads {
+                                    index,
+                                    reads,
+                                    scripts: None,
+                                });
                             }
                         }
                         (Some((_, reads)), None) => {

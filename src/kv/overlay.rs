@@ -1,0 +1,339 @@
+//! The overlay on which scripts run: a small keyspace with copies of the entries that scripts have
+//! read or written, so that a script sees its own writes and the state itself never changes.
+//!
+//! Several scripts run on one overlay, one after another, and each sees the effects of those
+//! before it. Those that have changed something go to the log as the operations of one batch
+//! ([`Operation::Effects`]). Each has conditions of its own on the keys that it has read or
+//! written: either a key has still the revision that it had in the state, or the earlier script of
+//! the batch whose effects the script has seen was the last to change it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use crate::kv::commands::args::Args;
+use crate::kv::commands::items::{Arguments, ItemsBuffer};
+use crate::kv::commands::outcome::Outcome;
+use crate::kv::commands::registry::CommandId;
+use crate::kv::commands::row::NO_KEYS;
+use crate::kv::keyspace::Keyspace;
+use crate::kv::keyspace::restore::RestoredEntry;
+use crate::kv::operation::Operation;
+use crate::kv::state_machine::StateMachine;
+use crate::kv::values::digest::mix;
+use crate::kv::work;
+
+/// The bit of an encoded condition that distinguishes an earlier operation from a revision.
+const EARLIER: u64 = 1 << 63;
+/// Added to the numbers of reads, so that their random choices differ from those of writes.
+const READ_SEEDS: u64 = 1 << 32;
+
+const FLUSHALL: CommandId = CommandId::of("flushall");
+const PUBLISH: CommandId = CommandId::of("publish");
+
+/// What must hold for a key before the effects of a script are applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyCondition {
+    /// The key has this revision; 0 if it must not exist.
+    Revision(u64),
+    /// The operation that was applied this many operations before this one is the last that has
+    /// changed the key.
+    ChangedBy(u64),
+}
+
+impl KeyCondition {
+    fn encode(self) -> [u8; 8] {
+        match self {
+            KeyCondition::Revision(revision) => revision.to_le_bytes(),
+            KeyCondition::ChangedBy(distance) => (distance | EARLIER).to_le_bytes(),
+        }
+    }
+
+    /// Decodes a condition; `None` if it has not 8 bytes.
+    pub(super) fn decode(bytes: &[u8]) -> Option<KeyCondition> {
+        let number = u64::from_le_bytes(bytes.try_into().ok()?);
+        Some(match number & EARLIER {
+            0 => KeyCondition::Revision(number),
+            _ => KeyCondition::ChangedBy(number & !EARLIER),
+        })
+    }
+
+    /// Returns whether the condition on `key` holds before the current operation.
+    pub(super) fn holds(self, keyspace: &Keyspace, key: &[u8]) -> bool {
+        let revision = keyspace.revision_of(key);
+        match self {
+            KeyCondition::Revision(wanted) => revision == wanted,
+            KeyCondition::ChangedBy(distance) => {
+                revision != 0 && Some(revision) == keyspace.revision().checked_sub(distance)
+            }
+        }
+    }
+}
+
+/// Why an overlay does not run a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OverlayError {
+    /// The command reads the whole keyspace after the script has written.
+    #[error(
+        "ERR a script may call commands on all keys, such as KEYS, only before its first write"
+    )]
+    AfterWrites,
+    /// The command reads the whole keyspace, and an earlier script on the overlay has written: this
+    /// script must be the first on another overlay.
+    #[error("the script must be the first on its overlay")]
+    NotFirst,
+    /// The command cannot be called from a script.
+    #[error("ERR This Redis command is not allowed from script")]
+    NotAllowed,
+}
+
+/// What a script has left to do after its run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScriptEffects {
+    /// Nothing: it has used no key.
+    None,
+    /// The script has changed nothing. Its reply is right if this encoded operation, a read, has a
+    /// list as its outcome.
+    Check(Bytes),
+    /// This encoded operation is the next one of the batch. The reply of the script is right if the
+    /// outcome is `Done`.
+    Apply(Bytes),
+}
+
+/// The run of one script.
+#[derive(Debug, Default)]
+struct Run {
+    seed: u64,
+    /// The keys that the script has used, with their revisions in the overlay before.
+    used: BTreeMap<Bytes, u64>,
+    operations: ItemsBuffer,
+    operation_count: u64,
+    read_count: u64,
+    /// Length in bytes of the keys and the operations.
+    bytes: usize,
+    /// Whether the script has read the whole keyspace.
+    read_whole: bool,
+    /// Whether the script has removed all keys.
+    has_cleared: bool,
+    /// Revision of the overlay before the script's first write.
+    start: u64,
+}
+
+/// A keyspace with copies of the entries that scripts have used.
+#[derive(Default)]
+pub struct Overlay {
+    scratch: Keyspace,
+    /// The keys that have been copied, or that do not exist in the state.
+    copied: BTreeSet<Bytes>,
+    /// Whether a script has removed all keys, so that no entry is copied any more.
+    is_cleared: bool,
+    /// Number of operations that have been applied to the state.
+    base: u64,
+    /// For each operation of the batch, the revision of the overlay before it.
+    members: Vec<u64>,
+    run: Run,
+}
+
+impl std::fmt::Debug for Overlay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Overlay").field("members", &self.members).finish_non_exhaustive()
+    }
+}
+
+impl Overlay {
+    /// Empties the overlay, and puts it over `state`, which must not change before the next call.
+    pub fn begin(&mut self, state: &StateMachine) {
+        for key in std::mem::take(&mut self.copied) {
+            self.scratch.remove(&key);
+        }
+        if self.is_cleared || self.scratch.len() > 0 {
+            self.scratch = Keyspace::default();
+            self.is_cleared = false;
+        }
+        drop(self.scratch.take_unlinked());
+        self.base = state.keyspace.revision();
+        self.scratch.restore_revision(self.base);
+        self.scratch.restore_clock(state.keyspace.replicated_clock());
+        self.members.clear();
+    }
+
+    /// Begins the run of a script, whose random choices depend on `seed`.
+    pub fn begin_script(&mut self, seed: u64) {
+        self.run = Run { seed, start: self.scratch.revision(), ..Run::default() };
+    }
+
+    /// Returns the time of the replicated clock, in milliseconds since 1970, and the number of
+    /// times that it was set back.
+    pub fn clock(&self) -> (u64, u64) {
+        let clock = self.scratch.replicated_clock();
+        (clock.millis, clock.resets)
+    }
+
+    /// Copies a key that the client of the script watches. Returns whether the key still has the
+    /// revision that it had when the client began to watch it.
+    pub fn is_unchanged(&mut self, state: &StateMachine, key: &[u8], revision: u64) -> bool {
+        self.use_key(&state.keyspace, key);
+        self.scratch.revision_of(key) == revision
+    }
+
+    /// Returns whether the script has changed anything.
+    pub fn has_written(&self) -> bool {
+        self.run.operation_count > 0
+    }
+
+    /// Returns the length in bytes of the keys that the script has used and of its writes.
+    pub fn bytes(&self) -> usize {
+        self.run.bytes
+    }
+
+    /// Copies the keys of the command, so that [`Overlay::call`] can run it. Returns an estimate of
+    /// the time that it will take, in steps of about 50 ns.
+    pub fn prepare(
+        &mut self,
+        state: &StateMachine,
+        command: CommandId,
+        args: Arguments<'_>,
+    ) -> u64 {
+        if command.keys() == NO_KEYS {
+            let operation = Operation::Call { command, args };
+            return work::steps_of_call(&state.keyspace, &operation);
+        }
+        for key in command.keys_in(args).unwrap_or_default() {
+            self.use_key(&state.keyspace, key);
+        }
+        work::steps_of_call(&self.scratch, &Operation::Call { command, args })
+    }
+
+    fn use_key(&mut self, state: &Keyspace, key: &[u8]) {
+        if !self.copied.contains(key) {
+            if !self.is_cleared
+                && let Some(entry) = state.uncounted_entry(key)
+            {
+                self.scratch.restore(RestoredEntry {
+                    key,
+                    value: entry.cloned_value(),
+                    revision: entry.revision(),
+                    expires_at: entry.expires_at(),
+                });
+            }
+            self.copied.insert(Bytes::copy_from_slice(key));
+        }
+        // After its own FLUSHALL, what the script sees depends on nothing before.
+        if !self.run.has_cleared && !self.run.used.contains_key(key) {
+            self.run.used.insert(Bytes::copy_from_slice(key), self.scratch.revision_of(key));
+            self.run.bytes += key.len() + 16;
+        }
+    }
+
+    /// Runs a command of the script, for which [`Overlay::prepare`] was called.
+    ///
+    /// # Errors
+    /// If the command is not run, with the reason.
+    pub fn call(
+        &mut self,
+        state: &StateMachine,
+        command: CommandId,
+        args: Arguments<'_>,
+    ) -> Result<Outcome, OverlayError> {
+        if command.is_read() {
+            self.run.read_count += 1;
+            let seed = mix(self.run.seed, READ_SEEDS + self.run.read_count);
+            let args = Args::new(args, seed);
+            if command.keys() == NO_KEYS {
+                return self.read_whole(state, command, &args);
+            }
+            return command.read(&self.scratch, &args).ok_or(OverlayError::NotAllowed);
+        }
+        if command.keys() == NO_KEYS && command != FLUSHALL && command != PUBLISH {
+            return Err(OverlayError::NotAllowed);
+        }
+        let keys = command.keys_in(args).unwrap_or_default();
+        let existed: Vec<bool> =
+            keys.iter().map(|key| self.scratch.revision_of(key) != 0).collect();
+        self.scratch.begin_command();
+        let seed = mix(self.run.seed, self.run.operation_count);
+        let outcome = command.run(&mut self.scratch, &Args::new(args, seed));
+        let has_changed = |(key, existed): (&&[u8], bool)| {
+            let revision = self.scratch.revision_of(key);
+            revision == self.scratch.revision() || existed && revision == 0
+        };
+        let has_effect = match outcome {
+            Outcome::Refused(_) | Outcome::Error(_) | Outcome::Malformed => false,
+            _ => command.keys() == NO_KEYS || keys.iter().zip(existed).any(has_changed),
+        };
+        if has_effect {
+            let operation = Operation::Call { command, args }.encode();
+            self.run.bytes += operation.len();
+            self.run.operations.push(&operation);
+            self.run.operation_count += 1;
+            if command == FLUSHALL {
+                (self.is_cleared, self.run.has_cleared) = (true, true);
+                self.copied.clear();
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn read_whole(
+        &mut self,
+        state: &StateMachine,
+        command: CommandId,
+        args: &Args<'_>,
+    ) -> Result<Outcome, OverlayError> {
+        if self.has_written() {
+            return Err(OverlayError::AfterWrites);
+        }
+        if !self.members.is_empty() {
+            return Err(OverlayError::NotFirst);
+        }
+        self.run.read_whole = true;
+        match command.read(&state.keyspace, args) {
+            None | Some(Outcome::Malformed) => Err(OverlayError::NotAllowed),
+            Some(outcome) => Ok(outcome),
+        }
+    }
+
+    /// Ends the run of the script, and returns its effects. `script` is the SHA-1 and the source of
+    /// a script that the cluster must keep; empty otherwise.
+    pub fn finish_script(&mut self, script: &[u8]) -> ScriptEffects {
+        let run = std::mem::take(&mut self.run);
+        let is_member = run.operation_count > 0
+            || run.read_whole
+            || !script.is_empty()
+            || run.used.values().any(|revision| *revision > self.base);
+        if !is_member && run.used.is_empty() {
+            return ScriptEffects::None;
+        }
+        let mut watched = ItemsBuffer::default();
+        for (key, revision) in &run.used {
+            watched.push(key);
+            watched.push(&self.condition(*revision).encode());
+        }
+        let (watched, operations) = (watched.items(), run.operations.items());
+        if !is_member {
+            let nothing = ItemsBuffer::default();
+            let check = Operation::Transaction { watched, operations: nothing.items() };
+            return ScriptEffects::Check(check.encode().into());
+        }
+        let whole = if run.read_whole { self.base + 1 } else { 0 };
+        self.members.push(run.start);
+        let effects = Operation::Effects { seed: run.seed, whole, script, watched, operations };
+        ScriptEffects::Apply(effects.encode().into())
+    }
+
+    /// Returns the condition on a key that has this revision in the overlay.
+    fn condition(&self, revision: u64) -> KeyCondition {
+        if revision <= self.base {
+            return KeyCondition::Revision(revision);
+        }
+        let behind = self.members.partition_point(|start| *start < revision);
+        KeyCondition::ChangedBy((self.members.len() + 1 - behind) as u64)
+    }
+
+    /// Ends the run of a script without effects. Returns whether other scripts can run on the
+    /// overlay: not if the script has already written.
+    pub fn abandon_script(&mut self) -> bool {
+        let run = std::mem::take(&mut self.run);
+        run.operation_count == 0
+    }
+}

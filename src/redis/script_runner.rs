@@ -1,0 +1,419 @@
+//! Runs clients' requests that contain scripts: a script alone (`EVAL` and its relatives), or a
+//! transaction (`EXEC`) with scripts.
+//!
+//! The applier calls it. A run changes only the overlay; its result says what must be checked or
+//! applied, by the log, before the client gets the reply.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+use crate::feature_level::FeatureLevel;
+use crate::kv::{Arguments, CommandId, Operation, Overlay, ScriptEffects, StateMachine};
+use crate::lua::{
+    Flag, Header, Interpreter, Limits, Script, ScriptError, StopFlag, Value, sha1_hex,
+};
+use crate::types::{Instant, NodeId};
+use crate::wire::resp::{self, Request, Version, Writer};
+
+use super::authorization::Checked;
+use super::commands::scripting::{KEY_COUNT_INDEX, key_count_error, runs_script};
+use super::context::{ClockStatus, Context, ReplicaInfo};
+use super::permissions::Permissions;
+use super::registry;
+use super::script_host::{Host, Interruption};
+use super::session::connection::Connection;
+use super::session::reply_format::ReplyFormat;
+use super::settings::Settings;
+
+const EXISTS: CommandId = CommandId::of("script|exists");
+/// Redis's text.
+const NOSCRIPT: &str = "NOSCRIPT No matching script. Please use EVAL.";
+
+/// The user as whom a client's scripts run, with the permissions of now.
+#[derive(Debug, Clone)]
+pub struct ScriptUser(Option<Arc<Permissions>>);
+
+impl ScriptUser {
+    /// Returns the user of the connection.
+    pub fn of(connection: &Connection) -> ScriptUser {
+        ScriptUser(connection.permissions.clone())
+    }
+}
+
+/// A client's request that contains scripts.
+#[derive(Debug, Clone)]
+pub struct ScriptRequest {
+    /// The encoded operation of the request.
+    operation: Bytes,
+    version: Version,
+    permissions: Option<Arc<Permissions>>,
+}
+
+impl ScriptRequest {
+    /// Returns the request with this encoded operation and reply format, which `EVAL` or `EXEC` has
+    /// submitted for this user.
+    pub fn new(user: ScriptUser, operation: Bytes, reply_format: &ReplyFormat) -> ScriptRequest {
+        let (version, ScriptUser(permissions)) = (reply_format.version, user);
+        ScriptRequest { operation, version, permissions }
+    }
+}
+
+/// What scripts need to know about the replica, besides its state.
+#[derive(Debug, Clone)]
+pub struct ScriptFacts {
+    now: Instant,
+    wall_clock: Duration,
+    feature_level: FeatureLevel,
+    is_full: bool,
+    payload_bytes_max: usize,
+    value_bytes_max: usize,
+}
+
+impl ScriptFacts {
+    /// Returns the facts in the context and the settings of the replica.
+    pub fn new(context: &Context, settings: &Settings) -> ScriptFacts {
+        ScriptFacts {
+            now: context.now,
+            wall_clock: context.wall_clock,
+            feature_level: context.members.feature_level,
+            is_full: context.is_full,
+            payload_bytes_max: context.payload_bytes_max,
+            value_bytes_max: settings.value_bytes_max(),
+        }
+    }
+}
+
+/// What a run may use.
+#[derive(Debug, Clone)]
+pub struct ScriptBudget {
+    /// Number of instructions of the Lua machine.
+    pub instructions: u64,
+    /// Number of steps of about 50 ns that the script's commands may take.
+    pub steps: u64,
+    /// Ends the run when it is set. It must be cleared before a run.
+    pub stop: StopFlag,
+    /// Seed of the random choices of the run.
+    pub seed: u64,
+}
+
+/// The result of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScriptRun {
+    /// The run has ended, with this reply, in the client's protocol version.
+    Ended {
+        /// The encoded reply.
+        reply: Bytes,
+        /// What must be checked or applied before the client gets the reply.
+        effects: ScriptEffects,
+    },
+    /// The request must be the first one that runs on another overlay.
+    NotFirst,
+    /// The run was ended because it has used up its budget.
+    OverBudget,
+    /// The run was ended by its stop flag.
+    Stopped,
+}
+
+/// Runs scripts, one after another, on an overlay of a state.
+#[derive(Debug)]
+pub struct ScriptRunner {
+    interpreter: Interpreter,
+    overlay: Overlay,
+    context: Context,
+    settings: Settings,
+    /// Whether a run was ended after it had written, so that no other may follow on the overlay.
+    is_spoiled: bool,
+}
+
+impl Default for ScriptRunner {
+    fn default() -> ScriptRunner {
+        let me = ReplicaInfo {
+            id: NodeId(1),
+            host: String::new(),
+            port: 0,
+            peer_port: 0,
+            connected: true,
+            match_index: None,
+            path: None,
+            disk: crate::types::DiskState::Healthy,
+            program: None,
+        };
+        ScriptRunner {
+            interpreter: Interpreter::new(),
+            overlay: Overlay::default(),
+            context: Context::alone(me, 0, Instant::ZERO),
+            settings: Settings::new(&resp::Limits::default(), "", 0, ""),
+            is_spoiled: false,
+        }
+    }
+}
+
+/// A script to run.
+struct Found {
+    sha: String,
+    source: Bytes,
+    header: Header,
+    /// The SHA-1 and the source, if the cluster does not keep the script yet.
+    new: Vec<u8>,
+}
+
+impl ScriptRunner {
+    /// Begins to run requests on `state`, which must not change until the last one has run.
+    pub fn begin(&mut self, state: &StateMachine, facts: &ScriptFacts) {
+        self.overlay.begin(state);
+        self.is_spoiled = false;
+        let (millis, resets) = self.overlay.clock();
+        self.context.clocks = ClockStatus { replicated: millis, resets, ..ClockStatus::default() };
+        self.context.now = facts.now;
+        self.context.wall_clock = facts.wall_clock;
+        self.context.members.feature_level = facts.feature_level;
+        self.context.folder_level = facts.feature_level;
+        self.context.is_full = facts.is_full;
+        self.context.payload_bytes_max = facts.payload_bytes_max;
+        if self.settings.value_bytes_max() != facts.value_bytes_max {
+            let limits = resp::Limits { bulk_bytes_max: facts.value_bytes_max, ..<_>::default() };
+            self.settings = Settings::new(&limits, "", 0, "");
+        }
+    }
+
+    /// Returns whether another request may run on the same overlay.
+    pub fn may_continue(&self) -> bool {
+        !self.is_spoiled
+    }
+
+    /// Runs a request on the state with which [`ScriptRunner::begin`] was called.
+    pub fn run(
+        &mut self,
+        state: &StateMachine,
+        request: &ScriptRequest,
+        budget: &ScriptBudget,
+    ) -> ScriptRun {
+        let mut connection = Connection::new(0, String::new(), String::new(), self.context.now);
+        connection.permissions.clone_from(&request.permissions);
+        connection.version = request.version;
+        self.overlay.begin_script(budget.seed);
+        let operation = Operation::decode(&request.operation);
+        let mut new = Vec::new();
+        let mut missing = None;
+        let mut host = Host {
+            state,
+            overlay: &mut self.overlay,
+            connection: &mut connection,
+            context: &self.context,
+            settings: &mut self.settings,
+            is_read_only: false,
+            allows_full_memory: false,
+            steps_left: budget.steps,
+            stop: budget.stop.clone(),
+            interruption: None,
+        };
+        let mut reply = BytesMut::new();
+        let result = match operation {
+            Ok(Operation::Call { args, .. }) => {
+                let mut one = OneRequest { budget, version: request.version, new: &mut new };
+                let result = one.run(&mut self.interpreter, &mut host, args, false, &mut reply);
+                result.map(|found| missing = found)
+            }
+            Ok(Operation::Transaction { watched, operations }) => {
+                let is_unchanged = |(key, revision): (&[u8], &[u8])| {
+                    let revision = revision.try_into().map_or(0, u64::from_le_bytes);
+                    host.overlay.is_unchanged(state, key, revision)
+                };
+                if watched.pairs().all(is_unchanged) {
+                    Writer::new(&mut reply, request.version).array(operations.iter().count());
+                    operations.iter().try_for_each(|one| {
+                        let Ok(Operation::Call { args, .. }) = Operation::decode_nested(one) else {
+                            unreachable!("EXEC has encoded calls")
+                        };
+                        let mut one =
+                            OneRequest { budget, version: request.version, new: &mut new };
+                        let interpreter = &mut self.interpreter;
+                        one.run(interpreter, &mut host, args, true, &mut reply).map(drop)
+                    })
+                } else {
+                    Writer::new(&mut reply, request.version).null_array();
+                    Ok(())
+                }
+            }
+            other => unreachable!("EVAL or EXEC has encoded this: {other:?}"),
+        };
+        let interruption = host.interruption;
+        match (result, interruption) {
+            (Ok(()), None) => {
+                let effects = match missing.filter(|_| !self.overlay.has_written()) {
+                    None => self.overlay.finish_script(&new),
+                    Some(sha) => {
+                        self.overlay.finish_script(b"");
+                        // Another replica may have applied more.
+                        let args = [sha.as_bytes()];
+                        ScriptEffects::Check(Operation::call(EXISTS, args).encode().into())
+                    }
+                };
+                ScriptRun::Ended { reply: reply.freeze(), effects }
+            }
+            (_, Some(Interruption::TooLarge)) => {
+                self.is_spoiled |= !self.overlay.abandon_script();
+                let max = self.context.payload_bytes_max;
+                let text = format!("ERR the script uses or writes too much, at most {max} bytes");
+                let mut reply = BytesMut::new();
+                Writer::new(&mut reply, request.version).error(text.as_bytes());
+                ScriptRun::Ended { reply: reply.freeze(), effects: ScriptEffects::None }
+            }
+            (result, interruption) => {
+                self.is_spoiled |= !self.overlay.abandon_script();
+                match (result, interruption) {
+                    (_, Some(Interruption::NotFirst)) => ScriptRun::NotFirst,
+                    (Err(ScriptError::Stopped), None) => ScriptRun::Stopped,
+                    _ => ScriptRun::OverBudget,
+                }
+            }
+        }
+    }
+}
+
+/// The run of one of the commands of a request.
+struct OneRequest<'r> {
+    budget: &'r ScriptBudget,
+    version: Version,
+    /// The SHA-1 and the source of a script that the cluster does not keep yet.
+    new: &'r mut Vec<u8>,
+}
+
+impl OneRequest<'_> {
+    /// Runs a command, and appends its reply to `out`. Returns the SHA-1 of a script that does not
+    /// exist in this state.
+    ///
+    /// # Errors
+    /// If the whole run must end without effect.
+    fn run(
+        &mut self,
+        interpreter: &mut Interpreter,
+        host: &mut Host<'_>,
+        args: Arguments<'_>,
+        in_transaction: bool,
+        out: &mut BytesMut,
+    ) -> Result<Option<String>, ScriptError> {
+        let args: Vec<&[u8]> = args.iter().collect();
+        let mut bytes = Vec::new();
+        let mut ranges = Vec::new();
+        for arg in &args {
+            ranges.push(bytes.len()..bytes.len() + arg.len());
+            bytes.extend_from_slice(arg);
+        }
+        let request = Request::new(&bytes, &ranges);
+        let (number, spec) = registry::table().resolved(request);
+        let argument = |index| request.get(index);
+        let checked = Checked { spec, number, count: request.len(), argument: &argument };
+        host.connection.version = self.version;
+        if !host.connection.is_unrestricted()
+            && let Some(text) = host.connection.unauthorized(checked, in_transaction)
+        {
+            Writer::new(out, self.version).error(text.as_bytes());
+            return Ok(None);
+        }
+        if !runs_script(spec.full_name) {
+            let mut reply = BytesMut::new();
+            host.run(spec, request, &mut reply);
+            out.extend_from_slice(&reply);
+            return Ok(None);
+        }
+        let index = usize::from(KEY_COUNT_INDEX);
+        if let Some(text) = key_count_error(args[index], args.len() - index - 1) {
+            Writer::new(out, self.version).error(text.as_bytes());
+            return Ok(None);
+        }
+        let found = match find(host, spec.full_name, args[1]) {
+            Ok(found) => found,
+            Err((text, sha)) => {
+                Writer::new(out, self.version).error(&text);
+                return Ok(sha);
+            }
+        };
+        let is_read_only = spec.has_flag("readonly");
+        if let Some(text) = refusal(host, &found.header, is_read_only) {
+            Writer::new(out, self.version).error(text.as_bytes());
+            return Ok(None);
+        }
+        host.is_read_only = is_read_only || found.header.flags.contains(&Flag::NoWrites);
+        host.allows_full_memory = found.header.flags.contains(&Flag::AllowOom);
+        let count = crate::kv::parse_integer(args[index]).unwrap_or(0);
+        let (keys, argv) = args[index + 1..].split_at(usize::try_from(count).unwrap_or(0));
+        let owned = |args: &[&[u8]]| args.iter().map(|arg| arg.to_vec()).collect::<Vec<_>>();
+        let limits = Limits {
+            instructions: self.budget.instructions,
+            stop: self.budget.stop.clone(),
+            seed: self.budget.seed,
+            ..Limits::default()
+        };
+        let script = Script { sha: &found.sha, source: &found.source };
+        let result = interpreter.run(&script, &owned(keys), &owned(argv), host, &limits);
+        (host.is_read_only, host.allows_full_memory) = (false, false);
+        let is_compiled = !matches!(result, Err(ScriptError::Compile(_) | ScriptError::Header(_)));
+        if is_compiled && !found.new.is_empty() {
+            *self.new = found.new;
+        }
+        let value = match result {
+            Err(ended @ (ScriptError::Stopped | ScriptError::Instructions)) => return Err(ended),
+            Err(error) => error.reply(),
+            Ok(value) => value,
+        };
+        let mut reply = Vec::new();
+        value.write(self.version == Version::Three, &mut reply);
+        out.put_slice(&reply);
+        Ok(None)
+    }
+}
+
+/// Finds the script of a request: `script` is its source, or its SHA-1 if `full_name` says so.
+///
+/// # Errors
+/// The text of the error reply, and the SHA-1 if the cluster does not keep the script.
+fn find(
+    host: &Host<'_>,
+    full_name: &str,
+    script: &[u8],
+) -> Result<Found, (Vec<u8>, Option<String>)> {
+    let error = |error: ScriptError| match error.reply() {
+        Value::Error(text) => (text, None),
+        other => unreachable!("an error is an error, not {other:?}"),
+    };
+    let header = |source: &[u8]| Header::parse(source).map_err(|it| error(it.into()));
+    if full_name.starts_with("evalsha") {
+        let sha = script.to_ascii_lowercase();
+        return match host.state.script(&sha) {
+            Some(source) => {
+                let sha = String::from_utf8_lossy(&sha).into_owned();
+                Ok(Found { sha, source: source.clone(), header: header(source)?, new: vec![] })
+            }
+            None => {
+                let sha = String::from_utf8_lossy(&sha).into_owned();
+                Err((NOSCRIPT.as_bytes().to_vec(), Some(sha)))
+            }
+        };
+    }
+    let sha = sha1_hex(script);
+    let is_kept = host.state.script(sha.as_bytes()).is_some();
+    let new = if is_kept { vec![] } else { [sha.as_bytes(), script].concat() };
+    let source = Bytes::copy_from_slice(script);
+    Ok(Found { sha, header: header(script)?, source, new })
+}
+
+/// Returns the error with which Redis refuses to run a script that declares its flags.
+fn refusal(host: &Host<'_>, header: &Header, is_read_only: bool) -> Option<&'static str> {
+    if !header.declared {
+        return None;
+    }
+    let writes = !header.flags.contains(&Flag::NoWrites);
+    if is_read_only && writes {
+        return Some("ERR Can not execute a script with write flag using *_ro command.");
+    }
+    if host.context.is_full && writes && !header.flags.contains(&Flag::AllowOom) {
+        return Some(
+            "OOM allow-oom flag is not set on the script, can not run it when used memory > \
+             'maxmemory'",
+        );
+    }
+    None
+}

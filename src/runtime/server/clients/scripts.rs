@@ -1,0 +1,213 @@
+//! Requests with scripts: from their runs by the applier to their effects.
+//!
+//! The applier runs a group of requests on the state of this replica. Their effects go to the log
+//! as one batch, in the order of the runs and without gaps, since a script may have seen the
+//! effects of those before it. There is one group at a time, so that the scripts of this replica's
+//! clients never contradict each other. A script that has changed nothing is checked by a read
+//! instead. A request whose effects or reply turn out to be wrong, because a key has changed
+//! meanwhile, runs again with the next group.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::kv::{Outcome, ScriptEffects};
+use crate::redis::ScriptRun;
+use crate::runtime::channels::{ScriptJobs, ScriptResults};
+use crate::types::RequestKey;
+use crate::wire::resp::{Version, Writer};
+
+use super::Clients;
+use super::batches::Batches;
+use super::in_flight::InFlight;
+use super::replies::sender;
+use super::request::Reply;
+use super::requests::Target;
+
+/// Maximum number of requests in a group.
+pub(super) const SCRIPTS_MAX: usize = 256;
+
+/// The group of requests with scripts that is being run, or whose effects are on their way.
+#[derive(Debug, Default)]
+pub(super) struct Scripts {
+    /// Number of requests at the applier.
+    running: usize,
+    /// The effects that are to be sent as one batch, by the requests' sequence numbers.
+    ready: Vec<(u64, Bytes)>,
+    /// The batch with the effects.
+    sent: Option<RequestKey>,
+    /// The revision of the users under which the requests were checked.
+    users_revision: u64,
+    /// Indexes of the clients whose requests wait for the next group, first those that must run
+    /// first.
+    held: VecDeque<usize>,
+}
+
+impl Scripts {
+    /// Returns whether the requests of a group have no outcomes yet.
+    pub(super) fn are_busy(&self, batches: &Batches) -> bool {
+        self.running > 0
+            || !self.ready.is_empty()
+            || self.sent.is_some_and(|key| batches.is_in_flight(key))
+    }
+
+    /// Makes a client wait for the next group.
+    pub(super) fn hold(&mut self, index: usize) {
+        self.held.push_back(index);
+    }
+
+    /// Records the group that was sent to the applier, if there is one.
+    pub(super) fn begin(&mut self, jobs: Option<&ScriptJobs>, users_revision: u64) {
+        if let Some(jobs) = jobs {
+            self.running = jobs.jobs.len();
+            self.users_revision = users_revision;
+        }
+    }
+}
+
+impl Clients {
+    /// Sends the effects of a group as a batch, if there are some. Lets the clients that wait for
+    /// the next group continue, if there is no group.
+    pub(super) fn send_effects(&mut self, target: Target) {
+        let ready = std::mem::take(&mut self.scripts.ready);
+        if matches!(target, Target::Own(_)) {
+            self.scripts.ready = ready;
+        } else if !ready.is_empty() {
+            let is_unanswered = |(sequence, _): &(u64, Bytes)| {
+                let request = self.in_flight.get(*sequence);
+                request.is_some_and(|request| sender(&mut self.connected, request).is_some())
+            };
+            // An operation without a request must not be applied any more, and those after it may
+            // have seen its effects.
+            if ready.iter().all(is_unanswered)
+                && self.scripts.users_revision == self.context.access.users_revision()
+            {
+                self.scripts.sent = Some(self.batches.add_effects(&ready));
+            } else {
+                ready.into_iter().for_each(|(sequence, _)| self.run_again(sequence, false));
+            }
+        }
+        if !self.scripts.held.is_empty() && !self.scripts.are_busy(&self.batches) {
+            for index in std::mem::take(&mut self.scripts.held) {
+                self.mark_dispatch(index);
+            }
+        }
+    }
+
+    /// Handles the results of the applier's runs.
+    pub(crate) fn on_script_results(&mut self, results: ScriptResults) {
+        for (sequence, run) in results.into_iter().rev() {
+            self.scripts.running = self.scripts.running.saturating_sub(1);
+            match run {
+                ScriptRun::Ended { reply, effects: ScriptEffects::None } => {
+                    self.finish_script(sequence, reply);
+                }
+                ScriptRun::Ended { reply, effects: ScriptEffects::Check(check) } => {
+                    self.set_script_reply(sequence, reply, Some(check));
+                }
+                ScriptRun::Ended { reply, effects: ScriptEffects::Apply(effects) } => {
+                    self.set_script_reply(sequence, reply, None);
+                    self.scripts.ready.push((sequence, effects));
+                }
+                ScriptRun::NotFirst => self.run_again(sequence, true),
+                ScriptRun::OverBudget => self
+                    .fail_script(sequence, "ERR nothing was applied: the script runs for too long"),
+                // Redis's text.
+                ScriptRun::Stopped => self.fail_script(
+                    sequence,
+                    "ERR Error running script: Script killed by user with SCRIPT KILL.",
+                ),
+            }
+        }
+        // Those that must run first were put at the front in reverse, and so were the effects.
+        self.scripts.ready.reverse();
+    }
+
+    fn set_script_reply(&mut self, sequence: u64, reply: Bytes, check: Option<Bytes>) {
+        let Some(request) = self.in_flight.get(sequence) else { return };
+        let Some(client) = sender(&mut self.connected, request) else { return };
+        let is_sent_again = check.is_some();
+        client.set_script_reply(request.slot, reply, check);
+        if is_sent_again {
+            self.mark_dispatch(request.index);
+        }
+    }
+
+    /// Handles the outcome of a request with scripts whose run has made `reply`.
+    pub(super) fn on_script_outcome(
+        &mut self,
+        sequence: u64,
+        request: InFlight,
+        reply: Bytes,
+        outcome: &Outcome,
+    ) {
+        let is_right = match outcome {
+            Outcome::Done => true,
+            // No condition has failed, or the script does not exist.
+            Outcome::List(items) => items.iter().all(|item| *item == Outcome::Integer(0)),
+            _ => false,
+        };
+        if is_right {
+            self.finish_script(sequence, reply);
+            return;
+        }
+        let Some(client) = sender(&mut self.connected, request) else {
+            self.in_flight.remove(sequence);
+            return;
+        };
+        let since = request.arrived_at.max(client.progressed_at());
+        if self.context.now >= since + self.timeouts.command_deadline {
+            self.fail_script(
+                sequence,
+                "ERR nothing was applied: other clients have changed the keys of the script again \
+                 and again; send it again",
+            );
+        } else {
+            self.run_again(sequence, false);
+        }
+    }
+
+    /// Returns whether the request has run scripts and waits for its outcome.
+    pub(super) fn has_script_reply(&mut self, request: InFlight) -> bool {
+        let client = sender(&mut self.connected, request);
+        client.is_some_and(|client| client.script_reply(request.slot).is_some())
+    }
+
+    /// Sends the request to the applier again: with the next group, as its first one if `first`.
+    fn run_again(&mut self, sequence: u64, first: bool) {
+        let Some(request) = self.in_flight.get(sequence) else { return };
+        let Some(client) = sender(&mut self.connected, request) else {
+            self.in_flight.remove(sequence);
+            return;
+        };
+        client.run_again(request.slot);
+        if first {
+            self.scripts.held.push_front(request.index);
+        } else {
+            self.scripts.held.push_back(request.index);
+        }
+    }
+
+    fn finish_script(&mut self, sequence: u64, reply: Bytes) {
+        let Some(request) = self.in_flight.get(sequence) else { return };
+        let is_error = reply.starts_with(b"-");
+        self.context.statistics.note_call(request.command, is_error);
+        if is_error {
+            self.context.statistics.count_error(&reply[1..]);
+        }
+        let reply = Reply::Encoded(reply);
+        self.finish(sequence, |client, slot| client.finish(slot, reply));
+    }
+
+    fn fail_script(&mut self, sequence: u64, text: &str) {
+        let mut reply = BytesMut::new();
+        Writer::new(&mut reply, Version::Two).error(text.as_bytes());
+        self.finish_script(sequence, reply.freeze());
+    }
+
+    /// Runs `SCRIPT KILL`.
+    pub(super) fn kill_script(&mut self) {
+        Writer::new(&mut self.reply, Version::Two)
+            .error(b"NOTBUSY No scripts in execution right now.");
+    }
+}
