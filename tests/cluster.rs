@@ -66,6 +66,8 @@ mod repair;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with tests/disk.rs")]
 mod replicas;
+#[path = "cluster/scripts.rs"]
+mod scripts;
 #[path = "cluster/service_manager.rs"]
 mod service_manager;
 #[path = "cluster/snapshots.rs"]

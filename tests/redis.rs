@@ -18,6 +18,8 @@ mod reference;
 mod reply;
 #[path = "redis/same_replies.rs"]
 mod same_replies;
+#[path = "redis/scripts.rs"]
+mod scripts;
 #[path = "redis/templates.rs"]
 mod templates;
 #[path = "redis/transactions.rs"]

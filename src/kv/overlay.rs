@@ -337,3 +337,6 @@ impl Overlay {
         run.operation_count == 0
     }
 }
+
+#[cfg(test)]
+mod tests;

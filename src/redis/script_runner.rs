@@ -63,6 +63,8 @@ impl ScriptRequest {
 /// What scripts need to know about the replica, besides its state.
 #[derive(Debug, Clone)]
 pub struct ScriptFacts {
+    /// The revision of the users under which the requests run.
+    pub users_revision: u64,
     now: Instant,
     wall_clock: Duration,
     feature_level: FeatureLevel,
@@ -75,6 +77,7 @@ impl ScriptFacts {
     /// Returns the facts in the context and the settings of the replica.
     pub fn new(context: &Context, settings: &Settings) -> ScriptFacts {
         ScriptFacts {
+            users_revision: context.access.users_revision(),
             now: context.now,
             wall_clock: context.wall_clock,
             feature_level: context.members.feature_level,
@@ -112,6 +115,8 @@ pub enum ScriptRun {
     NotFirst,
     /// The run was ended because it has used up its budget.
     OverBudget,
+    /// The request runs on another thread, and its result follows.
+    Moved,
     /// The run was ended by its stop flag.
     Stopped,
 }

@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use crate::kv::RecordedEvents;
 use crate::raft::{SnapshotId, Status};
 use crate::redis::LocalWrite;
+use crate::runtime::long_script::LongScript;
 use crate::storage::FreeSpace;
 use crate::types::{Instant, NodeId};
 
@@ -652,9 +653,15 @@ pub(super) struct ApplierBoard {
     state_is_wrong: AtomicBool,
     /// What the applier must set in the state of this replica only; `None` if there is nothing.
     local_write: Mutex<Option<LocalWrite>>,
+    long_script: LongScript,
 }
 
 impl ApplierBoard {
+    /// Returns the script that runs on a thread of its own.
+    pub(super) fn long_script(&self) -> &LongScript {
+        &self.long_script
+    }
+
     /// Sets which events the applier collects. It must collect Pub/Sub messages if any client of
     /// this replica has a subscription, and also keyspace notifications if they are enabled.
     pub(super) fn set(&self, recorded: RecordedEvents) {

@@ -330,9 +330,17 @@ pub(super) struct ScriptJobs {
     pub(super) jobs: Vec<(u64, ScriptRequest)>,
 }
 
-/// The results of runs of requests with scripts, in the order in which they ran, by the requests'
-/// sequence numbers.
-pub(super) type ScriptResults = Vec<(u64, ScriptRun)>;
+/// The results of runs of requests with scripts.
+#[derive(Debug)]
+pub(super) struct ScriptResults {
+    /// The revision of the users under which the requests have run.
+    pub(super) users_revision: u64,
+    /// Whether these are the results of a whole group, rather than of one request that has run on
+    /// another thread.
+    pub(super) is_group: bool,
+    /// The results in the order in which the requests ran, by their sequence numbers.
+    pub(super) runs: Vec<(u64, ScriptRun)>,
+}
 
 /// The current Raft term and its leader, as far as this replica knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -547,6 +555,11 @@ impl<T> ToNetwork<T> {
     /// Creates the sending end of a channel whose receiving end the network stage has.
     pub(super) fn new(sender: Sender<T>, mark: u32, wake: &Arc<Wake>) -> ToNetwork<T> {
         ToNetwork { sender, mark, wake: Arc::clone(wake) }
+    }
+
+    /// Returns another sending end of the same channel.
+    pub(super) fn another(&self) -> ToNetwork<T> {
+        ToNetwork::new(self.sender.clone(), self.mark, &self.wake)
     }
 
     /// Sends `item` to the network stage without waiting. Fails if the channel is full or the

@@ -32,6 +32,7 @@
 //! | `pass`, `wake`, `clock` | limits of one pass, waking the network stage, reading clocks |
 //! | `histogram` | counts of durations that one stage records and other threads read |
 //! | `process_usage`, `malloc_trim` | use of memory and processor; returning free memory |
+//! | `long_script` | the script that runs on a thread of its own |
 //! | `fatal`, `error` | how a failing stage ends the process; errors that stop a replica |
 
 mod boards;
@@ -41,6 +42,7 @@ mod course;
 mod error;
 mod fatal;
 mod histogram;
+mod long_script;
 mod malloc_trim;
 mod pass;
 mod process_usage;

@@ -5,12 +5,14 @@
 use std::time::Duration;
 
 use bowline::feature_level::FeatureLevel;
-use bowline::kv::{Batch, BatchBuffer, Operation, StateMachine};
+use bowline::kv::{Batch, BatchBuffer, Operation, Outcome, ScriptEffects, StateMachine};
+use bowline::lua::StopFlag;
 use bowline::membership::ChangeRefusal;
 use bowline::raft::{DiskState, RequestKind, TransferRefusal};
 use bowline::redis::{
     Action, AdminAnswer, AdminRequest, BufferBytes, ClientList, ClientQuery, Connection, Context,
-    ReplicaInfo, Settings, Statistics, resolve_users, write_admin_reply, write_snapshot_part,
+    ReplicaInfo, ReplyFormat, ScriptBudget, ScriptFacts, ScriptRequest, ScriptRun, ScriptRunner,
+    ScriptUser, Settings, Statistics, resolve_users, write_admin_reply, write_snapshot_part,
 };
 use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
 use bowline::wire::resp::{Limits, Parser, Version, Writer};
@@ -25,6 +27,7 @@ pub(crate) struct LocalServer {
     store: StateMachine,
     /// The setting `requirepass` that the users have.
     password: String,
+    runner: Option<Box<ScriptRunner>>,
     unused: Vec<u8>,
     replies: BytesMut,
     closed: bool,
@@ -57,6 +60,7 @@ impl LocalServer {
             settings: Settings::new(&limits, "127.0.0.1", 7001, "data"),
             store: StateMachine::default(),
             password: String::new(),
+            runner: None,
             unused: Vec::new(),
             replies: BytesMut::new(),
             closed: false,
@@ -141,12 +145,18 @@ impl LocalServer {
                     self.act(key, step);
                 }
             }
+            Action::KillScript => {
+                Writer::new(out, Version::Two).error(b"NOTBUSY No scripts in execution right now.");
+            }
             // Its own connection does not wait.
             Action::Unblock { .. } => out.extend_from_slice(b":0\r\n"),
             Action::UpdateSubscriptions(changes) => self.context.subscriptions.apply(1, &changes),
             Action::KillClients(mut kill) => {
                 self.closed |= kill.matches(connection);
                 kill.finish(out);
+            }
+            Action::Submit { operation, reply_format, .. } if reply_format.is_script() => {
+                self.run_script(key, operation, &reply_format);
             }
             Action::Submit { kind, operation, mut reply_format, blocks, .. } => {
                 let mut buffer = BatchBuffer::default();
@@ -189,6 +199,40 @@ impl LocalServer {
                 out.extend_from_slice(&list(query, connection, &self.context));
             }
             Action::Close => self.closed = true,
+        }
+    }
+
+    /// Runs a request with scripts, and applies its effects.
+    fn run_script(&mut self, key: RequestKey, operation: Bytes, reply_format: &ReplyFormat) {
+        let runner = self.runner.get_or_insert_default();
+        runner.begin(&self.store, &ScriptFacts::new(&self.context, &self.settings));
+        let user = ScriptUser::of(&self.connection);
+        let request = ScriptRequest::new(user, operation, reply_format);
+        let (instructions, steps, stop) = (10_000_000, 10_000_000, StopFlag::default());
+        let budget = ScriptBudget { instructions, steps, stop, seed: 1 };
+        match runner.run(&self.store, &request, &budget) {
+            ScriptRun::Ended { reply, effects } => {
+                let (mut buffer, mut is_write) = (BatchBuffer::default(), false);
+                match effects {
+                    ScriptEffects::None => {}
+                    ScriptEffects::Check(check) => buffer.push(&check),
+                    ScriptEffects::Apply(effects) => {
+                        buffer.push(&effects);
+                        is_write = true;
+                    }
+                }
+                if is_write {
+                    let outcomes = self.store.apply_batch(&buffer.finish(key, true)).outcomes;
+                    assert_eq!(outcomes, [Outcome::Done], "nothing else changes the store");
+                } else if !buffer.is_empty() {
+                    let (_, outcomes) = self.store.read(&buffer.finish(key, true)).expect("reads");
+                    assert_ne!(outcomes, [Outcome::NoList], "nothing else changes the store");
+                }
+                if !reply_format.is_muted() {
+                    self.replies.extend_from_slice(&reply);
+                }
+            }
+            _ => self.replies.extend_from_slice(b"-ERR the script runs for too long\r\n"),
         }
     }
 

@@ -49,7 +49,12 @@ fn ours(server: &mut LocalServer, script: &[u8]) -> String {
     server.replies().escape_ascii().to_string()
 }
 
-fn compare(reference: &Reference, server: &mut LocalServer, requests: &[String], version: u32) {
+pub(super) fn compare(
+    reference: &Reference,
+    server: &mut LocalServer,
+    requests: &[String],
+    version: u32,
+) {
     // The reply to HELLO describes the server.
     let greeting = if version == 3 { "HELLO 3\r\nECHO begin\r\n" } else { "ECHO begin\r\n" };
     let script = format!("{greeting}{}\r\nQUIT\r\n", requests.join("\r\n"));

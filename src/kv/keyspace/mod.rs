@@ -558,6 +558,18 @@ impl Keyspace {
 
 /// Methods for writing and restoring snapshots.
 impl Keyspace {
+    /// Returns an immutable copy of the keys, the clock and the scripts, for reads. Takes the same
+    /// time for any number of keys; the first write to a shared table copies that table.
+    pub(in crate::kv) fn frozen(&mut self) -> Keyspace {
+        Keyspace {
+            shards: self.shards.copy(),
+            clock: self.clock,
+            revision: self.revision,
+            scripts: self.scripts.clone(),
+            ..Keyspace::default()
+        }
+    }
+
     /// Returns an immutable copy-on-write view of all tables. Takes the same time for any number of
     /// keys; the first write to a shared table copies that table.
     pub(in crate::kv) fn share(&mut self) -> Vec<Arc<Table>> {

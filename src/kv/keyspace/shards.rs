@@ -146,6 +146,12 @@ impl Shards {
         self.table_bytes
     }
 
+    /// Returns the same hash tables once more. Changes of either are not seen by the other.
+    pub(in crate::kv) fn copy(&mut self) -> Shards {
+        let tables = self.tables.iter_mut().map(|table| CopyOnWrite::Shared(table.share()));
+        Shards { tables: tables.collect(), count: self.count, table_bytes: self.table_bytes }
+    }
+
     /// Returns an immutable copy-on-write view of all hash tables, for a snapshot.
     pub(in crate::kv) fn share(&mut self) -> Vec<Arc<Table>> {
         self.tables.iter_mut().map(CopyOnWrite::share).collect()

@@ -70,6 +70,13 @@ impl StateMachine {
         self.keyspace.digest().union(self.client_sessions.digest()).union(self.partial.digest())
     }
 
+    /// Returns an immutable copy of the keys, the clock and the scripts, on which scripts can run
+    /// while the state changes. It must only be read.
+    #[must_use]
+    pub fn copy_for_scripts(&mut self) -> StateMachine {
+        StateMachine { keyspace: self.keyspace.frozen(), ..StateMachine::default() }
+    }
+
     /// Returns the source of a script that the cluster keeps, by its SHA-1 in lower-case hexadecimal
     /// digits; `None` if it keeps no such script.
     pub fn script(&self, sha: &[u8]) -> Option<&Bytes> {

@@ -467,7 +467,7 @@ impl Clients {
         let (batches, lagging_reads) = self.batches.finish();
         let facts = || ScriptFacts::new(&self.context, &self.settings);
         let scripts = (!jobs.is_empty()).then(|| Box::new(ScriptJobs { facts: facts(), jobs }));
-        self.scripts.begin(scripts.as_deref(), self.context.access.users_revision());
+        self.scripts.begin(scripts.as_deref());
         Dispatched { batches, lagging_reads, is_aging, scripts }
     }
 }

@@ -30,13 +30,13 @@ pub(super) const SCRIPTS_MAX: usize = 256;
 /// The group of requests with scripts that is being run, or whose effects are on their way.
 #[derive(Debug, Default)]
 pub(super) struct Scripts {
-    /// Number of requests at the applier.
-    running: usize,
+    /// Whether the applier has a group.
+    is_running: bool,
     /// The effects that are to be sent as one batch, by the requests' sequence numbers.
     ready: Vec<(u64, Bytes)>,
     /// The batch with the effects.
     sent: Option<RequestKey>,
-    /// The revision of the users under which the requests were checked.
+    /// The revision of the users under which the requests in `ready` were checked.
     users_revision: u64,
     /// Indexes of the clients whose requests wait for the next group, first those that must run
     /// first.
@@ -46,7 +46,7 @@ pub(super) struct Scripts {
 impl Scripts {
     /// Returns whether the requests of a group have no outcomes yet.
     pub(super) fn are_busy(&self, batches: &Batches) -> bool {
-        self.running > 0
+        self.is_running
             || !self.ready.is_empty()
             || self.sent.is_some_and(|key| batches.is_in_flight(key))
     }
@@ -57,10 +57,9 @@ impl Scripts {
     }
 
     /// Records the group that was sent to the applier, if there is one.
-    pub(super) fn begin(&mut self, jobs: Option<&ScriptJobs>, users_revision: u64) {
-        if let Some(jobs) = jobs {
-            self.running = jobs.jobs.len();
-            self.users_revision = users_revision;
+    pub(super) fn begin(&mut self, jobs: Option<&ScriptJobs>) {
+        if jobs.is_some() {
+            self.is_running = true;
         }
     }
 }
@@ -69,8 +68,11 @@ impl Clients {
     /// Sends the effects of a group as a batch, if there are some. Lets the clients that wait for
     /// the next group continue, if there is no group.
     pub(super) fn send_effects(&mut self, target: Target) {
+        let is_in_flight = |key| self.batches.is_in_flight(key);
+        let must_wait =
+            matches!(target, Target::Own(_)) || self.scripts.sent.is_some_and(is_in_flight);
         let ready = std::mem::take(&mut self.scripts.ready);
-        if matches!(target, Target::Own(_)) {
+        if must_wait {
             self.scripts.ready = ready;
         } else if !ready.is_empty() {
             let is_unanswered = |(sequence, _): &(u64, Bytes)| {
@@ -96,9 +98,16 @@ impl Clients {
 
     /// Handles the results of the applier's runs.
     pub(crate) fn on_script_results(&mut self, results: ScriptResults) {
-        for (sequence, run) in results.into_iter().rev() {
-            self.scripts.running = self.scripts.running.saturating_sub(1);
+        let ScriptResults { users_revision, is_group, runs } = results;
+        if is_group {
+            self.scripts.is_running = false;
+        }
+        let is_current = users_revision == self.context.access.users_revision();
+        let mut ready = Vec::new();
+        for (sequence, run) in runs.into_iter().rev() {
             match run {
+                ScriptRun::Moved => {}
+                ScriptRun::Ended { .. } if !is_current => self.run_again(sequence, false),
                 ScriptRun::Ended { reply, effects: ScriptEffects::None } => {
                     self.finish_script(sequence, reply);
                 }
@@ -107,7 +116,7 @@ impl Clients {
                 }
                 ScriptRun::Ended { reply, effects: ScriptEffects::Apply(effects) } => {
                     self.set_script_reply(sequence, reply, None);
-                    self.scripts.ready.push((sequence, effects));
+                    ready.push((sequence, effects));
                 }
                 ScriptRun::NotFirst => self.run_again(sequence, true),
                 ScriptRun::OverBudget => self
@@ -120,7 +129,12 @@ impl Clients {
             }
         }
         // Those that must run first were put at the front in reverse, and so were the effects.
-        self.scripts.ready.reverse();
+        ready.reverse();
+        if self.scripts.ready.is_empty() {
+            self.scripts.users_revision = users_revision;
+        }
+        // Their distances from each other stay the same behind the effects of a long script.
+        self.scripts.ready.append(&mut ready);
     }
 
     fn set_script_reply(&mut self, sequence: u64, reply: Bytes, check: Option<Bytes>) {
@@ -207,7 +221,11 @@ impl Clients {
 
     /// Runs `SCRIPT KILL`.
     pub(super) fn kill_script(&mut self) {
-        Writer::new(&mut self.reply, Version::Two)
-            .error(b"NOTBUSY No scripts in execution right now.");
+        let mut writer = Writer::new(&mut self.reply, Version::Two);
+        if self.board.long_script().kill() {
+            writer.ok();
+        } else {
+            writer.error(b"NOTBUSY No scripts in execution right now.");
+        }
     }
 }

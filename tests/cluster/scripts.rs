@@ -1,0 +1,224 @@
+//! Scripts on a cluster of server processes: exactly once, all or nothing, on every replica, while
+//! leaders are killed; and a script that never ends.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::client::Client;
+use crate::load::StopAtEnd;
+use crate::replicas::Cluster;
+
+/// Name of the environment variable that sets the number of rounds in which the leader is killed.
+const ROUNDS_VARIABLE: &str = "BOWLINE_SCRIPT_ROUNDS";
+const LOAD: Duration = Duration::from_millis(250);
+const BREATH: Duration = Duration::from_millis(2);
+
+/// A counter with an expiration, as rate limiters have it.
+const COUNTER: &[u8] = b"local v = redis.call('incr', KEYS[1]) \
+    if v == 1 then redis.call('expire', KEYS[1], 1000) end return v";
+/// Writes two keys, which must be equal before.
+const TWINS: &[u8] = b"if redis.call('get', KEYS[1]) ~= redis.call('get', KEYS[2]) then \
+    return redis.error_reply('HALF') end redis.call('set', KEYS[1], ARGV[1]) \
+    redis.call('set', KEYS[2], ARGV[1]) return 'done'";
+
+fn rounds() -> u64 {
+    std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(2)
+}
+
+fn number(reply: &[u8]) -> Option<u64> {
+    std::str::from_utf8(reply).ok()?.strip_prefix(':')?.trim_end().parse().ok()
+}
+
+fn is_uncertain(reply: &[u8]) -> bool {
+    reply.starts_with(b"-UNCERTAIN ")
+}
+
+/// Calls `each` with a connected client until `stop` is set. The client reconnects when its replica
+/// is killed; `lost` counts the calls whose replies were lost then.
+fn run(
+    address: SocketAddr,
+    stop: &AtomicBool,
+    lost: &AtomicU64,
+    mut each: impl FnMut(&mut Client) -> std::io::Result<()>,
+) {
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(mut client) = Client::connect(address) else {
+            thread::sleep(BREATH * 5);
+            continue;
+        };
+        while !stop.load(Ordering::Relaxed) {
+            if each(&mut client).is_err() {
+                lost.fetch_add(1, Ordering::Relaxed);
+                break;
+            }
+            thread::sleep(BREATH);
+        }
+    }
+}
+
+#[test]
+fn counter_script_is_exact_while_leaders_are_killed() {
+    let mut cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let addresses: Vec<SocketAddr> = (0..3).map(|at| cluster.address(at)).collect();
+    let (stop, lost, uncertain) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let seen = Mutex::new(BTreeSet::new());
+    thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
+        for client in 0..6 {
+            let (address, stop, lost) = (addresses[client % 3], &stop, &lost);
+            let (seen, uncertain) = (&seen, &uncertain);
+            let mut last = 0;
+            scope.spawn(move || {
+                run(address, stop, lost, |client| {
+                    let reply = client.call(&[b"EVAL", COUNTER, b"1", b"counter"])?;
+                    if let Some(value) = number(&reply) {
+                        assert!(value > last, "{value} after {last}");
+                        last = value;
+                        assert!(seen.lock().unwrap().insert(value), "{value} twice");
+                    } else if is_uncertain(&reply) {
+                        uncertain.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ok(())
+                });
+            });
+        }
+        for _ in 0..rounds() {
+            thread::sleep(LOAD);
+            let leader = cluster.leader();
+            cluster.kill(leader);
+            thread::sleep(LOAD);
+            cluster.restart();
+            cluster.wait_until_all_serve();
+        }
+        thread::sleep(LOAD);
+    });
+    let mut client = Client::connect(addresses[0]).unwrap();
+    let reply = client.call(&[b"EVAL_RO", b"return tonumber(redis.call('get','counter'))", b"0"]);
+    let total = number(&reply.unwrap()).expect("a number");
+    let acknowledged = seen.into_inner().unwrap().len() as u64;
+    let unknown = lost.into_inner() + uncertain.into_inner();
+    eprintln!("{acknowledged} acknowledged, {unknown} unknown, {total} counted");
+    assert!(acknowledged > 20, "{acknowledged}");
+    assert!((acknowledged..=acknowledged + unknown).contains(&total), "{total}");
+    let ttl = number(&client.call(&[b"TTL", b"counter"]).unwrap()).expect("a number");
+    assert!((1..=1_000).contains(&ttl), "{ttl}");
+    cluster.wait_until_states_are_equal();
+}
+
+#[test]
+fn script_of_two_keys_is_applied_whole_or_not_at_all() {
+    let mut cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let addresses: Vec<SocketAddr> = (0..3).map(|at| cluster.address(at)).collect();
+    let (stop, lost, done) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
+        for client in 0..4 {
+            let (address, stop, lost, done) = (addresses[client % 3], &stop, &lost, &done);
+            let mut number = 0;
+            scope.spawn(move || {
+                run(address, stop, lost, |connection| {
+                    number += 1;
+                    let value = format!("{client}.{number}").into_bytes();
+                    let reply = connection.call(&[b"EVAL", TWINS, b"2", b"one", b"two", &value])?;
+                    assert!(!reply.starts_with(b"-HALF"), "half of a script was applied");
+                    done.fetch_add(u64::from(reply.starts_with(b"$4\r\ndone")), Ordering::Relaxed);
+                    let both = connection.call(&[b"MGET", b"one", b"two"])?;
+                    if both.starts_with(b"*2\r\n") {
+                        let values = &both[4..];
+                        let (one, two) = values.split_at(values.len() / 2);
+                        assert_eq!(one, two, "half of a script was applied");
+                    }
+                    Ok(())
+                });
+            });
+        }
+        for round in 0..rounds() {
+            thread::sleep(LOAD / 4 * u32::try_from(round % 4 + 1).unwrap());
+            let leader = cluster.leader();
+            cluster.kill(leader);
+            thread::sleep(LOAD);
+            cluster.restart();
+            cluster.wait_until_all_serve();
+        }
+    });
+    assert!(done.into_inner() > 10);
+    cluster.wait_until_states_are_equal();
+}
+
+#[test]
+fn kept_script_runs_at_every_replica_after_a_kill_and_a_restart() {
+    let mut cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let mut client = Client::connect(cluster.address(0)).unwrap();
+    let loaded = client.call(&[b"SCRIPT", b"LOAD", COUNTER]).unwrap();
+    let sha = loaded.strip_prefix(b"$40\r\n").expect("a SHA-1")[..40].to_vec();
+    assert_eq!(client.call(&[b"EVAL", b"return 7", b"0"]).unwrap(), b":7\r\n");
+    // The SHA-1 of the script that EVAL has run.
+    let by_the_way: &[u8] = b"f5d7a8a6cd2d5bf1ffa1a9f3f4ad2dba5e31d2ba";
+    let leader = cluster.leader();
+    cluster.kill(leader);
+    let mut count = 0;
+    for at in (0..3).filter(|at| *at != leader) {
+        let mut client = Client::connect(cluster.address(at)).unwrap();
+        let reply = cluster.wait_for("a leader", || {
+            let reply = client.call(&[b"EVALSHA", &sha, b"1", b"k"]).unwrap();
+            number(&reply)
+        });
+        count += 1;
+        assert_eq!(reply, count);
+    }
+    cluster.restart();
+    cluster.wait_until_all_serve();
+    let process = cluster.process(leader);
+    assert!(process > 0);
+    let mut client = Client::connect(cluster.address(leader)).unwrap();
+    assert_eq!(client.call(&[b"EVALSHA", &sha, b"1", b"k"]).unwrap(), b":3\r\n");
+    let known = client.call(&[b"SCRIPT", b"EXISTS", &sha, by_the_way]).unwrap();
+    assert!(known.starts_with(b"*2\r\n:1\r\n"), "{}", known.escape_ascii());
+    assert_eq!(client.call(&[b"SCRIPT", b"FLUSH"]).unwrap(), b"+OK\r\n");
+    for at in 0..3 {
+        let mut client = Client::connect(cluster.address(at)).unwrap();
+        let reply = client.call(&[b"EVALSHA", &sha, b"1", b"k"]).unwrap();
+        assert!(reply.starts_with(b"-NOSCRIPT "), "{}", reply.escape_ascii());
+    }
+    cluster.wait_until_states_are_equal();
+}
+
+#[test]
+fn endless_script_delays_no_other_client_and_causes_no_election() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let (leader, term) = (cluster.leader(), cluster.term());
+    let address = cluster.address(leader);
+    thread::scope(|scope| {
+        let endless = scope.spawn(move || {
+            let mut client = Client::connect(address).unwrap();
+            client.call(&[b"EVAL", b"redis.call('set','x','1') while true do end", b"0"]).unwrap()
+        });
+        let mut other = Client::connect(address).unwrap();
+        let mut calls = 0;
+        cluster.wait_for("SCRIPT KILL", || {
+            calls += 1;
+            assert_eq!(other.call(&[b"EVAL", COUNTER, b"1", b"c"]).unwrap()[0], b':');
+            assert_eq!(other.call(&[b"SET", b"k", b"v"]).unwrap(), b"+OK\r\n");
+            let killed = other.call(&[b"SCRIPT", b"KILL"]).unwrap();
+            assert!(killed == b"+OK\r\n" || killed.starts_with(b"-NOTBUSY "));
+            (killed == b"+OK\r\n").then_some(())
+        });
+        let reply = endless.join().unwrap();
+        assert!(reply.starts_with(b"-ERR Error running script"), "{}", reply.escape_ascii());
+        assert_eq!(other.call(&[b"GET", b"x"]).unwrap(), b"$-1\r\n", "nothing was applied");
+        let long = b"local s = 0 for i = 1, 3000000 do s = s + 1 end \
+                     redis.call('set', 'long', s) return s";
+        assert_eq!(other.call(&[b"EVAL", long, b"0"]).unwrap(), b":3000000\r\n");
+        assert_eq!(other.call(&[b"GET", b"long"]).unwrap(), b"$7\r\n3000000\r\n");
+    });
+    assert_eq!((cluster.leader(), cluster.term()), (leader, term));
+    cluster.wait_until_states_are_equal();
+}
