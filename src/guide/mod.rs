@@ -32,6 +32,7 @@ macro_rules! page {
         #[cfg_attr(doc, doc = "[monitoring]: crate::guide::monitoring")]
         #[cfg_attr(doc, doc = "[metrics]: crate::guide::metrics")]
         #[cfg_attr(doc, doc = "[coordination]: crate::guide::coordination")]
+        #[cfg_attr(doc, doc = "[scripting]: crate::guide::scripting")]
         #[cfg_attr(doc, doc = "[encryption]: crate::guide::encryption")]
         #[cfg_attr(doc, doc = "[operations]: crate::guide::operations")]
         #[cfg_attr(doc, doc = "[configuration]: crate::guide::configuration")]
@@ -54,6 +55,7 @@ page!(security, "security.md");
 page!(monitoring, "monitoring.md");
 page!(metrics, "metrics.md");
 page!(coordination, "coordination.md");
+page!(scripting, "scripting.md");
 page!(operations, "operations.md");
 page!(encryption, "encryption.md");
 page!(configuration, "configuration.md");

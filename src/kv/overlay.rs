@@ -30,6 +30,7 @@ const READ_SEEDS: u64 = 1 << 32;
 
 const FLUSHALL: CommandId = CommandId::of("flushall");
 const PUBLISH: CommandId = CommandId::of("publish");
+const LOAD: CommandId = CommandId::of("script|load");
 
 /// What must hold for a key before the effects of a script are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,12 +155,19 @@ impl Overlay {
         self.base = state.keyspace.revision();
         self.scratch.restore_revision(self.base);
         self.scratch.restore_clock(state.keyspace.replicated_clock());
+        self.scratch.scripts.clear();
         self.members.clear();
     }
 
     /// Begins the run of a script, whose random choices depend on `seed`.
     pub fn begin_script(&mut self, seed: u64) {
         self.run = Run { seed, start: self.scratch.revision(), ..Run::default() };
+    }
+
+    /// Returns the source of a script that the state has, or that `SCRIPT LOAD` has added on the
+    /// overlay, by its SHA-1 in lower-case hexadecimal digits; `None` if there is none.
+    pub fn script<'s>(&'s self, state: &'s StateMachine, sha: &[u8]) -> Option<&'s Bytes> {
+        self.scratch.scripts.get(sha).or_else(|| state.script(sha))
     }
 
     /// Returns the time of the replicated clock, in milliseconds since 1970, and the number of
@@ -244,7 +252,7 @@ impl Overlay {
             }
             return command.read(&self.scratch, &args).ok_or(OverlayError::NotAllowed);
         }
-        if command.keys() == NO_KEYS && command != FLUSHALL && command != PUBLISH {
+        if command.keys() == NO_KEYS && ![FLUSHALL, PUBLISH, LOAD].contains(&command) {
             return Err(OverlayError::NotAllowed);
         }
         let keys = command.keys_in(args).unwrap_or_default();

@@ -387,7 +387,7 @@ fn find(
     let header = |source: &[u8]| Header::parse(source).map_err(|it| error(it.into()));
     if full_name.starts_with("evalsha") {
         let sha = script.to_ascii_lowercase();
-        return match host.state.script(&sha) {
+        return match host.overlay.script(host.state, &sha) {
             Some(source) => {
                 let sha = String::from_utf8_lossy(&sha).into_owned();
                 Ok(Found { sha, source: source.clone(), header: header(source)?, new: vec![] })
@@ -399,7 +399,7 @@ fn find(
         };
     }
     let sha = sha1_hex(script);
-    let is_kept = host.state.script(sha.as_bytes()).is_some();
+    let is_kept = host.overlay.script(host.state, sha.as_bytes()).is_some();
     let new = if is_kept { vec![] } else { [sha.as_bytes(), script].concat() };
     let source = Bytes::copy_from_slice(script);
     Ok(Found { sha, header: header(script)?, source, new })

@@ -183,7 +183,7 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("lazyfree-lazy-user-del", "DEL frees memory as UNLINK does"),
     ("lazyfree-lazy-user-flush", "FLUSHALL frees memory in the same way with ASYNC and SYNC"),
     ("loglevel", "the log level is that of the environment variable BOWLINE_LOG at the start"),
-    ("lua-time-limit", "there are no scripts"),
+    ("lua-time-limit", "scripts do not block other clients"),
     ("maxmemory-samples", "keys are never evicted here"),
 ];
 

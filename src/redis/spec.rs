@@ -234,7 +234,10 @@ impl CommandSpec {
     /// that follow from its flags, including `fast` or `slow`.
     pub(super) fn all_categories(&self) -> impl Iterator<Item = &'static str> {
         let by_flag = [("write", "write"), ("readonly", "read"), ("admin", "admin")];
-        let by_flag = by_flag.map(|(flag, category)| self.has_flag(flag).then_some(category));
+        // As in Redis, scripts neither read nor write.
+        let is_script = self.categories.contains(&"scripting");
+        let by_flag =
+            by_flag.map(|(flag, category)| (self.has_flag(flag) && !is_script).then_some(category));
         let speed = if self.has_flag("fast") { "fast" } else { "slow" };
         by_flag.into_iter().flatten().chain(self.categories.iter().copied()).chain([speed])
     }

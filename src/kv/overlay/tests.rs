@@ -1,1 +1,243 @@
-//! Tests of the overlay.
+//! Tests of the overlay: scripts are imitated by lists of calls.
+
+use super::*;
+use crate::kv::batch::BatchBuffer;
+use crate::kv::state_machine::tests::Feeder;
+use crate::types::RequestKey;
+
+/// Runs `text`, a command with its arguments, on the overlay.
+fn call(overlay: &mut Overlay, state: &StateMachine, text: &str) -> Result<Outcome, OverlayError> {
+    let (name, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let args: Vec<&[u8]> =
+        rest.split(' ').filter(|arg| !arg.is_empty()).map(str::as_bytes).collect();
+    let command = CommandId::named(name).unwrap();
+    overlay.prepare(state, command, args[..].into());
+    overlay.call(state, command, args[..].into())
+}
+
+/// Runs a script of these commands, and returns its effects.
+fn script(overlay: &mut Overlay, state: &StateMachine, commands: &[&str]) -> ScriptEffects {
+    overlay.begin_script(7);
+    for text in commands {
+        call(overlay, state, text).unwrap();
+    }
+    overlay.finish_script(b"")
+}
+
+/// Applies the effects of several scripts as one batch, and returns whether each was applied.
+fn apply(feeder: &mut Feeder, effects: &[ScriptEffects]) -> Vec<bool> {
+    let mut buffer = BatchBuffer::default();
+    for effects in effects {
+        let ScriptEffects::Apply(operation) = effects else { panic!("{effects:?}") };
+        buffer.push(operation);
+    }
+    let batch = buffer.finish(RequestKey::default(), false);
+    let outcomes = feeder.store.apply_batch(&batch).outcomes;
+    outcomes.into_iter().map(|outcome| outcome == Outcome::Done).collect()
+}
+
+/// Returns whether a check of a script without effects holds.
+fn holds(feeder: &Feeder, effects: &ScriptEffects) -> bool {
+    let ScriptEffects::Check(operation) = effects else { panic!("{effects:?}") };
+    let mut buffer = BatchBuffer::default();
+    buffer.push(operation);
+    let batch = buffer.finish(RequestKey::default(), false);
+    feeder.store.read(&batch).unwrap().1 == [Outcome::List(vec![])]
+}
+
+fn integer(feeder: &mut Feeder, key: &str) -> Option<String> {
+    feeder.get(key.as_bytes()).map(|value| String::from_utf8(value.to_vec()).unwrap())
+}
+
+#[test]
+fn script_sees_its_own_writes_and_the_state_does_not_change() {
+    let mut feeder = Feeder::new();
+    feeder.call("set", &["a", "1"]);
+    let digest = feeder.store.digest();
+    let mut overlay = Overlay::default();
+    overlay.begin(&feeder.store);
+    overlay.begin_script(1);
+    assert_eq!(call(&mut overlay, &feeder.store, "incrby a 4"), Ok(Outcome::Integer(5)));
+    assert_eq!(call(&mut overlay, &feeder.store, "exists a b"), Ok(Outcome::Integer(1)));
+    assert_eq!(call(&mut overlay, &feeder.store, "del a"), Ok(Outcome::Integer(1)));
+    assert_eq!(call(&mut overlay, &feeder.store, "exists a"), Ok(Outcome::Integer(0)));
+    call(&mut overlay, &feeder.store, "rpush a x").unwrap();
+    assert_eq!(feeder.store.digest(), digest);
+    let effects = overlay.finish_script(b"");
+    assert_eq!(apply(&mut feeder, std::slice::from_ref(&effects)), [true]);
+    assert_eq!(feeder.call("llen", &["a"]), Outcome::Integer(1));
+    assert_eq!(apply(&mut feeder, &[effects]), [false], "only once");
+}
+
+#[test]
+fn changed_key_prevents_the_effects_and_another_key_does_not() {
+    for (key, wanted) in [("read", false), ("written", false), ("other", true), ("absent", false)] {
+        let mut feeder = Feeder::new();
+        feeder.call("mset", &["read", "1", "written", "1", "other", "1"]);
+        let mut overlay = Overlay::default();
+        overlay.begin(&feeder.store);
+        let commands = ["get read", "incrby written 1", "get absent"];
+        let effects = script(&mut overlay, &feeder.store, &commands);
+        feeder.call("set", &[key, "5"]);
+        assert_eq!(apply(&mut feeder, &[effects]), [wanted], "{key}");
+        let count = if wanted || key != "written" { if wanted { "2" } else { "1" } } else { "5" };
+        assert_eq!(integer(&mut feeder, "written").as_deref(), Some(count), "{key}");
+    }
+}
+
+#[test]
+fn scripts_of_a_group_build_on_each_other() {
+    let mut feeder = Feeder::new();
+    let mut overlay = Overlay::default();
+    overlay.begin(&feeder.store);
+    let effects: Vec<_> =
+        (0..5).map(|_| script(&mut overlay, &feeder.store, &["incrby n 1"])).collect();
+    assert_eq!(apply(&mut feeder, &effects), [true; 5]);
+    assert_eq!(integer(&mut feeder, "n").as_deref(), Some("5"));
+}
+
+#[test]
+fn script_falls_with_the_earlier_one_whose_effects_it_has_seen() {
+    let mut feeder = Feeder::new();
+    feeder.call("mset", &["a", "1", "b", "1"]);
+    let mut overlay = Overlay::default();
+    overlay.begin(&feeder.store);
+    let effects = [
+        script(&mut overlay, &feeder.store, &["incrby a 1"]),
+        script(&mut overlay, &feeder.store, &["incrby b 1"]),
+        script(&mut overlay, &feeder.store, &["get a", "set c 1"]),
+        script(&mut overlay, &feeder.store, &["get b", "set d 1"]),
+        script(&mut overlay, &feeder.store, &["get c"]),
+        script(&mut overlay, &feeder.store, &["get d", "get b"]),
+    ];
+    feeder.call("set", &["a", "7"]);
+    assert_eq!(apply(&mut feeder, &effects), [false, true, false, true, false, true]);
+    assert_eq!(
+        (integer(&mut feeder, "c"), integer(&mut feeder, "d").as_deref()),
+        (None, Some("1"))
+    );
+}
+
+#[test]
+fn condition_on_a_removed_key_is_that_it_does_not_exist() {
+    for (changed, wanted) in [(false, [true, true]), (true, [false, false])] {
+        let mut feeder = Feeder::new();
+        feeder.call("set", &["a", "1"]);
+        let mut overlay = Overlay::default();
+        overlay.begin(&feeder.store);
+        let effects = [
+            script(&mut overlay, &feeder.store, &["del a"]),
+            script(&mut overlay, &feeder.store, &["set a 2 nx"]),
+        ];
+        if changed {
+            feeder.call("set", &["a", "3"]);
+        }
+        assert_eq!(apply(&mut feeder, &effects), wanted);
+        assert_eq!(integer(&mut feeder, "a").as_deref(), Some(if changed { "3" } else { "2" }));
+    }
+}
+
+#[test]
+fn script_without_changes_is_checked_by_a_read() {
+    let mut feeder = Feeder::new();
+    feeder.call("set", &["a", "1"]);
+    let mut overlay = Overlay::default();
+    overlay.begin(&feeder.store);
+    assert_eq!(script(&mut overlay, &feeder.store, &[]), ScriptEffects::None);
+    let commands = ["get a", "set a 2 nx", "del nothing", "lpush a x"];
+    let check = script(&mut overlay, &feeder.store, &commands);
+    assert!(holds(&feeder, &check));
+    feeder.call("set", &["b", "1"]);
+    assert!(holds(&feeder, &check));
+    feeder.call("set", &["a", "1"]);
+    assert!(!holds(&feeder, &check));
+}
+
+#[test]
+fn random_choices_are_the_same_when_the_effects_are_applied() {
+    let mut feeder = Feeder::new();
+    let members: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+    let mut args = vec!["s"];
+    args.extend(members.iter().map(String::as_str));
+    feeder.call("sadd", &args);
+    let mut overlay = Overlay::default();
+    for seed in 0..20 {
+        overlay.begin(&feeder.store);
+        overlay.begin_script(seed);
+        call(&mut overlay, &feeder.store, "srandmember s").unwrap();
+        let popped = call(&mut overlay, &feeder.store, "spop s").unwrap();
+        let Outcome::Value(Some(popped)) = popped else { panic!("{popped:?}") };
+        let effects = overlay.finish_script(b"");
+        assert_eq!(apply(&mut feeder, &[effects]), [true]);
+        let popped = str::from_utf8(&popped).unwrap();
+        assert_eq!(feeder.call("sismember", &["s", popped]), Outcome::Integer(0));
+    }
+}
+
+#[test]
+fn commands_on_all_keys_need_an_unchanged_keyspace() {
+    let mut feeder = Feeder::new();
+    feeder.call("set", &["a", "1"]);
+    let mut overlay = Overlay::default();
+    overlay.begin(&feeder.store);
+    let effects = script(&mut overlay, &feeder.store, &["dbsize", "set b 1"]);
+    overlay.begin_script(1);
+    let refused = call(&mut overlay, &feeder.store, "keys *");
+    assert_eq!(refused, Err(OverlayError::NotFirst));
+    assert!(overlay.abandon_script());
+    assert_eq!(apply(&mut feeder, std::slice::from_ref(&effects)), [true]);
+    assert_eq!(apply(&mut feeder, &[effects]), [false]);
+    overlay.begin(&feeder.store);
+    overlay.begin_script(1);
+    call(&mut overlay, &feeder.store, "set a 2").unwrap();
+    assert_eq!(call(&mut overlay, &feeder.store, "dbsize"), Err(OverlayError::AfterWrites));
+    assert!(!overlay.abandon_script(), "it has written");
+    let mut overlay = Overlay::default();
+    overlay.begin(&feeder.store);
+    let effects = script(&mut overlay, &feeder.store, &["flushall", "set c 1", "get a"]);
+    let later = script(&mut overlay, &feeder.store, &["get a", "incrby c 1"]);
+    feeder.call("set", &["a", "3"]);
+    assert_eq!(apply(&mut feeder, &[effects, later]), [true, true]);
+    assert_eq!(feeder.call("dbsize", &[]), Outcome::Integer(1));
+    assert_eq!(integer(&mut feeder, "c").as_deref(), Some("2"));
+}
+
+#[test]
+fn scripts_are_part_of_the_digest_and_of_snapshots() {
+    let sha = "0123456789012345678901234567890123456789";
+    let mut feeder = Feeder::new();
+    let before = feeder.store.digest();
+    feeder.call("script|load", &[sha, "return 1"]);
+    let mut overlay = Overlay::default();
+    overlay.begin(&feeder.store);
+    overlay.begin_script(1);
+    let other = [&b"f"[..], &sha.as_bytes()[1..], b"return 2"].concat();
+    let effects = overlay.finish_script(&other);
+    assert_eq!(apply(&mut feeder, &[effects]), [true], "without keys");
+    let restored = feeder.restored();
+    assert_eq!(restored.store.digest(), feeder.store.digest());
+    assert_ne!(before, feeder.store.digest());
+    assert_eq!(restored.store.script(sha.as_bytes()).unwrap(), "return 1");
+    assert_eq!(restored.store.script(&other[..40]).unwrap(), "return 2");
+    feeder.call("flushall", &[]);
+    assert_eq!(feeder.store.scripts_kept().0, 2, "scripts are no keys");
+    feeder.call("script|flush", &[]);
+    assert_eq!(feeder.store.scripts_kept(), (0, 0));
+}
+
+#[test]
+fn copy_for_scripts_does_not_change_with_the_state() {
+    let mut feeder = Feeder::new();
+    feeder.call("set", &["a", "1"]);
+    let copy = feeder.store.copy_for_scripts();
+    feeder.call("set", &["a", "2"]);
+    let mut overlay = Overlay::default();
+    overlay.begin(&copy);
+    overlay.begin_script(1);
+    let value = call(&mut overlay, &copy, "get a").unwrap();
+    assert_eq!(value, Outcome::Value(Some(Bytes::from_static(b"1"))));
+    call(&mut overlay, &copy, "set b 1").unwrap();
+    let effects = overlay.finish_script(b"");
+    assert_eq!(apply(&mut feeder, &[effects]), [false], "a has changed since");
+    feeder.store.keyspace.check_sums();
+}

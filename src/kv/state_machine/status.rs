@@ -84,7 +84,8 @@ impl StateMachine {
     }
 
     /// Returns the number of scripts that the cluster keeps, and their memory usage in bytes.
-    pub fn scripts_kept(&self) -> (usize, usize) {
+    #[cfg(test)]
+    pub(in crate::kv) fn scripts_kept(&self) -> (usize, usize) {
         (self.keyspace.scripts.len(), self.keyspace.scripts.bytes())
     }
 

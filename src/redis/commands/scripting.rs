@@ -15,8 +15,7 @@ use super::passthrough::subcommand_passed_on;
 /// Position of the number of keys among the arguments of `EVAL`.
 pub(in crate::redis) const KEY_COUNT_INDEX: u8 = 2;
 
-const WRITES: &[&str] =
-    &["noscript", "stale", "skip_monitor", "may_replicate", "no_mandatory_keys", "movablekeys"];
+const WRITES: &[&str] = &["noscript", "stale", "skip_monitor", "no_mandatory_keys", "movablekeys"];
 const READS: &[&str] =
     &["readonly", "noscript", "stale", "skip_monitor", "no_mandatory_keys", "movablekeys"];
 
@@ -55,7 +54,7 @@ const SCRIPT: &[CommandSpec] = &[
         .categories(&["scripting"])
         .needs(FeatureLevel::V0_2)
         .about("Drops all scripts that the cluster keeps."),
-    help_row("script|help"),
+    help_row("script|help").categories(&["scripting"]),
     subcommand("kill", "script|kill", 2, kill)
         .flags(&["noscript", "allow_busy"])
         .categories(&["scripting"])

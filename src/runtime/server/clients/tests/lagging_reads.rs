@@ -15,7 +15,7 @@ fn aged(millis: u64) -> StateAge {
 /// Dispatches, and returns the numbers of batches for the leader and for this replica's own state,
 /// and whether the state is aging.
 fn dispatch(fixture: &mut Fixture, target: Target) -> (usize, usize, bool) {
-    let Dispatched { batches, lagging_reads, is_aging } =
+    let Dispatched { batches, lagging_reads, is_aging, .. } =
         fixture.clients.dispatch(target, 1, |_| true);
     (batches.len(), lagging_reads.len(), is_aging)
 }
