@@ -129,8 +129,8 @@ impl Host<'_> {
                 _ => "ERR The user executing the script can't run this command or subcommand",
             }));
         }
-        let writes = spec.has_flag("write") || spec.has_flag("may_replicate");
-        if self.is_read_only && writes {
+        let changes = spec.has_flag("write") || spec.has_flag("may_replicate");
+        if self.is_read_only && changes {
             return Err(error("ERR Write commands are not allowed from read-only scripts."));
         }
         if self.context.is_full && spec.has_flag(DENY_OOM) && !self.allows_full_memory {

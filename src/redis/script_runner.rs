@@ -344,7 +344,7 @@ impl OneRequest<'_> {
         host.is_read_only = is_read_only || found.header.flags.contains(&Flag::NoWrites);
         host.allows_full_memory = found.header.flags.contains(&Flag::AllowOom);
         let count = crate::kv::parse_integer(args[index]).unwrap_or(0);
-        let (keys, argv) = args[index + 1..].split_at(usize::try_from(count).unwrap_or(0));
+        let (keys, others) = args[index + 1..].split_at(usize::try_from(count).unwrap_or(0));
         let owned = |args: &[&[u8]]| args.iter().map(|arg| arg.to_vec()).collect::<Vec<_>>();
         let limits = Limits {
             instructions: self.budget.instructions,
@@ -353,7 +353,7 @@ impl OneRequest<'_> {
             ..Limits::default()
         };
         let script = Script { sha: &found.sha, source: &found.source };
-        let result = interpreter.run(&script, &owned(keys), &owned(argv), host, &limits);
+        let result = interpreter.run(&script, &owned(keys), &owned(others), host, &limits);
         (host.is_read_only, host.allows_full_memory) = (false, false);
         let is_compiled = !matches!(result, Err(ScriptError::Compile(_) | ScriptError::Header(_)));
         if is_compiled && !found.new.is_empty() {

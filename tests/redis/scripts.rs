@@ -16,7 +16,7 @@ EVAL "return KEYS[1]..ARGV[1]" 1 a b; EVAL "return #KEYS" 2 a b; EVAL "return 3.
 EVAL "return {err='ERR bad'}" 0; EVAL "return redis.error_reply('ERR x')" 0; EVAL "return redis.status_reply('x')" 0
 EVAL "return 1" x; EVAL "return 1" -1; EVAL "return 1" 1; EVAL "return 1" 2 a; EVAL; EVAL "return 1"
 EVALSHA 0123456789012345678901234567890123456789 0; EVALSHA 012 0; EVALSHA_RO 012 0
-SCRIPT LOAD "return 7"; EVALSHA f5c7a63a59ccdb32b8c2a0e2ea2e5e5e3bbf4d4c 0; SCRIPT EXISTS a b; SCRIPT FLUSH X; SCRIPT FLUSH SYNC; SCRIPT KILL
+SCRIPT LOAD "return 7"; EVALSHA 59b6ab2fbe0ee4b25733de0f62e6cda4899ef8e9 0; SCRIPT EXISTS a b; SCRIPT FLUSH X; SCRIPT FLUSH SYNC; SCRIPT KILL
 EVAL "return 42" 0; SCRIPT EXISTS 1fa00e76656cc152ad327c13fe365858fd7be306; EVALSHA 1fa00e76656cc152ad327c13fe365858fd7be306 0; EVALSHA 1FA00E76656CC152AD327C13FE365858FD7BE306 0; SCRIPT FLUSH; EVALSHA 1fa00e76656cc152ad327c13fe365858fd7be306 0
 EVAL "redis.call('set',KEYS[1],'v'); return redis.call('get',KEYS[1])" 1 k; GET k; EVAL "return redis.call('del',KEYS[1])" 1 k; GET k
 EVAL "return redis.call('incr',KEYS[1])" 1 n; EVAL "local v=redis.call('incr',KEYS[1]) if v==2 then redis.call('expire',KEYS[1],100) end return {v,redis.call('ttl',KEYS[1])}" 1 n; TTL n
