@@ -180,13 +180,12 @@ impl Host<'_> {
             return not_allowed();
         };
         let steps = self.overlay.prepare(self.state, command, args);
-        match self.steps_left.checked_sub(steps.saturating_add(STEPS_PER_CALL)) {
-            Some(left) => self.steps_left = left,
-            None => {
-                self.interrupt(Interruption::OverBudget);
-                return Outcome::Malformed;
-            }
-        }
+        let left = self.steps_left.checked_sub(steps.saturating_add(STEPS_PER_CALL));
+        let Some(left) = left else {
+            self.interrupt(Interruption::OverBudget);
+            return Outcome::Malformed;
+        };
+        self.steps_left = left;
         let outcome = match self.overlay.call(self.state, command, args) {
             Ok(outcome) => outcome,
             Err(OverlayError::NotFirst) => {

@@ -386,17 +386,12 @@ fn find(
     };
     let header = |source: &[u8]| Header::parse(source).map_err(|it| error(it.into()));
     if full_name.starts_with("evalsha") {
-        let sha = script.to_ascii_lowercase();
-        return match host.overlay.script(host.state, &sha) {
-            Some(source) => {
-                let sha = String::from_utf8_lossy(&sha).into_owned();
-                Ok(Found { sha, source: source.clone(), header: header(source)?, new: vec![] })
-            }
-            None => {
-                let sha = String::from_utf8_lossy(&sha).into_owned();
-                Err((NOSCRIPT.as_bytes().to_vec(), Some(sha)))
-            }
+        let digits = script.to_ascii_lowercase();
+        let sha = String::from_utf8_lossy(&digits).into_owned();
+        let Some(source) = host.overlay.script(host.state, &digits) else {
+            return Err((NOSCRIPT.as_bytes().to_vec(), Some(sha)));
         };
+        return Ok(Found { sha, source: source.clone(), header: header(source)?, new: vec![] });
     }
     let sha = sha1_hex(script);
     let is_kept = host.overlay.script(host.state, sha.as_bytes()).is_some();

@@ -72,13 +72,13 @@ fn counter_script_is_exact_while_leaders_are_killed() {
         for client in 0..6 {
             let (address, stop, lost) = (addresses[client % 3], &stop, &lost);
             let (seen, uncertain) = (&seen, &uncertain);
-            let mut last = 0;
+            let mut previous = 0;
             scope.spawn(move || {
                 run(address, stop, lost, |client| {
                     let reply = client.call(&[b"EVAL", COUNTER, b"1", b"counter"])?;
                     if let Some(value) = number(&reply) {
-                        assert!(value > last, "{value} after {last}");
-                        last = value;
+                        assert!(value > previous, "{value} after {previous}");
+                        previous = value;
                         assert!(seen.lock().unwrap().insert(value), "{value} twice");
                     } else if is_uncertain(&reply) {
                         uncertain.fetch_add(1, Ordering::Relaxed);

@@ -130,7 +130,7 @@ impl Scripts {
 
     /// Returns the approximate memory usage, in bytes.
     pub(in crate::kv) fn bytes(&self) -> usize {
-        self.bytes + self.by_sha.len() * SCRIPT_BYTES
+        self.bytes + self.len() * SCRIPT_BYTES
     }
 
     /// Returns whether a snapshot must contain the scripts.

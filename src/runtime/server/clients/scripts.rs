@@ -86,7 +86,9 @@ impl Clients {
             {
                 self.scripts.sent = Some(self.batches.add_effects(&ready));
             } else {
-                ready.into_iter().for_each(|(sequence, _)| self.run_again(sequence, false));
+                for (sequence, _) in ready {
+                    self.run_again(sequence, false);
+                }
             }
         }
         if !self.scripts.held.is_empty() && !self.scripts.are_busy(&self.batches) {
