@@ -164,6 +164,21 @@ pub fn write_head(
     .expect("memory is writable");
 }
 
+/// Appends the head of a stream of server-sent events to `out`. The events follow until the
+/// connection ends.
+pub fn write_stream_head(out: &mut BytesMut) {
+    out.extend_from_slice(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n\
+          X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n",
+    );
+}
+
+/// Returns the server-sent event with this data, which must be one line.
+pub fn event(data: &str) -> String {
+    assert!(!data.contains(['\r', '\n']), "data of more than one line: {data}");
+    format!("data: {data}\n\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -55,6 +55,8 @@ pub(super) enum State {
     Waiting(Page, u64),
     /// The client, which receives the response.
     Writing,
+    /// The time of the next event of a stream, which is the deadline of the connection.
+    Streaming,
     /// The client, which closes its end. The number is that of the bytes that may still be
     /// discarded.
     Closing(usize),
@@ -84,6 +86,8 @@ pub(super) struct Connection {
     /// Whether only the head of the response is wanted.
     is_head: bool,
     keeps_open: bool,
+    /// Whether the response has begun, and is a stream of events.
+    pub(super) is_stream: bool,
     limits: TimeLimits,
 }
 
@@ -96,6 +100,7 @@ impl Connection {
             deadline: now + limits.request,
             is_head: false,
             keeps_open: true,
+            is_stream: false,
             limits,
         }
     }
@@ -110,7 +115,13 @@ impl Connection {
     pub(super) fn advance(&mut self, space: &mut [u8], now: Instant) -> Step {
         loop {
             match self.state {
-                State::Waiting(..) => return Step::Wait,
+                State::Streaming | State::Waiting(..) if self.is_stream => {
+                    let is_failed = self.socket.flush().is_err();
+                    // A client that sends something after its request reads no events.
+                    let is_ended = !matches!(self.read(space), ReadResult::WouldBlock);
+                    return if is_failed || is_ended { Step::Close } else { Step::Wait };
+                }
+                State::Streaming | State::Waiting(..) => return Step::Wait,
                 State::Writing => {
                     if self.socket.flush().is_err() {
                         return Step::Close;
@@ -177,6 +188,23 @@ impl Connection {
         }
         self.state = State::Writing;
         self.deadline = now + self.limits.response;
+    }
+
+    /// Sends an event, and before the first one the head of the stream. The next event is due at
+    /// `next`. A request for the head only ends here.
+    pub(super) fn stream(&mut self, event: &Bytes, next: Instant, now: Instant) {
+        if !self.is_stream {
+            http::write_stream_head(self.socket.outbound.open());
+            (self.is_stream, self.keeps_open) = (!self.is_head, false);
+        }
+        if self.is_head {
+            self.state = State::Writing;
+            self.deadline = now + self.limits.response;
+            return;
+        }
+        self.socket.outbound.push(event);
+        self.state = State::Streaming;
+        self.deadline = next;
     }
 
     fn end_response(&mut self, now: Instant) {

@@ -10,6 +10,9 @@
 //! | `page/` | the files of the live page, which a browser shows |
 //! | `metrics/` | the metrics: names, help, values; their text for Prometheus |
 //!
+//! `/events` is a stream: it asks the same question once a second while somebody reads it, and all
+//! readers get the same answer. A reader that is too slow is disconnected.
+//!
 //! The pages change nothing, and show no keys and no values, so they need no password. Everything
 //! is bounded: connections, bytes of a request, the time for each step. The thread never waits for
 //! a stage, and no stage waits for it: it puts a question into a queue of the network stage, which

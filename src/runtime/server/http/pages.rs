@@ -8,9 +8,10 @@ use crate::raft::DiskState;
 use crate::redis::{
     Context, ReplicaInfo, Unready, digest_result, disk_name, member_role, role_name,
 };
-use crate::wire::http::Status;
+use crate::wire::http::{self, Status};
 
 use super::exchange::Question;
+use super::metrics::{Source, samples_as_json};
 
 /// A page that needs an answer of the network stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,14 +20,17 @@ pub(super) enum Page {
     Status,
     Live,
     Ready,
+    /// A stream of events: the state of the replica, once a second.
+    Events,
 }
 
 /// All pages, each with its path.
-pub(super) const PAGES: [(&str, Page); 4] = [
+pub(super) const PAGES: [(&str, Page); 5] = [
     ("/metrics", Page::Metrics),
     ("/status", Page::Status),
     ("/livez", Page::Live),
     ("/readyz", Page::Ready),
+    ("/events", Page::Events),
 ];
 
 /// The files of the live page, which reads the metrics and the status once a second: their paths,
@@ -41,6 +45,7 @@ const FILES: [(&str, &str, &str); 3] = [
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
 
 impl Page {
     /// Returns the page with this path; `None` if there is none.
@@ -51,7 +56,7 @@ impl Page {
     /// Returns the question whose answer the page shows.
     pub(super) fn question(self) -> Question {
         match self {
-            Page::Metrics | Page::Status => Question::Report,
+            Page::Metrics | Page::Status | Page::Events => Question::Report,
             Page::Live => Question::Liveness,
             Page::Ready => Question::Readiness,
         }
@@ -88,6 +93,22 @@ impl Content {
     pub(super) fn status(context: &Context) -> Content {
         let text = format!("{:#}\n", status(context));
         Content { status: Status::Ok, media_type: JSON, body: text.into() }
+    }
+
+    /// Returns the next event of `/events`: the page `/status` and the metrics, in one JSON object.
+    pub(super) fn event(source: Source<'_>) -> Content {
+        let object = json!({
+            "status": status(&source.report.context),
+            "metrics": samples_as_json(source),
+        });
+        let body = http::event(&object.to_string()).into();
+        Content { status: Status::Ok, media_type: EVENTS, body }
+    }
+
+    /// Returns the event that replaces the next one if an answer is late.
+    pub(super) fn late_event(reason: &str) -> Content {
+        let body = http::event(&json!({ "busy": reason }).to_string()).into();
+        Content { status: Status::Ok, media_type: EVENTS, body }
     }
 
     /// Returns the page `/readyz`. A replica that is ready may still refuse writes: `warning` says

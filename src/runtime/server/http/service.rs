@@ -46,6 +46,12 @@ const READINESS_TIME: Duration = Duration::from_secs(2);
 /// Minimum time between two reports, so that a flood of requests costs the network stage next to
 /// nothing.
 const REPORT_INTERVAL: Duration = Duration::from_millis(20);
+/// Maximum number of connections with a stream of events. A request for another one is refused, so
+/// that streams never take the connections of probes and scrapes.
+pub(super) const STREAMS_MAX: usize = 16;
+/// Interval between the events of a stream. All streams get theirs at the same moment, from the
+/// same report.
+const EVENT_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum time for one pass of the applier, which may be a long operation of a client.
 const APPLIER_PASS_MAX: Duration = Duration::from_secs(10);
 /// Size in bytes of the receive buffer that all connections share.
@@ -238,6 +244,22 @@ impl Service {
             self.respond(index, &content, now);
             return;
         }
+        if page == Page::Events && self.stream_count() >= STREAMS_MAX {
+            let reason = format!("{STREAMS_MAX} clients read events already");
+            self.respond(index, &Content::text(Status::Unavailable, reason), now);
+            return;
+        }
+        self.wait_for_answer(index, page, now);
+    }
+
+    /// Returns the number of connections with a stream of events, or that will have one.
+    fn stream_count(&mut self) -> usize {
+        let is_stream = |state| matches!(state, State::Streaming | State::Waiting(Page::Events, _));
+        self.connections.iter_mut().filter(|(_, it)| is_stream(it.state)).count()
+    }
+
+    /// Makes a connection wait for the next answer to the question of a page.
+    fn wait_for_answer(&mut self, index: usize, page: Page, now: Instant) {
         let (asked, time) = match page.question() {
             Question::Report => (&self.reports, ANSWER_TIME),
             Question::Liveness => (&self.liveness, ANSWER_TIME),
@@ -255,6 +277,26 @@ impl Service {
         let Content { status, media_type, body } = content;
         connection.respond(*status, media_type, body, now);
         self.to_advance.push(index);
+    }
+
+    /// Sends an event of a stream.
+    fn send_event(&mut self, index: usize, event: &Content, now: Instant) {
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        let interval = u64::try_from(EVENT_INTERVAL.as_nanos()).expect("one second");
+        let next = Instant((now.0 / interval + 1) * interval);
+        connection.stream(&event.body, next, now);
+        self.to_advance.push(index);
+    }
+
+    /// Begins the next event of a stream, or closes the connection if the client has not taken the
+    /// last one in full.
+    fn continue_stream(&mut self, index: usize, now: Instant) {
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        if connection.socket.outbound.is_empty() {
+            self.wait_for_answer(index, Page::Events, now);
+        } else {
+            self.close(index);
+        }
     }
 
     /// Asks the questions that requests wait for, one of each kind.
@@ -329,11 +371,15 @@ impl Service {
             http: self.counts,
         };
         // Encoded once for all requests, and only if one is for this page.
-        let is_for_metrics = |state: State| matches!(state, State::Waiting(Page::Metrics, _));
-        let wants_metrics = self.connections.iter_mut().any(|(_, it)| is_for_metrics(it.state));
-        let metrics = wants_metrics.then(|| Content::metrics(encode(source)));
-        let contents = |page| match (page, &metrics) {
-            (Page::Metrics, Some(metrics)) => metrics.clone(),
+        let states: Vec<State> = self.connections.iter_mut().map(|(_, it)| it.state).collect();
+        let is_wanted = |page| {
+            states.iter().any(|it| matches!(it, State::Waiting(wanted, _) if *wanted == page))
+        };
+        let metrics = is_wanted(Page::Metrics).then(|| Content::metrics(encode(source)));
+        let event = is_wanted(Page::Events).then(|| Content::event(source));
+        let contents = |page| match (page, &metrics, &event) {
+            (Page::Metrics, Some(metrics), _) => metrics.clone(),
+            (Page::Events, _, Some(event)) => event.clone(),
             _ => Content::status(&report.context),
         };
         self.respond_to_all(number, Question::Report, contents, now);
@@ -357,7 +403,10 @@ impl Service {
         let waiting: Vec<(usize, Page)> =
             waiting.filter_map(|(index, it)| Some((index, served(it)?))).collect();
         for (index, page) in waiting {
-            self.respond(index, &content(page), now);
+            match page {
+                Page::Events => self.send_event(index, &content(page), now),
+                _ => self.respond(index, &content(page), now),
+            }
         }
     }
 
@@ -377,12 +426,24 @@ impl Service {
     /// are too slow.
     fn expire(&mut self, now: Instant) {
         let expired = self.connections.iter_mut().filter(|(_, it)| now >= it.deadline);
-        let expired: Vec<(usize, State)> = expired.map(|(index, it)| (index, it.state)).collect();
-        for (index, state) in expired {
-            let State::Waiting(page, _) = state else {
-                self.close(index);
-                continue;
+        let expired: Vec<(usize, State, bool)> =
+            expired.map(|(index, it)| (index, it.state, it.is_stream)).collect();
+        for (index, state, is_stream) in expired {
+            let page = match state {
+                State::Waiting(page, _) => page,
+                State::Streaming => {
+                    self.continue_stream(index, now);
+                    continue;
+                }
+                _ => {
+                    self.close(index);
+                    continue;
+                }
             };
+            if is_stream {
+                self.send_event(index, &Content::late_event(&Unready::Busy.to_string()), now);
+                continue;
+            }
             let content = match page {
                 Page::Ready => Content::ready(&Err(Unready::Busy), None),
                 Page::Live if self.network_is_alive => {

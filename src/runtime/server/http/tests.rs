@@ -1,13 +1,13 @@
 //! Tests of the HTTP thread over real sockets, with a network stage that answers when it is told
 //! to.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::metrics::{HttpCounts, Source, encode};
-use super::service::CONNECTIONS_MAX;
+use super::service::{CONNECTIONS_MAX, STREAMS_MAX};
 use super::*;
 use crate::raft::DiskState;
 use crate::redis::{Context, ReplicaInfo, Unready};
@@ -149,7 +149,7 @@ fn pages_show_the_answers_of_the_network_stage() {
     let (status, text) = parts(&response);
     assert_eq!((status, text.starts_with("behind: ")), (503, true), "{text}");
     let response = server.get("/other");
-    assert_eq!(parts(&response), (404, "/metrics\n/status\n/livez\n/readyz\n"));
+    assert_eq!(parts(&response), (404, "/metrics\n/status\n/livez\n/readyz\n/events\n"));
 }
 
 #[test]
@@ -298,6 +298,105 @@ fn reader_that_takes_no_response_is_closed() {
         assert!(tries.next().is_some(), "the connection is not closed");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Returns the next event of a stream.
+fn next_event(stream: &mut impl BufRead) -> serde_json::Value {
+    let mut line = String::new();
+    while !line.starts_with("data: ") {
+        line.clear();
+        assert_ne!(stream.read_line(&mut line).unwrap(), 0, "the stream has ended");
+    }
+    serde_json::from_str(&line["data: ".len()..]).unwrap()
+}
+
+/// Returns the value of the first sample of a metric in an event.
+fn value(event: &serde_json::Value, metric: &str) -> Option<f64> {
+    event["metrics"][metric][0]["value"].as_f64()
+}
+
+#[test]
+fn event_stream_shows_the_state_of_the_replica_again_and_again() {
+    let server = Server::answering();
+    let mut stream = server.connect();
+    stream.write_all(request("/events").as_bytes()).unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(stream.read_line(&mut head).unwrap(), 0);
+    }
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"), "{head}");
+    for _ in 0..3 {
+        let event = next_event(&mut stream);
+        assert_eq!(event["status"]["id"].as_u64(), Some(7), "{event}");
+        for metric in metrics() {
+            assert!(event["metrics"][&metric.name].is_array(), "{} in {event}", metric.name);
+        }
+        let queue = &event["metrics"]["bowline_queue_items"][0];
+        assert_eq!(queue["labels"]["queue"].as_str(), Some("requests_to_core"));
+        assert_eq!(value(&event, "bowline_queue_items"), Some(2.0));
+    }
+    let head = request("/events").replace("GET", "HEAD");
+    let response = server.exchange(head.as_bytes());
+    assert!(response.ends_with("Connection: close\r\n\r\n"), "HEAD has no events: {response}");
+}
+
+#[test]
+fn streams_are_limited_and_end_with_their_clients() {
+    let server = Server::answering();
+    let open = || {
+        let mut stream = server.connect();
+        stream.write_all(request("/events").as_bytes()).unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        (line, stream)
+    };
+    let mut streams: Vec<_> = (0..STREAMS_MAX).map(|_| open()).collect();
+    assert!(streams.iter().all(|(line, _)| line == "HTTP/1.1 200 OK\r\n"), "{streams:?}");
+    let (line, _) = open();
+    assert_eq!(line, "HTTP/1.1 503 Service Unavailable\r\n", "one too many");
+    assert_eq!(parts(&server.get("/metrics")).0, 200, "scrapes are served meanwhile");
+    // One client leaves, and one sends something.
+    streams.pop();
+    let (_, mut chatty) = streams.pop().unwrap();
+    chatty.get_mut().write_all(b"x").unwrap();
+    // The end of the stream: closed, or reset because of the byte.
+    let _ = std::io::copy(&mut chatty, &mut std::io::sink());
+    for _ in 0..2 {
+        let mut tries = 0..TIMEOUT.as_millis() / 10;
+        let stream = loop {
+            let (line, stream) = open();
+            if line == "HTTP/1.1 200 OK\r\n" {
+                break stream;
+            }
+            assert!(tries.next().is_some(), "a stream that has ended still counts");
+            thread::sleep(Duration::from_millis(10));
+        };
+        streams.push((String::new(), stream));
+    }
+}
+
+#[test]
+fn streams_ask_only_while_somebody_reads_and_say_when_an_answer_is_late() {
+    let server = Server::start();
+    let ends = server.attach();
+    let mut stream = server.connect();
+    stream.write_all(request("/events").as_bytes()).unwrap();
+    let mut stream = BufReader::new(stream);
+    assert_eq!(ends.questions.recv_timeout(TIMEOUT), Ok(Question::Report));
+    ends.answer(Answer::Report(Box::new(report())));
+    assert_eq!(next_event(&mut stream)["status"]["id"].as_u64(), Some(7));
+    // The question for the second event gets no answer in time.
+    assert_eq!(ends.questions.recv_timeout(TIMEOUT), Ok(Question::Report));
+    let late = next_event(&mut stream);
+    assert!(late["busy"].as_str().unwrap().starts_with("busy: the network stage"), "{late}");
+    ends.answer(Answer::Report(Box::new(report())));
+    assert_eq!(ends.questions.recv_timeout(TIMEOUT), Ok(Question::Report));
+    drop(stream);
+    ends.answer(Answer::Report(Box::new(report())));
+    let unread = ends.questions.recv_timeout(Duration::from_millis(2_500));
+    assert!(unread.is_err(), "a question for nobody: {unread:?}");
 }
 
 #[test]

@@ -64,7 +64,7 @@ pub(super) struct Source<'s> {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct HttpCounts {
     /// Requests for each page, in the order of [`PAGES`](super::pages::PAGES).
-    pub(super) requests: [u64; 4],
+    pub(super) requests: [u64; 5],
     /// Requests for the files of the live page.
     pub(super) files: u64,
     /// Requests that were malformed, or for a page that does not exist.
@@ -120,6 +120,13 @@ impl Metric {
         self
     }
 
+    /// Returns the name as in queries: with the unit, and with the ending of a counter.
+    fn full_name(&self) -> String {
+        let unit = self.unit().map_or(String::new(), |unit| format!("_{}", unit.as_str()));
+        let ending = if self.kind == Kind::Counter { "_total" } else { "" };
+        format!("{}{unit}{ending}", self.name)
+    }
+
     fn unit(&self) -> Option<Unit> {
         match self.unit {
             In::Numbers => None,
@@ -149,19 +156,15 @@ pub struct MetricInfo {
 
 /// Returns the descriptions of all metrics that a replica exports at `/metrics`.
 pub fn metrics() -> impl Iterator<Item = MetricInfo> {
-    all().map(|metric| {
-        let unit = metric.unit().map_or(String::new(), |unit| format!("_{}", unit.as_str()));
-        let ending = if metric.kind == Kind::Counter { "_total" } else { "" };
-        MetricInfo {
-            name: format!("{}{unit}{ending}", metric.name),
-            kind: match metric.kind {
-                Kind::Counter => "counter",
-                Kind::Gauge => "gauge",
-                Kind::Histogram => "histogram",
-            },
-            labels: metric.labels,
-            help: metric.help,
-        }
+    all().map(|metric| MetricInfo {
+        name: metric.full_name(),
+        kind: match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        },
+        labels: metric.labels,
+        help: metric.help,
     })
 }
 
@@ -181,6 +184,12 @@ pub(super) fn encode(source: Source<'_>) -> String {
     let mut text = String::new();
     text::encode(&mut text, &registry).expect("a string takes everything");
     text
+}
+
+/// Returns the samples of all metrics: an object with a list for each metric, by its name.
+pub(super) fn samples_as_json(source: Source<'_>) -> serde_json::Value {
+    let members = all().map(|it| (it.full_name(), Samples::of(it, &source).as_json()));
+    serde_json::Value::Object(members.collect())
 }
 
 /// The samples of all metrics, in the form in which `prometheus_client` asks for them.

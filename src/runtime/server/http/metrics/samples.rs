@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 
+use serde_json::{Value as Json, json};
+
 use crate::redis::{DURATION_BUCKETS, DurationHistogram};
 
 use super::{Kind, Metric, Source, metric_type};
@@ -102,6 +104,31 @@ impl Samples {
         for state in states {
             self.add_with([(*state).into()], *state == current);
         }
+    }
+
+    /// Returns a list with an object for each sample: its labels, and its `value`. A histogram has
+    /// `sum` and `buckets` instead: a list of an upper bound in seconds (`null` for none) and the
+    /// number of durations in that bucket alone, without the empty buckets.
+    pub(super) fn as_json(&self) -> Json {
+        let sample = |(values, value): &(Vec<Label>, Value)| {
+            let labels = self.metric.labels.iter().zip(values);
+            let labels: serde_json::Map<String, Json> =
+                labels.map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+            match value {
+                Value::Integer(number) => json!({ "labels": labels, "value": number }),
+                Value::Real(number) => json!({ "labels": labels, "value": number }),
+                Value::Durations(durations) => {
+                    let filled = durations.counts.iter().enumerate().filter(|(_, it)| **it > 0);
+                    let bound = |bucket| DurationHistogram::bound_of(bucket);
+                    let buckets: Vec<(Option<f64>, u64)> = filled
+                        .map(|(bucket, count)| (bound(bucket).map(|it| it.as_secs_f64()), *count))
+                        .collect();
+                    let sum = durations.sum.as_secs_f64();
+                    json!({ "labels": labels, "sum": sum, "buckets": buckets })
+                }
+            }
+        };
+        self.list.iter().map(sample).collect()
     }
 
     /// Appends the description of the metric and its samples.

@@ -1,62 +1,44 @@
-// The live page: reads /metrics and /status once a second, and shows what has changed in between.
+// The live page: the replica sends its status and its metrics once a second over /events, and the
+// page shows what has changed in between.
 "use strict";
 
 const SECONDS = 120;
-const INTERVAL_MS = 1000;
-const TIMEOUT_MS = 3000;
+const SILENCE_MS = 4000;
+const RETRY_MS = 1000;
 const EVENTS_MAX = 200;
 const byId = (id) => document.getElementById(id);
 
-// Parses the text of OpenMetrics into a map from names to samples.
-function parse(text) {
-  const metrics = new Map();
-  for (const line of text.split("\n")) {
-    const found = /^([a-z_]+)(?:\{(.*)\})? (\S+)/.exec(line);
-    if (!found) continue;
-    const labels = {};
-    for (const [, name, value] of (found[2] || "").matchAll(/([a-z_]+)="((?:[^"\\]|\\.)*)"/g)) {
-      labels[name] = value;
-    }
-    if (!metrics.has(found[1])) metrics.set(found[1], []);
-    metrics.get(found[1]).push({ labels, value: Number(found[3]) });
-  }
-  return metrics;
-}
-
-const samples = (metrics, name) => (metrics && metrics.get("bowline_" + name)) || [];
+const samples = (metrics, name) => metrics["bowline_" + name] || [];
 const sum = (metrics, name) => samples(metrics, name).reduce((all, it) => all + it.value, 0);
-const chosen = (metrics, name, label) => {
-  const found = samples(metrics, name).find((it) => it.value === 1);
-  return found ? found.labels[label] : undefined;
-};
 
-// Sums the buckets of a histogram over all other labels: pairs of upper bound and count.
+// Sums the buckets of a histogram over all labels: a map from upper bounds to counts.
 function buckets(metrics, name) {
   const counts = new Map();
-  for (const { labels, value } of samples(metrics, name + "_bucket")) {
-    const bound = labels.le === "+Inf" ? Infinity : Number(labels.le);
-    counts.set(bound, (counts.get(bound) || 0) + value);
+  for (const sample of samples(metrics, name)) {
+    for (const [bound, count] of sample.buckets) {
+      const key = bound === null ? Infinity : bound;
+      counts.set(key, (counts.get(key) || 0) + count);
+    }
   }
-  return [...counts].sort((a, b) => a[0] - b[0]);
+  return counts;
 }
 
-// Estimates quantiles of what was added to a histogram between two reads, in seconds.
+// Returns quantiles of what was added to a histogram between two events: upper bounds of their
+// buckets, in seconds; null if nothing was added.
 function quantiles(before, after, name, wanted) {
-  const old = new Map(buckets(before, name));
-  const added = buckets(after, name).map(([bound, count]) => [bound, count - (old.get(bound) || 0)]);
-  const total = added.length ? added[added.length - 1][1] : 0;
-  if (total <= 0) return wanted.map(() => null);
+  const old = buckets(before, name);
+  const added = [...buckets(after, name)]
+    .map(([bound, count]) => [bound, count - (old.get(bound) || 0)])
+    .filter(([, count]) => count > 0)
+    .sort((a, b) => a[0] - b[0]);
+  const total = added.reduce((all, [, count]) => all + count, 0);
   return wanted.map((quantile) => {
-    const rank = quantile * total;
-    let [low, below] = [0, 0];
+    let left = quantile * total;
     for (const [bound, count] of added) {
-      if (count >= rank) {
-        if (bound === Infinity) return low;
-        return count === below ? bound : low + (bound - low) * ((rank - below) / (count - below));
-      }
-      [low, below] = [bound, count];
+      left -= count;
+      if (left <= 0) return bound;
     }
-    return low;
+    return null;
   });
 }
 
@@ -277,33 +259,44 @@ function show(metrics, status, last, now) {
   findEvents(last.metrics, metrics, last.status, status);
 }
 
-async function read(path) {
-  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
-  if (!response.ok) throw new Error(path + ": " + response.status);
-  return response.text();
-}
-
 let last = null;
 let isLost = false;
+let stream = null;
+let watchdog = null;
 
-async function update() {
-  const connection = byId("connection");
-  try {
-    const [text, status] = [await read("metrics"), JSON.parse(await read("status"))];
-    const [metrics, now] = [parse(text), Date.now()];
-    if (isLost) report("the replica answers again");
-    isLost = false;
-    show(metrics, status, last, now);
-    last = { metrics, status, at: now };
-    connection.textContent = "live";
-    connection.className = "";
-  } catch (error) {
+function onEvent(text) {
+  const { status, metrics, busy } = JSON.parse(text);
+  if (isLost) report("the replica answers again");
+  isLost = false;
+  byId("connection").className = busy ? "lost" : "";
+  byId("connection").textContent = busy || "live";
+  if (busy) return;
+  const now = Date.now();
+  show(metrics, status, last, now);
+  last = { metrics, status, at: now };
+}
+
+// Opens the stream again if it ends, or if nothing arrives for some time.
+function connect() {
+  if (stream) stream.close();
+  stream = new EventSource("events");
+  stream.onmessage = (event) => {
+    watch(SILENCE_MS);
+    onEvent(event.data);
+  };
+  stream.onerror = () => watch(RETRY_MS);
+  watch(SILENCE_MS);
+}
+
+function watch(time) {
+  clearTimeout(watchdog);
+  watchdog = setTimeout(() => {
     if (!isLost && last) report("connection to the replica lost", true);
     isLost = true;
-    connection.textContent = "connection lost, trying again";
-    connection.className = "lost";
-  }
-  setTimeout(update, INTERVAL_MS);
+    byId("connection").textContent = "connection lost, trying again";
+    byId("connection").className = "lost";
+    connect();
+  }, time);
 }
 
 function setTheme(theme) {
@@ -316,4 +309,4 @@ const isDark = () => {
 };
 byId("theme").textContent = isDark() ? "Light" : "Dark";
 byId("theme").addEventListener("click", () => setTheme(isDark() ? "light" : "dark"));
-update();
+connect();
