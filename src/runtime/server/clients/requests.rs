@@ -195,7 +195,7 @@ impl Clients {
                     lag_max,
                 });
                 if may_wait {
-                    self.report_changes();
+                    self.begin_blocking(index, slot, command);
                 }
             }
             Action::ListClients(query) => {
