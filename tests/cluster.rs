@@ -8,6 +8,10 @@ mod admin;
 mod backup;
 #[path = "cluster/bank.rs"]
 mod bank;
+#[path = "cluster/blocking.rs"]
+mod blocking;
+#[path = "cluster/blocking_replies.rs"]
+mod blocking_replies;
 #[path = "cluster/changes.rs"]
 mod changes;
 #[path = "cluster/changes_feed.rs"]

@@ -44,7 +44,7 @@ pub use commands::row::KeyPositions;
 pub use dedup::DEDUP_ENTRIES_MAX;
 pub use digest_check::{DigestComparison, DigestResult};
 pub use keyspace::events::{Event, RecordedEvents};
-pub use keyspace::history::{ChangedKeys, HistoryStatus};
+pub use keyspace::history::{ChangedKey, ChangedKeys, HistoryStatus};
 pub use keyspace::scripts::SHA_DIGITS;
 pub use keyspace::slot::{SLOT_COUNT, slot_of};
 pub use keyspace::statistics::KeyspaceStatistics;
@@ -61,7 +61,7 @@ pub use users::rule::{
 pub use users::table::{DEFAULT_USER, USER_BYTES_MAX, USERS_MAX, UserError, Users};
 pub use users::user::{Patterns, Selector, User};
 pub use values::collection::ValueType;
-pub use values::double::write_double;
+pub use values::double::{parse_double, write_double};
 pub use values::glob;
 pub use values::number::parse_integer;
 pub use values::string::LongValue;

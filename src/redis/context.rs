@@ -507,6 +507,15 @@ impl Context {
         self.leader == Some(self.me)
     }
 
+    /// Returns the number of other replicas whose logs are known to be durable up to `index`, which
+    /// must be committed here. At least those of a majority, without this replica. Only the leader
+    /// knows more.
+    pub fn replicas_with(&self, index: Index) -> usize {
+        let others = self.nodes.iter().filter(|node| node.id != self.me);
+        let known = others.filter(|node| node.match_index.is_some_and(|there| there >= index));
+        known.count().max(self.members.configuration.voters().count() / 2)
+    }
+
     /// Returns the replication offset of `node` for replies: the applied index if `node` is this
     /// replica, otherwise the match index of `node` (0 if unknown).
     pub(super) fn replication_offset(&self, node: &ReplicaInfo) -> u64 {

@@ -59,14 +59,14 @@ pub(super) fn key_uses(full_name: &str, is_read: bool) -> &'static [KeyUse] {
         | "setrange" | "zadd" => &[UPDATES],
         "hdel" | "lrem" | "ltrim" | "srem" | "zrem" | "zremrangebylex" | "zremrangebyrank"
         | "zremrangebyscore" => &[DELETES],
-        "delex" | "getdel" | "lmpop" | "lpop" | "rpop" | "spop" | "zmpop" | "zpopmax"
-        | "zpopmin" => &[TAKES],
+        "blmpop" | "blpop" | "brpop" | "bzmpop" | "bzpopmax" | "bzpopmin" | "delex" | "getdel"
+        | "lmpop" | "lpop" | "rpop" | "spop" | "zmpop" | "zpopmax" | "zpopmin" => &[TAKES],
         "mset" | "psetex" | "setex" => &[OVERWRITES],
         "msetnx" | "setnx" => &[CREATES],
         "bitop" | "sdiffstore" | "sunionstore" | "zdiffstore" | "zinterstore" | "zrangestore"
         | "zunionstore" => &[OVERWRITES, READS],
         "sinterstore" => &[UPDATES, READS],
-        "lmove" | "rpoplpush" | "smove" => &[TAKES, INSERTS],
+        "blmove" | "brpoplpush" | "lmove" | "rpoplpush" | "smove" => &[TAKES, INSERTS],
         "copy" => &[READS, OVERWRITES],
         "rename" => &[TAKES, OVERWRITES],
         "renamenx" => &[TAKES, CREATES],

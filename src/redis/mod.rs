@@ -90,11 +90,11 @@ pub use resolve_users::resolve_users;
 pub use script_runner::{
     ScriptBudget, ScriptFacts, ScriptRequest, ScriptRun, ScriptRunner, ScriptUser,
 };
-pub use session::changes_wait::Wait;
 pub use session::client_info::{ClientKill, ClientList, ClientQuery};
 pub use session::connection::{BufferBytes, Connection};
 pub use session::reply_format::{ReplyFormat, error_text, is_error};
 pub use session::subscriptions::{SubscriberId, SubscriptionChange, Subscriptions, write_message};
+pub use session::waits::{AwaitedKeys, Wait, WaitOn, Wake};
 pub use session::wide_reply::WideReply;
 pub use settings::{
     CLIENTS_BYTES_MIN, PASSWORD_BYTES_MAX, REWRITE_BYTES_LEAST, Settings, SlowLogSettings,

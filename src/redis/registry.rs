@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 use crate::kv::{Batch, Operation};
 
 use super::commands::{
-    acl, bitmaps, changes, client, cluster, command, config, connection, failover, generic, hashes,
-    info, lists, members, once, pubsub, scripting, sentinel, server, sets, slow_log, snapshot,
-    sorted_sets, strings, transactions,
+    acl, bitmaps, blocking, changes, client, cluster, command, config, connection, failover,
+    generic, hashes, info, lists, members, once, pubsub, scripting, sentinel, server, sets,
+    slow_log, snapshot, sorted_sets, strings, transactions,
 };
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
@@ -19,6 +19,7 @@ use super::statistics::{CommandNumber, CommandStatistics, CommandTotals};
 const GROUPS: &[&[CommandSpec]] = &[
     acl::COMMANDS,
     bitmaps::COMMANDS,
+    blocking::COMMANDS,
     changes::COMMANDS,
     client::COMMANDS,
     cluster::COMMANDS,

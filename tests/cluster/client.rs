@@ -122,7 +122,7 @@ pub(crate) fn command(arguments: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Returns the length of the first reply in `bytes`; `None` if the reply is incomplete.
-fn reply_length(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn reply_length(bytes: &[u8]) -> Option<usize> {
     let line_end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
     let number = || -> i64 { std::str::from_utf8(&bytes[1..line_end]).unwrap().parse().unwrap() };
     let mut length = line_end + 2;

@@ -324,6 +324,69 @@ ROLE extra
 READONLY extra
 RESET
 PING
+DEL l m s z
+SET s v
+RPUSH l 1 2 3 4 5 6
+BLPOP l 0
+BLPOP nothing l 0
+BRPOP nothing l 0
+BLPOP l
+BLPOP l x
+BLPOP l -1
+BLPOP l nan
+BLPOP l inf
+BLPOP l 1e300
+BLPOP nothing 0.001
+BLPOP nothing 0x1p-10
+BRPOP nothing none 0.001
+BLPOP s l 0
+BLPOP nothing s 0
+BLMOVE l m LEFT RIGHT 0
+BLMOVE l m LEFT BESIDE 0
+BLMOVE l m LEFT BESIDE x
+BLMOVE l m LEFT LEFT x
+BLMOVE l s LEFT LEFT 0
+BLMOVE nothing s LEFT LEFT 0.001
+BRPOPLPUSH l m 0
+BRPOPLPUSH nothing m 0.001
+BRPOPLPUSH s m 0
+LRANGE m 0 -1
+BLMPOP 0 2 nothing m LEFT COUNT 2
+BLMPOP 0.001 2 nothing m LEFT
+BLMPOP x 1 m LEFT
+BLMPOP x 0 m LEFT
+BLMPOP 0 0 m LEFT
+BLMPOP 0 x m LEFT
+BLMPOP 0 1 m BESIDE
+BLMPOP 0 1 m LEFT COUNT 0
+BLMPOP 0 1 m LEFT COUNT 1 COUNT 1
+BLMPOP 0 2 m LEFT
+BLMPOP 0 1 m
+BLMPOP -1 1 m LEFT
+ZADD z 1 one 2 two 3 three 4 four
+BZPOPMIN nothing z 0
+BZPOPMAX z 0
+BZPOPMIN s 0
+BZPOPMAX nothing 0.001
+BZMPOP 0 2 nothing z MAX COUNT 9
+BZMPOP 0.001 1 z MIN
+BZMPOP 0 1 z LEFT
+RPUSH l 1
+MULTI
+BLPOP nothing 0
+BLMOVE nothing l LEFT LEFT 0
+BRPOPLPUSH nothing l 0
+BLMPOP 0 1 nothing LEFT
+BLPOP l 0
+BLPOP l x
+BZPOPMIN nothing 0
+EXEC
+WAIT x 0
+WAIT 1 x
+WAIT 1 -1
+COMMAND GETKEYS BLPOP a b 0
+COMMAND GETKEYS BLMPOP 0 2 a b LEFT
+DEL l m s z
 "#;
 
 /// Inputs after which the server closes the connection.
@@ -433,7 +496,7 @@ const OWN: &[&str] = &[
 ];
 /// Commands of this server that Redis 7.0 lacks, because Redis has them only in later versions or
 /// not at all.
-const LATER: &[&str] = &["client|setinfo", "client|no-touch", "delex", "once"];
+const LATER: &[&str] = &["client|setinfo", "client|no-touch", "delex", "once", "waitaof"];
 
 #[test]
 fn command_table_matches_that_of_redis() {

@@ -128,6 +128,19 @@ fn pop(keyspace: &mut Keyspace, args: &Args<'_>, end: End, command: &str) -> Ans
     })
 }
 
+/// Removes a value from an end of the first of these keys that holds a list. Returns the key and
+/// the value; null if none of the keys exists.
+pub(in crate::kv) fn pop_one_of(keyspace: &mut Keyspace, keys: &[&[u8]], end: End) -> Answer {
+    for key in keys {
+        if keyspace.collection::<List>(key)?.is_some() {
+            let mut popped = vec![Some(Bytes::copy_from_slice(key))];
+            popped.append(&mut pop_many(keyspace, key, end, 1)?);
+            return Ok(Outcome::Values(popped));
+        }
+    }
+    Ok(Outcome::NoList)
+}
+
 /// Removes up to `count` values from one end of the list at a key, and returns them, each wrapped
 /// in `Some`. Returns an empty vector if the key does not exist.
 fn pop_many(
@@ -272,13 +285,13 @@ fn lrem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
 
 /// Runs `RPOPLPUSH from to`: moves the value at the right end of one list to the left end of
 /// another.
-fn rpoplpush(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+pub(in crate::kv) fn rpoplpush(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     move_one(keyspace, args.get(0)?, args.get(1)?, End::Right, End::Left)
 }
 
 /// Runs `LMOVE from to LEFT | RIGHT LEFT | RIGHT`: moves a value from an end of one list to an end
 /// of another.
-fn lmove(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+pub(in crate::kv) fn lmove(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (off, onto) = (End::read(args.get(2)?)?, End::read(args.get(3)?)?);
     move_one(keyspace, args.get(0)?, args.get(1)?, off, onto)
 }
@@ -393,15 +406,19 @@ impl PositionQuery {
 /// Runs `LMPOP numkeys key [key ...] LEFT | RIGHT [COUNT count]`: removes and returns values from
 /// an end of the first list that exists.
 fn lmpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    pop_from_first(keyspace, args.all())
+}
+
+/// Runs a command like `LMPOP`, with these arguments.
+pub(in crate::kv) fn pop_from_first(keyspace: &mut Keyspace, args: &[&[u8]]) -> Answer {
     let positive = |word: &[u8]| {
         parse_integer(word)
             .and_then(|number| usize::try_from(number).ok())
             .filter(|number| *number > 0)
     };
-    let Some(key_count) = positive(args.get(0)?) else {
-        return Err(Refusal::NoKeys);
-    };
-    let (keys, options) = args.rest(1).split_at_checked(key_count).ok_or(Refusal::Syntax)?;
+    let (key_count, rest) = args.split_first().ok_or(Refusal::Syntax)?;
+    let key_count = positive(key_count).ok_or(Refusal::NoKeys)?;
+    let (keys, options) = rest.split_at_checked(key_count).ok_or(Refusal::Syntax)?;
     let (end, options) = options.split_first().ok_or(Refusal::Syntax)?;
     let end = End::read(end)?;
     let count = match options {

@@ -10,8 +10,8 @@ use crate::kv::commands::items::Arguments;
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::row::{KeyPositions, NO_KEYS, Row, Run, Scale};
 use crate::kv::commands::{
-    bitfields, bitmaps, expiration, generic, hashes, internal, keys, lcs, lists, pubsub, scripts,
-    sets, sorted_sets, strings, users,
+    bitfields, bitmaps, blocking, expiration, generic, hashes, internal, keys, lcs, lists, pubsub,
+    scripts, sets, sorted_sets, strings, users,
 };
 use crate::kv::keyspace::Keyspace;
 use crate::kv::users::table::Users;
@@ -35,6 +35,7 @@ const GROUPS: &[&[Row]] = &[
     internal::COMMANDS,
     users::COMMANDS,
     scripts::COMMANDS,
+    blocking::COMMANDS,
 ];
 
 /// Exclusive upper bound of the numbers that identify commands in the log.
@@ -284,6 +285,7 @@ mod tests {
             (internal::COMMANDS, 296),
             (users::COMMANDS, 304),
             (scripts::COMMANDS, 336),
+            (blocking::COMMANDS, 352),
         ] {
             let numbers: Vec<u16> = group.iter().map(|row| row.number).collect();
             let wanted: Vec<u16> = (from..).take(numbers.len()).collect();
@@ -308,5 +310,7 @@ mod tests {
         assert_eq!(all("sintercard", "2 a b LIMIT 1"), some(&["a", "b"]));
         assert_eq!(all("sintercard", "3 a b"), None);
         assert_eq!(all("keys", "*"), None);
+        assert_eq!(all("blpop", "a b 0"), some(&["a", "b"]));
+        assert_eq!(all("blmpop", "0 2 a b LEFT"), some(&["a", "b"]));
     }
 }

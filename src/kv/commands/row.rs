@@ -85,6 +85,8 @@ pub struct KeyPositions {
 enum Count {
     Fixed(u8),
     ToEnd,
+    /// All arguments but the last.
+    ButLast,
 }
 
 /// Key positions of a command without keys.
@@ -95,6 +97,9 @@ pub(in crate::kv) const ONE_KEY: KeyPositions = KeyPositions::fixed(1);
 pub(in crate::kv) const TWO_KEYS: KeyPositions = KeyPositions::fixed(2);
 /// Key positions of a command whose arguments are all keys.
 pub(in crate::kv) const ALL_KEYS: KeyPositions = KeyPositions::to_end(0, 1);
+/// Key positions of a command whose arguments are all keys, except for the last.
+pub(in crate::kv) const ALL_BUT_LAST: KeyPositions =
+    KeyPositions { count: Count::ButLast, first: 0, step: 1, counted_at: None };
 /// Key positions of a command whose arguments are all keys, except for the first.
 pub(in crate::kv) const ALL_BUT_FIRST: KeyPositions = KeyPositions::to_end(1, 1);
 /// Key positions of a command whose arguments are alternating keys and values, such as `MSET`.
@@ -125,6 +130,7 @@ impl KeyPositions {
             Count::Fixed(0) => (0, 0, 0),
             Count::Fixed(count) => (first, first + (count.cast_signed() - 1) * step, step),
             Count::ToEnd => (first, -1, step),
+            Count::ButLast => (first, -2, step),
         }
     }
 
@@ -152,6 +158,7 @@ impl KeyPositions {
         let fixed = match self.count {
             Count::Fixed(count) => usize::from(count),
             Count::ToEnd => usize::MAX,
+            Count::ButLast => from.len().saturating_sub(1),
         };
         let keys = from.iter().step_by(usize::from(self.step)).take(fixed);
         let counted = match self.counted_at {

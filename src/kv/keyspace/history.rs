@@ -2,11 +2,14 @@
 //! `CHANGES`. It is not part of the replicated state: each replica records what it applies, so the
 //! histories of two replicas may begin at different revisions.
 
-use std::collections::VecDeque;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
 use super::Keyspace;
+use super::entry::KeyEntry;
+use crate::kv::values::collection::{Collection, ValueType};
 
 /// Number of events in a full block.
 const BLOCK_EVENTS: usize = 1_024;
@@ -33,11 +36,24 @@ pub(in crate::kv) struct Change<'h> {
     pub(in crate::kv) key: Option<&'h [u8]>,
 }
 
+/// A key that was changed, and what it holds now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedKey {
+    /// The name of the key.
+    pub key: Bytes,
+    /// The type of its value; `None` if the key does not exist any more.
+    pub kind: Option<ValueType>,
+    /// Number of elements of a list or a sorted set; 0 for other types.
+    pub elements: usize,
+    /// Number of changes, at least 1.
+    pub changes: usize,
+}
+
 /// The keys that were changed since the last report, for the clients that wait for changes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ChangedKeys {
-    /// The changed keys, in the order of the changes. A key may be contained several times.
-    pub keys: Vec<Bytes>,
+    /// The changed keys, each once, in the order of their first changes.
+    pub keys: Vec<ChangedKey>,
     /// Whether any other key may have changed as well.
     pub others: bool,
 }
@@ -90,7 +106,10 @@ pub(super) struct History {
     start: u64,
     /// Whether the changed keys are collected for clients that wait for changes.
     reports: bool,
-    changed: ChangedKeys,
+    /// The changed keys, in the order of the changes. A key may be contained several times.
+    changed: Vec<Bytes>,
+    /// Whether any key that is not in `changed` may have changed.
+    others_changed: bool,
 }
 
 impl Block {
@@ -142,6 +161,9 @@ impl History {
         if self.bytes_max > 0 {
             self.record(revision, name, key);
         }
+        if self.reports {
+            self.report(name, key);
+        }
     }
 
     fn record(&mut self, revision: u64, name: &'static str, key: &[u8]) {
@@ -152,18 +174,15 @@ impl History {
         block.keys.extend_from_slice(key);
         let key_end = block.keys.len();
         block.heads.push(Head { revision, name, key_end });
-        if self.reports {
-            self.report(name, key);
-        }
         self.shorten();
     }
 
     #[cold]
     fn report(&mut self, name: &'static str, key: &[u8]) {
-        if name == FLUSH || self.changed.keys.len() >= REPORTED_MAX {
-            self.changed.others = true;
+        if name == FLUSH || self.changed.len() >= REPORTED_MAX {
+            self.others_changed = true;
         } else {
-            self.changed.keys.push(Bytes::copy_from_slice(key));
+            self.changed.push(Bytes::copy_from_slice(key));
         }
     }
 
@@ -204,7 +223,9 @@ impl History {
     /// most `bytes_max` bytes; 0 to record none.
     fn restart(&mut self, bytes_max: usize, start: u64) {
         let (reports, changed) = (self.reports, std::mem::take(&mut self.changed));
-        *self = History { bytes_max, start, reports, changed, ..History::default() };
+        let others_changed = self.others_changed;
+        *self =
+            History { bytes_max, start, reports, changed, others_changed, ..History::default() };
     }
 
     /// Returns the memory usage in bytes.
@@ -236,9 +257,32 @@ impl Keyspace {
         self.events.history.reports = reports;
     }
 
-    /// Returns the keys that were changed since the last call.
+    /// Returns the keys that were changed since the last call, with what they hold now.
     pub(in crate::kv) fn take_changed(&mut self) -> ChangedKeys {
-        std::mem::take(&mut self.events.history.changed)
+        let changed = std::mem::take(&mut self.events.history.changed);
+        let others = std::mem::take(&mut self.events.history.others_changed);
+        let mut keys: Vec<ChangedKey> = Vec::new();
+        let mut positions: BTreeMap<Bytes, usize> = BTreeMap::new();
+        for key in changed {
+            match positions.entry(key) {
+                Entry::Occupied(position) => keys[*position.get()].changes += 1,
+                Entry::Vacant(position) => {
+                    keys.push(self.changed_key(position.key().clone()));
+                    position.insert(keys.len() - 1);
+                }
+            }
+        }
+        ChangedKeys { keys, others }
+    }
+
+    fn changed_key(&self, key: Bytes) -> ChangedKey {
+        let entry = self.uncounted_entry(&key);
+        let elements = match entry.and_then(KeyEntry::collection) {
+            Some(Collection::List(list)) => list.len(),
+            Some(Collection::SortedSet(set)) => set.len(),
+            Some(Collection::Hash(_) | Collection::Set(_)) | None => 0,
+        };
+        ChangedKey { kind: entry.map(KeyEntry::value_type), elements, changes: 1, key }
     }
 
     /// Returns whether changes are recorded.
@@ -269,6 +313,7 @@ impl Keyspace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::values::list::{End, List};
 
     /// Bytes of a full block of events with short keys.
     const FULL: usize = BLOCK_EVENTS * size_of::<Head>();
@@ -357,7 +402,8 @@ mod tests {
         let last = keyspace.changes_after(1).last();
         assert_eq!(last, Some(Change { revision: 2, name: FLUSH, key: None }));
         let changed = keyspace.take_changed();
-        assert_eq!((changed.keys, changed.others), (vec![Bytes::from_static(b"k00001")], true));
+        let keys: Vec<_> = changed.keys.iter().map(|changed| &changed.key[..]).collect();
+        assert_eq!((keys, changed.others), (vec![&b"k00001"[..]], true));
         assert_eq!(keyspace.take_changed(), ChangedKeys::default());
     }
 
@@ -372,6 +418,33 @@ mod tests {
         change(&mut keyspace, REPORTED_MAX + 1);
         let changed = keyspace.take_changed();
         assert_eq!((changed.keys.len(), changed.others), (REPORTED_MAX, true));
+    }
+
+    #[test]
+    fn changed_keys_are_reported_once_with_type_and_length() {
+        let mut keyspace = keyspace(0);
+        keyspace.report_changes(true);
+        let push = |list: &mut List| (list.push(End::Left, (&b"v"[..]).into()), true);
+        for key in [b"l", b"m", b"l"] {
+            keyspace.update(key, push).unwrap();
+            keyspace.notify("lpush", key);
+        }
+        keyspace.put(b"s", b"v");
+        keyspace.notify("set", b"s");
+        keyspace.notify("del", b"gone");
+        let changed = |key: &'static [u8], kind, elements, changes| ChangedKey {
+            key: Bytes::from_static(key),
+            kind,
+            elements,
+            changes,
+        };
+        let wanted = vec![
+            changed(b"l", Some(ValueType::List), 2, 2),
+            changed(b"m", Some(ValueType::List), 1, 1),
+            changed(b"s", Some(ValueType::String), 0, 1),
+            changed(b"gone", None, 0, 1),
+        ];
+        assert_eq!(keyspace.take_changed(), ChangedKeys { keys: wanted, others: false });
     }
 
     #[test]

@@ -421,7 +421,7 @@ impl StateMachine {
         self.keyspace.report_changes(reports);
     }
 
-    /// Returns the keys that were changed since the last call. Always empty without a history.
+    /// Returns the keys that were changed since the last call.
     pub fn take_changed(&mut self) -> ChangedKeys {
         self.keyspace.take_changed()
     }

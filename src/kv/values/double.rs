@@ -5,7 +5,7 @@ use crate::kv::values::number::split_sign;
 
 /// Parses a floating-point number in decimal or hexadecimal, or `inf` or `infinity`. `None` if
 /// `text` is anything else, is NaN, or is out of range.
-pub(in crate::kv) fn parse_double(text: &[u8]) -> Option<f64> {
+pub fn parse_double(text: &[u8]) -> Option<f64> {
     let number = read(text)?;
     let named = matches!(split_sign(text).1, [b'i' | b'I', ..]);
     let is_zero = |byte: &u8| matches!(byte, b'0' | b'.' | b'x' | b'X');

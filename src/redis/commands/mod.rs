@@ -5,6 +5,7 @@
 pub(super) mod acl;
 pub(super) mod administration;
 pub(super) mod bitmaps;
+pub(super) mod blocking;
 pub(super) mod changes;
 pub(super) mod client;
 pub(super) mod cluster;

@@ -59,6 +59,12 @@ pub(in crate::redis) const fn subcommand_passed_on(
 }
 
 fn pass_on(call: &mut Call<'_>) -> Action {
+    submit_unchanged(call)
+}
+
+/// Submits the state machine's command that the command table assigns to the request, with the
+/// client's arguments unchanged.
+pub(in crate::redis) fn submit_unchanged(call: &mut Call<'_>) -> Action {
     submit(call, 1, None)
 }
 

@@ -1,29 +1,74 @@
 //! Commands that block their connection: the server executes no later request of the connection
-//! until the outcome of a `WATCH`, or of an `EXEC` with watched keys, is known, or until `CHANGES`
-//! with `BLOCK` has something to return.
+//! until the outcome of a `WATCH`, or of an `EXEC` with watched keys, is known, or until a request
+//! such as `BLPOP` or `CHANGES` with `BLOCK` has something to return.
 
 use bytes::{Bytes, BytesMut};
 
-use crate::kv::Outcome;
+use crate::kv::{Outcome, Refusal};
 
-use super::changes_wait::Wait;
 use super::connection::{Blocked, Connection};
 use super::reply_format::ReplyFormat;
+use super::waits::{Wait, WaitOn};
 
 impl Connection {
-    /// Returns whether the connection is blocked by a request that may have to wait for a change of
-    /// a key.
+    /// Returns whether the connection is blocked by a request that may have to wait, so that it
+    /// waits for something ([`Connection::wait`]).
     pub fn may_wait(&self) -> bool {
-        matches!(self.blocked, Some(Blocked::Changes(_)))
+        match self.blocked {
+            Some(Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Replicas(_)) => true,
+            Some(Blocked::Watch(_) | Blocked::Exec(_)) | None => false,
+        }
     }
 
-    /// Returns what the client must wait for if `outcome`, that of the request which blocks the
-    /// connection, says that there is nothing to return yet; `None` if the client gets its reply.
-    pub fn wait_after(&self, outcome: &Outcome) -> Option<Wait> {
-        let Some(Blocked::Changes(wait)) = &self.blocked else { return None };
-        let Outcome::Integer(next) = outcome else { return None };
-        let operation = wait.operation(next.cast_unsigned());
-        Some(Wait { prefix: wait.prefix.clone(), until: wait.until, operation })
+    /// Returns what the request that blocks the connection waits for if it finds nothing; `None` if
+    /// it never waits.
+    pub fn wait(&self) -> Option<Wait> {
+        match &self.blocked {
+            Some(Blocked::Changes(wait)) => {
+                Some(Wait { on: WaitOn::Prefix(wait.prefix.clone()), until: wait.until })
+            }
+            Some(Blocked::Pop(wait)) => {
+                Some(Wait { on: WaitOn::Keys(wait.keys.clone()), until: wait.until })
+            }
+            Some(Blocked::Replicas(wait)) => {
+                Some(Wait { on: WaitOn::Replicas(wait.count), until: wait.until })
+            }
+            Some(Blocked::Watch(_) | Blocked::Exec(_)) | None => None,
+        }
+    }
+
+    /// Returns whether `outcome`, that of the request which blocks the connection, says that the
+    /// client must wait; false if the client gets its reply. `is_again` is whether the client has
+    /// waited before.
+    pub fn must_wait(&self, outcome: &Outcome, is_again: bool) -> bool {
+        match &self.blocked {
+            Some(Blocked::Changes(_) | Blocked::Replicas(_)) => {
+                matches!(outcome, Outcome::Integer(_))
+            }
+            Some(Blocked::Pop(wait)) => match outcome {
+                Outcome::NoList | Outcome::Value(None) => true,
+                // As in Redis, a value of another type does not end a wait. The key held a value of
+                // the right type when the client was woken.
+                Outcome::Refused(Refusal::WrongType) => is_again && !wait.moves,
+                _ => false,
+            },
+            Some(Blocked::Watch(_) | Blocked::Exec(_)) | None => false,
+        }
+    }
+
+    /// Returns the operation to submit again for the request that blocks the connection, which had
+    /// this `outcome` before. `woken_by` is the key that has changed; `None` if unknown.
+    ///
+    /// # Panics
+    /// If no request blocks the connection that may wait for keys.
+    pub fn operation_again(&self, outcome: &Outcome, woken_by: Option<&[u8]>) -> Bytes {
+        match (&self.blocked, outcome) {
+            (Some(Blocked::Changes(wait)), Outcome::Integer(next)) => {
+                wait.operation(next.cast_unsigned())
+            }
+            (Some(Blocked::Pop(wait)), _) => wait.operation_again(woken_by),
+            (blocked, _) => unreachable!("{blocked:?} waits for no keys"),
+        }
     }
 
     /// Writes the reply to a submitted request from its outcome, and unblocks the connection if
@@ -34,6 +79,7 @@ impl Connection {
         outcome: &Outcome,
         out: &mut BytesMut,
     ) {
+        let found_nothing = self.must_wait(outcome, false);
         match self.blocked.take() {
             Some(Blocked::Watch(keys)) => self.complete_watch(keys, outcome, reply_format, out),
             Some(Blocked::Exec(before)) => {
@@ -42,11 +88,18 @@ impl Connection {
                 }
                 reply_format.encode(outcome, out);
             }
-            Some(Blocked::Changes(_)) if matches!(outcome, Outcome::Integer(_)) => {
+            Some(Blocked::Changes(_)) if found_nothing => {
                 let nothing = Outcome::List(Vec::new());
                 reply_format.encode(&Outcome::List(vec![outcome.clone(), nothing]), out);
             }
-            Some(Blocked::Changes(_)) | None => reply_format.encode(outcome, out),
+            Some(Blocked::Pop(_)) if found_nothing => reply_format.encode(&Outcome::NoList, out),
+            Some(Blocked::Replicas(wait)) if found_nothing && wait.with_local => {
+                let counts = vec![Outcome::Integer(1), outcome.clone()];
+                reply_format.encode(&Outcome::List(counts), out);
+            }
+            Some(Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Replicas(_)) | None => {
+                reply_format.encode(outcome, out);
+            }
         }
     }
 
@@ -57,7 +110,7 @@ impl Connection {
         match self.blocked.take() {
             Some(Blocked::Watch(_)) => self.transaction.watched.failed = true,
             Some(Blocked::Exec(before)) => self.restore(*before),
-            Some(Blocked::Changes(_)) | None => {}
+            Some(Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Replicas(_)) | None => {}
         }
     }
 

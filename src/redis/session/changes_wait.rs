@@ -1,4 +1,4 @@
-//! What a client waits for that is blocked by `CHANGES` with `BLOCK`.
+//! A request that waits for changes of keys: `CHANGES` with `BLOCK`.
 
 use bytes::Bytes;
 
@@ -14,17 +14,6 @@ pub(in crate::redis) struct ChangesWait {
     pub(in crate::redis) count: u64,
     pub(in crate::redis) with_values: bool,
     pub(in crate::redis) may_lag: bool,
-}
-
-/// What a blocked client waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wait {
-    /// The client waits until a key with this prefix changes.
-    pub prefix: Bytes,
-    /// When the wait ends without a change; `None` for never.
-    pub until: Option<Instant>,
-    /// The operation to run after a change, encoded by [`Operation::encode`].
-    pub operation: Bytes,
 }
 
 impl ChangesWait {

@@ -16,6 +16,7 @@ use crate::wire::resp::Version;
 use super::changes_wait::ChangesWait;
 use super::subscriptions::{ClientSubscriptions, SubscriptionChange};
 use super::transaction::Transaction;
+use super::waits::PopWait;
 
 /// Which replies to the client are suppressed because of `CLIENT REPLY`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -100,6 +101,21 @@ pub(in crate::redis) enum Blocked {
     Exec(Box<Connection>),
     /// A `CHANGES` that waits for a change.
     Changes(Box<ChangesWait>),
+    /// A request such as `BLPOP` that waits for an element to take.
+    Pop(Box<PopWait>),
+    /// A `WAIT` or `WAITAOF` that waits for other replicas.
+    Replicas(ReplicaWait),
+}
+
+/// A `WAIT` or `WAITAOF`, which waits until earlier writes are durable on other replicas.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::redis) struct ReplicaWait {
+    /// When the wait ends; `None` for never.
+    pub(in crate::redis) until: Option<Instant>,
+    /// Number of other replicas to wait for.
+    pub(in crate::redis) count: usize,
+    /// Whether the reply also has the number of local logs that have the writes (`WAITAOF`).
+    pub(in crate::redis) with_local: bool,
 }
 
 /// Memory usage of one connection in bytes, for `CLIENT LIST`.
@@ -235,7 +251,8 @@ impl Connection {
     pub fn held_bytes(&self) -> usize {
         let waits = match &self.blocked {
             Some(Blocked::Changes(wait)) => size_of::<ChangesWait>() + wait.prefix.len(),
-            Some(Blocked::Watch(_) | Blocked::Exec(_)) | None => 0,
+            Some(Blocked::Pop(wait)) => wait.held_bytes(),
+            Some(Blocked::Watch(_) | Blocked::Exec(_) | Blocked::Replicas(_)) | None => 0,
         };
         self.subscriptions.held_bytes() + self.transaction.held_bytes() + waits
     }

@@ -9,7 +9,8 @@
 //! | `reply_format` | the conversion of a command's outcome into its reply |
 //! | `wide_reply` | replies with many elements, encoded in parts |
 //! | `blocked` | commands that block their connection |
-//! | `changes_wait` | what a client waits for that is blocked by `CHANGES` |
+//! | `changes_wait` | a `CHANGES` that waits for a change |
+//! | `waits` | what a blocked client waits for |
 
 pub(in crate::redis) mod blocked;
 pub(in crate::redis) mod changes_wait;
@@ -18,4 +19,5 @@ pub(in crate::redis) mod connection;
 pub(in crate::redis) mod reply_format;
 pub(in crate::redis) mod subscriptions;
 pub(in crate::redis) mod transaction;
+pub(in crate::redis) mod waits;
 pub(in crate::redis) mod wide_reply;

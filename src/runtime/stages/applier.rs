@@ -364,9 +364,12 @@ impl Applier {
             scheduler.memory().note_store(self.store.memory());
         }
         replies.events.extend(self.store.take_events());
-        let changed = self.store.take_changed();
-        replies.changed.keys = changed.keys;
-        replies.changed.others |= changed.others;
+        if !self.is_within_entry() {
+            // Not before the outcomes of the same entry: a client that found nothing would miss it.
+            let changed = self.store.take_changed();
+            replies.changed.keys = changed.keys;
+            replies.changed.others |= changed.others;
+        }
         replies.history = self.store.history();
         replies.applied.clock = applied_clock(&self.store);
         replies.applied.clock_wanted = self.unclocked_reads.iter().map(|(at, _)| at.millis).max();

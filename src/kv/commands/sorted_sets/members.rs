@@ -200,7 +200,7 @@ pub(in crate::kv) fn zrevrank(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 /// The end of a sorted set from which members are popped: `Min` is the end with the lowest score,
 /// `Max` that with the highest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(in crate::kv) enum End {
     Min,
     Max,
 }
@@ -261,15 +261,33 @@ fn pop_some(keyspace: &mut Keyspace, args: &Args<'_>, end: End) -> Answer {
     }
 }
 
+/// Removes the member with the lowest or highest score from the first of these keys that holds a
+/// sorted set. Returns the key, the member and its score; null if none of the keys exists.
+pub(in crate::kv) fn pop_one_of(keyspace: &mut Keyspace, keys: &[&[u8]], end: End) -> Answer {
+    for key in keys {
+        if let [taken] = &pop(keyspace, key, end, 1)?[..] {
+            let (member, score) = text_and_score(taken);
+            let key = Outcome::Value(Some(bytes::Bytes::copy_from_slice(key)));
+            return Ok(Outcome::List(vec![key, member, score]));
+        }
+    }
+    Ok(Outcome::NoList)
+}
+
 /// Runs `ZMPOP numkeys key [key ...] <MIN | MAX> [COUNT count]`: removes and returns members from
 /// one end of the first sorted set that exists.
 pub(in crate::kv) fn zmpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    pop_from_first(keyspace, args.all())
+}
+
+/// Runs a command like `ZMPOP`, with these arguments.
+pub(in crate::kv) fn pop_from_first(keyspace: &mut Keyspace, args: &[&[u8]]) -> Answer {
     let above_0 = |word: &[u8]| {
         let number = parse_integer(word).and_then(|number| usize::try_from(number).ok());
         number.filter(|number| *number > 0)
     };
-    let number = above_0(args.get(0)?).ok_or(Refusal::NoKeys)?;
-    let behind = args.rest(1);
+    let (number, behind) = args.split_first().ok_or(Refusal::Syntax)?;
+    let number = above_0(number).ok_or(Refusal::NoKeys)?;
     let (keys, options) = behind.split_at_checked(number).ok_or(Refusal::Syntax)?;
     let [end, options @ ..] = options else { return Err(Refusal::Syntax) };
     let end = if end.eq_ignore_ascii_case(b"MIN") {

@@ -1,7 +1,7 @@
 //! Commands on sorted sets.
 
 mod combine;
-mod members;
+pub(in crate::kv) mod members;
 pub(in crate::kv) mod ranges;
 
 use std::sync::Arc;

@@ -322,6 +322,11 @@ impl Client {
         self.ended || self.socket.is_ending()
     }
 
+    /// Returns whether the connection is closed at the client's end, as far as the system knows.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        self.ended || self.socket.check_ending()
+    }
+
     /// Returns whether any request of this client is in flight: sent, but without an outcome.
     pub(crate) fn has_in_flight(&self) -> bool {
         self.in_flight > 0
@@ -342,6 +347,11 @@ impl Client {
     /// leader.
     pub(crate) fn has_waiting(&self) -> bool {
         self.next < self.front + self.slots.len() as u64
+    }
+
+    /// Returns the sequence number of the oldest slot.
+    pub(crate) fn front_slot(&self) -> u64 {
+        self.front
     }
 
     /// Returns the sequence number of the slot that the next parsed request will get.
@@ -663,10 +673,32 @@ impl Client {
         slot.is_some_and(|slot| matches!(slot.state, RequestState::InFlight(_)))
     }
 
+    /// Lets the request in this slot, the last one, wait until [`Client::resume`] is called.
+    /// Returns its sequence number. The caller must know that it was not applied and never will be.
+    ///
+    /// # Panics
+    /// If the request has a reply.
+    pub(crate) fn park(&mut self, slot: u64) -> u64 {
+        let at = self.at(slot).expect("the request has no reply");
+        assert_eq!(at + 1, self.slots.len(), "requests behind one that blocks the connection");
+        let entry = &mut self.slots[at];
+        if let RequestState::Waiting(_) = entry.state {
+            entry.mark_sent();
+            self.in_flight += 1;
+            self.next = slot + 1;
+        }
+        match &entry.state {
+            RequestState::InFlight(request) => request.sequence,
+            RequestState::Waiting(_) | RequestState::Done(_) => {
+                unreachable!("it waits for its reply")
+            }
+        }
+    }
+
     /// Sends the request in this slot again, which has waited for the change of a key, with this
-    /// operation and under a new sequence number. It may be answered from this replica's own state,
-    /// which has the change.
-    pub(crate) fn resume(&mut self, slot: u64, sequence: u64, operation: Bytes) {
+    /// operation and under a new sequence number. Returns whether it is a read. A read may be
+    /// answered from this replica's own state, which has the change.
+    pub(crate) fn resume(&mut self, slot: u64, sequence: u64, operation: Bytes) -> bool {
         self.requeue(slot);
         let at = self.at(slot).expect("the request waits for its reply");
         let entry = &mut self.slots[at];
@@ -676,8 +708,10 @@ impl Client {
         self.request_bytes = self.request_bytes - request.operation.len() + operation.len();
         request.sequence = sequence;
         request.operation = operation;
-        request.lag_max = Some(Duration::MAX);
+        let is_read = request.kind == RequestKind::Read;
+        request.lag_max = is_read.then_some(Duration::MAX);
         entry.sent_at = None;
+        is_read
     }
 
     /// Sets the reply of the request in this slot, which has waited for the change of a key, from

@@ -14,7 +14,8 @@
 //! | `pubsub` | messages to subscribers |
 //! | `tls` | connections on which TLS has failed |
 //! | `users`, `logins` | changes of the users; failed logins |
-//! | `waiting` | clients that wait for changes of keys |
+//! | `waiting` | clients that wait for changes of keys, or for other replicas |
+//! | `key_queues` | the order in which clients that wait for a key are woken |
 //! | `timeouts` | requests that wait too long, idle connections, redirects to a new leader |
 //!
 //! Everything is bounded: the replies to one client, the replies that it leaves unread, and the
@@ -26,6 +27,7 @@ mod batches;
 mod client;
 mod in_flight;
 mod input;
+mod key_queues;
 mod logins;
 mod memory;
 mod pubsub;

@@ -104,12 +104,17 @@ impl Clients {
         let Some(client) = sender(&mut self.connected, request) else { return };
         let error = error_text(&outcome);
         let nested = client.nested_calls(request.slot, &outcome);
+        let blocks = client.blocked_on == Some(request.slot);
+        let has_taken = error.is_none() && !client.connection.must_wait(&outcome, true);
         match client.on_outcome(request.slot, outcome, self.context.now) {
             OutcomeUse::Dropped => return,
             OutcomeUse::Replied => self.note_call(request.command, error.as_deref()),
             OutcomeUse::TooLarge(error) => self.note_call(request.command, Some(error.as_bytes())),
         }
         self.in_flight.remove(sequence);
+        if blocks {
+            self.leave_queues(request.index, has_taken, None);
+        }
         self.note_nested_calls(nested);
     }
 
@@ -217,6 +222,9 @@ impl Clients {
 
     /// Gives the request with this sequence number an error reply for this reason.
     pub(crate) fn fail(&mut self, sequence: u64, reason: FailureReason) {
+        if reason.may_wait_again() && self.wait_again(sequence) {
+            return;
+        }
         match reason {
             FailureReason::Uncertain => self.counters.uncertain.add_one(),
             FailureReason::NoLeader => self.counters.cluster_down.add_one(),
@@ -252,6 +260,9 @@ impl Clients {
         client.set_budget(budget);
         if give(client, request.slot) {
             self.in_flight.remove(sequence);
+            if self.connected.get_mut(request.index).is_some_and(|it| it.blocked_on.is_none()) {
+                self.leave_queues(request.index, false, None);
+            }
         }
         self.after_reply(request.index);
     }

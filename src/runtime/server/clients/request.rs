@@ -147,6 +147,18 @@ impl Reply {
 }
 
 impl FailureReason {
+    /// Returns whether a client that has waited before its request was refused for this reason, and
+    /// certainly not applied, waits again.
+    pub(crate) fn may_wait_again(self) -> bool {
+        match self {
+            FailureReason::NotApplied
+            | FailureReason::Busy
+            | FailureReason::DiskFull
+            | FailureReason::NoLeader => true,
+            FailureReason::OutOfMemory | FailureReason::Uncertain => false,
+        }
+    }
+
     /// Returns the error reply that the client of a request gets for this reason.
     pub(crate) fn failure(self) -> Failure<'static> {
         match self {

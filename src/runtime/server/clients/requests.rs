@@ -199,7 +199,7 @@ impl Clients {
                     script: None,
                 });
                 if may_wait {
-                    self.report_changes();
+                    self.begin_blocking(index, slot, command);
                 }
             }
             Action::ListClients(query) => {

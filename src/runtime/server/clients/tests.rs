@@ -1,6 +1,7 @@
 //! Tests of clients that connect over real sockets. The test advances the clock and plays the part
 //! of the core.
 
+mod blocking;
 mod lagging_reads;
 mod settings;
 mod statistics;

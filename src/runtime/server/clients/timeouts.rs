@@ -163,6 +163,7 @@ impl Clients {
         if self.context.leads() || self.context.leader().is_none() {
             return;
         }
+        self.try_redirected();
         let followers =
             self.connected.iter_mut().filter(|(_, client)| client.connection.follows_redirects());
         let indexes: Vec<usize> = followers.map(|(index, _)| index).collect();

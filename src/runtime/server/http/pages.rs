@@ -214,7 +214,7 @@ mod tests {
         assert!(names.len() > 15, "{names:?}");
         for name in names {
             let name = format!("bowline_{name}");
-            assert!(known.iter().any(|it| *it == name), "{name} is not exported");
+            assert!(known.contains(&name), "{name} is not exported");
         }
     }
 

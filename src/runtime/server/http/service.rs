@@ -371,9 +371,9 @@ impl Service {
             http: self.counts,
         };
         // Encoded once for all requests, and only if one is for this page.
-        let states: Vec<State> = self.connections.iter_mut().map(|(_, it)| it.state).collect();
+        let waiting: Vec<State> = self.connections.iter_mut().map(|(_, it)| it.state).collect();
         let is_wanted = |page| {
-            states.iter().any(|it| matches!(it, State::Waiting(wanted, _) if *wanted == page))
+            waiting.iter().any(|it| matches!(it, State::Waiting(wanted, _) if *wanted == page))
         };
         let metrics = is_wanted(Page::Metrics).then(|| Content::metrics(encode(source)));
         let event = is_wanted(Page::Events).then(|| Content::event(source));

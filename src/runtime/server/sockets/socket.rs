@@ -152,6 +152,21 @@ impl Socket {
         self.ending
     }
 
+    /// Returns whether the peer has closed its end of the connection. Asks the system, because
+    /// `Poll` may not have reported it yet. Unread bytes of the peer hide it.
+    pub(crate) fn check_ending(&mut self) -> bool {
+        if !self.ending {
+            self.ending = match self.stream.peek(&mut [0]) {
+                Ok(count) => count == 0,
+                Err(error) => {
+                    !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+                }
+            };
+            self.readable |= self.ending;
+        }
+        self.ending
+    }
+
     /// Makes the next read ask the system, although no `Poll` event has reported bytes.
     pub(crate) fn assume_readable(&mut self) {
         self.readable = true;

@@ -7,7 +7,7 @@ use crate::types::{ClientId, RequestId};
 const NO_KEY: &str = "-NOPERM No permissions to access a key\r\n";
 
 /// Applies rules to the user `u`, as a change in the log.
-fn set_user(fixture: &mut Fixture, store: &mut StateMachine, rules: &[&[u8]]) {
+pub(super) fn set_user(fixture: &mut Fixture, store: &mut StateMachine, rules: &[&[u8]]) {
     let arguments = [&[&b"u"[..], b""], rules].concat();
     let operation = Operation::call(CommandId::of("acl|setuser"), &arguments[..]);
     let request = RequestId(u128::from(store.applied_index().0).to_le_bytes());
@@ -17,7 +17,7 @@ fn set_user(fixture: &mut Fixture, store: &mut StateMachine, rules: &[&[u8]]) {
 }
 
 /// Returns a fixture with a client that has logged in as a user who may use all keys.
-fn with_user() -> (Fixture, StateMachine, TcpStream) {
+pub(super) fn with_user() -> (Fixture, StateMachine, TcpStream) {
     let (mut fixture, mut store) = (Fixture::new(), StateMachine::default());
     set_user(&mut fixture, &mut store, &[b"on", b"nopass", b"+@all", b"~*"]);
     let mut client = fixture.connect();
@@ -111,7 +111,7 @@ fn woken_client_gets_no_changes_without_permission() {
     let read = fixture.dispatch_some().remove(0).key;
     fixture.on_outcome(read, Outcome::Integer(7));
     set_user(&mut fixture, &mut store, &[b"resetkeys"]);
-    fixture.clients.wake(&ChangedKeys { keys: vec![Bytes::from_static(b"a")], others: false });
+    fixture.clients.wake(&ChangedKeys { keys: Vec::new(), others: true });
     assert!(fixture.dispatch().is_empty(), "the request is not permitted any more");
     fixture.expect(&mut client, NO_KEY);
 }

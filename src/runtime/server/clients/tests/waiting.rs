@@ -1,7 +1,7 @@
 //! Tests of requests that wait for changes of keys.
 
 use super::*;
-use crate::kv::ChangedKeys;
+use crate::kv::{ChangedKey, ChangedKeys, ValueType};
 
 /// Sends a `CHANGES` with this prefix that waits for up to `millis`, and plays the part of the core
 /// that has nothing to return yet, at revision 7.
@@ -14,8 +14,13 @@ fn block(fixture: &mut Fixture, client: &mut TcpStream, prefix: &str, millis: u6
 }
 
 fn changed(keys: &[&'static str], others: bool) -> ChangedKeys {
-    let keys = keys.iter().map(|key| Bytes::from_static(key.as_bytes())).collect();
-    ChangedKeys { keys, others }
+    let key = |key: &&'static str| ChangedKey {
+        key: Bytes::from_static(key.as_bytes()),
+        kind: Some(ValueType::String),
+        elements: 0,
+        changes: 1,
+    };
+    ChangedKeys { keys: keys.iter().map(key).collect(), others }
 }
 
 fn waiting_count(fixture: &Fixture) -> usize {
