@@ -8,12 +8,16 @@ mod admin;
 mod backup;
 #[path = "cluster/bank.rs"]
 mod bank;
+#[path = "cluster/beside_redis.rs"]
+mod beside_redis;
 #[path = "cluster/changes.rs"]
 mod changes;
 #[path = "cluster/changes_feed.rs"]
 mod changes_feed;
 #[path = "cluster/client.rs"]
 mod client;
+#[path = "cluster/client_caching.rs"]
+mod client_caching;
 #[path = "cluster/cluster_command.rs"]
 mod cluster_command;
 #[path = "cluster/datagrams.rs"]
@@ -50,6 +54,8 @@ mod load;
 mod locks;
 #[path = "cluster/membership.rs"]
 mod membership;
+#[path = "cluster/monitor.rs"]
+mod monitor;
 #[path = "cluster/partitions.rs"]
 mod partitions;
 #[path = "cluster/proxies.rs"]

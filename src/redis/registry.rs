@@ -7,8 +7,8 @@ use crate::kv::{Batch, Operation};
 
 use super::commands::{
     acl, bitmaps, changes, client, cluster, command, config, connection, failover, generic, hashes,
-    info, lists, members, once, pubsub, sentinel, server, sets, slow_log, snapshot, sorted_sets,
-    strings, transactions,
+    info, lists, lolwut, members, memory, monitor, once, pubsub, sentinel, server, sets, slow_log,
+    snapshot, sorted_sets, strings, transactions,
 };
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
@@ -30,7 +30,10 @@ const GROUPS: &[&[CommandSpec]] = &[
     hashes::COMMANDS,
     info::COMMANDS,
     lists::COMMANDS,
+    lolwut::COMMANDS,
     members::COMMANDS,
+    memory::COMMANDS,
+    monitor::COMMANDS,
     once::COMMANDS,
     pubsub::COMMANDS,
     sentinel::COMMANDS,

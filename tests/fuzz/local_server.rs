@@ -133,6 +133,9 @@ impl LocalServer {
             | Action::TakeSnapshot
             | Action::ResetStatistics(_)
             | Action::Sleep(_)
+            | Action::PauseClients { .. }
+            | Action::UnpauseClients
+            | Action::ReturnFreeMemory
             | Action::WriteOnlyHere(_)
             | Action::CountNestedCalls(_)
             | Action::ApplySettings => {}
@@ -141,6 +144,7 @@ impl LocalServer {
                     self.act(key, step);
                 }
             }
+            Action::Postpone => unreachable!("clients are never paused here"),
             // Its own connection does not wait.
             Action::Unblock { .. } => out.extend_from_slice(b":0\r\n"),
             Action::UpdateSubscriptions(changes) => self.context.subscriptions.apply(1, &changes),

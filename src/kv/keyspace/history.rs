@@ -16,7 +16,7 @@ const BLOCK_KEY_BYTES: usize = 64 << 10;
 const BLOCK_BYTES: usize = size_of::<Block>() + BLOCK_EVENTS * size_of::<Head>();
 /// Maximum number of changed keys that are reported at a time. Beyond it, only the fact that keys
 /// have changed is reported.
-const REPORTED_MAX: usize = 4_096;
+const REPORTED_MAX: usize = 16_384;
 
 /// Name of the event that all keys were removed at once, which has no key.
 pub(in crate::kv) const FLUSH: &str = "flushall";
@@ -33,11 +33,21 @@ pub(in crate::kv) struct Change<'h> {
     pub(in crate::kv) key: Option<&'h [u8]>,
 }
 
-/// The keys that were changed since the last report, for the clients that wait for changes.
+/// A key that was changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedKey {
+    /// The key.
+    pub key: Bytes,
+    /// Number of the operation that changed it.
+    pub revision: u64,
+}
+
+/// The keys that were changed since the last report, for the clients that wait for changes or cache
+/// values.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ChangedKeys {
     /// The changed keys, in the order of the changes. A key may be contained several times.
-    pub keys: Vec<Bytes>,
+    pub keys: Vec<ChangedKey>,
     /// Whether any other key may have changed as well.
     pub others: bool,
 }
@@ -88,7 +98,7 @@ pub(super) struct History {
     full_events: usize,
     /// The history has all events with revisions above this one.
     start: u64,
-    /// Whether the changed keys are collected for clients that wait for changes.
+    /// Whether the changed keys are collected for clients that wait for changes or cache values.
     reports: bool,
     changed: ChangedKeys,
 }
@@ -136,11 +146,19 @@ impl History {
         self.bytes_max > 0
     }
 
+    /// Returns whether events are recorded or reported.
+    pub(super) fn is_used(&self) -> bool {
+        self.is_on() || self.reports
+    }
+
     /// Records an event. The key of the event [`FLUSH`] is empty.
     #[inline]
     pub(super) fn add(&mut self, revision: u64, name: &'static str, key: &[u8]) {
         if self.bytes_max > 0 {
             self.record(revision, name, key);
+        }
+        if self.reports {
+            self.report(revision, name, key);
         }
     }
 
@@ -152,18 +170,16 @@ impl History {
         block.keys.extend_from_slice(key);
         let key_end = block.keys.len();
         block.heads.push(Head { revision, name, key_end });
-        if self.reports {
-            self.report(name, key);
-        }
         self.shorten();
     }
 
+    /// Reports a change, which is not recorded.
     #[cold]
-    fn report(&mut self, name: &'static str, key: &[u8]) {
+    pub(super) fn report(&mut self, revision: u64, name: &'static str, key: &[u8]) {
         if name == FLUSH || self.changed.keys.len() >= REPORTED_MAX {
             self.changed.others = true;
         } else {
-            self.changed.keys.push(Bytes::copy_from_slice(key));
+            self.changed.keys.push(ChangedKey { key: Bytes::copy_from_slice(key), revision });
         }
     }
 
@@ -244,6 +260,11 @@ impl Keyspace {
     /// Returns whether changes are recorded.
     pub(in crate::kv) fn has_history(&self) -> bool {
         self.events.history.is_on()
+    }
+
+    /// Returns whether changed keys are collected for [`Keyspace::take_changed`].
+    pub(in crate::kv) fn reports_changes(&self) -> bool {
+        self.events.history.reports
     }
 
     /// Returns the extent of the history of changes.
@@ -357,7 +378,8 @@ mod tests {
         let last = keyspace.changes_after(1).last();
         assert_eq!(last, Some(Change { revision: 2, name: FLUSH, key: None }));
         let changed = keyspace.take_changed();
-        assert_eq!((changed.keys, changed.others), (vec![Bytes::from_static(b"k00001")], true));
+        let key = ChangedKey { key: Bytes::from_static(b"k00001"), revision: 1 };
+        assert_eq!((changed.keys, changed.others), (vec![key], true));
         assert_eq!(keyspace.take_changed(), ChangedKeys::default());
     }
 
@@ -375,13 +397,38 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_expire_are_reported_before_they_are_removed() {
+        let mut keyspace = keyspace(0);
+        for (key, expires_at) in [(b"a", 5), (b"b", 6), (b"c", 7), (b"d", 8)] {
+            keyspace.put_expiring(key, b"v", Some(expires_at));
+        }
+        let mut expire = |millis, removed_max, reports| {
+            keyspace.report_changes(reports);
+            let before = keyspace.clock();
+            keyspace.advance_clock(millis);
+            keyspace.remove_expired(removed_max);
+            keyspace.report_expired(before);
+            let changed = keyspace.take_changed().keys.into_iter();
+            changed.map(|change| change.key).collect::<Vec<_>>().concat()
+        };
+        assert_eq!(expire(5, 0, false), b"");
+        assert_eq!(expire(7, 1, true), b"abc", "the first one is removed now");
+        assert_eq!(expire(7, 0, true), b"", "they have been reported");
+        assert_eq!(expire(8, 3, true), b"bcd");
+    }
+
+    #[test]
     fn history_without_memory_records_nothing() {
         let mut keyspace = keyspace(0);
         change(&mut keyspace, 5);
         assert!(!keyspace.has_history() && keyspace.changes_after(0).next().is_none());
+        keyspace.report_changes(true);
+        change(&mut keyspace, 1);
+        assert_eq!(keyspace.take_changed().keys.len(), 1, "it is reported nevertheless");
+        keyspace.report_changes(false);
         keyspace.keep_history(1 << 20);
         change(&mut keyspace, 1);
-        assert_eq!((keyspace.history().start, revisions_after(&keyspace, 5)), (5, vec![6]));
+        assert_eq!((keyspace.history().start, revisions_after(&keyspace, 6)), (6, vec![7]));
         keyspace.restore_revision(50);
         assert_eq!((keyspace.history().start, keyspace.history().events), (50, 0));
     }

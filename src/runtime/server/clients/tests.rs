@@ -5,6 +5,7 @@ mod lagging_reads;
 mod settings;
 mod statistics;
 mod tls;
+mod tracking;
 mod users;
 mod waiting;
 mod wide_replies;

@@ -7,9 +7,7 @@
 //! together with or after the outcome that made the request wait, and reports begin before the
 //! request is sent.
 
-use std::collections::btree_map::Range;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
 
 use bytes::{Bytes, BytesMut};
 
@@ -20,6 +18,7 @@ use crate::wire::resp::Writer;
 
 use super::Clients;
 use super::in_flight::InFlight;
+use super::prefixes::prefixes_of;
 use super::request::Reply;
 
 /// Maximum number of clients whose waits end by their timeouts in one pass (iteration of the
@@ -83,26 +82,10 @@ impl WaitingClients {
         Some(waiting)
     }
 
-    /// Iterates over the prefixes up to `last` in byte order, with the clients that wait for them.
-    fn up_to(&self, last: &[u8]) -> Range<'_, Bytes, BTreeSet<usize>> {
-        self.by_prefix.range::<[u8], _>((Bound::Unbounded, Bound::Included(last)))
-    }
-
     /// Returns the clients that wait for changes of `key`.
     fn matching(&self, key: &[u8]) -> Vec<usize> {
-        let mut found = Vec::new();
-        // In byte order, no prefix of the key comes after it. If the last entry up to the key is no
-        // prefix of it, any that remain are no longer than the part that both have in common.
-        let mut candidates = self.up_to(key);
-        while let Some((prefix, clients)) = candidates.next_back() {
-            let common = prefix.iter().zip(key).take_while(|(one, other)| one == other).count();
-            if common == prefix.len() {
-                found.extend(clients);
-            } else {
-                candidates = self.up_to(&key[..common]);
-            }
-        }
-        found
+        let found = prefixes_of(&self.by_prefix, key).into_iter();
+        found.flat_map(|(_, clients)| clients).copied().collect()
     }
 
     /// Returns a client whose wait has ended at `now`; `None` if there is none.
@@ -119,9 +102,11 @@ impl Clients {
         self.board.set_reports_changes(true);
     }
 
-    /// Ends the applier's reports of changed keys if no client waits or is about to wait for them.
+    /// Ends the applier's reports of changed keys if no client caches values, waits for changes or
+    /// is about to wait.
     pub(super) fn end_reports(&mut self) {
         if self.waiting.are_changes_reported
+            && !self.tracking.is_active()
             && !self.connected.iter_mut().any(|(_, client)| client.connection.may_wait())
         {
             self.waiting.are_changes_reported = false;
@@ -153,7 +138,7 @@ impl Clients {
         let outcome = outcome.clone();
         let waiting = Waiting { client: id, slot, command, prefix, until, operation, outcome };
         self.waiting.add(index, waiting);
-        self.context.blocked_clients = self.waiting.len() as u64;
+        self.count_blocked();
         self.count_memory(index);
         true
     }
@@ -167,8 +152,8 @@ impl Clients {
         if changed.others {
             woken.extend(self.waiting.by_index.keys());
         }
-        for key in &changed.keys {
-            woken.extend(self.waiting.matching(key));
+        for change in &changed.keys {
+            woken.extend(self.waiting.matching(&change.key));
         }
         let mut sent = Vec::new();
         for index in woken {
@@ -261,7 +246,7 @@ impl Clients {
     /// Removes the client at `index` from those that wait.
     fn take_waiting(&mut self, index: usize) -> Option<Waiting> {
         let waiting = self.waiting.remove(index)?;
-        self.context.blocked_clients = self.waiting.len() as u64;
+        self.count_blocked();
         let client = self.connected.get_mut(index).map(|client| client.id);
         assert!(client.is_none_or(|id| id == waiting.client), "the wait of another client");
         Some(waiting)

@@ -1,7 +1,7 @@
 //! Requests that are on their way while the permissions of their user change.
 
 use super::*;
-use crate::kv::{Batch, ChangedKeys, CommandId, Operation, Refusal, StateMachine};
+use crate::kv::{Batch, ChangedKey, ChangedKeys, CommandId, Operation, Refusal, StateMachine};
 use crate::types::{ClientId, RequestId};
 
 const NO_KEY: &str = "-NOPERM No permissions to access a key\r\n";
@@ -111,7 +111,8 @@ fn woken_client_gets_no_changes_without_permission() {
     let read = fixture.dispatch_some().remove(0).key;
     fixture.on_outcome(read, Outcome::Integer(7));
     set_user(&mut fixture, &mut store, &[b"resetkeys"]);
-    fixture.clients.wake(&ChangedKeys { keys: vec![Bytes::from_static(b"a")], others: false });
+    let change = ChangedKey { key: Bytes::from_static(b"a"), revision: 1 };
+    fixture.clients.wake(&ChangedKeys { keys: vec![change], others: false });
     assert!(fixture.dispatch().is_empty(), "the request is not permitted any more");
     fixture.expect(&mut client, NO_KEY);
 }

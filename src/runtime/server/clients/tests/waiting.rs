@@ -1,7 +1,7 @@
 //! Tests of requests that wait for changes of keys.
 
 use super::*;
-use crate::kv::ChangedKeys;
+use crate::kv::{ChangedKey, ChangedKeys};
 
 /// Sends a `CHANGES` with this prefix that waits for up to `millis`, and plays the part of the core
 /// that has nothing to return yet, at revision 7.
@@ -14,7 +14,8 @@ fn block(fixture: &mut Fixture, client: &mut TcpStream, prefix: &str, millis: u6
 }
 
 fn changed(keys: &[&'static str], others: bool) -> ChangedKeys {
-    let keys = keys.iter().map(|key| Bytes::from_static(key.as_bytes())).collect();
+    let key = |key: &&'static str| Bytes::from_static(key.as_bytes());
+    let keys = keys.iter().map(|it| ChangedKey { key: key(it), revision: 8 }).collect();
     ChangedKeys { keys, others }
 }
 
