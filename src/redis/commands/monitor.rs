@@ -52,9 +52,9 @@ impl Connection {
         let now = context.wall_clock;
         let (seconds, micros) = (now.as_secs(), now.subsec_micros());
         let mut line = format!("+{seconds}.{micros:06} [0 {}]", self.address);
-        let is_secret = secrets(spec, request);
+        let secrets = secrets(spec, request);
         for (position, argument) in request.iter().enumerate() {
-            let argument = if is_secret(position) { REDACTED } else { argument };
+            let argument = if secrets.contains(&position) { REDACTED } else { argument };
             line.push_str(" \"");
             quote(argument, &mut line);
             line.push('"');
@@ -65,21 +65,35 @@ impl Connection {
 
     /// Returns the lines for monitors about the latest request; empty if there are none.
     pub fn take_shown(&mut self) -> bytes::Bytes {
+        // Splitting an empty buffer would allocate memory.
+        if self.observation.shown.is_empty() {
+            return bytes::Bytes::new();
+        }
         self.observation.shown.split().freeze()
     }
 }
 
-/// Returns which arguments of a request are names of users and passwords, as in Redis.
-fn secrets(spec: &CommandSpec, request: Request<'_>) -> impl Fn(usize) -> bool + use<> {
-    let after = match spec.full_name {
-        "auth" => Some(0),
+/// Returns the positions of the arguments of a request that are names of users and passwords, as in
+/// Redis.
+fn secrets(spec: &CommandSpec, request: Request<'_>) -> Vec<usize> {
+    match spec.full_name {
+        "auth" => (1..request.len()).collect(),
         "hello" => {
-            let mut arguments = request.iter();
-            arguments.position(|argument| argument.eq_ignore_ascii_case(b"AUTH"))
+            let (mut secrets, mut position) = (Vec::new(), 2);
+            while let Some(option) = request.get(position) {
+                let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
+                if is("AUTH") {
+                    secrets.extend([position + 1, position + 2]);
+                    position += 2;
+                } else if is("SETNAME") {
+                    position += 1;
+                }
+                position += 1;
+            }
+            secrets
         }
-        _ => None,
-    };
-    move |position| after.is_some_and(|after| (after + 1..=after + 2).contains(&position))
+        _ => Vec::new(),
+    }
 }
 
 /// Appends an argument as Redis shows it: control characters and bytes that are not ASCII are

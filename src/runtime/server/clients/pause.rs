@@ -46,7 +46,7 @@ impl Clients {
     }
 
     /// Ends the pause of the clients.
-    fn unpause_clients(&mut self) {
+    pub(super) fn unpause_clients(&mut self) {
         self.context.pause = None;
         for index in std::mem::take(&mut self.postponed) {
             self.client(index).marks.postponed = false;

@@ -2,6 +2,7 @@
 //! of the core.
 
 mod lagging_reads;
+mod pause;
 mod settings;
 mod statistics;
 mod tls;
@@ -169,6 +170,7 @@ impl Fixture {
         self.clients.sweep(self.now, self.poll.registry());
         self.clients.read_ahead(self.now);
         self.clients.end_waits(self.now);
+        self.clients.end_pause(self.now);
     }
 
     /// Receives at least `length` bytes of replies at `client`, and returns them.

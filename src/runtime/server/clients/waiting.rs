@@ -186,7 +186,9 @@ impl Clients {
     }
 
     /// Replies to all clients that wait, and lets none wait from now on, because the server stops.
+    /// Also ends a pause of the clients.
     pub(crate) fn refuse_waits(&mut self) {
+        self.unpause_clients();
         self.waiting.are_refused = true;
         let indexes: Vec<usize> = self.waiting.by_index.keys().copied().collect();
         for index in indexes {
