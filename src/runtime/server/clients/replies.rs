@@ -47,7 +47,7 @@ impl Clients {
         let (mut called, mut calls) = (CommandNumber::default(), 0);
         for (sequence, outcome) in batch.requests().zip(outcomes) {
             if is_followed {
-                self.begin_answer(&outcome);
+                self.begin_answer();
             }
             let Some(request) = self.in_flight.get(sequence) else { continue };
             let Some(client) = sender(&mut self.connected, request) else {

@@ -168,8 +168,11 @@ impl Clients {
         let are_writes = kind == RequestKind::Write;
         let reported = self.tracking.answers.reported;
         let current = if are_writes {
-            let count = outcomes.iter().filter(|outcome| is_numbered(outcome)).count();
-            reported.map(|revision| revision.saturating_sub(count as u64))
+            // Such an operation may or may not have a number.
+            let refused = Outcome::Refused(Refusal::UsersChanged);
+            let are_numbered = !outcomes.contains(&refused);
+            let count = outcomes.len() as u64;
+            reported.filter(|_| are_numbered).map(|revision| revision.saturating_sub(count))
         } else {
             reported
         };
@@ -182,11 +185,10 @@ impl Clients {
         }
     }
 
-    /// Sends the invalidations that the reply with this outcome, the next of the batch, must not
-    /// overtake.
-    pub(super) fn begin_answer(&mut self, outcome: &Outcome) {
+    /// Sends the invalidations that the next reply of the batch must not overtake.
+    pub(super) fn begin_answer(&mut self) {
         let answers = &mut self.tracking.answers;
-        if answers.are_writes && is_numbered(outcome) {
+        if answers.are_writes {
             answers.current = answers.current.map(|revision| revision + 1);
             if let Some(revision) = answers.current {
                 self.send_changes_before(revision);
@@ -391,10 +393,4 @@ impl Clients {
 
 fn index_of(client: SubscriberId) -> usize {
     usize::try_from(client >> 32).expect("the id begins with an index")
-}
-
-/// Returns whether the operation with this outcome has a number of its own, by which the revision
-/// of the state has grown.
-fn is_numbered(outcome: &Outcome) -> bool {
-    *outcome != Outcome::Refused(Refusal::UsersChanged)
 }

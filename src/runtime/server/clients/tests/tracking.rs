@@ -132,6 +132,26 @@ fn own_changes_of_a_transaction_are_invalidated_after_its_reply() {
 }
 
 #[test]
+fn order_is_not_known_if_the_users_have_changed_in_the_batch() {
+    let mut fixture = Fixture::new();
+    let mut client = connect_caching(&mut fixture, "");
+    let mut other = fixture.connect();
+    client.write_all(b"MULTI\r\nGET k\r\nSET k v\r\nEXEC\r\n").unwrap();
+    fixture.until("a request", |fixture| fixture.clients.has_waiting().then_some(()));
+    other.write_all(b"SET l 1\r\n").unwrap();
+    fixture.until("both", |fixture| (fixture.clients.to_dispatch.len() == 2).then_some(()));
+    let batch = fixture.clients.dispatch(Target::Core, 10, |_| true).batches.remove(0);
+    let executed = Outcome::List(vec![value("old"), Outcome::Done]);
+    let refused = Outcome::Refused(crate::kv::Refusal::UsersChanged);
+    fixture.clients.begin_changes(changes(&[("k", 7)]));
+    fixture.clients.on_answer(batch.key, vec![executed, refused], Some(7));
+    drop(fixture.clients.end_changes());
+    let queued = "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n$3\r\nold\r\n+OK\r\n";
+    fixture.expect(&mut client, &format!("{queued}{}", invalidation(&["k"])));
+    assert_eq!(fixture.clients.context.tracking.keys, 0);
+}
+
+#[test]
 fn invalidation_follows_known_replies_that_wait_for_earlier_ones() {
     let mut fixture = Fixture::new();
     let mut client = connect_caching(&mut fixture, "");
