@@ -8,6 +8,8 @@ mod admin;
 mod backup;
 #[path = "cluster/bank.rs"]
 mod bank;
+#[path = "cluster/beside_redis.rs"]
+mod beside_redis;
 #[path = "cluster/blocking.rs"]
 mod blocking;
 #[path = "cluster/blocking_replies.rs"]
@@ -18,6 +20,8 @@ mod changes;
 mod changes_feed;
 #[path = "cluster/client.rs"]
 mod client;
+#[path = "cluster/client_caching.rs"]
+mod client_caching;
 #[path = "cluster/cluster_command.rs"]
 mod cluster_command;
 #[path = "cluster/datagrams.rs"]
@@ -54,6 +58,8 @@ mod load;
 mod locks;
 #[path = "cluster/membership.rs"]
 mod membership;
+#[path = "cluster/monitor.rs"]
+mod monitor;
 #[path = "cluster/partitions.rs"]
 mod partitions;
 #[path = "cluster/proxies.rs"]

@@ -23,6 +23,7 @@ mod keyspace;
 mod operation;
 mod overlay;
 mod partial_batch;
+mod read_keys;
 mod snapshot;
 mod state_machine;
 mod transactions;
@@ -44,13 +45,14 @@ pub use commands::row::KeyPositions;
 pub use dedup::DEDUP_ENTRIES_MAX;
 pub use digest_check::{DigestComparison, DigestResult};
 pub use keyspace::events::{Event, RecordedEvents};
-pub use keyspace::history::{ChangedKey, ChangedKeys, HistoryStatus};
+pub use keyspace::history::{ChangedKey, ChangedKeys, HistoryStatus, KeyChange};
 pub use keyspace::scripts::SHA_DIGITS;
 pub use keyspace::slot::{SLOT_COUNT, slot_of};
 pub use keyspace::statistics::KeyspaceStatistics;
 pub use keyspace::unlinked::Unlinked;
 pub use operation::{Operation, OperationError};
 pub use overlay::{Overlay, OverlayError, ScriptEffects};
+pub use read_keys::read_keys;
 pub use snapshot::{
     MarkError, NEW_CLUSTER_GAP, SnapshotError, SnapshotMark, SnapshotReader, SnapshotWriter,
 };

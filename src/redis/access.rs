@@ -115,9 +115,6 @@ impl Connection {
         }
         self.permissions = Some(std::sync::Arc::clone(current));
         may_return
-            && self
-                .subscriptions
-                .all()
-                .all(|(is_pattern, name)| current.allows_subscription(is_pattern, name))
+            && self.subscriptions.all().all(|(kind, name)| current.allows_subscription(kind, name))
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::kv::SnapshotMark;
 use crate::membership::{ChangePlan, ChangeRefusal, MemberChange};
-use crate::types::{NodeId, RequestKind, TransferRefusal, TransferRequest};
+use crate::types::{Instant, NodeId, RequestKind, TransferRefusal, TransferRequest};
 
 use super::session::client_info::{ClientKill, ClientQuery};
 use super::session::reply_format::ReplyFormat;
@@ -62,6 +62,21 @@ pub enum Action {
     /// End the script that has been running for long on this replica, then send the reply (`SCRIPT
     /// KILL`).
     KillScript,
+    /// Postpone requests of this replica's clients until a time, then send the reply (`CLIENT
+    /// PAUSE`). If they are postponed already, the later time and the stricter mode apply.
+    PauseClients {
+        /// When the pause ends.
+        until: Instant,
+        /// Whether all requests are postponed, not only those that may change the state.
+        is_all: bool,
+    },
+    /// End the pause of this replica's clients, then send the reply (`CLIENT UNPAUSE`).
+    UnpauseClients,
+    /// Execute the request again when the pause of the clients is over. It has had no effect.
+    Postpone,
+    /// Return free memory to the operating system in the background, and send the reply without
+    /// waiting for it (`MEMORY PURGE`).
+    ReturnFreeMemory,
     /// Write a random password of this many hexadecimal digits as the reply (`ACL GENPASS`).
     GeneratePassword(usize),
     /// Reset the given statistics of the replica, then send the reply (`SLOWLOG RESET`, `LATENCY

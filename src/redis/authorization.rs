@@ -8,6 +8,7 @@ use super::acl_log::{Denial, DenialReason};
 use super::key_access::uses_in_request;
 use super::permissions::{Permissions, SelectorPermissions};
 use super::session::connection::Connection;
+use super::session::subscriptions::SubscriptionKind;
 use super::spec::{CommandSpec, CommandTable};
 use super::statistics::CommandNumber;
 
@@ -61,10 +62,10 @@ impl Permissions {
     }
 
     /// Returns whether the user may have these subscriptions.
-    pub(super) fn allows_subscription(&self, is_pattern: bool, name: &[u8]) -> bool {
+    pub(super) fn allows_subscription(&self, kind: SubscriptionKind, name: &[u8]) -> bool {
         self.are_unrestricted
             || self.selectors().iter().any(|selector| {
-                if is_pattern {
+                if kind == SubscriptionKind::Pattern {
                     selector.allows_channel_pattern(name)
                 } else {
                     selector.allows_channel(name)
@@ -161,8 +162,8 @@ fn reads_any_key<'r>(spec: &CommandSpec, mut arguments: impl Iterator<Item = &'r
 /// whether they are patterns.
 fn channels_of(full_name: &str, count: usize) -> (std::ops::Range<usize>, bool) {
     match full_name {
-        "publish" => (1..2, false),
-        "subscribe" => (1..count, false),
+        "publish" | "spublish" => (1..2, false),
+        "subscribe" | "ssubscribe" => (1..count, false),
         "psubscribe" => (1..count, true),
         _ => (0..0, false),
     }

@@ -1,7 +1,7 @@
 //! The state of a replica and its cluster that replies to clients depend on. The server keeps this
 //! state up to date; commands only read it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::acl_log::AclLog;
 use super::action::Statistics;
 use super::failure::Failure;
 use super::session::subscriptions::Subscriptions;
+use super::session::tracking::TrackingStatus;
 use super::slow_log::SlowLog;
 use super::statistics::CommandStatistics;
 use super::traffic::{Rates, Traffic};
@@ -168,8 +169,25 @@ pub struct Context {
     pub sentinel_name: String,
     /// Pub/Sub subscriptions of all clients that are connected to this replica.
     pub subscriptions: Subscriptions,
+    /// Index of each connected client in the server's table of clients, by the client's id.
+    pub client_indexes: BTreeMap<u64, usize>,
+    /// Counters of client-side caching.
+    pub tracking: TrackingStatus,
+    /// Number of clients that are monitors.
+    pub monitors: u64,
+    /// The latest `CLIENT PAUSE`, which may be over already; `None` if there is none.
+    pub pause: Option<Pause>,
     /// Maximum size of an encoded batch in bytes, which is limited by the size of a log entry.
     pub payload_bytes_max: usize,
+}
+
+/// A time in which requests of a replica's clients are postponed (`CLIENT PAUSE`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// When the pause ends.
+    pub until: Instant,
+    /// Whether all requests are postponed, not only those that may change the state.
+    pub is_all: bool,
 }
 
 /// A replica of the cluster, as described in replies to clients.
@@ -402,6 +420,10 @@ impl Context {
             slow_log: SlowLog::default(),
             sentinel_name: "mymaster".to_owned(),
             subscriptions: Subscriptions::default(),
+            client_indexes: BTreeMap::new(),
+            tracking: TrackingStatus::default(),
+            monitors: 0,
+            pause: None,
             payload_bytes_max: 64 << 20,
         }
     }
@@ -416,16 +438,18 @@ impl Context {
     }
 
     /// Returns a copy for metrics. It lacks the parts that may be large: the slow log, the
-    /// subscriptions, and the percentiles of latencies.
+    /// subscriptions, the ids of clients, and the percentiles of latencies.
     #[must_use]
     pub fn copy_for_metrics(&mut self) -> Context {
         let slow_log = std::mem::take(&mut self.slow_log);
         let subscriptions = std::mem::take(&mut self.subscriptions);
+        let client_indexes = std::mem::take(&mut self.client_indexes);
         let statistics = std::mem::take(&mut self.statistics);
         let mut copy = self.clone();
         copy.statistics = statistics.without_percentiles();
         self.slow_log = slow_log;
         self.subscriptions = subscriptions;
+        self.client_indexes = client_indexes;
         self.statistics = statistics;
         copy
     }
@@ -532,7 +556,7 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
-    use super::super::session::subscriptions::SubscriptionChange;
+    use super::super::session::subscriptions::{SubscriptionChange, SubscriptionKind};
     use super::*;
 
     fn node() -> ReplicaInfo {
@@ -566,8 +590,8 @@ mod tests {
     fn copy_for_metrics_changes_nothing_and_lacks_the_large_parts() {
         let mut context = Context::alone(node(), 0, Instant::ZERO);
         context.statistics.count_error(b"ERR x");
-        let (is_pattern, name, subscribes) = (false, "channel".into(), true);
-        context.subscriptions.apply(7, &[SubscriptionChange { is_pattern, name, subscribes }]);
+        let (kind, name, subscribes) = (SubscriptionKind::Channel, "channel".into(), true);
+        context.subscriptions.apply(7, &[SubscriptionChange { kind, name, subscribes }]);
         let copy = context.copy_for_metrics();
         assert_eq!((copy.statistics.error_count(), copy.subscriptions.channel_count()), (1, 0));
         assert_eq!(copy.me, context.me);

@@ -9,7 +9,7 @@ use super::action::Action;
 use super::authorization::Checked;
 use super::call::Call;
 use super::commands::transactions;
-use super::context::Context;
+use super::context::{Context, Pause};
 use super::failure::Failure;
 use super::lookup::redirect_slot;
 use super::registry;
@@ -17,6 +17,7 @@ use super::session::connection::Connection;
 use super::settings::Settings;
 use super::spec::{CommandSpec, DENY_OOM};
 use super::statistics::CallStatus;
+use crate::types::Instant;
 
 /// Commands that run immediately if they are sent inside a transaction (after `MULTI`), while all
 /// other commands are queued.
@@ -24,8 +25,17 @@ const NOT_QUEUED: &[&str] = &["exec", "discard", "multi", "watch", "quit", "rese
 
 /// Commands that a RESP2 client may send while it has subscriptions. In RESP2, the client could not
 /// distinguish the replies to other commands from published messages.
-const ALLOWED_WITH_SUBSCRIPTIONS: &[&str] =
-    &["subscribe", "psubscribe", "unsubscribe", "punsubscribe", "ping", "quit", "reset"];
+const ALLOWED_WITH_SUBSCRIPTIONS: &[&str] = &[
+    "subscribe",
+    "psubscribe",
+    "ssubscribe",
+    "unsubscribe",
+    "punsubscribe",
+    "sunsubscribe",
+    "ping",
+    "quit",
+    "reset",
+];
 
 /// The error for commands that a witness refuses.
 const WITNESS: &str =
@@ -40,6 +50,28 @@ fn needs_data(spec: &CommandSpec) -> bool {
         || spec.full_name.starts_with("snapshot|")
 }
 
+/// Returns whether the command may change the state or publish a message. Redis says the same of
+/// `PFCOUNT`, and of scripts that it does not know to be read-only.
+fn may_change(spec: &CommandSpec) -> bool {
+    let others = ["eval", "evalsha", "fcall", "once", "pfcount", "publish", "spublish"];
+    spec.has_flag("write") || others.contains(&spec.full_name)
+}
+
+impl Pause {
+    /// Returns whether a request of this connection must wait until the pause is over.
+    fn postpones(self, now: Instant, connection: &Connection, spec: &CommandSpec) -> bool {
+        let queued = || {
+            let queue = connection.transaction.queue.as_ref();
+            queue.is_some_and(|queue| {
+                let table = registry::table();
+                queue.requests.iter().any(|one| may_change(table.resolved(one.request()).1))
+            })
+        };
+        now < self.until
+            && (self.is_all || may_change(spec) || spec.full_name == "exec" && queued())
+    }
+}
+
 impl Connection {
     /// Executes a request up to the point where it needs the consensus core, and returns the action
     /// that the server must perform next.
@@ -52,7 +84,9 @@ impl Connection {
         settings: &'c mut Settings,
         out: &'c mut BytesMut,
     ) -> Action {
+        let before = (self.reply_mode, self.last_command);
         self.reply_mode.begin_request();
+        self.end_caching();
         self.call_status = CallStatus::NotCounted;
         let table = registry::table();
         let mut writer = Writer::new(out, self.version);
@@ -86,6 +120,11 @@ impl Connection {
             }
             return Action::Reply;
         }
+        if context.pause.is_some_and(|pause| pause.postpones(context.now, self, spec)) {
+            self.call_status = CallStatus::NotCounted;
+            (self.reply_mode, self.last_command) = before;
+            return Action::Postpone;
+        }
         if queues {
             self.call_status = CallStatus::NotCounted;
         }
@@ -102,6 +141,7 @@ impl Connection {
             return transactions::queue(&mut call);
         }
         let mut action = spec.run(&mut call, table);
+        call.connection.show(spec, request, context);
         if context.is_witness && matches!(action, Action::Submit { .. }) {
             return call.error(&WITNESS);
         }
@@ -132,6 +172,9 @@ impl Connection {
         }
         if context.is_witness && needs_data(spec) {
             return Some(WITNESS.to_owned());
+        }
+        if self.is_monitor() && (spec.has_flag("readonly") || may_change(spec)) {
+            return Some("ERR Replica can't interact with the keyspace".to_owned());
         }
         if queues && spec.has_flag("no_multi") {
             return Some("ERR Command not allowed inside a transaction".to_owned());

@@ -79,8 +79,8 @@ pub use commands::info::{digest_result, disk_name, member_role, role_name};
 pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};
 pub use commands::snapshot::write_snapshot_part;
 pub use context::{
-    ClockStatus, Context, MembersInfo, PathStatus, ProgramInfo, RaftCounters, RejoinProgress,
-    ReplicaInfo, SnapshotInfo, SystemInfo,
+    ClockStatus, Context, MembersInfo, PathStatus, Pause, ProgramInfo, RaftCounters,
+    RejoinProgress, ReplicaInfo, SnapshotInfo, SystemInfo,
 };
 pub use failure::Failure;
 pub use notifications::KeyspaceNotifications;
@@ -93,7 +93,11 @@ pub use script_runner::{
 pub use session::client_info::{ClientKill, ClientList, ClientQuery};
 pub use session::connection::{BufferBytes, Connection};
 pub use session::reply_format::{ReplyFormat, error_text, is_error};
-pub use session::subscriptions::{SubscriberId, SubscriptionChange, Subscriptions, write_message};
+pub use session::subscriptions::{
+    SubscriberId, SubscriptionChange, SubscriptionKind, Subscriptions, write_message,
+    write_shard_message,
+};
+pub use session::tracking::{Tracking, TrackingStatus, write_invalidation};
 pub use session::waits::{AwaitedKeys, Wait, WaitOn, Wake};
 pub use session::wide_reply::WideReply;
 pub use settings::{

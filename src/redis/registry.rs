@@ -7,8 +7,8 @@ use crate::kv::{Batch, Operation};
 
 use super::commands::{
     acl, bitmaps, blocking, changes, client, cluster, command, config, connection, failover,
-    generic, hashes, info, lists, members, once, pubsub, scripting, sentinel, server, sets,
-    slow_log, snapshot, sorted_sets, strings, transactions,
+    generic, hashes, info, lists, lolwut, members, memory, monitor, once, pubsub, scripting,
+    sentinel, server, sets, slow_log, snapshot, sorted_sets, strings, transactions,
 };
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
@@ -31,7 +31,10 @@ const GROUPS: &[&[CommandSpec]] = &[
     hashes::COMMANDS,
     info::COMMANDS,
     lists::COMMANDS,
+    lolwut::COMMANDS,
     members::COMMANDS,
+    memory::COMMANDS,
+    monitor::COMMANDS,
     once::COMMANDS,
     pubsub::COMMANDS,
     scripting::COMMANDS,

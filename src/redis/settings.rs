@@ -88,6 +88,7 @@ const NOTIFICATIONS: &str = "notify-keyspace-events";
 const BULK_BYTES_MAX: &str = "proto-max-bulk-len";
 const LATENCY_TRACKING: &str = "latency-tracking";
 const PASSWORD: &str = "requirepass";
+const TRACKED_KEYS_MAX: &str = "tracking-table-max-keys";
 
 /// Minimum value of `maxmemory-clients`, in bytes. With less memory, clients would have to wait for
 /// each other to free their buffers.
@@ -170,6 +171,7 @@ const SETTINGS: &[(&str, ValueKind, &str)] = &[
     (LATENCY_MILLIS, ANY_I64, "0"),
     (LATENCY_TRACKING, ValueKind::YesOrNo, "yes"),
     (PASSWORD, ValueKind::Password, ""),
+    (TRACKED_KEYS_MAX, ANY_I64, "1000000"),
 ];
 
 /// Redis's settings that tools set, but that cannot have an effect here, with the reason.
@@ -292,6 +294,13 @@ impl Settings {
     /// Returns whether the durations of commands are recorded for `INFO latencystats`.
     pub fn tracks_latency(&self) -> bool {
         self.value(LATENCY_TRACKING) == "yes"
+    }
+
+    /// Returns the maximum number of keys in the table for client-side caching; `None` for no
+    /// limit.
+    pub fn tracked_keys_max(&self) -> Option<usize> {
+        let keys = self.number(TRACKED_KEYS_MAX);
+        (keys > 0).then(|| usize::try_from(keys).unwrap_or(usize::MAX))
     }
 
     /// Returns `maxmemory`, in bytes (0: no limit). While memory usage exceeds this limit, commands

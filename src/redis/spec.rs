@@ -30,6 +30,8 @@ pub(super) struct CommandSpec {
     /// `flags`.
     pub(super) categories: &'static [&'static str],
     keys: KeyRange,
+    /// Which arguments are shard channels. Clients find the shard of a channel like that of a key.
+    channels: KeyRange,
     /// Index of the argument that contains the number of keys, which follow it. 0 if the command
     /// has no such argument.
     key_count_index: u8,
@@ -137,6 +139,7 @@ const fn row(name: &'static str, full_name: &'static str, arity: i8, run: Run) -
         flags: &[],
         categories: &[],
         keys: NO_KEYS,
+        channels: NO_KEYS,
         key_count_index: 0,
         group: "",
         since: "",
@@ -152,6 +155,11 @@ const fn row(name: &'static str, full_name: &'static str, arity: i8, run: Run) -
 impl CommandSpec {
     pub(super) const fn keys_at(mut self, keys: KeyRange) -> CommandSpec {
         self.keys = keys;
+        self
+    }
+
+    pub(super) const fn channels_at(mut self, channels: KeyRange) -> CommandSpec {
+        self.channels = channels;
         self
     }
 
@@ -247,9 +255,10 @@ impl CommandSpec {
     }
 
     /// Returns the positions of the keys as in the reply to `COMMAND INFO`: first key, last key and
-    /// step. Excludes keys that follow an argument with their number (`numkeys`).
+    /// step. Excludes keys that follow an argument with their number (`numkeys`), and includes
+    /// shard channels.
     pub(super) fn key_range(&self) -> KeyRange {
-        self.keys
+        if self.channels == NO_KEYS { self.keys } else { self.channels }
     }
 
     /// Returns whether any argument of the command can be a key.
@@ -371,6 +380,8 @@ impl CommandTable {
         let Operation::Call { command, .. } = operation else { return Vec::new() };
         let runs = |spec: &CommandSpec| match spec.command {
             Some(found) => found == *command,
+            // Both publish.
+            None if spec.full_name == "spublish" => command.name() == "publish",
             None => spec.full_name == command.name(),
         };
         self.numbered().filter(|(_, spec)| runs(spec)).collect()

@@ -185,6 +185,8 @@ pub(super) struct MemoryBoard {
     limit_bytes: AtomicU64,
     /// Memory usage of the clients in bytes, as the network stage has published it.
     clients_bytes: AtomicU64,
+    /// Whether a client has asked for free memory to be returned to the operating system.
+    trim_requested: AtomicBool,
     snapshots: Arc<SnapshotBoard>,
 }
 
@@ -193,6 +195,16 @@ impl MemoryBoard {
     /// clients combined (0 for no limit). `snapshots` supplies the size of the latest snapshot.
     pub(super) fn new(limit_bytes: u64, snapshots: Arc<SnapshotBoard>) -> MemoryBoard {
         MemoryBoard { limit_bytes: limit_bytes.into(), snapshots, ..MemoryBoard::default() }
+    }
+
+    /// Requests that free memory is returned to the operating system. Called by the network stage.
+    pub(super) fn request_trim(&self) {
+        self.trim_requested.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether that was requested since the last call. Called by the background deletion.
+    pub(super) fn take_trim_request(&self) -> bool {
+        self.trim_requested.swap(false, Ordering::Relaxed)
     }
 
     /// Changes the memory limit, in bytes, for keyspace, log and clients combined; 0 for no limit.

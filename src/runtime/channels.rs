@@ -462,7 +462,7 @@ pub(super) struct ReplyBatch {
     /// Pub/Sub messages and keyspace notifications, to be delivered to this replica's subscribers.
     pub(super) events: VecDeque<Event>,
     /// The keys that have changed since the previous batch, if the board says that clients wait for
-    /// changes. To be handled after the answers.
+    /// changes or cache values.
     pub(super) changed: ChangedKeys,
     /// The extent of the history of changes, and the revision of the applied state.
     pub(super) history: HistoryStatus,
@@ -502,6 +502,10 @@ pub(super) struct Answer {
     pub(super) key: RequestKey,
     /// Outcomes of the batch's operations, in the order of the operations.
     pub(super) outcomes: Vec<Outcome>,
+    /// The revision of the state in which all operations of a batch of reads were run, or after the
+    /// last operation of a batch of writes; `None` if it is not known, or if reads were run in
+    /// different states.
+    pub(super) revision: Option<u64>,
 }
 
 impl Deletion {

@@ -26,9 +26,15 @@ impl Trimmer {
     /// `resident` returns the resident memory of the process in bytes.
     pub(crate) fn trim_if_unused(&mut self, used: u64, resident: impl Fn() -> u64) {
         if self.is_due(used, resident()) {
-            trim();
-            self.unused = resident().saturating_sub(used);
+            self.trim(used, resident);
         }
+    }
+
+    /// Returns free memory to the operating system, although little of it may be unused. `used`
+    /// and `resident` are as for [`Trimmer::trim_if_unused`].
+    pub(crate) fn trim(&mut self, used: u64, resident: impl Fn() -> u64) {
+        trim();
+        self.unused = resident().saturating_sub(used);
     }
 
     fn is_due(&mut self, used: u64, resident: u64) -> bool {

@@ -132,12 +132,13 @@ pub(crate) fn reply_length(bytes: &[u8]) -> Option<usize> {
                 length += bulk + 2;
             }
         }
-        b'*' => {
-            for _ in 0..number() {
+        head @ (b'*' | b'>' | b'~' | b'%') => {
+            let parts = if head == b'%' { 2 * number() } else { number() };
+            for _ in 0..parts {
                 length += reply_length(bytes.get(length..)?)?;
             }
         }
-        b'+' | b'-' | b':' => {}
+        b'+' | b'-' | b':' | b'_' => {}
         other => panic!("a reply begins with {other}"),
     }
     (length <= bytes.len()).then_some(length)

@@ -153,16 +153,6 @@ const MISSING: &[(&str, &[&str])] = &[
             "current_eviction_exceeded_time",
         ],
     ),
-    (
-        "client tracking and sharded Pub/Sub",
-        &[
-            "tracking_clients",
-            "tracking_total_keys",
-            "tracking_total_items",
-            "tracking_total_prefixes",
-            "pubsubshard_channels",
-        ],
-    ),
 ];
 
 /// Fields whose value may stay the same while the server runs, as in Redis.
@@ -417,6 +407,11 @@ fn info_fields_used_by_dashboards_change_under_load() {
     let mut subscriber = Client::connect(address).unwrap();
     subscriber.call(&[b"SUBSCRIBE", b"channel"]).unwrap();
     subscriber.call(&[b"PSUBSCRIBE", b"pattern*"]).unwrap();
+    let mut sharded = Client::connect(address).unwrap();
+    sharded.call(&[b"SSUBSCRIBE", b"channel"]).unwrap();
+    let [mut caching, mut broadcasting] = [0; 2].map(|_| Client::connect(address).unwrap());
+    caching.call(&[b"CLIENT", b"TRACKING", b"ON"]).unwrap();
+    broadcasting.call(&[b"CLIENT", b"TRACKING", b"ON", b"BCAST"]).unwrap();
     client.call(&[b"CONFIG", b"SET", b"maxmemory", b"4gb", b"maxmemory-clients", b"16mb"]).unwrap();
     client.call(&[b"BGSAVE"]).unwrap();
     let value = vec![b'v'; 1 << 20];
@@ -434,6 +429,7 @@ fn info_fields_used_by_dashboards_change_under_load() {
         client.call(&[b"SET", b"short", b"v", b"PX", b"1"]).unwrap();
         client.call(&[b"GET", b"large"]).unwrap();
         client.call(&[b"GET", b"missing"]).unwrap();
+        caching.call(&[b"GET", b"missing"]).unwrap();
         client.call(&[b"GET"]).unwrap();
         // An incomplete command that is longer than `maxmemory-clients`.
         let mut greedy = Client::connect(address).unwrap();

@@ -137,6 +137,9 @@ impl LocalServer {
             | Action::TakeSnapshot
             | Action::ResetStatistics(_)
             | Action::Sleep(_)
+            | Action::PauseClients { .. }
+            | Action::UnpauseClients
+            | Action::ReturnFreeMemory
             | Action::WriteOnlyHere(_)
             | Action::CountNestedCalls(_)
             | Action::ApplySettings => {}
@@ -148,6 +151,7 @@ impl LocalServer {
             Action::KillScript => {
                 Writer::new(out, Version::Two).error(b"NOTBUSY No scripts in execution right now.");
             }
+            Action::Postpone => unreachable!("clients are never paused here"),
             // Its own connection does not wait.
             Action::Unblock { .. } => out.extend_from_slice(b":0\r\n"),
             Action::UpdateSubscriptions(changes) => self.context.subscriptions.apply(1, &changes),

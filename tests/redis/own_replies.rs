@@ -194,3 +194,86 @@ fn command_larger_than_a_log_entry_is_refused() {
     let help = client.reply("CONFIG HELP");
     assert!(help.starts_with("*11\r\n+CONFIG <subcommand>"), "{help}");
 }
+
+#[test]
+fn memory_doctor_names_what_uses_the_memory() {
+    let mut client = Client::new();
+    assert!(client.reply("MEMORY DOCTOR").contains("very little memory"));
+    let context = &mut client.context;
+    (context.used_memory, context.used_memory_peak) = (100 << 20, 100 << 20);
+    (context.dataset_bytes, context.resident_bytes) = (90 << 20, 110 << 20);
+    assert!(client.reply("MEMORY DOCTOR").contains("no problem"));
+    type Change = fn(&mut Context);
+    let cases: [(Change, &str); 4] = [
+        (|context| context.used_memory_peak = 151 << 20, "150 %"),
+        (|context| context.resident_bytes = 150 << 20, "resident memory, 1.50 times"),
+        (|context| context.clients_bytes = 51 << 20, "CLIENT LIST"),
+        (|context| context.log_bytes = 51 << 20, "compacted by snapshots"),
+    ];
+    for (change, wanted) in cases {
+        let mut context = client.context.clone();
+        std::mem::swap(&mut client.context, &mut context);
+        change(&mut client.context);
+        let reply = client.reply("MEMORY DOCTOR");
+        assert!(reply.contains(wanted) && reply.matches(" * ").count() == 1, "{reply}");
+        client.context = context;
+    }
+    client.reply("CONFIG SET maxmemory 105mb");
+    assert!(client.reply("MEMORY DOCTOR").contains("maxmemory is 110100480"));
+}
+
+#[test]
+fn memory_stats_has_numbers_that_fit_together() {
+    let mut client = Client::new();
+    let context = &mut client.context;
+    (context.used_memory, context.used_memory_peak) = (1_000, 2_000);
+    (context.dataset_bytes, context.resident_bytes) = (750, 4_000);
+    let reply = client.reply("MEMORY STATS");
+    let lines: Vec<&str> = reply.lines().skip(1).filter(|line| !line.starts_with('$')).collect();
+    let value = |name| {
+        let at = lines.iter().position(|line| *line == name);
+        lines[at.unwrap_or_else(|| panic!("{name}: {reply}")) + 1]
+    };
+    for (name, wanted) in [
+        ("peak.allocated", ":2000"),
+        ("total.allocated", ":1000"),
+        ("overhead.total", ":250"),
+        ("keys.count", ":5"),
+        ("keys.bytes-per-key", ":150"),
+        ("dataset.percentage", "75"),
+        ("peak.percentage", "50"),
+        ("fragmentation", "4"),
+        ("fragmentation.bytes", ":3000"),
+    ] {
+        assert_eq!(value(name), wanted, "{name}");
+    }
+    assert_eq!(client.ask("MEMORY PURGE"), (Action::ReturnFreeMemory, "+OK\r\n".to_owned()));
+    let malloc = client.reply("MEMORY MALLOC-STATS");
+    assert!(malloc.contains("Stats not supported for the current allocator"), "{malloc}");
+}
+
+#[test]
+fn latency_graph_has_a_column_for_each_sample() {
+    let mut client = Client::new();
+    let missing = "-ERR No samples available for event 'command'\r\n";
+    assert_eq!(client.reply("LATENCY GRAPH command"), missing);
+    let seconds = std::time::Duration::from_secs;
+    for (at, millis) in [(100, 10), (107, 50), (109, 30)] {
+        let elapsed = std::time::Duration::from_millis(millis);
+        client.context.slow_log.add_latency_sample(elapsed, seconds(at));
+    }
+    client.context.wall_clock = seconds(110);
+    let reply = client.reply("LATENCY GRAPH Command");
+    let lines: Vec<&str> = reply.lines().skip(1).collect();
+    assert_eq!(lines[0], "command - high 50 ms, low 10 ms (all time high 50 ms)");
+    assert_eq!(lines[2..10], [" #", " #", " ##", " ##", "###", "131", "0ss", "s"]);
+    assert!(client.reply("LATENCY GRAPH other").starts_with("-ERR No samples available"));
+}
+
+#[test]
+fn lolwut_draws_and_shows_the_version() {
+    let mut client = Client::new();
+    let reply = client.reply("LOLWUT VERSION 5 10 20");
+    let version = format!("Bowline ver. {}\n", env!("CARGO_PKG_VERSION"));
+    assert!(reply.contains(&version), "{reply}");
+}

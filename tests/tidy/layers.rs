@@ -140,7 +140,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hashbrown", &["kv", "sim"]),
     ("hdrhistogram", &["course", "redis"]),
     ("httparse", &["wire"]),
-    ("indexmap", &["kv"]),
+    ("indexmap", &["kv", "runtime"]),
     ("indicatif", &["bin"]),
     ("mio", &["runtime", "processes"]),
     ("mlua", &["lua"]),

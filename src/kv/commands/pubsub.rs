@@ -11,8 +11,9 @@ use crate::kv::keyspace::Keyspace;
 pub(in crate::kv) const COMMANDS: &[Row] = &[write(288, "publish", NO_KEYS, publish)];
 
 /// Runs `PUBLISH channel message`: records the message for this replica's subscribers of the
-/// channel.
+/// channel. With a third argument, from feature level 2 on, the channel is a shard channel.
 fn publish(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
-    keyspace.publish(args.get(0)?, args.get(1)?);
+    let is_sharded = args.get(2).is_ok();
+    keyspace.publish(args.get(0)?, args.get(1)?, is_sharded);
     Ok(Outcome::Done)
 }

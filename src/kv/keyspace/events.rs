@@ -22,6 +22,8 @@ pub enum Event {
         channel: Bytes,
         /// Content of the message.
         message: Bytes,
+        /// Whether it is a shard channel (`SPUBLISH`).
+        is_sharded: bool,
     },
     /// A key was changed or removed, or has expired.
     Key {
@@ -114,17 +116,18 @@ impl Keyspace {
 
     /// Records the change `del` of `key` if the key does not exist any more.
     pub(in crate::kv) fn notify_if_removed(&mut self, key: &[u8]) {
-        let are_recorded = self.events.recorded.keys || self.has_history();
+        let are_recorded = self.events.recorded.keys || self.events.history.is_used();
         if are_recorded && self.entry(key).is_none() {
             self.notify("del", key);
         }
     }
 
-    /// Records a message that was published to a channel, if messages are being recorded.
-    pub(in crate::kv) fn publish(&mut self, channel: &[u8], message: &[u8]) {
+    /// Records a message that was published to a channel, or to a shard channel, if messages are
+    /// being recorded.
+    pub(in crate::kv) fn publish(&mut self, channel: &[u8], message: &[u8], is_sharded: bool) {
         if self.events.recorded.messages {
             let [channel, message] = [channel, message].map(Bytes::copy_from_slice);
-            self.events.record(|| Event::Message { channel, message });
+            self.events.record(|| Event::Message { channel, message, is_sharded });
         }
     }
 }
@@ -138,7 +141,7 @@ mod tests {
     fn only_enabled_keyspace_events_are_recorded_in_order() {
         let mut keyspace = Keyspace::default();
         let change = |keyspace: &mut Keyspace| {
-            keyspace.publish(b"c", b"m");
+            keyspace.publish(b"c", b"m", false);
             keyspace.put(b"k", b"v");
             keyspace.put(b"k", b"w");
             keyspace.notify("set", b"k");
@@ -148,7 +151,7 @@ mod tests {
         };
         let key = |name| Event::Key { name, key: Bytes::from_static(b"k") };
         let [channel, message] = [&b"c"[..], b"m"].map(Bytes::from_static);
-        let message = Event::Message { channel, message };
+        let message = Event::Message { channel, message, is_sharded: false };
         for (messages, keys, expected) in [
             (false, false, vec![]),
             (true, true, vec![message.clone(), key("new"), key("set"), key("del")]),

@@ -162,6 +162,23 @@ impl Keyspace {
         }
     }
 
+    /// Reports the keys that have expired since the replicated clock showed `before` and have not
+    /// been removed yet as changed, if changed keys are collected: clients see them as removed.
+    pub(in crate::kv) fn report_expired(&mut self, before: Millis) {
+        if !self.reports_changes() {
+            return;
+        }
+        let expired = (before.saturating_add(1), 0)..=(self.clock.millis, u64::MAX);
+        if expired.is_empty() {
+            return;
+        }
+        for (expires_at, hash) in self.expirations.by_time.range(expired) {
+            let entry = self.shards.find(*hash, |entry| is_expiring(entry, *hash, *expires_at));
+            let entry = entry.expect("every key of the expiration index exists");
+            self.events.history.report(self.revision, "expired", entry.key());
+        }
+    }
+
     /// Removes the entry with this key hash and this expiration time, which must exist.
     fn remove_expired_entry(&mut self, hash: u64, expires_at: Millis) {
         let removed = self.shards.remove(hash, |entry| is_expiring(entry, hash, expires_at));

@@ -19,7 +19,7 @@ const BLOCK_KEY_BYTES: usize = 64 << 10;
 const BLOCK_BYTES: usize = size_of::<Block>() + BLOCK_EVENTS * size_of::<Head>();
 /// Maximum number of changed keys that are reported at a time. Beyond it, only the fact that keys
 /// have changed is reported.
-const REPORTED_MAX: usize = 4_096;
+const REPORTED_MAX: usize = 16_384;
 
 /// Name of the event that all keys were removed at once, which has no key.
 pub(in crate::kv) const FLUSH: &str = "flushall";
@@ -36,6 +36,15 @@ pub(in crate::kv) struct Change<'h> {
     pub(in crate::kv) key: Option<&'h [u8]>,
 }
 
+/// A change of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyChange {
+    /// The name of the key.
+    pub key: Bytes,
+    /// Number of the operation that changed it.
+    pub revision: u64,
+}
+
 /// A key that was changed, and what it holds now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangedKey {
@@ -49,9 +58,12 @@ pub struct ChangedKey {
     pub changes: usize,
 }
 
-/// The keys that were changed since the last report, for the clients that wait for changes.
+/// The keys that were changed since the last report, for the clients that wait for changes or cache
+/// values.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ChangedKeys {
+    /// The changes, in their order. A key may be contained several times.
+    pub changes: Vec<KeyChange>,
     /// The changed keys, each once, in the order of their first changes.
     pub keys: Vec<ChangedKey>,
     /// Whether any other key may have changed as well.
@@ -104,10 +116,10 @@ pub(super) struct History {
     full_events: usize,
     /// The history has all events with revisions above this one.
     start: u64,
-    /// Whether the changed keys are collected for clients that wait for changes.
+    /// Whether the changed keys are collected for clients that wait for changes or cache values.
     reports: bool,
     /// The changed keys, in the order of the changes. A key may be contained several times.
-    changed: Vec<Bytes>,
+    changed: Vec<KeyChange>,
     /// Whether any key that is not in `changed` may have changed.
     others_changed: bool,
 }
@@ -155,6 +167,11 @@ impl History {
         self.bytes_max > 0
     }
 
+    /// Returns whether events are recorded or reported.
+    pub(super) fn is_used(&self) -> bool {
+        self.is_on() || self.reports
+    }
+
     /// Records an event. The key of the event [`FLUSH`] is empty.
     #[inline]
     pub(super) fn add(&mut self, revision: u64, name: &'static str, key: &[u8]) {
@@ -162,7 +179,7 @@ impl History {
             self.record(revision, name, key);
         }
         if self.reports {
-            self.report(name, key);
+            self.report(revision, name, key);
         }
     }
 
@@ -177,12 +194,13 @@ impl History {
         self.shorten();
     }
 
+    /// Reports a change, which is not recorded.
     #[cold]
-    fn report(&mut self, name: &'static str, key: &[u8]) {
+    pub(super) fn report(&mut self, revision: u64, name: &'static str, key: &[u8]) {
         if name == FLUSH || self.changed.len() >= REPORTED_MAX {
             self.others_changed = true;
         } else {
-            self.changed.push(Bytes::copy_from_slice(key));
+            self.changed.push(KeyChange { key: Bytes::copy_from_slice(key), revision });
         }
     }
 
@@ -259,12 +277,12 @@ impl Keyspace {
 
     /// Returns the keys that were changed since the last call, with what they hold now.
     pub(in crate::kv) fn take_changed(&mut self) -> ChangedKeys {
-        let changed = std::mem::take(&mut self.events.history.changed);
+        let changes = std::mem::take(&mut self.events.history.changed);
         let others = std::mem::take(&mut self.events.history.others_changed);
         let mut keys: Vec<ChangedKey> = Vec::new();
         let mut positions: BTreeMap<Bytes, usize> = BTreeMap::new();
-        for key in changed {
-            match positions.entry(key) {
+        for change in &changes {
+            match positions.entry(change.key.clone()) {
                 Entry::Occupied(position) => keys[*position.get()].changes += 1,
                 Entry::Vacant(position) => {
                     keys.push(self.changed_key(position.key().clone()));
@@ -272,7 +290,7 @@ impl Keyspace {
                 }
             }
         }
-        ChangedKeys { keys, others }
+        ChangedKeys { changes, keys, others }
     }
 
     fn changed_key(&self, key: Bytes) -> ChangedKey {
@@ -288,6 +306,11 @@ impl Keyspace {
     /// Returns whether changes are recorded.
     pub(in crate::kv) fn has_history(&self) -> bool {
         self.events.history.is_on()
+    }
+
+    /// Returns whether changed keys are collected for [`Keyspace::take_changed`].
+    pub(in crate::kv) fn reports_changes(&self) -> bool {
+        self.events.history.reports
     }
 
     /// Returns the extent of the history of changes.
@@ -444,7 +467,29 @@ mod tests {
             changed(b"s", Some(ValueType::String), 0, 1),
             changed(b"gone", None, 0, 1),
         ];
-        assert_eq!(keyspace.take_changed(), ChangedKeys { keys: wanted, others: false });
+        let changed = keyspace.take_changed();
+        assert_eq!((changed.keys, changed.changes.len()), (wanted, 5));
+    }
+
+    #[test]
+    fn keys_that_expire_are_reported_before_they_are_removed() {
+        let mut keyspace = keyspace(0);
+        for (key, expires_at) in [(b"a", 5), (b"b", 6), (b"c", 7), (b"d", 8)] {
+            keyspace.put_expiring(key, b"v", Some(expires_at));
+        }
+        let mut expire = |millis, removed_max, reports| {
+            keyspace.report_changes(reports);
+            let before = keyspace.clock();
+            keyspace.advance_clock(millis);
+            keyspace.remove_expired(removed_max);
+            keyspace.report_expired(before);
+            let changed = keyspace.take_changed().changes.into_iter();
+            changed.map(|change| change.key).collect::<Vec<_>>().concat()
+        };
+        assert_eq!(expire(5, 0, false), b"");
+        assert_eq!(expire(7, 1, true), b"abc", "the first one is removed now");
+        assert_eq!(expire(7, 0, true), b"", "they have been reported");
+        assert_eq!(expire(8, 3, true), b"bcd");
     }
 
     #[test]
@@ -452,9 +497,13 @@ mod tests {
         let mut keyspace = keyspace(0);
         change(&mut keyspace, 5);
         assert!(!keyspace.has_history() && keyspace.changes_after(0).next().is_none());
+        keyspace.report_changes(true);
+        change(&mut keyspace, 1);
+        assert_eq!(keyspace.take_changed().keys.len(), 1, "it is reported nevertheless");
+        keyspace.report_changes(false);
         keyspace.keep_history(1 << 20);
         change(&mut keyspace, 1);
-        assert_eq!((keyspace.history().start, revisions_after(&keyspace, 5)), (5, vec![6]));
+        assert_eq!((keyspace.history().start, revisions_after(&keyspace, 6)), (6, vec![7]));
         keyspace.restore_revision(50);
         assert_eq!((keyspace.history().start, keyspace.history().events), (50, 0));
     }

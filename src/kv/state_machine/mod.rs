@@ -268,6 +268,7 @@ impl StateMachine {
         self.keyspace.begin_command();
         let Some(operation) = operation else { return Outcome::Malformed };
         let mut removed_max = REMOVED_MAX;
+        let clock_before = self.clock();
         if let &Operation::Clock { millis, resets } = operation
             && resets == self.clock_resets()
         {
@@ -275,6 +276,7 @@ impl StateMachine {
             removed_max = REMOVED_BY_CLOCK_MAX;
         }
         self.keyspace.remove_expired(removed_max);
+        self.keyspace.report_expired(clock_before);
         self.answer(operation, seed).unwrap_or_else(|| self.perform(operation, seed))
     }
 
@@ -416,12 +418,12 @@ impl StateMachine {
         self.keyspace.keep_history(bytes_max);
     }
 
-    /// Sets whether changed keys are collected, because clients wait for changes.
+    /// Sets whether changed keys are collected, because clients wait for changes or cache values.
     pub fn report_changes(&mut self, reports: bool) {
         self.keyspace.report_changes(reports);
     }
 
-    /// Returns the keys that were changed since the last call.
+    /// Returns the keys that were changed since the last call, as far as they are collected.
     pub fn take_changed(&mut self) -> ChangedKeys {
         self.keyspace.take_changed()
     }

@@ -141,7 +141,7 @@ impl StateMachine {
     /// Returns the number of operations applied so far, which is also the number of the latest
     /// operation. Each key stores the sequence number of the operation that last changed it as its
     /// revision.
-    pub(in crate::kv) fn revision(&self) -> u64 {
+    pub fn revision(&self) -> u64 {
         self.keyspace.revision()
     }
 

@@ -7,6 +7,8 @@ use crate::redis::session::client_info::{ClientKill, ClientQuery, ClientType};
 use crate::redis::session::connection::{BufferBytes, ReplyMode};
 use crate::redis::spec::{ADMIN, CommandSpec, subcommand};
 
+use super::client_pause::{pause, unpause};
+use super::client_tracking::{caching, getredir, tracking, trackinginfo};
 use super::help::{container, help_row};
 
 const OWN_CONNECTION: &[&str] = &["noscript", "loading", "stale"];
@@ -22,8 +24,12 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("client")
     .with(CLIENT)];
 
 const CLIENT: &[CommandSpec] = &[
+    own_connection("caching", "client|caching", 3, caching, "6.0.0")
+        .about("Says whether the client caches the values of the next request."),
     own_connection("getname", "client|getname", 2, getname, "2.6.9")
         .about("Returns the name of the connection."),
+    own_connection("getredir", "client|getredir", 2, getredir, "6.0.0")
+        .about("Returns the id of the connection that gets the invalidations."),
     help_row("client|help").categories(&["connection"]).since("5.0.0", "connection"),
     own_connection("id", "client|id", 2, id, "5.0.0").about("Returns the id of the connection."),
     own_connection("info", "client|info", 2, info, "6.2.0")
@@ -38,14 +44,22 @@ const CLIENT: &[CommandSpec] = &[
         .about("Has no effect: clients are never evicted to free memory for keys."),
     own_connection("no-touch", "client|no-touch", 3, no_effect, "7.2.0")
         .about("Has no effect: access times of keys are not recorded."),
+    all_connections("pause", "client|pause", -3, pause, "3.0.0")
+        .about("Postpones the requests of this replica's clients for some time."),
     own_connection("reply", "client|reply", 3, reply, "3.2.0")
         .about("Turns replies on or off, or suppresses the next one."),
     own_connection("setinfo", "client|setinfo", 4, setinfo, "7.2.0")
         .about("Sets the name or the version of the client library."),
     own_connection("setname", "client|setname", 3, setname, "2.6.9")
         .about("Sets the name of the connection."),
+    own_connection("tracking", "client|tracking", -3, tracking, "6.0.0")
+        .about("Begins or ends invalidations for values that the client caches."),
+    own_connection("trackinginfo", "client|trackinginfo", 2, trackinginfo, "6.2.0")
+        .about("Returns what the client has asked for with CLIENT TRACKING."),
     all_connections("unblock", "client|unblock", -3, unblock, "5.0.0")
         .about("Ends the wait of a blocked connection."),
+    all_connections("unpause", "client|unpause", 2, unpause, "6.2.0")
+        .about("Ends the pause of this replica's clients."),
 ];
 
 const fn own_connection(

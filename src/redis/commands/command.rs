@@ -156,7 +156,11 @@ fn getkeysandflags(call: &mut Call<'_>, table: &'static CommandTable) -> Action 
 fn write_keys(call: &mut Call<'_>, table: &'static CommandTable, with_flags: bool) -> Action {
     let count = call.request.len() - 2;
     let name = call.argument(2).to_ascii_lowercase();
-    let Some(spec) = table.find(&name) else {
+    let spec = table.find(&name).and_then(|spec| match call.request.get(3) {
+        Some(name) if !spec.subcommands.is_empty() => spec.subcommand(&name.to_ascii_lowercase()),
+        _ => Some(spec),
+    });
+    let Some(spec) = spec else {
         return call.error(&"ERR Invalid command specified");
     };
     if !spec.has_keys() {

@@ -10,15 +10,6 @@ use crate::redis::spec::{CommandSpec, READ_FAST};
 /// commands run even while memory usage exceeds `maxmemory`.
 const CHANGE_FAST: &[&str] = &["write", "fast"];
 
-const MEMORY: &[CommandSpec] = &[
-    help_row("memory|help"),
-    subcommand_passed_on("usage", "memory|usage", -3)
-        .flags(&["readonly"])
-        .since("4.0.0", "server")
-        .costs("O(1)")
-        .about("Estimates the memory usage of a key and its value in bytes."),
-];
-
 const OBJECT: &[CommandSpec] = &[
     of_value("encoding", "object|encoding", "2.2.3")
         .about("Returns the encoding that Redis would use for a value."),
@@ -95,10 +86,6 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .since("1.0.0", "generic")
         .costs("O(N), N being the number of keys; no other command is applied meanwhile")
         .about("Returns all keys that match a pattern."),
-    container("memory")
-        .since("4.0.0", "server")
-        .about("A container for memory commands.")
-        .with(MEMORY),
     container("object")
         .since("2.2.3", "generic")
         .about("A container for commands on the representation of values.")

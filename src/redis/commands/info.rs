@@ -118,6 +118,7 @@ fn clients(text: &mut Text, Source { context, settings, .. }: &Source<'_>) {
     text.field("cluster_connections", context.nodes.iter().filter(|node| node.connected).count());
     text.field("maxclients", settings.clients_max());
     text.field("blocked_clients", context.blocked_clients);
+    text.field("tracking_clients", context.tracking.clients);
 }
 
 /// Formats a number of bytes as Redis does, such as `1.50K`.
@@ -248,6 +249,10 @@ fn stats(text: &mut Text, Source { context, .. }: &Source<'_>) {
     text.field("keyspace_misses", keyspace.misses);
     text.field("pubsub_channels", context.subscriptions.channel_count());
     text.field("pubsub_patterns", context.subscriptions.pattern_count());
+    text.field("pubsubshard_channels", context.subscriptions.shard_channel_count());
+    text.field("tracking_total_keys", context.tracking.keys);
+    text.field("tracking_total_items", context.tracking.items);
+    text.field("tracking_total_prefixes", context.tracking.prefixes);
     text.field("total_error_replies", context.statistics.error_count());
     text.field("acl_access_denied_auth", context.acl_log.denied_logins);
     text.field("acl_access_denied_cmd", context.acl_log.denied_commands);

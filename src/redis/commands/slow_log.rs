@@ -13,6 +13,10 @@ use super::help::{container, help_row};
 /// events.
 const EVENT: &[u8] = b"command";
 
+/// Maximum number of samples in a graph, and the number of rows that their columns have.
+const GRAPH_SAMPLES: usize = 80;
+const GRAPH_ROWS: u128 = 5;
+
 const SLOW_LOG: &[&str] = &["admin", "loading", "stale"];
 
 /// Rows of the command table for `SLOWLOG` and `LATENCY` (name, arity, flags, documentation and
@@ -31,6 +35,7 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
 const LATENCY: &[CommandSpec] = &[
     latency("doctor", "latency|doctor", 2, doctor)
         .about("Returns a report on the latency samples."),
+    latency("graph", "latency|graph", 3, graph).about("Draws the latency samples of an event."),
     help_row("latency|help"),
     subcommand_with_table("histogram", "latency|histogram", -2, histogram)
         .flags(ADMIN)
@@ -143,6 +148,41 @@ fn history(call: &mut Call<'_>) -> Action {
         writer.integer(to_i64((*at).into()));
         writer.integer(to_i64(elapsed.as_millis()));
     }
+    Action::Reply
+}
+
+/// Runs `LATENCY GRAPH event`: draws the latest latency samples of the event, a column for each,
+/// with their age in seconds below.
+fn graph(call: &mut Call<'_>) -> Action {
+    let slow_log = &call.context.slow_log;
+    let samples = slow_log.samples();
+    if samples.is_empty() || !call.argument(2).eq_ignore_ascii_case(EVENT) {
+        let event = String::from_utf8_lossy(call.argument(2));
+        return call.error(&format_args!("ERR No samples available for event '{event}'"));
+    }
+    let shown = samples.iter().skip(samples.len().saturating_sub(GRAPH_SAMPLES));
+    let shown: Vec<(u64, u128)> =
+        shown.map(|(at, elapsed)| (*at, elapsed.as_millis().max(1))).collect();
+    let high = shown.iter().map(|(_, millis)| *millis).max().unwrap_or(1);
+    let low = shown.iter().map(|(_, millis)| *millis).min().unwrap_or(1);
+    let longest = slow_log.longest().as_millis();
+    let title = format!("command - high {high} ms, low {low} ms (all time high {longest} ms)");
+    let mut lines = vec![title, "-".repeat(GRAPH_SAMPLES)];
+    for row in (0..GRAPH_ROWS).rev() {
+        let is_filled = |millis: u128| millis * GRAPH_ROWS > high * row;
+        let column = |(_, millis): &(u64, u128)| if is_filled(*millis) { '#' } else { ' ' };
+        lines.push(shown.iter().map(column).collect());
+    }
+    let now = call.context.wall_clock.as_secs();
+    let ages: Vec<String> =
+        shown.iter().map(|(at, _)| format!("{}s", now.saturating_sub(*at))).collect();
+    let longest_age = ages.iter().map(String::len).max().unwrap_or(0);
+    for position in 0..longest_age {
+        let letter = |age: &String| age.chars().nth(position).unwrap_or(' ');
+        lines.push(ages.iter().map(letter).collect());
+    }
+    let lines: Vec<String> = lines.iter().map(|line| format!("{}\n", line.trim_end())).collect();
+    call.writer.verbatim(&lines.concat());
     Action::Reply
 }
 

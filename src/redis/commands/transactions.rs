@@ -290,6 +290,7 @@ impl ExecRun {
         let mut reply = BytesMut::new();
         let writer = Writer::new(&mut reply, call.connection.version);
         let action = spec.run_within(call, request, table, &mut self.batch, writer);
+        call.connection.show(spec, request, call.context);
         match action {
             Action::Submit { reply_format, .. } => ExecReply::Outcome(reply_format),
             Action::ListClients(query) => ExecReply::Clients(query),
@@ -300,10 +301,13 @@ impl ExecRun {
                 ExecReply::Written(reply.freeze())
             }
             Action::UpdateSubscriptions(_)
+            | Action::PauseClients { .. }
+            | Action::UnpauseClients
             | Action::ResetStatistics(_)
             | Action::Sleep(_)
             | Action::WriteOnlyHere(_)
             | Action::TakeSnapshot
+            | Action::ReturnFreeMemory
                 if !self.may_abort =>
             {
                 self.actions.push(action);

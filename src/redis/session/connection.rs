@@ -15,6 +15,7 @@ use crate::wire::resp::Version;
 
 use super::changes_wait::ChangesWait;
 use super::subscriptions::{ClientSubscriptions, SubscriptionChange};
+use super::tracking::Observation;
 use super::transaction::Transaction;
 use super::waits::PopWait;
 
@@ -86,6 +87,8 @@ pub struct Connection {
     pub(in crate::redis) permissions: Option<Arc<Permissions>>,
     /// What was denied to the latest request; `None` if nothing was.
     pub(in crate::redis) denial: Option<Box<Denial>>,
+    /// Client-side caching, and whether the client is a monitor.
+    pub(in crate::redis) observation: Observation,
 }
 
 /// A command that blocks its connection: no later request is executed before the command's outcome
@@ -158,6 +161,7 @@ impl Connection {
             call_status: CallStatus::NotCounted,
             permissions: Some(Permissions::unrestricted()),
             denial: None,
+            observation: Observation::default(),
         }
     }
 
@@ -240,6 +244,11 @@ impl Connection {
         self.follows_redirects
     }
 
+    /// Returns whether the client has Pub/Sub subscriptions.
+    pub fn has_subscriptions(&self) -> bool {
+        !self.subscriptions.is_empty()
+    }
+
     /// Ends all subscriptions of a connection that is being closed, and returns the changes, which
     /// must be applied to the replica's [`Subscriptions`](super::subscriptions::Subscriptions).
     pub fn unsubscribe_all(&mut self) -> Vec<SubscriptionChange> {
@@ -254,7 +263,9 @@ impl Connection {
             Some(Blocked::Pop(wait)) => wait.held_bytes(),
             Some(Blocked::Watch(_) | Blocked::Exec(_) | Blocked::Replicas(_)) | None => 0,
         };
-        self.subscriptions.held_bytes() + self.transaction.held_bytes() + waits
+        let tracking = self.observation.tracking.as_ref();
+        let caching = tracking.map_or(0, |tracking| tracking.held_bytes());
+        self.subscriptions.held_bytes() + self.transaction.held_bytes() + waits + caching
     }
 
     /// Handles a request that was refused before it was parsed: an open transaction is aborted, as
@@ -286,8 +297,8 @@ impl Connection {
         self.version
     }
 
-    /// Resets the connection's protocol version, name, redirects, transaction and suppression of
-    /// replies, for `RESET`. The caller must end the subscriptions.
+    /// Resets the connection's protocol version, name, redirects, transaction, suppression of
+    /// replies, and what it observes, for `RESET`. The caller must end the subscriptions.
     pub(in crate::redis) fn reset(&mut self) {
         self.version = Version::Two;
         self.name.clear();
@@ -296,6 +307,8 @@ impl Connection {
         self.lag_max = None;
         self.transaction.discard();
         self.reply_mode = ReplyMode::default();
+        let changes = self.observation.changes.wrapping_add(1);
+        self.observation = Observation { changes, ..Observation::default() };
     }
 
     /// Appends the line that describes the connection in `CLIENT LIST` to `out`. Includes fields
@@ -303,11 +316,16 @@ impl Connection {
     pub(in crate::redis) fn describe(&self, now: Instant, buffers: BufferBytes, out: &mut String) {
         let seconds_since = |earlier| now.since(earlier).as_secs();
         let mut flags = String::new();
+        let tracking = self.observation.tracking.as_ref();
         for (flag, is_set) in [
+            ('O', self.observation.is_monitor),
             ('P', !self.subscriptions.is_empty()),
             ('x', self.transaction.is_open()),
-            ('r', self.reads_from_followers),
             ('b', self.may_wait()),
+            ('t', tracking.is_some()),
+            ('R', tracking.is_some_and(|tracking| tracking.is_redirect_broken)),
+            ('B', tracking.is_some_and(|tracking| tracking.prefixes().is_some())),
+            ('r', self.reads_from_followers),
         ] {
             if is_set {
                 flags.push(flag);
@@ -321,8 +339,8 @@ impl Connection {
         writeln!(
             out,
             "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db=0 sub={} psub={} \
-             ssub=0 multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem={} rbs=0 rbp=0 obl=0 oll=0 \
-             omem={} tot-mem={} events=r cmd={} user={} redir=-1 resp={} lib-name={} \
+             ssub={} multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem={} rbs=0 rbp=0 obl=0 oll=0 \
+             omem={} tot-mem={} events=r cmd={} user={} redir={} resp={} lib-name={} \
              lib-ver={}",
             self.id,
             self.address,
@@ -332,6 +350,7 @@ impl Connection {
             seconds_since(self.last_command_at),
             self.subscriptions.channel_count(),
             self.subscriptions.pattern_count(),
+            self.subscriptions.shard_channel_count(),
             queue_len.unwrap_or(-1),
             buffers.incoming,
             self.transaction.queue_bytes(),
@@ -339,6 +358,7 @@ impl Connection {
             buffers.memory,
             self.last_command,
             text(self.user_name()),
+            tracking.map_or(-1, |tracking| tracking.redirect_number()),
             self.version.number(),
             text(&self.library_name),
             text(&self.library_version),

@@ -16,12 +16,23 @@ const SUBSCRIPTION_BYTES: usize = 160;
 /// Id of a subscriber: the number by which the server identifies the subscriber's connection.
 pub type SubscriberId = u64;
 
+/// What a client can subscribe to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SubscriptionKind {
+    /// A channel, by its name (`SUBSCRIBE`).
+    Channel,
+    /// All channels that match a glob pattern (`PSUBSCRIBE`).
+    Pattern,
+    /// A shard channel, by its name (`SSUBSCRIBE`). All shard channels belong to the only shard.
+    Shard,
+}
+
 /// A change of a connection's subscriptions: the connection subscribes to a channel or pattern, or
 /// unsubscribes from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionChange {
-    /// Whether `name` is a glob pattern; otherwise it is the name of a channel.
-    pub is_pattern: bool,
+    /// What `name` is.
+    pub kind: SubscriptionKind,
     /// Name of the channel, or the pattern.
     pub name: Bytes,
     /// True if the connection subscribes, false if it unsubscribes.
@@ -33,6 +44,7 @@ pub struct SubscriptionChange {
 pub struct Subscriptions {
     channels: BTreeMap<Bytes, BTreeSet<SubscriberId>>,
     patterns: BTreeMap<Bytes, BTreeSet<SubscriberId>>,
+    shard_channels: BTreeMap<Bytes, BTreeSet<SubscriberId>>,
 }
 
 /// The Pub/Sub channels and patterns to which one connection subscribes.
@@ -40,23 +52,31 @@ pub struct Subscriptions {
 pub(in crate::redis) struct ClientSubscriptions {
     channels: BTreeSet<Bytes>,
     patterns: BTreeSet<Bytes>,
+    shard_channels: BTreeSet<Bytes>,
 }
 
 impl ClientSubscriptions {
     /// Returns whether the connection has no subscriptions.
     pub(in crate::redis) fn is_empty(&self) -> bool {
-        self.count() == 0
+        self.count() == 0 && self.shard_channels.is_empty()
     }
 
-    /// Returns the number of channels and patterns to which the connection subscribes.
+    /// Returns the number of channels and patterns to which the connection subscribes, without
+    /// shard channels.
     pub(in crate::redis) fn count(&self) -> usize {
         self.channels.len() + self.patterns.len()
     }
 
-    /// Iterates over the subscriptions: whether each is a pattern, and its name.
-    pub(in crate::redis) fn all(&self) -> impl Iterator<Item = (bool, &Bytes)> {
-        let channels = self.channels.iter().map(|name| (false, name));
-        channels.chain(self.patterns.iter().map(|name| (true, name)))
+    /// Iterates over the subscriptions: the kind of each, and its name.
+    pub(in crate::redis) fn all(&self) -> impl Iterator<Item = (SubscriptionKind, &Bytes)> {
+        let channels = self.channels.iter().map(|name| (SubscriptionKind::Channel, name));
+        let patterns = self.patterns.iter().map(|name| (SubscriptionKind::Pattern, name));
+        let sharded = self.shard_channels.iter().map(|name| (SubscriptionKind::Shard, name));
+        channels.chain(patterns).chain(sharded)
+    }
+
+    pub(in crate::redis) fn shard_channel_count(&self) -> usize {
+        self.shard_channels.len()
     }
 
     pub(in crate::redis) fn channel_count(&self) -> usize {
@@ -70,32 +90,41 @@ impl ClientSubscriptions {
     /// Estimates the memory usage of the connection's subscriptions in bytes, both in the state of
     /// the connection and in the replica's [`Subscriptions`].
     pub(in crate::redis) fn held_bytes(&self) -> usize {
-        let names = self.channels.iter().chain(&self.patterns);
+        let names = self.all().map(|(_, name)| name);
         names.map(|name| 2 * name.len() + SUBSCRIPTION_BYTES).sum()
     }
 
-    /// Returns a mutable reference to the set of patterns to which the connection subscribes if
-    /// `is_pattern` is true, otherwise to the set of channels.
-    pub(in crate::redis) fn names(&mut self, is_pattern: bool) -> &mut BTreeSet<Bytes> {
-        if is_pattern { &mut self.patterns } else { &mut self.channels }
+    /// Returns a mutable reference to the set of the connection's subscriptions of this kind.
+    pub(in crate::redis) fn names(&mut self, kind: SubscriptionKind) -> &mut BTreeSet<Bytes> {
+        match kind {
+            SubscriptionKind::Channel => &mut self.channels,
+            SubscriptionKind::Pattern => &mut self.patterns,
+            SubscriptionKind::Shard => &mut self.shard_channels,
+        }
     }
 
     /// Ends all subscriptions of the connection, and returns the changes, which must be applied to
     /// the replica's [`Subscriptions`].
     pub(super) fn clear(&mut self) -> Vec<SubscriptionChange> {
-        let remove =
-            |is_pattern| move |name| SubscriptionChange { is_pattern, name, subscribes: false };
-        let ClientSubscriptions { channels, patterns } = std::mem::take(self);
-        let channels = channels.into_iter().map(remove(false));
-        channels.chain(patterns.into_iter().map(remove(true))).collect()
+        let subscriptions = std::mem::take(self);
+        let remove = |(kind, name): (SubscriptionKind, &Bytes)| SubscriptionChange {
+            kind,
+            name: name.clone(),
+            subscribes: false,
+        };
+        subscriptions.all().map(remove).collect()
     }
 }
 
 impl Subscriptions {
     /// Adds and removes subscriptions of one subscriber, as listed in `changes`.
     pub fn apply(&mut self, subscriber: SubscriberId, changes: &[SubscriptionChange]) {
-        for SubscriptionChange { is_pattern, name, subscribes } in changes {
-            let names = if *is_pattern { &mut self.patterns } else { &mut self.channels };
+        for SubscriptionChange { kind, name, subscribes } in changes {
+            let names = match kind {
+                SubscriptionKind::Channel => &mut self.channels,
+                SubscriptionKind::Pattern => &mut self.patterns,
+                SubscriptionKind::Shard => &mut self.shard_channels,
+            };
             if *subscribes {
                 names.entry(name.clone()).or_default().insert(subscriber);
             } else if let Some(subscribers) = names.get_mut(name) {
@@ -109,7 +138,7 @@ impl Subscriptions {
 
     /// Returns whether no client of this replica has any subscriptions.
     pub fn is_empty(&self) -> bool {
-        self.channels.is_empty() && self.patterns.is_empty()
+        self.channels.is_empty() && self.patterns.is_empty() && self.shard_channels.is_empty()
     }
 
     /// Returns the subscribers to which a message on `channel` is sent, each with the pattern that
@@ -128,14 +157,29 @@ impl Subscriptions {
         by_name.map(|subscriber| (None, *subscriber)).chain(by_pattern)
     }
 
-    /// Returns the channels to which at least one client subscribes by name.
-    pub(in crate::redis) fn channels(&self) -> impl Iterator<Item = &Bytes> + Clone {
-        self.channels.keys()
+    /// Returns the subscribers of a shard channel.
+    pub fn shard_subscribers(&self, channel: &[u8]) -> impl Iterator<Item = SubscriberId> {
+        self.shard_channels.get(channel).into_iter().flatten().copied()
     }
 
-    /// Returns the number of clients that subscribe to `channel` by name.
-    pub(in crate::redis) fn subscriber_count(&self, channel: &[u8]) -> usize {
-        self.channels.get(channel).map_or(0, BTreeSet::len)
+    /// Returns the channels, or the shard channels, to which at least one client subscribes by
+    /// name.
+    pub(in crate::redis) fn channels(
+        &self,
+        are_sharded: bool,
+    ) -> impl Iterator<Item = &Bytes> + Clone {
+        if are_sharded { self.shard_channels.keys() } else { self.channels.keys() }
+    }
+
+    /// Returns the number of clients that subscribe to a channel, or a shard channel, by name.
+    pub(in crate::redis) fn subscriber_count(&self, channel: &[u8], is_sharded: bool) -> usize {
+        let channels = if is_sharded { &self.shard_channels } else { &self.channels };
+        channels.get(channel).map_or(0, BTreeSet::len)
+    }
+
+    /// Returns the number of shard channels to which at least one client subscribes.
+    pub fn shard_channel_count(&self) -> usize {
+        self.shard_channels.len()
     }
 
     /// Returns the number of channels to which at least one client subscribes by name.
@@ -169,6 +213,14 @@ pub fn write_message(
     writer.bulk(message);
 }
 
+/// Writes a message that was published to a shard channel as it is sent to a subscriber.
+pub fn write_shard_message(channel: &[u8], message: &[u8], writer: &mut Writer<'_>) {
+    writer.push(3);
+    writer.bulk(b"smessage");
+    writer.bulk(channel);
+    writer.bulk(message);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,8 +228,8 @@ mod tests {
     #[test]
     fn pubsub_subscribers_match_by_channel_name_and_by_pattern() {
         let mut subscriptions = Subscriptions::default();
-        let change = |is_pattern, name: &'static str, subscribes| SubscriptionChange {
-            is_pattern,
+        let change = |kind, name: &'static str, subscribes| SubscriptionChange {
+            kind,
             name: Bytes::from_static(name.as_bytes()),
             subscribes,
         };
@@ -185,12 +237,17 @@ mod tests {
             let subscribers = subscriptions.subscribers(channel.as_bytes());
             subscribers.map(|(pattern, id)| (pattern.is_some(), id)).collect::<Vec<_>>()
         };
-        subscriptions.apply(1, &[change(false, "news", true), change(true, "n*", true)]);
-        subscriptions.apply(2, &[change(false, "news", true)]);
+        let (by_name, pattern) = (SubscriptionKind::Channel, SubscriptionKind::Pattern);
+        subscriptions.apply(1, &[change(by_name, "news", true), change(pattern, "n*", true)]);
+        subscriptions.apply(2, &[change(by_name, "news", true)]);
+        subscriptions.apply(3, &[change(SubscriptionKind::Shard, "news", true)]);
         assert_eq!(found(&subscriptions, "news"), [(false, 1), (false, 2), (true, 1)]);
         assert_eq!(found(&subscriptions, "none"), [(true, 1)]);
-        subscriptions.apply(1, &[change(false, "news", false), change(true, "n*", false)]);
-        subscriptions.apply(2, &[change(false, "news", false)]);
+        assert!(subscriptions.shard_subscribers(b"news").eq([3]));
+        subscriptions.apply(1, &[change(by_name, "news", false), change(pattern, "n*", false)]);
+        subscriptions.apply(2, &[change(by_name, "news", false)]);
+        assert!(!subscriptions.is_empty());
+        subscriptions.apply(3, &[change(SubscriptionKind::Shard, "news", false)]);
         assert!(subscriptions.is_empty());
     }
 }

@@ -69,6 +69,11 @@ impl WideReply {
         Ok(WideReply { version, head, elements })
     }
 
+    /// Returns whether a part of the reply has been encoded.
+    pub fn has_begun(&self) -> bool {
+        self.head.is_empty()
+    }
+
     /// Appends the next elements to `out`: `bytes` bytes, and the rest of the last element. Returns
     /// whether the reply is complete.
     pub fn encode(&mut self, out: &mut BytesMut, bytes: usize) -> bool {

@@ -531,7 +531,7 @@ mod tests {
         let outbound = Outbound { peers, refusals: vec![refusal], ..Outbound::default() };
         rig.core.to_network.try_send(outbound).unwrap();
         rig.log_writer.to_network.try_send(vec![envelope(2)]).unwrap();
-        let answers = vec![Answer { key: key(1), outcomes: vec![Outcome::Done] }];
+        let answers = vec![Answer { key: key(1), outcomes: vec![Outcome::Done], revision: None }];
         let applied = Applied { index: Some(Index(4)), bytes: 9, ..Applied::default() };
         let leader = Some(NodeId(0));
         let applied_too = applied.clone();

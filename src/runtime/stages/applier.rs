@@ -129,6 +129,8 @@ pub(crate) struct Applier {
     ready_reads: VecDeque<ClientRequest>,
     /// The outcomes of the reads already answered from the first batch in `ready_reads`.
     read_outcomes: Vec<Outcome>,
+    /// The revision of the state when the first read of that batch was answered.
+    reads_revision: u64,
     /// Batches of reads that are waiting until the replicated clock (which decides when keys
     /// expire) in the state reaches their timestamp. Holds at most [`UNCLOCKED_READS_MAX`] batches;
     /// further batches are dropped, and their clients get an error after the command deadline.
@@ -180,6 +182,7 @@ impl Applier {
             early_reads: Vec::new(),
             ready_reads: VecDeque::new(),
             read_outcomes: Vec::new(),
+            reads_revision: 0,
             digest: StateMachine::default().digest(),
             unclocked_reads: Vec::new(),
             scripts: Scripts::default(),
@@ -367,7 +370,7 @@ impl Applier {
         if !self.is_within_entry() {
             // Not before the outcomes of the same entry: a client that found nothing would miss it.
             let changed = self.store.take_changed();
-            replies.changed.keys = changed.keys;
+            (replies.changed.changes, replies.changed.keys) = (changed.changes, changed.keys);
             replies.changed.others |= changed.others;
         }
         replies.history = self.store.history();
@@ -575,7 +578,7 @@ impl Applier {
             self.store.skip(entry.index());
             // No client waits for a malformed batch.
             if let (Some(outcomes), Some(batch)) = (stored, batch) {
-                self.answer(batch.key, *as_leader, outcomes, replies);
+                self.answer(batch.key, *as_leader, outcomes, None, replies);
             }
             return true;
         };
@@ -593,7 +596,8 @@ impl Applier {
             return false;
         }
         self.store.finish(entry.index(), &batch, outcomes);
-        self.answer(batch.key, *as_leader, std::mem::take(outcomes), replies);
+        let revision = Some(self.store.revision());
+        self.answer(batch.key, *as_leader, std::mem::take(outcomes), revision, replies);
         true
     }
 
@@ -616,6 +620,7 @@ impl Applier {
         key: RequestKey,
         as_leader: bool,
         outcomes: Vec<Outcome>,
+        revision: Option<u64>,
         replies: &mut ReplyBatch,
     ) {
         let answers = match self.reply_policy {
@@ -623,7 +628,7 @@ impl Applier {
             ReplyPolicy::Origin(_) => self.is_own(key),
         };
         if answers {
-            replies.answers.push(Answer { key, outcomes });
+            replies.answers.push(Answer { key, outcomes, revision });
         }
     }
 
@@ -645,7 +650,7 @@ impl Applier {
         if let Some(key) = key
             && let Some(outcomes) = self.store.stored_outcomes(key)
         {
-            self.answer(key, as_leader, outcomes, replies);
+            self.answer(key, as_leader, outcomes, None, replies);
         }
     }
 
@@ -710,6 +715,9 @@ impl Applier {
             }
             let batch = Batch::decode(&read.payload).expect("the network encoded this batch");
             let answered = self.read_outcomes.len();
+            if answered == 0 {
+                self.reads_revision = self.store.revision();
+            }
             self.read_outcomes.reserve(batch.len() - answered);
             let mut rest = batch.groups_after(answered);
             while let Some(group) = groups.next(|| rest.next()) {
@@ -730,9 +738,10 @@ impl Applier {
             if self.read_outcomes.len() < batch.len() {
                 return;
             }
-            let answer =
-                Answer { key: batch.key, outcomes: std::mem::take(&mut self.read_outcomes) };
-            replies.answers.push(answer);
+            let outcomes = std::mem::take(&mut self.read_outcomes);
+            let revision = self.store.revision();
+            let revision = (revision == self.reads_revision).then_some(revision);
+            replies.answers.push(Answer { key: batch.key, outcomes, revision });
             self.ready_reads.pop_front();
         }
     }

@@ -16,6 +16,8 @@ use crate::runtime::process_usage::ProcessUsage;
 
 /// Interval at which the stage checks whether to return free memory to the operating system.
 const TRIM_INTERVAL: Duration = Duration::from_secs(10);
+/// Interval at which the stage checks whether a client has asked for that.
+const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The background deletion stage.
 pub(crate) struct BackgroundDelete {
@@ -33,7 +35,7 @@ impl BackgroundDelete {
         let mut trimmer = Trimmer::default();
         let mut trim_at = Instant::now() + TRIM_INTERVAL;
         loop {
-            match self.jobs.recv_deadline(trim_at) {
+            match self.jobs.recv_timeout(REQUEST_INTERVAL) {
                 Ok(deletion) => {
                     let size = deletion.size();
                     drop(deletion);
@@ -42,8 +44,11 @@ impl BackgroundDelete {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            let resident = || ProcessUsage::read().resident_bytes;
+            if self.memory.take_trim_request() {
+                trimmer.trim(self.memory.used_bytes(), resident);
+            }
             if Instant::now() >= trim_at {
-                let resident = || ProcessUsage::read().resident_bytes;
                 trimmer.trim_if_unused(self.memory.used_bytes(), resident);
                 trim_at = Instant::now() + TRIM_INTERVAL;
             }

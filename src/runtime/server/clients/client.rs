@@ -106,6 +106,12 @@ pub(crate) struct Client {
     reply_bytes: usize,
     /// Memory usage of this client, in bytes, as last included in the total of all clients.
     pub(crate) counted_bytes: usize,
+    /// The value of [`Connection::observation_changes`] that the tables of clients follow.
+    pub(crate) observed: u32,
+    /// Messages to be sent after the reply in a slot, by the number of the slot, in this order.
+    later: VecDeque<(u64, Bytes)>,
+    /// Total size of the messages in `later`, in bytes.
+    later_bytes: usize,
     pub(crate) marks: Marks,
 }
 
@@ -175,7 +181,8 @@ pub(crate) enum OutcomeUse {
 
 /// Whether this client is in each of the work lists of the client table: clients to read from
 /// (`read`), clients with unread input whose reply budget is used up (`unread`), clients whose
-/// requests are to be sent (`dispatch`), and clients to write to (`flush`).
+/// requests are to be sent (`dispatch`), clients to write to (`flush`), and clients whose requests
+/// are postponed by `CLIENT PAUSE` (`postponed`).
 #[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "a client may be in any set of the lists")]
 pub(crate) struct Marks {
@@ -183,6 +190,7 @@ pub(crate) struct Marks {
     pub(crate) unread: bool,
     pub(crate) dispatch: bool,
     pub(crate) flush: bool,
+    pub(crate) postponed: bool,
 }
 
 /// Returns the length of an encoded operation if it is large, otherwise 0.
@@ -227,6 +235,9 @@ impl Client {
             large_bytes: 0,
             reply_bytes: 0,
             counted_bytes: 0,
+            observed: 0,
+            later: VecDeque::new(),
+            later_bytes: 0,
             marks: Marks::default(),
         }
     }
@@ -237,6 +248,7 @@ impl Client {
         !self.closing
             && self.blocked_on.is_none()
             && self.paused_until.is_none()
+            && !self.marks.postponed
             && self.slots.len() < SLOTS_MAX
             && !self.is_over_budget()
     }
@@ -301,6 +313,7 @@ impl Client {
             + 2 * self.request_bytes
             - self.large_bytes
             + self.reply_bytes
+            + self.later_bytes
             + self.slots.capacity() * (size_of::<Slot>() + size_of::<Option<InFlight>>())
             + self.socket.held_bytes()
             + self.connection.held_bytes()
@@ -541,6 +554,17 @@ impl Client {
         match &self.slots.get(self.at(slot)?)?.state {
             RequestState::Waiting(request) | RequestState::InFlight(request) => {
                 Some(&request.operation)
+            }
+            RequestState::Done(_) => None,
+        }
+    }
+
+    /// Returns the encoded operation of the request in this slot if the client caches the values in
+    /// its reply.
+    pub(crate) fn cached_operation(&self, slot: u64) -> Option<&Bytes> {
+        match &self.slots.get(self.at(slot)?)?.state {
+            RequestState::Waiting(request) | RequestState::InFlight(request) => {
+                request.is_cached.then_some(&request.operation)
             }
             RequestState::Done(_) => None,
         }
@@ -796,6 +820,47 @@ impl Client {
         })
     }
 
+    /// Returns whether a part of the oldest reply has been encoded, but not the whole.
+    fn is_within_reply(&self) -> bool {
+        let front = self.slots.front().map(|slot| &slot.state);
+        matches!(front, Some(RequestState::Done(Reply::Wide(wide, _))) if wide.has_begun())
+    }
+
+    /// Sends a message that is not a reply, between two replies. Returns the number of bytes that
+    /// the client has not been sent yet.
+    pub(crate) fn send_message(&mut self, message: &Bytes) -> usize {
+        if self.is_within_reply() {
+            self.send_after(self.front, message);
+        } else {
+            self.socket.outbound.push(message);
+        }
+        self.socket.outbound.len() + self.later_bytes
+    }
+
+    /// Sends a message after the replies that are known, but are not in the outbound queue yet.
+    /// Does nothing if there are none.
+    pub(crate) fn send_after_known_replies(&mut self, message: &Bytes) {
+        let is_known = |slot: &Slot| matches!(slot.state, RequestState::Done(_));
+        let Some(last) = self.slots.iter().rposition(is_known) else { return };
+        if last > 0 || !self.is_within_reply() {
+            self.send_after(self.front + last as u64, message);
+        }
+    }
+
+    fn send_after(&mut self, slot: u64, message: &Bytes) {
+        let position = self.later.partition_point(|(other, _)| *other <= slot);
+        self.later.insert(position, (slot, message.clone()));
+        self.later_bytes += message.len();
+    }
+
+    /// Appends the messages to the outbound queue that were waiting for replies that are in it.
+    fn send_later(&mut self) {
+        while let Some((_, message)) = self.later.pop_front_if(|(slot, _)| *slot < self.front) {
+            self.later_bytes -= message.len();
+            self.socket.outbound.push(&message);
+        }
+    }
+
     /// Returns the position in `slots` of the slot with this number; `None` if the slot was removed
     /// because its reply is in the outbound queue. For a slot that does not exist yet, the position
     /// is beyond the end of `slots`.
@@ -827,6 +892,7 @@ impl Client {
             self.reply_bytes -= reply.bytes();
             self.slots.pop_front();
             self.front += 1;
+            self.send_later();
         }
         self.next = self.next.max(self.front);
         if self.slots.is_empty() && self.slots.capacity() > SLOTS_KEPT {

@@ -12,6 +12,9 @@
 //! | `in_flight` | requests without an outcome, by sequence number |
 //! | `memory` | the memory usage of all clients combined |
 //! | `pubsub` | messages to subscribers |
+//! | `tracking`, `tracking_table` | invalidations for clients that cache values |
+//! | `monitors`, `pause` | `MONITOR`, `CLIENT PAUSE` |
+//! | `prefixes` | the search for the prefixes of a key |
 //! | `tls` | connections on which TLS has failed |
 //! | `users`, `logins` | changes of the users; failed logins |
 //! | `waiting` | clients that wait for changes of keys, or for other replicas |
@@ -30,6 +33,9 @@ mod input;
 mod key_queues;
 mod logins;
 mod memory;
+mod monitors;
+mod pause;
+mod prefixes;
 mod pubsub;
 mod replies;
 pub(crate) mod request;
@@ -39,10 +45,12 @@ mod scripts;
 mod tests;
 mod timeouts;
 mod tls;
+mod tracking;
+mod tracking_table;
 mod users;
 mod waiting;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +77,7 @@ use self::in_flight::InFlightTable;
 use self::logins::FailedLogins;
 use self::memory::ClientMemory;
 use self::scripts::Scripts;
+use self::tracking::TrackingClients;
 use self::waiting::WaitingClients;
 
 pub(crate) use self::batches::SentBatch;
@@ -89,6 +98,11 @@ pub(crate) struct Clients {
     in_flight: InFlightTable,
     waiting: WaitingClients,
     scripts: Scripts,
+    tracking: TrackingClients,
+    /// Indexes of the clients that are monitors.
+    monitors: BTreeSet<usize>,
+    /// Indexes of the clients whose next request is postponed by `CLIENT PAUSE`.
+    postponed: BTreeSet<usize>,
     batches: Batches,
     first_token: usize,
     next_id: u32,
@@ -131,6 +145,9 @@ pub(crate) struct Clients {
     lagging_reads: bool,
     /// Whether a client has requested a snapshot (`BGSAVE`) since the network stage last checked.
     pub(crate) snapshot_requested: bool,
+    /// Number of requests for free memory to be returned to the operating system (`MEMORY PURGE`)
+    /// since the network stage last checked.
+    pub(crate) trim_requests: u64,
     /// Administrative requests that the network stage has not sent to the Raft core yet, oldest
     /// first.
     pub(crate) admin_calls: VecDeque<AdminCall>,
@@ -173,6 +190,9 @@ impl Clients {
             in_flight: InFlightTable::default(),
             waiting: WaitingClients::default(),
             scripts: Scripts::default(),
+            tracking: TrackingClients::default(),
+            monitors: BTreeSet::new(),
+            postponed: BTreeSet::new(),
             batches: Batches::new(origin),
             first_token,
             next_id: 1,
@@ -196,6 +216,7 @@ impl Clients {
             failed: false,
             lagging_reads: false,
             snapshot_requested: false,
+            trim_requests: 0,
             admin_calls: VecDeque::new(),
             snapshot_reads: VecDeque::new(),
             to_close: Vec::new(),
@@ -263,7 +284,9 @@ impl Clients {
         let budget = self.memory.budget(self.connected.len() + 1);
         let mut client = Client::new(id, socket, connection, parser, now, budget);
         client.address = ip;
+        let number = client.connection.id();
         let index = self.connected.insert(client);
+        self.context.client_indexes.insert(number, index);
         self.context.traffic.clients = self.connected.len() as u64;
         self.context.traffic.connections += 1;
         if !self.client(index).connection.is_logged_in() {
@@ -454,7 +477,8 @@ impl Clients {
         let bytes = client.memory_bytes();
         self.memory.update(index, client.counted_bytes, bytes);
         client.counted_bytes = bytes;
-        self.context.clients_bytes = self.memory.used_bytes() as u64;
+        let bytes = self.memory.used_bytes() + self.tracking.table_bytes();
+        self.context.clients_bytes = bytes as u64;
     }
 
     /// Disconnects the clients that use the most memory, until the total memory usage of all
@@ -598,6 +622,10 @@ impl Clients {
         let Some(mut client) = self.connected.remove(index) else { return };
         self.unsubscribe_all(index, &mut client);
         self.forget_wait(index);
+        self.forget_tracking(index);
+        self.forget_postponed(index);
+        self.set_monitor(index, false);
+        self.context.client_indexes.remove(&client.connection.id());
         client.socket.close(registry);
         self.memory.update(index, client.counted_bytes, 0);
         self.context.traffic.clients = self.connected.len() as u64;

@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::kv::{Event, RecordedEvents};
-use crate::redis::{KeyspaceNotifications, SubscriberId, SubscriptionChange, write_message};
+use crate::redis::{
+    KeyspaceNotifications, SubscriberId, SubscriptionChange, write_message, write_shard_message,
+};
 use crate::types::{ClientId, Instant};
 use crate::wire::resp::{Version, Writer};
 
@@ -24,7 +26,7 @@ const BACKLOG_BYTES: usize = 8 << 20;
 const BACKLOG_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// Returns the id of a subscriber, which combines the index of its connection and the client's id.
-fn subscriber_id(index: usize, id: ClientId) -> SubscriberId {
+pub(super) fn subscriber_id(index: usize, id: ClientId) -> SubscriberId {
     (index as u64) << 32 | u64::from(id.0)
 }
 
@@ -60,7 +62,12 @@ impl Clients {
     /// subscribers on this replica whose channels match.
     pub(crate) fn publish(&mut self, event: &Event) {
         match event {
-            Event::Message { channel, message } => self.publish_message(channel, message),
+            Event::Message { channel, message, is_sharded: false } => {
+                self.publish_message(channel, message);
+            }
+            Event::Message { channel, message, is_sharded: true } => {
+                self.publish_shard_message(channel, message);
+            }
             Event::Key { name, key } => {
                 let KeyspaceNotifications { keyspace_channel, keyevent_channel, .. } =
                     self.settings.notifications();
@@ -108,18 +115,48 @@ impl Clients {
                     write_message(current.as_ref(), channel, message, &mut writer);
                     bytes.freeze()
                 });
-            client.socket.outbound.push(bytes);
-            let unsent = client.socket.outbound.len();
-            if unsent > BACKLOG_BYTES {
-                client.backlog_since.get_or_insert(self.context.now);
+            let bytes = bytes.clone();
+            self.send_message(index, &bytes);
+        }
+    }
+
+    /// Sends a message to the subscribers of the shard channel `channel` on this replica.
+    fn publish_shard_message(&mut self, channel: &[u8], message: &[u8]) {
+        let subscribers = self.context.subscriptions.shard_subscribers(channel);
+        let encoded = [Version::Two, Version::Three].map(|version| {
+            let mut bytes = BytesMut::new();
+            write_shard_message(channel, message, &mut Writer::new(&mut bytes, version));
+            bytes.freeze()
+        });
+        for subscriber in subscribers.collect::<Vec<SubscriberId>>() {
+            let index = usize::try_from(subscriber >> 32).expect("the id begins with an index");
+            let Some(client) = self.connected.get_mut(index) else { continue };
+            if subscriber_id(index, client.id) == subscriber && !client.closing {
+                let is_new = client.connection.version() == Version::Three;
+                self.send_message(index, &encoded[usize::from(is_new)]);
             }
-            if unsent > UNSENT_BYTES_MAX {
-                self.to_close.push((index, client.id));
+        }
+    }
+
+    /// Sends the client at `index` a message that is not a reply. Disconnects the client if it does
+    /// not read its messages fast enough.
+    pub(super) fn send_message(&mut self, index: usize, message: &Bytes) {
+        let now = self.context.now;
+        let client = self.client(index);
+        let unsent = client.send_message(message);
+        if unsent > BACKLOG_BYTES {
+            client.backlog_since.get_or_insert(now);
+        }
+        if unsent > UNSENT_BYTES_MAX {
+            let closed = (index, client.id);
+            if !client.closing {
                 client.warn_of_backlog();
             }
-            self.mark_flush(index);
-            self.count_memory(index);
+            client.closing = true;
+            self.to_close.push(closed);
         }
+        self.mark_flush(index);
+        self.count_memory(index);
     }
 }
 

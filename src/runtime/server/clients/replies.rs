@@ -37,11 +37,18 @@ impl Clients {
         }
         self.log_if_slow(&batch, now);
         let budget = self.memory.budget(self.connected.len());
+        let is_followed = self.tracking.is_active();
+        if is_followed {
+            self.begin_answers(batch.kind, &outcomes);
+        }
         let mut current = None;
         let mut outdated = Vec::new();
         // The number of consecutive successful calls of the same command.
         let (mut called, mut calls) = (CommandNumber::default(), 0);
         for (sequence, outcome) in batch.requests().zip(outcomes) {
+            if is_followed {
+                self.begin_answer();
+            }
             let Some(request) = self.in_flight.get(sequence) else { continue };
             let Some(client) = sender(&mut self.connected, request) else {
                 self.in_flight.remove(sequence);
@@ -55,7 +62,11 @@ impl Clients {
             let is_blocked = client.blocked_on.is_some();
             if outcome == Outcome::Refused(Refusal::UsersChanged) {
                 outdated.push(sequence);
-            } else if is_blocked || matches!(outcome, Outcome::List(_)) || is_error(&outcome) {
+            } else if is_blocked
+                || is_followed
+                || matches!(outcome, Outcome::List(_))
+                || is_error(&outcome)
+            {
                 self.on_special_outcome(sequence, request, outcome);
             } else {
                 match client.on_outcome(request.slot, outcome, now) {
@@ -84,6 +95,9 @@ impl Clients {
         if let Some(index) = current {
             self.after_reply(index);
         }
+        if is_followed {
+            self.end_answers();
+        }
         self.context.statistics.note_calls(called, calls);
         self.context.statistics.count_noted(now.since(batch.sent_at));
         if !outdated.is_empty() {
@@ -94,13 +108,15 @@ impl Clients {
     }
 
     /// Passes the outcome of a request to the client that sent it, if the request may wait for
-    /// changes, or if the outcome is an error or may be that of an `EXEC`. The statistics need the
-    /// content of such an outcome.
+    /// changes, if clients cache values, or if the outcome is an error or may be that of an `EXEC`.
+    /// The statistics need the content of such an outcome.
     #[cold]
     fn on_special_outcome(&mut self, sequence: u64, request: InFlight, outcome: Outcome) {
         if self.wait_if_empty(sequence, request, &outcome) {
             return;
         }
+        let is_followed = self.tracking.is_active();
+        let cached = if is_followed { self.cached_keys(request) } else { Vec::new() };
         let Some(client) = sender(&mut self.connected, request) else { return };
         let error = error_text(&outcome);
         let nested = client.nested_calls(request.slot, &outcome);
@@ -116,6 +132,10 @@ impl Clients {
             self.leave_queues(request.index, has_taken, None);
         }
         self.note_nested_calls(nested);
+        if is_followed {
+            self.note_writer(request);
+            self.track(request, cached);
+        }
     }
 
     /// Answers a client's administrative request.
@@ -270,6 +290,10 @@ impl Clients {
     /// Adds the client at `index`, which just got replies, to those lists of clients (to read, to
     /// send requests, to write replies) for which it has work.
     pub(super) fn after_reply(&mut self, index: usize) {
+        let Some(client) = self.connected.get_mut(index) else { return };
+        if client.observed != client.connection.observation_changes() {
+            self.follow_observation(index);
+        }
         let Some(client) = self.connected.get_mut(index) else { return };
         let (waiting, has_input) = (client.has_waiting(), client.has_input());
         self.mark_flush(index);

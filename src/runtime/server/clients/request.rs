@@ -25,6 +25,8 @@ pub(crate) struct Request {
     /// The lag of this replica's own state that the client accepts, if this is a read of a client
     /// that has sent `READONLY MAXLAG`.
     pub(crate) lag_max: Option<Duration>,
+    /// Whether the client caches the values in the reply (`CLIENT TRACKING`).
+    pub(crate) is_cached: bool,
     /// What the run of a request with scripts has left to do; `None` before the run, and for any
     /// other request.
     pub(crate) script: Option<Box<ScriptReply>>,

@@ -93,6 +93,7 @@ impl Clients {
             }
             let Client { parser, connection, input, .. } = client;
             let bytes = if directly { received } else { input.unparsed() };
+            let used_before = used;
             let request = match parser.next(bytes, &mut used) {
                 Ok(Some(request)) => request,
                 Ok(None) => {
@@ -118,6 +119,13 @@ impl Clients {
             self.context.traffic.commands += 1;
             let action =
                 connection.execute(request, &self.context, &mut self.settings, &mut self.reply);
+            if action == Action::Postpone {
+                used = used_before;
+                self.context.traffic.commands -= 1;
+                self.postpone(index);
+                break;
+            }
+            let shown = connection.take_shown();
             let status = connection.call_status();
             let submits = action.submits();
             self.failed = false;
@@ -134,6 +142,13 @@ impl Clients {
                     self.context.statistics.count_rejected(command);
                 }
                 CallStatus::NotCounted => self.perform(index, action, CommandNumber::default()),
+            }
+            let client = self.client(index);
+            if client.observed != client.connection.observation_changes() {
+                self.follow_observation(index);
+            }
+            if !shown.is_empty() {
+                self.show(&shown);
             }
             let client = self.client(index);
             if client.connection.has_denial() {
@@ -186,6 +201,7 @@ impl Clients {
                 let slot = client.next_slot();
                 client.blocked_on = blocks.then_some(slot);
                 let may_wait = blocks && client.connection.may_wait();
+                let is_cached = client.connection.caches_reads();
                 let arrived_at = self.context.now;
                 let request = InFlight { index, client: client.id, slot, arrived_at, command };
                 let sequence = self.in_flight.add(request);
@@ -197,6 +213,7 @@ impl Clients {
                     redirect_slot,
                     lag_max,
                     script: None,
+                    is_cached,
                 });
                 if may_wait {
                     self.begin_blocking(index, slot, command);
@@ -209,10 +226,14 @@ impl Clients {
             }
             Action::KillClients(kill) => self.kill_clients(index, *kill),
             Action::Unblock { id, with_error } => self.reply_to_unblock(index, id, with_error),
-            Action::KillScript => {
-                self.kill_script();
+            Action::KillScript
+            | Action::PauseClients { .. }
+            | Action::UnpauseClients
+            | Action::ReturnFreeMemory => {
+                self.administer_here(&action);
                 self.send_reply(index);
             }
+            Action::Postpone => unreachable!("the request is kept in the input"),
             Action::GeneratePassword(digits) => {
                 self.write_password(index, digits);
                 self.send_reply(index);
@@ -311,6 +332,7 @@ impl Clients {
             redirect_slot: None,
             lag_max: None,
             script: None,
+            is_cached: false,
         });
         sequence
     }

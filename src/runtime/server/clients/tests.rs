@@ -3,9 +3,11 @@
 
 mod blocking;
 mod lagging_reads;
+mod pause;
 mod settings;
 mod statistics;
 mod tls;
+mod tracking;
 mod users;
 mod waiting;
 mod wide_replies;
@@ -169,6 +171,7 @@ impl Fixture {
         self.clients.sweep(self.now, self.poll.registry());
         self.clients.read_ahead(self.now);
         self.clients.end_waits(self.now);
+        self.clients.end_pause(self.now);
     }
 
     /// Receives at least `length` bytes of replies at `client`, and returns them.

@@ -13,9 +13,7 @@
 //! taken. A try that was certainly not applied, for example because the leader has changed, is
 //! repeated; the outcome of one that may have been applied is uncertain, as that of any write.
 
-use std::collections::btree_map::Range;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -28,6 +26,7 @@ use crate::wire::resp::Writer;
 use super::Clients;
 use super::in_flight::InFlight;
 use super::key_queues::{KeyQueues, Woken};
+use super::prefixes::prefixes_of;
 use super::request::Reply;
 
 /// Maximum number of clients whose waits end by their timeouts in one pass (iteration of the
@@ -158,26 +157,10 @@ impl WaitingClients {
         Some(waiting)
     }
 
-    /// Iterates over the prefixes up to `last` in byte order, with the clients that wait for them.
-    fn up_to(&self, last: &[u8]) -> Range<'_, Bytes, BTreeSet<usize>> {
-        self.by_prefix.range::<[u8], _>((Bound::Unbounded, Bound::Included(last)))
-    }
-
     /// Returns the clients that wait for changes of `key`.
     fn matching(&self, key: &[u8]) -> Vec<usize> {
-        let mut found = Vec::new();
-        // In byte order, no prefix of the key comes after it. If the last entry up to the key is no
-        // prefix of it, any that remain are no longer than the part that both have in common.
-        let mut candidates = self.up_to(key);
-        while let Some((prefix, clients)) = candidates.next_back() {
-            let common = prefix.iter().zip(key).take_while(|(one, other)| one == other).count();
-            if common == prefix.len() {
-                found.extend(clients);
-            } else {
-                candidates = self.up_to(&key[..common]);
-            }
-        }
-        found
+        let found = prefixes_of(&self.by_prefix, key).into_iter();
+        found.flat_map(|(_, clients)| clients).copied().collect()
     }
 
     /// Returns a client for which something is to be done at `now`; `None` if there is none.
@@ -189,14 +172,16 @@ impl WaitingClients {
 impl Clients {
     /// Makes the applier report changed keys, before the request of a client that may have to wait
     /// for them is sent.
-    fn report_changes(&mut self) {
+    pub(super) fn report_changes(&mut self) {
         self.waiting.are_changes_reported = true;
         self.board.set_reports_changes(true);
     }
 
-    /// Ends the applier's reports of changed keys if no client waits or is about to wait for them.
+    /// Ends the applier's reports of changed keys if no client caches values, waits for changes or
+    /// is about to wait.
     pub(super) fn end_reports(&mut self) {
         if self.waiting.are_changes_reported
+            && !self.tracking.is_active()
             && !self.connected.iter_mut().any(|(_, client)| client.connection.may_wait())
         {
             self.waiting.are_changes_reported = false;
@@ -290,7 +275,7 @@ impl Clients {
 
     fn add_waiting(&mut self, index: usize, waiting: Waiting) {
         self.waiting.add(index, waiting);
-        self.context.blocked_clients = self.waiting.len() as u64;
+        self.count_blocked();
         self.count_memory(index);
     }
 
@@ -445,7 +430,9 @@ impl Clients {
     }
 
     /// Replies to all clients that wait, and lets none wait from now on, because the server stops.
+    /// Also ends a pause of the clients.
     pub(crate) fn refuse_waits(&mut self) {
+        self.unpause_clients();
         self.waiting.are_refused = true;
         let indexes: Vec<usize> = self.waiting.by_index.keys().copied().collect();
         for index in indexes {
@@ -540,7 +527,7 @@ impl Clients {
     /// Removes the client at `index` from those that wait.
     fn take_waiting(&mut self, index: usize) -> Option<Waiting> {
         let waiting = self.waiting.remove(index)?;
-        self.context.blocked_clients = self.waiting.len() as u64;
+        self.count_blocked();
         let client = self.connected.get_mut(index).map(|client| client.id);
         assert!(client.is_none_or(|id| id == waiting.client), "the wait of another client");
         Some(waiting)

@@ -305,6 +305,7 @@ impl ServerNetwork {
             parts.clients.next_wait_end(),
             parts.clients.next_read_ahead(),
             parts.clients.next_resume(),
+            parts.clients.next_pause_end(),
             Some(self.wall_clock_at),
             readiness_ends_at,
             stop_step_at,
@@ -387,6 +388,7 @@ impl ServerNetwork {
         parts.clients.sweep(now, registry);
         parts.clients.read_ahead(now);
         parts.clients.resume(now);
+        parts.clients.end_pause(now);
         let lost = self.read_indexes.expire(now);
         parts.clients.requeue(&lost);
         if now >= self.wall_clock_at {
@@ -478,11 +480,14 @@ impl ServerNetwork {
         context.note_digests(batch.digest_marks);
         context.digest_comparison = batch.comparison.or(context.digest_comparison.take());
         context.keyspace_statistics.add(batch.statistics);
+        let clients = &mut self.parts.clients;
+        clients.begin_changes(batch.changed);
         for answer in batch.answers {
-            self.parts.clients.on_outcomes(answer.key, answer.outcomes);
+            clients.on_answer(answer.key, answer.outcomes, answer.revision);
         }
-        self.parts.clients.context.history = batch.history;
-        self.parts.clients.wake(&batch.changed);
+        let changed = clients.end_changes();
+        clients.context.history = batch.history;
+        clients.wake(&changed);
         for (key, index) in batch.read_indexes {
             if self.on_own_read_index(key.request, Some(index)) {
                 continue;
@@ -524,6 +529,9 @@ impl ServerNetwork {
         let to_core = &self.parts.ends.to_core;
         if self.snapshot_requested && to_core.try_send(CoreItem::TakeSnapshot).is_ok() {
             self.snapshot_requested = false;
+        }
+        if std::mem::take(&mut self.parts.clients.trim_requests) > 0 {
+            self.parts.memory.request_trim();
         }
         while let Some(call) = self.parts.clients.admin_calls.pop_front() {
             let call = members::with_addresses(call, &self.parts);

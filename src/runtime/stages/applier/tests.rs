@@ -43,7 +43,13 @@ pub(super) fn batch(
 }
 
 fn answer(number: u8, outcome: Outcome) -> Answer {
-    Answer { key: key(number), outcomes: vec![outcome] }
+    Answer { key: key(number), outcomes: vec![outcome], revision: None }
+}
+
+/// Returns the answers in these replies, without their revisions.
+fn answers_in(replies: impl IntoIterator<Item = ReplyBatch>) -> Vec<Answer> {
+    let answers = replies.into_iter().flat_map(|replies| replies.answers);
+    answers.map(|answer| Answer { revision: None, ..answer }).collect()
 }
 
 fn clock_entry(index: u64, millis: u64) -> Committed {
@@ -147,7 +153,7 @@ fn applier_runs_reads_after_entries_and_replies_only_as_leader() {
         answer(101, Outcome::Value(None)),
         answer(4, Outcome::Done),
     ];
-    assert_eq!(replies.answers, answers);
+    assert_eq!(answers_in([replies]), answers);
 }
 
 #[test]
@@ -168,7 +174,7 @@ fn batch_in_pieces_is_applied_with_its_last_piece() {
     let entries = vec![first, put(2, b"small", true), second];
     applier.run_once(Some(batch(entries, vec![get(100, b"k")], 0)));
     applier.run_once(Some(batch(vec![last.clone()], vec![get(101, b"k")], 0)));
-    let answers: Vec<Answer> = network.replies.try_iter().flat_map(|it| it.answers).collect();
+    let answers: Vec<Answer> = answers_in(network.replies.try_iter());
     let found = |bytes: &'static [u8]| Outcome::Value(Some(Bytes::from_static(bytes)));
     assert_eq!(answers[0], answer(2, Outcome::Done));
     assert_eq!(answers[1], answer(100, found(b"small")));
@@ -178,7 +184,7 @@ fn batch_in_pieces_is_applied_with_its_last_piece() {
     // A second copy is answered from the deduplication table, also if a snapshot contains it.
     applier.run_once(Some(batch(vec![last], vec![], 0)));
     let replies = network.replies.try_recv().unwrap();
-    assert_eq!(replies.answers, [answer(9, Outcome::Done)]);
+    assert_eq!(answers_in([replies]), [answer(9, Outcome::Done)]);
 }
 
 #[test]
@@ -199,7 +205,7 @@ fn next_leader_drops_the_pieces_of_an_incomplete_batch() {
         piece(EntryId::new(1, 3), PIECE_BYTES),
     ];
     applier.run_once(Some(batch(entries, vec![get(100, b"k")], 0)));
-    let answers: Vec<Answer> = network.replies.try_iter().flat_map(|it| it.answers).collect();
+    let answers: Vec<Answer> = answers_in(network.replies.try_iter());
     assert_eq!(answers, [answer(100, Outcome::Value(None))]);
 }
 
@@ -239,7 +245,7 @@ fn snapshot_from_the_leader_replaces_an_older_state() {
         Applied { index, bytes: 7, installed: installed.clone(), ..Applied::default() }
     );
     let done = |number| answer(number, Outcome::Done);
-    assert_eq!(replies.answers, [done(2), done(4)]);
+    assert_eq!(answers_in([replies]), [done(2), done(4)]);
     assert!(matches!(deletions.try_recv(), Ok(Deletion::State(_))));
     // An older snapshot changes nothing, but is reported to the core.
     let late = ApplyBatch { install: install(StateMachine::default()), ..ApplyBatch::default() };
@@ -319,7 +325,8 @@ fn partly_applied_log_entry_is_not_visible_to_reads() {
     let [last, read] = &replies.answers[..] else { panic!("{:?}", replies.answers) };
     assert_eq!((last.key, last.outcomes.len()), (key(5), OPERATIONS));
     assert_eq!(last.outcomes.last(), Some(&Outcome::Integer(5_000)), "each is applied once");
-    assert_eq!(*read, answer(100, Outcome::Value(Some(Bytes::from_static(b"5000")))));
+    assert_eq!((last.revision, read.revision), (Some(5_000), Some(5_000)));
+    assert_eq!(read.outcomes, [Outcome::Value(Some(Bytes::from_static(b"5000")))]);
     let report = Applied { index: Some(Index(5)), bytes: 9, ..Applied::default() };
     assert_eq!((replies.digest, replies.applied), (digests[4], report));
     let Ok(SnapshotJob::Write(view)) = snapshots.jobs.try_recv() else { panic!("no snapshot") };
@@ -402,8 +409,7 @@ fn applier_on_a_shared_thread_defers_long_operations() {
             applier.run_ready(true);
         }
         let replies: Vec<ReplyBatch> = network.replies.try_iter().collect();
-        let answers = replies.into_iter().flat_map(|replies| replies.answers);
-        (answers.collect::<Vec<_>>(), applier.has_deferred())
+        (answers_in(replies), applier.has_deferred())
     };
     let argument: &[&[u8]] = &[b"k"];
     let increment = Operation::call(command("incr"), argument);
@@ -418,7 +424,10 @@ fn applier_on_a_shared_thread_defers_long_operations() {
     let integers = (1..=GROUP_MAX).chain([1 << 20, GROUP_MAX + 1]);
     let outcomes = integers.map(|count| Outcome::Integer(i64::try_from(count).unwrap())).collect();
     let read = answer(100, Outcome::Value(Some(Bytes::from_static(b"17"))));
-    assert_eq!(pass(&mut applier, true), (vec![Answer { key: key(2), outcomes }, read], false));
+    assert_eq!(
+        pass(&mut applier, true),
+        (vec![Answer { key: key(2), outcomes, revision: None }, read], false)
+    );
     assert!(matches!(snapshots.jobs.try_recv(), Ok(SnapshotJob::Write(_))));
     // The command is only estimated to be long: it fails, because the values are not sets.
     let payload = Batch::one(key(101), &Operation::call(command("sunion"), &names[..]));

@@ -7,7 +7,7 @@ use crate::kv::{ChangedKey, ChangedKeys, Operation, ValueType};
 fn list(key: &'static str, elements: usize) -> ChangedKeys {
     let key = Bytes::from_static(key.as_bytes());
     let key = ChangedKey { key, kind: Some(ValueType::List), elements, changes: 1 };
-    ChangedKeys { keys: vec![key], others: false }
+    ChangedKeys { keys: vec![key], ..ChangedKeys::default() }
 }
 
 fn send(client: &mut TcpStream, request: &str) {

@@ -3,7 +3,7 @@
 use super::*;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::kv::RecordedEvents;
+use crate::kv::{ChangedKeys, RecordedEvents};
 use crate::membership::Configuration;
 
 /// Settings that have only one possible value, each with a different value, which is refused.
@@ -39,6 +39,22 @@ fn read_for(fixture: &mut Fixture, client: &mut TcpStream, elapsed: Duration) {
 fn info(fixture: &mut Fixture, client: &mut TcpStream, section: &str) -> String {
     client.write_all(format!("INFO {section}\r\n").as_bytes()).unwrap();
     String::from_utf8(fixture.reply(client, 1)).unwrap()
+}
+
+/// Reads more keys than may be in the table for client-side caching.
+fn check_tracked_keys_max(fixture: &mut Fixture, client: &mut TcpStream, name: &str) {
+    set(fixture, client, name, "2");
+    client.write_all(b"CLIENT TRACKING ON\r\n").unwrap();
+    fixture.expect(client, "+OK\r\n");
+    client.write_all(b"MGET a b c d\r\n").unwrap();
+    let key = fixture.dispatch_some()[0].key;
+    fixture.clients.begin_changes(ChangedKeys::default());
+    fixture.clients.on_answer(key, vec![Outcome::Values(vec![None; 4])], Some(1));
+    drop(fixture.clients.end_changes());
+    fixture.expect(client, &format!("*4\r\n{}", "$-1\r\n".repeat(4)));
+    assert_eq!(fixture.clients.context.tracking.keys, 2);
+    client.write_all(b"CLIENT TRACKING OFF\r\n").unwrap();
+    fixture.expect(client, "+OK\r\n");
 }
 
 fn check_effect(name: &str) {
@@ -118,6 +134,7 @@ fn check_effect(name: &str) {
             client.write_all(b"LATENCY LATEST\r\n").unwrap();
             assert!(fixture.reply(client, 10).starts_with(b"*1\r\n"));
         }
+        "tracking-table-max-keys" => check_tracked_keys_max(fixture, client, name),
         "latency-tracking" => {
             read_for(fixture, client, Duration::from_millis(1));
             assert!(info(fixture, client, "latencystats").contains("usec_get:p50="));

@@ -111,7 +111,7 @@ fn woken_client_gets_no_changes_without_permission() {
     let read = fixture.dispatch_some().remove(0).key;
     fixture.on_outcome(read, Outcome::Integer(7));
     set_user(&mut fixture, &mut store, &[b"resetkeys"]);
-    fixture.clients.wake(&ChangedKeys { keys: Vec::new(), others: true });
+    fixture.clients.wake(&ChangedKeys { others: true, ..ChangedKeys::default() });
     assert!(fixture.dispatch().is_empty(), "the request is not permitted any more");
     fixture.expect(&mut client, NO_KEY);
 }

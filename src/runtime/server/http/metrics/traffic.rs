@@ -112,6 +112,22 @@ pub(super) const METRICS: &[Metric] = &[
         "Requests answered with UNCERTAIN: the write may have been applied.",
         |source, out| out.add(source.counters.uncertain.get()),
     ),
+    gauge(
+        "bowline_tracking_clients",
+        "Clients that cache values (CLIENT TRACKING).",
+        |source, out| out.add(context(source).tracking.clients),
+    ),
+    gauge("bowline_tracking_keys", "Keys that clients have in their caches.", |source, out| {
+        out.add(context(source).tracking.keys);
+    }),
+    counter(
+        "bowline_tracking_invalidations",
+        "Invalidations sent to clients that cache values.",
+        |source, out| out.add(context(source).tracking.invalidations),
+    ),
+    gauge("bowline_monitors", "Clients that get all commands (MONITOR).", |source, out| {
+        out.add(context(source).monitors);
+    }),
     gauge("bowline_pubsub_channels", "Channels with subscribers.", |source, out| {
         out.add(source.report.subscriptions.0);
     }),

@@ -1,0 +1,126 @@
+//! `MONITOR`: shows a client the commands that all clients of this replica send.
+
+use std::fmt::Write as _;
+
+use crate::redis::action::Action;
+use crate::redis::call::Call;
+use crate::redis::context::Context;
+use crate::redis::session::connection::Connection;
+use crate::redis::spec::{ADMIN, CommandSpec, command};
+use crate::wire::resp::Request;
+
+/// Shown instead of a password.
+const REDACTED: &[u8] = b"(redacted)";
+
+/// Row of the command table for `MONITOR` (name, arity, flags, documentation and function).
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command("monitor", 1, monitor)
+    .flags(ADMIN)
+    .categories(&["dangerous"])
+    .since("1.0.0", "server")
+    .about("Shows the commands that all clients of this replica send.")];
+
+/// Runs `MONITOR`: from now on, the client gets the commands of all clients of this replica.
+fn monitor(call: &mut Call<'_>) -> Action {
+    if call.batch.is_some() {
+        // Redis's text.
+        return call.error(&"ERR MONITOR isn't allowed for DENY BLOCKING client");
+    }
+    if call.connection.is_monitor() {
+        // As in Redis, a second one has no reply.
+        return Action::Reply;
+    }
+    call.connection.set_monitor(true);
+    call.ok()
+}
+
+/// Returns whether monitors see the command. As in Redis, administrative commands are not shown.
+fn is_shown(spec: &CommandSpec) -> bool {
+    !spec.has_flag("admin")
+}
+
+impl Connection {
+    /// Adds a request that the connection has sent to those that monitors see, if there are any.
+    pub(in crate::redis) fn show(
+        &mut self,
+        spec: &CommandSpec,
+        request: Request<'_>,
+        context: &Context,
+    ) {
+        if context.monitors == 0 || !is_shown(spec) {
+            return;
+        }
+        let now = context.wall_clock;
+        let (seconds, micros) = (now.as_secs(), now.subsec_micros());
+        let mut line = format!("+{seconds}.{micros:06} [0 {}]", self.address);
+        let secrets = secrets(spec, request);
+        for (position, argument) in request.iter().enumerate() {
+            let argument = if secrets.contains(&position) { REDACTED } else { argument };
+            line.push_str(" \"");
+            quote(argument, &mut line);
+            line.push('"');
+        }
+        line.push_str("\r\n");
+        self.observation.shown.extend_from_slice(line.as_bytes());
+    }
+
+    /// Returns the lines for monitors about the latest request; empty if there are none.
+    pub fn take_shown(&mut self) -> bytes::Bytes {
+        // Splitting an empty buffer would allocate memory.
+        if self.observation.shown.is_empty() {
+            return bytes::Bytes::new();
+        }
+        self.observation.shown.split().freeze()
+    }
+}
+
+/// Returns the positions of the arguments of a request that are names of users and passwords, as in
+/// Redis.
+fn secrets(spec: &CommandSpec, request: Request<'_>) -> Vec<usize> {
+    match spec.full_name {
+        "auth" => (1..request.len()).collect(),
+        "hello" => {
+            let (mut secrets, mut position) = (Vec::new(), 2);
+            while let Some(option) = request.get(position) {
+                let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
+                if is("AUTH") {
+                    secrets.extend([position + 1, position + 2]);
+                    position += 2;
+                } else if is("SETNAME") {
+                    position += 1;
+                }
+                position += 1;
+            }
+            secrets
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Appends an argument as Redis shows it: control characters and bytes that are not ASCII are
+/// escaped.
+fn quote(argument: &[u8], line: &mut String) {
+    for byte in argument {
+        match byte {
+            b'\\' | b'"' => line.extend(['\\', char::from(*byte)]),
+            b'\n' => line.push_str("\\n"),
+            b'\r' => line.push_str("\\r"),
+            b'\t' => line.push_str("\\t"),
+            0x07 => line.push_str("\\a"),
+            0x08 => line.push_str("\\b"),
+            b' '..=b'~' => line.push(char::from(*byte)),
+            _ => write!(line, "\\x{byte:02x}").expect("writing to a string succeeds"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_escaped_as_in_redis() {
+        let mut line = String::new();
+        quote(b"a\"\\\n\r\t\x07\x08\x00\xff~ ", &mut line);
+        assert_eq!(line, r#"a\"\\\n\r\t\a\b\x00\xff~ "#);
+    }
+}

@@ -1,0 +1,70 @@
+//! `CLIENT PAUSE`: for a time, clients' requests are postponed. The requests stay in the clients'
+//! input buffers, and their sockets are not read.
+
+use crate::redis::{Action, Pause};
+use crate::types::Instant;
+
+use super::Clients;
+
+impl Clients {
+    /// Performs an action that begins or ends a pause, or returns free memory.
+    pub(super) fn administer_here(&mut self, action: &Action) {
+        match *action {
+            Action::PauseClients { until, is_all } => self.pause_clients(until, is_all),
+            Action::UnpauseClients => self.unpause_clients(),
+            Action::KillScript => self.kill_script(),
+            _ => self.trim_requests += 1,
+        }
+    }
+
+    /// Begins a pause of the clients, or extends it.
+    fn pause_clients(&mut self, until: Instant, is_all: bool) {
+        let now = self.context.now;
+        let current = self.context.pause.filter(|pause| now < pause.until);
+        let pause = current.unwrap_or(Pause { until, is_all });
+        let until = pause.until.max(until);
+        self.context.pause = Some(Pause { until, is_all: pause.is_all || is_all });
+    }
+
+    /// Postpones the requests of the client at `index` until the pause is over.
+    pub(super) fn postpone(&mut self, index: usize) {
+        let client = self.client(index);
+        client.marks.postponed = true;
+        self.postponed.insert(index);
+        self.count_blocked();
+    }
+
+    /// Returns when the pause of the clients ends; `None` if no client waits for that.
+    pub(crate) fn next_pause_end(&self) -> Option<Instant> {
+        self.context.pause.filter(|_| !self.postponed.is_empty()).map(|pause| pause.until)
+    }
+
+    /// Lets the clients continue if their pause is over at `now`.
+    pub(crate) fn end_pause(&mut self, now: Instant) {
+        if self.context.pause.is_some_and(|pause| now >= pause.until) {
+            self.unpause_clients();
+        }
+    }
+
+    /// Ends the pause of the clients.
+    pub(super) fn unpause_clients(&mut self) {
+        self.context.pause = None;
+        for index in std::mem::take(&mut self.postponed) {
+            self.client(index).marks.postponed = false;
+            self.mark_read(index);
+        }
+        self.count_blocked();
+    }
+
+    /// Removes the client at `index`, whose connection is being closed, from those that are
+    /// postponed.
+    pub(super) fn forget_postponed(&mut self, index: usize) {
+        self.postponed.remove(&index);
+        self.count_blocked();
+    }
+
+    /// Counts the clients that wait for changes or for the end of a pause.
+    pub(super) fn count_blocked(&mut self) {
+        self.context.blocked_clients = (self.waiting.len() + self.postponed.len()) as u64;
+    }
+}
