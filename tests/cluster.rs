@@ -56,6 +56,8 @@ mod locks;
 mod membership;
 #[path = "cluster/partitions.rs"]
 mod partitions;
+#[path = "cluster/protected_peers.rs"]
+mod protected_peers;
 #[path = "cluster/proxies.rs"]
 mod proxies;
 #[path = "cluster/pubsub.rs"]
