@@ -36,6 +36,8 @@ mod forged_term;
 mod formats;
 #[path = "cluster/graceful_stop.rs"]
 mod graceful_stop;
+#[path = "cluster/hostile.rs"]
+mod hostile;
 #[path = "cluster/http.rs"]
 mod http;
 #[path = "cluster/info.rs"]
@@ -84,6 +86,8 @@ mod tls;
 mod top;
 #[path = "cluster/transfers.rs"]
 mod transfers;
+#[path = "cluster/unconfirmed_users.rs"]
+mod unconfirmed_users;
 #[path = "cluster/unknown_peers.rs"]
 mod unknown_peers;
 #[path = "cluster/upgrade.rs"]

@@ -17,6 +17,7 @@ use super::session::connection::Connection;
 use super::settings::Settings;
 use super::spec::{CommandSpec, DENY_OOM};
 use super::statistics::CallStatus;
+use super::unknown_users::{UNPROTECTED_WITNESS, is_harmless};
 
 /// Commands that run immediately if they are sent inside a transaction (after `MULTI`), while all
 /// other commands are queued.
@@ -132,6 +133,9 @@ impl Connection {
         }
         if context.is_witness && needs_data(spec) {
             return Some(WITNESS.to_owned());
+        }
+        if context.is_witness && context.access.without_login().is_some() && !is_harmless(spec) {
+            return Some(UNPROTECTED_WITNESS.to_owned());
         }
         if queues && spec.has_flag("no_multi") {
             return Some("ERR Command not allowed inside a transaction".to_owned());

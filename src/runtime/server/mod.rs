@@ -157,6 +157,9 @@ pub fn run_server(
     let http_ends = http.as_ref().map(|http| http.attach(&wake, boards, counters, clock));
     let mut clients = clients(options, origin, context, &applier_board, counters);
     clients.set_users(store.users());
+    if !options.config.is_witness {
+        clients.await_users();
+    }
     let mut network = ServerNetwork::new(Parts {
         poll,
         wake: Arc::clone(&wake),
