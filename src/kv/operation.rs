@@ -166,6 +166,7 @@ impl<'a> Operation<'a> {
             }
             Operation::Call { .. }
             | Operation::Transaction { .. }
+            | Operation::Effects { .. }
             | Operation::OpenSession
             | Operation::Once { .. }
             | Operation::ResetClock { .. } => false,

@@ -248,6 +248,10 @@ impl Connection {
                 operations.iter().filter_map(|one| Operation::decode_nested(one).ok()).collect(),
                 true,
             ),
+            Operation::Effects { operations, .. } => (
+                operations.iter().filter_map(|one| Operation::decode_nested(one).ok()).collect(),
+                false,
+            ),
             Operation::Once { operation, .. } => {
                 (Operation::decode_nested(operation).into_iter().collect(), false)
             }

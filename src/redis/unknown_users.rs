@@ -10,8 +10,9 @@ use super::session::connection::Connection;
 use super::spec::CommandSpec;
 
 /// The error reply to a request that needs the users, while those are not known.
-pub const USERS_UNKNOWN: &str = "LOADING this replica has just started, and no leader has confirmed \
-     yet that it knows the current users; try again later, or send the command to another replica";
+pub const USERS_UNKNOWN: &str = "LOADING this replica has just started, and no leader has \
+     confirmed yet that it knows the current users; try again later, or send the command to \
+     another replica";
 
 /// The error for commands that a witness refuses if it has no password.
 pub(super) const UNPROTECTED_WITNESS: &str =
@@ -61,7 +62,7 @@ pub(super) fn is_harmless(spec: &CommandSpec) -> bool {
 }
 
 impl Connection {
-    /// Returns what `request` needs to know of the users. A request that is not valid needs nothing.
+    /// Returns what `request` needs to know of the users: nothing if it is not valid.
     pub fn needs_users(request: Request<'_>) -> UsersNeed {
         let Some(spec) = registry::table().lookup(request) else { return UsersNeed::None };
         let is_auth = |argument: &[u8]| argument.eq_ignore_ascii_case(b"auth");

@@ -1,5 +1,5 @@
-//! Hostile input on every port of a cluster that serves other clients meanwhile: random bytes, bytes
-//! for another kind of port, cut requests, slow senders, half-open connections, and floods of
+//! Hostile input on every port of a cluster that serves other clients meanwhile: random bytes,
+//! bytes for another kind of port, cut requests, slow senders, half-open connections, and floods of
 //! connections and datagrams. It must reveal nothing, change no term and no leader, and cost little
 //! memory.
 

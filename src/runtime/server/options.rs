@@ -57,8 +57,8 @@ pub struct ServerOptions {
     /// Password of the user `default` as long as the cluster's users do not include it; `None` for
     /// none.
     pub password: Option<Password>,
-    /// Whether the replica listens for clients on loopback only as long as it has no `password`, and
-    /// connects with peers on loopback only as long as it has no `peer_tls`.
+    /// Whether the replica listens for clients on loopback only as long as it has no `password`,
+    /// and connects with peers on loopback only as long as it has no `peer_tls`.
     pub is_protected: bool,
     /// Maximum number of client connections.
     pub clients_max: u64,
