@@ -158,6 +158,21 @@ enum Within {
 }
 
 impl<'a> Operation<'a> {
+    /// Returns whether replicas submit the operation themselves, so that no user needs permission.
+    pub(in crate::kv) fn is_internal(&self) -> bool {
+        match self {
+            Operation::Clock { .. } | Operation::DigestMark | Operation::DigestReport { .. } => {
+                true
+            }
+            Operation::Call { .. }
+            | Operation::Transaction { .. }
+            | Operation::Effects { .. }
+            | Operation::OpenSession
+            | Operation::Once { .. }
+            | Operation::ResetClock { .. } => false,
+        }
+    }
+
     /// Returns an operation that runs `command` with the arguments `args`.
     pub fn call(command: CommandId, args: impl Into<Arguments<'a>>) -> Operation<'a> {
         Operation::Call { command, args: args.into() }

@@ -92,6 +92,18 @@ impl Connection {
         self.permissions = access.without_login();
     }
 
+    /// Repeats the login of a connection whose client has logged in before the current users were
+    /// known. Returns false if the client must be disconnected, because its password would have to
+    /// be checked again.
+    pub fn confirm_users(&mut self, access: &Access) -> bool {
+        let is_named = |permissions: &Arc<Permissions>| permissions.name != DEFAULT_USER;
+        if self.permissions.as_ref().is_some_and(is_named) {
+            return false;
+        }
+        self.begin_login(access);
+        true
+    }
+
     /// Takes over changes of the users. Returns false if the user of the connection does not exist
     /// any more, or may not have one of its subscriptions, so that the client must be disconnected.
     pub fn follow_users(&mut self, access: &Access) -> bool {

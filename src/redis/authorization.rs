@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::kv::{ChangesQuery, Operation};
+use crate::kv::{ChangesQuery, KeyAccess, Operation};
 
 use super::acl_log::{Denial, DenialReason};
 use super::key_access::uses_in_request;
@@ -21,6 +21,10 @@ pub(super) const NO_LOGIN: &str = "no_auth";
 /// Commands that return the content of keys which the request does not name, so they need
 /// permission to read all keys.
 const READ_ANY_KEY: &[&str] = &["snapshot|read"];
+
+/// A command with a key that the command table does not have, since it is sent to any replica, not
+/// to that which serves the key; and the position of the key.
+const KEY_OUTSIDE_TABLE: (&str, usize) = ("debug|diverge", 2);
 
 /// What a user may not do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +121,13 @@ impl SelectorPermissions {
             if reads_any_key(spec, arguments.clone()) && !self.allows_reading_all_keys() {
                 return refused(DenialReason::Key, b"*", 0);
             }
+            if spec.full_name == KEY_OUTSIDE_TABLE.0 {
+                let key = argument(KEY_OUTSIDE_TABLE.1).unwrap_or_default();
+                let access = KeyAccess { reads: false, writes: true };
+                if !self.allows_key(key, access) {
+                    return refused(DenialReason::Key, key, KEY_OUTSIDE_TABLE.1);
+                }
+            }
             let uses = uses_in_request(spec.full_name, is_read, arguments);
             // `ONCE` contains another command, whose keys are checked with it.
             let keys = if spec.full_name == "once" { None } else { spec.keys(count, argument) };
@@ -194,12 +205,16 @@ impl Connection {
         };
         let refused = permissions.check(request)?;
         let text = format!("NOPERM {}", permissions.refusal_text(&refused, false));
-        self.denial = Some(Box::new(Denial {
+        let denial = Denial {
             reason: refused.reason,
             in_transaction,
             object: Bytes::copy_from_slice(refused.object),
             user: permissions.name.clone(),
-        }));
+        };
+        // In a transaction, a failed login must not be forgotten, since it delays the client.
+        if !self.has_failed_login() {
+            self.denial = Some(Box::new(denial));
+        }
         Some(text)
     }
 
@@ -218,7 +233,13 @@ impl Connection {
         if permissions.are_unrestricted {
             return None;
         }
-        let Ok(operation) = Operation::decode(operation) else { return None };
+        let (number, spec) = table.numbered().find(|(number, _)| *number == command)?;
+        let Ok(operation) = Operation::decode(operation) else {
+            // Not an operation of the state machine. Administrative requests may have had an
+            // effect already, so only reads of a snapshot are refused.
+            let is_revocable = spec.full_name.starts_with("snapshot|");
+            return is_revocable.then(|| self.unauthorized_command(number, spec)).flatten();
+        };
         if is_unresolved(&operation) {
             // It is checked when it runs.
             return None;
@@ -228,20 +249,39 @@ impl Connection {
                 operations.iter().filter_map(|one| Operation::decode_nested(one).ok()).collect(),
                 true,
             ),
+            Operation::Effects { operations, .. } => (
+                operations.iter().filter_map(|one| Operation::decode_nested(one).ok()).collect(),
+                false,
+            ),
             Operation::Once { operation, .. } => {
                 (Operation::decode_nested(operation).into_iter().collect(), false)
             }
             _ => (Vec::new(), false),
         };
-        let own = table.numbered().find(|(number, _)| *number == command);
-        let (number, spec) = own?;
         if inner.is_empty() {
-            return self.unauthorized_call(&operation, &[(number, spec)], false);
+            return match &operation {
+                Operation::Call { .. } => {
+                    self.unauthorized_call(&operation, &[(number, spec)], false)
+                }
+                _ => self.unauthorized_command(number, spec),
+            };
         }
         inner.iter().find_map(|operation| {
             let specs = table.specs_running(operation);
             self.unauthorized_call(operation, &specs, in_transaction)
         })
+    }
+
+    /// Checks a request without keys of its own.
+    fn unauthorized_command(
+        &mut self,
+        number: CommandNumber,
+        spec: &'static CommandSpec,
+    ) -> Option<String> {
+        let names: Vec<&[u8]> = spec.full_name.split('|').map(str::as_bytes).collect();
+        let argument = |index: usize| names.get(index).copied();
+        let checked = Checked { spec, number, count: names.len(), argument: &argument };
+        self.unauthorized(checked, false)
     }
 
     /// Checks an operation that one of these commands has submitted: the user must be permitted to

@@ -18,6 +18,7 @@ use super::settings::Settings;
 use super::spec::{CommandSpec, DENY_OOM};
 use super::statistics::CallStatus;
 use crate::types::Instant;
+use super::unknown_users::{UNPROTECTED_WITNESS, is_harmless};
 
 /// Commands that run immediately if they are sent inside a transaction (after `MULTI`), while all
 /// other commands are queued.
@@ -175,6 +176,9 @@ impl Connection {
         }
         if self.is_monitor() && (spec.has_flag("readonly") || may_change(spec)) {
             return Some("ERR Replica can't interact with the keyspace".to_owned());
+        }
+        if context.is_witness && context.access.without_login().is_some() && !is_harmless(spec) {
+            return Some(UNPROTECTED_WITNESS.to_owned());
         }
         if queues && spec.has_flag("no_multi") {
             return Some("ERR Command not allowed inside a transaction".to_owned());

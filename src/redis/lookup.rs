@@ -78,6 +78,16 @@ impl CommandTable {
         Err(Action::Reply)
     }
 
+    /// Returns the command or subcommand of a request; `None` if it is unknown.
+    pub(super) fn lookup(&self, request: Request<'_>) -> Option<&'static CommandSpec> {
+        let name = LowerCase::new(request.name())?;
+        let spec = self.all()[self.position(name.as_bytes())?];
+        match request.get(1).filter(|_| !spec.subcommands.is_empty()) {
+            None => Some(spec),
+            Some(name) => Some(&spec.subcommands[subcommand(spec, name)?]),
+        }
+    }
+
     /// Returns the command or subcommand of a request, with its number. [`CommandTable::resolve`]
     /// must have found it before.
     ///

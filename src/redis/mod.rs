@@ -70,6 +70,7 @@ mod slow_log;
 mod spec;
 mod statistics;
 mod traffic;
+mod unknown_users;
 
 pub use access::{Access, hash_password};
 pub use acl_log::{AclLog, Denial, DenialReason};
@@ -110,3 +111,4 @@ pub use statistics::{
     DurationHistogram,
 };
 pub use traffic::{Rates, SAMPLE_INTERVAL, Traffic};
+pub use unknown_users::{USERS_UNKNOWN, UsersNeed};

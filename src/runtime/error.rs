@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use crate::config::ConfigError;
 use crate::storage::StorageError;
 use crate::tls::TlsError;
+use crate::types::NodeId;
 
 /// The error that prevented a replica from starting, or stopped it.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,22 @@ pub enum RunError {
     OtherKind {
         /// Whether the folder is that of a witness.
         is_witness: bool,
+    },
+    /// In protected mode and without certificates, the replica would have to connect with peers on
+    /// other machines.
+    #[error(
+        "replica {replica} has no certificates for peers, so it connects with peers on loopback \
+         only (protected mode), but {address} is not on loopback; make certificates with `bowline \
+         admin certs` and set --peer-tls-cert-file, --peer-tls-key-file and \
+         --peer-tls-ca-cert-file on all replicas, or set --protected-mode no if the network lets \
+         nobody else reach the port for peers"
+    )]
+    UnprotectedPeers {
+        /// The replica that cannot start.
+        replica: NodeId,
+        /// The address of a peer, or the one on which the replica would have to listen, as
+        /// `host:port`.
+        address: String,
     },
     /// A listening socket could not be opened.
     #[error("cannot listen for {whom} on {address}: {source}; {advice}")]

@@ -89,7 +89,10 @@ fn fate_of(reply: &[u8]) -> Fate {
         Fate::Conflict
     } else if starts(b"+OK\r\n") || starts(b"*3\r\n+OK\r\n+OK\r\n:") {
         Fate::Done
-    } else if [&b"-CLUSTERDOWN "[..], b"-TRYAGAIN ", b"-EXECABORT "].iter().any(|it| starts(it)) {
+    } else if [&b"-CLUSTERDOWN "[..], b"-LOADING ", b"-TRYAGAIN ", b"-EXECABORT "]
+        .iter()
+        .any(|it| starts(it))
+    {
         Fate::Refused
     } else {
         assert!(starts(b"-UNCERTAIN "), "{}", String::from_utf8_lossy(reply));

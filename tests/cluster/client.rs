@@ -69,7 +69,7 @@ impl Client {
         let until = Instant::now() + TIMEOUT;
         loop {
             let reply = self.call(arguments).unwrap();
-            let passing = ["-CLUSTERDOWN ", "-TRYAGAIN ", "-UNCERTAIN "];
+            let passing = ["-CLUSTERDOWN ", "-LOADING ", "-TRYAGAIN ", "-UNCERTAIN "];
             if !passing.iter().any(|word| reply.starts_with(word.as_bytes())) {
                 return reply;
             }

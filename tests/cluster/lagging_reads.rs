@@ -37,7 +37,7 @@ fn write_numbers(client: &mut Client, written: &Written, stop: &AtomicBool) {
 fn read_number(client: &mut Client, written: &Written) -> bool {
     let sent_at = Instant::now();
     let reply = String::from_utf8(client.call(&[b"GET", b"n"]).unwrap()).unwrap();
-    if reply.starts_with("-CLUSTERDOWN") || reply.starts_with("-TRYAGAIN") {
+    if ["-CLUSTERDOWN", "-LOADING", "-TRYAGAIN"].iter().any(|it| reply.starts_with(it)) {
         return false;
     }
     let number: u64 =

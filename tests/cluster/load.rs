@@ -141,7 +141,8 @@ pub(crate) fn run(
 
 fn judge(sent: Sent, reply: &[u8], sure: &mut u64, possible: u64, notes: &Notes) {
     let shown = || String::from_utf8_lossy(reply).into_owned();
-    let refused = [&b"-CLUSTERDOWN "[..], b"-TRYAGAIN "].iter().any(|it| reply.starts_with(it));
+    let refused =
+        [&b"-CLUSTERDOWN "[..], b"-LOADING ", b"-TRYAGAIN "].iter().any(|it| reply.starts_with(it));
     let uncertain = reply.starts_with(b"-UNCERTAIN ");
     if refused || uncertain {
         let count = if refused { &notes.refused } else { &notes.uncertain };

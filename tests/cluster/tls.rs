@@ -364,7 +364,7 @@ fn replica_without_certificates_is_kept_out_of_a_secure_cluster() {
     assert_eq!(client.call_until_ok(&[b"SET", b"without", b"it"]), b"+OK\r\n");
     let mut client = Client::connect(cluster.address(2)).unwrap();
     let reply = client.call(&[b"GET", b"without"]).unwrap();
-    assert!(reply.starts_with(b"-CLUSTERDOWN"), "{}", String::from_utf8_lossy(&reply));
+    assert!(reply.starts_with(b"-LOADING"), "{}", String::from_utf8_lossy(&reply));
     cluster.kill(2);
     cluster.restart();
     assert_unharmed(&cluster);
@@ -411,7 +411,7 @@ fn replaced_authority_excludes_a_replica_until_its_certificate_is_replaced() {
     assert_eq!(client.call_until_ok(&[b"SET", b"two", b"suffice"]), b"+OK\r\n");
     let mut client = Client::connect(cluster.address(2)).unwrap();
     let reply = client.call(&[b"GET", b"two"]).unwrap();
-    assert!(reply.starts_with(b"-CLUSTERDOWN"), "{}", String::from_utf8_lossy(&reply));
+    assert!(reply.starts_with(b"-LOADING"), "{}", String::from_utf8_lossy(&reply));
     // This time without a signal: the files are seen to change.
     replace(3, "key");
     replace(3, "crt");
@@ -481,4 +481,43 @@ fn secure_local_cluster_is_administered_with_tls() {
     assert!(!other.status.success(), "{other:?}");
     Command::new("kill").args(["-TERM", &process.id().to_string()]).status().unwrap();
     process.wait().unwrap();
+}
+
+/// Accepts a connection of replica 1 with this certificate, and returns the beginning of what it
+/// sends.
+fn accept_with(listener: &TcpListener, files: &TlsFiles) -> Vec<u8> {
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let mut tls = rustls::ServerConnection::new(peer_configs(files).unwrap().incoming).unwrap();
+    let mut space = [0; 64];
+    // None if the other side closes the connection.
+    let length = Stream::new(&mut tls, &mut stream).read(&mut space).unwrap_or(0);
+    space[..length].to_vec()
+}
+
+#[test]
+fn replica_sends_nothing_to_a_peer_with_a_certificate_for_all_names() {
+    let cluster = Cluster::start_secure(1, "auto");
+    cluster.wait_until_all_serve();
+    let (folder, _) = cluster.certificates(0);
+    let authority = Authority::new();
+    let ca = folder.join("ca.crt");
+    fs::write(&ca, fs::read_to_string(&ca).unwrap() + &authority.0.pem()).unwrap();
+    let words = "certificates for peers read";
+    cluster.wait_for(words, || cluster.log(0).contains(words).then_some(()));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut client = Client::connect(cluster.address(0)).unwrap();
+    let reply = client.call(&[b"MEMBERS", b"ADD", b"2", address.as_bytes()]).unwrap();
+    assert!(!reply.starts_with(b"-"), "{}", String::from_utf8_lossy(&reply));
+    let [cert, key] = ["all.crt", "all.key"].map(|name| folder.join(name));
+    authority.issue(&cert, &key, "*.test.bowline", 3_000);
+    let all = TlsFiles { cert, key, ca: Some(ca.clone()) };
+    for _ in 0..4 {
+        assert_eq!(accept_with(&listener, &all), b"");
+    }
+    let words = "not connecting to a peer whose certificate is for all replicas of its domain";
+    cluster.wait_for(words, || cluster.log(0).contains(words).then_some(()));
+    let own = authority.replica(folder, 2, 3_000, &ca);
+    cluster.wait_for("a hello", || accept_with(&listener, &own).starts_with(b"BOWL").then_some(()));
 }

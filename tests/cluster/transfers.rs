@@ -45,7 +45,7 @@ impl RetryingClient<'_> {
         loop {
             if let Some(client) = &mut self.client
                 && let Ok(reply) = client.call(arguments)
-                && !["-UNCERTAIN ", "-CLUSTERDOWN ", "-TRYAGAIN "]
+                && !["-UNCERTAIN ", "-CLUSTERDOWN ", "-LOADING ", "-TRYAGAIN "]
                     .iter()
                     .any(|error| reply.starts_with(error.as_bytes()))
             {

@@ -267,6 +267,64 @@ fn no_write_is_applied_after_its_permission_was_withdrawn() {
     }
 }
 
+/// A client with an account of its own must not get more guesses at the password of another.
+#[test]
+fn own_account_does_not_help_to_guess_passwords() {
+    let cluster = Cluster::start_with(1, "auto", PASSWORD);
+    let mut admin = log_in(&cluster, 0, "default", "secret");
+    ask_until(&cluster, &mut admin, "ACL SETUSER weak on >own +multi +exec +get ~a", "+OK\r\n");
+    let denied = |admin: &mut Client| -> u64 {
+        let info = ask(admin, "INFO stats");
+        let field = info.lines().find_map(|line| line.strip_prefix("acl_access_denied_auth:"));
+        field.unwrap().parse().unwrap()
+    };
+    // In a transaction, only the first guess counts, also if the others are right, and also if
+    // something else is denied in it.
+    let mut attacker = log_in(&cluster, 0, "weak", "own");
+    assert_eq!(ask(&mut attacker, "MULTI"), "+OK\r\n");
+    let queued = ["AUTH default a", "AUTH default secret", "GET b", "AUTH default b"];
+    for request in queued {
+        let reply = ask(&mut attacker, request);
+        assert!(reply == "+QUEUED\r\n" || request == "GET b" && reply.starts_with("-NOPERM"));
+    }
+    let reply = ask(&mut attacker, "EXEC");
+    assert!(reply.starts_with("-EXECABORT "), "{reply}");
+    assert_eq!(ask(&mut attacker, "MULTI"), "+OK\r\n");
+    for _ in 0..20 {
+        assert_eq!(ask(&mut attacker, "AUTH default wrong"), "+QUEUED\r\n");
+    }
+    assert_eq!(ask(&mut attacker, "AUTH default secret"), "+QUEUED\r\n");
+    let before = denied(&mut admin);
+    let reply = ask(&mut attacker, "EXEC");
+    assert_eq!(reply.matches("-WRONGPASS ").count(), 21, "{reply}");
+    assert_eq!(denied(&mut admin), before + 1);
+    // A login as oneself does not end the delay.
+    let pair = [command(&[b"AUTH", b"weak", b"own"]), command(&[b"AUTH", b"default", b"x"])];
+    attacker.send(&pair.concat().repeat(200)).unwrap();
+    for number in 0..500 {
+        let value = number.to_string();
+        assert_eq!(admin.call(&[b"SET", b"k", value.as_bytes()]).unwrap(), b"+OK\r\n");
+    }
+    let denied = denied(&mut admin);
+    assert!((1..100).contains(&denied), "{denied}");
+}
+
+#[test]
+fn local_writes_for_tests_need_permission_for_the_key() {
+    let flags = &["--requirepass", "secret", "--enable-debug-command", "yes"];
+    let cluster = Cluster::start_with(1, "auto", flags);
+    let mut admin = log_in(&cluster, 0, "default", "secret");
+    let rules = "ACL SETUSER tester on >pass +debug ~own:* %R~read:*";
+    ask_until(&cluster, &mut admin, rules, "+OK\r\n");
+    let mut tester = log_in(&cluster, 0, "tester", "pass");
+    for key in ["k", "read:k"] {
+        let reply = ask(&mut tester, &format!("DEBUG DIVERGE {key} v SILENT"));
+        assert_eq!(reply, "-NOPERM No permissions to access a key\r\n");
+    }
+    assert_eq!(ask(&mut tester, "DEBUG DIVERGE own:k v SILENT"), "+OK\r\n");
+    assert_eq!(ask(&mut admin, "GET k"), "$-1\r\n");
+}
+
 #[test]
 fn failed_logins_are_delayed_and_others_are_not() {
     let cluster = Cluster::start_with(1, "auto", PASSWORD);
@@ -282,7 +340,7 @@ fn failed_logins_are_delayed_and_others_are_not() {
     let field = info.lines().find_map(|line| line.strip_prefix("acl_access_denied_auth:"));
     let denied: u64 = field.unwrap().parse().unwrap();
     assert!((1..200).contains(&denied), "{denied}");
-    // A client that has logged in from this address ends the delays of new ones.
+    // A login as this user from this address ends the delays of new clients.
     let mut other = log_in(&cluster, 0, "default", "secret");
     assert_eq!(ask(&mut other, "PING"), "+PONG\r\n");
 }

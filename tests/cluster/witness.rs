@@ -207,7 +207,26 @@ fn witness_refuses_clients_and_is_no_replica_for_them() {
     ] {
         let reply = client.call(command).unwrap();
         let text = String::from_utf8_lossy(&reply);
-        assert!(text.starts_with("-ERR this replica is a witness"), "{command:?}: {text}");
+        assert!(text.contains(" this replica is a witness"), "{command:?}: {text}");
+    }
+    // It has no users, so without a password anyone could change it or look at its clients.
+    for command in [
+        &[&b"CONFIG"[..], b"SET", b"maxclients", b"2"][..],
+        &[b"CONFIG", b"GET", b"*"],
+        &[b"CLIENT", b"LIST"],
+        &[b"CLIENT", b"KILL", b"TYPE", b"normal"],
+        &[b"MEMBERS", b"REMOVE", b"1"],
+        &[b"FAILOVER"],
+        &[b"SLOWLOG", b"GET"],
+        &[b"ACL", b"LIST"],
+        &[b"MONITOR"],
+    ] {
+        let reply = client.call(command).unwrap();
+        let text = String::from_utf8_lossy(&reply);
+        let is_refused = text
+            .starts_with("-NOPERM this replica is a witness, which knows no users")
+            || text.starts_with("-ERR ");
+        assert!(is_refused, "{command:?}: {text}");
     }
     assert_eq!(client.call(&[b"PING"]).unwrap(), b"+PONG\r\n");
     assert_eq!(cluster.info::<u64>(WITNESS, "raft_witness"), 1);
@@ -225,4 +244,21 @@ fn witness_refuses_clients_and_is_no_replica_for_them() {
     let output = admin(&cluster, 0, &["transfer", "--to", "3"]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && text.contains("witness"), "{text}");
+}
+
+#[test]
+fn witness_with_a_password_is_administered_after_a_login() {
+    let mut cluster = two_and_a_witness("auto", &[]);
+    cluster.kill(WITNESS);
+    let mut command = cluster.command(WITNESS);
+    command.args(["--requirepass", "secret"]);
+    cluster.start_as(WITNESS, command);
+    let mut client = connect(&cluster, WITNESS);
+    for command in [&[&b"INFO"[..]][..], &[b"PING"], &[b"CONFIG", b"GET", b"maxclients"]] {
+        assert_eq!(client.call(command).unwrap(), b"-NOAUTH Authentication required.\r\n");
+    }
+    assert_eq!(client.call(&[b"AUTH", b"secret"]).unwrap(), b"+OK\r\n");
+    assert!(client.call(&[b"CONFIG", b"GET", b"maxclients"]).unwrap().starts_with(b"*2\r\n"));
+    assert!(client.call(&[b"CLIENT", b"LIST"]).unwrap().starts_with(b"$"));
+    assert!(client.call(&[b"GET", b"k"]).unwrap().starts_with(b"-ERR this replica is a witness"));
 }

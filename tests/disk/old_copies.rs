@@ -23,7 +23,7 @@ fn assert_refused(cluster: &Cluster, at: usize, peer: usize, case: &str) {
         let reply = client.call(&[b"SET", b"no", b"1"]);
         let shown = reply.map(|reply| String::from_utf8_lossy(&reply).into_owned());
         let refused = shown.as_ref().is_ok_and(|shown| {
-            shown.starts_with("-CLUSTERDOWN") || shown.starts_with("-UNCERTAIN")
+            ["-CLUSTERDOWN", "-LOADING", "-UNCERTAIN"].iter().any(|it| shown.starts_with(it))
         });
         assert!(refused, "{case}: {shown:?} at replica {}\n{}", place + 1, cluster.logs());
     }

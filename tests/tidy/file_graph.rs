@@ -74,7 +74,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["authorization", "call", "key_access", "spec"],
             &["commands", "lookup"],
             &["registry"],
-            &["dispatch"],
+            &["dispatch", "unknown_users"],
             &["*"],
         ],
     ),

@@ -122,7 +122,8 @@ pub(crate) struct ServerArguments {
     #[arg(long, value_name = "FILE")]
     requirepass_file: Option<String>,
     /// Whether a replica without a password listens for clients on loopback only, whatever --listen
-    /// says: yes or no [default: yes].
+    /// says, and one without certificates for peers connects with peers on loopback only: yes or no
+    /// [default: yes].
     #[arg(long, value_name = "YES|NO")]
     protected_mode: Option<String>,
     /// Maximum number of client connections. CONFIG SET maxclients changes it at run time [default:
@@ -193,7 +194,7 @@ pub(crate) struct ServerArguments {
     #[arg(long, value_name = "HOST:PORT")]
     announce_peer: Option<String>,
     /// Time that a request waits for a leader, in milliseconds, before it is refused with
-    /// CLUSTERDOWN [default: 2000].
+    /// CLUSTERDOWN, or LOADING just after the start [default: 2000].
     #[arg(long, value_name = "MS")]
     leader_wait_ms: Option<String>,
     /// Time that a client waits for the outcome of a command, in milliseconds, before it gets the

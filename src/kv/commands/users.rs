@@ -40,6 +40,7 @@ fn delete_users(users: &mut Users, args: &Args<'_>) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::StateMachine;
     use crate::kv::batch::{Batch, BatchBuffer};
     use crate::kv::commands::outcome::Refusal;
     use crate::kv::commands::registry::CommandId;
@@ -81,8 +82,23 @@ mod tests {
         assert_eq!(apply(Some(0), &[&set]), [Outcome::Done]);
         let outcomes = apply(Some(0), &[&set, &deny, &set]);
         assert_eq!(outcomes, [Outcome::Done, Outcome::Done, refused.clone()]);
-        assert_eq!(apply(Some(0), &[&set, &deny]), [refused.clone(), refused]);
+        assert_eq!(apply(Some(0), &[&set, &deny]), [refused.clone(), refused.clone()]);
         assert_eq!(apply(Some(1), &[&set]), [Outcome::Done]);
-        assert_eq!(apply(None, &[&set]), [Outcome::Done], "not the write of a client");
+        let clock = Operation::Clock { millis: 1, resets: 0 }.encode();
+        let outcomes = apply(None, &[&clock, &set]);
+        assert_eq!(outcomes.len(), 2);
+        assert_ne!(outcomes[0], refused, "not the write of a client");
+        assert_eq!(outcomes[1], refused, "nothing says under which users it was checked");
+    }
+
+    /// Version 0.1 has no users, and writes no revision.
+    #[test]
+    fn operations_without_a_revision_are_applied_as_long_as_there_are_no_users() {
+        let mut store = StateMachine::default();
+        let set = Operation::set(b"k", b"v");
+        for _ in 0..2 {
+            let batch = Batch::encode(RequestKey::default(), false, [&set]);
+            assert_eq!(store.apply_batch(&batch).outcomes, [Outcome::Done]);
+        }
     }
 }

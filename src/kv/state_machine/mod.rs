@@ -254,10 +254,16 @@ impl StateMachine {
     ) {
         let seeds = seeds_from(&batch.key, outcomes.len());
         for (operation, seed) in group.operations().iter().zip(seeds) {
+            let operation = operation.as_ref();
             // Only the number is compared, so the outcome is the same on all replicas.
-            let is_current = |revision| revision == self.users.revision();
-            outcomes.push(if batch.users_revision.is_none_or(is_current) {
-                self.apply_operation(operation.as_ref(), seed)
+            let is_current = match batch.users_revision {
+                Some(revision) => revision == self.users.revision(),
+                // Of version 0.1, which has no users, or of a replica that did not know yet that
+                // the feature level was raised.
+                None => self.users.revision() == 0 || operation.is_some_and(Operation::is_internal),
+            };
+            outcomes.push(if is_current {
+                self.apply_operation(operation, seed)
             } else {
                 Outcome::Refused(Refusal::UsersChanged)
             });

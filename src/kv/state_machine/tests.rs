@@ -42,7 +42,9 @@ impl Feeder {
     /// Applies an operation, and checks that the history of changes has an event of each key
     /// that it changes or removes, as far as there are few keys.
     fn apply_as(&mut self, request: u32, operation: Operation<'_>) -> Applied {
-        let batch = Batch::one(name(request), &operation);
+        let revision = Some(self.store.users().revision()).filter(|revision| *revision > 0);
+        let encoded = Bytes::from(operation.encode());
+        let (batch, _) = Batch::of_one(encoded, name(request), true, revision);
         if self.store.key_count() > 100 || self.store.keyspace.has_history() {
             return self.store.apply_batch(&batch);
         }

@@ -201,6 +201,10 @@ impl Connection {
         user: &[u8],
         command: &'static str,
     ) -> bool {
+        // A transaction is one attempt: after a failure no later login in it succeeds.
+        if self.has_failed_login() {
+            return false;
+        }
         let has_succeeded = permissions.is_some();
         if has_succeeded {
             self.permissions = permissions;
@@ -215,8 +219,13 @@ impl Connection {
         has_succeeded
     }
 
+    /// Returns whether a login in the current request, which may be a transaction, has failed.
+    pub(in crate::redis) fn has_failed_login(&self) -> bool {
+        self.denial.as_ref().is_some_and(|denial| denial.reason == DenialReason::Login)
+    }
+
     /// Returns the name of the connection's user, which is `default` before a login.
-    pub(in crate::redis) fn user_name(&self) -> &[u8] {
+    pub fn user_name(&self) -> &[u8] {
         self.permissions.as_ref().map_or(DEFAULT_USER, |permissions| &permissions.name)
     }
 

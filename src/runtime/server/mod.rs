@@ -116,7 +116,8 @@ const BUFFER_SHARES: usize = 4;
 ///
 /// # Errors
 /// If the server cannot start: an address is in use, the folder is damaged or belongs to another
-/// replica, or the configuration or a certificate is invalid. [`RunError::WrongState`] if the
+/// replica, the configuration or a certificate is invalid, or a peer is on another machine although
+/// there are no certificates for peers. [`RunError::WrongState`] if the
 /// server has stopped because its state is wrong; it can then be started again.
 pub fn run_server(
     options: &ServerOptions,
@@ -126,7 +127,7 @@ pub fn run_server(
     on_serving: impl FnOnce(),
 ) -> Result<(), RunError> {
     options.config.validate()?;
-    let options = &options.protected();
+    let options = &options.protected()?;
     // Bound before the folder is opened, so that a second start by mistake does not count as a
     // restart.
     let endpoints = Endpoints::open(options)?;
@@ -156,6 +157,9 @@ pub fn run_server(
     let http_ends = http.as_ref().map(|http| http.attach(&wake, boards, counters, clock));
     let mut clients = clients(options, origin, context, &applier_board, counters);
     clients.set_users(store.users());
+    if !options.config.is_witness {
+        clients.await_users();
+    }
     let mut network = ServerNetwork::new(Parts {
         poll,
         wake: Arc::clone(&wake),
@@ -326,7 +330,8 @@ fn peer_connections(
         OUTGOING_FROM,
         Arc::clone(counters),
     )
-    .with_certificates(Arc::clone(certificates));
+    .with_certificates(Arc::clone(certificates))
+    .on_loopback_only(options.peers_are_on_loopback());
     let mut incoming = IncomingPeers::new(
         recovered.identity(),
         recovered.members().to_vec(),

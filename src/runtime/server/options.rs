@@ -1,11 +1,12 @@
 //! The options of a server.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::runtime::error::RunError;
 use crate::runtime::server::clients::Timeouts;
 use crate::runtime::server::peers::PeerTransport;
 use crate::runtime::stages::threads::Threads;
@@ -56,7 +57,8 @@ pub struct ServerOptions {
     /// Password of the user `default` as long as the cluster's users do not include it; `None` for
     /// none.
     pub password: Option<Password>,
-    /// Whether the replica listens for clients on loopback only as long as it has no `password`.
+    /// Whether the replica listens for clients on loopback only as long as it has no `password`,
+    /// and connects with peers on loopback only as long as it has no `peer_tls`.
     pub is_protected: bool,
     /// Maximum number of client connections.
     pub clients_max: u64,
@@ -143,16 +145,35 @@ impl fmt::Debug for Password {
 fn loopback(address: SocketAddr) -> SocketAddr {
     let port = address.port();
     match address {
-        _ if address.ip().is_loopback() => address,
+        _ if is_loopback(address.ip()) => address,
         SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, port).into(),
         SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, port).into(),
     }
 }
 
+/// Returns whether an IP address is on loopback, also if it is an IPv4 address in the form of an
+/// IPv6 address.
+pub(super) fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+/// Returns whether the host of `address`, a `host:port`, is on loopback: an IP address there, or
+/// `localhost`. Any other name counts as another machine.
+fn has_loopback_host(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback)
+}
+
 impl ServerOptions {
-    /// Returns the options with which the server runs: in protected mode and without a password, it
-    /// listens for clients on loopback only.
-    pub(crate) fn protected(&self) -> ServerOptions {
+    /// Returns the options with which the server runs. In protected mode, it listens for clients on
+    /// loopback only if it has no password, and for peers on loopback only if it has no
+    /// certificates for them.
+    ///
+    /// # Errors
+    /// [`RunError::UnprotectedPeers`] if the replica could then not reach a replica in the options,
+    /// or a replica that it must hear from.
+    pub(crate) fn protected(&self) -> Result<ServerOptions, RunError> {
         let mut options = self.clone();
         if self.password.is_none() && self.is_protected {
             options.listen = loopback(self.listen);
@@ -171,7 +192,51 @@ impl ServerOptions {
                 );
             }
         }
-        options
+        if self.peers_are_on_loopback() {
+            options.peer_listen = self.protected_peer_listen()?;
+        }
+        Ok(options)
+    }
+
+    /// Returns whether the replica must connect with peers on loopback only, because it has no
+    /// certificates for them.
+    pub(crate) fn peers_are_on_loopback(&self) -> bool {
+        self.is_protected && self.peer_tls.is_none()
+    }
+
+    /// Returns the address on which a replica that has no certificates for peers listens for them
+    /// in protected mode, and logs it.
+    fn protected_peer_listen(&self) -> Result<SocketAddr, RunError> {
+        let unprotected = |address: &str| {
+            Err(RunError::UnprotectedPeers { address: address.to_owned(), replica: self.id })
+        };
+        let others = self.peers.iter().filter(|(id, _)| *id != self.id);
+        let mut addresses = others.map(|(_, address)| address.as_str());
+        if let Some(address) = addresses.find(|address| !has_loopback_host(address)) {
+            return unprotected(address);
+        }
+        let peer_listen = loopback(self.peer_listen);
+        // It would wait forever for the leader to connect.
+        let waits = matches!(self.bootstrap, Some(Bootstrap::Join | Bootstrap::Rejoin));
+        if waits && peer_listen != self.peer_listen {
+            return unprotected(&self.peer_listen.to_string());
+        }
+        if peer_listen == self.peer_listen {
+            tracing::info!(
+                %peer_listen,
+                "no certificates for peers are set; this replica connects with peers on loopback \
+                 only"
+            );
+        } else {
+            tracing::warn!(
+                %peer_listen,
+                "no certificates for peers are set, so this replica connects with peers on \
+                 loopback only (protected mode); make certificates with `bowline admin certs` and \
+                 set --peer-tls-cert-file, --peer-tls-key-file and --peer-tls-ca-cert-file, or set \
+                 --protected-mode no"
+            );
+        }
+        Ok(peer_listen)
     }
 
     /// Returns the address to which clients are redirected, as `host:port`.
@@ -209,5 +274,37 @@ impl ServerOptions {
     /// Returns the ids of all replicas that the options name, including this one.
     pub fn members(&self) -> Vec<NodeId> {
         self.peers.iter().map(|(peer, _)| *peer).chain([self.id]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_addresses_and_localhost_are_on_this_machine() {
+        for own in ["127.0.0.1:1", "127.8.9.1:1", "[::1]:1", "localhost:1", "LOCALHOST:2"] {
+            assert!(has_loopback_host(own), "{own}");
+        }
+        assert!(has_loopback_host("[::ffff:127.0.0.1]:1"));
+        let others = [
+            "192.0.2.1:1",
+            "[2001:db8::1]:1",
+            "0.0.0.0:1",
+            "[::]:1",
+            "bowline-1:1",
+            "127.0.0.1.x:1",
+        ];
+        for other in others {
+            assert!(!has_loopback_host(other), "{other}");
+        }
+        for (address, wanted) in [
+            ("0.0.0.0:5", "127.0.0.1:5"),
+            ("[::]:5", "[::1]:5"),
+            ("127.0.0.2:5", "127.0.0.2:5"),
+            ("192.0.2.1:5", "127.0.0.1:5"),
+        ] {
+            assert_eq!(loopback(address.parse().unwrap()).to_string(), wanted);
+        }
     }
 }

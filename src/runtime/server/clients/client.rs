@@ -57,6 +57,9 @@ pub(crate) struct Client {
     /// Time until which no requests of the client are parsed, because a login has failed; `None` if
     /// none has, or the time has passed.
     pub(crate) paused_until: Option<Instant>,
+    /// Time until which the first request waits that needs the users, if they were not known when
+    /// it arrived; `None` if no request has waited for them.
+    pub(crate) held_until: Option<Instant>,
     pub(crate) parser: Parser,
     /// Bytes received from the client that are not parsed yet.
     pub(crate) input: Input,
@@ -213,6 +216,7 @@ impl Client {
             connection,
             address: None,
             paused_until: None,
+            held_until: None,
             parser,
             input: Input::default(),
             slots: VecDeque::new(),

@@ -17,6 +17,7 @@
 //! | `prefixes` | the search for the prefixes of a key |
 //! | `tls` | connections on which TLS has failed |
 //! | `users`, `logins` | changes of the users; failed logins |
+//! | `unconfirmed_users` | requests that arrive before the users are known |
 //! | `waiting` | clients that wait for changes of keys, or for other replicas |
 //! | `key_queues` | the order in which clients that wait for a key are woken |
 //! | `timeouts` | requests that wait too long, idle connections, redirects to a new leader |
@@ -47,6 +48,7 @@ mod timeouts;
 mod tls;
 mod tracking;
 mod tracking_table;
+mod unconfirmed_users;
 mod users;
 mod waiting;
 
@@ -114,6 +116,9 @@ pub(crate) struct Clients {
     logins: FailedLogins,
     /// The clients whose requests are not parsed until a time, because a login has failed.
     paused: Vec<(Instant, usize, ClientId)>,
+    /// The revision of the users with which this process started, as long as no leader has
+    /// confirmed that the users are current; `None` once one has.
+    unconfirmed_users: Option<u64>,
     /// Time of the last search for idle connections.
     swept_at: Instant,
     /// The sequence number of the request with which the next call of [`Clients::expire`]
@@ -202,6 +207,7 @@ impl Clients {
             memory,
             logins: FailedLogins::default(),
             paused: Vec::new(),
+            unconfirmed_users: None,
             swept_at: Instant::ZERO,
             expire_from: 0,
             to_read: Vec::new(),

@@ -7,7 +7,7 @@ use crate::types::Instant;
 use super::Clients;
 
 impl Clients {
-    /// Performs an action that begins or ends a pause, or returns free memory.
+    /// Performs an action that concerns all clients, or the process.
     pub(super) fn administer_here(&mut self, action: &Action) {
         match *action {
             Action::PauseClients { until, is_all } => self.pause_clients(until, is_all),

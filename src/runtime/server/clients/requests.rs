@@ -7,8 +7,8 @@ use crate::feature_level::FeatureLevel;
 use crate::kv::Outcome;
 use crate::raft::{ClientRequest, RequestKind};
 use crate::redis::{
-    Action, BufferBytes, CallStatus, ClientKill, ClientList, ClientQuery, CommandNumber, Context,
-    ReplyFormat, ScriptFacts, ScriptRequest,
+    Action, BufferBytes, CallStatus, ClientKill, ClientList, ClientQuery, CommandNumber,
+    Connection, Context, ReplyFormat, ScriptFacts, ScriptRequest, USERS_UNKNOWN,
 };
 use crate::wire::resp::{Limits, Writer};
 
@@ -20,6 +20,7 @@ use crate::runtime::server::clients::batches::is_large;
 use crate::runtime::server::clients::client::{Client, SentTo};
 use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::request::Request;
+use crate::runtime::server::clients::unconfirmed_users::{Held, hold_for_users};
 use crate::runtime::server::freshness::{LagCheck, StateAge};
 use crate::runtime::server::sockets::descriptors;
 use crate::runtime::server::sockets::slab::Slab;
@@ -91,7 +92,7 @@ impl Clients {
             if !client.may_parse() {
                 break;
             }
-            let Client { parser, connection, input, .. } = client;
+            let Client { parser, connection, input, held_until, .. } = client;
             let bytes = if directly { received } else { input.unparsed() };
             let used_before = used;
             let request = match parser.next(bytes, &mut used) {
@@ -116,6 +117,23 @@ impl Clients {
                     continue;
                 }
             };
+            if self.unconfirmed_users.is_some() {
+                let (now, wait) = (self.context.now, self.timeouts.leader_wait);
+                match hold_for_users(Connection::needs_users(request), held_until, now, wait) {
+                    Held::No => {}
+                    Held::Until(until) => {
+                        used = used_before;
+                        self.pause(index, until);
+                        break;
+                    }
+                    Held::TooLong => {
+                        Writer::new(&mut self.reply, connection.version())
+                            .error(USERS_UNKNOWN.as_bytes());
+                        self.send_reply(index);
+                        continue;
+                    }
+                }
+            }
             self.context.traffic.commands += 1;
             let action =
                 connection.execute(request, &self.context, &mut self.settings, &mut self.reply);

@@ -71,7 +71,7 @@ impl Clients {
                 "login failed: wrong user name or password, or the user is disabled"
             );
             if let Some(address) = client.address {
-                let until = self.logins.add(address, now);
+                let until = self.logins.add(address, &denial.user, now);
                 self.pause(index, until);
             }
         }
@@ -90,7 +90,7 @@ impl Clients {
         if let Some(address) = client.address
             && is_logged_in
         {
-            self.logins.forget(address);
+            self.logins.forget(address, client.connection.user_name());
         }
     }
 
@@ -105,7 +105,7 @@ impl Clients {
     }
 
     /// Parses no requests of the client at `index` until `until`.
-    fn pause(&mut self, index: usize, until: Instant) {
+    pub(super) fn pause(&mut self, index: usize, until: Instant) {
         let now = self.context.now;
         let client = self.client(index);
         if until > now {
@@ -129,7 +129,8 @@ impl Clients {
             else {
                 continue;
             };
-            client.paused_until = None;
+            // It may have been paused again meanwhile, for longer.
+            client.paused_until = client.paused_until.filter(|until| *until > now);
             self.mark_read(index);
         }
     }

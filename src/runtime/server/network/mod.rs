@@ -57,7 +57,7 @@ use crate::types::{Instant, NodeId, Term};
 use crate::wire::frame::Frame;
 
 use self::dispatch::{Gathering, WriteRoute};
-use self::questions::ReadinessCheck;
+use self::questions::{ReadinessCheck, UsersCheck};
 use self::stop::Stopping;
 
 /// The `Poll` token of the waker with which other stages wake the network stage. The code that
@@ -209,6 +209,8 @@ pub(crate) struct ServerNetwork {
     gathering: Gathering,
     /// The check of readiness for the HTTP thread; `None` if there is none.
     readiness: Option<ReadinessCheck>,
+    /// The check whether the users are current, until it has succeeded.
+    users_check: UsersCheck,
     /// Number of requests to this replica's own core that checks of readiness have made.
     readiness_count: u64,
     /// The progress of the graceful stop; `None` while this replica serves.
@@ -258,6 +260,7 @@ impl ServerNetwork {
             frames: Vec::new(),
             gathering: Gathering::default(),
             readiness: None,
+            users_check: UsersCheck::default(),
             readiness_count: 0,
             stopping: None,
         })
@@ -306,6 +309,7 @@ impl ServerNetwork {
             parts.clients.next_read_ahead(),
             parts.clients.next_resume(),
             parts.clients.next_pause_end(),
+            parts.clients.awaits_users().then(|| self.users_check.next_attempt()),
             Some(self.wall_clock_at),
             readiness_ends_at,
             stop_step_at,
@@ -648,6 +652,7 @@ impl NetworkStage for ServerNetwork {
         let mut pass = Pass::of_large(self.parts.clock, PASS_EVENTS_MAX);
         self.receive_replies(&mut pass);
         self.answer_questions(now);
+        self.confirm_users(now);
         self.dispatch(now);
         let parts = &mut self.parts;
         let registry = parts.poll.registry();

@@ -18,6 +18,8 @@ use super::dispatch::Route;
 
 /// Maximum time for a check of readiness.
 const READINESS_MAX: Duration = Duration::from_millis(1_500);
+/// Interval at which a replica that has just started asks for a read index, until it gets one.
+const USERS_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A check of readiness that has not ended.
 #[derive(Debug)]
@@ -36,7 +38,45 @@ impl ReadinessCheck {
     }
 }
 
+/// The check after the start whether the users of this replica's state are current: a linearizable
+/// read without a key, like [`ReadinessCheck`], but without a time limit.
+#[derive(Debug, Default)]
+pub(super) struct UsersCheck {
+    /// The request for a read index to this replica's own core; `None` if none is in flight.
+    ticket: Option<u64>,
+    /// The confirmed read index, which the state must reach; `None` if it is not known yet.
+    index: Option<Index>,
+    /// When a read index is next asked for, if none is known.
+    ask_at: Instant,
+}
+
+impl UsersCheck {
+    /// Returns when [`ServerNetwork::confirm_users`] must be called again if nothing else happens.
+    pub(super) fn next_attempt(&self) -> Instant {
+        self.ask_at
+    }
+}
+
 impl ServerNetwork {
+    /// Serves all requests of clients once a leader has confirmed that the users are current.
+    pub(super) fn confirm_users(&mut self, now: Instant) {
+        if !self.parts.clients.awaits_users() {
+            return;
+        }
+        let applied = self.parts.clients.context.applied_index;
+        // Every read index that this process was told of was asked for since it started.
+        match self.users_check.index.or(self.freshness.index()) {
+            Some(index) if applied >= index => self.parts.clients.confirm_users(),
+            Some(_) => self.users_check.ask_at = now + USERS_INTERVAL,
+            None if now >= self.users_check.ask_at => {
+                self.users_check.ask_at = now + USERS_INTERVAL;
+                let ticket = self.ask_read_index(self.users_check.ticket);
+                self.users_check.ticket = ticket;
+            }
+            None => {}
+        }
+    }
+
     /// Answers the questions of the HTTP thread that can be answered at `now`. Costs next to
     /// nothing if there are none.
     pub(super) fn answer_questions(&mut self, now: Instant) {
@@ -124,26 +164,31 @@ impl ServerNetwork {
             return Some(Err(index.map_or(missing, lag)));
         }
         if index.is_none() {
-            self.ask_read_index(route);
+            let ticket = self.ask_read_index(self.readiness.as_ref()?.ticket);
+            if let Some(check) = &mut self.readiness {
+                check.ticket = ticket;
+            }
         }
         None
     }
 
-    /// Asks for a read index for the check of readiness, unless one is requested already.
-    fn ask_read_index(&mut self, route: Route) {
-        let check = self.readiness.as_mut().expect("a check goes on");
-        match route {
+    /// Asks for a read index for a check whose request to this replica's own core is `ticket`,
+    /// unless one is requested already. Returns the request to the own core that is in flight now.
+    fn ask_read_index(&mut self, ticket: Option<u64>) -> Option<u64> {
+        match self.route() {
             Route::Leader(_) => self.read_indexes.renew(),
-            Route::Core if check.ticket.is_none() => {
+            Route::Core if ticket.is_none() => {
                 self.readiness_count += 1;
-                check.ticket = Some(self.readiness_count);
+                let ticket = Some(self.readiness_count);
                 // Another number than that of this start, so that the applier answers as for a
                 // peer: with the index.
                 let opening = !self.parts.opening;
                 self.submit(vec![read_index_request(self.parts.me, opening, self.readiness_count)]);
+                return ticket;
             }
             Route::Core | Route::None => {}
         }
+        ticket
     }
 
     /// Handles the answer of this replica's own core to the request for a read index with this id:
@@ -152,6 +197,10 @@ impl ServerNetwork {
         let (replica, ticket): (NodeId, u64) = replica_and_sequence(id);
         if replica != self.parts.me {
             return false;
+        }
+        let check = &mut self.users_check;
+        if check.ticket == Some(ticket) {
+            (check.ticket, check.index) = (index.map(|_| ticket), index);
         }
         if let Some(check) = self.readiness.as_mut().filter(|check| check.ticket == Some(ticket)) {
             // Asked again if it was refused.

@@ -138,6 +138,7 @@ impl ServerNetwork {
             "closing the connections of clients"
         );
         self.parts.clients.refuse_waits();
+        self.parts.clients.refuse_held();
         self.stopping = Some(Stopping::Draining { since: now });
     }
 

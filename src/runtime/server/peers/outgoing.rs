@@ -20,6 +20,7 @@ use crate::wire::frame::{Frame, Hello, Lane};
 use crate::wire::protocol::{ProtocolVersions, V10};
 
 use crate::runtime::server::certificates::Certificates;
+use crate::runtime::server::options::is_loopback;
 use crate::runtime::server::peers::PeerTransport;
 use crate::runtime::server::peers::addresses::{PeerAddresses, Resolver};
 use crate::runtime::server::peers::datagram_keys::{open, seal};
@@ -140,6 +141,13 @@ pub(crate) struct OutgoingPeers {
     window_max: usize,
     first_token: usize,
     certificates: Arc<Certificates>,
+    /// Whether nothing is sent to addresses that are not on loopback, because there are no
+    /// certificates for peers.
+    is_on_loopback_only: bool,
+    /// Limits the log lines about peers with such addresses.
+    unprotected: RefusalLog<(NodeId, SocketAddr)>,
+    /// Limits the log lines about peers whose certificate is for all names of the domain.
+    misnamed: RefusalLog<NodeId>,
     refusals: RefusalLog<(NodeId, Failure)>,
     counters: Arc<RuntimeCounters>,
     /// Buffer for datagrams to be sent. It is empty between passes (iterations of the stage's
@@ -280,6 +288,9 @@ impl OutgoingPeers {
             window_max: window_max.min(WINDOW_MAX),
             first_token,
             certificates: Arc::default(),
+            is_on_loopback_only: false,
+            unprotected: RefusalLog::default(),
+            misnamed: RefusalLog::default(),
             refusals: RefusalLog::default(),
             counters,
             out: Outbox::default(),
@@ -294,6 +305,12 @@ impl OutgoingPeers {
     /// Sets the certificates with which connections are made.
     pub(crate) fn with_certificates(mut self, certificates: Arc<Certificates>) -> OutgoingPeers {
         self.certificates = certificates;
+        self
+    }
+
+    /// Sets whether nothing is sent to peers whose address is not on loopback.
+    pub(crate) fn on_loopback_only(mut self, is_on_loopback_only: bool) -> OutgoingPeers {
+        self.is_on_loopback_only = is_on_loopback_only;
         self
     }
 
@@ -488,6 +505,12 @@ impl OutgoingPeers {
                     let attempted = peer.addresses.for_attempt(peer.failed_attempts);
                     peer.attempted = attempted.map(str::to_owned);
                     peer.address = attempted.and_then(|text| self.resolver.address_of(text));
+                    if self.is_on_loopback_only
+                        && let Some(address) = peer.address.take_if(|it| !is_loopback(it.ip()))
+                        && let Some(suppressed) = self.unprotected.count(&(peer.id, address), now)
+                    {
+                        log_unprotected(peer.id, address, suppressed);
+                    }
                 }
                 let token = Token(self.first_token + position * 2 + lane as usize);
                 let made = match (self.transport, peer.address) {
@@ -570,7 +593,21 @@ impl OutgoingPeers {
         if let Some(socket) = outgoing.tcp() {
             socket.on_event(event);
         }
-        if !check(outgoing, *id, self.certificates.peer_domain()) {
+        let domain = self.certificates.peer_domain();
+        if !check(outgoing, *id, domain) {
+            if let Some(domain) = domain
+                && let Some(socket) = outgoing.tcp()
+                && socket.certificate().is_some_and(|it| !domain.names(it, *id))
+                && let Some(suppressed) = self.misnamed.count(id, now)
+            {
+                tracing::warn!(
+                    peer = %id,
+                    suppressed,
+                    name = domain.name_of(*id),
+                    "not connecting to a peer whose certificate is for all replicas of its domain; \
+                     give it one that names it alone"
+                );
+            }
             let failure = outgoing.tcp().and_then(|socket| socket.tls_failure().cloned());
             if let Some(failure) = failure
                 && let Some(suppressed) = self.refusals.count(&(*id, failure.clone()), now)
@@ -666,6 +703,18 @@ impl OutgoingPeers {
             }
         }
     }
+}
+
+/// Logs that this replica does not connect to a peer whose address is not on loopback.
+fn log_unprotected(peer: NodeId, address: SocketAddr, suppressed: u64) {
+    tracing::warn!(
+        %peer,
+        %address,
+        suppressed,
+        "not connecting to a peer on another machine without certificates (protected mode); set \
+         --peer-tls-cert-file, --peer-tls-key-file and --peer-tls-ca-cert-file on all replicas, or \
+         --protected-mode no"
+    );
 }
 
 /// Returns the versions of the protocol that a replica may use in a cluster of this feature level.
