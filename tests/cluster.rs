@@ -86,6 +86,8 @@ mod scripts;
 mod service_manager;
 #[path = "cluster/snapshots.rs"]
 mod snapshots;
+#[path = "cluster/streams.rs"]
+mod streams;
 #[path = "cluster/tls.rs"]
 mod tls;
 #[path = "cluster/top.rs"]

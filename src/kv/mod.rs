@@ -41,7 +41,7 @@ pub use commands::changes::ChangesQuery;
 pub use commands::items::{Arguments, Items, ItemsBuffer};
 pub use commands::outcome::{Double, Outcome, Refusal};
 pub use commands::registry::CommandId;
-pub use commands::row::KeyPositions;
+pub use commands::row::{KeyPositions, keys_after_streams};
 pub use dedup::DEDUP_ENTRIES_MAX;
 pub use digest_check::{DigestComparison, DigestResult};
 pub use keyspace::events::{Event, RecordedEvents};

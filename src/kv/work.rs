@@ -141,6 +141,10 @@ fn steps(keyspace: &Keyspace, operation: &Operation<'_>, first: Option<Found<'_>
             of_copy(found).max(counted_steps(args, of_value(found)))
         }),
         Scale::Values => sum_of_keys(keyspace, command, args, first, of_value),
+        Scale::OptionalCount => {
+            let count = optional_count(args);
+            sum_of_keys(keyspace, command, args, first, |found| of_value(found).min(count))
+        }
         Scale::Keyspace => keyspace.len() as u64,
     };
     let arguments = args.iter().count() as u64 * STEPS_PER_ARGUMENT + steps_of(args.encoded_len());
@@ -180,6 +184,15 @@ fn counted_steps(args: Arguments<'_>, value_steps: u64) -> u64 {
         Err(_) => count.unsigned_abs().min(REPEATED_MAX as u64),
     });
     steps.max().unwrap_or(0)
+}
+
+/// Returns the integer after the option `COUNT`; the maximum if the option is missing or is not
+/// positive.
+fn optional_count(args: Arguments<'_>) -> u64 {
+    let is_count = |name: &[u8]| name.eq_ignore_ascii_case(b"COUNT");
+    let mut args = args.iter().skip_while(|argument| !is_count(argument)).skip(1);
+    let count = args.next().and_then(parse_integer).and_then(|count| u64::try_from(count).ok());
+    count.filter(|count| *count > 0).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ use super::session::connection::Connection;
 use super::settings::Settings;
 use super::spec::{CommandSpec, DENY_OOM};
 use super::statistics::CallStatus;
-use crate::types::Instant;
 use super::unknown_users::{UNPROTECTED_WITNESS, is_harmless};
+use crate::types::Instant;
 
 /// Commands that run immediately if they are sent inside a transaction (after `MULTI`), while all
 /// other commands are queued.

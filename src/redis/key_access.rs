@@ -48,16 +48,26 @@ pub(super) fn key_uses(full_name: &str, is_read: bool) -> &'static [KeyUse] {
     match full_name {
         "exists" | "hexists" | "hlen" | "hstrlen" | "llen" | "memory|usage" | "object|encoding"
         | "object|freq" | "object|idletime" | "object|refcount" | "object|revision" | "scard"
-        | "sismember" | "strlen" | "touch" | "type" | "watch" | "zcard" => &[LOOKS],
-        "append" | "hsetnx" | "linsert" | "lpush" | "lpushx" | "rpush" | "rpushx" | "sadd" => {
-            &[INSERTS]
-        }
+        | "sismember" | "strlen" | "touch" | "type" | "watch" | "xlen" | "zcard" => &[LOOKS],
+        "append"
+        | "hsetnx"
+        | "linsert"
+        | "lpush"
+        | "lpushx"
+        | "rpush"
+        | "rpushx"
+        | "sadd"
+        | "xgroup|create"
+        | "xgroup|createconsumer" => &[INSERTS],
         "decr" | "decrby" | "getex" | "getset" | "hincrby" | "hincrbyfloat" | "incr" | "incrby"
         | "incrbyfloat" | "setbit" | "zincrby" | "bitfield" => &[READS_AND_UPDATES],
         "del" | "unlink" => &[REMOVES],
         "expire" | "expireat" | "hmset" | "hset" | "lset" | "persist" | "pexpire" | "pexpireat"
-        | "setrange" | "zadd" => &[UPDATES],
-        "hdel" | "lrem" | "ltrim" | "srem" | "zrem" | "zremrangebylex" | "zremrangebyrank"
+        | "setrange" | "xack" | "xadd" | "xclaim" | "xgroup|setid" | "xsetid" | "zadd" => {
+            &[UPDATES]
+        }
+        "hdel" | "lrem" | "ltrim" | "srem" | "xautoclaim" | "xdel" | "xgroup|delconsumer"
+        | "xgroup|destroy" | "xtrim" | "zrem" | "zremrangebylex" | "zremrangebyrank"
         | "zremrangebyscore" => &[DELETES],
         "blmpop" | "blpop" | "brpop" | "bzmpop" | "bzpopmax" | "bzpopmin" | "delex" | "getdel"
         | "lmpop" | "lpop" | "rpop" | "spop" | "zmpop" | "zpopmax" | "zpopmin" => &[TAKES],
@@ -67,6 +77,8 @@ pub(super) fn key_uses(full_name: &str, is_read: bool) -> &'static [KeyUse] {
         | "zunionstore" => &[OVERWRITES, READS],
         "sinterstore" => &[UPDATES, READS],
         "blmove" | "brpoplpush" | "lmove" | "rpoplpush" | "smove" => &[TAKES, INSERTS],
+        // As in Redis, although it changes the consumer group.
+        "xreadgroup" => &[READS],
         "copy" => &[READS, OVERWRITES],
         "rename" => &[TAKES, OVERWRITES],
         "renamenx" => &[TAKES, CREATES],

@@ -8,7 +8,7 @@ use crate::kv::{Batch, Operation};
 use super::commands::{
     acl, bitmaps, blocking, changes, client, cluster, command, config, connection, failover,
     generic, hashes, info, lists, lolwut, members, memory, monitor, once, pubsub, scripting,
-    sentinel, server, sets, slow_log, snapshot, sorted_sets, strings, transactions,
+    sentinel, server, sets, slow_log, snapshot, sorted_sets, streams, strings, transactions,
 };
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
@@ -44,6 +44,7 @@ const GROUPS: &[&[CommandSpec]] = &[
     slow_log::COMMANDS,
     snapshot::COMMANDS,
     sorted_sets::COMMANDS,
+    streams::COMMANDS,
     strings::COMMANDS,
     transactions::COMMANDS,
 ];

@@ -2,7 +2,7 @@
 //! positions, documentation for `COMMAND DOCS`, and the function that runs it.
 
 use crate::feature_level::FeatureLevel;
-use crate::kv::{CommandId, ItemsBuffer, Operation};
+use crate::kv::{CommandId, ItemsBuffer, Operation, keys_after_streams};
 use crate::wire::resp::{Request, Writer};
 
 use super::action::Action;
@@ -35,6 +35,8 @@ pub(super) struct CommandSpec {
     /// Index of the argument that contains the number of keys, which follow it. 0 if the command
     /// has no such argument.
     key_count_index: u8,
+    /// Whether the keys are those that [`keys_after_streams`] finds.
+    has_keys_after_streams: bool,
     pub(super) group: &'static str,
     pub(super) since: &'static str,
     pub(super) complexity: &'static str,
@@ -141,6 +143,7 @@ const fn row(name: &'static str, full_name: &'static str, arity: i8, run: Run) -
         keys: NO_KEYS,
         channels: NO_KEYS,
         key_count_index: 0,
+        has_keys_after_streams: false,
         group: "",
         since: "",
         complexity: "",
@@ -209,6 +212,7 @@ impl CommandSpec {
             Some(index) => index + 1 + offset.cast_unsigned(),
             None => 0,
         };
+        self.has_keys_after_streams = command.keys().are_after_streams();
         self.command = Some(command);
         self.needs(command.feature_level())
     }
@@ -263,7 +267,7 @@ impl CommandSpec {
 
     /// Returns whether any argument of the command can be a key.
     pub(super) fn has_keys(&self) -> bool {
-        self.keys != NO_KEYS || self.key_count_index > 0
+        self.keys != NO_KEYS || self.key_count_index > 0 || self.has_keys_after_streams
     }
 
     /// Returns the indexes of the keys among the `count` arguments of a request; `argument` returns
@@ -275,6 +279,10 @@ impl CommandSpec {
         argument: &dyn Fn(usize) -> Option<&'w [u8]>,
     ) -> Option<impl Iterator<Item = usize> + Clone + use<'w>> {
         let counted = match usize::from(self.key_count_index) {
+            0 if self.has_keys_after_streams => {
+                let keys = keys_after_streams(count - 1, &|index| argument(index + 1))?;
+                keys.start + 1..keys.end + 1
+            }
             0 => 0..0,
             index => {
                 let key_count = leading_digits(argument(index)?);

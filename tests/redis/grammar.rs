@@ -57,6 +57,12 @@ pub(crate) const fn near(distance: i64, text: &'static str) -> Template {
     Template { text, agreement: Agreement::Near(distance), rarity: 1 }
 }
 
+/// Returns a template with replies that must be equal, except for times, which may differ by at
+/// most `distance`.
+pub(crate) const fn timed(distance: i64, text: &'static str) -> Template {
+    Template { text, agreement: Agreement::Times(distance), rarity: 1 }
+}
+
 impl Template {
     /// Makes the template rare: it is used only in one of `times` draws on average.
     pub(crate) const fn once_in(mut self, times: u32) -> Template {
@@ -213,8 +219,11 @@ fn in_some_case(word: &str, rng: &mut impl Rng) -> Vec<u8> {
 /// close to now may have passed in one server and not yet in the other.
 fn corrupt(arguments: &mut Vec<Vec<u8>>, timed: bool, rng: &mut impl Rng) {
     let kind = ARGUMENTS[rng.random_range(0..ARGUMENTS.len())].0;
-    // `CLIENT LIST` cannot be compared.
-    let other = if kind == "type" { b"x".to_vec() } else { choose(kind, rng).to_vec() };
+    // `CLIENT LIST` cannot be compared, and neither can ids by the clock.
+    let other = match kind {
+        "type" | "pattern" => b"x".to_vec(),
+        kind => choose(kind, rng).to_vec(),
+    };
     let place = rng.random_range(0..arguments.len());
     match rng.random_range(0..if timed { 2 } else { 4 }) {
         0 => arguments.push(other),

@@ -1,7 +1,7 @@
 //! The templates of the requests in random streams, and their arguments. To add a command, add a
 //! line to its group here; the syntax is described in `grammar.rs`.
 
-use super::grammar::{Template, any_order, near, pairs, same, shape};
+use super::grammar::{Template, any_order, near, pairs, same, shape, timed};
 
 /// Arguments by kind. The first row has the usual arguments, the optional second row rare ones. An
 /// argument that occurs twice is drawn twice as often. Kinds of keys overlap, so that commands are
@@ -12,6 +12,7 @@ pub(crate) const ARGUMENTS: &[(&str, &[&[&[u8]]])] = &[
     ("list", &[&[b"l1", b"l2", b"l3"], ALL_KEYS]),
     ("set", &[&[b"m1", b"m2", b"m3"], ALL_KEYS]),
     ("zset", &[&[b"z1", b"z2", b"z3"], ALL_KEYS]),
+    ("stream", &[&[b"x1", b"x2", b"x3"], ALL_KEYS]),
     ("key", &[ALL_KEYS]),
     ("value", &[VALUES]),
     ("int", &[INTEGERS, VALUES]),
@@ -39,11 +40,25 @@ pub(crate) const ARGUMENTS: &[(&str, &[&[&[u8]]])] = &[
     ("at", &[&[b"0", b"1", b"5", b"7", b"8", b"13", b"40", b"100"], NO_PLACES]),
     ("pattern", &[PATTERNS]),
     ("cursor", &[&[b"0"], &[b"x", b"", b" 0", b"0x", b"18446744073709551616"]]),
-    ("type", &[&[b"string", b"hash", b"list", b"set", b"zset", b"STRING"], &[b"nonesuch"]]),
+    (
+        "type",
+        &[&[b"string", b"hash", b"list", b"set", b"zset", b"stream", b"STRING"], &[b"nonesuch"]],
+    ),
     ("seconds", &[SECONDS, NO_SECONDS]),
     ("millis", &[MILLIS, NO_SECONDS]),
     ("second", &[MOMENTS_IN_SECONDS, NO_SECONDS]),
     ("milli", &[MOMENTS_IN_MILLIS, NO_SECONDS]),
+    ("newid", &[NEW_IDS, NO_IDS]),
+    ("id", &[IDS, NO_IDS]),
+    ("idmin", &[&[b"-", b"0", b"1", b"(1-1", b"2-1", b"(2", b"(3-0"], NO_IDS]),
+    ("idmax", &[&[b"+", b"+", b"3", b"(3-1", b"2-2", b"(2-1", b"7"], NO_IDS]),
+    ("group", &[&[b"g1", b"g1", b"g2"], &[b"g3", b""]]),
+    ("consumer", &[&[b"c1", b"c2", b"c3"], &[b"c4", b""]]),
+    // Entries are idle for almost no time, or for more than the longest of these.
+    ("idle", &[&[b"0", b"0", b"500000"], &[b"-1", b"x"]]),
+    ("setidle", &[&[b"0", b"1000000", b"5000000"], &[b"-1", b"x"]]),
+    ("delivered", &[&[b"0", b"1000", b"4000000000000"], &[b"-1", b"x"]]),
+    ("badwait", &[&[b"-1", b"x", b""]]),
     ("past", &[&[b"1", b"0", b"-1", b"1000000000"]]),
 ];
 
@@ -56,7 +71,7 @@ pub(crate) const CLOCK_KINDS: &[&str] = &["seconds", "millis", "second", "milli"
 /// All keys. Their contents are compared at the end of a stream.
 pub(crate) const ALL_KEYS: &[&[u8]] = &[
     b"s1", b"s2", b"s3", b"s4", b"", b"h1", b"h2", b"h3", b"l1", b"l2", b"l3", b"m1", b"m2", b"m3",
-    b"z1", b"z2", b"z3", b"never",
+    b"z1", b"z2", b"z3", b"x1", b"x2", b"x3", b"never",
 ];
 
 const STRING_KEYS: &[&[u8]] = &[b"s1", b"s2", b"s3", b"s4", b""];
@@ -176,6 +191,45 @@ const NO_PLACES: &[&[u8]] =
 
 const NO_FIELDS: &[&[u8]] = &[b"u64", b"i65", b"i0", b"u", b"", b"x8", b"U8", b"u-1", b"i08"];
 
+/// Ids of new entries. They rise, and a stream is removed before they end.
+const NEW_IDS: &[&[u8]] = &[
+    b"1-*", b"2-*", b"3-*", b"5-*", b"7-*", b"7-*", b"7-*", b"9-*", b"1-1", b"2-1", b"3-0", b"4",
+    b"0-1", b"0-*", b"9-1",
+];
+
+const IDS: &[&[u8]] = &[
+    b"0", b"0-0", b"1", b"1-0", b"1-1", b"2-0", b"2-1", b"3", b"3-0", b"5-0", b"5-1", b"7-0",
+    b"7-1", b"7-2", b"7-3", b"9-0", b"9-1", b"4-0",
+];
+
+const NO_IDS: &[&[u8]] = &[
+    b"-",
+    b"+",
+    b"$",
+    b">",
+    b"(",
+    b"(-",
+    b"(+",
+    b"x",
+    b"",
+    b"1-",
+    b"-1",
+    b"1-1-1",
+    b"1-x",
+    b"01-01",
+    b" 1",
+    b"1 ",
+    b"18446744073709551615",
+    b"18446744073709551616",
+    b"18446744073709551615-18446744073709551615",
+    b"(18446744073709551615-18446744073709551615",
+    b"(0-0",
+    b"3-18446744073709551615",
+    b"5\x00x",
+    b"1--1",
+    b"+3-+0",
+];
+
 const PATTERNS: &[&[u8]] = &[
     b"*", b"*", b"s*", b"?1", b"[hs]*", b"[^s]?", b"s[1-2]", b"", b"\\s1", b"s\\", b"[s", b"*1*",
     b"never", b"a*", b"[a-c]", b"?",
@@ -211,6 +265,7 @@ pub(crate) const GROUPS: &[(&str, &[Template])] = &[
     ("sets", SETS),
     ("lists", LISTS),
     ("zsets", SORTED_SETS),
+    ("streams", STREAMS),
     ("connections", CONNECTIONS),
 ];
 
@@ -225,6 +280,8 @@ pub(crate) const LAST: &[Template] = &[
     any_order("SMEMBERS key"),
     same("LRANGE key 0 -1"),
     same("ZRANGE key 0 -1 WITHSCORES"),
+    same("XRANGE key - +"),
+    timed(MS, "XINFO STREAM key FULL COUNT 0"),
 ];
 
 const STRINGS: &[Template] = &[
@@ -423,6 +480,62 @@ const SORTED_SETS: &[Template] = &[
     ),
     same("COMMAND GETKEYS ZUNIONSTORE zset few zset [zset]").once_in(4),
     same("COMMAND GETKEYS (ZUNION|ZMPOP) few zset [zset ...]").once_in(4),
+];
+
+const STREAMS: &[Template] = &[
+    same("XADD stream newid member member [member member ...]"),
+    same("XADD stream newid member member"),
+    same("XADD stream newid member member"),
+    same("XADD stream [NOMKSTREAM|MAXLEN few|MINID id|LIMIT few] newid member member"),
+    same("XADD stream (MAXLEN|MINID) [~|=] (few|id) [LIMIT count] newid member member"),
+    shape("XADD stream * member member ; DEL stream'").once_in(3),
+    same("XLEN stream"),
+    same("XRANGE stream idmin idmax [COUNT count]"),
+    same("XREVRANGE stream idmax idmin [COUNT count]"),
+    same("XRANGE stream id id [COUNT|COUNT count|value ...]"),
+    same("XDEL stream id [id ...]"),
+    same("XTRIM stream (MAXLEN|MINID) [~|=] (few|id) [LIMIT count]").once_in(3),
+    same("XTRIM stream [MAXLEN few|MINID id|LIMIT few ...]").once_in(3),
+    same("XSETID stream id [ENTRIESADDED count|MAXDELETEDID id ...]").once_in(4),
+    same("DEL stream").once_in(4),
+    same("XREAD [COUNT count] STREAMS stream id"),
+    same("XREAD [COUNT count] STREAMS stream stream id (id|$)"),
+    same(
+        "XREAD [COUNT count|BLOCK badwait|NOACK|GROUP group consumer|value ...] STREAMS stream id",
+    ),
+    same("XREAD STREAMS stream id [id]"),
+    same("XGROUP CREATE stream group (id|$|0) [MKSTREAM|ENTRIESREAD count ...]"),
+    same("XGROUP CREATE stream group 0 MKSTREAM"),
+    same("XGROUP SETID stream group (id|$) [MKSTREAM|ENTRIESREAD count ...]").once_in(3),
+    same("XGROUP DESTROY stream group").once_in(5),
+    same("XGROUP CREATECONSUMER stream group consumer"),
+    same("XGROUP DELCONSUMER stream group consumer").once_in(3),
+    same("XGROUP (CREATE|SETID|DESTROY|value) stream group").once_in(5),
+    same("XREADGROUP GROUP group consumer [COUNT count|NOACK ...] STREAMS stream >"),
+    same("XREADGROUP GROUP group consumer COUNT few STREAMS stream >"),
+    same("XREADGROUP GROUP group consumer [COUNT count|NOACK ...] STREAMS stream (id|0)"),
+    same("XREADGROUP GROUP group consumer STREAMS stream stream (>|id) (>|0)"),
+    same("XREADGROUP [GROUP group consumer|COUNT count|NOACK|value ...] STREAMS stream > [>]"),
+    same("XACK stream group id [id ...]"),
+    same("XPENDING stream group"),
+    timed(MS, "XPENDING stream group [IDLE idle] idmin idmax count [consumer]"),
+    timed(MS, "XPENDING stream group - + 10"),
+    timed(MS, "XPENDING stream group [IDLE idle|idmin|count|value ...]"),
+    same("XCLAIM stream group consumer idle id [id ...]"),
+    same(
+        "XCLAIM stream group consumer idle id [id ...] [IDLE setidle|TIME delivered|\
+         RETRYCOUNT count|FORCE|JUSTID|LASTID id|value ...]",
+    ),
+    same("XAUTOCLAIM stream group consumer idle idmin [COUNT few|JUSTID ...]"),
+    same("XAUTOCLAIM stream group consumer idle id [COUNT count|JUSTID|value ...]"),
+    timed(MS, "XINFO STREAM stream"),
+    timed(MS, "XINFO STREAM stream FULL [COUNT count|value]"),
+    same("XINFO GROUPS stream"),
+    timed(MS, "XINFO CONSUMERS stream group"),
+    timed(MS, "XINFO (STREAM|GROUPS|CONSUMERS|value) stream [FULL|COUNT|group]").once_in(3),
+    shape("OBJECT ENCODING stream"),
+    same("COMMAND GETKEYS XREAD [COUNT count] STREAMS stream stream id id").once_in(4),
+    same("COMMAND GETKEYS XREADGROUP GROUP group consumer NOACK STREAMS stream id [id]").once_in(4),
 ];
 
 const CONNECTIONS: &[Template] = &[

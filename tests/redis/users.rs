@@ -101,6 +101,19 @@ ACL DRYRUN u get
 ACL DRYRUN u nonsense
 ACL DRYRUN nobody get k
 ACL DRYRUN default get k
+ACL SETUSER st on ~k:* %R~r:* %W~w:* +@stream
+ACL DRYRUN st xadd k:1 * f v
+ACL DRYRUN st xadd r:1 * f v
+ACL DRYRUN st xread streams k:1 r:1 0 0
+ACL DRYRUN st xread COUNT 1 STREAMS k:1 other 0 0
+ACL DRYRUN st xreadgroup GROUP g c STREAMS r:1 >
+ACL DRYRUN st xreadgroup GROUP k:1 c STREAMS other >
+ACL DRYRUN st xclaim r:1 g c 0 1
+ACL DRYRUN st xpending r:1 g
+ACL DRYRUN st xlen w:1
+ACL DRYRUN st xgroup create r:1 g 0
+ACL DRYRUN st xinfo stream r:1
+ACL DELUSER st
 ACL SETUSER u clearselectors
 ACL GETUSER u
 ACL SETUSER w on nopass +@all ~* &*

@@ -210,22 +210,28 @@ fn pexpiretime(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 }
 
 /// Returns the remaining TTL of a key, converted from milliseconds by `round`; -1 if the key does
-/// not expire, -2 if it does not exist. The second argument, which the server adds before it
-/// submits the command, contains the current reading of the replicated clock and the number of
-/// times that the clock has been reset (8 bytes each, little endian). The TTL is computed from this
-/// reading, or from the state machine's own reading if that is later or the numbers of resets
-/// differ.
+/// not expire, -2 if it does not exist. The server adds the second argument, a reading of the
+/// replicated clock, before it submits the command.
 fn left(keyspace: &Keyspace, args: &Args<'_>, round: fn(Millis) -> Millis) -> Answer {
-    let reading = args.get(1)?.split_first_chunk::<8>();
+    let now = time_of_read(keyspace, args.get(1)?);
+    Ok(end(keyspace, args.get(0)?, |end| round(end.saturating_sub(now).max(1))))
+}
+
+/// Returns the time, in milliseconds since 1970, by which a read computes durations. `reading`
+/// contains the current reading of the replicated clock on the server that received the command,
+/// and the number of times that the clock has been reset (8 bytes each, little endian). The time is
+/// this reading, or the state machine's own reading if that is later or the numbers of resets
+/// differ.
+pub(in crate::kv) fn time_of_read(keyspace: &Keyspace, reading: &[u8]) -> Millis {
+    let reading = reading.split_first_chunk::<8>();
     let (millis, resets) =
         reading.map_or((0, &[][..]), |(it, rest)| (Millis::from_le_bytes(*it), rest));
     let resets = resets.try_into().map_or(0, u64::from_le_bytes);
-    let now = if resets == keyspace.replicated_clock().resets {
+    if resets == keyspace.replicated_clock().resets {
         keyspace.clock().max(millis)
     } else {
         keyspace.clock()
-    };
-    Ok(end(keyspace, args.get(0)?, |end| round(end.saturating_sub(now).max(1))))
+    }
 }
 
 fn end(keyspace: &Keyspace, key: &[u8], round: impl FnOnce(Millis) -> Millis) -> Outcome {

@@ -26,5 +26,6 @@ pub(in crate::kv) mod scan;
 pub(in crate::kv) mod scripts;
 pub(in crate::kv) mod sets;
 pub(in crate::kv) mod sorted_sets;
+pub(in crate::kv) mod streams;
 pub(in crate::kv) mod strings;
 pub(in crate::kv) mod users;

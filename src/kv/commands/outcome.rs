@@ -51,6 +51,9 @@ pub enum Outcome {
     Map(Vec<(Outcome, Outcome)>),
     /// A set of outcomes in arbitrary order: a set in RESP3, an array in RESP2.
     Set(Vec<Outcome>),
+    /// Keys of streams, each with a list of entries: a map in RESP3, an array of two-element arrays
+    /// in RESP2.
+    Streams(Vec<(Outcome, Outcome)>),
 }
 
 /// A floating-point number other than NaN. Two numbers count as equal only if their bits are equal,
@@ -243,7 +246,7 @@ impl Outcome {
                 size_of_val(&outcomes[..])
                     + outcomes.iter().map(Outcome::value_bytes).sum::<usize>()
             }
-            Outcome::Pairs(pairs) | Outcome::Map(pairs) => {
+            Outcome::Pairs(pairs) | Outcome::Map(pairs) | Outcome::Streams(pairs) => {
                 size_of_val(&pairs[..]) + pairs.iter().map(both).sum::<usize>()
             }
             Outcome::Value(value) => value.as_ref().map_or(0, Bytes::len),

@@ -9,7 +9,7 @@ use crate::kv::values::collection::ValueType;
 
 /// Maximum nesting depth of an encoded outcome, which bounds the recursion when an untrusted
 /// snapshot is decoded. It is one more than the outcome of a transaction needs.
-const DEPTH_MAX: usize = 6;
+const DEPTH_MAX: usize = 9;
 
 impl Outcome {
     /// Appends the encoded outcome to `out`. Client sessions and snapshots store outcomes in this
@@ -61,6 +61,7 @@ impl Outcome {
                 out.put_u8(17);
                 put_bytes(text, out);
             }
+            Outcome::Streams(streams) => put_pairs(18, streams, out),
         }
     }
 
@@ -100,6 +101,7 @@ impl Outcome {
             15 => Outcome::Pairs(take_pairs(from, depth)?),
             16 => Outcome::Map(take_pairs(from, depth)?),
             17 => Outcome::Error(Bytes::copy_from_slice(take_bytes(from)?)),
+            18 => Outcome::Streams(take_pairs(from, depth)?),
             _ => return None,
         })
     }

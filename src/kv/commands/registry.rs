@@ -11,7 +11,7 @@ use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::row::{KeyPositions, NO_KEYS, Row, Run, Scale};
 use crate::kv::commands::{
     bitfields, bitmaps, blocking, expiration, generic, hashes, internal, keys, lcs, lists, pubsub,
-    scripts, sets, sorted_sets, strings, users,
+    scripts, sets, sorted_sets, streams, strings, users,
 };
 use crate::kv::keyspace::Keyspace;
 use crate::kv::users::table::Users;
@@ -36,6 +36,7 @@ const GROUPS: &[&[Row]] = &[
     users::COMMANDS,
     scripts::COMMANDS,
     blocking::COMMANDS,
+    streams::COMMANDS,
 ];
 
 /// Exclusive upper bound of the numbers that identify commands in the log.
@@ -255,6 +256,7 @@ mod tests {
         for (row, scale) in [
             ("| all values at the command's keys |", Scale::Values),
             ("| the count in an argument (constant without one) |", Scale::Count),
+            ("| the option `COUNT` (all values at the keys without it) |", Scale::OptionalCount),
             ("| the number of all keys |", Scale::Keyspace),
         ] {
             let line = page.lines().find_map(|line| line.strip_prefix(row)).unwrap();
@@ -284,6 +286,7 @@ mod tests {
             (pubsub::COMMANDS, 288),
             (internal::COMMANDS, 296),
             (users::COMMANDS, 304),
+            (streams::COMMANDS, 312),
             (scripts::COMMANDS, 336),
             (blocking::COMMANDS, 352),
         ] {

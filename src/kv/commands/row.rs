@@ -1,6 +1,8 @@
 //! A row of the registry: a command's number, its name, the positions of its keys and the function
 //! that runs it. Each group's file has a table of rows; `registry.rs` collects the tables.
 
+use std::ops::Range;
+
 use crate::feature_level::FeatureLevel;
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
@@ -42,6 +44,8 @@ pub(in crate::kv) enum Scale {
     Count,
     /// The arguments, and all values at the command's keys.
     Values,
+    /// The integer after the option `COUNT`, or all values at the command's keys without it.
+    OptionalCount,
     /// All keys of the keyspace.
     Keyspace,
 }
@@ -70,7 +74,7 @@ pub(in crate::kv) enum Run {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyPositions {
     /// Number of keys, starting at position `first`: either a fixed number, or all keys up to the
-    /// last argument.
+    /// last argument. Or the keys that follow the option `STREAMS`.
     count: Count,
     /// Position of the first key among the arguments, counted from 0.
     first: u8,
@@ -87,6 +91,8 @@ enum Count {
     ToEnd,
     /// All arguments but the last.
     ButLast,
+    /// The first half of the arguments after the option `STREAMS`.
+    AfterStreams,
 }
 
 /// Key positions of a command without keys.
@@ -102,6 +108,9 @@ pub(in crate::kv) const ALL_BUT_LAST: KeyPositions =
     KeyPositions { count: Count::ButLast, first: 0, step: 1, counted_at: None };
 /// Key positions of a command whose arguments are all keys, except for the first.
 pub(in crate::kv) const ALL_BUT_FIRST: KeyPositions = KeyPositions::to_end(1, 1);
+/// Key positions of `XREAD` and `XREADGROUP`, whose keys follow the option `STREAMS`.
+pub(in crate::kv) const KEYS_AFTER_STREAMS: KeyPositions =
+    KeyPositions { count: Count::AfterStreams, first: 0, step: 1, counted_at: None };
 /// Key positions of a command whose arguments are alternating keys and values, such as `MSET`.
 pub(in crate::kv) const KEYS_AND_VALUES: KeyPositions = KeyPositions::to_end(0, 2);
 
@@ -127,7 +136,7 @@ impl KeyPositions {
     pub const fn range(self) -> (i8, i8, i8) {
         let (first, step) = (self.first.cast_signed() + 1, self.step.cast_signed());
         match self.count {
-            Count::Fixed(0) => (0, 0, 0),
+            Count::Fixed(0) | Count::AfterStreams => (0, 0, 0),
             Count::Fixed(count) => (first, first + (count.cast_signed() - 1) * step, step),
             Count::ToEnd => (first, -1, step),
             Count::ButLast => (first, -2, step),
@@ -140,9 +149,14 @@ impl KeyPositions {
         self.counted_at
     }
 
+    /// Returns whether the keys are those that [`keys_after_streams`] finds.
+    pub const fn are_after_streams(self) -> bool {
+        matches!(self.count, Count::AfterStreams)
+    }
+
     /// Returns whether the first argument of the command is a key.
     pub(in crate::kv) fn starts_at_first(self) -> bool {
-        self.first == 0 && self.count != Count::Fixed(0)
+        self.first == 0 && !matches!(self.count, Count::Fixed(0) | Count::AfterStreams)
     }
 
     /// Returns the distance between two keys if the command has keys from the first argument to the
@@ -159,6 +173,10 @@ impl KeyPositions {
             Count::Fixed(count) => usize::from(count),
             Count::ToEnd => usize::MAX,
             Count::ButLast => from.len().saturating_sub(1),
+            Count::AfterStreams => {
+                let keys = keys_after_streams(args.len(), &|at| args.get(at).copied())?;
+                return Some(args[keys].to_vec());
+            }
         };
         let keys = from.iter().step_by(usize::from(self.step)).take(fixed);
         let counted = match self.counted_at {
@@ -171,6 +189,31 @@ impl KeyPositions {
         };
         Some(keys.chain(counted).copied().collect())
     }
+}
+
+/// Returns the positions of the keys among the `count` arguments of `XREAD` or `XREADGROUP`,
+/// without the command's name: the first half of the arguments after the option `STREAMS`.
+/// `argument` returns the argument at a position. `None` if there are no such arguments.
+pub fn keys_after_streams<'a>(
+    count: usize,
+    argument: &dyn Fn(usize) -> Option<&'a [u8]>,
+) -> Option<Range<usize>> {
+    let mut at = 0;
+    loop {
+        let option = argument(at)?;
+        let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
+        // An option's value may be the word `STREAMS`, too.
+        at += 1;
+        if is("STREAMS") {
+            break;
+        } else if is("BLOCK") || is("COUNT") {
+            at += 1;
+        } else if is("GROUP") {
+            at += 2;
+        }
+    }
+    let keys = (count - at) / 2;
+    (keys > 0).then_some(at..at + keys)
 }
 
 impl Row {

@@ -114,6 +114,12 @@ impl Keyspace {
         self.events.note_key(self.revision, name, key);
     }
 
+    /// Records a change of a key for which Redis has no keyspace notification, only in the history
+    /// of changes. `name` is the name of the command in lower case.
+    pub(in crate::kv) fn note_change(&mut self, name: &'static str, key: &[u8]) {
+        self.events.history.add(self.revision, name, key);
+    }
+
     /// Records the change `del` of `key` if the key does not exist any more.
     pub(in crate::kv) fn notify_if_removed(&mut self, key: &[u8]) {
         let are_recorded = self.events.recorded.keys || self.events.history.is_used();

@@ -298,7 +298,7 @@ impl Keyspace {
         let elements = match entry.and_then(KeyEntry::collection) {
             Some(Collection::List(list)) => list.len(),
             Some(Collection::SortedSet(set)) => set.len(),
-            Some(Collection::Hash(_) | Collection::Set(_)) | None => 0,
+            Some(Collection::Hash(_) | Collection::Set(_) | Collection::Stream(_)) | None => 0,
         };
         ChangedKey { kind: entry.map(KeyEntry::value_type), elements, changes: 1, key }
     }

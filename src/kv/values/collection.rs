@@ -1,5 +1,5 @@
-//! Values other than strings (hashes, sets, lists, sorted sets), with a common interface through
-//! which the keyspace stores, measures, compares and encodes them.
+//! Values other than strings (hashes, sets, lists, sorted sets, streams), with a common interface
+//! through which the keyspace stores, measures, compares and encodes them.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use crate::kv::values::hash::Hash;
 use crate::kv::values::list::List;
 use crate::kv::values::set::Set;
 use crate::kv::values::sorted_set::SortedSet;
+use crate::kv::values::stream::Stream;
 
 /// The type of a key's value, as the command `TYPE` reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +24,11 @@ pub enum ValueType {
     List,
     /// A sorted set: distinct members with scores, ordered by score.
     SortedSet,
+    /// A stream: entries of fields and values, ordered by their ids.
+    Stream,
 }
 
-/// A value that is not a string: a hash, list, set or sorted set. Snapshots can share a
+/// A value that is not a string: a hash, list, set, sorted set or stream. Snapshots can share a
 /// collection's memory; a change of a shared collection copies it first.
 #[derive(Clone)]
 pub(in crate::kv) enum Collection {
@@ -33,9 +36,10 @@ pub(in crate::kv) enum Collection {
     Set(Arc<Set>),
     List(Arc<List>),
     SortedSet(Arc<SortedSet>),
+    Stream(Arc<Stream>),
 }
 
-/// A type of collection (hash, list, set or sorted set), with conversions from and to
+/// A type of collection (hash, list, set, sorted set or stream), with conversions from and to
 /// [`Collection`], which can contain any of these types.
 pub(in crate::kv) trait CollectionType: Content {
     /// Returns `content` as a [`Collection`].
@@ -65,7 +69,7 @@ macro_rules! collection_types {
     )*};
 }
 
-collection_types!(Hash, Set, List, SortedSet);
+collection_types!(Hash, Set, List, SortedSet, Stream);
 
 impl ValueType {
     /// All types of values. Snapshots contain a type as its index in this list, so append new types
@@ -76,6 +80,7 @@ impl ValueType {
         ValueType::Set,
         ValueType::List,
         ValueType::SortedSet,
+        ValueType::Stream,
     ];
 
     /// Returns the name of the type, as the command `TYPE` reports it.
@@ -86,6 +91,7 @@ impl ValueType {
             ValueType::Set => "set",
             ValueType::List => "list",
             ValueType::SortedSet => "zset",
+            ValueType::Stream => "stream",
         }
     }
 }
@@ -97,6 +103,7 @@ impl Collection {
             Collection::Set(_) => ValueType::Set,
             Collection::List(_) => ValueType::List,
             Collection::SortedSet(_) => ValueType::SortedSet,
+            Collection::Stream(_) => ValueType::Stream,
         }
     }
 
@@ -106,14 +113,15 @@ impl Collection {
             Collection::Set(set) => set.digest(),
             Collection::List(list) => list.digest(),
             Collection::SortedSet(set) => set.digest(),
+            Collection::Stream(stream) => stream.digest(),
         }
     }
 
     /// Returns whether copying a shared collection before a change takes time for each element.
-    /// Copying a list takes time only for each of its chunks, because the copy shares the memory of
-    /// the chunks.
+    /// Copying a list or a stream takes time only for each of its chunks, because the copy shares
+    /// the memory of the chunks.
     pub(in crate::kv) fn is_copied_whole(&self) -> bool {
-        !matches!(self, Collection::List(_))
+        !matches!(self, Collection::List(_) | Collection::Stream(_))
     }
 
     /// Returns whether a snapshot or a copy of the key shares the collection's memory, so that a
@@ -124,6 +132,7 @@ impl Collection {
             Collection::Set(set) => Arc::strong_count(set),
             Collection::List(list) => Arc::strong_count(list),
             Collection::SortedSet(set) => Arc::strong_count(set),
+            Collection::Stream(stream) => Arc::strong_count(stream),
         };
         owners > 1
     }
@@ -143,7 +152,7 @@ impl Collection {
             Collection::SortedSet(set) => {
                 black_box(set.score(second.unwrap_or(first)));
             }
-            Collection::List(_) => {}
+            Collection::List(_) | Collection::Stream(_) => {}
         }
     }
 
@@ -153,6 +162,7 @@ impl Collection {
             Collection::Set(set) => set.bytes(),
             Collection::List(list) => list.bytes(),
             Collection::SortedSet(set) => set.bytes(),
+            Collection::Stream(stream) => stream.bytes(),
         }
     }
 
@@ -162,6 +172,7 @@ impl Collection {
             Collection::Set(set) => set.encoding(),
             Collection::List(list) => list.encoding(),
             Collection::SortedSet(set) => set.encoding(),
+            Collection::Stream(stream) => stream.encoding(),
         }
     }
 
@@ -171,6 +182,7 @@ impl Collection {
             Collection::Set(set) => set.encode(out),
             Collection::List(list) => list.encode(out),
             Collection::SortedSet(set) => set.encode(out),
+            Collection::Stream(stream) => stream.encode(out),
         }
     }
 
@@ -185,6 +197,9 @@ impl Collection {
             ValueType::SortedSet => {
                 SortedSet::decode(from).map(|set| Collection::SortedSet(Arc::new(set)))
             }
+            ValueType::Stream => {
+                Stream::decode(from).map(|stream| Collection::Stream(Arc::new(stream)))
+            }
         }
     }
 }
@@ -196,8 +211,13 @@ mod tests {
 
     use super::*;
 
-    const COLLECTIONS: &[ValueType] =
-        &[ValueType::Hash, ValueType::Set, ValueType::List, ValueType::SortedSet];
+    const COLLECTIONS: &[ValueType] = &[
+        ValueType::Hash,
+        ValueType::Set,
+        ValueType::List,
+        ValueType::SortedSet,
+        ValueType::Stream,
+    ];
 
     #[test]
     fn decoding_an_empty_collection_fails() {

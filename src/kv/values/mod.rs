@@ -16,4 +16,5 @@ pub(in crate::kv) mod number;
 pub(in crate::kv) mod score_tree;
 pub(in crate::kv) mod set;
 pub(in crate::kv) mod sorted_set;
+pub(in crate::kv) mod stream;
 pub(in crate::kv) mod string;

@@ -34,5 +34,6 @@ pub(super) mod sets;
 pub(super) mod slow_log;
 pub(super) mod snapshot;
 pub(super) mod sorted_sets;
+pub(super) mod streams;
 pub(super) mod strings;
 pub(super) mod transactions;

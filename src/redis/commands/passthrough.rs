@@ -28,8 +28,8 @@ pub(in crate::redis) const fn passed_on_as(
 }
 
 /// Returns a row of the command table for a command that the state machine runs with an additional
-/// last argument, the current reading of the replicated clock. `TTL` needs it to compute the
-/// remaining time to live.
+/// last argument, the current reading of the replicated clock. `TTL` and `XPENDING` need it to
+/// compute durations.
 pub(in crate::redis) const fn passed_on_with_clock(name: &'static str, arity: i8) -> CommandSpec {
     command(name, arity, pass_on_with_clock).runs(CommandId::of(name))
 }
@@ -58,6 +58,26 @@ pub(in crate::redis) const fn subcommand_passed_on(
     subcommand(name, full_name, arity, pass_on_subcommand).runs(CommandId::of(full_name))
 }
 
+/// Returns a row like [`subcommand_passed_on`], for a subcommand that needs an additional last
+/// argument, the current reading of the replicated clock.
+pub(in crate::redis) const fn subcommand_passed_on_with_clock(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+) -> CommandSpec {
+    subcommand(name, full_name, arity, pass_on_subcommand_with_clock).runs(CommandId::of(full_name))
+}
+
+/// Returns a row like [`subcommand_passed_on`], for a subcommand that needs an additional last
+/// argument, its own name as in the request, for the text of an error.
+pub(in crate::redis) const fn subcommand_passed_on_with_name(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+) -> CommandSpec {
+    subcommand(name, full_name, arity, pass_on_subcommand_with_name).runs(CommandId::of(full_name))
+}
+
 fn pass_on(call: &mut Call<'_>) -> Action {
     submit_unchanged(call)
 }
@@ -77,9 +97,21 @@ fn pass_on_subcommand(call: &mut Call<'_>) -> Action {
 }
 
 fn pass_on_with_clock(call: &mut Call<'_>) -> Action {
+    submit_with_clock(call, 1)
+}
+
+fn pass_on_subcommand_with_clock(call: &mut Call<'_>) -> Action {
+    submit_with_clock(call, 2)
+}
+
+fn submit_with_clock(call: &mut Call<'_>, from: usize) -> Action {
     let clocks = &call.context.clocks;
     let reading = [clocks.replicated.to_le_bytes(), clocks.resets.to_le_bytes()].concat();
-    submit(call, 1, Some(&reading))
+    submit(call, from, Some(&reading))
+}
+
+fn pass_on_subcommand_with_name(call: &mut Call<'_>) -> Action {
+    submit(call, 2, Some(call.argument(1)))
 }
 
 fn pass_on_with_limit(call: &mut Call<'_>) -> Action {

@@ -117,7 +117,11 @@ impl ReplyFormat {
                 let bytes: usize = values.iter().flatten().map(Bytes::len).sum();
                 bytes + ITEM_BYTES * (1 + values.len())
             }
-            Outcome::List(_) | Outcome::Set(_) | Outcome::Pairs(_) | Outcome::Map(_) => {
+            Outcome::List(_)
+            | Outcome::Set(_)
+            | Outcome::Pairs(_)
+            | Outcome::Map(_)
+            | Outcome::Streams(_) => {
                 let written = match &self.kind {
                     ReplyKind::Exec(replies) => {
                         replies.iter().map(|(_, reply)| reply.bytes()).sum()
@@ -179,6 +183,10 @@ pub(super) fn write_head(writer: &mut Writer<'_>, outcome: &Outcome) {
             let nested = writer.version() == Version::Three;
             writer.array(if nested { pairs.len() } else { 2 * pairs.len() });
         }
+        Outcome::Streams(streams) => match writer.version() {
+            Version::Two => writer.array(streams.len()),
+            Version::Three => writer.map(streams.len()),
+        },
         _ => {}
     }
 }
@@ -195,6 +203,21 @@ pub(super) fn write_pair(
     }
     write(writer, kind, key);
     write(writer, kind, value);
+}
+
+/// Writes the key of a stream of an [`Outcome::Streams`], and the header of the list of its
+/// entries, which follow.
+pub(super) fn write_stream_head(
+    writer: &mut Writer<'_>,
+    kind: &ReplyKind,
+    key: &Outcome,
+    entries: &Outcome,
+) {
+    if writer.version() == Version::Two {
+        writer.array(2);
+    }
+    write(writer, kind, key);
+    write_head(writer, entries);
 }
 
 pub(super) fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
@@ -239,6 +262,17 @@ pub(super) fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome
             write_head(writer, outcome);
             for (key, value) in pairs {
                 write_pair(writer, kind, key, value);
+            }
+        }
+        (Outcome::Streams(streams), _) => {
+            write_head(writer, outcome);
+            for (key, entries) in streams {
+                write_stream_head(writer, kind, key, entries);
+                if let Outcome::List(entries) = entries {
+                    for entry in entries {
+                        write(writer, kind, entry);
+                    }
+                }
             }
         }
         (Outcome::Refused(_) | Outcome::Error(_) | Outcome::Forgotten | Outcome::Malformed, _) => {

@@ -9,7 +9,9 @@ use bytes::{Bytes, BytesMut};
 use crate::kv::Outcome;
 use crate::wire::resp::{Version, Writer};
 
-use super::reply_format::{ReplyFormat, ReplyKind, write, write_head, write_pair};
+use super::reply_format::{
+    ReplyFormat, ReplyKind, write, write_head, write_pair, write_stream_head,
+};
 
 /// Number of elements from which on a reply is encoded in parts.
 const WIDE_LEN: usize = 4_096;
@@ -32,6 +34,8 @@ enum Elements {
     Pairs(IntoIter<(Outcome, Outcome)>),
     /// The elements of an [`Outcome::Map`].
     Entries(IntoIter<(Outcome, Outcome)>),
+    /// The streams of an [`Outcome::Streams`], and the entries of the stream before them.
+    Streams(IntoIter<(Outcome, Outcome)>, IntoIter<Outcome>),
 }
 
 impl WideReply {
@@ -42,6 +46,9 @@ impl WideReply {
             Outcome::Values(values) => values.len(),
             Outcome::List(outcomes) | Outcome::Set(outcomes) => outcomes.len(),
             Outcome::Pairs(pairs) | Outcome::Map(pairs) => pairs.len(),
+            Outcome::Streams(streams) => {
+                streams.iter().map(|(_, entries)| entries_in(entries)).sum()
+            }
             _ => 0,
         };
         len >= WIDE_LEN && !matches!(reply_format.kind, ReplyKind::Exec(_))
@@ -64,6 +71,9 @@ impl WideReply {
             }
             Outcome::Pairs(pairs) => Elements::Pairs(pairs.into_iter()),
             Outcome::Map(pairs) => Elements::Entries(pairs.into_iter()),
+            Outcome::Streams(streams) => {
+                Elements::Streams(streams.into_iter(), Vec::new().into_iter())
+            }
             other => return Err(other),
         };
         Ok(WideReply { version, head, elements })
@@ -103,10 +113,25 @@ impl WideReply {
                     }
                     None => return true,
                 },
+                Elements::Streams(streams, entries) => {
+                    if let Some(entry) = entries.next() {
+                        write(&mut writer, &ReplyKind::Plain, &entry);
+                        continue;
+                    }
+                    let Some((key, next)) = streams.next() else { return true };
+                    write_stream_head(&mut writer, &ReplyKind::Plain, &key, &next);
+                    if let Outcome::List(next) = next {
+                        *entries = next.into_iter();
+                    }
+                }
             }
         }
         false
     }
+}
+
+fn entries_in(outcome: &Outcome) -> usize {
+    if let Outcome::List(entries) = outcome { entries.len() } else { 0 }
 }
 
 #[cfg(test)]
@@ -150,6 +175,10 @@ mod tests {
                 Outcome::Set(outcomes.clone()),
                 Outcome::Map(pairs.clone()),
                 Outcome::Pairs(pairs.clone()),
+                Outcome::Streams(vec![
+                    (text(0), Outcome::List(outcomes[..WIDE_LEN - 1].to_vec())),
+                    (text(1), Outcome::List(outcomes[..1].to_vec())),
+                ]),
             ] {
                 let mut whole = BytesMut::new();
                 reply_format.encode(&outcome, &mut whole);
