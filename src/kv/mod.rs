@@ -8,7 +8,7 @@
 //!
 //! | layer | files |
 //! |---|---|
-//! | state machine | `state_machine`, `batch` (payload of a log entry), `operation`, `overlay` (on which scripts run), and others |
+//! | state machine | `state_machine`, `batch` (payload of an entry), `operation`, `overlay`, ... |
 //! | commands | `commands/`: a file for each group, the registry, arguments, outcomes |
 //! | keyspace | `keyspace/`: entries, tables, expiration, events |
 //! | values | `values/`: hash, list, set, sorted set, numbers, encodings; `users/`: users, rules |

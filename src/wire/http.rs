@@ -16,7 +16,8 @@ const HEADERS_MAX: usize = 64;
 /// What a browser may do with a response: load files from this replica only, and run no scripts but
 /// those files.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
-     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'none'";
 
 /// A request for a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

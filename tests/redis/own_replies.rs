@@ -195,6 +195,8 @@ fn command_larger_than_a_log_entry_is_refused() {
     assert!(help.starts_with("*11\r\n+CONFIG <subcommand>"), "{help}");
 }
 
+type Change = fn(&mut Context);
+
 #[test]
 fn memory_doctor_names_what_uses_the_memory() {
     let mut client = Client::new();
@@ -203,7 +205,6 @@ fn memory_doctor_names_what_uses_the_memory() {
     (context.used_memory, context.used_memory_peak) = (100 << 20, 100 << 20);
     (context.dataset_bytes, context.resident_bytes) = (90 << 20, 110 << 20);
     assert!(client.reply("MEMORY DOCTOR").contains("no problem"));
-    type Change = fn(&mut Context);
     let cases: [(Change, &str); 4] = [
         (|context| context.used_memory_peak = 151 << 20, "150 %"),
         (|context| context.resident_bytes = 150 << 20, "resident memory, 1.50 times"),

@@ -82,7 +82,16 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     (
         "runtime",
         &[
-            &["clock", "error", "fatal", "histogram", "malloc_trim", "process_usage", "wake"],
+            &[
+                "clock",
+                "error",
+                "fatal",
+                "histogram",
+                "long_script",
+                "malloc_trim",
+                "process_usage",
+                "wake",
+            ],
             &["boards", "pass"],
             &["channels"],
             &["stages"],

@@ -7,7 +7,8 @@
 //!  +-------+---------+------------+----------+--------+---------+-------+--------+  8 bytes each
 //!  +------+-------+--------+-----------+--------+   blocks: 1, 4, 8, length and 4 bytes; kinds in
 //!  | kind | count | length |   items   | crc32c |   order: entries, batches, client sessions,
-//!  +------+-------+--------+-----------+--------+   pieces, members, level if needed, witness, users, scripts, end
+//!  +------+-------+--------+-----------+--------+   pieces, members, level if needed, witness,
+//!                                                   users, scripts, end
 //! ```
 //!
 //! Integers are little endian. Within items, lengths and other small numbers have a variable

@@ -169,8 +169,8 @@ impl Blocks {
 
     /// Completes the snapshot after all keyspace entries: writes the deduplication table, the
     /// client sessions, the pieces of a batch, the members, the feature level, the users, the
-    /// scripts and a block that marks the end. Returns the mark that identifies the snapshot (id of its last log
-    /// entry, length and checksum).
+    /// scripts and a block that marks the end. Returns the mark that identifies the snapshot (id of
+    /// its last log entry, length and checksum).
     fn finish<'r>(
         &mut self,
         last: EntryId,

@@ -78,8 +78,8 @@ pub(super) fn hash_of_members(configuration: Option<&Configuration>) -> u64 {
 /// Returns a digest (hash) for comparing the states of replicas. `content` is the digest of the
 /// state's keys, client sessions and pieces of a batch, `index` the last applied log index, `clock`
 /// the state's replicated clock, `members` the hash of the configuration, `level` the feature
-/// level, `users` the hash of the users, and `scripts` that of the scripts. The lowest level does not change the digest, which is
-/// then that of version 0.1.
+/// level, `users` the hash of the users, and `scripts` that of the scripts. The lowest level does
+/// not change the digest, which is then that of version 0.1.
 pub(super) fn digest_of(
     content: Digest,
     index: Index,

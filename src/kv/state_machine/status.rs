@@ -77,8 +77,8 @@ impl StateMachine {
         StateMachine { keyspace: self.keyspace.frozen(), ..StateMachine::default() }
     }
 
-    /// Returns the source of a script that the cluster keeps, by its SHA-1 in lower-case hexadecimal
-    /// digits; `None` if it keeps no such script.
+    /// Returns the source of a script that the cluster keeps, by its SHA-1 in lower-case
+    /// hexadecimal digits; `None` if it keeps no such script.
     pub fn script(&self, sha: &[u8]) -> Option<&Bytes> {
         self.keyspace.scripts.get(sha)
     }

@@ -13,7 +13,6 @@ use crate::redis::{
 use crate::wire::resp::{Limits, Writer};
 
 use super::Clients;
-use super::scripts::SCRIPTS_MAX;
 use crate::runtime::channels::{AdminCall, AdminCaller, QUEUE_LEN, ScriptJobs, SnapshotRead};
 use crate::runtime::pass::Pass;
 use crate::runtime::server::clients::batches::is_large;
@@ -56,6 +55,9 @@ impl Target {
         }
     }
 }
+
+/// Maximum number of requests with scripts that are sent together, as a group.
+const SCRIPTS_MAX: usize = 256;
 
 /// Requests to be sent, in batches, oldest first.
 #[derive(Debug, Default)]
@@ -161,19 +163,7 @@ impl Clients {
                 }
                 CallStatus::NotCounted => self.perform(index, action, CommandNumber::default()),
             }
-            let client = self.client(index);
-            if client.observed != client.connection.observation_changes() {
-                self.follow_observation(index);
-            }
-            if !shown.is_empty() {
-                self.show(&shown);
-            }
-            let client = self.client(index);
-            if client.connection.has_denial() {
-                self.log_denial(index);
-            } else if client.parser.is_before_login() == client.connection.is_logged_in() {
-                self.limit_before_login(index);
-            }
+            self.finish_request(index, &shown);
         }
         if answered_here {
             // All requests of the input get the same share of the time. If the clock were read for
@@ -193,6 +183,24 @@ impl Clients {
             Some(since) if used == 0 => Some(since),
             _ => Some(self.context.now),
         };
+    }
+
+    /// Does what remains to be done after a request of the client at `index` was executed. `shown`
+    /// are the commands that monitors are shown.
+    fn finish_request(&mut self, index: usize, shown: &Bytes) {
+        let client = self.client(index);
+        if client.observed != client.connection.observation_changes() {
+            self.follow_observation(index);
+        }
+        if !shown.is_empty() {
+            self.show(shown);
+        }
+        let client = self.client(index);
+        if client.connection.has_denial() {
+            self.log_denial(index);
+        } else if client.parser.is_before_login() == client.connection.is_logged_in() {
+            self.limit_before_login(index);
+        }
     }
 
     /// Returns the maximum length of an argument of a request, in bytes: at most the default limit,
@@ -283,12 +291,7 @@ impl Clients {
             Action::ReadSnapshot { part, reply_format } => {
                 let sequence = self.block(index, command, reply_format);
                 let part = part.map(|(snapshot, offset)| (snapshot_id(snapshot), offset));
-                if self.snapshot_reads.len() >= QUEUE_LEN {
-                    // Some may have exceeded their timeouts.
-                    let in_flight = &self.in_flight;
-                    self.snapshot_reads.retain(|read| in_flight.get(read.sequence).is_some());
-                }
-                self.snapshot_reads.push_back(SnapshotRead { sequence, part });
+                self.add_snapshot_read(SnapshotRead { sequence, part });
             }
             Action::ApplySettings => {
                 self.apply_settings();
@@ -307,6 +310,15 @@ impl Clients {
                 self.send_reply(index);
             }
         }
+    }
+
+    fn add_snapshot_read(&mut self, read: SnapshotRead) {
+        if self.snapshot_reads.len() >= QUEUE_LEN {
+            // Some may have exceeded their timeouts.
+            let in_flight = &self.in_flight;
+            self.snapshot_reads.retain(|read| in_flight.get(read.sequence).is_some());
+        }
+        self.snapshot_reads.push_back(read);
     }
 
     /// Closes the connections that `kill` selects, and replies to the client at `index`, which

@@ -24,9 +24,6 @@ use super::replies::sender;
 use super::request::Reply;
 use super::requests::Target;
 
-/// Maximum number of requests in a group.
-pub(super) const SCRIPTS_MAX: usize = 256;
-
 /// The group of requests with scripts that is being run, or whose effects are on their way.
 #[derive(Debug, Default)]
 pub(super) struct Scripts {

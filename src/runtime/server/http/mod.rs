@@ -10,7 +10,7 @@
 //! | `page/` | the files of the live page, which a browser shows |
 //! | `metrics/` | the metrics: names, help, values; their text for Prometheus |
 //!
-//! `/events` is a stream: it asks the same question once a second while somebody reads it, and all
+//! `/events` is a stream: it asks the same question once a second while a client reads it, and all
 //! readers get the same answer. A reader that is too slow is disconnected.
 //!
 //! The pages change nothing, and show no keys and no values, so they need no password. Everything

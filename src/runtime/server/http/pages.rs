@@ -11,7 +11,6 @@ use crate::redis::{
 use crate::wire::http::{self, Status};
 
 use super::exchange::Question;
-use super::metrics::{Source, samples_as_json};
 
 /// A page that needs an answer of the network stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,11 +95,8 @@ impl Content {
     }
 
     /// Returns the next event of `/events`: the page `/status` and the metrics, in one JSON object.
-    pub(super) fn event(source: Source<'_>) -> Content {
-        let object = json!({
-            "status": status(&source.report.context),
-            "metrics": samples_as_json(source),
-        });
+    pub(super) fn event(context: &Context, metrics: &Value) -> Content {
+        let object = json!({ "status": status(context), "metrics": metrics });
         let body = http::event(&object.to_string()).into();
         Content { status: Status::Ok, media_type: EVENTS, body }
     }

@@ -19,7 +19,7 @@ use crate::wire::http::Status;
 
 use super::connection::{Connection, State, Step, TimeLimits};
 use super::exchange::{Answer, Asked, Question, Serving, Shared};
-use super::metrics::{HttpCounts, Source, encode};
+use super::metrics::{HttpCounts, Source, encode, samples_as_json};
 use super::pages::{Content, PAGES, Page, warning};
 use super::report::Report;
 
@@ -376,7 +376,8 @@ impl Service {
             waiting.iter().any(|it| matches!(it, State::Waiting(wanted, _) if *wanted == page))
         };
         let metrics = is_wanted(Page::Metrics).then(|| Content::metrics(encode(source)));
-        let event = is_wanted(Page::Events).then(|| Content::event(source));
+        let event = is_wanted(Page::Events)
+            .then(|| Content::event(&report.context, &samples_as_json(source)));
         let contents = |page| match (page, &metrics, &event) {
             (Page::Metrics, Some(metrics), _) => metrics.clone(),
             (Page::Events, _, Some(event)) => event.clone(),

@@ -378,7 +378,7 @@ fn streams_are_limited_and_end_with_their_clients() {
 }
 
 #[test]
-fn streams_ask_only_while_somebody_reads_and_say_when_an_answer_is_late() {
+fn streams_ask_only_while_a_client_reads_and_say_when_an_answer_is_late() {
     let server = Server::start();
     let ends = server.attach();
     let mut stream = server.connect();
