@@ -146,6 +146,8 @@ fn replica_without_certificates_does_not_connect_to_members_on_other_machines() 
     let reply = client.call(&[b"MEMBERS", b"ADD", b"2", address.to_string().as_bytes()]).unwrap();
     assert!(!reply.starts_with(b"-"), "{}", String::from_utf8_lossy(&reply));
     cluster.wait_for("a connection", || listener.accept().ok());
+    // Acknowledged only after the change of the members is on disk.
+    assert_eq!(client.call(&[b"SET", b"after", b"1"]).unwrap(), b"+OK\r\n");
 
     let command = cluster.command(0);
     restart_as(&mut cluster, 0, command);

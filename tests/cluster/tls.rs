@@ -411,7 +411,7 @@ fn replaced_authority_excludes_a_replica_until_its_certificate_is_replaced() {
     assert_eq!(client.call_until_ok(&[b"SET", b"two", b"suffice"]), b"+OK\r\n");
     let mut client = Client::connect(cluster.address(2)).unwrap();
     let reply = client.call(&[b"GET", b"two"]).unwrap();
-    assert!(reply.starts_with(b"-LOADING"), "{}", String::from_utf8_lossy(&reply));
+    assert!(reply.starts_with(b"-CLUSTERDOWN"), "{}", String::from_utf8_lossy(&reply));
     // This time without a signal: the files are seen to change.
     replace(3, "key");
     replace(3, "crt");
