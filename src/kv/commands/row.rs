@@ -202,13 +202,11 @@ pub fn keys_after_streams<'a>(
     loop {
         let option = argument(at)?;
         let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
-        // An option's value may be the word `STREAMS`, too.
         at += 1;
         if is("STREAMS") {
             break;
-        } else if is("BLOCK") || is("COUNT") {
-            at += 1;
         } else if is("GROUP") {
+            // A group or a consumer may have the name `STREAMS`.
             at += 2;
         }
     }
