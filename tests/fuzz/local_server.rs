@@ -165,6 +165,9 @@ impl LocalServer {
             Action::Submit { kind, operation, mut reply_format, blocks, .. } => {
                 let mut buffer = BatchBuffer::default();
                 buffer.push(&operation);
+                if kind == RequestKind::Write {
+                    buffer.set_users_revision(Some(self.context.access.users_revision()));
+                }
                 let payload = buffer.finish(key, true);
                 reply_format.list_clients(|query| list(query, connection, &self.context));
                 let (named, outcomes) = if kind == RequestKind::Write {
@@ -222,6 +225,7 @@ impl LocalServer {
                     ScriptEffects::Check(check) => buffer.push(&check),
                     ScriptEffects::Apply(effects) => {
                         buffer.push(&effects);
+                        buffer.set_users_revision(Some(self.context.access.users_revision()));
                         is_write = true;
                     }
                 }

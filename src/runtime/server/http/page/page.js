@@ -99,7 +99,7 @@ class Chart {
     const shown = this.points.flatMap((point) => point.values).filter((it) => it !== null);
     const top = roundUp(Math.max(...shown, 0));
     [0, top / 2, top].forEach((value, place) => {
-      this.labels[place].textContent = this.format(value);
+      this.labels[place].textContent = top || !place ? this.format(value) : "";
     });
     this.lines.forEach((line, place) => {
       let path = "";
@@ -239,7 +239,8 @@ function show(metrics, status, last, now) {
   const unapplied = Math.max(0, status.commit_index - status.applied_index);
   byId("behind").textContent = inNumbers(unapplied);
   showPeers(status, metrics);
-  if (!last || sum(last.metrics, "start_time_seconds") !== sum(metrics, "start_time_seconds")) {
+  const restarted = last && sum(metrics, "cpu_seconds_total") < sum(last.metrics, "cpu_seconds_total");
+  if (!last || restarted) {
     if (last) report("the replica has been restarted", true);
     return;
   }
