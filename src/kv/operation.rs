@@ -61,6 +61,9 @@ pub enum Operation<'a> {
     Effects {
         /// Seed of the random choices that the script's commands have made.
         seed: u64,
+        /// The reading of the replicated clock at which the script has run: its milliseconds since
+        /// 1970, and how many times it had been set back.
+        clock: (u64, u64),
         /// The number of operations that must have been applied before this one, if the script has
         /// read the whole keyspace; 0 if it has not.
         whole: u64,
@@ -261,7 +264,7 @@ impl<'a> Operation<'a> {
                 size_of::<u32>() + watched.bytes().len() + operations.bytes().len()
             }
             Operation::Effects { script, watched, operations, .. } => {
-                2 * size_of::<u64>()
+                4 * size_of::<u64>()
                     + 2 * size_of::<u32>()
                     + script.len()
                     + watched.bytes().len()
@@ -292,9 +295,18 @@ impl<'a> Operation<'a> {
                 put_with_length(watched.bytes(), out);
                 out.put_slice(operations.bytes());
             }
-            Operation::Effects { seed, whole, script, watched, operations } => {
+            Operation::Effects {
+                seed,
+                clock: (millis, resets),
+                whole,
+                script,
+                watched,
+                operations,
+            } => {
                 out.put_u16_le(EFFECTS);
                 out.put_u64_le(seed);
+                out.put_u64_le(millis);
+                out.put_u64_le(resets);
                 out.put_u64_le(whole);
                 put_with_length(script, out);
                 put_with_length(watched.bytes(), out);
@@ -423,13 +435,15 @@ fn decode_other(number: u16, mut body: &[u8], within: Within) -> Option<Operatio
             return transaction(Items::check(watched)?, Items::check(body)?);
         }
         EFFECTS => {
-            let (seed, whole) = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
+            let seed = body.try_get_u64_le().ok()?;
+            let clock = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
+            let whole = body.try_get_u64_le().ok()?;
             let script = take_with_length(&mut body)?;
             let watched = Items::check(take_with_length(&mut body)?)?;
             let operations = Items::check(body)?;
             transaction(watched, operations)?;
             let is_valid = script.is_empty() || script.len() >= SHA_DIGITS;
-            let effects = Operation::Effects { seed, whole, script, watched, operations };
+            let effects = Operation::Effects { seed, clock, whole, script, watched, operations };
             return is_valid.then_some(effects);
         }
         ONCE => {
@@ -478,6 +492,7 @@ pub(super) mod tests {
             },
             Operation::Effects {
                 seed: 5,
+                clock: (7, 8),
                 whole: 6,
                 script: b"0123456789012345678901234567890123456789return 1",
                 watched: Items::check(b"\x01\0\0\0a\x08\0\0\0revision").unwrap(),

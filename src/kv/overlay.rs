@@ -30,6 +30,8 @@ const READ_SEEDS: u64 = 1 << 32;
 
 const FLUSHALL: CommandId = CommandId::of("flushall");
 const PUBLISH: CommandId = CommandId::of("publish");
+const REVISION: CommandId = CommandId::of("object|revision");
+const SET: CommandId = CommandId::of("set");
 const LOAD: CommandId = CommandId::of("script|load");
 
 /// What must hold for a key before the effects of a script are applied.
@@ -83,6 +85,9 @@ pub enum OverlayError {
     /// script must be the first on another overlay.
     #[error("the script must be the first on its overlay")]
     NotFirst,
+    /// The command returns the revision of a key that a script has changed, which is not known yet.
+    #[error("ERR the revision of a key that a script has changed is not known in the script")]
+    NoRevision,
     /// The command cannot be called from a script.
     #[error("ERR This Redis command is not allowed from script")]
     NotAllowed,
@@ -142,8 +147,8 @@ impl std::fmt::Debug for Overlay {
 }
 
 impl Overlay {
-    /// Empties the overlay, and puts it over `state`, which must not change before the next call.
-    pub fn begin(&mut self, state: &StateMachine) {
+    /// Empties the overlay, so that it shares no values with the state any more.
+    pub fn clear(&mut self) {
         for key in std::mem::take(&mut self.copied) {
             self.scratch.remove(&key);
         }
@@ -152,11 +157,16 @@ impl Overlay {
             self.is_cleared = false;
         }
         drop(self.scratch.take_unlinked());
+        self.scratch.scripts.clear();
+        self.members.clear();
+    }
+
+    /// Empties the overlay, and puts it over `state`, which must not change before the next call.
+    pub fn begin(&mut self, state: &StateMachine) {
+        self.clear();
         self.base = state.keyspace.revision();
         self.scratch.restore_revision(self.base);
         self.scratch.restore_clock(state.keyspace.replicated_clock());
-        self.scratch.scripts.clear();
-        self.members.clear();
     }
 
     /// Begins the run of a script, whose random choices depend on `seed`.
@@ -250,10 +260,21 @@ impl Overlay {
             if command.keys() == NO_KEYS {
                 return self.read_whole(state, command, &args);
             }
-            return command.read(&self.scratch, &args).ok_or(OverlayError::NotAllowed);
+            let outcome = command.read(&self.scratch, &args).ok_or(OverlayError::NotAllowed)?;
+            // The revision of a key that scripts have changed is known when they are applied.
+            return match outcome {
+                Outcome::Integer(number) if command == REVISION && !self.is_of_state(number) => {
+                    Err(OverlayError::NoRevision)
+                }
+                outcome => Ok(outcome),
+            };
         }
         if command.keys() == NO_KEYS && ![FLUSHALL, PUBLISH, LOAD].contains(&command) {
             return Err(OverlayError::NotAllowed);
+        }
+        let is_revision = |option: &[u8]| option.eq_ignore_ascii_case(b"REVISION");
+        if command == SET && args.iter().skip(2).any(is_revision) {
+            return Err(OverlayError::NoRevision);
         }
         let keys = command.keys_in(args).unwrap_or_default();
         let existed: Vec<bool> =
@@ -280,6 +301,11 @@ impl Overlay {
             }
         }
         Ok(outcome)
+    }
+
+    /// Returns whether this revision is one of the state, not of the overlay.
+    fn is_of_state(&self, revision: i64) -> bool {
+        u64::try_from(revision).is_ok_and(|revision| revision <= self.base)
     }
 
     fn read_whole(
@@ -325,7 +351,8 @@ impl Overlay {
         }
         let whole = if run.read_whole { self.base + 1 } else { 0 };
         self.members.push(run.start);
-        let effects = Operation::Effects { seed: run.seed, whole, script, watched, operations };
+        let (seed, clock) = (run.seed, self.clock());
+        let effects = Operation::Effects { seed, clock, whole, script, watched, operations };
         ScriptEffects::Apply(effects.encode().into())
     }
 

@@ -6,6 +6,7 @@ use crate::kv::commands::items::{Arguments, Items};
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::registry::CommandId;
 use crate::kv::keyspace::Keyspace;
+use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::operation::Operation;
 use crate::kv::overlay::KeyCondition;
 use crate::kv::values::digest::mix;
@@ -27,11 +28,13 @@ pub(super) fn run(
 }
 
 /// Applies the effects of a script, unless a condition on a key, or on the whole keyspace, does not
-/// hold. The fields are those of [`Operation::Effects`]. The outcome is `Done`, or `NoList` if
+/// hold, or the replicated clock was set back since the script ran. The commands see the clock as
+/// of the run, so that their results are those that the script has seen: ids of streams, for
+/// example. The fields are those of [`Operation::Effects`]. The outcome is `Done`, or `NoList` if
 /// nothing was applied.
 pub(super) fn apply_effects(
     keyspace: &mut Keyspace,
-    seed: u64,
+    (seed, clock): (u64, ReplicatedClock),
     whole: u64,
     watched: Items<'_>,
     operations: Items<'_>,
@@ -39,13 +42,20 @@ pub(super) fn apply_effects(
     let holds = |(key, condition): (&[u8], &[u8])| {
         KeyCondition::decode(condition).is_some_and(|condition| condition.holds(keyspace, key))
     };
-    if whole != 0 && whole != keyspace.revision() || !watched.pairs().all(holds) {
+    let now = keyspace.replicated_clock();
+    if whole != 0 && whole != keyspace.revision()
+        || clock.resets != now.resets
+        || clock.millis > now.millis
+        || !watched.pairs().all(holds)
+    {
         return Outcome::NoList;
     }
+    keyspace.restore_clock(clock);
     for (command, args) in calls(operations, seed) {
         // The script has seen this outcome already.
         command.run(keyspace, &args);
     }
+    keyspace.restore_clock(now);
     Outcome::Done
 }
 

@@ -183,6 +183,11 @@ impl ScriptRunner {
         }
     }
 
+    /// Ends the runs on a state, so that the runner shares no values with the state any more.
+    pub fn end(&mut self) {
+        self.overlay.clear();
+    }
+
     /// Returns whether another request may run on the same overlay.
     pub fn may_continue(&self) -> bool {
         !self.is_spoiled

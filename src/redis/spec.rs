@@ -246,8 +246,9 @@ impl CommandSpec {
     /// that follow from its flags, including `fast` or `slow`.
     pub(super) fn all_categories(&self) -> impl Iterator<Item = &'static str> {
         let by_flag = [("write", "write"), ("readonly", "read"), ("admin", "admin")];
-        // As in Redis, scripts neither read nor write.
-        let is_script = self.categories.contains(&"scripting");
+        // As in Redis, scripts neither read nor write, but functions do.
+        let is_script =
+            self.categories.contains(&"scripting") && !self.full_name.starts_with("function");
         let by_flag =
             by_flag.map(|(flag, category)| (self.has_flag(flag) && !is_script).then_some(category));
         let speed = if self.has_flag("fast") { "fast" } else { "slow" };

@@ -83,7 +83,7 @@ impl Side {
             received.truncate(received.len() - mark.len());
         }
         // Other replies may contain the same number.
-        let has_ids = request.starts_with("CLIENT ");
+        let has_ids = request.starts_with("CLIENT ") || received.contains("tracking-redir-broken");
         for (other, id) in self.ids.iter().filter(|_| has_ids) {
             let (number, name) = (format!("\r\n:{id}\r\n"), format!("\r\n:${other}\r\n"));
             received = format!("\r\n{received}").replace(&number, &name).split_off(2);

@@ -241,3 +241,34 @@ fn copy_for_scripts_does_not_change_with_the_state() {
     assert_eq!(apply(&mut feeder, &[effects]), [false], "a has changed since");
     feeder.store.keyspace.check_sums();
 }
+
+#[test]
+fn effects_are_applied_at_the_time_of_the_run() {
+    let mut feeder = Feeder::new();
+    feeder.apply(Operation::Clock { millis: 1_000, resets: 0 });
+    let mut overlay = Overlay::default();
+    overlay.begin(&feeder.store);
+    let commands = ["xadd s * f v", "set a 1 PXAT 1005", "incrby a 1", "get a"];
+    let effects = script(&mut overlay, &feeder.store, &commands);
+    feeder.apply(Operation::Clock { millis: 1_010, resets: 0 });
+    assert_eq!(apply(&mut feeder, &[effects]), [true]);
+    let found = format!("{:?}", feeder.read("xrange", &[b"s", b"-", b"+"]));
+    assert!(found.contains("1000-0") && !found.contains("1010"), "{found}");
+    assert_eq!(integer(&mut feeder, "a"), None, "its time is over by now");
+    assert_eq!(feeder.store.clock(), 1_010);
+}
+
+#[test]
+fn scripts_do_not_see_revisions_that_are_not_known_yet() {
+    let mut feeder = Feeder::new();
+    feeder.call("set", &["a", "1"]);
+    let mut overlay = Overlay::default();
+    overlay.begin(&feeder.store);
+    overlay.begin_script(1);
+    let mut call = |text| call(&mut overlay, &feeder.store, text);
+    assert_eq!(call("object|revision a"), Ok(Outcome::Integer(1)));
+    assert_eq!(call("set a REVISION"), Ok(Outcome::Done), "a value");
+    assert_eq!(call("object|revision a"), Err(OverlayError::NoRevision));
+    assert_eq!(call("set b 1 NX Revision"), Err(OverlayError::NoRevision));
+    assert_eq!(call("exists b"), Ok(Outcome::Integer(0)));
+}

@@ -5,7 +5,7 @@ use crate::kv::client_sessions::Decision;
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::registry::NoKeyIndex;
-use crate::kv::keyspace::clock::Millis;
+use crate::kv::keyspace::clock::{Millis, ReplicatedClock};
 use crate::kv::operation::Operation;
 use crate::kv::transactions;
 use crate::kv::values::digest::{fingerprint, key_hash};
@@ -100,12 +100,14 @@ impl StateMachine {
             Operation::Transaction { watched, operations } => {
                 transactions::run(&mut self.keyspace, watched, operations, seed)
             }
-            Operation::Effects { seed, whole, script, watched, operations } => {
+            Operation::Effects { seed, clock, whole, script, watched, operations } => {
                 if let Some((sha, source)) = script.split_first_chunk() {
                     // Without space, the next `EVAL` brings its source again.
                     let _ = self.keyspace.scripts.add(sha, source, false);
                 }
-                transactions::apply_effects(&mut self.keyspace, seed, whole, watched, operations)
+                let (keyspace, (millis, resets)) = (&mut self.keyspace, clock);
+                let of_run = (seed, ReplicatedClock { millis, resets });
+                transactions::apply_effects(keyspace, of_run, whole, watched, operations)
             }
             Operation::OpenSession => self.open_session(),
             Operation::ResetClock { millis } => self.reset_clock(millis),

@@ -116,6 +116,23 @@ fn quote(argument: &[u8], line: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::commands::connection;
+    use crate::wire::resp::{Limits, Parser};
+
+    /// Redis shows the password of a second `AUTH`, and the name before a missing password.
+    #[test]
+    fn every_name_and_password_of_hello_is_redacted() {
+        let hello = connection::COMMANDS.iter().find(|spec| spec.full_name == "hello").unwrap();
+        for (line, wanted) in [
+            ("HELLO 2 AUTH one two AUTH three four SETNAME AUTH\r\n", &[3, 4, 6, 7][..]),
+            ("HELLO 3 SETNAME n auth name\r\n", &[5, 6]),
+            ("HELLO\r\n", &[]),
+        ] {
+            let mut parser = Parser::new(Limits::default());
+            let request = parser.next(line.as_bytes(), &mut 0).unwrap().unwrap();
+            assert_eq!(secrets(hello, request), wanted, "{line}");
+        }
+    }
 
     #[test]
     fn arguments_are_escaped_as_in_redis() {

@@ -99,6 +99,9 @@ fn numbered_operation(
     if !spec.has_flag("write") || spec.has_flag("no_multi") {
         return Err(b"ERR ONCE takes commands that write".to_vec());
     }
+    if let Some(text) = call.context.refusal_below(spec.feature_level) {
+        return Err(text.into_bytes());
+    }
     let mut batch = ItemsBuffer::default();
     let writer = Writer::new(&mut reply, call.connection.version);
     let action = spec.run_within(call, request, table, &mut batch, writer);

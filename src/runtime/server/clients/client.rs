@@ -666,19 +666,21 @@ impl Client {
     }
 
     /// Returns the reply of the request with scripts in this slot, if it has run.
-    pub(crate) fn script_reply(&mut self, slot: u64) -> Option<Bytes> {
-        Some(self.script(slot)?.script.as_ref()?.reply.clone())
+    pub(crate) fn script_reply(&mut self, slot: u64) -> Option<ScriptReply> {
+        Some(self.script(slot)?.script.as_deref()?.clone())
     }
 
     /// Stores the result of the run of a request with scripts. The request is sent again with
-    /// `check`, an encoded read; `None` if its effects are sent instead, which makes it a write.
-    pub(crate) fn set_script_reply(&mut self, slot: u64, reply: Bytes, check: Option<Bytes>) {
-        if check.is_some() {
+    /// `reply.check`; without it, its effects are sent instead, which makes it a write.
+    pub(crate) fn set_script_reply(&mut self, slot: u64, reply: ScriptReply, now: Instant) {
+        self.progressed_at = now;
+        let is_checked = reply.check.is_some();
+        if is_checked {
             self.requeue(slot);
         }
         if let Some(request) = self.script(slot) {
-            request.kind = if check.is_some() { RequestKind::Read } else { RequestKind::Write };
-            request.script = Some(Box::new(ScriptReply { reply, check }));
+            request.kind = if is_checked { RequestKind::Read } else { RequestKind::Write };
+            request.script = Some(Box::new(reply));
         }
     }
 

@@ -28,6 +28,8 @@ impl Clients {
 
     /// Postpones the requests of the client at `index` until the pause is over.
     pub(super) fn postpone(&mut self, index: usize) {
+        // It is counted when it is executed again.
+        self.context.traffic.commands -= 1;
         let client = self.client(index);
         client.marks.postponed = true;
         self.postponed.insert(index);

@@ -39,6 +39,8 @@ pub(crate) struct ScriptReply {
     /// The encoded read that must be sent to check the reply; `None` if the effects of the run are
     /// on their way to the log.
     pub(crate) check: Option<Bytes>,
+    /// The revision of the users under which the request has run.
+    pub(crate) users_revision: u64,
 }
 
 /// The state of a client's request until its reply is sent.

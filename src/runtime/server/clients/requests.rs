@@ -141,7 +141,6 @@ impl Clients {
                 connection.execute(request, &self.context, &mut self.settings, &mut self.reply);
             if action == Action::Postpone {
                 used = used_before;
-                self.context.traffic.commands -= 1;
                 self.postpone(index);
                 break;
             }

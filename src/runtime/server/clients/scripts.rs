@@ -21,7 +21,7 @@ use super::Clients;
 use super::batches::Batches;
 use super::in_flight::InFlight;
 use super::replies::sender;
-use super::request::Reply;
+use super::request::{Reply, ScriptReply};
 use super::requests::Target;
 
 /// The group of requests with scripts that is being run, or whose effects are on their way.
@@ -29,15 +29,22 @@ use super::requests::Target;
 pub(super) struct Scripts {
     /// Whether the applier has a group.
     is_running: bool,
-    /// The effects that are to be sent as one batch, by the requests' sequence numbers.
-    ready: Vec<(u64, Bytes)>,
-    /// The batch with the effects.
+    /// The effects that are to be sent, in groups, each as one batch.
+    ready: VecDeque<Group>,
+    /// The batch with the effects of the group that was sent last.
     sent: Option<RequestKey>,
-    /// The revision of the users under which the requests in `ready` were checked.
-    users_revision: u64,
     /// Indexes of the clients whose requests wait for the next group, first those that must run
     /// first.
     held: VecDeque<usize>,
+}
+
+/// The effects of the scripts that have run on one overlay, or of one long script.
+#[derive(Debug)]
+struct Group {
+    /// The effects, by the sequence numbers of the requests.
+    effects: Vec<(u64, Bytes)>,
+    /// The revision of the users under which the requests have run.
+    users_revision: u64,
 }
 
 impl Scripts {
@@ -65,25 +72,22 @@ impl Clients {
     /// Sends the effects of a group as a batch, if there are some. Lets the clients that wait for
     /// the next group continue, if there is no group.
     pub(super) fn send_effects(&mut self, target: Target) {
-        let is_in_flight = |key| self.batches.is_in_flight(key);
-        let must_wait =
-            matches!(target, Target::Own(_)) || self.scripts.sent.is_some_and(is_in_flight);
-        let ready = std::mem::take(&mut self.scripts.ready);
-        if must_wait {
-            self.scripts.ready = ready;
-        } else if !ready.is_empty() {
+        while !matches!(target, Target::Own(_))
+            && !self.scripts.sent.is_some_and(|key| self.batches.is_in_flight(key))
+            && let Some(Group { effects, users_revision }) = self.scripts.ready.pop_front()
+        {
             let is_unanswered = |(sequence, _): &(u64, Bytes)| {
                 let request = self.in_flight.get(*sequence);
                 request.is_some_and(|request| sender(&mut self.connected, request).is_some())
             };
             // An operation without a request must not be applied any more, and those after it may
             // have seen its effects.
-            if ready.iter().all(is_unanswered)
-                && self.scripts.users_revision == self.context.access.users_revision()
+            if effects.iter().all(is_unanswered)
+                && users_revision == self.context.access.users_revision()
             {
-                self.scripts.sent = Some(self.batches.add_effects(&ready));
+                self.scripts.sent = Some(self.batches.add_effects(&effects));
             } else {
-                for (sequence, _) in ready {
+                for (sequence, _) in effects {
                     self.run_again(sequence, false);
                 }
             }
@@ -102,7 +106,7 @@ impl Clients {
             self.scripts.is_running = false;
         }
         let is_current = users_revision == self.context.access.users_revision();
-        let mut ready = Vec::new();
+        let mut effects = Vec::new();
         for (sequence, run) in runs.into_iter().rev() {
             match run {
                 ScriptRun::Moved => {}
@@ -111,11 +115,13 @@ impl Clients {
                     self.finish_script(sequence, reply);
                 }
                 ScriptRun::Ended { reply, effects: ScriptEffects::Check(check) } => {
-                    self.set_script_reply(sequence, reply, Some(check));
+                    let check = Some(check);
+                    self.set_script_reply(sequence, ScriptReply { reply, check, users_revision });
                 }
-                ScriptRun::Ended { reply, effects: ScriptEffects::Apply(effects) } => {
-                    self.set_script_reply(sequence, reply, None);
-                    ready.push((sequence, effects));
+                ScriptRun::Ended { reply, effects: ScriptEffects::Apply(operation) } => {
+                    let reply = ScriptReply { reply, check: None, users_revision };
+                    self.set_script_reply(sequence, reply);
+                    effects.push((sequence, operation));
                 }
                 ScriptRun::NotFirst => self.run_again(sequence, true),
                 ScriptRun::OverBudget => self
@@ -128,19 +134,17 @@ impl Clients {
             }
         }
         // Those that must run first were put at the front in reverse, and so were the effects.
-        ready.reverse();
-        if self.scripts.ready.is_empty() {
-            self.scripts.users_revision = users_revision;
+        effects.reverse();
+        if !effects.is_empty() {
+            self.scripts.ready.push_back(Group { effects, users_revision });
         }
-        // Their distances from each other stay the same behind the effects of a long script.
-        self.scripts.ready.append(&mut ready);
     }
 
-    fn set_script_reply(&mut self, sequence: u64, reply: Bytes, check: Option<Bytes>) {
+    fn set_script_reply(&mut self, sequence: u64, reply: ScriptReply) {
         let Some(request) = self.in_flight.get(sequence) else { return };
         let Some(client) = sender(&mut self.connected, request) else { return };
-        let is_sent_again = check.is_some();
-        client.set_script_reply(request.slot, reply, check);
+        let is_sent_again = reply.check.is_some();
+        client.set_script_reply(request.slot, reply, self.context.now);
         if is_sent_again {
             self.mark_dispatch(request.index);
         }
@@ -151,17 +155,21 @@ impl Clients {
         &mut self,
         sequence: u64,
         request: InFlight,
-        reply: Bytes,
+        reply: ScriptReply,
         outcome: &Outcome,
     ) {
         let is_right = match outcome {
             Outcome::Done => true,
-            // No condition has failed, or the script does not exist.
-            Outcome::List(items) => items.iter().all(|item| *item == Outcome::Integer(0)),
+            // No condition has failed, or the script does not exist. A change of the users, which
+            // the check does not notice, may have withdrawn permissions.
+            Outcome::List(items) => {
+                reply.users_revision == self.context.access.users_revision()
+                    && items.iter().all(|item| *item == Outcome::Integer(0))
+            }
             _ => false,
         };
         if is_right {
-            self.finish_script(sequence, reply);
+            self.finish_script(sequence, reply.reply);
             return;
         }
         let Some(client) = sender(&mut self.connected, request) else {

@@ -243,7 +243,9 @@ impl Clients {
                         until,
                         outcome: outcome.clone(),
                     };
-                    self.send_again(index, &again, Some(&key));
+                    let sent = self.send_again(index, &again, Some(&key));
+                    // The permissions of its user may have changed since the first try.
+                    self.check_again(vec![sent]);
                     return true;
                 }
                 WaitedFor::Keys

@@ -118,6 +118,7 @@ impl Applier {
                 || !runner.may_continue()
                 || self.clock.now().since(began_at) >= GROUP_TIME;
         }
+        runner.end();
         self.scripts.runner = Some(runner);
         ScriptResults { users_revision: facts.users_revision, is_group: true, runs }
     }
@@ -157,6 +158,7 @@ fn run_long_scripts(
         };
         runner.begin(&state.0, &facts);
         let run = runner.run(&state.0, &request, &budget);
+        runner.end();
         let was_killed = board.long_script().end();
         let run = if was_killed { ScriptRun::Stopped } else { run };
         let (users_revision, runs) = (facts.users_revision, vec![(sequence, run)]);
