@@ -70,10 +70,8 @@ pub enum Operation<'a> {
         /// The script's SHA-1 in hexadecimal digits and its source, if the cluster must keep it
         /// for `EVALSHA`; empty otherwise. It is kept even if the effects are not applied.
         script: &'a [u8],
-        /// The keys that the script has read or written, each followed by a [`KeyCondition`]
+        /// The keys that the script has read or written, each followed by a condition
         /// (8 bytes, little endian).
-        ///
-        /// [`KeyCondition`]: super::overlay::KeyCondition
         watched: Items<'a>,
         /// The script's commands that have changed something, in order, each encoded as an
         /// `Operation::Call` by [`Operation::encode`].

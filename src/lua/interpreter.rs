@@ -42,7 +42,7 @@ pub enum ScriptError {
     /// The script raised an error, or a command that it called failed.
     #[error("{}", String::from_utf8_lossy(.0))]
     Raised(Vec<u8>),
-    /// The script was ended by its [`StopFlag`].
+    /// The script was ended by its [`StopFlag`](super::StopFlag).
     #[error("ERR Error running script: Script killed by user with SCRIPT KILL.")]
     Stopped,
     /// The script ran for more instructions than allowed.

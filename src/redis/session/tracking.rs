@@ -104,7 +104,7 @@ impl Tracking {
 }
 
 /// Writes an invalidation: the message that these keys were changed, or all keys (`None`). For a
-/// RESP2 client, it is a message on the channel [`INVALIDATION_CHANNEL`].
+/// RESP2 client, it is a message on the channel `__redis__:invalidate`.
 pub fn write_invalidation(keys: Option<&[&[u8]]>, writer: &mut Writer<'_>) {
     match writer.version() {
         Version::Three => {
