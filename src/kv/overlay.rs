@@ -17,6 +17,7 @@ use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::registry::CommandId;
 use crate::kv::commands::row::NO_KEYS;
 use crate::kv::keyspace::Keyspace;
+use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::operation::Operation;
 use crate::kv::state_machine::StateMachine;
@@ -167,6 +168,16 @@ impl Overlay {
         self.base = state.keyspace.revision();
         self.scratch.restore_revision(self.base);
         self.scratch.restore_clock(state.keyspace.replicated_clock());
+    }
+
+    /// Moves the clock that scripts see to `millis`, the reading of the replicated clock in
+    /// milliseconds since 1970, unless it was set back more or less often than `resets` times. The
+    /// clock of the state may be far behind, because only log entries advance it.
+    pub fn advance_clock(&mut self, (millis, resets): (u64, u64)) {
+        let clock = self.scratch.replicated_clock();
+        if clock.resets == resets && clock.millis < millis {
+            self.scratch.restore_clock(ReplicatedClock { millis, resets });
+        }
     }
 
     /// Begins the run of a script, whose random choices depend on `seed`.

@@ -11,6 +11,11 @@ use crate::kv::operation::Operation;
 use crate::kv::overlay::KeyCondition;
 use crate::kv::values::digest::mix;
 
+/// Maximum number of milliseconds by which the clock of a script's run may be ahead of the
+/// replicated clock when the effects are applied: a replica that knows the clock from messages may
+/// be a little ahead of the leader.
+const AHEAD_MAX: u64 = 1_000;
+
 /// Runs all commands of a transaction, unless a watched key has changed since the client sent
 /// `WATCH`. The outcome is a `List` of the commands' outcomes, or `NoList` if a watched key has
 /// changed.
@@ -45,7 +50,7 @@ pub(super) fn apply_effects(
     let now = keyspace.replicated_clock();
     if whole != 0 && whole != keyspace.revision()
         || clock.resets != now.resets
-        || clock.millis > now.millis
+        || clock.millis > now.millis + AHEAD_MAX
         || !watched.pairs().all(holds)
     {
         return Outcome::NoList;

@@ -67,6 +67,9 @@ pub struct ScriptFacts {
     pub users_revision: u64,
     now: Instant,
     wall_clock: Duration,
+    /// Reading of the replicated clock, in milliseconds since 1970, and how many times it had been
+    /// set back.
+    replicated_clock: (u64, u64),
     feature_level: FeatureLevel,
     is_full: bool,
     payload_bytes_max: usize,
@@ -80,6 +83,7 @@ impl ScriptFacts {
             users_revision: context.access.users_revision(),
             now: context.now,
             wall_clock: context.wall_clock,
+            replicated_clock: (context.clocks.replicated, context.clocks.resets),
             feature_level: context.members.feature_level,
             is_full: context.is_full,
             payload_bytes_max: context.payload_bytes_max,
@@ -168,6 +172,7 @@ impl ScriptRunner {
     /// Begins to run requests on `state`, which must not change until the last one has run.
     pub fn begin(&mut self, state: &StateMachine, facts: &ScriptFacts) {
         self.overlay.begin(state);
+        self.overlay.advance_clock(facts.replicated_clock);
         self.is_spoiled = false;
         let (millis, resets) = self.overlay.clock();
         self.context.clocks = ClockStatus { replicated: millis, resets, ..ClockStatus::default() };

@@ -220,3 +220,27 @@ fn endless_script_delays_no_other_client_and_causes_no_election() {
     assert_eq!((cluster.leader(), cluster.term()), (leader, term));
     cluster.wait_until_states_are_equal();
 }
+
+/// In an idle cluster, no log entry advances the replicated clock.
+#[test]
+fn expiration_and_id_that_a_script_sets_count_from_the_present_time() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    thread::sleep(Duration::from_secs(3));
+    for replica in 0..3 {
+        let mut client = Client::connect(cluster.address(replica)).unwrap();
+        let source = b"redis.call('set', KEYS[1], 'v', 'EX', 2) \
+            local id = redis.call('xadd', KEYS[2], '*', 'f', 'v') \
+            return #redis.call('xrange', KEYS[2], id, id)";
+        let reply = client.call(&[b"EVAL", source, b"2", b"k", b"s"]).unwrap();
+        assert_eq!(reply, b":1\r\n", "{}", String::from_utf8_lossy(&reply));
+        assert_eq!(client.call(&[b"GET", b"k"]).unwrap(), b"$1\r\nv\r\n", "replica {replica}");
+    }
+    let mut client = Client::connect(cluster.address(1)).unwrap();
+    // The scripts have seen the ids that the entries have.
+    let source = b"local found = redis.call('xrange', KEYS[1], '-', '+') \
+        for place, entry in ipairs(found) do \
+            if #redis.call('xrange', KEYS[1], entry[1], entry[1]) ~= 1 then return -1 end end \
+        return #found";
+    assert_eq!(client.call(&[b"EVAL", source, b"1", b"s"]).unwrap(), b":3\r\n");
+}

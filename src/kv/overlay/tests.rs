@@ -272,3 +272,22 @@ fn scripts_do_not_see_revisions_that_are_not_known_yet() {
     assert_eq!(call("set b 1 NX Revision"), Err(OverlayError::NoRevision));
     assert_eq!(call("exists b"), Ok(Outcome::Integer(0)));
 }
+
+#[test]
+fn scripts_run_at_the_present_time_although_the_clock_of_the_state_is_behind() {
+    for (now, applies) in [(9_500, true), (8_900, false)] {
+        let mut feeder = Feeder::new();
+        feeder.apply(Operation::Clock { millis: 1_000, resets: 0 });
+        let mut overlay = Overlay::default();
+        overlay.begin(&feeder.store);
+        overlay.advance_clock((10_000, 0));
+        let effects = script(&mut overlay, &feeder.store, &["set a 1 EX 3"]);
+        feeder.apply(Operation::Clock { millis: now, resets: 0 });
+        assert_eq!(apply(&mut feeder, &[effects]), [applies], "{now}");
+        assert_eq!(feeder.store.clock(), now);
+        feeder.apply(Operation::Clock { millis: 12_999, resets: 0 });
+        assert_eq!(integer(&mut feeder, "a").is_some(), applies);
+        feeder.apply(Operation::Clock { millis: 13_000, resets: 0 });
+        assert_eq!(integer(&mut feeder, "a"), None);
+    }
+}
