@@ -64,6 +64,20 @@ impl Client {
     }
 }
 
+/// Replicas of an older version would not understand the command, although they know `ONCE`.
+#[test]
+fn command_inside_once_needs_the_feature_level_of_the_command() {
+    let mut client = Client::new();
+    for (level, is_refused) in [(FeatureLevel::OLDEST, true), (FeatureLevel::NEWEST, false)] {
+        client.context.members.feature_level = level;
+        let Action::Submit { operation, .. } = client.ask("ONCE 1 1 XADD s * f v").0 else {
+            panic!("refusals are kept under the sequence number, too")
+        };
+        let text = String::from_utf8_lossy(&operation).into_owned();
+        assert_eq!(text.contains("not applied: this needs every replica"), is_refused, "{text}");
+    }
+}
+
 #[test]
 fn cluster_clients_are_redirected_to_the_leader() {
     let mut client = Client::new();

@@ -2,10 +2,10 @@
 //!
 //! The applier runs a group of requests on the state of this replica. Their effects go to the log
 //! as one batch, in the order of the runs and without gaps, since a script may have seen the
-//! effects of those before it. There is one group at a time, so that the scripts of this replica's
-//! clients never contradict each other. A script that has changed nothing is checked by a read
-//! instead. A request whose effects or reply turn out to be wrong, because a key has changed
-//! meanwhile, runs again with the next group.
+//! effects of those before it. The effects of a long script are a batch of their own. One batch is
+//! sent at a time, so that the scripts of this replica's clients never contradict each other. A
+//! script that has changed nothing is checked by a read instead. A request whose effects or reply
+//! turn out to be wrong, because a key has changed meanwhile, runs again with the next group.
 
 use std::collections::VecDeque;
 
