@@ -1,5 +1,6 @@
 //! Unmodified Redis clients against a cluster of real processes: redis-cli, redis-benchmark,
-//! redis-py, ioredis, node-redis and the `redis` crate, in their plain, cluster and Sentinel modes.
+//! redis-py, ioredis, node-redis and the `redis` crate, in their plain, cluster and Sentinel modes;
+//! and the live page in headless Chromium.
 //! `.ci/install-clients` installs them. A missing client is skipped with a message, unless
 //! `BOWLINE_CLIENTS=required` is set, as in `.ci/run`.
 
@@ -11,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cluster::{Cluster, SENTINEL_PORT_OFFSET};
+
+/// Program that shows the live page.
+const CHROMIUM: &str = "/usr/bin/chromium";
 
 /// Returns the path of a library that `.ci/install-clients` installs.
 fn installed(path: &str) -> PathBuf {
@@ -280,6 +284,22 @@ fn node_redis_client_test_script_passes() {
     let cluster = Cluster::start();
     let mut script = command("node", &["tests/clients/node_redis.cjs"]);
     script.arg(folder).args(cluster.port_words()).current_dir(env!("CARGO_MANIFEST_DIR"));
+    assert!(output(script).contains("is content"));
+}
+
+#[test]
+fn live_page_shows_the_next_leader_after_the_leader_is_killed() {
+    let folder = installed("");
+    let probe = format!("require('{}')", installed("node_modules/playwright-core").display());
+    if !is_there("Chromium", command(CHROMIUM, &["--version"]))
+        || !is_there("playwright-core", command("node", &["-e", &probe]))
+    {
+        return;
+    }
+    let cluster = Cluster::start_with_pages();
+    let mut script = command("node", &["tests/clients/live_page.cjs"]);
+    script.arg(folder).arg(CHROMIUM).args(cluster.port_words()).args(cluster.page_port_words());
+    script.current_dir(env!("CARGO_MANIFEST_DIR"));
     assert!(output(script).contains("is content"));
 }
 

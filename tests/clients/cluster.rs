@@ -14,6 +14,8 @@ const REPLICAS: u16 = 3;
 const PEER_PORT_OFFSET: u16 = 1_000;
 /// Difference between a replica's Sentinel port and its client port.
 pub(crate) const SENTINEL_PORT_OFFSET: u16 = 2_000;
+/// Difference between the port of a replica's live page and its client port.
+const PAGE_PORT_OFFSET: u16 = 3_000;
 /// Maximum time for the cluster to start, also on a busy machine.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -27,7 +29,18 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts a cluster and waits until every replica serves requests.
     pub(crate) fn start() -> Cluster {
-        let cluster = Cluster::spawn(&[]);
+        Cluster::start_with(|_| Vec::new())
+    }
+
+    /// Starts a cluster with live pages, and waits until every replica serves requests.
+    pub(crate) fn start_with_pages() -> Cluster {
+        Cluster::start_with(|port| {
+            vec!["--http-port".to_owned(), (port + PAGE_PORT_OFFSET).to_string()]
+        })
+    }
+
+    fn start_with(flags: impl Fn(u16) -> Vec<String>) -> Cluster {
+        let cluster = Cluster::spawn(flags);
         for port in cluster.ports() {
             let until = Instant::now() + TIMEOUT;
             while !serves(port) {
@@ -40,7 +53,7 @@ impl Cluster {
 
     /// Starts a cluster with TLS everywhere, and waits until every replica serves requests.
     pub(crate) fn start_secure() -> Cluster {
-        let cluster = Cluster::spawn(&["--secure"]);
+        let cluster = Cluster::spawn(|_| vec!["--secure".to_owned()]);
         let folder = cluster.certificates();
         for port in cluster.ports() {
             let until = Instant::now() + TIMEOUT;
@@ -64,13 +77,14 @@ impl Cluster {
         cluster
     }
 
-    fn spawn(flags: &[&str]) -> Cluster {
+    /// Runs `bowline cluster` with the flags that `flags` returns for the first client port.
+    fn spawn(flags: impl Fn(u16) -> Vec<String>) -> Cluster {
         let folder = tempfile::tempdir().expect("a folder for its data");
         let port = free_ports();
         let process = Command::new(env!("CARGO_BIN_EXE_bowline"))
             .args(["cluster", "--replicas", &REPLICAS.to_string(), "--port", &port.to_string()])
             .args(["--sentinel-port", &(port + SENTINEL_PORT_OFFSET).to_string()])
-            .args(flags)
+            .args(flags(port))
             .arg("--dir")
             .arg(folder.path().join("data"))
             // Long deadlines for each replica: an election on a busy machine, or a slow disk, must
@@ -95,6 +109,11 @@ impl Cluster {
     /// Returns the client ports as command-line arguments.
     pub(crate) fn port_words(&self) -> Vec<String> {
         self.ports().iter().map(u16::to_string).collect()
+    }
+
+    /// Returns the ports of the live pages as command-line arguments.
+    pub(crate) fn page_port_words(&self) -> Vec<String> {
+        self.ports().iter().map(|port| (port + PAGE_PORT_OFFSET).to_string()).collect()
     }
 }
 
@@ -127,8 +146,8 @@ static NEXT_ROW: AtomicU16 = AtomicU16::new(0);
 /// Number of rows of ports for one test process.
 const ROWS: u16 = 16;
 
-/// Returns the first port of a free row: its client ports, and the peer and Sentinel ports that
-/// belong to them, are free. The ports are below the range that the system uses for outgoing
+/// Returns the first port of a free row: its client ports, and the peer, Sentinel and page ports
+/// that belong to them, are free. The ports are below the range that the system uses for outgoing
 /// connections.
 fn free_ports() -> u16 {
     let first = 12_000 + u16::try_from(std::process::id() % 300).expect("below 300") * 48;
@@ -137,7 +156,8 @@ fn free_ports() -> u16 {
         .map(|_| first + NEXT_ROW.fetch_add(1, Ordering::Relaxed) % ROWS * REPLICAS)
         .find(|start| {
             (*start..start + REPLICAS).all(|port| {
-                free(port) && free(port + PEER_PORT_OFFSET) && free(port + SENTINEL_PORT_OFFSET)
+                let offsets = [0, PEER_PORT_OFFSET, SENTINEL_PORT_OFFSET, PAGE_PORT_OFFSET];
+                offsets.iter().all(|offset| free(port + offset))
             })
         })
         .expect("three free ports in a row")
