@@ -92,6 +92,8 @@ mod streams;
 mod tls;
 #[path = "cluster/top.rs"]
 mod top;
+#[path = "cluster/traces.rs"]
+mod traces;
 #[path = "cluster/transfers.rs"]
 mod transfers;
 #[path = "cluster/unconfirmed_users.rs"]

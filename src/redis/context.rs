@@ -19,6 +19,7 @@ use super::session::tracking::TrackingStatus;
 use super::slow_log::SlowLog;
 use super::statistics::CommandStatistics;
 use super::traffic::{Rates, Traffic};
+use super::write_traces::WriteTraces;
 
 /// Maximum number of earlier digests of the state that are kept.
 const DIGEST_MARKS_MAX: usize = 16;
@@ -165,6 +166,8 @@ pub struct Context {
     pub acl_log: AclLog,
     /// The slow log and the latency samples of this replica.
     pub slow_log: SlowLog,
+    /// When the steps of recent writes were done.
+    pub write_traces: WriteTraces,
     /// The master name that Sentinel clients use for this cluster.
     pub sentinel_name: String,
     /// Pub/Sub subscriptions of all clients that are connected to this replica.
@@ -418,6 +421,7 @@ impl Context {
             access: Access::default(),
             acl_log: AclLog::default(),
             slow_log: SlowLog::default(),
+            write_traces: WriteTraces::default(),
             sentinel_name: "mymaster".to_owned(),
             subscriptions: Subscriptions::default(),
             client_indexes: BTreeMap::new(),

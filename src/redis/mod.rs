@@ -71,6 +71,7 @@ mod spec;
 mod statistics;
 mod traffic;
 mod unknown_users;
+mod write_traces;
 
 pub use access::{Access, hash_password};
 pub use acl_log::{AclLog, Denial, DenialReason};
@@ -112,3 +113,4 @@ pub use statistics::{
 };
 pub use traffic::{Rates, SAMPLE_INTERVAL, Traffic};
 pub use unknown_users::{USERS_UNKNOWN, UsersNeed};
+pub use write_traces::{WRITE_STEPS, WriteTrace, WriteTraces};

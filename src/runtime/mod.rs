@@ -30,6 +30,7 @@
 //! | `channels` | what stages send to each other, and what happens when a channel is full |
 //! | `boards` | what stages publish for each other: status, counters, memory, disk space, clocks |
 //! | `pass`, `wake`, `clock` | limits of one pass, waking the network stage, reading clocks |
+//! | `trace_board` | when the steps of a traced write were done |
 //! | `histogram` | counts of durations that one stage records and other threads read |
 //! | `process_usage`, `malloc_trim` | use of memory and processor; returning free memory |
 //! | `long_script` | the script that runs on a thread of its own |
@@ -48,6 +49,7 @@ mod pass;
 mod process_usage;
 mod server;
 mod stages;
+mod trace_board;
 mod wake;
 
 pub use self::boards::{Counter, RuntimeCounters};

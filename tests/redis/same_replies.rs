@@ -514,6 +514,7 @@ const OWN: &[&str] = &[
     "changes",
     "clock",
     "keyrange",
+    "latency|trace",
     "members",
     "object|revision",
     "snapshot",

@@ -1,11 +1,15 @@
 //! `SLOWLOG` and `LATENCY`, which read and reset the records in [`SlowLog`](crate::redis::SlowLog),
-//! and `LATENCY HISTOGRAM`, which reads the durations of all commands.
+//! `LATENCY HISTOGRAM`, which reads the durations of all commands, and `LATENCY TRACE`, which reads
+//! the traces of recent writes.
+
+use std::time::Duration;
 
 use crate::kv::parse_integer;
 use crate::redis::action::{Action, Statistics};
 use crate::redis::call::Call;
 use crate::redis::spec::{ADMIN, CommandSpec, CommandTable, subcommand, subcommand_with_table};
 use crate::redis::statistics::DurationHistogram;
+use crate::redis::write_traces::WRITE_STEPS;
 
 use super::help::{container, help_row};
 
@@ -46,6 +50,13 @@ const LATENCY: &[CommandSpec] = &[
     latency("latest", "latency|latest", 2, latest)
         .about("Returns the latest latency sample, and the longest since the last reset."),
     latency("reset", "latency|reset", -2, reset_latency).about("Removes the latency samples."),
+    subcommand_with_table("trace", "latency|trace", 2, trace)
+        .flags(ADMIN)
+        .categories(&["dangerous"])
+        .about(
+            "Returns traces of recent writes: the microseconds from the arrival of the request \
+             until each step was done.",
+        ),
 ];
 
 const SLOWLOG: &[CommandSpec] = &[
@@ -217,6 +228,31 @@ fn histogram(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
             cumulative += count;
             writer.integer(to_i64(DurationHistogram::redis_micros_of(bucket).into()));
             writer.integer(to_i64(cumulative.into()));
+        }
+    }
+    Action::Reply
+}
+
+/// Runs `LATENCY TRACE`: replies with the traces of recent writes, latest first. A step that this
+/// replica does not know is missing.
+fn trace(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    let traces = call.context.write_traces.latest_first();
+    let writer = &mut call.writer;
+    writer.array(traces.len());
+    for trace in traces {
+        let steps = WRITE_STEPS.iter().zip(trace.steps);
+        let known = steps.filter_map(|(name, time)| Some((name, time?)));
+        let known: Vec<(&&str, Duration)> = known.collect();
+        writer.map(2 + known.len());
+        writer.bulk(b"command");
+        let mut all = table.numbered();
+        let name = all.find(|(number, _)| *number == trace.command).map(|(_, spec)| spec.full_name);
+        writer.bulk(name.unwrap_or_default().as_bytes());
+        writer.bulk(b"requests");
+        writer.integer(to_i64(trace.requests as u128));
+        for (name, time) in known {
+            writer.bulk(name.as_bytes());
+            writer.integer(to_i64(time.as_micros()));
         }
     }
     Action::Reply

@@ -72,6 +72,7 @@ use crate::runtime::stages::snapshot_scheduler::SnapshotScheduler;
 use crate::runtime::stages::snapshots::SnapshotIo;
 use crate::runtime::stages::threads::run;
 use crate::runtime::stages::{Stages, random_seed};
+use crate::runtime::trace_board::TraceBoard;
 use crate::runtime::wake::Wake;
 use crate::storage::{
     Log, PeerRecords, RealDisk, Recovered, cluster_fingerprint, failpoint, mark_state_wrong,
@@ -155,11 +156,10 @@ pub fn run_server(
     let applier_board = Arc::new(ApplierBoard::default());
     let boards = (&status, &applier_board);
     let http_ends = http.as_ref().map(|http| http.attach(&wake, boards, counters, clock));
-    let mut clients = clients(options, origin, context, &applier_board, counters);
-    clients.set_users(store.users());
-    if !options.config.is_witness {
-        clients.await_users();
-    }
+    let trace = Arc::new(TraceBoard::new(clock));
+    let clients = clients(options, origin, context, &applier_board, counters)
+        .with_trace(Arc::clone(&trace))
+        .with_users(store.users(), options.config.is_witness);
     let mut network = ServerNetwork::new(Parts {
         poll,
         wake: Arc::clone(&wake),
@@ -208,13 +208,16 @@ pub fn run_server(
         )
         .with_memory(Arc::clone(&memory))
         .with_clock(replicated_clock)
+        .with_trace(Arc::clone(&trace))
         .with_digest_check(options.digest_check_interval()),
-        log_writer: LogWriter::new(Box::new(log), ends.log_writer, Arc::clone(counters)),
+        log_writer: LogWriter::new(Box::new(log), ends.log_writer, Arc::clone(counters))
+            .with_trace(Arc::clone(&trace)),
         applier: Applier::new(ReplyPolicy::Origin(origin), clock, ends.applier)
             .with_store(store, last_snapshot, scheduler.clone())
             .with_history(options.changes_history_bytes)
             .with_board(Arc::clone(&applier_board))
-            .with_state_check(state_check),
+            .with_state_check(state_check)
+            .with_trace(trace),
         snapshots: Some(SnapshotIo::new(
             snapshots,
             scheduler,

@@ -36,6 +36,7 @@ use crate::runtime::channels::{
 };
 use crate::runtime::clock::Clock;
 use crate::runtime::pass::Pass;
+use crate::runtime::trace_board::{TraceBoard, TracedStep};
 use crate::runtime::wake::Wake;
 use crate::types::{EntryId, Index, RequestKey};
 
@@ -161,6 +162,7 @@ pub(crate) struct Applier {
     skipped: bool,
     long_operations: LongOperations,
     state_check: StateCheck,
+    trace: Arc<TraceBoard>,
 }
 
 /// Returns the replicated clock (which decides when keys expire) in the state `store`: its time,
@@ -198,6 +200,7 @@ impl Applier {
             skipped: false,
             long_operations: LongOperations::Run,
             state_check: StateCheck::default(),
+            trace: Arc::default(),
         }
     }
 
@@ -224,6 +227,12 @@ impl Applier {
     /// current pass has been running.
     pub(crate) fn with_board(mut self, board: Arc<ApplierBoard>) -> Applier {
         self.board = board;
+        self
+    }
+
+    /// Sets the board that has the write that is being traced.
+    pub(crate) fn with_trace(mut self, trace: Arc<TraceBoard>) -> Applier {
+        self.trace = trace;
         self
     }
 
@@ -377,6 +386,7 @@ impl Applier {
         replies.applied.clock = applied_clock(&self.store);
         replies.applied.clock_wanted = self.unclocked_reads.iter().map(|(at, _)| at.millis).max();
         self.board.end_pass();
+        self.trace.note(TracedStep::Applied, self.last.index);
         // An error means that the network has stopped, and then so does this stage.
         let _ = self.ends.to_network.send(replies);
         // Last, because no client waits for it.

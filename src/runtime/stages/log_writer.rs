@@ -19,6 +19,7 @@ use crate::raft::{AppendJob, Persisted};
 use crate::record::Entry;
 use crate::runtime::boards::RuntimeCounters;
 use crate::runtime::channels::{AppendBatch, CoreItem, DiskSpaceReport, LogWriterEnds};
+use crate::runtime::trace_board::{TraceBoard, TracedStep};
 
 use super::disk_space;
 
@@ -68,6 +69,7 @@ pub(crate) struct LogWriter {
     /// was full.
     skipped: bool,
     counters: Arc<RuntimeCounters>,
+    trace: Arc<TraceBoard>,
 }
 
 impl LogWriter {
@@ -78,7 +80,13 @@ impl LogWriter {
         ends: LogWriterEnds,
         counters: Arc<RuntimeCounters>,
     ) -> LogWriter {
-        LogWriter { log, ends, skipped: false, counters }
+        LogWriter { log, ends, skipped: false, counters, trace: Arc::default() }
+    }
+
+    /// Sets the board that has the write that is being traced.
+    pub(crate) fn with_trace(mut self, trace: Arc<TraceBoard>) -> LogWriter {
+        self.trace = trace;
+        self
     }
 
     /// Returns whether the log writer blocks until a disk has completed its writes, so that it must
@@ -155,6 +163,9 @@ impl LogWriter {
             "jobs out of order: {completions:?}"
         );
         self.log.sync();
+        if let Some(last) = completions.iter().rev().find_map(|it| it.last) {
+            self.trace.note(TracedStep::Durable, last.index);
+        }
         // Sent after the sync and not before: a follower that lost power in between would restart
         // without entries that it had acknowledged.
         if !released.is_empty()

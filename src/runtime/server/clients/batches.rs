@@ -394,7 +394,6 @@ impl Batches {
     }
 
     /// Returns the sequence numbers of the requests of a sent batch.
-    #[cfg(test)]
     pub(super) fn requests_of(&self, key: RequestKey) -> Vec<u64> {
         self.sent[&replica_and_sequence(key.request).1].requests().collect()
     }

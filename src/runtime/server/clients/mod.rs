@@ -46,6 +46,7 @@ mod scripts;
 mod tests;
 mod timeouts;
 mod tls;
+mod traces;
 mod tracking;
 mod tracking_table;
 mod unconfirmed_users;
@@ -68,6 +69,7 @@ use crate::runtime::server::refusal_log::RefusalLog;
 use crate::runtime::server::sockets::slab::Slab;
 use crate::runtime::server::sockets::socket::Socket;
 use crate::runtime::stages::applier::ORIGIN_BYTES;
+use crate::runtime::trace_board::TraceBoard;
 use crate::tls::Session;
 use crate::transport::connection::ReadResult;
 use crate::types::{ClientId, Instant, RequestKey};
@@ -79,6 +81,7 @@ use self::in_flight::InFlightTable;
 use self::logins::FailedLogins;
 use self::memory::ClientMemory;
 use self::scripts::Scripts;
+use self::traces::Traces;
 use self::tracking::TrackingClients;
 use self::waiting::WaitingClients;
 
@@ -171,6 +174,7 @@ pub(crate) struct Clients {
     /// The last time at which the applier was seen to be running a long operation.
     applier_resumed_at: Instant,
     counters: Arc<RuntimeCounters>,
+    traces: Traces,
     /// Number of file descriptors that are neither for clients nor for peers, and that not every
     /// replica needs.
     other_descriptors: u64,
@@ -232,6 +236,7 @@ impl Clients {
             outcomes_at: Instant::ZERO,
             applier_resumed_at: Instant::ZERO,
             counters,
+            traces: Traces::default(),
             other_descriptors: 0,
         }
     }
@@ -239,6 +244,12 @@ impl Clients {
     /// Reserves `count` more file descriptors for other purposes than clients and peers.
     pub(crate) fn with_other_descriptors(mut self, count: u64) -> Clients {
         self.other_descriptors = count;
+        self
+    }
+
+    /// Sets the board that has the write that is being traced.
+    pub(crate) fn with_trace(mut self, board: Arc<TraceBoard>) -> Clients {
+        self.traces = Traces::new(board);
         self
     }
 

@@ -36,6 +36,7 @@ impl Clients {
             self.outcomes_at = now;
         }
         self.log_if_slow(&batch, now);
+        let trace = self.traces.take(key);
         let budget = self.memory.budget(self.connected.len());
         let is_followed = self.tracking.is_active();
         if is_followed {
@@ -100,6 +101,9 @@ impl Clients {
         }
         self.context.statistics.note_calls(called, calls);
         self.context.statistics.count_noted(now.since(batch.sent_at));
+        if let Some(trace) = trace {
+            self.context.write_traces.add(self.traces.end(&trace));
+        }
         if !outdated.is_empty() {
             // This replica has the users by which they were refused.
             self.requeue_requests(outdated.iter().copied());

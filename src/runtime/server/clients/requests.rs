@@ -516,6 +516,7 @@ impl Clients {
         }
         self.spare = indexes;
         let (batches, lagging_reads) = self.batches.finish();
+        self.begin_trace(&batches);
         let facts = || ScriptFacts::new(&self.context, &self.settings);
         let scripts = (!jobs.is_empty()).then(|| Box::new(ScriptJobs { facts: facts(), jobs }));
         self.scripts.begin(scripts.as_deref());

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::kv::Users;
 use crate::redis::UsersNeed;
 use crate::types::Instant;
 
@@ -43,8 +44,18 @@ pub(super) fn hold_for_users(
 }
 
 impl Clients {
+    /// Sets the users of the state at the start. Requests that need users are held until
+    /// [`Clients::confirm_users`] is called, but not on a witness, which has no users.
+    pub(crate) fn with_users(mut self, users: &Users, is_witness: bool) -> Clients {
+        self.set_users(users);
+        if !is_witness {
+            self.await_users();
+        }
+        self
+    }
+
     /// Holds requests that need the users until [`Clients::confirm_users`] is called.
-    pub(crate) fn await_users(&mut self) {
+    pub(super) fn await_users(&mut self) {
         self.unconfirmed_users = Some(self.context.access.users_revision());
     }
 

@@ -66,6 +66,7 @@ use crate::runtime::channels::{
 };
 use crate::runtime::clock::Clock;
 use crate::runtime::pass::{Pass, StageState};
+use crate::runtime::trace_board::TraceBoard;
 use crate::types::{Index, Instant};
 
 use self::output::InFlight;
@@ -141,6 +142,7 @@ pub(crate) struct Core {
     published_at: Instant,
     rejected_log: RejectedLog,
     counters: Arc<RuntimeCounters>,
+    trace: Arc<TraceBoard>,
 }
 
 impl Core {
@@ -185,6 +187,7 @@ impl Core {
             published_at: Instant::ZERO,
             rejected_log: RejectedLog::default(),
             counters,
+            trace: Arc::default(),
         }
     }
 
@@ -193,6 +196,12 @@ impl Core {
     pub(crate) fn with_memory(mut self, memory: Arc<MemoryBoard>) -> Core {
         memory.note_log(self.replica.log().bytes());
         self.memory = memory;
+        self
+    }
+
+    /// Sets the board that has the write that is being traced.
+    pub(crate) fn with_trace(mut self, trace: Arc<TraceBoard>) -> Core {
+        self.trace = trace;
         self
     }
 
@@ -409,7 +418,17 @@ impl Core {
     /// Passes a message to the consensus code ([`Replica`]), which adds its output to
     /// `self.effects`.
     fn handle(&mut self, message: Msg) {
+        let traced = match &message {
+            Msg::Client(request) if self.trace.is_traced(request.key.request) => {
+                Some(self.replica.log().last().index)
+            }
+            _ => None,
+        };
         self.replica.handle_msg(self.now, message, &mut self.effects);
+        let last = self.replica.log().last().index;
+        if traced.is_some_and(|before| before < last) {
+            self.trace.note_appended(last);
+        }
     }
 }
 

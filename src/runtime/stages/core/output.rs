@@ -10,6 +10,7 @@ use crate::raft::{AppendJob, ApplyJob, DiskState, Envelope};
 use crate::runtime::channels::{ApplyBatch, Leadership, Members, SnapshotJob};
 use crate::runtime::fatal::{exit_on_other_kind, exit_on_refused_rejoin};
 use crate::runtime::pass::StageState;
+use crate::runtime::trace_board::TracedStep;
 use crate::types::Instant;
 
 use super::Core;
@@ -147,6 +148,9 @@ impl Core {
             self.appends.jobs.push(job);
         }
         if !self.effects.apply.is_empty() {
+            if let Some(last) = self.effects.apply.entries.last() {
+                self.trace.note(TracedStep::Committed, last.entry.id().index);
+            }
             let bytes = apply_bytes(&self.effects.apply);
             self.in_flight.start_apply(bytes);
             self.applies.bytes += bytes;
