@@ -27,9 +27,11 @@ mod read_keys;
 mod snapshot;
 mod state_machine;
 mod transactions;
+mod used_keys;
 mod users;
 mod values;
 mod view;
+mod watched;
 mod work;
 
 pub use batch::{
@@ -44,6 +46,7 @@ pub use commands::registry::CommandId;
 pub use commands::row::{KeyPositions, keys_after_streams};
 pub use dedup::DEDUP_ENTRIES_MAX;
 pub use digest_check::{DigestComparison, DigestResult};
+pub use keyspace::databases::{DatabaseId, DatabaseSize};
 pub use keyspace::events::{Event, RecordedEvents};
 pub use keyspace::history::{ChangedKey, ChangedKeys, HistoryStatus, KeyChange};
 pub use keyspace::scripts::SHA_DIGITS;
@@ -68,3 +71,4 @@ pub use values::glob;
 pub use values::number::parse_integer;
 pub use values::string::LongValue;
 pub use view::View;
+pub use watched::WatchedKey;

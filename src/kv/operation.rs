@@ -17,7 +17,9 @@ use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 use crate::feature_level::FeatureLevel;
 use crate::kv::commands::items::{Arguments, Items};
 use crate::kv::commands::registry::CommandId;
+use crate::kv::keyspace::databases::DatabaseId;
 use crate::kv::keyspace::scripts::SHA_DIGITS;
+use crate::kv::watched::WatchedKey;
 use crate::types::{Index, NodeId};
 
 /// An operation that the state machine applies: a command, a transaction, or an internal operation
@@ -31,6 +33,8 @@ pub enum Operation<'a> {
         command: CommandId,
         /// Arguments of the command, excluding its name.
         args: Arguments<'a>,
+        /// The database in which it runs.
+        database: DatabaseId,
     },
     /// Advances the replicated clock, by which keys expire, to `millis`. Has no effect if the clock
     /// already shows this time or a later one, or if the clock was reset after the leader proposed
@@ -47,9 +51,8 @@ pub enum Operation<'a> {
     /// changed. The outcome is a `List` of the commands' outcomes, or `NoList` if a watched key has
     /// changed.
     Transaction {
-        /// The watched keys, each followed by the revision (8 bytes, little endian) that the key
-        /// had when the client sent `WATCH`. A key's revision is a number that changes whenever the
-        /// key changes.
+        /// The watched keys ([`WatchedKey`]), each with the revision that the key had when the
+        /// client sent `WATCH`. A key's revision is a number that changes whenever the key changes.
         watched: Items<'a>,
         /// The commands of the transaction, in order, each encoded as an `Operation::Call` by
         /// [`Operation::encode`].
@@ -70,8 +73,7 @@ pub enum Operation<'a> {
         /// The script's SHA-1 in hexadecimal digits and its source, if the cluster must keep it
         /// for `EVALSHA`; empty otherwise. It is kept even if the effects are not applied.
         script: &'a [u8],
-        /// The keys that the script has read or written, each followed by a condition
-        /// (8 bytes, little endian).
+        /// The keys that the script has read or written ([`WatchedKey`]), each with a condition.
         watched: Items<'a>,
         /// The script's commands that have changed something, in order, each encoded as an
         /// `Operation::Call` by [`Operation::encode`].
@@ -135,6 +137,12 @@ const RESET_CLOCK: u16 = 0xFFFB;
 const DIGEST_MARK: u16 = 0xFFFA;
 const DIGEST_REPORT: u16 = 0xFFF9;
 const EFFECTS: u16 = 0xFFF8;
+/// In front of a command in another database than 0, followed by the number of the database
+/// (1 byte) and by the command as in database 0.
+const IN_DATABASE: u16 = 0xFFF7;
+
+/// Length in bytes of what precedes a command in another database than 0.
+const DATABASE_BYTES: usize = NUMBER_BYTES + 1;
 
 /// Minimum spare capacity, in bytes, that [`Operation::encode_in`] reserves if a buffer is too
 /// small.
@@ -176,7 +184,17 @@ impl<'a> Operation<'a> {
 
     /// Returns an operation that runs `command` with the arguments `args`.
     pub fn call(command: CommandId, args: impl Into<Arguments<'a>>) -> Operation<'a> {
-        Operation::Call { command, args: args.into() }
+        Operation::Call { command, args: args.into(), database: DatabaseId::FIRST }
+    }
+
+    /// Returns the operation with `database` as the one in which it runs, if it is a single
+    /// command. Any other operation names the databases of its commands.
+    #[must_use]
+    pub fn in_database(mut self, id: DatabaseId) -> Operation<'a> {
+        if let Operation::Call { database, .. } = &mut self {
+            *database = id;
+        }
+        self
     }
 
     /// Returns an operation that runs `GET key`.
@@ -198,7 +216,7 @@ impl<'a> Operation<'a> {
     /// operation is not a single command.
     pub fn as_call(&self) -> Option<(&'static str, Vec<&'a [u8]>)> {
         match self {
-            Operation::Call { command, args } => Some((command.name(), args.iter().collect())),
+            Operation::Call { command, args, .. } => Some((command.name(), args.iter().collect())),
             _ => None,
         }
     }
@@ -207,7 +225,8 @@ impl<'a> Operation<'a> {
     /// That of a nested operation was checked when it was received.
     pub fn feature_level(&self) -> FeatureLevel {
         match self {
-            Operation::Call { command, .. } => command.feature_level(),
+            Operation::Call { command, database: DatabaseId::FIRST, .. } => command.feature_level(),
+            Operation::Call { command, .. } => command.feature_level().max(FeatureLevel::V0_2),
             Operation::Transaction { .. }
             | Operation::Clock { .. }
             | Operation::OpenSession
@@ -245,19 +264,22 @@ impl<'a> Operation<'a> {
     /// Returns whether an encoded operation reads a range of keys, so that it may wait until the
     /// index of keys has been built.
     pub fn is_range_read(bytes: &[u8]) -> bool {
-        bytes.starts_with(&CommandId::KEYRANGE.number().to_le_bytes())
+        call_number(bytes) == Some(CommandId::KEYRANGE.number())
     }
 
     /// Returns whether two encoded operations run the same command or, if they are not single
     /// commands, are of the same kind.
     pub fn are_same_command(one: &[u8], other: &[u8]) -> bool {
-        one.first_chunk::<NUMBER_BYTES>() == other.first_chunk::<NUMBER_BYTES>()
+        call_number(one) == call_number(other)
     }
 
     /// Returns the length in bytes of the encoding that [`Operation::encode`] returns.
     pub fn encoded_len(&self) -> usize {
         let body = match self {
-            Operation::Call { args, .. } => args.encoded_len(),
+            Operation::Call { args, database, .. } => {
+                let is_first = *database == DatabaseId::FIRST;
+                args.encoded_len() + if is_first { 0 } else { DATABASE_BYTES }
+            }
             Operation::Transaction { watched, operations } => {
                 size_of::<u32>() + watched.bytes().len() + operations.bytes().len()
             }
@@ -279,7 +301,11 @@ impl<'a> Operation<'a> {
 
     fn put(&self, out: &mut impl BufMut) {
         match *self {
-            Operation::Call { command, args } => {
+            Operation::Call { command, args, database } => {
+                if database != DatabaseId::FIRST {
+                    out.put_u16_le(IN_DATABASE);
+                    out.put_u8(database.number());
+                }
                 out.put_u16_le(command.number());
                 args.put(out);
             }
@@ -383,9 +409,32 @@ impl<'a> Operation<'a> {
         let number = u16::from_le_bytes(*number);
         if let Some(command) = CommandId::numbered(number) {
             let args = Items::check(body).ok_or(invalid)?.into();
-            return Ok(Operation::Call { command, args });
+            return Ok(Operation::Call { command, args, database: DatabaseId::FIRST });
         }
-        decode_other(number, body, within).ok_or(invalid)
+        let other = match number {
+            IN_DATABASE => decode_in_database(body),
+            _ => decode_other(number, body, within),
+        };
+        other.ok_or(invalid)
+    }
+}
+
+/// Decodes a command in another database than 0, from what follows the number [`IN_DATABASE`].
+fn decode_in_database(body: &[u8]) -> Option<Operation<'_>> {
+    let (database, call) = body.split_first()?;
+    let database = DatabaseId::new(*database).filter(|id| *id != DatabaseId::FIRST)?;
+    let (number, body) = call.split_first_chunk::<NUMBER_BYTES>()?;
+    let command = CommandId::numbered(u16::from_le_bytes(*number))?;
+    Some(Operation::Call { command, args: Items::check(body)?.into(), database })
+}
+
+/// Returns the number in an encoded operation: that of the command, in whatever database, or that
+/// of the kind of operation. `None` if there is none.
+fn call_number(bytes: &[u8]) -> Option<u16> {
+    let number = bytes.first_chunk().copied().map(u16::from_le_bytes)?;
+    match number {
+        IN_DATABASE => bytes.get(DATABASE_BYTES..)?.first_chunk().copied().map(u16::from_le_bytes),
+        _ => Some(number),
     }
 }
 
@@ -455,8 +504,7 @@ fn decode_other(number: u16, mut body: &[u8], within: Within) -> Option<Operatio
 }
 
 fn transaction<'a>(watched: Items<'a>, operations: Items<'a>) -> Option<Operation<'a>> {
-    let is_valid = watched.pairs().all(|(_, revision)| revision.len() == 8)
-        && watched.iter().count().is_multiple_of(2)
+    let is_valid = WatchedKey::are_valid(watched)
         && operations.iter().all(|one| Operation::decode_in(one, Within::Transaction).is_ok());
     is_valid.then_some(Operation::Transaction { watched, operations })
 }
@@ -477,6 +525,9 @@ pub(super) mod tests {
             Operation::get(b""),
             Operation::set(b"key", b"value"),
             Operation::set(b"", &[0; 1_000]),
+            Operation::get(b"k").in_database(DatabaseId::new(1).unwrap()),
+            Operation::call(CommandId::of("hset"), several)
+                .in_database(DatabaseId::new(15).unwrap()),
             Operation::call(CommandId::of("dbsize"), []),
             Operation::call(CommandId::of("hset"), several),
             Operation::call(CommandId::of("mget"), Items::check(b"\x01\0\0\0a\0\0\0\0").unwrap()),
@@ -517,6 +568,7 @@ pub(super) mod tests {
                 let is_get = operation.as_call().is_some_and(|(name, _)| name == "get");
                 assert_eq!(Operation::are_same_command(&bytes, &get), is_get);
                 assert!(!Operation::is_range_read(&bytes));
+                assert!(Operation::are_same_command(&bytes, &bytes));
                 let resets = matches!(operation, Operation::ResetClock { .. });
                 assert_eq!(Operation::resets_clock(&bytes), resets);
             }
@@ -556,6 +608,28 @@ pub(super) mod tests {
         }
         refused(b"");
         refused(b"x");
+    }
+
+    #[test]
+    fn call_in_another_database_is_the_call_behind_its_number() {
+        let range = Operation::call(CommandId::KEYRANGE, [&b"-"[..], b"+"]);
+        let in_9 = range.in_database(DatabaseId::new(9).unwrap());
+        let (bytes, wrapped) = (range.encode(), in_9.encode());
+        assert_eq!(wrapped, [&[0xF7, 0xFF, 9][..], &bytes].concat());
+        assert!(Operation::is_range_read(&wrapped) && Operation::is_range_read(&bytes));
+        assert!(Operation::are_same_command(&wrapped, &bytes));
+        assert_eq!(range.feature_level(), FeatureLevel::V0_1);
+        assert_eq!(in_9.feature_level(), FeatureLevel::V0_2);
+        // One encoding for each operation, no unknown database, and no other operation inside.
+        for malformed in [
+            [&[0xF7, 0xFF, 0][..], &bytes].concat(),
+            [&[0xF7, 0xFF, 16][..], &bytes].concat(),
+            [&[0xF7, 0xFF, 1][..], &wrapped].concat(),
+            [&[0xF7, 0xFF, 1][..], &Operation::OpenSession.encode()].concat(),
+            vec![0xF7, 0xFF, 1],
+        ] {
+            assert!(Operation::decode(&malformed).is_err(), "{malformed:?}");
+        }
     }
 
     #[test]

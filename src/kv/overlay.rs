@@ -18,10 +18,13 @@ use crate::kv::commands::registry::CommandId;
 use crate::kv::commands::row::NO_KEYS;
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::ReplicatedClock;
+use crate::kv::keyspace::databases::DatabaseId;
 use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::operation::Operation;
 use crate::kv::state_machine::StateMachine;
+use crate::kv::used_keys::keys_used;
 use crate::kv::values::digest::mix;
+use crate::kv::watched::WatchedKey;
 use crate::kv::work;
 
 /// The bit of an encoded condition that distinguishes an earlier operation from a revision.
@@ -30,6 +33,7 @@ const EARLIER: u64 = 1 << 63;
 const READ_SEEDS: u64 = 1 << 32;
 
 const FLUSHALL: CommandId = CommandId::of("flushall");
+const FLUSHDB: CommandId = CommandId::of("flushdb");
 const PUBLISH: CommandId = CommandId::of("publish");
 const REVISION: CommandId = CommandId::of("object|revision");
 const SET: CommandId = CommandId::of("set");
@@ -37,7 +41,7 @@ const LOAD: CommandId = CommandId::of("script|load");
 
 /// What must hold for a key before the effects of a script are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum KeyCondition {
+enum KeyCondition {
     /// The key has this revision; 0 if it must not exist.
     Revision(u64),
     /// The operation that was applied this many operations before this one is the last that has
@@ -46,24 +50,22 @@ pub(super) enum KeyCondition {
 }
 
 impl KeyCondition {
-    fn encode(self) -> [u8; 8] {
+    fn encode(self) -> u64 {
         match self {
-            KeyCondition::Revision(revision) => revision.to_le_bytes(),
-            KeyCondition::ChangedBy(distance) => (distance | EARLIER).to_le_bytes(),
+            KeyCondition::Revision(revision) => revision,
+            KeyCondition::ChangedBy(distance) => distance | EARLIER,
         }
     }
 
-    /// Decodes a condition; `None` if it has not 8 bytes.
-    pub(super) fn decode(bytes: &[u8]) -> Option<KeyCondition> {
-        let number = u64::from_le_bytes(bytes.try_into().ok()?);
-        Some(match number & EARLIER {
+    fn decode(number: u64) -> KeyCondition {
+        match number & EARLIER {
             0 => KeyCondition::Revision(number),
             _ => KeyCondition::ChangedBy(number & !EARLIER),
-        })
+        }
     }
 
     /// Returns whether the condition on `key` holds before the current operation.
-    pub(super) fn holds(self, keyspace: &Keyspace, key: &[u8]) -> bool {
+    fn holds(self, keyspace: &Keyspace, key: &[u8]) -> bool {
         let revision = keyspace.revision_of(key);
         match self {
             KeyCondition::Revision(wanted) => revision == wanted,
@@ -72,6 +74,12 @@ impl KeyCondition {
             }
         }
     }
+}
+
+/// Returns whether the condition on a watched key of a script holds before the current operation.
+pub(super) fn holds(keyspace: &Keyspace, watched: &WatchedKey<'_>) -> bool {
+    let condition = KeyCondition::decode(watched.number);
+    keyspace.within(watched.database, |keyspace| condition.holds(keyspace, watched.key))
 }
 
 /// Why an overlay does not run a command.
@@ -112,7 +120,7 @@ pub enum ScriptEffects {
 struct Run {
     seed: u64,
     /// The keys that the script has used, with their revisions in the overlay before.
-    used: BTreeMap<Bytes, u64>,
+    used: BTreeMap<(DatabaseId, Bytes), u64>,
     operations: ItemsBuffer,
     operation_count: u64,
     read_count: u64,
@@ -120,8 +128,8 @@ struct Run {
     bytes: usize,
     /// Whether the script has read the whole keyspace.
     read_whole: bool,
-    /// Whether the script has removed all keys.
-    has_cleared: bool,
+    /// The databases of which the script has removed all keys.
+    cleared: BTreeSet<DatabaseId>,
     /// Revision of the overlay before the script's first write.
     start: u64,
 }
@@ -131,9 +139,9 @@ struct Run {
 pub struct Overlay {
     scratch: Keyspace,
     /// The keys that have been copied, or that do not exist in the state.
-    copied: BTreeSet<Bytes>,
-    /// Whether a script has removed all keys, so that no entry is copied any more.
-    is_cleared: bool,
+    copied: BTreeSet<(DatabaseId, Bytes)>,
+    /// The databases of which a script has removed all keys, so that no entry is copied any more.
+    cleared: BTreeSet<DatabaseId>,
     /// Number of operations that have been applied to the state.
     base: u64,
     /// For each operation of the batch, the revision of the overlay before it.
@@ -150,12 +158,12 @@ impl std::fmt::Debug for Overlay {
 impl Overlay {
     /// Empties the overlay, so that it shares no values with the state any more.
     pub fn clear(&mut self) {
-        for key in std::mem::take(&mut self.copied) {
-            self.scratch.remove(&key);
+        for (id, key) in std::mem::take(&mut self.copied) {
+            self.scratch.within_mut(id, |scratch| scratch.remove(&key));
         }
-        if self.is_cleared || self.scratch.len() > 0 {
+        if !self.cleared.is_empty() || self.scratch.total_len() > 0 {
             self.scratch = Keyspace::default();
-            self.is_cleared = false;
+            self.cleared.clear();
         }
         drop(self.scratch.take_unlinked());
         self.scratch.scripts.clear();
@@ -200,9 +208,10 @@ impl Overlay {
 
     /// Copies a key that the client of the script watches. Returns whether the key still has the
     /// revision that it had when the client began to watch it.
-    pub fn is_unchanged(&mut self, state: &StateMachine, key: &[u8], revision: u64) -> bool {
-        self.use_key(&state.keyspace, key);
-        self.scratch.revision_of(key) == revision
+    pub fn is_unchanged(&mut self, state: &StateMachine, watched: &WatchedKey<'_>) -> bool {
+        let WatchedKey { database, key, number } = *watched;
+        self.use_key(&state.keyspace, (database, key));
+        self.scratch.within(database, |scratch| scratch.revision_of(key)) == number
     }
 
     /// Returns whether the script has changed anything.
@@ -215,46 +224,47 @@ impl Overlay {
         self.run.bytes
     }
 
-    /// Copies the keys of the command, so that [`Overlay::call`] can run it. Returns an estimate of
-    /// the time that it will take, in steps of about 50 ns.
+    /// Copies the keys of a command in a database, so that [`Overlay::call`] can run it. Returns an
+    /// estimate of the time that it will take, in steps of about 50 ns.
     pub fn prepare(
         &mut self,
         state: &StateMachine,
         command: CommandId,
         args: Arguments<'_>,
+        database: DatabaseId,
     ) -> u64 {
+        let operation = Operation::Call { command, args, database };
         if command.keys() == NO_KEYS {
-            let operation = Operation::Call { command, args };
             return work::steps_of_call(&state.keyspace, &operation);
         }
-        for key in command.keys_in(args).unwrap_or_default() {
-            self.use_key(&state.keyspace, key);
+        for used in keys_used(command, database, args) {
+            self.use_key(&state.keyspace, used);
         }
-        work::steps_of_call(&self.scratch, &Operation::Call { command, args })
+        work::steps_of_call(&self.scratch, &operation)
     }
 
-    fn use_key(&mut self, state: &Keyspace, key: &[u8]) {
-        if !self.copied.contains(key) {
-            if !self.is_cleared
-                && let Some(entry) = state.uncounted_entry(key)
-            {
-                self.scratch.restore(RestoredEntry {
-                    key,
-                    value: entry.cloned_value(),
-                    revision: entry.revision(),
-                    expires_at: entry.expires_at(),
-                });
+    fn use_key(&mut self, state: &Keyspace, (id, key): (DatabaseId, &[u8])) {
+        let used = (id, Bytes::copy_from_slice(key));
+        if !self.copied.contains(&used) {
+            if !self.cleared.contains(&id) {
+                state.within(id, |state| copy_entry(state, &mut self.scratch, key));
             }
-            self.copied.insert(Bytes::copy_from_slice(key));
+            self.copied.insert(used.clone());
         }
         // After its own FLUSHALL, what the script sees depends on nothing before.
-        if !self.run.has_cleared && !self.run.used.contains_key(key) {
-            self.run.used.insert(Bytes::copy_from_slice(key), self.scratch.revision_of(key));
+        if !self.run.cleared.contains(&id) && !self.run.used.contains_key(&used) {
+            let revision = self.revision_of(&used);
+            self.run.used.insert(used, revision);
             self.run.bytes += key.len() + 16;
         }
     }
 
-    /// Runs a command of the script, for which [`Overlay::prepare`] was called.
+    /// Returns the revision of a key in the overlay.
+    fn revision_of(&self, (id, key): &(DatabaseId, impl AsRef<[u8]>)) -> u64 {
+        self.scratch.within(*id, |scratch| scratch.revision_of(key.as_ref()))
+    }
+
+    /// Runs a command of the script in a database, for which [`Overlay::prepare`] was called.
     ///
     /// # Errors
     /// If the command is not run, with the reason.
@@ -263,15 +273,17 @@ impl Overlay {
         state: &StateMachine,
         command: CommandId,
         args: Arguments<'_>,
+        database: DatabaseId,
     ) -> Result<Outcome, OverlayError> {
         if command.is_read() {
             self.run.read_count += 1;
             let seed = mix(self.run.seed, READ_SEEDS + self.run.read_count);
             let args = Args::new(args, seed);
             if command.keys() == NO_KEYS {
-                return self.read_whole(state, command, &args);
+                return self.read_whole((state, database), command, &args);
             }
-            let outcome = command.read(&self.scratch, &args).ok_or(OverlayError::NotAllowed)?;
+            let outcome = self.scratch.within(database, |scratch| command.read(scratch, &args));
+            let outcome = outcome.ok_or(OverlayError::NotAllowed)?;
             // The revision of a key that scripts have changed is known when they are applied.
             return match outcome {
                 Outcome::Integer(number) if command == REVISION && !self.is_of_state(number) => {
@@ -280,21 +292,21 @@ impl Overlay {
                 outcome => Ok(outcome),
             };
         }
-        if command.keys() == NO_KEYS && ![FLUSHALL, PUBLISH, LOAD].contains(&command) {
+        if command.keys() == NO_KEYS && ![FLUSHALL, FLUSHDB, PUBLISH, LOAD].contains(&command) {
             return Err(OverlayError::NotAllowed);
         }
         let is_revision = |option: &[u8]| option.eq_ignore_ascii_case(b"REVISION");
         if command == SET && args.iter().skip(2).any(is_revision) {
             return Err(OverlayError::NoRevision);
         }
-        let keys = command.keys_in(args).unwrap_or_default();
-        let existed: Vec<bool> =
-            keys.iter().map(|key| self.scratch.revision_of(key) != 0).collect();
+        let keys = keys_used(command, database, args);
+        let existed: Vec<bool> = keys.iter().map(|key| self.revision_of(key) != 0).collect();
         self.scratch.begin_command();
-        let seed = mix(self.run.seed, self.run.operation_count);
-        let outcome = command.run(&mut self.scratch, &Args::new(args, seed));
-        let has_changed = |(key, existed): (&&[u8], bool)| {
-            let revision = self.scratch.revision_of(key);
+        let args_of_run = Args::new(args, mix(self.run.seed, self.run.operation_count));
+        let run = |scratch: &mut Keyspace| command.run(scratch, &args_of_run);
+        let outcome = self.scratch.within_mut(database, run);
+        let has_changed = |(key, existed): (&(DatabaseId, &[u8]), bool)| {
+            let revision = self.revision_of(key);
             revision == self.scratch.revision() || existed && revision == 0
         };
         let has_effect = match outcome {
@@ -302,16 +314,24 @@ impl Overlay {
             _ => command.keys() == NO_KEYS || keys.iter().zip(existed).any(has_changed),
         };
         if has_effect {
-            let operation = Operation::Call { command, args }.encode();
+            let operation = Operation::Call { command, args, database }.encode();
             self.run.bytes += operation.len();
             self.run.operations.push(&operation);
             self.run.operation_count += 1;
             if command == FLUSHALL {
-                (self.is_cleared, self.run.has_cleared) = (true, true);
-                self.copied.clear();
+                DatabaseId::all().for_each(|id| self.note_cleared(id));
+            } else if command == FLUSHDB {
+                self.note_cleared(database);
             }
         }
         Ok(outcome)
+    }
+
+    /// Records that the script has removed all keys of a database.
+    fn note_cleared(&mut self, id: DatabaseId) {
+        self.cleared.insert(id);
+        self.run.cleared.insert(id);
+        self.copied.retain(|(of, _)| *of != id);
     }
 
     /// Returns whether this revision is one of the state, not of the overlay.
@@ -321,7 +341,7 @@ impl Overlay {
 
     fn read_whole(
         &mut self,
-        state: &StateMachine,
+        (state, database): (&StateMachine, DatabaseId),
         command: CommandId,
         args: &Args<'_>,
     ) -> Result<Outcome, OverlayError> {
@@ -332,7 +352,7 @@ impl Overlay {
             return Err(OverlayError::NotFirst);
         }
         self.run.read_whole = true;
-        match command.read(&state.keyspace, args) {
+        match state.keyspace.within(database, |state| command.read(state, args)) {
             None | Some(Outcome::Malformed) => Err(OverlayError::NotAllowed),
             Some(outcome) => Ok(outcome),
         }
@@ -350,9 +370,9 @@ impl Overlay {
             return ScriptEffects::None;
         }
         let mut watched = ItemsBuffer::default();
-        for (key, revision) in &run.used {
-            watched.push(key);
-            watched.push(&self.condition(*revision).encode());
+        for ((database, key), revision) in &run.used {
+            let (database, number) = (*database, self.condition(*revision).encode());
+            WatchedKey { database, key, number }.push(&mut watched);
         }
         let (watched, operations) = (watched.items(), run.operations.items());
         if !is_member {
@@ -382,6 +402,14 @@ impl Overlay {
         let run = std::mem::take(&mut self.run);
         run.operation_count == 0
     }
+}
+
+/// Copies an entry of the selected database of `state`, if it has the key.
+fn copy_entry(state: &Keyspace, scratch: &mut Keyspace, key: &[u8]) {
+    let Some(entry) = state.uncounted_entry(key) else { return };
+    let (value, revision) = (entry.cloned_value(), state.revision_of_entry(entry));
+    let restored = RestoredEntry { key, value, revision, expires_at: entry.expires_at() };
+    scratch.within_mut(state.database(), |scratch| scratch.restore(restored));
 }
 
 #[cfg(test)]

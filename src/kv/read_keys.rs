@@ -14,7 +14,9 @@ pub fn read_keys<'a>(operation: &Operation<'a>) -> Vec<&'a [u8]> {
             .map_or_else(|_| Vec::new(), |operation| read_keys(&operation))
     };
     match *operation {
-        Operation::Call { command, args } if command.is_read() && command.name() != REVISIONS => {
+        Operation::Call { command, args, .. }
+            if command.is_read() && command.name() != REVISIONS =>
+        {
             command.keys_in(args).unwrap_or_default()
         }
         Operation::Transaction { operations, .. } => operations.iter().flat_map(nested).collect(),

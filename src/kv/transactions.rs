@@ -2,14 +2,16 @@
 //! provided that no watched key has changed.
 
 use crate::kv::commands::args::Args;
-use crate::kv::commands::items::{Arguments, Items};
+use crate::kv::commands::items::Items;
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::registry::CommandId;
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::ReplicatedClock;
+use crate::kv::keyspace::databases::DatabaseId;
 use crate::kv::operation::Operation;
-use crate::kv::overlay::KeyCondition;
+use crate::kv::overlay::holds;
 use crate::kv::values::digest::mix;
+use crate::kv::watched::WatchedKey;
 
 /// Maximum number of milliseconds by which the clock of a script's run may be ahead of the
 /// replicated clock when the effects are applied: a replica that knows the clock from messages may
@@ -28,7 +30,9 @@ pub(super) fn run(
     if has_changed(keyspace, watched) {
         return Outcome::NoList;
     }
-    let run = |(command, args): (CommandId, Args<'_>)| command.run(keyspace, &args);
+    let run = |Call { command, args, database }: Call<'_>| {
+        keyspace.within_mut(database, |keyspace| command.run(keyspace, &args))
+    };
     Outcome::List(calls(operations, seed).map(run).collect())
 }
 
@@ -44,21 +48,18 @@ pub(super) fn apply_effects(
     watched: Items<'_>,
     operations: Items<'_>,
 ) -> Outcome {
-    let holds = |(key, condition): (&[u8], &[u8])| {
-        KeyCondition::decode(condition).is_some_and(|condition| condition.holds(keyspace, key))
-    };
     let now = keyspace.replicated_clock();
     if whole != 0 && whole != keyspace.revision()
         || clock.resets != now.resets
         || clock.millis > now.millis + AHEAD_MAX
-        || !watched.pairs().all(holds)
+        || !WatchedKey::all_in(watched).all(|watched| holds(keyspace, &watched))
     {
         return Outcome::NoList;
     }
     keyspace.restore_clock(clock);
-    for (command, args) in calls(operations, seed) {
+    for Call { command, args, database } in calls(operations, seed) {
         // The script has seen this outcome already.
-        command.run(keyspace, &args);
+        keyspace.within_mut(database, |keyspace| command.run(keyspace, &args));
     }
     keyspace.restore_clock(now);
     Outcome::Done
@@ -72,23 +73,31 @@ pub(super) fn read(
     operations: Items<'_>,
     seed: u64,
 ) -> Option<Outcome> {
-    let read = |(command, args): (CommandId, Args<'_>)| command.read(keyspace, &args);
+    let read = |Call { command, args, database }: Call<'_>| {
+        keyspace.within(database, |keyspace| command.read(keyspace, &args))
+    };
     let outcomes: Vec<Outcome> = calls(operations, seed).map(read).collect::<Option<_>>()?;
     Some(if has_changed(keyspace, watched) { Outcome::NoList } else { Outcome::List(outcomes) })
 }
 
-/// Iterates over the commands of a transaction with their arguments. Each command gets a different
-/// random seed, derived from `seed`.
-fn calls(operations: Items<'_>, seed: u64) -> impl Iterator<Item = (CommandId, Args<'_>)> {
-    (0..).zip(operations.iter()).map(move |(position, bytes)| {
-        let (command, args) = call(bytes);
-        (command, Args::new(args, mix(seed, position)))
-    })
+/// A command of a transaction.
+struct Call<'a> {
+    command: CommandId,
+    args: Args<'a>,
+    database: DatabaseId,
 }
 
-fn call(bytes: &[u8]) -> (CommandId, Arguments<'_>) {
+/// Iterates over the commands of a transaction. Each command gets a different random seed, derived
+/// from `seed`.
+fn calls(operations: Items<'_>, seed: u64) -> impl Iterator<Item = Call<'_>> {
+    (0..).zip(operations.iter()).map(move |(position, bytes)| call(bytes, mix(seed, position)))
+}
+
+fn call(bytes: &[u8], seed: u64) -> Call<'_> {
     match Operation::decode_nested(bytes) {
-        Ok(Operation::Call { command, args }) => (command, args),
+        Ok(Operation::Call { command, args, database }) => {
+            Call { command, args: Args::new(args, seed), database }
+        }
         other => unreachable!("decoding the transaction checked its calls, this is {other:?}"),
     }
 }
@@ -96,7 +105,10 @@ fn call(bytes: &[u8]) -> (CommandId, Arguments<'_>) {
 /// Returns whether a watched key has changed: its revision (sequence number of the operation that
 /// last changed it) differs from the revision at the time of `WATCH`.
 fn has_changed(keyspace: &Keyspace, watched: Items<'_>) -> bool {
-    watched.pairs().any(|(key, revision)| revision != keyspace.revision_of(key).to_le_bytes())
+    let has_changed = |WatchedKey { database, key, number }| {
+        number != keyspace.within(database, |keyspace| keyspace.revision_of(key))
+    };
+    WatchedKey::all_in(watched).any(has_changed)
 }
 
 #[cfg(test)]
@@ -115,8 +127,8 @@ mod tests {
         let mut watched = ItemsBuffer::default();
         for (key, revision) in keys.iter().zip(revisions) {
             let Outcome::Integer(revision) = revision else { panic!("{revision:?}") };
-            watched.push(key.as_bytes());
-            watched.push(&revision.to_le_bytes());
+            let (key, number) = (key.as_bytes(), revision.cast_unsigned());
+            WatchedKey { database: DatabaseId::FIRST, key, number }.push(&mut watched);
         }
         watched
     }
@@ -155,6 +167,44 @@ mod tests {
         assert_ne!(transact(&mut feeder, &other), Outcome::NoList, "it does not exist");
         assert_eq!(transact(&mut feeder, &only_a), Outcome::NoList);
         assert_eq!(feeder.get(b"b").as_deref(), Some(&b"4"[..]));
+    }
+
+    #[test]
+    fn transaction_watches_and_changes_several_databases() {
+        let mut feeder = Feeder::new();
+        let [one, two] = [1, 2].map(|number| DatabaseId::new(number).unwrap());
+        let set = |value: &'static [u8]| Operation::set(b"k", value);
+        feeder.apply(set(b"1").in_database(one));
+        let watch = |feeder: &Feeder, database| {
+            let revision = feeder.store.keyspace.within(database, |it| it.revision_of(b"k"));
+            let mut watched = ItemsBuffer::default();
+            WatchedKey { database, key: b"k", number: revision }.push(&mut watched);
+            watched
+        };
+        let run = |feeder: &mut Feeder, watched: &ItemsBuffer| {
+            let operations = list(&[
+                set(b"a").in_database(two),
+                Operation::get(b"k"),
+                Operation::get(b"k").in_database(one),
+            ]);
+            let (watched, operations) = (watched.items(), operations.items());
+            feeder.apply(Operation::Transaction { watched, operations })
+        };
+        let outcomes = Outcome::List(vec![
+            Outcome::Done,
+            Outcome::Value(None),
+            Outcome::Value(Some(Bytes::from_static(b"1"))),
+        ]);
+        let before = watch(&feeder, one);
+        assert_eq!(run(&mut feeder, &before), outcomes);
+        // The same key of another database does not matter.
+        feeder.apply(set(b"b").in_database(DatabaseId::new(3).unwrap()));
+        assert_eq!(run(&mut feeder, &before), outcomes);
+        let unchanged = watch(&feeder, two);
+        feeder.apply(Operation::call(CommandId::of("swapdb"), [&b"1"[..], b"2"]));
+        assert_eq!(run(&mut feeder, &before), Outcome::NoList);
+        assert_eq!(run(&mut feeder, &unchanged), Outcome::NoList);
+        feeder.store.check_sums();
     }
 
     #[test]

@@ -7,8 +7,8 @@ use crate::feature_level::FeatureLevel;
 use crate::kv::client_sessions::ClientSession;
 use crate::kv::dedup::DedupView;
 use crate::kv::keyspace::clock::ReplicatedClock;
+use crate::kv::keyspace::databases::SharedDatabase;
 use crate::kv::keyspace::scripts::Scripts;
-use crate::kv::keyspace::shards::Table;
 use crate::kv::partial_batch::PartialBatch;
 use crate::kv::users::table::Users;
 use crate::membership::Configuration;
@@ -25,7 +25,7 @@ pub struct View {
     pub(super) digest: u64,
     pub(super) clock: ReplicatedClock,
     pub(super) key_count: usize,
-    pub(super) tables: Vec<Arc<Table>>,
+    pub(super) databases: Vec<SharedDatabase>,
     /// View of the deduplication table (stored outcomes of recent batches).
     pub(super) dedup: DedupView,
     /// All client sessions with their ids, ordered by id.

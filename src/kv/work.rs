@@ -6,6 +6,7 @@ use crate::kv::commands::registry::CommandId;
 use crate::kv::commands::row::{ONE_KEY, Scale, TWO_KEYS};
 use crate::kv::commands::sets::REPEATED_MAX;
 use crate::kv::keyspace::Keyspace;
+use crate::kv::keyspace::databases::DatabaseId;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::operation::Operation;
 use crate::kv::values::digest::key_hash;
@@ -32,19 +33,19 @@ pub(super) fn prefetch<'k>(
     group: &Group<'_>,
 ) -> [Option<Found<'k>>; GROUP_MAX] {
     // Short loops, so that out-of-order execution overlaps several iterations.
-    let mut hashes = [None; GROUP_MAX];
-    for (hash, operation) in hashes.iter_mut().zip(group.operations()) {
-        *hash = operation.as_ref().and_then(first_key_hash);
+    let mut keys = [None; GROUP_MAX];
+    for (key, operation) in keys.iter_mut().zip(group.operations()) {
+        *key = operation.as_ref().and_then(first_key_hash);
     }
     let mut entries = [None; GROUP_MAX];
-    for (entry, hash) in entries.iter_mut().zip(hashes) {
-        *entry = hash.and_then(|hash| find(keyspace, hash));
+    for (entry, key) in entries.iter_mut().zip(keys) {
+        *entry = key.and_then(|(database, hash)| find(keyspace, database, hash));
     }
     entries.iter().flatten().for_each(|(_, entry)| entry.fetch());
     for (entry, operation) in entries.iter().zip(group.operations()) {
-        let Some(Operation::Call { command, args }) = operation else { continue };
+        let Some(Operation::Call { command, args, database }) = operation else { continue };
         if let Some(step) = command.keys().step_to_end() {
-            prefetch_keys(keyspace, args.iter().step_by(step).skip(1));
+            prefetch_keys(keyspace, *database, args.iter().step_by(step).skip(1));
         } else if let Some((_, entry)) = entry
             && let Some(collection) = entry.collection()
         {
@@ -59,12 +60,17 @@ pub(super) fn prefetch<'k>(
 
 /// Loads the entries of the keys that an operation has after its first key, at most
 /// [`OTHER_KEYS_MAX`].
-fn prefetch_keys<'a>(keyspace: &Keyspace, keys: impl Iterator<Item = &'a [u8]>) {
+fn prefetch_keys<'a>(
+    keyspace: &Keyspace,
+    database: DatabaseId,
+    keys: impl Iterator<Item = &'a [u8]>,
+) {
     let mut keys = keys.take(OTHER_KEYS_MAX);
     loop {
         let mut entries = [None; GROUP_MAX];
         let slots = entries.iter_mut().zip(keys.by_ref());
-        let count = slots.map(|(entry, key)| *entry = find(keyspace, key_hash(key))).count();
+        let find = |key| find(keyspace, database, key_hash(key));
+        let count = slots.map(|(entry, key)| *entry = find(key)).count();
         entries.iter().flatten().for_each(|(_, entry)| entry.fetch());
         if count < GROUP_MAX {
             return;
@@ -84,25 +90,26 @@ pub(super) fn estimate(keyspace: &Keyspace, group: &Group<'_>) -> u64 {
     steps.fold(0, u64::saturating_add)
 }
 
-/// Returns the hash of the first key of a command; `None` if its first argument is not a key.
-fn first_key_hash(operation: &Operation<'_>) -> Option<u64> {
+/// Returns the hash of the first key of a command, with its database; `None` if its first argument
+/// is not a key.
+fn first_key_hash(operation: &Operation<'_>) -> Option<(DatabaseId, u64)> {
     match operation {
-        Operation::Call { command, args } if command.keys().starts_at_first() => {
-            args.first().map(key_hash)
+        Operation::Call { command, args, database } if command.keys().starts_at_first() => {
+            args.first().map(|key| (*database, key_hash(key)))
         }
         _ => None,
     }
 }
 
-/// Returns the entry whose key has this hash, with the hash. With very high probability the first
-/// entry with this hash is the right one.
-fn find(keyspace: &Keyspace, hash: u64) -> Option<Found<'_>> {
-    Some((hash, keyspace.entry_with_hash(hash)?))
+/// Returns the entry of a database whose key has this hash, with the hash. With very high
+/// probability the first entry with this hash is the right one.
+fn find(keyspace: &Keyspace, database: DatabaseId, hash: u64) -> Option<Found<'_>> {
+    Some((hash, keyspace.entry_with_hash(database, hash)?))
 }
 
 /// Returns the estimate of [`estimate`] for one call of a command.
 pub(super) fn steps_of_call(keyspace: &Keyspace, operation: &Operation<'_>) -> u64 {
-    let first = first_key_hash(operation).and_then(|hash| find(keyspace, hash));
+    let first = first_key_hash(operation).and_then(|(id, hash)| find(keyspace, id, hash));
     steps(keyspace, operation, first)
 }
 
@@ -111,11 +118,11 @@ pub(super) fn steps_of_call(keyspace: &Keyspace, operation: &Operation<'_>) -> u
 fn steps(keyspace: &Keyspace, operation: &Operation<'_>, first: Option<Found<'_>>) -> u64 {
     let nested = |bytes| {
         let Ok(operation) = Operation::decode_nested(bytes) else { return 0 };
-        let first = first_key_hash(&operation).and_then(|hash| find(keyspace, hash));
+        let first = first_key_hash(&operation).and_then(|(id, hash)| find(keyspace, id, hash));
         steps(keyspace, &operation, first)
     };
-    let (command, args) = match operation {
-        Operation::Call { command, args } => (*command, *args),
+    let (command, args, database) = match operation {
+        Operation::Call { command, args, database } => (*command, *args, *database),
         Operation::Once { operation, .. } => return nested(operation),
         Operation::Transaction { operations, .. } | Operation::Effects { operations, .. } => {
             return operations.iter().map(nested).fold(0, u64::saturating_add);
@@ -126,12 +133,22 @@ fn steps(keyspace: &Keyspace, operation: &Operation<'_>, first: Option<Found<'_>
         | Operation::DigestMark
         | Operation::DigestReport { .. } => return 0,
     };
+    keyspace.within(database, |keyspace| steps_within(keyspace, command, args, first))
+}
+
+/// Returns the estimate of [`estimate`] for a call of a command in the selected database.
+fn steps_within(
+    keyspace: &Keyspace,
+    command: CommandId,
+    args: Arguments<'_>,
+    first: Option<Found<'_>>,
+) -> u64 {
     let of_value = |(_, entry): Found<'_>| steps_of(entry.value_bytes());
     let of_copy = |(hash, entry): Found<'_>| {
         let copies = !command.is_read() && keyspace.copies_collection(hash, entry);
         if copies { steps_of(entry.value_bytes()) } else { 0 }
     };
-    let second = || find(keyspace, key_hash(args.iter().nth(1)?));
+    let second = || find(keyspace, keyspace.database(), key_hash(args.iter().nth(1)?));
     let values = match command.scale() {
         Scale::Arguments if command.keys() == TWO_KEYS => {
             first.map_or(0, of_copy) + second().map_or(0, of_copy)
@@ -169,7 +186,7 @@ fn sum_of_keys(
         return first.map_or(0, steps);
     }
     let keys = command.keys_in(args).unwrap_or_default().into_iter();
-    let entries = keys.filter_map(|key| find(keyspace, key_hash(key)));
+    let entries = keys.filter_map(|key| find(keyspace, keyspace.database(), key_hash(key)));
     entries.map(steps).fold(0, u64::saturating_add)
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::kv::SnapshotMark;
+use crate::kv::{DatabaseId, SnapshotMark};
 use crate::membership::{ChangePlan, ChangeRefusal, MemberChange};
 use crate::types::{Instant, NodeId, RequestKind, TransferRefusal, TransferRequest};
 
@@ -125,6 +125,8 @@ pub enum Action {
 /// A change of the state of one replica, for tests (`DEBUG DIVERGE`).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LocalWrite {
+    /// The database of the key.
+    pub database: DatabaseId,
     /// The key.
     pub key: Vec<u8>,
     /// Its new value, a string.

@@ -43,10 +43,11 @@ impl<'c> Call<'c> {
         self.request.get(index).expect("the arity was checked")
     }
 
-    /// Submits an operation to the consensus core. For a command inside `EXEC` or `ONCE`, only adds
-    /// the operation to those that are submitted together. `kind` says how to write the reply to
-    /// the client from the operation's outcome.
+    /// Submits an operation to the consensus core, in the database of the connection. For a command
+    /// inside `EXEC` or `ONCE`, only adds the operation to those that are submitted together.
+    /// `kind` says how to write the reply to the client from the operation's outcome.
     pub(super) fn submit(&mut self, operation: Operation<'_>, kind: ReplyKind) -> Action {
+        let operation = operation.in_database(self.connection.database);
         let reply_format = ReplyFormat { kind, version: self.writer.version(), muted: false };
         if let Some(batch) = &mut self.batch {
             batch.push(&operation.encode());

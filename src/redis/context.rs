@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::feature_level::FeatureLevel;
-use crate::kv::{DigestComparison, HistoryStatus, KeyspaceStatistics};
+use crate::kv::{DatabaseSize, DigestComparison, HistoryStatus, KeyspaceStatistics};
 use crate::membership::Configuration;
 use crate::types::{DiskState, Index, Instant, NodeId, RoleName, Term};
 
@@ -62,14 +62,9 @@ pub struct Context {
     pub commit_index: Index,
     /// Index of the last log entry that this replica has applied to its state machine.
     pub applied_index: Index,
-    /// Number of keys in the state machine after it applied the log entry at `applied_index` or a
-    /// slightly earlier one.
-    pub key_count: u64,
-    /// Number of keys that have an expiration time.
-    pub expires_count: u64,
-    /// Average expiration time of the keys that have one, in milliseconds since 1970; `None` if no
-    /// key expires.
-    pub average_expiry: Option<u64>,
+    /// Sizes of the databases that have keys, in the order of their numbers, after the state
+    /// machine has applied the log entry at `applied_index` or a slightly earlier one.
+    pub databases: Vec<DatabaseSize>,
     /// Extent of the history of changes, and the revision of the state.
     pub history: HistoryStatus,
     /// Number of clients that wait for changes of keys.
@@ -377,9 +372,7 @@ impl Context {
             durable_index: Index::ZERO,
             commit_index: Index::ZERO,
             applied_index: Index::ZERO,
-            key_count: 0,
-            expires_count: 0,
-            average_expiry: None,
+            databases: Vec::new(),
             history: HistoryStatus::default(),
             blocked_clients: 0,
             state_digest: 0,
@@ -488,6 +481,26 @@ impl Context {
     pub fn note_log(&mut self, last: Index, commit: Index) {
         self.commit_index = commit.max(self.applied_index);
         self.last_index = last.max(self.commit_index);
+    }
+
+    /// Returns the number of keys of all databases.
+    pub fn key_count(&self) -> u64 {
+        self.databases.iter().map(|size| size.key_count as u64).sum()
+    }
+
+    /// Returns the number of keys of all databases that have an expiration time.
+    pub fn expires_count(&self) -> u64 {
+        self.databases.iter().map(|size| size.expires_count as u64).sum()
+    }
+
+    /// Returns the average expiration time of the keys of all databases that have one, in
+    /// milliseconds since 1970; `None` if no key expires.
+    pub fn average_expiry(&self) -> Option<u64> {
+        let sum = |size: &DatabaseSize| {
+            u128::from(size.average_expiry.unwrap_or(0)) * size.expires_count as u128
+        };
+        let sum: u128 = self.databases.iter().map(sum).sum();
+        u64::try_from(sum.checked_div(self.expires_count().into())?).ok()
     }
 
     /// Returns the number of other members.

@@ -58,6 +58,21 @@ fn may_change(spec: &CommandSpec) -> bool {
     spec.has_flag("write") || others.contains(&spec.full_name)
 }
 
+impl Connection {
+    /// Returns the error to a command on keys if the database that the client has asked for was
+    /// refused; `None` if it was not, or for any other command.
+    pub(super) fn lacks_database(&self, spec: &CommandSpec) -> Option<String> {
+        let database = self.refused_database?;
+        let uses_keys = may_change(spec) || spec.has_flag("readonly") || spec.name == "watch";
+        uses_keys.then(|| {
+            format!(
+                "ERR database {database} could not be selected, and no other one is used in its \
+                 place; send SELECT again"
+            )
+        })
+    }
+}
+
 impl Pause {
     /// Returns whether a request of this connection must wait until the pause is over.
     fn postpones(self, now: Instant, connection: &Connection, spec: &CommandSpec) -> bool {
@@ -184,6 +199,9 @@ impl Connection {
             return Some("ERR Command not allowed inside a transaction".to_owned());
         }
         if let Some(refusal) = context.refusal_below(spec.feature_level) {
+            return Some(refusal);
+        }
+        if let Some(refusal) = self.lacks_database(spec) {
             return Some(refusal);
         }
         if let Some(moved) = context.moved(slot) {

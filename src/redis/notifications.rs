@@ -4,9 +4,9 @@
 /// which kinds of channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeyspaceNotifications {
-    /// Whether events are published on the channels `__keyspace@0__:<key>` (flag `K`).
+    /// Whether events are published on the channels `__keyspace@<database>__:<key>` (flag `K`).
     pub keyspace_channel: bool,
-    /// Whether events are published on the channels `__keyevent@0__:<event>` (flag `E`).
+    /// Whether events are published on the channels `__keyevent@<database>__:<event>` (flag `E`).
     pub keyevent_channel: bool,
     /// The selected classes of events, as a bit set: bit i stands for letter i of [`CLASSES`].
     classes: u16,

@@ -136,7 +136,8 @@ impl Host<'_> {
         if self.context.is_full && spec.has_flag(DENY_OOM) && !self.allows_full_memory {
             return Err(error("OOM command not allowed when used memory > 'maxmemory'."));
         }
-        match self.context.refusal_below(spec.feature_level) {
+        let refusal = self.connection.lacks_database(spec);
+        match refusal.or_else(|| self.context.refusal_below(spec.feature_level)) {
             Some(refusal) => Err(error(refusal)),
             None => Ok(spec),
         }
@@ -176,17 +177,17 @@ impl Host<'_> {
     /// Runs an encoded operation on the overlay.
     fn perform(&mut self, operation: &[u8]) -> Outcome {
         let not_allowed = || Outcome::Error(NOT_ALLOWED.into());
-        let Ok(Operation::Call { command, args }) = Operation::decode(operation) else {
+        let Ok(Operation::Call { command, args, database }) = Operation::decode(operation) else {
             return not_allowed();
         };
-        let steps = self.overlay.prepare(self.state, command, args);
+        let steps = self.overlay.prepare(self.state, command, args, database);
         let left = self.steps_left.checked_sub(steps.saturating_add(STEPS_PER_CALL));
         let Some(left) = left else {
             self.interrupt(Interruption::OverBudget);
             return Outcome::Malformed;
         };
         self.steps_left = left;
-        let outcome = match self.overlay.call(self.state, command, args) {
+        let outcome = match self.overlay.call(self.state, command, args, database) {
             Ok(outcome) => outcome,
             Err(OverlayError::NotFirst) => {
                 self.interrupt(Interruption::NotFirst);

@@ -10,7 +10,9 @@ use std::time::Duration;
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::feature_level::FeatureLevel;
-use crate::kv::{Arguments, CommandId, Operation, Overlay, ScriptEffects, StateMachine};
+use crate::kv::{
+    Arguments, CommandId, Operation, Overlay, ScriptEffects, StateMachine, WatchedKey,
+};
 use crate::lua::{
     Flag, Header, Interpreter, Limits, Script, ScriptError, StopFlag, Value, sha1_hex,
 };
@@ -226,17 +228,19 @@ impl ScriptRunner {
         };
         let mut reply = BytesMut::new();
         let result = match operation {
-            Ok(Operation::Call { args, .. }) => {
+            Ok(Operation::Call { args, database, .. }) => {
+                host.connection.database = database;
                 let mut one = OneRequest { budget, version: request.version, new: &mut new };
                 let result = one.run(&mut self.interpreter, &mut host, args, false, &mut reply);
                 result.map(|found| missing = found)
             }
             Ok(Operation::Transaction { watched, operations }) => {
-                let is_unchanged = |(key, revision): (&[u8], &[u8])| {
-                    let revision = revision.try_into().map_or(0, u64::from_le_bytes);
-                    host.overlay.is_unchanged(state, key, revision)
-                };
-                if watched.pairs().all(is_unchanged) {
+                let mut watched = WatchedKey::all_in(watched);
+                let first = operations.iter().next().map(Operation::decode_nested);
+                if let Some(Ok(Operation::Call { database, .. })) = first {
+                    host.connection.database = database;
+                }
+                if watched.all(|watched| host.overlay.is_unchanged(state, &watched)) {
                     Writer::new(&mut reply, request.version).array(operations.iter().count());
                     operations.iter().try_for_each(|one| {
                         let Ok(Operation::Call { args, .. }) = Operation::decode_nested(one) else {
@@ -363,7 +367,10 @@ impl OneRequest<'_> {
             ..Limits::default()
         };
         let script = Script { sha: &found.sha, source: &found.source };
+        let database = host.connection.database;
         let result = interpreter.run(&script, &owned(keys), &owned(others), host, &limits);
+        // As in Redis, the database that a script selects is its own.
+        host.connection.database = database;
         (host.is_read_only, host.allows_full_memory) = (false, false);
         let is_compiled = !matches!(result, Err(ScriptError::Compile(_) | ScriptError::Header(_)));
         if is_compiled && !found.new.is_empty() {

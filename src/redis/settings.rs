@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::kv::{VALUE_BYTES_MAX, parse_integer};
+use crate::kv::{DatabaseId, VALUE_BYTES_MAX, parse_integer};
 use crate::wire::resp::Limits;
 
 use super::notifications::KeyspaceNotifications;
@@ -202,7 +202,7 @@ impl Settings {
             ("bind", host.to_owned()),
             ("port", port.to_string()),
             ("dir", folder.to_owned()),
-            ("databases", "1".to_owned()),
+            ("databases", DatabaseId::COUNT.to_string()),
             ("cluster-enabled", "yes".to_owned()),
         ];
         let value_bytes_max = limits.bulk_bytes_max;

@@ -141,7 +141,7 @@ impl SlowLog {
 fn arguments_of(operation: &Operation<'_>) -> Vec<Bytes> {
     let mut arguments: Vec<&[u8]> = Vec::new();
     match operation {
-        Operation::Call { command, args } => {
+        Operation::Call { command, args, .. } => {
             if command.name() != "unresolved" {
                 arguments.push(command.name().as_bytes());
             }

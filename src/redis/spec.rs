@@ -388,7 +388,7 @@ impl CommandTable {
     ) -> Vec<(CommandNumber, &'static CommandSpec)> {
         let Operation::Call { command, .. } = operation else { return Vec::new() };
         let runs = |spec: &CommandSpec| match spec.command {
-            Some(found) => found == *command,
+            Some(found) => found == *command || is_form_of(command.name(), spec.full_name),
             // Both publish.
             None if spec.full_name == "spublish" => command.name() == "publish",
             None => spec.full_name == command.name(),
@@ -422,6 +422,12 @@ impl CommandTable {
             Some(bar) => self.find(&name[..bar])?.subcommand(&name[bar + 1..]),
         }
     }
+}
+
+/// Returns whether a command of the state machine is another form of that which the command `name`
+/// usually runs.
+fn is_form_of(command: &str, name: &str) -> bool {
+    matches!((command, name), ("copydb", "copy") | ("flushall", "flushdb"))
 }
 
 /// Parses the number at the start of an argument like C's `atoi`: ignores everything after the

@@ -79,8 +79,8 @@ use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 use crate::clock::AppliedClock;
 use crate::feature_level::FeatureLevel;
 use crate::kv::{
-    ChangedKeys, DigestComparison, Event, HistoryStatus, KeyspaceStatistics, Operation, Outcome,
-    StateMachine, Unlinked, Users, View,
+    ChangedKeys, DatabaseSize, DigestComparison, Event, HistoryStatus, KeyspaceStatistics,
+    Operation, Outcome, StateMachine, Unlinked, Users, View,
 };
 use crate::membership::Configuration;
 use crate::raft::{
@@ -471,13 +471,8 @@ pub(super) struct ReplyBatch {
     pub(super) leader: Option<NodeId>,
     /// The users of the cluster, if they have changed since the previous batch of replies.
     pub(super) users: Option<Box<Users>>,
-    /// Number of keys in the keyspace of the applied state.
-    pub(super) key_count: usize,
-    /// Number of keys with an expiration in the applied state.
-    pub(super) expires_count: usize,
-    /// Average expiration time of the keys that have one, in milliseconds since 1970; `None` if no
-    /// key expires.
-    pub(super) average_expiry: Option<u64>,
+    /// Sizes of the databases of the applied state that have keys.
+    pub(super) databases: Vec<DatabaseSize>,
     /// Number of lookups by this replica's clients, and number of expired keys, since the previous
     /// batch of replies.
     pub(super) statistics: KeyspaceStatistics,

@@ -236,6 +236,8 @@ impl LocalServer {
                     let (_, outcomes) = self.store.read(&buffer.finish(key, true)).expect("reads");
                     assert_ne!(outcomes, [Outcome::NoList], "nothing else changes the store");
                 }
+                self.connection.complete_scripts(&reply);
+                self.connection.cancel_blocked();
                 if !reply_format.is_muted() {
                     self.replies.extend_from_slice(&reply);
                 }

@@ -1,6 +1,7 @@
 //! Replies that differ from those of Redis: the leader, the role, and unsupported features.
 
 use bowline::feature_level::FeatureLevel;
+use bowline::kv::{DatabaseSize, Operation};
 use bowline::raft::{DiskState, RoleName};
 use bowline::redis::{Action, Connection, Context, ReplicaInfo, Settings};
 use bowline::types::{Index, Instant, NodeId, Term};
@@ -34,7 +35,7 @@ impl Client {
         context.leader = Some(NodeId(1));
         context.term = Term(4);
         (context.last_index, context.applied_index) = (Index(9), Index(8));
-        context.key_count = 5;
+        context.databases = vec![DatabaseSize { key_count: 5, ..DatabaseSize::default() }];
         let settings = Settings::new(&Limits::default(), "127.0.0.1", 7002, "data");
         let (address, here) = ("127.0.0.1:5".to_owned(), "127.0.0.1:7002".to_owned());
         Client { connection: Connection::new(3, address, here, Instant::ZERO), context, settings }
@@ -75,6 +76,90 @@ fn command_inside_once_needs_the_feature_level_of_the_command() {
         };
         let text = String::from_utf8_lossy(&operation).into_owned();
         assert_eq!(text.contains("not applied: this needs every replica"), is_refused, "{text}");
+    }
+}
+
+/// Libraries overlook the error of `SELECT`, and would mix the data of their users in database 0.
+#[test]
+fn client_whose_database_is_refused_uses_no_other_one() {
+    let mut client = Client::new();
+    client.context.members.feature_level = FeatureLevel::OLDEST;
+    client.context.leader = Some(NodeId(2));
+    let refused = client.reply("SELECT 1");
+    assert!(refused.starts_with("-ERR not applied: this needs every replica"), "{refused}");
+    let lacks = "-ERR database 1 could not be selected, and no other one is used in its place";
+    for line in ["SET k v", "GET k", "WATCH k", "ONCE 1 1 SET k v", "FLUSHDB"] {
+        let reply = client.reply(line);
+        assert!(reply.starts_with(lacks), "{line}: {reply}");
+    }
+    assert_eq!(client.reply("PING"), "+PONG\r\n");
+    assert_eq!(client.reply("SELECT 99"), "-ERR DB index is out of range\r\n");
+    assert!(client.reply("GET k").starts_with(lacks));
+    client.context.members.feature_level = FeatureLevel::NEWEST;
+    assert_eq!(client.reply("SELECT 1"), "+OK\r\n");
+    assert!(client.is_submitted("GET k"));
+    // Without the level, only in a transaction.
+    client.context.members.feature_level = FeatureLevel::OLDEST;
+    client.reply("RESET");
+    for line in ["MULTI", "SELECT 2", "GET k"] {
+        client.reply(line);
+    }
+    let (_, reply) = client.ask("EXEC");
+    assert!(reply.starts_with("*2\r\n-ERR not applied") && reply.contains("-ERR database 2"));
+    assert_eq!(client.reply("SELECT 0"), "+OK\r\n");
+    assert!(client.is_submitted("GET k"));
+}
+
+#[test]
+fn cluster_clients_have_only_database_0() {
+    let mut client = Client::new();
+    assert_eq!(client.reply("SELECT 3"), "+OK\r\n");
+    client.reply("CLUSTER SLOTS");
+    assert!(client.is_submitted("SET foo bar"), "it is not redirected");
+    client.reply("RESET");
+    client.reply("CLUSTER SLOTS");
+    assert_eq!(client.reply("SELECT 0"), "+OK\r\n");
+    for (line, error) in [
+        ("SWAPDB 0 1", "ERR SWAPDB is not allowed in cluster mode"),
+        ("MOVE k 1", "MOVED 7629 127.0.0.1:7001"),
+        ("SELECT 3", "ERR SELECT is not allowed in cluster mode"),
+        (
+            "GET k",
+            "ERR database 3 could not be selected, and no other one is used in its place; \
+                   send SELECT again",
+        ),
+    ] {
+        assert_eq!(client.reply(line), format!("-{error}\r\n"), "{line}");
+    }
+    client.context.leader = Some(NodeId(2));
+    assert_eq!(client.reply("SELECT 0"), "+OK\r\n");
+    let refused = "-ERR MOVE is not allowed in cluster mode\r\n";
+    assert_eq!(client.reply("MOVE k 1"), refused);
+    let refused = "-ERR Copying to another database is not allowed in cluster mode\r\n";
+    assert_eq!(client.reply("COPY k l DB 1"), refused);
+    assert!(client.is_submitted("COPY k l DB 0"));
+}
+
+#[test]
+fn commands_of_database_0_are_those_of_the_oldest_level_until_it_is_raised() {
+    let mut client = Client::new();
+    let mut operation = |level, line: &str| {
+        client.context.members.feature_level = level;
+        match client.ask(line).0 {
+            Action::Submit { operation, .. } => Operation::decode(&operation)
+                .map(|operation| operation.as_call().expect("a call").0)
+                .expect("an operation"),
+            other => panic!("{line}: {other:?}"),
+        }
+    };
+    let (old, new) = (FeatureLevel::OLDEST, FeatureLevel::NEWEST);
+    for (line, before, after) in [
+        ("FLUSHDB", "flushall", "flushdb"),
+        ("FLUSHALL", "flushall", "flushall"),
+        ("COPY a b", "copy", "copy"),
+        ("COPY a b DB 1", "copy", "copydb"),
+    ] {
+        assert_eq!((operation(old, line), operation(new, line)), (before, after), "{line}");
     }
 }
 

@@ -153,7 +153,7 @@ fn stream_of(seed: u64) -> Vec<Made> {
     requests
 }
 
-/// Returns requests for the contents of every key.
+/// Returns requests for the contents of every key of the databases that have most keys.
 fn last_questions() -> impl Iterator<Item = Made> {
     let about = |key: &'static [u8]| {
         LAST.iter().map(move |form| {
@@ -164,7 +164,11 @@ fn last_questions() -> impl Iterator<Item = Made> {
             Made { arguments: arguments.collect(), agreement: form.agreement }
         })
     };
-    ALL_KEYS.iter().flat_map(move |key| about(key))
+    ["0", "1", "2"].into_iter().flat_map(move |database| {
+        let arguments = ["SELECT", database].map(|word| word.as_bytes().to_vec()).to_vec();
+        let select = Made { arguments, agreement: Agreement::Exact };
+        std::iter::once(select).chain(ALL_KEYS.iter().flat_map(move |key| about(key)))
+    })
 }
 
 /// Runs a stream on empty servers, and returns the first disagreement. The pipelines into which the

@@ -30,8 +30,8 @@ impl Reference {
         let folder = tempfile::tempdir().expect("a folder for its socket");
         let socket = folder.path().join("redis");
         let process = Command::new("redis-server")
-            // One database, and the same maximum length of strings as in this server.
-            .args(["--port", "0", "--databases", "1", "--save", "", "--appendonly", "no"])
+            // The same maximum length of strings as in this server.
+            .args(["--port", "0", "--save", "", "--appendonly", "no"])
             .args(["--proto-max-bulk-len", "64mb"])
             .arg("--unixsocket")
             .arg(&socket)

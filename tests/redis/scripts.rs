@@ -17,7 +17,8 @@ const RUN: &str = "local out = {} for i, line in ipairs(ARGV) do local words = {
                    string.gmatch(line, '[^ ]+') do words[#words + 1] = word end out[i] = \
                    redis.pcall(unpack(words)) end return out";
 
-/// Commands for random scripts. `K` is replaced by a key and `N` by a number.
+/// Commands for random scripts. `K` is replaced by a key, `N` by a number and `D` by that of a
+/// database.
 const COMMANDS: &[&str] = &[
     "set K N",
     "get K",
@@ -39,6 +40,12 @@ const COMMANDS: &[&str] = &[
     "persist K",
     "rename K K",
     "copy K K",
+    "copy K K db D",
+    "copy K K db D replace",
+    "move K D",
+    "select D",
+    "select D",
+    "flushdb",
     "hset K f N",
     "hget K f",
     "hincrby K f N",
@@ -117,6 +124,7 @@ fn random_scripts_get_the_replies_of_redis() {
                     let words = chosen.split(' ').map(|word| match word {
                         "K" => ["a", "b", "c"][rng.random_range(0..3)].to_owned(),
                         "N" => rng.random_range(0..5).to_string(),
+                        "D" => rng.random_range(0..3).to_string(),
                         other => other.to_owned(),
                     });
                     let words: Vec<String> = words.collect();
@@ -127,12 +135,20 @@ fn random_scripts_get_the_replies_of_redis() {
             let commands: Vec<String> =
                 commands.into_iter().filter(|command| command != "\"dbsize\"").collect();
             let script = format!("EVAL \"{RUN}\" 0 {}", commands.join(" "));
-            match rng.random_range(0..3) {
+            let select = format!("SELECT {}", rng.random_range(0..3));
+            match rng.random_range(0..6) {
                 0 => requests.extend(["MULTI".to_owned(), script, "EXEC".to_owned()]),
+                1 => requests.extend(["MULTI".to_owned(), select, script, "EXEC".to_owned()]),
+                2 => requests.extend(["MULTI".to_owned(), script, select, "EXEC".to_owned()]),
+                3 => requests.extend([select, script]),
                 _ => requests.push(script),
             }
+            // The database that a script selects is its own.
             requests.push("MGET a b c".to_owned());
         }
+        requests.extend((0..3).flat_map(|number| {
+            [format!("SELECT {number}"), "MGET a b c".to_owned(), "DBSIZE".to_owned()]
+        }));
         compare(&reference, &mut server, &requests, 2 + u32::from(round % 2 == 1));
     }
 }

@@ -33,6 +33,7 @@ pub(crate) const ARGUMENTS: &[(&str, &[&[&[u8]]])] = &[
     ("lmax", &[&[b"+", b"[d", b"(d", b"[c", b"(e", b"[2", b"(zz"], ENDS]),
     ("few", &[&[b"1", b"1", b"2", b"2", b"3"], &[b"0", b"-1", b"x", b"100"]]),
     ("bit", &[&[b"0", b"1"], &[b"2", b"-1", b"x", b""]]),
+    ("db", &[&[b"0", b"0", b"1", b"2"], &[b"15", b"16", b"-1", b"x", b"", b"99999999999"]]),
     ("offset", &[&[b"0", b"1", b"5", b"7", b"8", b"13", b"40", b"100"], FAR_OFFSETS]),
     ("field", &[&[b"u1", b"i1", b"u4", b"i5", b"u8", b"i8", b"u13", b"u63", b"i64"], NO_FIELDS]),
     ("amount", &[AMOUNTS, VALUES]),
@@ -267,6 +268,7 @@ pub(crate) const GROUPS: &[(&str, &[Template])] = &[
     ("zsets", SORTED_SETS),
     ("streams", STREAMS),
     ("connections", CONNECTIONS),
+    ("databases", DATABASES),
 ];
 
 /// Requests to compare the final state: they are sent for each key, which takes the place of the
@@ -538,11 +540,28 @@ const STREAMS: &[Template] = &[
     same("COMMAND GETKEYS XREADGROUP GROUP group consumer NOACK STREAMS stream id [id]").once_in(4),
 ];
 
+/// Most keys are in database 0, so that the requests of other groups find them.
+const DATABASES: &[Template] = &[
+    same("SELECT 0"),
+    same("SELECT 0"),
+    same("SELECT 0"),
+    same("SELECT db"),
+    same("SELECT (0|1|2)"),
+    same("MOVE key db"),
+    same("MOVE key (0|1|2)"),
+    same("COPY key key DB db [REPLACE]"),
+    same("COPY key key [REPLACE|DB db ...]"),
+    same("SWAPDB db db").once_in(2),
+    same("FLUSHDB").once_in(8),
+    same("DBSIZE"),
+    same("SELECT 1 ; SET str value ; SELECT 0"),
+    same("SELECT 2 ; RPUSH list member ; SELECT 0"),
+];
+
 const CONNECTIONS: &[Template] = &[
     same("PING [value]").once_in(4),
     same("ECHO value").once_in(4),
     same("CLIENT SETNAME member").once_in(4),
     same("CLIENT GETNAME").once_in(4),
-    same("SELECT bit").once_in(4),
     same("NONESUCH [value ...]").once_in(4),
 ];

@@ -40,6 +40,24 @@ WATCH a; MULTI; foo; SET a 1; QUIT; EXEC
 MULTI; SET a 1; RESET; GET a; EXEC
 MULTI; SUBSCRIBE c; PSUBSCRIBE e*; EXEC; MULTI; PING; UNSUBSCRIBE; PUNSUBSCRIBE; MULTI; EXEC
 MULTI; PUBLISH c hello; PUBSUB NUMSUB c; INCR n; EXEC
+MULTI; SET k 0; SELECT 1; SET k 1; GET k; SELECT 16; SELECT 0; GET k; SELECT 2; EXEC; GET k; DBSIZE
+SELECT 3; MULTI; SET k 3; EXEC; GET k; SELECT 0; GET k; MULTI; SELECT 3; DISCARD; GET k
+WATCH a; SET a 1; MULTI; SELECT 4; SET a 4; EXEC; SET b 1; SELECT 4; EXISTS a b; SELECT 0; GET b
+WATCH a; MULTI; SELECT 4; SET a 4; EXEC; GET a; SELECT 0; EXISTS a
+WATCH a; SELECT 1; SET a 1; MULTI; GET a; EXEC
+WATCH a; SELECT 1; WATCH a; SET a 1; MULTI; GET a; EXEC
+SELECT 1; WATCH a; SELECT 0; SET a 0; MULTI; GET a; EXEC
+SELECT 1; WATCH a; SELECT 0; WATCH a; SELECT 1; SET a 2; MULTI; GET a; EXEC
+SET a 0; WATCH a; SWAPDB 0 1; MULTI; GET a; EXEC; GET a; SELECT 1; GET a
+SET a 0; SELECT 1; SET a 1; WATCH a; SWAPDB 1 0; MULTI; GET a; EXEC; WATCH a; SWAPDB 2 3
+SET a 0; SELECT 1; WATCH a; SWAPDB 0 1; MULTI; GET a; EXEC
+SET a 0; WATCH a b; SWAPDB 3 4; MULTI; GET a; EXEC; WATCH b; SWAPDB 0 4; MULTI; GET a; EXEC
+SET a 0; WATCH a; SWAPDB 0 0; MULTI; GET a; EXEC
+SET a 0; WATCH a; SELECT 2; FLUSHDB; MULTI; PING; EXEC; SELECT 0; WATCH a; FLUSHDB; MULTI; EXEC
+SET a 0; WATCH a; MOVE a 5; MULTI; PING; EXEC; SELECT 5; WATCH b; COPY a b DB 5; MULTI; PING; EXEC
+MULTI; SET a 1; MOVE a 1; MOVE a 1; SELECT 1; GET a; COPY a b DB 2; SWAPDB 1 2; GET b; GET a; EXEC
+MULTI; SELECT 1; INCR n; SWAPDB 0 1; INCR n; SELECT 0; GET n; EXEC; GET n
+SELECT 7; RESET; SET k 0; SELECT 0; GET k
 ";
 
 /// Runs a script on a new connection, and returns all replies as escaped text.
@@ -97,6 +115,48 @@ fn random_transactions_get_the_replies_of_redis() {
         (conflicts, done) = (conflicts + usize::from(queued > 1), done + queued);
     }
     assert!(conflicts > 100 && done > 1_000, "{conflicts} {done}");
+}
+
+/// Runs random transactions on a few keys of several databases. After `WATCH`, at most one request
+/// changes keys before `EXEC`: Redis counts it as a change also if a second one takes it back.
+#[test]
+fn random_transactions_on_several_databases_get_the_replies_of_redis() {
+    let Some(reference) = Reference::start() else { return };
+    let mut server = LocalServer::new(Limits::default());
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    for round in 0..300 {
+        let mut requests = vec!["FLUSHALL".to_owned()];
+        let (mut may_change, mut is_watching, mut is_open) = (true, false, false);
+        while requests.len() < 40 {
+            let [one, other] = [0, 1].map(|_| rng.random_range(0..3));
+            let request = match rng.random_range(0..16) {
+                0 | 1 => format!("SELECT {one}"),
+                2 if may_change => format!("SWAPDB {one} {other}"),
+                3 if may_change => format!("MOVE a {one}"),
+                4 if may_change => format!("COPY a b DB {one} REPLACE"),
+                5 | 6 if may_change => format!("SET {} {}", ["a", "b"][one / 2], requests.len()),
+                7 | 8 => "WATCH a b".to_owned(),
+                9 | 10 => "MULTI".to_owned(),
+                11 | 12 => "EXEC".to_owned(),
+                13 => "DBSIZE".to_owned(),
+                _ => "MGET a b".to_owned(),
+            };
+            match request.split(' ').next() {
+                Some("MULTI") => is_open = true,
+                Some("WATCH") => is_watching |= !is_open,
+                Some("EXEC") if is_open => {
+                    (may_change, is_watching, is_open) = (true, false, false);
+                }
+                Some("SWAPDB" | "MOVE" | "COPY" | "SET") if !is_open => may_change = !is_watching,
+                _ => {}
+            }
+            requests.push(request);
+        }
+        requests.extend((0..3).flat_map(|number| {
+            [format!("SELECT {number}"), "MGET a b".to_owned(), "DBSIZE".to_owned()]
+        }));
+        compare(&reference, &mut server, &requests, 2 + round % 2);
+    }
 }
 
 fn random(rng: &mut ChaCha8Rng) -> String {

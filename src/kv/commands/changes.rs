@@ -105,7 +105,9 @@ fn page<'k>(keyspace: &'k Keyspace, query: &ChangesQuery<'_>, from: u64) -> Page
             return Page { changes, next, is_last: false };
         }
         next = change.revision;
-        if change.key.is_none_or(|key| key.starts_with(query.prefix)) {
+        if change.database == keyspace.database()
+            && change.key.is_none_or(|key| key.starts_with(query.prefix))
+        {
             let entry = if query.with_values { string_after(keyspace, &change) } else { None };
             bytes += change.key.map_or(0, <[u8]>::len);
             bytes += entry.map_or(0, |entry| entry.string().len());
@@ -120,7 +122,7 @@ fn page<'k>(keyspace: &'k Keyspace, query: &ChangesQuery<'_>, from: u64) -> Page
 fn string_after<'k>(keyspace: &'k Keyspace, change: &Change<'_>) -> Option<&'k KeyEntry> {
     let key = change.key.filter(|_| !REMOVALS.contains(&change.name))?;
     let entry = keyspace.uncounted_entry(key)?;
-    let is_same = entry.revision() == change.revision;
+    let is_same = keyspace.revision_of_entry(entry) == change.revision;
     (is_same && entry.value_type() == ValueType::String).then_some(entry)
 }
 
@@ -155,6 +157,14 @@ pub(in crate::kv) fn changes(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
              after revision {start}"
         )));
     }
+    let swapped_at = keyspace.swapped_at();
+    if from < swapped_at {
+        return Ok(gone(&format!(
+            "the keys of database {} were exchanged for those of another one at revision \
+             {swapped_at}",
+            keyspace.database()
+        )));
+    }
     if from > revision && !query.may_lag {
         return Ok(gone(&format!("revision {from} does not exist, the latest is {revision}")));
     }
@@ -180,8 +190,12 @@ pub(in crate::kv) fn changes(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::batch::Batch;
     use crate::kv::commands::registry::CommandId;
+    use crate::kv::keyspace::databases::DatabaseId;
+    use crate::kv::operation::Operation;
     use crate::kv::state_machine::tests::Feeder;
+    use crate::types::RequestKey;
 
     const ALL: ChangesQuery<'static> = ChangesQuery {
         from: Some(0),
@@ -222,6 +236,53 @@ mod tests {
 
     fn page(feeder: &mut Feeder, query: ChangesQuery<'_>) -> (i64, String) {
         page_of(ask(feeder, query))
+    }
+
+    fn in_database(feeder: &mut Feeder, number: u8, query: ChangesQuery<'_>) -> Outcome {
+        let database = DatabaseId::new(number).unwrap();
+        query.with_arguments(|args| {
+            let operation = Operation::call(CommandId::CHANGES, args).in_database(database);
+            let batch = Batch::one(RequestKey::default(), &operation);
+            feeder.store.read(&batch).unwrap().1.remove(0)
+        })
+    }
+
+    #[test]
+    fn changes_are_those_of_the_database() {
+        let mut feeder = feeder();
+        let two = DatabaseId::new(2).unwrap();
+        feeder.call("set", &["a", "zero"]);
+        feeder.apply(Operation::set(b"a", b"two").in_database(two));
+        feeder.call("move", &["a", "2"]);
+        feeder.call("move", &["a", "3"]);
+        feeder.apply(Operation::call(CommandId::of("flushdb"), []).in_database(two));
+        let query = ChangesQuery { with_values: true, ..ALL };
+        let page = |feeder: &mut Feeder, number| page_of(in_database(feeder, number, query));
+        assert_eq!(page(&mut feeder, 0), (5, "1:set:a:nil 4:move_from:a:nil".to_owned()));
+        assert_eq!(page(&mut feeder, 2), (5, "2:set:a:nil 5:flushall:nil:nil".to_owned()));
+        assert_eq!(page(&mut feeder, 3), (5, "4:move_to:a:zero".to_owned()));
+        assert_eq!(page(&mut feeder, 4), (5, String::new()));
+        feeder.call("flushall", &[]);
+        let query = ChangesQuery { from: Some(5), ..ALL };
+        for (number, changes) in [(0, "6:flushall:nil"), (2, ""), (3, "6:flushall:nil")] {
+            let outcome = in_database(&mut feeder, number, query);
+            assert_eq!(page_of(outcome), (6, changes.to_owned()), "database {number}");
+        }
+    }
+
+    #[test]
+    fn changes_before_a_swap_of_the_database_are_gone() {
+        let mut feeder = feeder();
+        feeder.call("set", &["a", "zero"]);
+        feeder.call("swapdb", &["0", "2"]);
+        feeder.apply(Operation::set(b"b", b"two").in_database(DatabaseId::new(2).unwrap()));
+        let from = |from| ChangesQuery { from: Some(from), ..ALL };
+        for number in [0, 2] {
+            let text = error(in_database(&mut feeder, number, from(1)));
+            assert!(text.starts_with("HISTORYGONE the keys of database"), "{text}");
+        }
+        assert_eq!(page_of(in_database(&mut feeder, 2, from(2))), (3, "3:set:b".to_owned()));
+        assert_eq!(page_of(in_database(&mut feeder, 1, from(0))), (3, String::new()));
     }
 
     fn error(outcome: Outcome) -> String {

@@ -8,6 +8,7 @@ use crate::kv::commands::row::{
     ALL_KEYS, Answer, NO_KEYS, ONE_KEY, Row, Scale, TWO_KEYS, read, write,
 };
 use crate::kv::keyspace::Keyspace;
+use crate::kv::keyspace::databases::DatabaseId;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::keyspace::slot::slot_of;
 use crate::kv::values::number::parse_integer;
@@ -54,17 +55,24 @@ fn dbsize(keyspace: &Keyspace, _args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.len()))
 }
 
-/// Runs `FLUSHALL [ASYNC | SYNC]` and `FLUSHDB`, which are the same command here, because there is
-/// only one database: removes all keys. The option has no effect.
+/// Runs `FLUSHALL [ASYNC | SYNC]`: removes all keys of all databases. The option has no effect.
+/// `FLUSHDB` of version 0.1, which has only database 0, is the same command.
 fn flushall(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    checked_flush_options(args)?;
+    keyspace.clear_all();
+    Ok(Outcome::Done)
+}
+
+/// Checks the options of `FLUSHALL` and `FLUSHDB`.
+///
+/// # Errors
+/// If there is any other than `ASYNC` and `SYNC`, or more than one.
+pub(super) fn checked_flush_options(args: &Args<'_>) -> Result<(), Refusal> {
     let is_known = |option: &[u8]| {
         option.eq_ignore_ascii_case(b"ASYNC") || option.eq_ignore_ascii_case(b"SYNC")
     };
-    if args.len() > 1 || !args.all().iter().all(|option| is_known(option)) {
-        return Err(Refusal::Syntax);
-    }
-    keyspace.clear();
-    Ok(Outcome::Done)
+    let are_valid = args.len() <= 1 && args.all().iter().all(|option| is_known(option));
+    if are_valid { Ok(()) } else { Err(Refusal::Syntax) }
 }
 
 /// Runs `CLUSTER COUNTKEYSINSLOT slot`: returns the number of keys in a hash slot. O(n), because it
@@ -138,10 +146,24 @@ fn move_to(keyspace: &mut Keyspace, from: &[u8], to: &[u8]) {
 }
 
 /// Runs `COPY source destination [DB 0] [REPLACE]`: copies a key with its value and expiration
-/// time.
+/// time. It is the command of version 0.1, which has only database 0; `copydb` copies to others.
 fn copy(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    copy_with_options(keyspace, args, |argument| match parse_database(argument)? {
+        DatabaseId::FIRST => Ok(DatabaseId::FIRST),
+        _ => Err(Outcome::error("ERR DB index is out of range")),
+    })
+}
+
+/// Copies a key with its value and expiration time, as its options say. `database` parses the
+/// number of a database.
+pub(super) fn copy_with_options(
+    keyspace: &mut Keyspace,
+    args: &Args<'_>,
+    database: impl Fn(&[u8]) -> Result<DatabaseId, Outcome>,
+) -> Answer {
     let (from, to) = (args.get(0)?, args.get(1)?);
-    let mut replaces = false;
+    let home = keyspace.database();
+    let (mut replaces, mut target) = (false, home);
     let mut options = args.rest(2).iter();
     while let Some(option) = options.next() {
         if option.eq_ignore_ascii_case(b"REPLACE") {
@@ -149,28 +171,40 @@ fn copy(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         } else if option.eq_ignore_ascii_case(b"DB")
             && let Some(number) = options.next()
         {
-            let number = parse_integer(number).ok_or(Refusal::NotAnInteger)?;
-            if i32::try_from(number).is_err() {
-                return Ok(Outcome::error(
-                    "ERR value is out of range, value must between -2147483648 and 2147483647",
-                ));
-            }
-            if number != 0 {
-                return Ok(Outcome::error("ERR DB index is out of range"));
-            }
+            target = match database(number) {
+                Ok(target) => target,
+                Err(outcome) => return Ok(outcome),
+            };
         } else {
             return Err(Refusal::Syntax);
         }
     }
-    if from == to {
+    if from == to && target == home {
         return Err(Refusal::SameObject);
     }
-    let copies = keyspace.entry(from).is_some() && (replaces || keyspace.entry(to).is_none());
+    let is_free = || keyspace.within(target, |keyspace| keyspace.entry(to).is_none());
+    let copies = keyspace.entry(from).is_some() && (replaces || is_free());
     if copies {
-        keyspace.copy(from, to);
-        keyspace.notify("copy_to", to);
+        keyspace.copy_to(from, (target, to));
+        keyspace.within_mut(target, |keyspace| keyspace.notify("copy_to", to));
     }
     Ok(Outcome::flag(copies))
+}
+
+/// Parses the number of a database.
+///
+/// # Errors
+/// If it is not the number of a database, with Redis's error.
+pub(in crate::kv) fn parse_database(argument: &[u8]) -> Result<DatabaseId, Outcome> {
+    let Some(number) = parse_integer(argument) else {
+        return Err(Outcome::Refused(Refusal::NotAnInteger));
+    };
+    if i32::try_from(number).is_err() {
+        return Err(Outcome::error(
+            "ERR value is out of range, value must between -2147483648 and 2147483647",
+        ));
+    }
+    DatabaseId::new(number).ok_or_else(|| Outcome::error("ERR DB index is out of range"))
 }
 
 /// Runs `OBJECT ENCODING key`: returns the name of the encoding that Redis with default settings
@@ -183,7 +217,8 @@ fn encoding(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 /// Runs `OBJECT REVISION key`: returns the sequence number of the operation that last changed the
 /// key; null if the key does not exist.
 fn revision(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
-    let revision = keyspace.entry_without_event(args.get(0)?).map(KeyEntry::revision);
+    let entry = keyspace.entry_without_event(args.get(0)?);
+    let revision = entry.map(|entry| keyspace.revision_of_entry(entry));
     let integer = |revision: u64| Outcome::Integer(revision.cast_signed());
     Ok(revision.map_or(Outcome::Value(None), integer))
 }

@@ -113,7 +113,7 @@ pub(in crate::kv) fn key_range(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let cursor = Outcome::Value(cursor.map(|key| [b"(", key].concat().into()));
     let revision = Outcome::Integer(keyspace.revision().cast_signed());
     let found = if query.with_values {
-        Outcome::List(found.into_iter().map(with_value).collect())
+        Outcome::List(found.into_iter().map(|entry| with_value(keyspace, entry)).collect())
     } else {
         keys_outcome(&found)
     };
@@ -126,10 +126,10 @@ fn string_len(entry: &KeyEntry) -> usize {
 }
 
 /// Returns a key with its revision and its value, which is null if it is not a string.
-fn with_value(entry: &KeyEntry) -> Outcome {
+fn with_value(keyspace: &Keyspace, entry: &KeyEntry) -> Outcome {
     let is_string = entry.value_type() == ValueType::String;
     let value = Outcome::string(is_string.then(|| entry.shared_string()));
-    let revision = Outcome::Integer(entry.revision().cast_signed());
+    let revision = Outcome::Integer(keyspace.revision_of_entry(entry).cast_signed());
     Outcome::List(vec![Outcome::Value(Some(entry.shared_key())), revision, value])
 }
 

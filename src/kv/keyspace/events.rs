@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 
 use super::Keyspace;
+use super::databases::DatabaseId;
 use super::history::{FLUSH, History};
 
 /// Maximum number of recorded events (published messages and keyspace notifications) that are
@@ -29,6 +30,8 @@ pub enum Event {
     Key {
         /// Name of the event in Redis's keyspace notifications, such as `set` or `expired`.
         name: &'static str,
+        /// Database of the key.
+        database: DatabaseId,
         /// Name of the key that was changed or removed, or has expired.
         key: Bytes,
     },
@@ -59,34 +62,44 @@ pub(super) struct Events {
 impl Events {
     /// Records a change of a key by the operation with the number `revision`: in the history of
     /// changes, and as a keyspace notification if these are being recorded.
-    pub(super) fn note_key(&mut self, revision: u64, name: &'static str, key: &[u8]) {
+    pub(super) fn note_key(&mut self, revision: u64, name: &'static str, key: (DatabaseId, &[u8])) {
         self.history.add(revision, name, key);
         self.notify(name, key);
     }
 
     /// Records the keyspace notification `new` for a key that is created, if keyspace notifications
     /// are being recorded. The event of the command that creates the key follows.
-    pub(super) fn note_new(&self, key: &[u8]) {
-        self.notify("new", key);
+    pub(super) fn note_new(&self, database: DatabaseId, key: &[u8]) {
+        self.notify("new", (database, key));
     }
 
-    /// Records the removal of all keys by the operation with the number `revision`, in the history
-    /// of changes. As in Redis, it causes no keyspace notification.
-    pub(super) fn note_flush(&mut self, revision: u64) {
-        self.history.add(revision, FLUSH, b"");
+    /// Records the removal of all keys of a database by the operation with the number `revision`,
+    /// in the history of changes. As in Redis, it causes no keyspace notification.
+    pub(super) fn note_flush(&mut self, revision: u64, database: DatabaseId) {
+        self.history.add(revision, FLUSH, (database, b""));
     }
 
-    fn notify(&self, name: &'static str, key: &[u8]) {
+    /// Records that the keys of two databases were exchanged: any key may have changed. As in
+    /// Redis, it causes no keyspace notification.
+    pub(super) fn note_swap(&mut self) {
+        self.history.report_others();
+    }
+
+    fn notify(&self, name: &'static str, key: (DatabaseId, &[u8])) {
         if self.recorded.keys {
-            self.record(|| Event::Key { name, key: Bytes::copy_from_slice(key) });
+            self.record_key(name, key);
         }
     }
 
     /// Records the keyspace notification `keymiss` for a key, if misses are being recorded.
-    pub(super) fn note_miss(&self, key: &[u8]) {
+    pub(super) fn note_miss(&self, database: DatabaseId, key: &[u8]) {
         if self.recorded.misses {
-            self.record(|| Event::Key { name: "keymiss", key: Bytes::copy_from_slice(key) });
+            self.record_key("keymiss", (database, key));
         }
+    }
+
+    fn record_key(&self, name: &'static str, (database, key): (DatabaseId, &[u8])) {
+        self.record(|| Event::Key { name, database, key: Bytes::copy_from_slice(key) });
     }
 
     fn record(&self, event: impl FnOnce() -> Event) {
@@ -111,13 +124,13 @@ impl Keyspace {
     /// Records a change of a key, as a keyspace notification and in the history of changes. `name`
     /// is the name of the event, such as `set`.
     pub(in crate::kv) fn notify(&mut self, name: &'static str, key: &[u8]) {
-        self.events.note_key(self.revision, name, key);
+        self.events.note_key(self.revision, name, (self.databases.id(), key));
     }
 
     /// Records a change of a key for which Redis has no keyspace notification, only in the history
     /// of changes. `name` is the name of the command in lower case.
     pub(in crate::kv) fn note_change(&mut self, name: &'static str, key: &[u8]) {
-        self.events.history.add(self.revision, name, key);
+        self.events.history.add(self.revision, name, (self.databases.id(), key));
     }
 
     /// Records the change `del` of `key` if the key does not exist any more.
@@ -155,7 +168,8 @@ mod tests {
             keyspace.remove(b"k");
             keyspace.notify_if_removed(b"k");
         };
-        let key = |name| Event::Key { name, key: Bytes::from_static(b"k") };
+        let database = DatabaseId::FIRST;
+        let key = |name| Event::Key { name, database, key: Bytes::from_static(b"k") };
         let [channel, message] = [&b"c"[..], b"m"].map(Bytes::from_static);
         let message = Event::Message { channel, message, is_sharded: false };
         for (messages, keys, expected) in [
@@ -179,7 +193,8 @@ mod tests {
         keyspace.record_events(RecordedEvents { messages: false, keys: true, misses: false });
         assert!(!keyspace.delete(b"k"));
         assert!(keyspace.delete(b"l"));
-        let key = |name, key| Event::Key { name, key: Bytes::from_static(key) };
+        let database = DatabaseId::FIRST;
+        let key = |name, key| Event::Key { name, database, key: Bytes::from_static(key) };
         assert_eq!(keyspace.take_events(), [key("expired", b"k"), key("del", b"l")]);
     }
 
@@ -197,7 +212,7 @@ mod tests {
         }
         assert_eq!(silent.digest(), recording.digest());
         let events = recording.take_events().into_iter().map(|event| match event {
-            Event::Key { name, key } => (name, key),
+            Event::Key { name, key, .. } => (name, key),
             Event::Message { .. } => panic!("no message was published"),
         });
         let events: Vec<_> = events.collect();

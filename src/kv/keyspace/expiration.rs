@@ -55,19 +55,21 @@ impl ExpirationIndex {
 
     /// Returns the earliest expiration time in the index that is later than `clock`, in
     /// milliseconds since 1970; `None` if there is none.
-    fn first_after(&self, clock: Millis) -> Option<Millis> {
+    pub(super) fn first_after(&self, clock: Millis) -> Option<Millis> {
         let after = (clock.saturating_add(1), 0);
         self.by_time.range(after..).next().map(|(expires_at, _)| *expires_at)
     }
 
     /// Returns the average of all expiration times, in milliseconds since 1970; `None` if there are
     /// none.
-    fn average(&self) -> Option<Millis> {
+    pub(super) fn average(&self) -> Option<Millis> {
         let average = self.sum.checked_div(self.by_time.len() as u128)?;
         Some(Millis::try_from(average).expect("an average of numbers of this type"))
     }
 
-    fn first(&self) -> Option<(Millis, u64)> {
+    /// Returns the earliest expiration time, in milliseconds since 1970, with a hash of a key that
+    /// expires then; `None` if there is none.
+    pub(super) fn first(&self) -> Option<(Millis, u64)> {
         self.by_time.first().copied()
     }
 }
@@ -90,29 +92,6 @@ impl Keyspace {
         self.clock = clock;
     }
 
-    /// Returns the earliest expiration time of all keys, in milliseconds since 1970; `None` if no
-    /// key expires. The time may have passed already, if the expired key has not been removed yet.
-    pub(in crate::kv) fn next_expiry(&self) -> Option<Millis> {
-        self.expirations.first().map(|(expires_at, _)| expires_at)
-    }
-
-    /// Returns whether any key expires after the current reading of the replicated clock and not
-    /// later than `millis`.
-    pub(in crate::kv) fn expires_until(&self, millis: Millis) -> bool {
-        self.expirations.first_after(self.clock.millis).is_some_and(|first| first <= millis)
-    }
-
-    /// Returns the number of keys that have an expiration time.
-    pub(in crate::kv) fn expires_count(&self) -> usize {
-        self.expirations.len()
-    }
-
-    /// Returns the average expiration time of the keys that have one, in milliseconds since 1970;
-    /// `None` if no key expires. O(1).
-    pub(in crate::kv) fn average_expiry(&self) -> Option<Millis> {
-        self.expirations.average()
-    }
-
     /// Advances the replicated clock to `millis`, in milliseconds since 1970. Has no effect if the
     /// clock already shows this time or a later one.
     pub(in crate::kv) fn advance_clock(&mut self, millis: Millis) {
@@ -129,8 +108,16 @@ impl Keyspace {
         if back == 0 {
             return 0;
         }
-        let revision = self.revision();
-        for (from, hash) in self.expirations.by_time.clone() {
+        self.for_each_database(|keyspace| keyspace.expire_earlier(back));
+        self.clock.millis = millis;
+        self.clock.resets += 1;
+        back
+    }
+
+    /// Makes the expiration times of the selected database earlier by `back` milliseconds.
+    fn expire_earlier(&mut self, back: Millis) {
+        let (revision, id) = (self.revision(), self.database());
+        for (from, hash) in self.databases.selected().expirations.by_time.clone() {
             let to = from.saturating_sub(back).max(1);
             self.modify(
                 hash,
@@ -140,24 +127,26 @@ impl Keyspace {
                     entry.mark_changed(revision);
                 },
             );
-            let entry = self.shards.find(hash, |entry| is_expiring(entry, hash, to));
+            let shards = &self.databases.selected().shards;
+            let entry = shards.find(hash, |entry| is_expiring(entry, hash, to));
             let entry = entry.expect("it was just changed");
-            self.events.history.add(revision, "expire", entry.key());
+            self.events.history.add(revision, "expire", (id, entry.key()));
         }
-        self.clock.millis = millis;
-        self.clock.resets += 1;
-        back
     }
 
-    /// Removes up to `count_max` expired keys, and records an `expired` keyspace notification for
-    /// each.
+    /// Removes up to `count_max` expired keys, in the order of their databases, and records an
+    /// `expired` keyspace notification for each.
     pub(in crate::kv) fn remove_expired(&mut self, count_max: usize) {
-        for _ in 0..count_max {
-            match self.expirations.first() {
-                Some((expires_at, hash)) if expires_at <= self.clock.millis => {
-                    self.remove_expired_entry(hash, expires_at);
+        let mut left = count_max;
+        for id in self.databases.used_ids() {
+            while let Some((expires_at, hash)) = self.databases.get(id).expirations.first()
+                && expires_at <= self.clock.millis
+            {
+                if left == 0 {
+                    return;
                 }
-                _ => return,
+                left -= 1;
+                self.within_mut(id, |it| it.remove_expired_entry(hash, expires_at));
             }
         }
     }
@@ -172,18 +161,24 @@ impl Keyspace {
         if expired.is_empty() {
             return;
         }
-        for (expires_at, hash) in self.expirations.by_time.range(expired) {
-            let entry = self.shards.find(*hash, |entry| is_expiring(entry, *hash, *expires_at));
-            let entry = entry.expect("every key of the expiration index exists");
-            self.events.history.report(self.revision, "expired", entry.key());
+        for (id, database) in self.databases.used() {
+            for (expires_at, hash) in database.expirations.by_time.range(expired.clone()) {
+                let is_it = |entry: &KeyEntry| is_expiring(entry, *hash, *expires_at);
+                let entry = database.shards.find(*hash, is_it);
+                let entry = entry.expect("every key of the expiration index exists");
+                self.events.history.report(self.revision, "expired", (id, entry.key()));
+            }
         }
     }
 
-    /// Removes the entry with this key hash and this expiration time, which must exist.
+    /// Removes the entry of the selected database with this key hash and this expiration time,
+    /// which must exist.
     fn remove_expired_entry(&mut self, hash: u64, expires_at: Millis) {
-        let removed = self.shards.remove(hash, |entry| is_expiring(entry, hash, expires_at));
+        let shards = &mut self.databases.selected_mut().shards;
+        let removed = shards.remove(hash, |entry| is_expiring(entry, hash, expires_at));
         let entry = removed.expect("every key of the expiration index exists");
-        note_expired(&mut self.counts.expired, &mut self.events, self.revision, entry.key());
+        let key = (self.database(), entry.key());
+        note_expired(&mut self.counts.expired, &mut self.events, self.revision, key);
         self.unlink(entry);
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::Keyspace;
+use super::databases::DatabaseId;
 use super::entry::KeyEntry;
 use crate::kv::values::collection::{Collection, ValueType};
 
@@ -21,10 +22,10 @@ const BLOCK_BYTES: usize = size_of::<Block>() + BLOCK_EVENTS * size_of::<Head>()
 /// have changed is reported.
 const REPORTED_MAX: usize = 16_384;
 
-/// Name of the event that all keys were removed at once, which has no key.
+/// Name of the event that all keys of a database were removed at once, which has no key.
 pub(in crate::kv) const FLUSH: &str = "flushall";
 
-/// A change of a key, or the removal of all keys.
+/// A change of a key, or the removal of all keys of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) struct Change<'h> {
     /// Number of the operation that made the change. The changes of one operation have the same
@@ -32,13 +33,16 @@ pub(in crate::kv) struct Change<'h> {
     pub(in crate::kv) revision: u64,
     /// Name of the event, as in Redis's keyspace notifications, such as `set`, or [`FLUSH`].
     pub(in crate::kv) name: &'static str,
-    /// The changed key; `None` if all keys were removed.
+    pub(in crate::kv) database: DatabaseId,
+    /// The changed key; `None` if all keys of the database were removed.
     pub(in crate::kv) key: Option<&'h [u8]>,
 }
 
 /// A change of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyChange {
+    /// The database of the key.
+    pub database: DatabaseId,
     /// The name of the key.
     pub key: Bytes,
     /// Number of the operation that changed it.
@@ -48,6 +52,8 @@ pub struct KeyChange {
 /// A key that was changed, and what it holds now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangedKey {
+    /// The database of the key.
+    pub database: DatabaseId,
     /// The name of the key.
     pub key: Bytes,
     /// The type of its value; `None` if the key does not exist any more.
@@ -88,8 +94,10 @@ pub struct HistoryStatus {
 struct Head {
     revision: u64,
     name: &'static str,
-    /// Offset of the end of the key in the keys of the block.
-    key_end: usize,
+    database: DatabaseId,
+    /// Offset of the end of the key in the keys of the block. The last key is far shorter than
+    /// 4 GiB.
+    key_end: u32,
 }
 
 /// Consecutive events.
@@ -153,10 +161,11 @@ impl Block {
     fn after(&self, revision: u64) -> impl Iterator<Item = Change<'_>> {
         let from = self.heads.partition_point(|head| head.revision <= revision);
         let mut key_start = from.checked_sub(1).map_or(0, |before| self.heads[before].key_end);
-        self.heads[from..].iter().map(move |head| {
-            let key = &self.keys[std::mem::replace(&mut key_start, head.key_end)..head.key_end];
-            let key = (head.name != FLUSH).then_some(key);
-            Change { revision: head.revision, name: head.name, key }
+        self.heads[from..].iter().map(move |&Head { revision, name, database, key_end }| {
+            let key_start = std::mem::replace(&mut key_start, key_end);
+            let key = &self.keys[key_start as usize..key_end as usize];
+            let key = (name != FLUSH).then_some(key);
+            Change { revision, name, database, key }
         })
     }
 }
@@ -174,7 +183,7 @@ impl History {
 
     /// Records an event. The key of the event [`FLUSH`] is empty.
     #[inline]
-    pub(super) fn add(&mut self, revision: u64, name: &'static str, key: &[u8]) {
+    pub(super) fn add(&mut self, revision: u64, name: &'static str, key: (DatabaseId, &[u8])) {
         if self.bytes_max > 0 {
             self.record(revision, name, key);
         }
@@ -183,25 +192,36 @@ impl History {
         }
     }
 
-    fn record(&mut self, revision: u64, name: &'static str, key: &[u8]) {
+    fn record(&mut self, revision: u64, name: &'static str, (database, key): (DatabaseId, &[u8])) {
         if self.blocks.back().is_none_or(Block::is_full) {
             self.begin_block();
         }
         let block = self.blocks.back_mut().expect("it was added");
         block.keys.extend_from_slice(key);
-        let key_end = block.keys.len();
-        block.heads.push(Head { revision, name, key_end });
+        let key_end = u32::try_from(block.keys.len()).expect("a key is far shorter than 4 GiB");
+        block.heads.push(Head { revision, name, database, key_end });
         self.shorten();
     }
 
     /// Reports a change, which is not recorded.
     #[cold]
-    pub(super) fn report(&mut self, revision: u64, name: &'static str, key: &[u8]) {
+    pub(super) fn report(
+        &mut self,
+        revision: u64,
+        name: &'static str,
+        (database, key): (DatabaseId, &[u8]),
+    ) {
         if name == FLUSH || self.changed.len() >= REPORTED_MAX {
             self.others_changed = true;
         } else {
-            self.changed.push(KeyChange { key: Bytes::copy_from_slice(key), revision });
+            let key = Bytes::copy_from_slice(key);
+            self.changed.push(KeyChange { database, key, revision });
         }
+    }
+
+    /// Reports that any key may have changed, if changed keys are collected.
+    pub(super) fn report_others(&mut self) {
+        self.others_changed |= self.reports;
     }
 
     /// Completes the last block, and adds an empty one. Reuses the memory of the oldest block if
@@ -280,12 +300,13 @@ impl Keyspace {
         let changes = std::mem::take(&mut self.events.history.changed);
         let others = std::mem::take(&mut self.events.history.others_changed);
         let mut keys: Vec<ChangedKey> = Vec::new();
-        let mut positions: BTreeMap<Bytes, usize> = BTreeMap::new();
+        let mut positions: BTreeMap<(DatabaseId, Bytes), usize> = BTreeMap::new();
         for change in &changes {
-            match positions.entry(change.key.clone()) {
+            match positions.entry((change.database, change.key.clone())) {
                 Entry::Occupied(position) => keys[*position.get()].changes += 1,
                 Entry::Vacant(position) => {
-                    keys.push(self.changed_key(position.key().clone()));
+                    let (database, key) = position.key().clone();
+                    keys.push(self.within(database, |keyspace| keyspace.changed_key(key)));
                     position.insert(keys.len() - 1);
                 }
             }
@@ -300,7 +321,8 @@ impl Keyspace {
             Some(Collection::SortedSet(set)) => set.len(),
             Some(Collection::Hash(_) | Collection::Set(_) | Collection::Stream(_)) | None => 0,
         };
-        ChangedKey { kind: entry.map(KeyEntry::value_type), elements, changes: 1, key }
+        let (database, kind) = (self.database(), entry.map(KeyEntry::value_type));
+        ChangedKey { database, kind, elements, changes: 1, key }
     }
 
     /// Returns whether changes are recorded.
@@ -423,7 +445,8 @@ mod tests {
         keyspace.put(b"k", b"v");
         keyspace.clear();
         let last = keyspace.changes_after(1).last();
-        assert_eq!(last, Some(Change { revision: 2, name: FLUSH, key: None }));
+        let database = DatabaseId::FIRST;
+        assert_eq!(last, Some(Change { revision: 2, name: FLUSH, database, key: None }));
         let changed = keyspace.take_changed();
         let keys: Vec<_> = changed.keys.iter().map(|changed| &changed.key[..]).collect();
         assert_eq!((keys, changed.others), (vec![&b"k00001"[..]], true));
@@ -456,6 +479,7 @@ mod tests {
         keyspace.notify("set", b"s");
         keyspace.notify("del", b"gone");
         let changed = |key: &'static [u8], kind, elements, changes| ChangedKey {
+            database: DatabaseId::FIRST,
             key: Bytes::from_static(key),
             kind,
             elements,

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use super::Keyspace;
-use super::shards::SCAN_END;
+use super::shards::{SCAN_END, Shards};
 
 /// Minimum number of keys in each piece of the index, except the last. A piece consists of whole
 /// hash tables, and takes one or two milliseconds to build.
@@ -29,8 +29,11 @@ pub(super) struct KeyIndex {
     progress: Progress,
     keys: BTreeSet<Box<[u8]>>,
     bytes: usize,
-    /// Whether a read has used the index since the last call of [`Keyspace::take_key_index_used`].
+    /// Whether a read has used the index since the last call of
+    /// [`Keyspace::take_key_index_used`].
     used: Cell<bool>,
+    /// Whether a read has needed the index, so that it must be built.
+    is_wanted: Cell<bool>,
 }
 
 /// How far the index has been built.
@@ -72,12 +75,43 @@ impl KeyIndex {
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Adds the next piece of the keys in `shards`, which must be those of the database of the
+    /// index. Returns whether the index is complete.
+    fn build_piece(&mut self, shards: &Shards) -> bool {
+        let mut position = match self.progress {
+            Progress::None => 0,
+            Progress::Building(position) => position,
+            Progress::Complete => return true,
+        };
+        let mut added = 0;
+        while position < SCAN_END && added < PIECE_KEYS_MIN {
+            let (entries, next) = shards.table_from(position);
+            self.progress = Progress::Building(next);
+            added += entries.len();
+            for entry in entries {
+                self.insert(entry.key());
+            }
+            position = next;
+        }
+        if position == SCAN_END {
+            self.progress = Progress::Complete;
+        }
+        position == SCAN_END
+    }
 }
 
 impl Keyspace {
-    /// Returns whether there is an index of all keys, so that ranges of keys can be read.
+    /// Returns whether there is an index of all keys of the selected database, so that ranges of
+    /// them can be read. If there is none, [`Keyspace::build_key_index`] builds it from now on.
+    pub(in crate::kv) fn wants_key_index(&self) -> bool {
+        self.databases.selected().key_index.is_wanted.set(true);
+        self.has_key_index()
+    }
+
+    /// Returns whether there is an index of all keys of the selected database.
     pub(in crate::kv) fn has_key_index(&self) -> bool {
-        self.key_index.progress == Progress::Complete
+        self.databases.selected().key_index.progress == Progress::Complete
     }
 
     /// Iterates over the keys between `min` and `max` in byte order, including keys that have
@@ -90,47 +124,45 @@ impl Keyspace {
         min: Bound<&[u8]>,
         max: Bound<&[u8]>,
     ) -> impl Iterator<Item = &'k [u8]> + use<'k> {
-        assert!(self.has_key_index(), "the index of keys is {:?}", self.key_index.progress);
-        self.key_index.used.set(true);
+        let key_index = &self.databases.selected().key_index;
+        assert!(self.has_key_index(), "the index of keys is {:?}", key_index.progress);
+        key_index.used.set(true);
         let range = (!is_inverted(min, max))
-            .then(|| self.key_index.keys.range::<[u8], (Bound<&[u8]>, Bound<&[u8]>)>((min, max)));
+            .then(|| key_index.keys.range::<[u8], (Bound<&[u8]>, Bound<&[u8]>)>((min, max)));
         range.into_iter().flatten().map(|key| &**key)
     }
 
-    /// Adds the next piece of at least [`PIECE_KEYS_MIN`] keys to the index, and begins it if there
-    /// is none. Returns whether the index is complete.
+    /// Adds the next piece of at least [`PIECE_KEYS_MIN`] keys to the index of the first database
+    /// whose index is wanted and not complete. Returns whether there is no such index any more.
     pub(in crate::kv) fn build_key_index(&mut self) -> bool {
-        let mut position = match self.key_index.progress {
-            Progress::None => 0,
-            Progress::Building(position) => position,
-            Progress::Complete => return true,
-        };
-        let mut added = 0;
-        while position < SCAN_END && added < PIECE_KEYS_MIN {
-            let (entries, next) = self.shards.table_from(position);
-            self.key_index.progress = Progress::Building(next);
-            added += entries.len();
-            for entry in entries {
-                self.key_index.insert(entry.key());
-            }
-            position = next;
-        }
-        if position == SCAN_END {
-            self.key_index.progress = Progress::Complete;
-        }
-        position == SCAN_END
+        let wanted = self.databases.used().filter(|(_, database)| {
+            database.key_index.is_wanted.get() && database.key_index.progress != Progress::Complete
+        });
+        let next: Vec<_> = wanted.map(|(id, _)| id).collect();
+        let Some(&id) = next.first() else { return true };
+        let is_last = next.len() == 1;
+        let database = self.databases.get_mut(id);
+        database.key_index.build_piece(&database.shards) && is_last
     }
 
-    /// Drops the index, if there is one; the next read of a range builds a new one. Its memory is
-    /// freed in the background, like that of removed values.
-    pub(in crate::kv) fn drop_key_index(&mut self) {
-        let index = std::mem::take(&mut self.key_index);
-        self.unlinked.add_keys(index.keys, index.bytes);
+    /// Drops the indexes of all databases; the next read of a range builds a new one. Their memory
+    /// is freed in the background, like that of removed values.
+    pub(in crate::kv) fn drop_key_indexes(&mut self) {
+        for id in self.databases.used_ids() {
+            let index = std::mem::take(&mut self.databases.get_mut(id).key_index);
+            self.unlinked.add_keys(index.keys, index.bytes);
+        }
     }
 
-    /// Returns whether a read has used the index since the last call.
+    /// Returns whether any database has an index, or a part of one.
+    pub(in crate::kv) fn has_any_key_index(&self) -> bool {
+        self.databases.used().any(|(_, database)| database.key_index.progress != Progress::None)
+    }
+
+    /// Returns whether a read has used an index since the last call.
     pub(in crate::kv) fn take_key_index_used(&mut self) -> bool {
-        self.key_index.used.take()
+        let uses = self.databases.used().map(|(_, database)| database.key_index.used.take());
+        uses.fold(false, |any, used| any | used)
     }
 }
 
@@ -151,7 +183,7 @@ impl Keyspace {
     /// Asserts that a complete index has exactly the keys of the keyspace, and that the memory
     /// usage of the index is the sum over its keys.
     pub(super) fn check_key_index(&self) {
-        let index = &self.key_index;
+        let index = &self.databases.selected().key_index;
         let bytes: usize = index.keys.iter().map(|key| KEY_BYTES + key.len()).sum();
         assert_eq!(index.bytes, bytes);
         if self.has_key_index() {
@@ -164,6 +196,7 @@ impl Keyspace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::keyspace::databases::DatabaseId;
     use crate::kv::keyspace::expiration::REMOVED_MAX;
 
     fn key(number: usize) -> Vec<u8> {
@@ -173,6 +206,7 @@ mod tests {
     /// Builds the index, calling `between` with the number of each piece after it was added.
     /// Returns the number of pieces.
     fn build(keyspace: &mut Keyspace, mut between: impl FnMut(&mut Keyspace, usize)) -> usize {
+        assert!(!keyspace.wants_key_index());
         let mut pieces = 1;
         while !keyspace.build_key_index() {
             between(keyspace, pieces);
@@ -216,19 +250,48 @@ mod tests {
         let mut keyspace = Keyspace::default();
         keyspace.put(b"a", b"v");
         let memory = keyspace.memory();
-        assert!(!keyspace.has_key_index());
+        assert!(keyspace.build_key_index(), "there is nothing to build");
+        assert_eq!((keyspace.wants_key_index(), keyspace.memory()), (false, memory));
         assert!(keyspace.build_key_index());
         assert_eq!(keyspace.memory(), memory + KEY_BYTES + 1);
         assert!(!keyspace.take_key_index_used());
         assert_eq!(keyspace.keys_between(Bound::Unbounded, Bound::Unbounded).count(), 1);
         assert!(keyspace.take_key_index_used() && !keyspace.take_key_index_used());
-        keyspace.drop_key_index();
+        keyspace.drop_key_indexes();
         assert_eq!((keyspace.has_key_index(), keyspace.memory()), (false, memory));
         keyspace.put(b"b", b"v");
         keyspace.remove(b"a");
-        assert_eq!(keyspace.key_index.keys.len(), 0);
+        assert_eq!(keyspace.databases.selected().key_index.keys.len(), 0);
+        keyspace.wants_key_index();
         assert!(keyspace.build_key_index());
         keyspace.check_sums();
+    }
+
+    #[test]
+    fn each_database_has_its_own_key_index() {
+        let mut keyspace = Keyspace::default();
+        let [one, two] = [1, 2].map(|number| DatabaseId::new(number).unwrap());
+        let all = |keyspace: &Keyspace, id| {
+            keyspace.within(id, |it| {
+                let keys = it.keys_between(Bound::Unbounded, Bound::Unbounded);
+                keys.map(<[u8]>::to_vec).collect::<Vec<_>>()
+            })
+        };
+        keyspace.put(b"zero", b"v");
+        keyspace.within_mut(one, |it| it.put(b"one", b"v"));
+        for id in [one, two] {
+            assert!(!keyspace.within(id, Keyspace::wants_key_index));
+        }
+        assert!(!keyspace.build_key_index() && keyspace.build_key_index());
+        assert!(!keyspace.has_key_index(), "no read has needed that of database 0");
+        assert_eq!((all(&keyspace, one), all(&keyspace, two)), (vec![b"one".to_vec()], vec![]));
+        keyspace.swap_databases(one, two);
+        keyspace.within_mut(one, |it| it.put(b"new", b"v"));
+        assert_eq!(all(&keyspace, one), [b"new"]);
+        assert_eq!(all(&keyspace, two), [b"one"]);
+        keyspace.check_sums();
+        keyspace.drop_key_indexes();
+        assert!(!keyspace.within(one, Keyspace::has_key_index));
     }
 
     #[test]
@@ -237,6 +300,7 @@ mod tests {
         for key in [b"a", b"b", b"c"] {
             keyspace.put(key, b"v");
         }
+        keyspace.wants_key_index();
         keyspace.build_key_index();
         let between = |min, max| keyspace.keys_between(min, max).map(|key| key[0]).collect();
         let [a, b, c] = [&b"a"[..], b"b", b"c"];

@@ -1,11 +1,12 @@
-//! The keyspace: all keys with their values and expirations, the replicated clock, and the events
-//! for this replica's subscribers.
+//! The keyspace: the keys of all databases with their values and expirations, the replicated clock,
+//! and the events for this replica's subscribers.
 //!
 //! For callers, an expired key does not exist, even if it has not been removed yet. Every change
 //! updates the digest, the memory usage and the expiration index. The keyspace is independent of
 //! commands.
 
 pub(in crate::kv) mod clock;
+pub(in crate::kv) mod databases;
 pub(in crate::kv) mod entry;
 pub(in crate::kv) mod events;
 pub(in crate::kv) mod expiration;
@@ -27,27 +28,19 @@ use crate::kv::values::digest::{Digest, key_hash};
 use crate::kv::values::long_string::{LONG_BYTES_MIN, LongString};
 use crate::kv::values::string::{SharedString, StringEdit, StringRef};
 use clock::{Millis, ReplicatedClock};
+use databases::{Database, DatabaseId, Databases, SharedDatabase, digest_of_all};
 use entry::{KeyEntry, Metadata, Value};
 use events::Events;
-use expiration::ExpirationIndex;
-use key_index::KeyIndex;
 use restore::RestoredEntry;
 use scripts::Scripts;
-use shards::{Shards, Table};
 use statistics::Counts;
 use unlinked::Unlinked;
 
-/// The keyspace: all keys with their values and expiration times.
-///
-/// Invariant: `digest` is the sum of the fingerprints (hashes) of all entries, `entry_bytes` is
-/// their total heap memory in bytes, and `expirations` contains every entry that has an expiration
-/// time. Nothing depends on the order of entries in the hash tables.
+/// The keyspace: all keys with their values and expiration times, in several databases. Unless they
+/// say otherwise, its methods use the selected database.
 #[derive(Default)]
 pub(in crate::kv) struct Keyspace {
-    shards: Shards,
-    digest: Digest,
-    entry_bytes: usize,
-    expirations: ExpirationIndex,
+    databases: Databases,
     clock: ReplicatedClock,
     /// Number of operations applied so far, including the current one. A key that the current
     /// operation changes stores this number as its revision.
@@ -57,8 +50,6 @@ pub(in crate::kv) struct Keyspace {
     pub(in crate::kv) scripts: Scripts,
     /// Counts for `INFO`, not part of the state.
     counts: Counts,
-    /// All keys in byte order, if a client has read a range of keys. Not part of the state.
-    key_index: KeyIndex,
     /// Large values that were removed and are not freed yet, not part of the state.
     unlinked: Unlinked,
 }
@@ -73,7 +64,7 @@ impl Keyspace {
     pub(in crate::kv) fn entry(&self, key: &[u8]) -> Option<&KeyEntry> {
         let entry = self.uncounted_entry(key);
         if self.counts.count_lookup(entry.is_some()) {
-            self.events.note_miss(key);
+            self.events.note_miss(self.database(), key);
         }
         entry
     }
@@ -89,7 +80,8 @@ impl Keyspace {
     /// Returns the entry of a key like [`Keyspace::entry`], for a lookup that `INFO` must not count
     /// as a hit or a miss.
     pub(in crate::kv) fn uncounted_entry(&self, key: &[u8]) -> Option<&KeyEntry> {
-        self.shards
+        let shards = &self.databases.selected().shards;
+        shards
             .find(key_hash(key), |entry| entry.key() == key)
             .filter(|entry| !self.is_expired(entry))
     }
@@ -156,18 +148,23 @@ impl Keyspace {
     /// changed the key; 0 if the key does not exist. A transaction compares revisions to detect
     /// changes of watched keys.
     pub(in crate::kv) fn revision_of(&self, key: &[u8]) -> u64 {
-        self.uncounted_entry(key).map_or(0, KeyEntry::revision)
+        self.uncounted_entry(key).map_or(0, |entry| self.revision_of_entry(entry))
+    }
+
+    /// Returns the revision of the key of an entry, which is in the selected database.
+    pub(in crate::kv) fn revision_of_entry(&self, entry: &KeyEntry) -> u64 {
+        entry.revision().max(self.swapped_at())
     }
 
     /// Returns the number of keys, including keys that have expired but have not been removed yet.
     pub(in crate::kv) fn len(&self) -> usize {
-        self.shards.len()
+        self.databases.selected().shards.len()
     }
 
     /// Iterates over all entries in arbitrary order, including entries that have expired but have
     /// not been removed yet.
     pub(in crate::kv) fn entries(&self) -> impl Iterator<Item = &KeyEntry> {
-        self.shards.iter()
+        self.databases.selected().shards.iter()
     }
 
     /// Searches the hash tables, starting with the table for the hash `hash` and wrapping around,
@@ -178,21 +175,21 @@ impl Keyspace {
         hash: u64,
         wanted: impl Fn(&KeyEntry) -> bool,
     ) -> impl Iterator<Item = &KeyEntry> {
-        self.shards.any_table(hash, wanted)
+        self.databases.selected().shards.any_table(hash, wanted)
     }
 
     /// Returns two values for `SCAN`: the entries at or after `scan_position` in the hash table
     /// that contains this position, in arbitrary order; and the first position of the next
     /// non-empty table, or [`SCAN_END`] if there is none.
     pub(in crate::kv) fn table_from(&self, scan_position: u64) -> (Vec<&KeyEntry>, u64) {
-        self.shards.table_from(scan_position)
+        self.databases.selected().shards.table_from(scan_position)
     }
 
-    /// Returns an entry whose key has the hash `hash`; `None` if there is none. If different keys
-    /// have this hash, returns the entry of any of them, so the result is suitable only for
-    /// prefetching.
-    pub(in crate::kv) fn entry_with_hash(&self, hash: u64) -> Option<&KeyEntry> {
-        self.shards.find(hash, |_| true)
+    /// Returns an entry of a database whose key has the hash `hash`; `None` if there is none. If
+    /// different keys have this hash, returns the entry of any of them, so the result is suitable
+    /// only for prefetching.
+    pub(in crate::kv) fn entry_with_hash(&self, id: DatabaseId, hash: u64) -> Option<&KeyEntry> {
+        self.databases.get(id).shards.find(hash, |_| true)
     }
 
     /// Returns whether a change of the collection in `entry`, whose key has the hash `hash`, copies
@@ -200,25 +197,29 @@ impl Keyspace {
     /// string or a list, because their copies share the memory of the elements.
     pub(in crate::kv) fn copies_collection(&self, hash: u64, entry: &KeyEntry) -> bool {
         entry.collection().is_some_and(Collection::is_copied_whole)
-            && (self.shards.is_shared(hash) || entry.is_value_shared())
+            && (self.databases.selected().shards.is_shared(hash) || entry.is_value_shared())
     }
 
-    /// Returns the digest of the keyspace, for comparing replicas: the sum of the fingerprints
-    /// (hashes) of all entries.
+    /// Returns the digest of all databases, for comparing replicas.
     pub(in crate::kv) fn digest(&self) -> Digest {
-        self.digest
+        digest_of_all(self.databases.used().map(|(id, database)| (id, database.digest)))
     }
 
-    /// Sets the digest to one that need not be the sum of the fingerprints, as if bits of a value
-    /// had flipped in memory.
-    pub(in crate::kv) fn falsify_digest(&mut self, digest: Digest) {
-        self.digest = digest;
+    /// Calls `change`, and sets the digest of the selected database to that from before, as if bits
+    /// of a value had flipped in memory.
+    pub(in crate::kv) fn change_silently(&mut self, change: impl FnOnce(&mut Keyspace)) {
+        let digest = self.databases.selected().digest;
+        change(self);
+        self.databases.selected_mut().digest = digest;
     }
 
-    /// Returns the approximate memory usage of the keyspace, in bytes, including the index of keys.
-    /// O(1).
+    /// Returns the approximate memory usage of all databases, in bytes, including the indexes of
+    /// keys. O(1).
     pub(in crate::kv) fn memory(&self) -> usize {
-        self.entry_bytes + self.shards.table_bytes() + self.key_index.bytes() + self.scripts.bytes()
+        let bytes = self.databases.used().map(|(_, database)| {
+            database.entry_bytes + database.shards.table_bytes() + database.key_index.bytes()
+        });
+        bytes.sum::<usize>() + self.scripts.bytes()
     }
 
     /// Returns the number of operations applied so far, including the one that is being applied.
@@ -340,8 +341,13 @@ impl Keyspace {
     /// memory of the value, unless it is a short string. Returns false, and changes nothing, if
     /// `from` does not exist.
     pub(in crate::kv) fn copy(&mut self, from: &[u8], to: &[u8]) -> bool {
+        self.copy_to(from, (self.database(), to))
+    }
+
+    /// Copies like [`Keyspace::copy`] to a key in the database `id`.
+    pub(in crate::kv) fn copy_to(&mut self, from: &[u8], (id, to): (DatabaseId, &[u8])) -> bool {
         let Some(entry) = self.entry(from).cloned() else { return false };
-        self.upsert(to, entry.cloned_value(), entry.expires_at());
+        self.within_mut(id, |it| it.upsert(to, entry.cloned_value(), entry.expires_at()));
         true
     }
 
@@ -434,14 +440,15 @@ impl Keyspace {
         is_it: impl FnMut(&KeyEntry) -> bool,
         change: impl FnOnce(&mut KeyEntry) -> R,
     ) -> R {
-        let entry = self.shards.find_mut(hash, is_it).expect("the key exists");
+        let database = self.databases.selected_mut();
+        let entry = database.shards.find_mut(hash, is_it).expect("the key exists");
         let (fingerprint, bytes) = (entry.fingerprint(), entry.heap_bytes());
         let expires_at = entry.expires_at();
         let result = change(entry);
-        self.digest.remove(fingerprint);
-        self.digest.add(entry.fingerprint());
-        self.entry_bytes = self.entry_bytes - bytes + entry.heap_bytes();
-        self.expirations.update(hash, expires_at, entry.expires_at());
+        database.digest.remove(fingerprint);
+        database.digest.add(entry.fingerprint());
+        database.entry_bytes = database.entry_bytes - bytes + entry.heap_bytes();
+        database.expirations.update(hash, expires_at, entry.expires_at());
         result
     }
 
@@ -449,13 +456,14 @@ impl Keyspace {
     fn upsert(&mut self, key: &[u8], value: Value<'_>, expires_at: Option<Millis>) {
         let (hash, value) = (key_hash(key), value.stored());
         let metadata = Metadata::new(value.fingerprint(hash), expires_at, self.revision);
-        let (digest, entry_bytes) = (&mut self.digest, &mut self.entry_bytes);
-        let (expirations, expired) = (&mut self.expirations, &mut self.counts.expired);
+        let id = self.database();
+        let Database { shards, digest, entry_bytes, expirations, key_index, .. } =
+            self.databases.selected_mut();
+        let (expired, unlinked) = (&mut self.counts.expired, &mut self.unlinked);
         let (events, clock) = (&mut self.events, self.clock.millis);
         let revision = self.revision;
-        let (key_index, unlinked) = (&mut self.key_index, &mut self.unlinked);
         digest.add(metadata.fingerprint());
-        self.shards.put(
+        shards.put(
             hash,
             |entry| entry.key() == key,
             |slot| match slot {
@@ -466,8 +474,8 @@ impl Keyspace {
                     *entry_bytes -= bytes;
                     let before = entry.expires_at();
                     if entry.is_expired(clock) {
-                        note_expired(expired, events, revision, key);
-                        events.note_new(key);
+                        note_expired(expired, events, revision, (id, key));
+                        events.note_new(id, key);
                     }
                     if let Some(replaced) = entry.replace(value, metadata) {
                         unlinked.add(replaced, bytes);
@@ -481,7 +489,7 @@ impl Keyspace {
                     *entry_bytes += entry.heap_bytes();
                     slot.insert(entry);
                     key_index.insert(key);
-                    events.note_new(key);
+                    events.note_new(id, key);
                 }
             },
         );
@@ -500,28 +508,32 @@ impl Keyspace {
     /// Removes a key. Returns whether the key existed and had not expired. Records no keyspace
     /// notification, except for `expired` if the key had expired.
     pub(in crate::kv) fn remove(&mut self, key: &[u8]) -> bool {
-        let removed = self.shards.remove(key_hash(key), |entry| entry.key() == key);
+        let shards = &mut self.databases.selected_mut().shards;
+        let removed = shards.remove(key_hash(key), |entry| entry.key() == key);
         let Some(entry) = removed else { return false };
         let is_expired = self.is_expired(&entry);
         self.unlink(entry);
         if is_expired {
+            let key = (self.database(), key);
             note_expired(&mut self.counts.expired, &mut self.events, self.revision, key);
         }
         !is_expired
     }
 
-    /// Updates the keyspace's digest, memory usage and indexes after `entry` was removed from its
-    /// hash table. Frees the entry, or collects it if that takes long.
+    /// Updates the digest, the memory usage and the indexes of the selected database after `entry`
+    /// was removed from its hash table. Frees the entry, or collects it if that takes long.
     fn unlink(&mut self, entry: KeyEntry) {
-        self.digest.remove(entry.fingerprint());
-        self.expirations.update(entry.key_hash(), entry.expires_at(), None);
-        self.key_index.remove(entry.key());
+        let Database { shards, digest, entry_bytes, expirations, key_index, .. } =
+            self.databases.selected_mut();
+        digest.remove(entry.fingerprint());
+        expirations.update(entry.key_hash(), entry.expires_at(), None);
+        key_index.remove(entry.key());
         let bytes = entry.heap_bytes();
-        assert!(bytes <= self.entry_bytes, "{bytes} of {} bytes removed", self.entry_bytes);
-        self.entry_bytes -= bytes;
-        if self.shards.len() == 0 {
-            let sums = (self.digest, self.entry_bytes, self.expirations.len());
-            assert_eq!(sums, (Digest::default(), 0, 0), "sums of an empty keyspace");
+        assert!(bytes <= *entry_bytes, "{bytes} of {entry_bytes} bytes removed");
+        *entry_bytes -= bytes;
+        if shards.len() == 0 {
+            let sums = (*digest, *entry_bytes, expirations.len());
+            assert_eq!(sums, (Digest::default(), 0, 0), "sums of an empty database");
         }
         self.unlinked.add(entry, bytes);
     }
@@ -529,28 +541,41 @@ impl Keyspace {
 
 /// Counts an expired key that the operation with the number `revision` removes or replaces, and
 /// records the event `expired`.
-fn note_expired(expired: &mut u64, events: &mut Events, revision: u64, key: &[u8]) {
+fn note_expired(
+    expired: &mut u64,
+    events: &mut Events,
+    revision: u64,
+    (database, key): (DatabaseId, &[u8]),
+) {
     *expired += 1;
-    events.note_key(revision, "expired", key);
+    events.note_key(revision, "expired", (database, key));
 }
 
 #[cfg(test)]
 impl Keyspace {
     /// Returns whether a snapshot shares the hash table (shard) of `key`.
     pub(in crate::kv) fn is_table_shared(&self, key: &[u8]) -> bool {
-        self.shards.is_shared(key_hash(key))
+        self.databases.selected().shards.is_shared(key_hash(key))
     }
 
-    /// Recomputes the digest, the memory usage and the counts from the entries, and asserts that
-    /// the stored ones are equal.
+    /// Recomputes the digest, the memory usage and the counts of each database from its entries,
+    /// and asserts that the stored ones are equal.
     pub(in crate::kv) fn check_sums(&self) {
+        assert_eq!(self.database(), DatabaseId::FIRST, "no command is running");
+        for id in DatabaseId::all() {
+            self.within(id, Keyspace::check_database);
+        }
+    }
+
+    fn check_database(&self) {
         let (mut digest, mut bytes, mut expire_count) = (Digest::default(), 0, 0);
         for entry in self.entries() {
             digest.add(entry.fingerprint());
             bytes += entry.heap_bytes();
             expire_count += usize::from(entry.expires_at().is_some());
         }
-        let sums = (self.digest, self.entry_bytes, self.expirations.len(), self.len());
+        let Database { digest: sum, entry_bytes, expirations, .. } = self.databases.selected();
+        let sums = (*sum, *entry_bytes, expirations.len(), self.len());
         assert_eq!(sums, (digest, bytes, expire_count, self.entries().count()));
         self.check_key_index();
     }
@@ -562,7 +587,7 @@ impl Keyspace {
     /// time for any number of keys; the first write to a shared table copies that table.
     pub(in crate::kv) fn frozen(&mut self) -> Keyspace {
         Keyspace {
-            shards: self.shards.copy(),
+            databases: self.databases.frozen(),
             clock: self.clock,
             revision: self.revision,
             scripts: self.scripts.clone(),
@@ -570,16 +595,23 @@ impl Keyspace {
         }
     }
 
-    /// Returns an immutable copy-on-write view of all tables. Takes the same time for any number of
-    /// keys; the first write to a shared table copies that table.
-    pub(in crate::kv) fn share(&mut self) -> Vec<Arc<Table>> {
-        self.shards.share()
+    /// Returns an immutable copy-on-write view of the tables of each database. Takes the same time
+    /// for any number of keys; the first write to a shared table copies that table.
+    pub(in crate::kv) fn share(&mut self) -> Vec<SharedDatabase> {
+        let mut shared = Vec::new();
+        self.for_each_database(|keyspace| {
+            let (id, swapped_at) = (keyspace.database(), keyspace.swapped_at());
+            let tables = keyspace.databases.selected_mut().shards.share();
+            shared.push(SharedDatabase { id, swapped_at, tables });
+        });
+        shared
     }
 
     /// Inserts an entry that was decoded from a snapshot. Returns false if the key already existed.
     pub(in crate::kv) fn restore(&mut self, restored: RestoredEntry<'_>) -> bool {
         let RestoredEntry { key, value, revision, expires_at } = restored;
-        let is_new = self.shards.find(key_hash(key), |entry| entry.key() == key).is_none();
+        let shards = &self.databases.selected().shards;
+        let is_new = shards.find(key_hash(key), |entry| entry.key() == key).is_none();
         let current = std::mem::replace(&mut self.revision, revision);
         self.upsert(key, value, expires_at);
         self.revision = current;

@@ -29,21 +29,27 @@ pub(in crate::kv) type Table = HashTable<KeyEntry>;
 /// only the one table that it changes, and only while a snapshot shares it.
 ///
 /// Invariant: `count` is the total number of entries, and `table_bytes` is the memory usage of all
-/// tables combined, excluding the entries that they point to.
+/// tables combined, excluding the entries that they point to. There are either [`SHARDS`] tables,
+/// or none while no entry was ever added, so that an empty database takes no memory.
+#[derive(Default)]
 pub(in crate::kv) struct Shards {
     tables: Box<[CopyOnWrite<Table>]>,
     count: usize,
     table_bytes: usize,
 }
 
-impl Default for Shards {
-    fn default() -> Shards {
+impl Shards {
+    /// Returns shards without entries whose tables exist.
+    pub(in crate::kv) fn allocated() -> Shards {
         let tables = (0..SHARDS).map(|_| CopyOnWrite::default()).collect();
         Shards { tables, count: 0, table_bytes: 0 }
     }
-}
 
-impl Shards {
+    /// Returns whether the tables exist.
+    pub(in crate::kv) fn are_allocated(&self) -> bool {
+        !self.tables.is_empty()
+    }
+
     /// Returns the entry whose key has the hash `hash` and for which `is_it` returns true; `None`
     /// if there is no such entry.
     pub(in crate::kv) fn find(
@@ -51,12 +57,12 @@ impl Shards {
         hash: u64,
         is_it: impl FnMut(&KeyEntry) -> bool,
     ) -> Option<&KeyEntry> {
-        self.tables[shard_of(hash)].get().find(hash, is_it)
+        self.tables.get(shard_of(hash))?.get().find(hash, is_it)
     }
 
     /// Returns whether a snapshot shares the hash table (shard) for keys with the hash `hash`.
     pub(in crate::kv) fn is_shared(&self, hash: u64) -> bool {
-        self.tables[shard_of(hash)].to_copy().is_some()
+        self.tables.get(shard_of(hash)).is_some_and(|table| table.to_copy().is_some())
     }
 
     /// Returns a mutable reference to the entry whose key has the hash `hash` and for which `is_it`
@@ -67,7 +73,7 @@ impl Shards {
         hash: u64,
         is_it: impl FnMut(&KeyEntry) -> bool,
     ) -> Option<&mut KeyEntry> {
-        table_mut(&mut self.tables[shard_of(hash)]).find_mut(hash, is_it)
+        table_mut(self.tables.get_mut(shard_of(hash))?).find_mut(hash, is_it)
     }
 
     /// Finds the place of an entry in its hash table and passes the place to `put`, which replaces
@@ -79,6 +85,9 @@ impl Shards {
         is_it: impl FnMut(&KeyEntry) -> bool,
         put: impl FnOnce(Entry<'_, KeyEntry>),
     ) {
+        if !self.are_allocated() {
+            *self = Shards::allocated();
+        }
         let table = table_mut(&mut self.tables[shard_of(hash)]);
         let (before, bytes) = (table.len(), table.allocation_size());
         put(table.entry(hash, is_it, KeyEntry::key_hash));
@@ -93,7 +102,7 @@ impl Shards {
         hash: u64,
         is_it: impl Fn(&KeyEntry) -> bool,
     ) -> Option<KeyEntry> {
-        let shard = &mut self.tables[shard_of(hash)];
+        let shard = self.tables.get_mut(shard_of(hash))?;
         // Checked first so that a shared table is not copied for a missing key.
         if shard.is_shared() {
             shard.get().find(hash, &is_it)?;
@@ -116,7 +125,7 @@ impl Shards {
         hash: u64,
         wanted: impl Fn(&KeyEntry) -> bool,
     ) -> impl Iterator<Item = &KeyEntry> {
-        let (before, from) = self.tables.split_at(shard_of(hash));
+        let (before, from) = self.tables.split_at(shard_of(hash).min(self.tables.len()));
         let mut tables = from.iter().chain(before).map(CopyOnWrite::get);
         let table = tables.find(|table| table.iter().any(&wanted));
         table.into_iter().flat_map(Table::iter).filter(move |entry| wanted(entry))
@@ -126,6 +135,9 @@ impl Shards {
     /// that contains this position, in arbitrary order; and the first position of the next
     /// non-empty table, or [`SCAN_END`] if there is none.
     pub(in crate::kv) fn table_from(&self, scan_position: u64) -> (Vec<&KeyEntry>, u64) {
+        if !self.are_allocated() {
+            return (Vec::new(), SCAN_END);
+        }
         let shard = shard_of(scan_position);
         let entries =
             self.tables[shard].get().iter().filter(|entry| entry.scan_position() >= scan_position);

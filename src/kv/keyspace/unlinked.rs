@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::Keyspace;
+use super::databases::DatabaseId;
 use super::entry::KeyEntry;
 use super::expiration::ExpirationIndex;
 use super::shards::Shards;
@@ -86,19 +87,22 @@ impl fmt::Debug for Unlinked {
 }
 
 impl Keyspace {
-    /// Removes all keys, without keyspace notifications. The time does not depend on the number of
-    /// keys.
+    /// Removes all keys of the selected database, without keyspace notifications. The time does not
+    /// depend on the number of keys.
     pub(in crate::kv) fn clear(&mut self) {
-        let key_bytes = self.key_index.bytes();
-        let bytes = self.memory() - key_bytes - self.scripts.bytes();
-        let keys = self.key_index.clear();
+        let id = self.database();
+        let database = self.databases.selected_mut();
+        let key_bytes = database.key_index.bytes();
+        let bytes = database.entry_bytes + database.shards.table_bytes();
+        let keys = database.key_index.clear();
         self.unlinked.add_keys(keys, key_bytes);
-        let shards = std::mem::take(&mut self.shards);
-        let expirations = std::mem::take(&mut self.expirations);
+        let empty = if id == DatabaseId::FIRST { Shards::allocated() } else { Shards::default() };
+        let shards = std::mem::replace(&mut database.shards, empty);
+        let expirations = std::mem::take(&mut database.expirations);
         self.unlinked.add_cleared(shards, expirations, bytes);
-        self.digest = Digest::default();
-        self.entry_bytes = 0;
-        self.events.note_flush(self.revision);
+        database.digest = Digest::default();
+        database.entry_bytes = 0;
+        self.events.note_flush(self.revision, id);
     }
 
     /// Returns the large values that were removed since the last call.

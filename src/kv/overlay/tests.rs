@@ -7,12 +7,23 @@ use crate::types::RequestKey;
 
 /// Runs `text`, a command with its arguments, on the overlay.
 fn call(overlay: &mut Overlay, state: &StateMachine, text: &str) -> Result<Outcome, OverlayError> {
+    call_in(0, overlay, state, text)
+}
+
+/// Runs `text` like [`call`] in the database with this number.
+fn call_in(
+    database: u8,
+    overlay: &mut Overlay,
+    state: &StateMachine,
+    text: &str,
+) -> Result<Outcome, OverlayError> {
     let (name, rest) = text.split_once(' ').unwrap_or((text, ""));
     let args: Vec<&[u8]> =
         rest.split(' ').filter(|arg| !arg.is_empty()).map(str::as_bytes).collect();
     let command = CommandId::named(name).unwrap();
-    overlay.prepare(state, command, args[..].into());
-    overlay.call(state, command, args[..].into())
+    let database = DatabaseId::new(database).unwrap();
+    overlay.prepare(state, command, args[..].into(), database);
+    overlay.call(state, command, args[..].into(), database)
 }
 
 /// Runs a script of these commands, and returns its effects.
@@ -290,4 +301,72 @@ fn scripts_run_at_the_present_time_although_the_clock_of_the_state_is_behind() {
         feeder.apply(Operation::Clock { millis: 13_000, resets: 0 });
         assert_eq!(integer(&mut feeder, "a"), None);
     }
+}
+
+#[test]
+fn script_uses_several_databases() {
+    let mut feeder = Feeder::new();
+    let set = |database: u8, value: &'static [u8]| {
+        Operation::set(b"k", value).in_database(DatabaseId::new(database).unwrap())
+    };
+    for (database, value) in [(0, &b"10"[..]), (1, b"20"), (2, b"30")] {
+        feeder.apply(set(database, value));
+    }
+    let mut overlay = Overlay::default();
+    let run = |overlay: &mut Overlay, feeder: &Feeder| {
+        overlay.begin(&feeder.store);
+        overlay.begin_script(1);
+        let mut call =
+            |database, text: &str| call_in(database, overlay, &feeder.store, text).unwrap();
+        assert_eq!(call(0, "dbsize"), Outcome::Integer(1));
+        assert_eq!(call(1, "incrby k 1"), Outcome::Integer(21));
+        assert_eq!(call(0, "incrby k 1"), Outcome::Integer(11));
+        assert_eq!(call(0, "move k 5"), Outcome::Integer(1));
+        assert_eq!(call(1, "copydb k l DB 5"), Outcome::Integer(1));
+        assert_eq!(call(2, "flushdb"), Outcome::Done);
+        assert_eq!(call(2, "exists k"), Outcome::Integer(0));
+        assert_eq!(call(1, "exists k"), Outcome::Integer(1));
+        let refused = call_in(0, overlay, &feeder.store, "swapdb 0 1");
+        assert_eq!(refused, Err(OverlayError::NotAllowed));
+        overlay.finish_script(b"")
+    };
+    // Another change, whatever its database, before the effects of a script that has read all keys.
+    let effects = run(&mut overlay, &feeder);
+    feeder.apply(set(9, b"v"));
+    assert_eq!(apply(&mut feeder, &[effects]), [false]);
+    let effects = run(&mut overlay, &feeder);
+    assert_eq!(apply(&mut feeder, &[effects]), [true]);
+    let sizes = feeder.store.database_sizes();
+    let counts: Vec<_> = sizes.iter().map(|size| (size.id.number(), size.key_count)).collect();
+    assert_eq!(counts, [(1, 1), (5, 2), (9, 1)]);
+    feeder.store.check_sums();
+}
+
+#[test]
+fn effects_are_not_applied_if_the_target_database_has_changed() {
+    let five = DatabaseId::new(5).unwrap();
+    for (text, target) in [("move k 5", &b"k"[..]), ("copydb k l DB 5", b"l")] {
+        let mut feeder = Feeder::new();
+        feeder.call("set", &["k", "v"]);
+        let mut overlay = Overlay::default();
+        overlay.begin(&feeder.store);
+        let effects = script(&mut overlay, &feeder.store, &[text]);
+        feeder.apply(Operation::set(target, b"v").in_database(five));
+        assert_eq!(apply(&mut feeder, &[effects]), [false], "{text}");
+    }
+}
+
+#[test]
+fn swap_of_databases_counts_as_a_change_of_the_keys_of_a_script() {
+    let mut feeder = Feeder::new();
+    feeder.call("set", &["k", "1"]);
+    let mut overlay = Overlay::default();
+    overlay.begin(&feeder.store);
+    let effects = script(&mut overlay, &feeder.store, &["incrby k 1"]);
+    feeder.call("swapdb", &["0", "1"]);
+    feeder.call("swapdb", &["0", "1"]);
+    assert_eq!(apply(&mut feeder, &[effects]), [false]);
+    overlay.begin(&feeder.store);
+    let effects = script(&mut overlay, &feeder.store, &["incrby k 1"]);
+    assert_eq!(apply(&mut feeder, &[effects]), [true], "the new revisions are known");
 }

@@ -6,8 +6,9 @@
 //!  | magic | version | last entry | revision | digest | entries | clock | resets |  4 and 16, then
 //!  +-------+---------+------------+----------+--------+---------+-------+--------+  8 bytes each
 //!  +------+-------+--------+-----------+--------+   blocks: 1, 4, 8, length and 4 bytes; kinds in
-//!  | kind | count | length |   items   | crc32c |   order: entries, batches, client sessions,
-//!  +------+-------+--------+-----------+--------+   pieces, members, level if needed, witness,
+//!  | kind | count | length |   items   | crc32c |   order: entries, those of other databases each
+//!  +------+-------+--------+-----------+--------+   after its database, batches, client sessions,
+//!                                                   pieces, members, level if needed, witness,
 //!                                                   users, scripts, end
 //! ```
 //!
@@ -20,6 +21,11 @@
 //! The format version depends on the cluster's feature level: while it is 1, snapshots are written
 //! in format 10, which replicas of version 0.1 read too. Those of a higher level have format 11, in
 //! which one block contains the level (2 bytes).
+//!
+//! Entries are those of database 0 until the block of another database: its number (1 byte, higher
+//! than those before) and the number of operations since its keys were last exchanged for those of
+//! another database, plus 1; 0 for never. Database 0 has a block if its keys were exchanged.
+//! Databases without keys have none.
 //!
 //! The snapshot of a witness is a *snapshot without data*: it has no items but the members and the
 //! level, and a block that says so. It says only where the log of the witness begins, and must
@@ -60,7 +66,8 @@ const BLOCK_BYTES: usize = 64 << 10;
 
 /// Kind byte of a block with entries of the keyspace. The blocks of a snapshot are in ascending
 /// order of their kinds: entries, batches, client sessions, pieces, members, level, users, scripts;
-/// then the end, whose kind is that of version 0.1.
+/// then the end, whose kind is that of version 0.1. Blocks of kind [`DATABASE`] are among those
+/// with entries.
 const ENTRIES: u8 = 1;
 const BATCHES: u8 = 2;
 const CLIENT_SESSIONS: u8 = 3;
@@ -76,6 +83,9 @@ const USERS: u8 = 8;
 /// Kind byte of a block with scripts: first the number of scripts ever added, then each script.
 /// Only in format 11.
 const SCRIPTS: u8 = 10;
+/// Kind byte of a block with the number of the database of the entries in the blocks that follow,
+/// which is its only item. Only in format 11.
+const DATABASE: u8 = 12;
 /// Kind byte of the last block, which has no items.
 const END: u8 = 9;
 

@@ -7,18 +7,21 @@ use bytes::{Buf as _, BytesMut};
 use crate::feature_level::FeatureLevel;
 use crate::kv::client_sessions::ClientSession;
 use crate::kv::dedup::decode_batch;
+use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::ReplicatedClock;
+use crate::kv::keyspace::databases::{DatabaseId, digest_of_all};
 use crate::kv::keyspace::entry::REVISION_MAX;
 use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::keyspace::scripts::Scripts;
 use crate::kv::partial_batch::RestoredPiece;
 use crate::kv::snapshot::{
-    BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, LEVEL,
-    MAGIC, MEMBERS, NEW_CLUSTER_GAP, PIECES, SCRIPTS, SnapshotError, SnapshotMark, USERS, VERSION,
-    VERSION_OLDEST, WITNESS,
+    BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, DATABASE, END, ENTRIES,
+    HEADER_BYTES, LEVEL, MAGIC, MEMBERS, NEW_CLUSTER_GAP, PIECES, SCRIPTS, SnapshotError,
+    SnapshotMark, USERS, VERSION, VERSION_OLDEST, WITNESS,
 };
 use crate::kv::state_machine::{StateMachine, digest_of, hash_of_members};
 use crate::kv::users::table::Users;
+use crate::kv::values::codec::take_number;
 use crate::kv::values::digest::Digest;
 use crate::membership::Configuration;
 use crate::types::{EntryId, Index};
@@ -36,9 +39,14 @@ pub struct SnapshotReader {
     /// The state restored from the snapshot so far; `None` if the reader only verifies the
     /// snapshot.
     state: Option<StateMachine>,
-    /// Digest (sum of hashes) of the keys and client sessions decoded so far, if the reader only
-    /// verifies the snapshot. Otherwise 0, because the restored state computes the digest.
+    /// Digest (sum of hashes) of the client sessions and the pieces decoded so far, if the reader
+    /// only verifies the snapshot. Otherwise 0, because the restored state computes the digest.
     digest: Digest,
+    /// Digest of the keys of each database decoded so far, if the reader only verifies the
+    /// snapshot.
+    database_digests: [Digest; DatabaseId::COUNT],
+    /// The database of the entries that follow.
+    database: DatabaseId,
     /// The members of the cluster, decoded from the snapshot; `None` before, or if there are none.
     configuration: Option<Configuration>,
     /// The cluster's feature level, decoded from the snapshot; `None` before.
@@ -66,8 +74,10 @@ pub struct SnapshotReader {
     trusting: bool,
 }
 
-/// Returns whether a block of this kind may follow one of the kind `before`; 0 for no block.
+/// Returns whether a block of this kind may follow one of the kind `before`; 0 for no block, and
+/// [`ENTRIES`] for [`DATABASE`].
 fn follows(kind: u8, before: u8) -> bool {
+    let kind = if kind == DATABASE { ENTRIES } else { kind };
     kind == END || (before..=SCRIPTS).contains(&kind)
 }
 
@@ -99,6 +109,8 @@ impl SnapshotReader {
             header: None,
             state: None,
             digest: Digest::default(),
+            database_digests: [Digest::default(); DatabaseId::COUNT],
+            database: DatabaseId::FIRST,
             configuration: None,
             feature_level: None,
             users: Users::default(),
@@ -196,9 +208,11 @@ impl SnapshotReader {
         if self.is_witness && self.items > 0 {
             return Err(SnapshotError::Witness);
         }
-        let content = match &self.state {
-            Some(state) => state.content_digest(),
-            None => self.digest,
+        let content = if let Some(state) = &self.state {
+            state.content_digest()
+        } else {
+            let digests = DatabaseId::all().zip(self.database_digests);
+            digest_of_all(digests).union(self.digest)
         };
         let members = hash_of_members(self.configuration.as_ref());
         let level = self.feature_level.unwrap_or_default();
@@ -292,10 +306,13 @@ impl SnapshotReader {
             return Err(self.damaged("invalid item"));
         }
         let has_level = self.header.is_some_and(|header| !header.is_oldest);
+        if kind == DATABASE && !has_level {
+            return Err(self.damaged("a database in an older format"));
+        }
         if kind == END && has_level != self.feature_level.is_some() {
             return Err(self.damaged("no feature level, or one in an older format"));
         }
-        self.kind = kind;
+        self.kind = if kind == DATABASE { ENTRIES } else { kind };
         self.ended = kind == END;
         self.is_witness |= kind == WITNESS;
         self.consumed += whole as u64;
@@ -313,11 +330,26 @@ impl SnapshotReader {
                 let entry = RestoredEntry::decode(items, revision)?;
                 self.entries += 1;
                 if let Some(state) = state {
-                    state.keyspace.restore(entry)
+                    state.keyspace.within_mut(self.database, |keyspace| keyspace.restore(entry))
                 } else {
-                    self.digest.add(entry.fingerprint());
+                    let digest = &mut self.database_digests[usize::from(self.database.number())];
+                    digest.add(entry.fingerprint());
                     true
                 }
+            }
+            (DATABASE, state) => {
+                let database = DatabaseId::new(items.try_get_u8().ok()?)?;
+                let swapped_at = match take_number(items)? {
+                    0 => 0,
+                    age => revision.checked_sub(age - 1)?,
+                };
+                let is_first = database == DatabaseId::FIRST && self.entries == 0;
+                if let Some(state) = state {
+                    let restore = |keyspace: &mut Keyspace| keyspace.restore_swapped_at(swapped_at);
+                    state.keyspace.within_mut(database, restore);
+                }
+                let before = std::mem::replace(&mut self.database, database);
+                database > before || before == DatabaseId::FIRST && is_first
             }
             (BATCHES, state) => {
                 let (key, outcomes) = decode_batch(items)?;

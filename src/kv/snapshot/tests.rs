@@ -10,7 +10,7 @@ use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::REVISION_MAX;
 use crate::kv::state_machine::StateMachine;
 use crate::kv::values::string::StringRef;
-use crate::kv::{Batch, CommandId, Operation, PIECE_BYTES, Piece};
+use crate::kv::{Batch, CommandId, DatabaseId, Operation, PIECE_BYTES, Piece};
 use crate::membership::Configuration;
 use crate::record::{EntryKind, RecordBuffer, level_payload};
 use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey};
@@ -149,6 +149,92 @@ fn snapshot_contains_the_pieces_of_an_incomplete_batch() {
     // The digest is that of the pieces, too.
     state.move_to(Index(id.index.0 - 1), state.revision(), state.keyspace.replicated_clock());
     assert_ne!(state.digest(), before);
+}
+
+/// Returns a state of level 2 with keys in several databases, of which some were exchanged.
+fn state_with_databases() -> StateMachine {
+    let mut state = busy_state();
+    state.raise_feature_level(FeatureLevel::V0_2);
+    let id = |number: u8| DatabaseId::new(number).unwrap();
+    let swapdb = CommandId::of("swapdb");
+    for number in [1, 3, 15] {
+        for key in 0..400_u16 {
+            let (key, value) = (key.to_le_bytes(), [number; 300]);
+            let operation = Operation::set(&key, &value).in_database(id(number));
+            state.apply_batch(&Batch::encode(RequestKey::default(), false, &[operation]));
+        }
+    }
+    for arguments in [[&b"3"[..], b"7"], [b"0", b"1"], [b"9", b"10"]] {
+        let operation = Operation::call(swapdb, arguments);
+        state.apply_batch(&Batch::encode(RequestKey::default(), false, &[operation]));
+    }
+    state.check_sums();
+    state
+}
+
+#[test]
+fn snapshot_restores_the_keys_of_every_database() {
+    let mut state = state_with_databases();
+    let bytes = bytes_of(&state);
+    let mut by_view = Vec::new();
+    let last = EntryId::new(3, state.applied_index().0);
+    let mut writer = SnapshotWriter::new(state.view(last));
+    while writer.write(&mut |piece| by_view.extend_from_slice(piece)).is_none() {}
+    assert_eq!(writer.progress().0, writer.progress().1);
+    let sizes = state.database_sizes();
+    let ids: Vec<u8> = sizes.iter().map(|size| size.id.number()).collect();
+    assert_eq!(ids, [0, 1, 7, 15]);
+    for bytes in [&bytes, &by_view] {
+        let mut checking = SnapshotReader::checking();
+        checking.feed(bytes).unwrap();
+        assert!(checking.mark().is_ok());
+        let (copy, _) = read(bytes, 1_000).unwrap();
+        copy.check_sums();
+        assert_eq!((copy.digest(), copy.database_sizes()), (state.digest(), sizes.clone()));
+        for id in DatabaseId::all() {
+            let swapped_at = |state: &StateMachine| {
+                state.keyspace.within(id, |it| if it.len() > 0 { it.swapped_at() } else { 0 })
+            };
+            assert_eq!(swapped_at(&copy), swapped_at(&state), "database {id}");
+        }
+        let new = read_for_new_cluster(bytes).unwrap();
+        assert_eq!(new.keyspace.swapped_at(), state.keyspace.swapped_at() + NEW_CLUSTER_GAP);
+        assert_eq!(new.key_count(), state.key_count());
+    }
+}
+
+#[test]
+fn snapshot_with_databases_in_the_wrong_order_or_format_is_rejected() {
+    let state = state_with_databases();
+    let bytes = bytes_of(&state);
+    let read_trusting = |bytes: &[u8]| {
+        let mut reader = SnapshotReader::default();
+        reader.trust();
+        reader.feed(bytes)
+    };
+    assert_eq!(read_trusting(&bytes), Ok(()));
+    // The heads of the blocks of kind DATABASE: their content is the number and the swap.
+    let is_head = |at: &usize| {
+        bytes[*at] == DATABASE
+            && bytes[*at + 1..].starts_with(&[1, 0, 0, 0])
+            && (2..10).contains(&bytes[*at + 5])
+            && bytes[*at + 6..].starts_with(&[0; 7])
+    };
+    let heads: Vec<usize> = (HEADER_BYTES..bytes.len() - 20).filter(is_head).collect();
+    assert_eq!(heads.len(), 4);
+    let mut ids: Vec<u8> = heads.iter().map(|at| bytes[at + BLOCK_HEAD_BYTES]).collect();
+    assert_eq!(ids, [0, 1, 7, 15]);
+    for wrong in [[0, 1, 1, 15], [0, 7, 1, 15], [0, 1, 7, 16], [0, 0, 1, 2]] {
+        let mut damaged = bytes.clone();
+        ids = wrong.to_vec();
+        for (at, id) in heads.iter().zip(&ids) {
+            damaged[at + BLOCK_HEAD_BYTES] = *id;
+        }
+        assert!(read_trusting(&damaged).is_err(), "{ids:?}");
+    }
+    let mut oldest = bytes;
+    oldest[MAGIC.len()..][..4].copy_from_slice(&VERSION_OLDEST.to_le_bytes());
+    assert!(read_trusting(&oldest).is_err());
 }
 
 #[test]

@@ -8,16 +8,19 @@ use crate::feature_level::FeatureLevel;
 use crate::kv::client_sessions::ClientSession;
 use crate::kv::dedup::{StoredOutcomes, encode_batch};
 use crate::kv::keyspace::clock::ReplicatedClock;
+use crate::kv::keyspace::databases::{DatabaseId, SharedDatabase};
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::keyspace::scripts::Scripts;
+use crate::kv::keyspace::shards::Table;
 use crate::kv::partial_batch::PartialBatch;
 use crate::kv::snapshot::{
-    BATCHES, BLOCK_BYTES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES,
-    HEADER_BYTES, LEVEL, MAGIC, MEMBERS, PIECES, SCRIPTS, SnapshotMark, USERS, VERSION,
+    BATCHES, BLOCK_BYTES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, DATABASE, END,
+    ENTRIES, HEADER_BYTES, LEVEL, MAGIC, MEMBERS, PIECES, SCRIPTS, SnapshotMark, USERS, VERSION,
     VERSION_OLDEST, WITNESS,
 };
 use crate::kv::state_machine::StateMachine;
 use crate::kv::users::table::Users;
+use crate::kv::values::codec::put_number;
 use crate::kv::view::View;
 use crate::membership::Configuration;
 use crate::types::{EntryId, RequestKey};
@@ -78,6 +81,25 @@ impl Blocks {
         let checksum = crc32c::crc32c(&header);
         let bytes = HEADER_BYTES as u64;
         Blocks { bytes, checksum, revision, feature_level, ..Blocks::default() }
+    }
+
+    /// Begins the entries of a database, unless no block is needed for that. `swapped_at` is the
+    /// revision at which its keys were last exchanged for those of another one.
+    fn database(&mut self, id: DatabaseId, swapped_at: u64, sink: Sink<'_>) {
+        if id == DatabaseId::FIRST && swapped_at == 0 {
+            return;
+        }
+        if self.count > 0 {
+            self.end(sink);
+        }
+        self.begin(DATABASE);
+        self.block.put_u8(id.number());
+        let age = |revision| self.revision.checked_sub(revision).expect("not after the state");
+        let age = (swapped_at > 0).then(|| age(swapped_at) + 1);
+        put_number(age.unwrap_or(0), &mut self.block);
+        self.count += 1;
+        self.end(sink);
+        self.begin(ENTRIES);
     }
 
     fn begin(&mut self, kind: u8) {
@@ -246,11 +268,25 @@ impl StateMachine {
             Blocks::header(last, self.revision(), digest, self.key_count(), clock, level, sink);
         blocks.is_witness = self.is_witness;
         blocks.begin(ENTRIES);
-        blocks.entries(self.keyspace.entries(), sink);
+        for id in DatabaseId::all() {
+            self.keyspace.within(id, |keyspace| {
+                if keyspace.len() > 0 {
+                    blocks.database(id, keyspace.swapped_at(), sink);
+                    blocks.entries(keyspace.entries(), sink);
+                }
+            });
+        }
         let sessions = self.client_sessions.share();
         let others = (self.configuration.as_ref(), &self.users, &self.keyspace.scripts);
         blocks.finish(last, self.remembered(), &sessions, &self.partial, others, sink)
     }
+}
+
+/// Takes the next hash table of a view. Returns it with the position of its database; `None` after
+/// the last one.
+fn next_table(databases: &mut [SharedDatabase]) -> Option<(usize, Arc<Table>)> {
+    let mut databases = databases.iter_mut().enumerate();
+    databases.find_map(|(position, database)| Some((position, database.tables.pop()?)))
 }
 
 /// Writes a snapshot of a copy-on-write view of the state in several steps, one for each hash table
@@ -258,7 +294,10 @@ impl StateMachine {
 #[derive(Debug)]
 pub struct SnapshotWriter {
     view: View,
+    /// Number of databases whose entries have begun, from the first of the view.
+    begun: usize,
     table_count: u64,
+    tables_written: u64,
     /// Encoder of the snapshot; `None` until [`SnapshotWriter::write`] is called for the first
     /// time.
     blocks: Option<Blocks>,
@@ -267,13 +306,15 @@ pub struct SnapshotWriter {
 impl SnapshotWriter {
     /// Returns a writer that will write a snapshot of `view`.
     pub fn new(view: View) -> SnapshotWriter {
-        SnapshotWriter { table_count: view.tables.len() as u64, view, blocks: None }
+        let tables = view.databases.iter().map(|database| database.tables.len() as u64);
+        let table_count = tables.sum();
+        SnapshotWriter { view, begun: 0, table_count, tables_written: 0, blocks: None }
     }
 
     /// Returns how many of the keyspace's hash tables have been written, and the total number of
     /// tables.
     pub fn progress(&self) -> (u64, u64) {
-        (self.table_count - self.view.tables.len() as u64, self.table_count)
+        (self.tables_written, self.table_count)
     }
 
     /// Returns the id of the last log entry whose effects the snapshot contains.
@@ -286,15 +327,22 @@ impl SnapshotWriter {
     /// returns the mark that identifies the snapshot (id of its last log entry, length and
     /// checksum), and must not be called again.
     pub fn write(&mut self, sink: &mut dyn FnMut(&[u8])) -> Option<SnapshotMark> {
-        let View { last, revision, digest, clock, key_count, tables, feature_level: level, .. } =
-            &mut self.view;
+        let View {
+            last, revision, digest, clock, key_count, databases, feature_level: level, ..
+        } = &mut self.view;
         let blocks = self.blocks.get_or_insert_with(|| {
             let mut blocks =
                 Blocks::header(*last, *revision, *digest, *key_count, *clock, *level, sink);
             blocks.begin(ENTRIES);
             blocks
         });
-        if let Some(table) = tables.pop() {
+        if let Some((position, table)) = next_table(databases) {
+            self.tables_written += 1;
+            if !table.is_empty() && self.begun <= position {
+                let SharedDatabase { id, swapped_at, .. } = databases[position];
+                blocks.database(id, swapped_at, sink);
+                self.begun = position + 1;
+            }
             blocks.entries(table.iter(), sink);
             return None;
         }

@@ -362,9 +362,9 @@ impl StateMachine {
         self.feature_level = self.feature_level.max(level);
     }
 
-    /// Builds the next piece of the index of keys, which reads of key ranges need, and returns
-    /// whether the index is complete. A piece takes one or two milliseconds. The index is not part
-    /// of the state, but of its memory usage.
+    /// Builds the next piece of the indexes of keys, which reads of key ranges have needed, and
+    /// returns whether they are complete. A piece takes one or two milliseconds. The indexes are
+    /// not part of the state, but of its memory usage.
     pub fn build_key_index(&mut self) -> bool {
         self.keyspace.build_key_index()
     }
@@ -374,9 +374,9 @@ impl StateMachine {
         self.keyspace.take_key_index_used()
     }
 
-    /// Drops the index of keys, if there is one. [`StateMachine::take_unlinked`] returns it.
-    pub fn drop_key_index(&mut self) {
-        self.keyspace.drop_key_index();
+    /// Drops the indexes of keys, if there are any. [`StateMachine::take_unlinked`] returns them.
+    pub fn drop_key_indexes(&mut self) {
+        self.keyspace.drop_key_indexes();
     }
 
     /// Adds a batch and its stored outcomes, read from a snapshot, to the deduplication table.

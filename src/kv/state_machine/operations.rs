@@ -5,7 +5,9 @@ use crate::kv::client_sessions::Decision;
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::registry::NoKeyIndex;
+use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::{Millis, ReplicatedClock};
+use crate::kv::keyspace::databases::DatabaseId;
 use crate::kv::operation::Operation;
 use crate::kv::transactions;
 use crate::kv::values::digest::{fingerprint, key_hash};
@@ -17,12 +19,11 @@ impl StateMachine {
     /// Sets a key to a string in this state only, so that it differs from those of the other
     /// replicas. If `silently`, without a change of the digest, as if memory had changed. For tests
     /// of how a wrong state is found and replaced.
-    pub fn set_only_here(&mut self, key: &[u8], value: &[u8], silently: bool) {
-        let digest = self.keyspace.digest();
-        self.perform(&Operation::set(key, value), 0);
-        if silently {
-            self.keyspace.falsify_digest(digest);
-        }
+    pub fn set_only_here(&mut self, id: DatabaseId, key: &[u8], value: &[u8], silently: bool) {
+        let set = |keyspace: &mut Keyspace| keyspace.put(key, value);
+        self.keyspace.within_mut(id, |keyspace| {
+            if silently { keyspace.change_silently(set) } else { set(keyspace) }
+        });
     }
 
     /// Answers a batch of reads from the current state. Returns the batch's key and the outcomes of
@@ -73,8 +74,9 @@ impl StateMachine {
     /// Returns the outcome of an operation that reads a range of keys, or what only this replica
     /// has; `None` for any other.
     fn read_own(&self, operation: &Operation<'_>) -> Result<Option<Outcome>, BatchError> {
-        let Operation::Call { command, args } = operation else { return Ok(None) };
-        command.read_own(&self.keyspace, *args).map_err(|NoKeyIndex| BatchError::NoKeyIndex)
+        let Operation::Call { command, args, database } = operation else { return Ok(None) };
+        let outcome = self.keyspace.within(*database, |it| command.read_own(it, *args));
+        outcome.map_err(|NoKeyIndex| BatchError::NoKeyIndex)
     }
 
     /// Returns the outcome of an operation that needs no change of the state: a read-only command,
@@ -82,8 +84,9 @@ impl StateMachine {
     /// other operation.
     pub(super) fn answer(&self, operation: &Operation<'_>, seed: u64) -> Option<Outcome> {
         match operation {
-            Operation::Call { command, args } if command.is_read() => {
-                command.read(&self.keyspace, &Args::new(*args, seed))
+            Operation::Call { command, args, database } if command.is_read() => {
+                let args = Args::new(*args, seed);
+                self.keyspace.within(*database, |keyspace| command.read(keyspace, &args))
             }
             Operation::Clock { .. } => Some(Outcome::Done),
             _ => None,
@@ -93,9 +96,12 @@ impl StateMachine {
     /// Runs an operation that may change the state, and returns its outcome.
     pub(super) fn perform(&mut self, operation: &Operation<'_>, seed: u64) -> Outcome {
         match *operation {
-            Operation::Call { command, args } => {
+            Operation::Call { command, args, database } => {
                 let on_users = command.run_on_users(&mut self.users, args);
-                on_users.unwrap_or_else(|| command.run(&mut self.keyspace, &Args::new(args, seed)))
+                on_users.unwrap_or_else(|| {
+                    let args = Args::new(args, seed);
+                    self.keyspace.within_mut(database, |keyspace| command.run(keyspace, &args))
+                })
             }
             Operation::Transaction { watched, operations } => {
                 transactions::run(&mut self.keyspace, watched, operations, seed)
@@ -141,8 +147,10 @@ impl StateMachine {
             self.keyspace.expires_at(key).is_some_and(|expires_at| expires_at <= millis)
         };
         let may_see_expired = |operation: Option<Operation<'_>>| match operation {
-            Some(Operation::Call { command, args }) => {
-                command.keys_in(args).is_none_or(|keys| keys.into_iter().any(is_expired))
+            Some(Operation::Call { command, args, database }) => {
+                let keys = command.keys_in(args);
+                let any = |keys: Vec<&[u8]>| keys.into_iter().any(is_expired);
+                self.keyspace.within(database, |_| keys.is_none_or(any))
             }
             _ => true,
         };

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::feature_level::FeatureLevel;
 use crate::kv::dedup::StoredOutcomes;
 use crate::kv::keyspace::clock::Millis;
+use crate::kv::keyspace::databases::DatabaseSize;
 use crate::kv::keyspace::history::HistoryStatus;
 use crate::kv::users::table::Users;
 use crate::kv::values::digest::Digest;
@@ -44,9 +45,9 @@ impl StateMachine {
         self.feature_level
     }
 
-    /// Returns whether there is a complete index of keys.
+    /// Returns whether there is an index of keys, or a part of one.
     pub fn has_key_index(&self) -> bool {
-        self.keyspace.has_key_index()
+        self.keyspace.has_any_key_index()
     }
 
     /// Returns the index of the last applied log entry.
@@ -89,9 +90,15 @@ impl StateMachine {
         (self.keyspace.scripts.len(), self.keyspace.scripts.bytes())
     }
 
-    /// Returns the number of keys, including keys that have expired but have not been removed yet.
+    /// Returns the number of keys of all databases, including keys that have expired but have not
+    /// been removed yet.
     pub fn key_count(&self) -> usize {
-        self.keyspace.len()
+        self.keyspace.total_len()
+    }
+
+    /// Returns the sizes of the databases that have keys, in the order of their numbers.
+    pub fn database_sizes(&self) -> Vec<DatabaseSize> {
+        self.keyspace.sizes()
     }
 
     /// Returns the approximate memory usage of the state, in bytes, including the index of keys and
@@ -113,7 +120,7 @@ impl StateMachine {
         let (digest, key_count) = (self.digest(), self.key_count());
         let (dedup, client_sessions) = (self.dedup.share(), self.client_sessions.share());
         let (clock, revision) = (self.keyspace.replicated_clock(), self.revision());
-        let (tables, partial) = (self.keyspace.share(), self.partial.clone());
+        let (databases, partial) = (self.keyspace.share(), self.partial.clone());
         let (configuration, users) = (self.configuration.clone(), self.users.clone());
         View {
             last,
@@ -121,7 +128,7 @@ impl StateMachine {
             digest,
             clock,
             key_count,
-            tables,
+            databases,
             dedup,
             client_sessions,
             partial,
@@ -164,8 +171,9 @@ impl StateMachine {
     }
 
     /// Returns the number of keys that have an expiration time.
-    pub fn expires_count(&self) -> usize {
-        self.keyspace.expires_count()
+    #[cfg(test)]
+    pub(in crate::kv) fn expires_count(&self) -> usize {
+        self.keyspace.sizes().iter().map(|size| size.expires_count).sum()
     }
 
     /// Returns the state of the replicated clock as three values: the reading of the replicated
@@ -185,12 +193,6 @@ impl StateMachine {
     pub fn history(&self) -> HistoryStatus {
         self.keyspace.history()
     }
-
-    /// Returns the average expiration time of the keys that have one, in milliseconds since 1970;
-    /// `None` if no key expires. O(1).
-    pub fn average_expiry(&self) -> Option<u64> {
-        self.keyspace.average_expiry()
-    }
 }
 
 #[cfg(test)]
@@ -205,7 +207,7 @@ impl fmt::Debug for StateMachine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StateMachine")
             .field("applied_index", &self.applied_index())
-            .field("keys", &self.keyspace.len())
+            .field("keys", &self.key_count())
             .field("clock", &self.clock())
             .field("remembered", &self.dedup.len())
             .finish_non_exhaustive()

@@ -183,7 +183,8 @@ fn submit(
     }
     let moves = call.command.is_some_and(|command| command.keys() == CommandId::of("lmove").keys());
     let keys = keys.map(|position| Bytes::copy_from_slice(call.argument(position))).collect();
-    let keys = AwaitedKeys { kind, keys, wake: Wake::Elements, group: Bytes::new() };
+    let database = call.connection.database;
+    let keys = AwaitedKeys { kind, database, keys, wake: Wake::Elements, group: Bytes::new() };
     let wait = PopWait { until, keys, operation: operation.clone(), moves };
     call.connection.blocked = Some(Blocked::Pop(Box::new(wait)));
     action.blocking()

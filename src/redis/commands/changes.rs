@@ -46,7 +46,8 @@ fn changes(call: &mut Call<'_>) -> Action {
     let until = (!wait.is_zero()).then(|| call.context.now + wait);
     let prefix = Bytes::copy_from_slice(query.prefix);
     let ChangesQuery { count, with_values, may_lag, .. } = query;
-    let wait = ChangesWait { until, prefix, count, with_values, may_lag };
+    let database = call.connection.database;
+    let wait = ChangesWait { until, database, prefix, count, with_values, may_lag };
     call.connection.blocked = Some(Blocked::Changes(Box::new(wait)));
     action.blocking()
 }

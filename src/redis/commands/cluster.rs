@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::kv::{CommandId, Operation, SLOT_COUNT, parse_integer, slot_of};
+use crate::kv::{CommandId, DatabaseId, Operation, SLOT_COUNT, parse_integer, slot_of};
 use crate::redis::action::Action;
 use crate::redis::call::Call;
 use crate::redis::context::{Context, ReplicaInfo};
@@ -85,10 +85,16 @@ const fn row(
 const COUNT_KEYS_IN_SLOT: CommandId = CommandId::of("cluster|countkeysinslot");
 const LAST_SLOT: i64 = SLOT_COUNT as i64 - 1;
 
+/// Makes the connection follow redirects from now on, unless it has selected another database than
+/// 0: clients with redirects know only that one.
+fn follow_redirects(call: &mut Call<'_>) {
+    call.connection.follows_redirects = call.connection.database == DatabaseId::FIRST;
+}
+
 /// Runs `CLUSTER SLOTS`: returns a single range of all hash slots, with the addresses of all
 /// replicas, the leader first; an empty list while no leader is known.
 fn slots(call: &mut Call<'_>) -> Action {
-    call.connection.follows_redirects = true;
+    follow_redirects(call);
     let Some(leader) = call.context.leader() else {
         // Without a leader no slot is served, so clients ask again.
         call.writer.array(0);
@@ -112,7 +118,7 @@ fn slots(call: &mut Call<'_>) -> Action {
 /// Runs `CLUSTER SHARDS`: describes the cluster as a single shard with all replicas. The shard has
 /// all hash slots, or none while no leader is known.
 fn shards(call: &mut Call<'_>) -> Action {
-    call.connection.follows_redirects = true;
+    follow_redirects(call);
     let (context, writer) = (call.context, &mut call.writer);
     writer.array(1);
     writer.map(2);
@@ -150,7 +156,7 @@ fn shards(call: &mut Call<'_>) -> Action {
 /// Runs `CLUSTER NODES`: describes the replicas, one per line, with all hash slots assigned to the
 /// leader. A witness is listed as a master without slots.
 fn nodes(call: &mut Call<'_>) -> Action {
-    call.connection.follows_redirects = true;
+    follow_redirects(call);
     let context = call.context;
     let mut text = String::new();
     for node in &context.nodes {

@@ -1,6 +1,7 @@
 //! Commands about the connection itself, such as `HELLO`, `PING` and `QUIT`.
 
-use crate::kv::{DEFAULT_USER, parse_integer};
+use crate::feature_level::FeatureLevel;
+use crate::kv::{DEFAULT_USER, DatabaseId, parse_integer};
 use crate::redis::action::Action;
 use crate::redis::call::Call;
 use crate::redis::spec::{ANYTIME_FAST, CommandSpec, command};
@@ -10,6 +11,9 @@ use super::client::{NAME_ERROR, is_valid_name};
 use super::info::{MODE, VERSION};
 
 const GREETING: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "allow_busy"];
+
+/// Name of the command that selects a database.
+pub(super) const SELECT: &str = "select";
 
 /// Redis's error for `HELLO` of a client that must log in and does not.
 const HELLO_WITHOUT_LOGIN: &str = "NOAUTH HELLO must be called with the client already \
@@ -31,9 +35,7 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     row("reset", 1, reset, "6.2.0")
         .flags(GREETING)
         .about("Resets the connection to its initial state."),
-    row("select", 2, select, "1.0.0")
-        .flags(ANYTIME_FAST)
-        .about("Selects a database. Only database 0 exists."),
+    row(SELECT, 2, select, "1.0.0").flags(ANYTIME_FAST).about("Selects a database."),
 ];
 
 const fn row(
@@ -159,20 +161,38 @@ fn echo(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `SELECT index`: replies `OK` for database 0, which is the only database, and an error for
-/// any other.
+/// Runs `SELECT index`: the commands that follow run in this database. If it is refused for another
+/// reason than its number, commands on keys are refused until a `SELECT` succeeds.
 fn select(call: &mut Call<'_>) -> Action {
-    match parse_integer(call.argument(1)) {
-        Some(0) => call.ok(),
-        Some(number) if i32::try_from(number).is_ok() => {
-            call.error(&"ERR DB index is out of range")
+    let database = match database(call.argument(1)) {
+        Ok(database) => database,
+        Err(error) => return call.error(&error),
+    };
+    if database != DatabaseId::FIRST {
+        call.connection.refused_database = Some(database);
+        if call.connection.follows_redirects {
+            return call.error(&"ERR SELECT is not allowed in cluster mode");
         }
-        Some(_) => call.error(&format_args!(
-            "ERR value is out of range, value must between {} and {}",
-            i32::MIN,
-            i32::MAX
-        )),
-        None => call.error(&"ERR value is not an integer or out of range"),
+        if let Err(action) = call.require(FeatureLevel::V0_2) {
+            return action;
+        }
+    }
+    call.connection.refused_database = None;
+    call.connection.database = database;
+    call.ok()
+}
+
+/// Parses the number of a database.
+///
+/// # Errors
+/// If it is not the number of a database, with Redis's error.
+pub(super) fn database(argument: &[u8]) -> Result<DatabaseId, &'static str> {
+    match parse_integer(argument) {
+        Some(number) if i32::try_from(number).is_err() => {
+            Err("ERR value is out of range, value must between -2147483648 and 2147483647")
+        }
+        Some(number) => DatabaseId::new(number).ok_or("ERR DB index is out of range"),
+        None => Err("ERR value is not an integer or out of range"),
     }
 }
 

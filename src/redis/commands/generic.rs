@@ -1,10 +1,16 @@
 //! Commands on keys with values of any type.
 
+use crate::feature_level::FeatureLevel;
+use crate::kv::{CommandId, Operation, parse_integer};
+use crate::redis::action::Action;
+use crate::redis::call::Call;
 use crate::redis::commands::help::{container, help_row};
 use crate::redis::commands::passthrough::{
     passed_on, passed_on_as, passed_on_blocking, passed_on_with_clock, subcommand_passed_on,
+    submit_unchanged,
 };
-use crate::redis::spec::{CommandSpec, READ_FAST};
+use crate::redis::session::reply_format::ReplyKind;
+use crate::redis::spec::{CommandSpec, READ_FAST, command};
 
 /// Redis flags of fast commands that write but add no data. The flag `denyoom` is missing, so these
 /// commands run even while memory usage exceeds `maxmemory`.
@@ -32,10 +38,38 @@ const fn of_value(name: &'static str, full_name: &'static str, since: &'static s
         .costs("O(1)")
 }
 
+/// The state machine's command that copies a key to a database.
+const COPY_TO_DATABASE: CommandId = CommandId::of("copydb");
+
+/// Runs `COPY source destination [DB number] [REPLACE]`.
+fn copy(call: &mut Call<'_>) -> Action {
+    let options: Vec<&[u8]> = call.request.rest(3).collect();
+    let databases = options.windows(2).filter(|pair| pair[0].eq_ignore_ascii_case(b"DB"));
+    let databases: Vec<_> = databases.filter_map(|pair| parse_integer(pair[1])).collect();
+    if call.connection.follows_redirects && databases.iter().any(|number| *number != 0) {
+        return call.error(&"ERR Copying to another database is not allowed in cluster mode");
+    }
+    // Before all replicas know other databases, the command that knows only database 0.
+    if databases.is_empty() || call.context.members.feature_level < FeatureLevel::V0_2 {
+        return submit_unchanged(call);
+    }
+    let arguments: Vec<&[u8]> = call.request.rest(1).collect();
+    call.submit(Operation::call(COPY_TO_DATABASE, &arguments[..]), ReplyKind::Plain)
+}
+
+/// Runs `MOVE key db`.
+fn move_key(call: &mut Call<'_>) -> Action {
+    if call.connection.follows_redirects {
+        return call.error(&"ERR MOVE is not allowed in cluster mode");
+    }
+    submit_unchanged(call)
+}
+
 /// Rows of the command table for generic commands (name, arity, flags, documentation and function),
 /// sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
-    passed_on("copy", -3)
+    command("copy", -3, copy)
+        .runs(CommandId::of("copy"))
         .flags(&["write", "denyoom"])
         .categories(&["keyspace"])
         .since("6.2.0", "generic")
@@ -86,6 +120,13 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .since("1.0.0", "generic")
         .costs("O(N), N being the number of keys; no other command is applied meanwhile")
         .about("Returns all keys that match a pattern."),
+    command("move", 3, move_key)
+        .runs(CommandId::of("move"))
+        .flags(CHANGE_FAST)
+        .categories(&["keyspace"])
+        .since("1.0.0", "generic")
+        .costs("O(1)")
+        .about("Moves a key to another database."),
     container("object")
         .since("2.2.3", "generic")
         .about("A container for commands on the representation of values.")

@@ -5,7 +5,7 @@
 use std::fmt::{Display, Write as _};
 
 use crate::feature_level::FeatureLevel;
-use crate::kv::{DigestComparison, DigestResult};
+use crate::kv::{DatabaseSize, DigestComparison, DigestResult};
 use crate::membership::MemberRole;
 use crate::redis::action::Action;
 use crate::redis::call::Call;
@@ -319,11 +319,10 @@ fn cluster(text: &mut Text, _source: &Source<'_>) {
 }
 
 fn keyspace(text: &mut Text, Source { context, .. }: &Source<'_>) {
-    if context.key_count > 0 {
-        let (keys, expires) = (context.key_count, context.expires_count);
-        let average = context.average_expiry.unwrap_or(0);
-        let ttl = average.saturating_sub(context.clocks.replicated);
-        text.field("db0", format_args!("keys={keys},expires={expires},avg_ttl={ttl}"));
+    for DatabaseSize { id, key_count, expires_count, average_expiry } in &context.databases {
+        let ttl = average_expiry.unwrap_or(0).saturating_sub(context.clocks.replicated);
+        let size = format_args!("keys={key_count},expires={expires_count},avg_ttl={ttl}");
+        text.field(&format!("db{id}"), size);
     }
 }
 

@@ -133,8 +133,8 @@ fn stats(call: &mut Call<'_>) -> Action {
         ("clients.normal", signed(context.clients_bytes)),
         ("log", signed(context.log_bytes)),
         ("overhead.total", signed(used.saturating_sub(dataset))),
-        ("keys.count", signed(context.key_count)),
-        ("keys.bytes-per-key", signed(dataset.checked_div(context.key_count).unwrap_or(0))),
+        ("keys.count", signed(context.key_count())),
+        ("keys.bytes-per-key", signed(dataset.checked_div(context.key_count()).unwrap_or(0))),
         ("dataset.bytes", signed(dataset)),
         ("fragmentation.bytes", signed(resident) - signed(used)),
     ];

@@ -51,7 +51,7 @@ impl Connection {
         }
         let now = context.wall_clock;
         let (seconds, micros) = (now.as_secs(), now.subsec_micros());
-        let mut line = format!("+{seconds}.{micros:06} [0 {}]", self.address);
+        let mut line = format!("+{seconds}.{micros:06} [{} {}]", self.database, self.address);
         let secrets = secrets(spec, request);
         for (position, argument) in request.iter().enumerate() {
             let argument = if secrets.contains(&position) { REDACTED } else { argument };

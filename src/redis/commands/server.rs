@@ -2,14 +2,21 @@
 
 use std::time::Duration;
 
-use crate::kv::Operation;
+use crate::feature_level::FeatureLevel;
+use crate::kv::{CommandId, Operation};
 use crate::redis::action::{Action, LocalWrite};
 use crate::redis::call::Call;
 use crate::redis::session::reply_format::ReplyKind;
 use crate::redis::spec::{ADMIN, ANYTIME_FAST, CommandSpec, READ_FAST, command, subcommand};
 
 use super::help::{container, help_row};
-use super::passthrough::{passed_on, passed_on_as};
+use super::passthrough::{passed_on, submit_unchanged};
+
+/// The state machine's command that removes the keys of one database.
+const FLUSHDB: CommandId = CommandId::of("flushdb");
+/// The state machine's command that removes all keys. Before all replicas know other databases,
+/// these are the keys of database 0.
+const FLUSHALL: CommandId = CommandId::of("flushall");
 
 const SNAPSHOT: &[&str] = &["admin", "noscript", "no_async_loading"];
 
@@ -44,13 +51,15 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .categories(&["keyspace", "dangerous"])
         .since("1.0.0", "server")
         .costs("O(N), N being the number of keys")
-        .about("Removes all keys."),
-    passed_on_as("flushdb", -1, "flushall")
+        .about("Removes all keys of all databases."),
+    command("flushdb", -1, flushdb)
+        .runs(FLUSHDB)
+        .needs(FeatureLevel::OLDEST)
         .flags(&["write"])
         .categories(&["keyspace", "dangerous"])
         .since("1.0.0", "server")
-        .costs("O(N), N being the number of keys")
-        .about("Removes all keys."),
+        .costs("O(N), N being the number of keys of the database")
+        .about("Removes all keys of the database."),
     container("function")
         .since("7.0.0", "scripting")
         .about("A container for function commands. Functions are not supported.")
@@ -67,6 +76,13 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .since("1.0.0", "server")
         .costs("O(1)")
         .about("Starts a snapshot without waiting for its end."),
+    command("swapdb", 3, swapdb)
+        .runs(CommandId::of("swapdb"))
+        .flags(&["write", "fast"])
+        .categories(&["keyspace", "dangerous"])
+        .since("4.0.0", "server")
+        .costs("O(1)")
+        .about("Exchanges the keys of two databases."),
     command("time", 1, time)
         .flags(ANYTIME_FAST)
         .since("2.6.0", "server")
@@ -107,6 +123,22 @@ const FUNCTION: &[CommandSpec] = &[
         .about("Has no effect: functions are not supported."),
     help_row("function|help").categories(&["scripting"]).since("7.0.0", "scripting"),
 ];
+
+/// Runs `FLUSHDB [ASYNC | SYNC]`.
+fn flushdb(call: &mut Call<'_>) -> Action {
+    let knows_databases = call.context.members.feature_level >= FeatureLevel::V0_2;
+    let arguments: Vec<&[u8]> = call.request.rest(1).collect();
+    let command = if knows_databases { FLUSHDB } else { FLUSHALL };
+    call.submit(Operation::call(command, &arguments[..]), ReplyKind::Plain)
+}
+
+/// Runs `SWAPDB index1 index2`.
+fn swapdb(call: &mut Call<'_>) -> Action {
+    if call.connection.follows_redirects {
+        return call.error(&"ERR SWAPDB is not allowed in cluster mode");
+    }
+    submit_unchanged(call)
+}
 
 /// Runs `BGSAVE [SCHEDULE]`: starts a snapshot; replies with an error if one is already being
 /// taken.
@@ -190,7 +222,8 @@ fn debug_diverge(call: &mut Call<'_>) -> Action {
     }
     let (key, value) = (call.argument(2).to_vec(), call.argument(3).to_vec());
     call.writer.ok();
-    Action::WriteOnlyHere(LocalWrite { key, value, silently })
+    let database = call.connection.database;
+    Action::WriteOnlyHere(LocalWrite { database, key, value, silently })
 }
 
 /// Runs `DEBUG SLEEP seconds`, if `DEBUG` is enabled: blocks the whole replica for this time. A

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::kv::{CommandId, ItemsBuffer, Operation, Outcome};
+use crate::kv::{CommandId, DatabaseId, ItemsBuffer, Operation, Outcome, WatchedKey};
 use crate::redis::action::Action;
 use crate::redis::authorization::Checked;
 use crate::redis::call::Call;
@@ -27,6 +27,7 @@ use crate::redis::spec::{ALL_KEYS, CommandSpec, CommandTable, command, command_w
 use crate::redis::statistics::CommandNumber;
 use crate::wire::resp::{Request, Writer};
 
+use super::connection::{SELECT, database};
 use super::scripting::{UNRESOLVED, runs_script};
 
 /// The state machine's command that returns the revisions of keys, for `WATCH`. A key's revision is
@@ -105,7 +106,8 @@ fn watch(call: &mut Call<'_>) -> Action {
     keys.sort_unstable();
     keys.dedup();
     // A key that is watched already keeps its earlier revision.
-    keys.retain(|key| !transaction.watched.contains(key));
+    let database = call.connection.database;
+    keys.retain(|key| !transaction.watched.contains(database, key));
     if keys.is_empty() {
         return call.ok();
     }
@@ -156,6 +158,7 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if specs.iter().any(|spec| runs_script(spec.full_name)) {
         return exec_with_scripts(call, &watched, &requests, slot);
     }
+    let database = call.connection.database;
     let before = (!watched.revisions.is_empty()).then(|| Box::new(call.connection.clone()));
     let mut run =
         ExecRun { batch: ItemsBuffer::default(), actions: Vec::new(), may_abort: before.is_some() };
@@ -191,6 +194,12 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if let Some(before) = before.filter(|_| changes_connection) {
         call.connection.blocked = Some(Blocked::Exec(before));
         action = action.blocking();
+    } else if call.connection.database != database {
+        // It is selected once the transaction is applied: a client that gets an error goes on in
+        // the one before.
+        let selected = std::mem::replace(&mut call.connection.database, database);
+        call.connection.blocked = Some(Blocked::Select(selected));
+        action = action.blocking();
     }
     actions.push(action);
     sequence(actions)
@@ -199,9 +208,9 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
 /// Returns the watched keys, each followed by its revision.
 fn encode_watched(watched: &WatchedKeys) -> ItemsBuffer {
     let mut revisions = ItemsBuffer::default();
-    for (key, revision) in &watched.revisions {
-        revisions.push(key);
-        revisions.push(&revision.to_le_bytes());
+    for ((database, key), revision) in &watched.revisions {
+        let (database, number) = (*database, *revision);
+        WatchedKey { database, key, number }.push(&mut revisions);
     }
     revisions
 }
@@ -217,7 +226,8 @@ fn exec_with_scripts(
     let (revisions, mut operations) = (encode_watched(watched), ItemsBuffer::default());
     for request in requests {
         let args: Vec<&[u8]> = request.iter().collect();
-        operations.push(&Operation::call(UNRESOLVED, &args[..]).encode());
+        let operation = Operation::call(UNRESOLVED, &args[..]);
+        operations.push(&operation.in_database(call.connection.database).encode());
     }
     let operation =
         Operation::Transaction { watched: revisions.items(), operations: operations.items() };
@@ -227,8 +237,21 @@ fn exec_with_scripts(
     let mut action = call.submit(operation, ReplyKind::Script);
     if let Action::Submit { redirect_slot, .. } = &mut action {
         *redirect_slot = slot;
+        if let Some(database) = selected_by(requests) {
+            call.connection.blocked = Some(Blocked::Select(database));
+            action = action.blocking();
+        }
     }
     action
+}
+
+/// Returns the database that the last `SELECT` of a transaction selects; `None` if there is none.
+fn selected_by(requests: &[Request<'_>]) -> Option<DatabaseId> {
+    let selected = |request: &Request<'_>| {
+        let is_select = request.name().eq_ignore_ascii_case(SELECT.as_bytes());
+        database(request.get(1).filter(|_| is_select)?).ok()
+    };
+    requests.iter().rev().find_map(selected)
 }
 
 /// Returns the error reply to a queued command that the user may not send any more; `None` if the
@@ -281,7 +304,8 @@ impl ExecRun {
         request: Request<'_>,
         table: &'static CommandTable,
     ) -> ExecReply {
-        if let Some(text) = no_longer_permitted(call, number, spec, request) {
+        let refusal = no_longer_permitted(call, number, spec, request);
+        if let Some(text) = refusal.or_else(|| call.connection.lacks_database(spec)) {
             let mut reply = BytesMut::new();
             Writer::new(&mut reply, call.connection.version).error(text.as_bytes());
             return ExecReply::Written(reply.freeze());

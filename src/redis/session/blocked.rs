@@ -16,7 +16,7 @@ impl Connection {
     pub fn may_wait(&self) -> bool {
         match self.blocked {
             Some(Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Replicas(_)) => true,
-            Some(Blocked::Watch(_) | Blocked::Exec(_)) | None => false,
+            Some(Blocked::Watch(_) | Blocked::Exec(_) | Blocked::Select(_)) | None => false,
         }
     }
 
@@ -25,7 +25,8 @@ impl Connection {
     pub fn wait(&self) -> Option<Wait> {
         match &self.blocked {
             Some(Blocked::Changes(wait)) => {
-                Some(Wait { on: WaitOn::Prefix(wait.prefix.clone()), until: wait.until })
+                let on = WaitOn::Prefix(wait.database, wait.prefix.clone());
+                Some(Wait { on, until: wait.until })
             }
             Some(Blocked::Pop(wait)) => {
                 Some(Wait { on: WaitOn::Keys(wait.keys.clone()), until: wait.until })
@@ -33,7 +34,7 @@ impl Connection {
             Some(Blocked::Replicas(wait)) => {
                 Some(Wait { on: WaitOn::Replicas(wait.count), until: wait.until })
             }
-            Some(Blocked::Watch(_) | Blocked::Exec(_)) | None => None,
+            Some(Blocked::Watch(_) | Blocked::Exec(_) | Blocked::Select(_)) | None => None,
         }
     }
 
@@ -52,7 +53,7 @@ impl Connection {
                 Outcome::Refused(Refusal::WrongType) => is_again && !wait.moves,
                 _ => false,
             },
-            Some(Blocked::Watch(_) | Blocked::Exec(_)) | None => false,
+            Some(Blocked::Watch(_) | Blocked::Exec(_) | Blocked::Select(_)) | None => false,
         }
     }
 
@@ -97,9 +98,26 @@ impl Connection {
                 let counts = vec![Outcome::Integer(1), outcome.clone()];
                 reply_format.encode(&Outcome::List(counts), out);
             }
+            Some(Blocked::Select(database)) => {
+                if matches!(outcome, Outcome::List(_)) {
+                    self.database = database;
+                }
+                reply_format.encode(outcome, out);
+            }
             Some(Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Replicas(_)) | None => {
                 reply_format.encode(outcome, out);
             }
+        }
+    }
+
+    /// Selects the database that a transaction with scripts has selected, if its encoded reply says
+    /// that it was applied.
+    pub fn complete_scripts(&mut self, reply: &[u8]) {
+        if let Some(Blocked::Select(database)) = self.blocked
+            && reply.starts_with(b"*")
+            && !reply.starts_with(b"*-1")
+        {
+            self.database = database;
         }
     }
 
@@ -110,7 +128,10 @@ impl Connection {
         match self.blocked.take() {
             Some(Blocked::Watch(_)) => self.transaction.watched.failed = true,
             Some(Blocked::Exec(before)) => self.restore(*before),
-            Some(Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Replicas(_)) | None => {}
+            Some(
+                Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Replicas(_) | Blocked::Select(_),
+            )
+            | None => {}
         }
     }
 
@@ -134,7 +155,7 @@ impl Connection {
         };
         for (key, revision) in keys.into_iter().zip(revisions) {
             let Outcome::Integer(revision) = revision else { continue };
-            self.transaction.watched.add(key, revision.cast_unsigned());
+            self.transaction.watched.add((self.database, key), revision.cast_unsigned());
         }
         reply_format.encode(&Outcome::Done, out);
     }

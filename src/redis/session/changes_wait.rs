@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::kv::{ChangesQuery, CommandId, Operation};
+use crate::kv::{ChangesQuery, CommandId, DatabaseId, Operation};
 use crate::types::Instant;
 
 /// A request that waits for changes of keys: `CHANGES` with the option `BLOCK`.
@@ -10,6 +10,7 @@ use crate::types::Instant;
 pub(in crate::redis) struct ChangesWait {
     /// When the wait ends without a change; `None` for never.
     pub(in crate::redis) until: Option<Instant>,
+    pub(in crate::redis) database: DatabaseId,
     pub(in crate::redis) prefix: Bytes,
     pub(in crate::redis) count: u64,
     pub(in crate::redis) with_values: bool,
@@ -28,7 +29,8 @@ impl ChangesWait {
             may_lag: self.may_lag,
         };
         query.with_arguments(|arguments| {
-            Operation::call(CommandId::CHANGES, arguments).encode().into()
+            let operation = Operation::call(CommandId::CHANGES, arguments);
+            operation.in_database(self.database).encode().into()
         })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::kv::DEFAULT_USER;
+use crate::kv::{DEFAULT_USER, DatabaseId};
 use crate::redis::acl_log::{Denial, DenialReason};
 use crate::redis::permissions::Permissions;
 use crate::redis::statistics::CallStatus;
@@ -58,6 +58,12 @@ pub struct Connection {
     /// Whether the client has asked for the hash slots of the cluster, for example with `CLUSTER
     /// SLOTS`, and therefore can follow `MOVED` redirects.
     pub(in crate::redis) follows_redirects: bool,
+    /// The database in which the connection's commands run. A connection that follows redirects
+    /// always uses database 0.
+    pub(in crate::redis) database: DatabaseId,
+    /// The database that the client has asked for, if it was refused although Redis has it: no
+    /// command may run in another one in its place. Clients overlook the refusal.
+    pub(in crate::redis) refused_database: Option<DatabaseId>,
     /// Whether the client has sent `READONLY`, so that this replica answers the client's reads even
     /// if it is not the leader.
     pub(in crate::redis) reads_from_followers: bool,
@@ -95,13 +101,15 @@ pub struct Connection {
 /// is known.
 #[derive(Debug, Clone)]
 pub(in crate::redis) enum Blocked {
-    /// A `WATCH` of these keys, which waits for the keys' revisions. A key's revision is a number
-    /// that changes whenever the key changes.
+    /// A `WATCH` of these keys of the connection's database, which waits for the keys' revisions.
+    /// A key's revision is a number that changes whenever the key changes.
     Watch(Vec<Bytes>),
     /// An `EXEC` with watched keys. Contains the state of the connection before the `EXEC`, which
     /// is restored if the transaction aborts, because the queued commands may already have changed
     /// the state of the connection.
     Exec(Box<Connection>),
+    /// An `EXEC` of a transaction with `SELECT`. Contains the database of the connection after it.
+    Select(DatabaseId),
     /// A `CHANGES` that waits for a change.
     Changes(Box<ChangesWait>),
     /// A request such as `BLPOP` that waits for an element to take.
@@ -147,6 +155,8 @@ impl Connection {
             library_name: Vec::new(),
             library_version: Vec::new(),
             follows_redirects: false,
+            database: DatabaseId::FIRST,
+            refused_database: None,
             reads_from_followers: false,
             lag_max: None,
             subscriptions: ClientSubscriptions::default(),
@@ -246,6 +256,11 @@ impl Connection {
         text
     }
 
+    /// Returns the database in which the connection's commands run.
+    pub fn database(&self) -> DatabaseId {
+        self.database
+    }
+
     /// Returns whether the client can follow `MOVED` redirects, because it has sent `CLUSTER
     /// SLOTS`, `SHARDS` or `NODES`. [`Connection::execute`] checks this itself; the server must
     /// check it again for a request that has waited until a leader was known.
@@ -270,7 +285,10 @@ impl Connection {
         let waits = match &self.blocked {
             Some(Blocked::Changes(wait)) => size_of::<ChangesWait>() + wait.prefix.len(),
             Some(Blocked::Pop(wait)) => wait.held_bytes(),
-            Some(Blocked::Watch(_) | Blocked::Exec(_) | Blocked::Replicas(_)) | None => 0,
+            Some(
+                Blocked::Watch(_) | Blocked::Exec(_) | Blocked::Select(_) | Blocked::Replicas(_),
+            )
+            | None => 0,
         };
         let tracking = self.observation.tracking.as_ref();
         let caching = tracking.map_or(0, |tracking| tracking.held_bytes());
@@ -306,12 +324,15 @@ impl Connection {
         self.version
     }
 
-    /// Resets the connection's protocol version, name, redirects, transaction, suppression of
-    /// replies, and what it observes, for `RESET`. The caller must end the subscriptions.
+    /// Resets the connection's protocol version, name, redirects, database, transaction,
+    /// suppression of replies, and what it observes, for `RESET`. The caller must end the
+    /// subscriptions.
     pub(in crate::redis) fn reset(&mut self) {
         self.version = Version::Two;
         self.name.clear();
         self.follows_redirects = false;
+        self.database = DatabaseId::FIRST;
+        self.refused_database = None;
         self.reads_from_followers = false;
         self.lag_max = None;
         self.transaction.discard();
@@ -347,9 +368,9 @@ impl Connection {
         let text = String::from_utf8_lossy;
         writeln!(
             out,
-            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db=0 sub={} psub={} \
-             ssub={} multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem={} rbs=0 rbp=0 obl=0 oll=0 \
-             omem={} tot-mem={} events=r cmd={} user={} redir={} resp={} lib-name={} \
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db={} sub={} \
+             psub={} ssub={} multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem={} rbs=0 rbp=0 \
+             obl=0 oll=0 omem={} tot-mem={} events=r cmd={} user={} redir={} resp={} lib-name={} \
              lib-ver={}",
             self.id,
             self.address,
@@ -357,6 +378,7 @@ impl Connection {
             text(&self.name),
             seconds_since(self.connected_at),
             seconds_since(self.last_command_at),
+            self.database,
             self.subscriptions.channel_count(),
             self.subscriptions.pattern_count(),
             self.subscriptions.shard_channel_count(),

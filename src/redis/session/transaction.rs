@@ -7,12 +7,13 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::kv::DatabaseId;
 use crate::wire::resp::Request;
 
 /// Estimated memory usage of a queued request in bytes, without its arguments.
 const QUEUED_BYTES: usize = size_of::<QueuedRequest>() + 32;
 /// Estimated memory usage of a watched key in bytes, without its name.
-const WATCHED_BYTES: usize = size_of::<(Bytes, u64)>() + 32;
+const WATCHED_BYTES: usize = size_of::<((DatabaseId, Bytes), u64)>() + 32;
 
 /// The state of a connection's transaction: the commands that were queued since `MULTI`, and the
 /// watched keys.
@@ -41,11 +42,11 @@ pub(in crate::redis) struct QueuedRequest {
     arguments: Box<[Range<usize>]>,
 }
 
-/// The keys that the connection watches, each with its revision at the time of `WATCH`. A key's
-/// revision is a number that changes whenever the key changes.
+/// The keys that the connection watches, each with its database and its revision at the time of
+/// `WATCH`. A key's revision is a number that changes whenever the key changes.
 #[derive(Debug, Clone, Default)]
 pub(in crate::redis) struct WatchedKeys {
-    pub(in crate::redis) revisions: Vec<(Bytes, u64)>,
+    pub(in crate::redis) revisions: Vec<((DatabaseId, Bytes), u64)>,
     /// Estimated memory usage of the watched keys, in bytes.
     bytes: usize,
     /// Whether a `WATCH` failed without an outcome, so that the revisions of its keys are unknown
@@ -100,8 +101,8 @@ impl CommandQueue {
 }
 
 impl WatchedKeys {
-    pub(in crate::redis) fn contains(&self, key: &[u8]) -> bool {
-        self.revisions.iter().any(|(watched, _)| watched == key)
+    pub(in crate::redis) fn contains(&self, database: DatabaseId, key: &[u8]) -> bool {
+        self.revisions.iter().any(|((of, watched), _)| *of == database && watched == key)
     }
 
     /// Estimates the memory usage in bytes that the watched keys would have if `keys` were watched,
@@ -110,9 +111,9 @@ impl WatchedKeys {
         self.bytes + keys.iter().map(|key| WATCHED_BYTES + key.len()).sum::<usize>()
     }
 
-    pub(super) fn add(&mut self, key: Bytes, revision: u64) {
+    pub(super) fn add(&mut self, (database, key): (DatabaseId, Bytes), revision: u64) {
         self.bytes += WATCHED_BYTES + key.len();
-        self.revisions.push((key, revision));
+        self.revisions.push(((database, key), revision));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::kv::{Operation, ValueType};
+use crate::kv::{DatabaseId, Operation, ValueType};
 use crate::types::Instant;
 
 /// What a blocked client waits for.
@@ -17,8 +17,8 @@ pub struct Wait {
 /// The event that a blocked client waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaitOn {
-    /// A change of a key with this prefix.
-    Prefix(Bytes),
+    /// A change of a key of a database with this prefix.
+    Prefix(DatabaseId, Bytes),
     /// A change of one of several keys.
     Keys(AwaitedKeys),
     /// Until the log is durable on this number of other replicas, up to the index that this replica
@@ -31,6 +31,8 @@ pub enum WaitOn {
 pub struct AwaitedKeys {
     /// The client waits for values of this type; values of other types do not wake it.
     pub kind: ValueType,
+    /// The database of the keys.
+    pub database: DatabaseId,
     /// The keys, at least one.
     pub keys: Vec<Bytes>,
     /// How many clients a change wakes.
@@ -68,7 +70,8 @@ impl PopWait {
         let Some(key) = woken_by.filter(|_| self.keys.keys.len() > 1) else {
             return self.operation.clone();
         };
-        let Ok(Operation::Call { command, args }) = Operation::decode(&self.operation) else {
+        let Ok(Operation::Call { command, args, database }) = Operation::decode(&self.operation)
+        else {
             unreachable!("it was encoded by this replica")
         };
         let args: Vec<&[u8]> = args.iter().collect();
@@ -79,7 +82,7 @@ impl PopWait {
         let count: &[&[u8]] = if command.keys().counted_at().is_some() { &[b"1"] } else { &[] };
         let after = &after[count.len() + self.keys.keys.len()..];
         let args = [before, count, &[key], after].concat();
-        Operation::call(command, &args[..]).encode().into()
+        Operation::call(command, &args[..]).in_database(database).encode().into()
     }
 
     /// Returns the memory usage in bytes.
@@ -103,9 +106,13 @@ mod tests {
             ("bzmpop", "5 2 b c MIN", "5 1 b MIN"),
             ("blmove", "b c LEFT RIGHT 5", "b c LEFT RIGHT 5"),
         ] {
+            let database = DatabaseId::new(7).expect("a database");
             let encoded = |args: &str| -> Bytes {
                 let args: Vec<&[u8]> = args.split(' ').map(str::as_bytes).collect();
-                Operation::call(CommandId::of(command), &args[..]).encode().into()
+                Operation::call(CommandId::of(command), &args[..])
+                    .in_database(database)
+                    .encode()
+                    .into()
             };
             let id = CommandId::of(command);
             let words: Vec<&[u8]> = args.split(' ').map(str::as_bytes).collect();
@@ -119,7 +126,7 @@ mod tests {
             };
             let keys = keys.iter().map(|key| Bytes::copy_from_slice(key)).collect();
             let (kind, wake) = (ValueType::List, Wake::Elements);
-            let keys = AwaitedKeys { kind, keys, wake, group: Bytes::new() };
+            let keys = AwaitedKeys { kind, database, keys, wake, group: Bytes::new() };
             let wait = PopWait { until: None, keys, operation: encoded(args), moves: false };
             assert_eq!(wait.operation_again(Some(b"b")), encoded(again), "{command}");
             assert_eq!(wait.operation_again(None), encoded(args), "{command}");

@@ -471,9 +471,7 @@ fn tls_settings(tls: Option<&ClientTls>) -> Vec<(&'static str, String)> {
 /// keys and digest.
 fn set_state(context: &mut Context, store: &StateMachine, applied: Index) {
     context.note_applied(applied);
-    context.key_count = store.key_count() as u64;
-    context.expires_count = store.expires_count() as u64;
-    context.average_expiry = store.average_expiry();
+    context.databases = store.database_sizes();
     context.state_digest = store.digest();
 }
 

@@ -360,9 +360,7 @@ impl Applier {
             return;
         }
         debug_assert_eq!(self.store.applied_index(), self.last.index, "entries were skipped");
-        replies.key_count = self.store.key_count();
-        replies.expires_count = self.store.expires_count();
-        replies.average_expiry = self.store.average_expiry();
+        replies.databases = self.store.database_sizes();
         replies.digest = self.digest;
         let users = self.store.users();
         if users.revision() != std::mem::replace(&mut self.users_revision, users.revision()) {

@@ -4,7 +4,7 @@
 use super::Cluster;
 use super::queue::Event;
 use crate::config::Mutant;
-use crate::kv::DigestResult;
+use crate::kv::{DatabaseId, DigestResult};
 use crate::raft::{ClientRequest, Msg, Replica};
 use crate::sim::coverage::Situation;
 use crate::sim::disk::folder::Folder;
@@ -24,7 +24,7 @@ impl Cluster {
         if !is_possible || !runs || machine.disk.folder().is_none() {
             return false;
         }
-        machine.store.set_only_here(CHANGED_KEY, b"1", false);
+        machine.store.set_only_here(DatabaseId::FIRST, CHANGED_KEY, b"1", false);
         machine.has_changed_state = true;
         self.coverage.add(Situation::ChangedState, 1);
         true

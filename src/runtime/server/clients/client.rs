@@ -756,6 +756,15 @@ impl Client {
         self.finish(slot, Reply::Encoded(out.freeze()));
     }
 
+    /// Sets the reply of the request with scripts in this slot. Returns false if the request
+    /// already has a reply.
+    pub(crate) fn finish_script(&mut self, slot: u64, reply: Bytes) -> bool {
+        if self.blocked_on == Some(slot) {
+            self.connection.complete_scripts(&reply);
+        }
+        self.finish(slot, Reply::Encoded(reply))
+    }
+
     /// Returns the sequence numbers of requests that are waiting to be sent again although a later
     /// request of this client was, or may have been, applied. Applying these requests now would
     /// reverse the order of the client's requests.

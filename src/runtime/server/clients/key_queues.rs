@@ -16,8 +16,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::kv::{ChangedKey, Outcome, ValueType};
+use crate::kv::{ChangedKey, DatabaseId, Outcome, ValueType};
 use crate::redis::{AwaitedKeys, Wake};
+
+/// A key with its database.
+type DatabaseKey = (DatabaseId, Bytes);
 
 /// A client to wake, by the index of its connection, and the key for which it is woken.
 pub(super) type Woken = (usize, Bytes);
@@ -28,7 +31,7 @@ pub(super) type Woken = (usize, Bytes);
 /// state is [`State::Waiting`], otherwise in `trying`. No queue is empty.
 #[derive(Debug, Default)]
 pub(super) struct KeyQueues {
-    queues: HashMap<Bytes, Vec<Queue>>,
+    queues: HashMap<DatabaseKey, Vec<Queue>>,
     /// The clients, by the indexes of their connections.
     clients: HashMap<usize, Member>,
     next_number: u64,
@@ -109,7 +112,7 @@ impl KeyQueues {
         let number = self.next_number;
         self.next_number += 1;
         let is_empty = |key: &Bytes| {
-            let queue = self.queues.get(key).and_then(|queues| {
+            let queue = self.queues.get(&(keys.database, key.clone())).and_then(|queues| {
                 queues.iter().find(|queue| queue.is_of(&keys) && !queue.may_hold_other)
             });
             queue.is_some_and(|queue| !queue.waiting.is_empty())
@@ -118,7 +121,7 @@ impl KeyQueues {
         let state =
             if tries { State::Trying { at: None, changed: Vec::new() } } else { State::Waiting };
         for key in &keys.keys {
-            let queues = self.queues.entry(key.clone()).or_default();
+            let queues = self.queues.entry((keys.database, key.clone())).or_default();
             let at = queues.iter().position(|queue| queue.is_of(&keys));
             let at = at.unwrap_or_else(|| {
                 queues.push(Queue {
@@ -144,7 +147,8 @@ impl KeyQueues {
     /// Handles a report that a key has changed. Adds the clients to wake to `woken`; they count as
     /// trying from now on.
     pub(super) fn on_changed(&mut self, changed: &ChangedKey, woken: &mut VecDeque<Woken>) {
-        let Some(queues) = self.queues.get_mut(&changed.key) else { return };
+        let key = (changed.database, changed.key.clone());
+        let Some(queues) = self.queues.get_mut(&key) else { return };
         let mut chosen = Vec::new();
         for queue in queues {
             queue.may_hold_other = changed.kind.is_some_and(|kind| kind != queue.kind);
@@ -171,7 +175,7 @@ impl KeyQueues {
     /// clients that are trying, and the first that waits is woken.
     pub(super) fn on_any_change(&mut self, woken: &mut VecDeque<Woken>) {
         let mut chosen = Vec::new();
-        for (key, queues) in &mut self.queues {
+        for ((_, key), queues) in &mut self.queues {
             for queue in queues {
                 queue.may_hold_other = true;
                 for index in queue.trying.values() {
@@ -195,7 +199,8 @@ impl KeyQueues {
         client.state = State::Trying { at, changed: Vec::new() };
         let number = client.number;
         for key in &client.keys.keys {
-            let queues = self.queues.get_mut(key).into_iter().flatten();
+            let key = (client.keys.database, key.clone());
+            let queues = self.queues.get_mut(&key).into_iter().flatten();
             for queue in queues.filter(|queue| queue.is_of(&client.keys)) {
                 queue.waiting.remove(&number);
                 queue.trying.insert(number, index);
@@ -238,7 +243,8 @@ impl KeyQueues {
             return None;
         };
         for key in &client.keys.keys {
-            let queues = self.queues.get_mut(key).into_iter().flatten();
+            let key = (client.keys.database, key.clone());
+            let queues = self.queues.get_mut(&key).into_iter().flatten();
             for queue in queues.filter(|queue| queue.is_of(&client.keys)) {
                 queue.trying.remove(&number);
                 queue.waiting.insert(number, index);
@@ -259,14 +265,15 @@ impl KeyQueues {
     ) {
         let Some(client) = self.clients.remove(&index) else { return };
         for key in &client.keys.keys {
-            let Some(queues) = self.queues.get_mut(key) else { continue };
+            let key = (client.keys.database, key.clone());
+            let Some(queues) = self.queues.get_mut(&key) else { continue };
             for queue in queues.iter_mut() {
                 queue.waiting.remove(&client.number);
                 queue.trying.remove(&client.number);
             }
             queues.retain(|queue| !queue.waiting.is_empty() || !queue.trying.is_empty());
             if queues.is_empty() {
-                self.queues.remove(key);
+                self.queues.remove(&key);
             }
         }
         let mut passed_on: Vec<Bytes> = due_at.into_iter().collect();
@@ -277,7 +284,8 @@ impl KeyQueues {
             passed_on.extend(at.filter(|_| !has_taken));
         }
         for key in passed_on {
-            let queues = self.queues.get(&key).into_iter().flatten();
+            let of_database = (client.keys.database, key.clone());
+            let queues = self.queues.get(&of_database).into_iter().flatten();
             let queue = queues.into_iter().find(|queue| queue.is_of(&client.keys));
             let next = queue.and_then(|queue| queue.waiting.values().next().copied());
             if let Some(next) = next {

@@ -7,12 +7,14 @@ const NONE: [usize; 0] = [];
 
 fn keys(keys: &[&'static str]) -> AwaitedKeys {
     let keys = keys.iter().map(|key| Bytes::from_static(key.as_bytes())).collect();
-    AwaitedKeys { kind: ValueType::List, keys, wake: Wake::Elements, group: Bytes::new() }
+    let (kind, database, wake) = (ValueType::List, DatabaseId::FIRST, Wake::Elements);
+    AwaitedKeys { kind, database, keys, wake, group: Bytes::new() }
 }
 
 fn list(key: &'static str, elements: usize) -> ChangedKey {
     let key = Bytes::from_static(key.as_bytes());
-    ChangedKey { key, kind: Some(ValueType::List), elements, changes: 1 }
+    let (database, kind) = (DatabaseId::FIRST, Some(ValueType::List));
+    ChangedKey { database, key, kind, elements, changes: 1 }
 }
 
 /// Queues in which each of `waiting` clients waits for the key `k`, numbered from 0.
@@ -70,6 +72,22 @@ fn only_the_first_client_of_an_empty_key_tries_at_once() {
     assert_eq!(change(&mut queues, &set), NONE);
     assert!(queues.join(5, keys(&["k"]), false), "it must find the wrong type");
     assert!(queues.has_tried(0) && !queues.has_tried(2));
+}
+
+#[test]
+fn keys_of_different_databases_have_their_own_queues() {
+    let mut queues = KeyQueues::default();
+    let [one, two] = [1, 2].map(|number| DatabaseId::new(number).expect("a database"));
+    for (index, database) in [one, two].into_iter().enumerate() {
+        assert!(queues.join(index, AwaitedKeys { database, ..keys(&["k"]) }, false));
+        assert_eq!(nothing(&mut queues, index), None);
+    }
+    assert_eq!(change(&mut queues, &list("k", 5)), NONE);
+    assert_eq!(change(&mut queues, &ChangedKey { database: two, ..list("k", 5) }), [1]);
+    assert_eq!(change(&mut queues, &ChangedKey { database: one, ..list("k", 5) }), [0]);
+    assert_eq!(leave(&mut queues, 0, true), NONE);
+    assert_eq!(leave(&mut queues, 1, true), NONE);
+    assert!(queues.queues.is_empty());
 }
 
 #[test]

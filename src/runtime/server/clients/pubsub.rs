@@ -68,18 +68,19 @@ impl Clients {
             Event::Message { channel, message, is_sharded: true } => {
                 self.publish_shard_message(channel, message);
             }
-            Event::Key { name, key } => {
+            Event::Key { name, database, key } => {
                 let KeyspaceNotifications { keyspace_channel, keyevent_channel, .. } =
                     self.settings.notifications();
                 if !self.settings.notifications().includes(name) {
                     return;
                 }
                 if keyspace_channel {
-                    let channel = [b"__keyspace@0__:", &key[..]].concat();
+                    let prefix = format!("__keyspace@{database}__:");
+                    let channel = [prefix.as_bytes(), key].concat();
                     self.publish_message(&channel, name.as_bytes());
                 }
                 if keyevent_channel {
-                    let channel = format!("__keyevent@0__:{name}");
+                    let channel = format!("__keyevent@{database}__:{name}");
                     self.publish_message(channel.as_bytes(), key);
                 }
             }

@@ -21,7 +21,7 @@ use super::Clients;
 use super::batches::Batches;
 use super::in_flight::InFlight;
 use super::replies::sender;
-use super::request::{Reply, ScriptReply};
+use super::request::ScriptReply;
 use super::requests::Target;
 
 /// The group of requests with scripts that is being run, or whose effects are on their way.
@@ -216,8 +216,7 @@ impl Clients {
         if is_error {
             self.context.statistics.count_error(&reply[1..]);
         }
-        let reply = Reply::Encoded(reply);
-        self.finish(sequence, |client, slot| client.finish(slot, reply));
+        self.finish(sequence, |client, slot| client.finish_script(slot, reply));
     }
 
     fn fail_script(&mut self, sequence: u64, text: &str) {

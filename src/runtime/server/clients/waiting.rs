@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::kv::{ChangedKeys, Outcome};
+use crate::kv::{ChangedKeys, DatabaseId, Outcome};
 use crate::redis::{CommandNumber, Wait, WaitOn, is_error};
 use crate::types::{ClientId, Index, Instant};
 use crate::wire::resp::Writer;
@@ -59,8 +59,8 @@ struct Waiting {
 /// What a client in the table waits for.
 #[derive(Debug)]
 enum WaitedFor {
-    /// Changes of keys with this prefix.
-    Prefix(Bytes),
+    /// Changes of keys of a database with this prefix.
+    Prefix(DatabaseId, Bytes),
     /// Changes of the keys in whose queues it is.
     Keys,
     /// It is in the queues of its keys, and its request is to be submitted again, for this key
@@ -123,7 +123,7 @@ impl WaitingClients {
 
     fn add(&mut self, index: usize, waiting: Waiting) {
         match &waiting.on {
-            WaitedFor::Prefix(prefix) => {
+            WaitedFor::Prefix(_, prefix) => {
                 self.by_prefix.entry(prefix.clone()).or_default().insert(index);
             }
             WaitedFor::Replicas(..) => {
@@ -142,7 +142,7 @@ impl WaitingClients {
             self.by_due.remove(&(at, index));
         }
         match &waiting.on {
-            WaitedFor::Prefix(prefix) => {
+            WaitedFor::Prefix(_, prefix) => {
                 let others = self.by_prefix.get_mut(prefix).expect("it has this client");
                 others.remove(&index);
                 if others.is_empty() {
@@ -157,10 +157,14 @@ impl WaitingClients {
         Some(waiting)
     }
 
-    /// Returns the clients that wait for changes of `key`.
-    fn matching(&self, key: &[u8]) -> Vec<usize> {
+    /// Returns the clients that wait for changes of `key` in `database`.
+    fn matching(&self, database: DatabaseId, key: &[u8]) -> Vec<usize> {
         let found = prefixes_of(&self.by_prefix, key).into_iter();
-        found.flat_map(|(_, clients)| clients).copied().collect()
+        let is_of_database = |index: &usize| match self.by_index[index].on {
+            WaitedFor::Prefix(of, _) => of == database,
+            _ => false,
+        };
+        found.flat_map(|(_, clients)| clients).copied().filter(is_of_database).collect()
     }
 
     /// Returns a client for which something is to be done at `now`; `None` if there is none.
@@ -227,7 +231,7 @@ impl Clients {
         let has_left = client.has_left();
         let is_over = until.is_some_and(|until| self.context.now >= until);
         let on = match on {
-            WaitOn::Prefix(prefix) => WaitedFor::Prefix(prefix),
+            WaitOn::Prefix(database, prefix) => WaitedFor::Prefix(database, prefix),
             WaitOn::Replicas(count) => WaitedFor::Replicas(count, self.context.applied_index),
             WaitOn::Keys(_) => {
                 if let Some(key) = self.waiting.queues.on_nothing_found(index, outcome)
@@ -252,7 +256,7 @@ impl Clients {
             }
         };
         let is_refused = self.waiting.are_refused;
-        if matches!(on, WaitedFor::Prefix(_)) && (is_over || has_left || is_refused) {
+        if matches!(on, WaitedFor::Prefix(..)) && (is_over || has_left || is_refused) {
             return false;
         }
         let outcome = outcome.clone();
@@ -308,7 +312,7 @@ impl Clients {
         }
         for changed in &changed.keys {
             if !self.waiting.by_prefix.is_empty() {
-                woken.extend(self.waiting.matching(&changed.key));
+                woken.extend(self.waiting.matching(changed.database, &changed.key));
             }
             self.waiting.queues.on_changed(changed, &mut self.waiting.woken);
         }
@@ -541,11 +545,15 @@ mod tests {
     use super::*;
 
     fn waiting(prefix: &str, until: Option<u64>) -> Waiting {
+        in_database(DatabaseId::FIRST, prefix, until)
+    }
+
+    fn in_database(database: DatabaseId, prefix: &str, until: Option<u64>) -> Waiting {
         Waiting {
             client: ClientId(1),
             slot: 0,
             command: CommandNumber::default(),
-            on: WaitedFor::Prefix(Bytes::copy_from_slice(prefix.as_bytes())),
+            on: WaitedFor::Prefix(database, Bytes::copy_from_slice(prefix.as_bytes())),
             until: until.map(Instant),
             outcome: Outcome::Integer(0),
         }
@@ -560,13 +568,26 @@ mod tests {
         }
         for key in ["", "a", "ab", "abc", "abcd", "abcdef", "abcdefg", "abe", "b", "c", "aa", "az"]
         {
-            let mut found = clients.matching(key.as_bytes());
+            let mut found = clients.matching(DatabaseId::FIRST, key.as_bytes());
             found.sort_unstable();
             let wanted = (0..prefixes.len()).filter(|index| key.starts_with(prefixes[*index]));
             assert!(found.into_iter().eq(wanted), "{key}");
         }
         (0..prefixes.len()).for_each(|index| drop(clients.remove(index)));
-        assert!(clients.by_prefix.is_empty() && clients.matching(b"abc").is_empty());
+        let found = clients.matching(DatabaseId::FIRST, b"abc");
+        assert!(clients.by_prefix.is_empty() && found.is_empty());
+    }
+
+    #[test]
+    fn clients_are_found_only_for_keys_of_their_database() {
+        let mut clients = WaitingClients::default();
+        let id = |number: usize| DatabaseId::new(number).expect("a database");
+        for index in 0..4 {
+            clients.add(index, in_database(id(index / 2), "k", None));
+        }
+        assert_eq!(clients.matching(id(0), b"key"), [0, 1]);
+        assert_eq!(clients.matching(id(1), b"key"), [2, 3]);
+        assert!(clients.matching(id(2), b"key").is_empty());
     }
 
     #[test]

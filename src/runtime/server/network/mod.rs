@@ -476,9 +476,7 @@ impl ServerNetwork {
         let installed = batch.applied.installed.as_ref().map(|installed| installed.0.last.index);
         if let Some(index) = batch.applied.index.max(installed) {
             context.note_applied(index);
-            context.key_count = batch.key_count as u64;
-            context.expires_count = batch.expires_count as u64;
-            context.average_expiry = batch.average_expiry;
+            context.databases = batch.databases;
             context.state_digest = batch.digest;
         }
         context.note_digests(batch.digest_marks);

@@ -60,7 +60,7 @@ impl Applier {
             if self.store.take_key_index_used() {
                 self.key_index.used_at = now;
             } else if now >= self.key_index.used_at + UNUSED_TIME_MAX {
-                self.store.drop_key_index();
+                self.store.drop_key_indexes();
             }
         }
     }

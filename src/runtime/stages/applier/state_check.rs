@@ -81,10 +81,11 @@ impl Applier {
     /// DIVERGE`).
     pub(super) fn write_locally(&mut self) {
         if !self.is_within_entry()
-            && let Some(LocalWrite { key, value, silently }) = self.board.take_local_write()
+            && let Some(write) = self.board.take_local_write()
         {
             tracing::warn!("state of this replica changed by DEBUG DIVERGE");
-            self.store.set_only_here(&key, &value, silently);
+            let LocalWrite { database, key, value, silently } = write;
+            self.store.set_only_here(database, &key, &value, silently);
         }
     }
 

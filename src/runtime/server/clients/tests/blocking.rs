@@ -2,11 +2,12 @@
 
 use super::users::{set_user, with_user};
 use super::*;
-use crate::kv::{ChangedKey, ChangedKeys, Operation, ValueType};
+use crate::kv::{ChangedKey, ChangedKeys, DatabaseId, Operation, ValueType};
 
 fn list(key: &'static str, elements: usize) -> ChangedKeys {
     let key = Bytes::from_static(key.as_bytes());
-    let key = ChangedKey { key, kind: Some(ValueType::List), elements, changes: 1 };
+    let (database, kind) = (DatabaseId::FIRST, Some(ValueType::List));
+    let key = ChangedKey { database, key, kind, elements, changes: 1 };
     ChangedKeys { keys: vec![key], ..ChangedKeys::default() }
 }
 

@@ -15,7 +15,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("bind", "0.0.0.0"),
     ("port", "1"),
     ("dir", "elsewhere"),
-    ("databases", "16"),
+    ("databases", "4"),
     ("cluster-enabled", "no"),
 ];
 

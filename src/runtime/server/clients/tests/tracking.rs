@@ -1,7 +1,7 @@
 //! Tests of client-side caching: the order of replies and invalidations, and the table of keys.
 
 use super::*;
-use crate::kv::{ChangedKeys, KeyChange};
+use crate::kv::{ChangedKeys, DatabaseId, KeyChange};
 
 /// Returns the invalidation of these keys in RESP3.
 fn invalidation(keys: &[&str]) -> String {
@@ -19,6 +19,7 @@ fn bulk(text: &str) -> String {
 
 fn changes(changed: &[(&'static str, u64)]) -> ChangedKeys {
     let key = |(key, revision): &(&'static str, u64)| KeyChange {
+        database: DatabaseId::FIRST,
         key: Bytes::from_static(key.as_bytes()),
         revision: *revision,
     };

@@ -1,7 +1,7 @@
 //! Tests of requests that wait for changes of keys.
 
 use super::*;
-use crate::kv::{ChangedKey, ChangedKeys, KeyChange, ValueType};
+use crate::kv::{ChangedKey, ChangedKeys, DatabaseId, KeyChange, ValueType};
 
 /// Sends a `CHANGES` with this prefix that waits for up to `millis`, and plays the part of the core
 /// that has nothing to return yet, at revision 7.
@@ -16,12 +16,14 @@ fn block(fixture: &mut Fixture, client: &mut TcpStream, prefix: &str, millis: u6
 fn changed(keys: &[&'static str], others: bool) -> ChangedKeys {
     let name = |key: &&'static str| Bytes::from_static(key.as_bytes());
     let with_state = |key: &&'static str| ChangedKey {
+        database: DatabaseId::FIRST,
         key: name(key),
         kind: Some(ValueType::String),
         elements: 0,
         changes: 1,
     };
-    let numbered = |key| KeyChange { key: name(key), revision: 8 };
+    let database = DatabaseId::FIRST;
+    let numbered = |key| KeyChange { database, key: name(key), revision: 8 };
     let changes = keys.iter().map(numbered).collect();
     ChangedKeys { changes, keys: keys.iter().map(with_state).collect(), others }
 }

@@ -141,16 +141,16 @@ pub(super) const METRICS: &[Metric] = &[
         "Values that were freed in the background.",
         |source, out| out.add(context(source).lazyfreed_objects),
     ),
-    gauge("bowline_keys", "Number of keys.", |source, out| out.add(context(source).key_count)),
+    gauge("bowline_keys", "Number of keys.", |source, out| out.add(context(source).key_count())),
     gauge("bowline_keys_with_expiration", "Number of keys that expire.", |source, out| {
-        out.add(context(source).expires_count);
+        out.add(context(source).expires_count());
     }),
     gauge(
         "bowline_keys_average_ttl",
         "Average remaining time to live of the keys that expire; 0 if there are none.",
         |source, out| {
             let context = context(source);
-            let average = context.average_expiry.unwrap_or(0);
+            let average = context.average_expiry().unwrap_or(0);
             let millis = average.saturating_sub(context.clocks.replicated);
             out.add(Duration::from_millis(millis));
         },
