@@ -86,6 +86,34 @@ fn redis_cli_reads_and_writes_on_every_replica() {
 }
 
 #[test]
+fn redis_cli_selects_databases() {
+    if !is_there("redis-cli", command("redis-cli", &["--version"])) {
+        return;
+    }
+    let cluster = Cluster::start();
+    let ports = cluster.port_words();
+    let ask = |port: &str, arguments: &[&str]| {
+        output(command("redis-cli", &[&["-p", port], arguments].concat()))
+    };
+    let selected = || ask(&ports[0], &["select", "3"]) == "OK\n";
+    assert!((0..1_000).any(|_| selected()), "the level is not raised");
+    for port in &ports {
+        let set = || ask(port, &["-n", "3", "set", port, "three"]);
+        assert!((0..1_000).any(|_| set() == "OK\n"), "replica {port}");
+    }
+    for port in &ports {
+        assert_eq!(ask(port, &["-n", "3", "get", port]), "three\n");
+        assert_eq!(
+            ask(port, &["-u", &format!("redis://127.0.0.1:{port}/3"), "get", port]),
+            "three\n"
+        );
+        assert_eq!(ask(port, &["get", port]), "\n");
+        assert_eq!(ask(port, &["-n", "3", "dbsize"]), "3\n");
+        assert!(ask(port, &["info", "keyspace"]).contains("db3:keys=3,expires=0,avg_ttl=0"));
+    }
+}
+
+#[test]
 fn redis_cli_pipe_mode_keeps_command_order() {
     if !is_there("redis-cli", command("redis-cli", &["--version"])) {
         return;

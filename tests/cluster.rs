@@ -24,6 +24,8 @@ mod client;
 mod client_caching;
 #[path = "cluster/cluster_command.rs"]
 mod cluster_command;
+#[path = "cluster/databases.rs"]
+mod databases;
 #[path = "cluster/datagrams.rs"]
 mod datagrams;
 #[path = "cluster/digest.rs"]

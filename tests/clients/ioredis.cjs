@@ -110,6 +110,24 @@ async function listeners() {
   for (const each of [client, ...listening]) each.disconnect();
 }
 
+async function databases() {
+  for (const port of ports) {
+    const one = new Redis({ host, port: Number(port), db: 1 });
+    const two = new Redis(`redis://${host}:${port}/2`);
+    const zero = new Redis({ host, port: Number(port) });
+    for (const [client, value] of [[one, "one"], [two, "two"], [zero, "zero"]]) {
+      assert.equal(await client.set("io:db", value), "OK");
+    }
+    assert.deepEqual(await Promise.all([one, two, zero].map((it) => it.get("io:db"))), ["one", "two", "zero"]);
+    assert.equal(await one.select(2), "OK");
+    assert.equal(await one.get("io:db"), "two");
+    // After a new connection, ioredis selects the database again.
+    two.disconnect(true);
+    assert.equal(await two.get("io:db"), "two");
+    for (const each of [one, two, zero]) each.disconnect();
+  }
+}
+
 async function main() {
   for (const port of ports) {
     const client = new Redis({ host, port: Number(port), maxRetriesPerRequest: 0 });
@@ -122,6 +140,7 @@ async function main() {
   }
   await sentinel();
   await listeners();
+  await databases();
   console.log("ioredis is content");
 }
 

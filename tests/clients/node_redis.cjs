@@ -87,6 +87,20 @@ async function users() {
   await admin.close();
 }
 
+async function databases() {
+  for (const port of ports) {
+    const client = await createClient({ url: `redis://${host}:${port}/5` }).connect();
+    const other = await createClient({ url: `redis://${host}:${port}`, database: 6 }).connect();
+    assert.equal(await client.set("node:db", "five"), "OK");
+    assert.equal(await other.set("node:db", "six"), "OK");
+    assert.equal(await client.get("node:db"), "five");
+    await other.select(5);
+    assert.equal(await other.get("node:db"), "five");
+    await client.close();
+    await other.close();
+  }
+}
+
 async function main() {
   for (const port of ports) {
     await plain(port);
@@ -95,6 +109,7 @@ async function main() {
   await sentinel();
   await listeners();
   await users();
+  await databases();
   console.log("node-redis is content");
 }
 

@@ -271,6 +271,28 @@ def users():
         assert admin.acl_deluser("py") == 1
 
 
+def databases():
+    """Each database has its own keys, by argument and by URL."""
+    for port in PORTS:
+        for number in (1, 15):
+            with redis.Redis(HOST, port, db=number) as client:
+                assert client.set("py:db", number) is True
+                with client.pipeline() as pipeline:
+                    replies = pipeline.incr("py:db").get("py:db").execute()
+                assert replies == [number + 1, b"%d" % (number + 1)]
+            with redis.Redis.from_url(f"redis://{HOST}:{port}/{number}") as client:
+                assert client.get("py:db") == b"%d" % (number + 1)
+                assert bool(client.move("py:db", 2)) is (number == 1)
+        with redis.Redis(HOST, port) as client:
+            assert client.get("py:db") is None
+            assert client.swapdb(2, 3) is True
+        with redis.Redis(HOST, port, db=3) as client:
+            assert client.keys("*") == [b"py:db"]
+            assert client.copy("py:db", "py:db", destination_db=4, replace=True)
+            assert client.flushdb() is True
+            assert client.info("keyspace")["db4"]["keys"] == 1
+
+
 async def with_asyncio():
     """The same habits without threads."""
     for port in PORTS:
@@ -306,5 +328,6 @@ cluster()
 sentinel()
 listeners()
 users()
+databases()
 asyncio.run(with_asyncio())
 print("redis-py", redis.__version__, "is content")

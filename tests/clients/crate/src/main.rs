@@ -4,13 +4,16 @@
 
 use redis::cluster::ClusterClient;
 use redis::sentinel::{SentinelClient, SentinelServerType};
-use redis::{Client, Commands as _, ErrorKind, RedisResult, ServerErrorKind, Value};
+use redis::{
+    Client, Commands as _, ConnectionLike as _, ErrorKind, RedisResult, ServerErrorKind, Value,
+};
 
 fn main() {
     let ports: Vec<String> = std::env::args().skip(1).collect();
     for port in &ports {
         plain(port);
         cluster(port);
+        databases(port);
     }
     if !ports.is_empty() {
         sentinel(&ports);
@@ -67,6 +70,21 @@ fn cluster(port: &str) {
         let value: i64 = connection.get(&key).expect("what was set");
         assert_eq!(value, number);
     }
+}
+
+/// Tests that each database has its own keys.
+fn databases(port: &str) {
+    for number in [1_i64, 15] {
+        let client = Client::open(format!("redis://127.0.0.1:{port}/{number}"));
+        let mut connection = client.and_then(|client| client.get_connection()).expect("it listens");
+        let () = connection.set("crate:db", number).expect("OK");
+        let value: i64 = connection.get("crate:db").expect("what was set");
+        assert_eq!((value, connection.get_db()), (number, number));
+    }
+    let client = Client::open(format!("redis://127.0.0.1:{port}/")).expect("an address");
+    let mut connection = client.get_connection().expect("it listens");
+    let absent: Option<i64> = connection.get("crate:db").expect("null");
+    assert_eq!(absent, None);
 }
 
 /// Tests the Sentinel client, which asks the replicas for the leader on their Sentinel ports.
