@@ -230,6 +230,9 @@ impl Overlay {
         for key in command.keys_in(args).unwrap_or_default() {
             self.use_key(&state.keyspace, key);
         }
+        for key in command.other_keys(&self.scratch, args) {
+            self.use_key(&state.keyspace, &key);
+        }
         work::steps_of_call(&self.scratch, &Operation::Call { command, args })
     }
 

@@ -17,6 +17,9 @@ const STEPS_PER_ARGUMENT: u64 = 4;
 /// collection.
 const BYTES_PER_STEP: u64 = 64;
 
+/// Number of steps to sort an element of a collection, in addition to one to go through it.
+const STEPS_PER_SORTED: u64 = 10;
+
 /// Maximum number of keys of one operation, after its first key, whose entries are prefetched. More
 /// might evict each other from the processor's cache.
 const OTHER_KEYS_MAX: usize = 64;
@@ -145,6 +148,7 @@ fn steps(keyspace: &Keyspace, operation: &Operation<'_>, first: Option<Found<'_>
             let count = optional_count(args);
             sum_of_keys(keyspace, command, args, first, |found| of_value(found).min(count))
         }
+        Scale::Sort => first.map_or(0, |found| of_value(found) * (1 + STEPS_PER_SORTED)),
         Scale::Keyspace => keyspace.len() as u64,
     };
     let arguments = args.iter().count() as u64 * STEPS_PER_ARGUMENT + steps_of(args.encoded_len());

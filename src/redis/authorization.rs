@@ -22,6 +22,9 @@ pub(super) const NO_LOGIN: &str = "no_auth";
 /// permission to read all keys.
 const READ_ANY_KEY: &[&str] = &["snapshot|read"];
 
+/// Stands for all keys in a refusal.
+const ALL_KEYS_PATTERN: &[u8] = b"*";
+
 /// A command with a key that the command table does not have, since it is sent to any replica, not
 /// to that which serves the key; and the position of the key.
 const KEY_OUTSIDE_TABLE: (&str, usize) = ("debug|diverge", 2);
@@ -118,8 +121,10 @@ impl SelectorPermissions {
         if !self.allows_all_keys() {
             let is_read = spec.has_flag("readonly");
             let arguments = (0..count).map_while(argument);
-            if reads_any_key(spec, arguments.clone()) && !self.allows_reading_all_keys() {
-                return refused(DenialReason::Key, b"*", 0);
+            let reads_any = reads_any_key(spec, arguments.clone())
+                || sort_option(spec.full_name, arguments.clone()).is_some();
+            if reads_any && !self.allows_reading_all_keys() {
+                return refused(DenialReason::Key, ALL_KEYS_PATTERN, 0);
             }
             if spec.full_name == KEY_OUTSIDE_TABLE.0 {
                 let key = argument(KEY_OUTSIDE_TABLE.1).unwrap_or_default();
@@ -169,6 +174,31 @@ fn reads_any_key<'r>(spec: &CommandSpec, mut arguments: impl Iterator<Item = &'r
     arguments.any(|argument| argument.eq_ignore_ascii_case(with_values))
 }
 
+/// Returns the first option of a `SORT` request that reads keys which the request does not name:
+/// `BY` with a pattern, or `GET`. `None` if there is none, or if the request is another one.
+fn sort_option<'r>(
+    full_name: &str,
+    arguments: impl Iterator<Item = &'r [u8]>,
+) -> Option<&'static str> {
+    if !matches!(full_name, "sort" | "sort_ro") {
+        return None;
+    }
+    let mut options = arguments.skip(2);
+    while let Some(option) = options.next() {
+        let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
+        if is("LIMIT") {
+            options.by_ref().take(2).for_each(drop);
+        } else if is("STORE") {
+            options.next();
+        } else if is("BY") && options.next()?.contains(&b'*') {
+            return Some("BY");
+        } else if is("GET") {
+            return options.next().map(|_| "GET");
+        }
+    }
+    None
+}
+
 /// Returns which of the `count` arguments of a command are channels that need permission, and
 /// whether they are patterns.
 fn channels_of(full_name: &str, count: usize) -> (std::ops::Range<usize>, bool) {
@@ -204,7 +234,14 @@ impl Connection {
             return needs_login.then(|| NOT_LOGGED_IN.to_owned());
         };
         let refused = permissions.check(request)?;
-        let text = format!("NOPERM {}", permissions.refusal_text(&refused, false));
+        let arguments = (0..request.count).map_while(request.argument);
+        let option = sort_option(request.spec.full_name, arguments);
+        let text = match option.filter(|_| refused.object == ALL_KEYS_PATTERN) {
+            Some(option) => {
+                format!("ERR {option} option of SORT denied due to insufficient ACL permissions.")
+            }
+            None => format!("NOPERM {}", permissions.refusal_text(&refused, false)),
+        };
         let denial = Denial {
             reason: refused.reason,
             in_transaction,
@@ -299,6 +336,10 @@ impl Connection {
         {
             // Its operation has other arguments than the command.
             args.push(b"VALUES");
+        }
+        if specs.iter().any(|(_, spec)| spec.full_name == "pfmerge") {
+            // The server has added an argument behind the keys.
+            args.pop();
         }
         let mut text = None;
         for (number, spec) in specs.iter().copied() {

@@ -7,8 +7,9 @@ use crate::kv::{Batch, Operation};
 
 use super::commands::{
     acl, bitmaps, blocking, changes, client, cluster, command, config, connection, failover,
-    generic, hashes, info, lists, lolwut, members, memory, monitor, once, pubsub, scripting,
-    sentinel, server, sets, slow_log, snapshot, sorted_sets, streams, strings, transactions,
+    generic, geo, hashes, hyperloglog, info, lists, lolwut, members, memory, monitor, once, pubsub,
+    scripting, sentinel, server, sets, slow_log, snapshot, sort, sorted_sets, streams, strings,
+    transactions,
 };
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
@@ -28,7 +29,9 @@ const GROUPS: &[&[CommandSpec]] = &[
     connection::COMMANDS,
     failover::COMMANDS,
     generic::COMMANDS,
+    geo::COMMANDS,
     hashes::COMMANDS,
+    hyperloglog::COMMANDS,
     info::COMMANDS,
     lists::COMMANDS,
     lolwut::COMMANDS,
@@ -43,6 +46,7 @@ const GROUPS: &[&[CommandSpec]] = &[
     sets::COMMANDS,
     slow_log::COMMANDS,
     snapshot::COMMANDS,
+    sort::COMMANDS,
     sorted_sets::COMMANDS,
     streams::COMMANDS,
     strings::COMMANDS,

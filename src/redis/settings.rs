@@ -86,6 +86,7 @@ const SLOW_LOG_ENTRIES_MAX: &str = "slowlog-max-len";
 const LATENCY_MILLIS: &str = "latency-monitor-threshold";
 const NOTIFICATIONS: &str = "notify-keyspace-events";
 const BULK_BYTES_MAX: &str = "proto-max-bulk-len";
+const SPARSE_BYTES_MAX: &str = "hll-sparse-max-bytes";
 const LATENCY_TRACKING: &str = "latency-tracking";
 const PASSWORD: &str = "requirepass";
 const TRACKED_KEYS_MAX: &str = "tracking-table-max-keys";
@@ -166,6 +167,7 @@ const SETTINGS: &[(&str, ValueKind, &str)] = &[
     (KEEP_ALIVE_SECONDS, ValueKind::Between(0, KEEP_ALIVE_SECONDS_MAX), "300"),
     (NOTIFICATIONS, ValueKind::EventClasses, ""),
     (BULK_BYTES_MAX, ValueKind::BytesBetween(BULK_BYTES_LEAST, VALUE_BYTES_MAX as u64), "67108864"),
+    (SPARSE_BYTES_MAX, ValueKind::Bytes, "3000"),
     (SLOW_LOG_MICROS, ValueKind::Integer, "10000"),
     (SLOW_LOG_ENTRIES_MAX, ANY_I64, "128"),
     (LATENCY_MILLIS, ANY_I64, "0"),
@@ -289,6 +291,12 @@ impl Settings {
     /// of a string that a command of this replica's clients makes.
     pub fn value_bytes_max(&self) -> usize {
         self.value_bytes_max
+    }
+
+    /// Returns `hll-sparse-max-bytes`: the length in bytes beyond which a HyperLogLog switches to
+    /// the dense encoding when a command of this replica's clients changes it.
+    pub(super) fn sparse_bytes_max(&self) -> u64 {
+        self.number(SPARSE_BYTES_MAX)
     }
 
     /// Returns whether the durations of commands are recorded for `INFO latencystats`.

@@ -21,7 +21,7 @@ use super::grammar::{Made, Template};
 use super::local_server::LocalServer;
 use super::reference::Reference;
 use super::reply::{Agreement, Reply};
-use super::templates::{ALL_KEYS, GROUPS, LAST};
+use super::templates::{ALL_KEYS, GEO_KEYS, GROUPS, LAST, LAST_LOGS, LOG_KEYS};
 
 /// Minimum number of requests in one stream, without the final comparison.
 const STREAM_LEN: usize = 500;
@@ -155,8 +155,8 @@ fn stream_of(seed: u64) -> Vec<Made> {
 
 /// Returns requests for the contents of every key.
 fn last_questions() -> impl Iterator<Item = Made> {
-    let about = |key: &'static [u8]| {
-        LAST.iter().map(move |form| {
+    let about = |key: &'static [u8], last: &'static [Template]| {
+        last.iter().map(move |form| {
             let arguments = form.text.split(' ').map(|word| match word {
                 "key" => key.to_vec(),
                 word => word.as_bytes().to_vec(),
@@ -164,7 +164,9 @@ fn last_questions() -> impl Iterator<Item = Made> {
             Made { arguments: arguments.collect(), agreement: form.agreement }
         })
     };
-    ALL_KEYS.iter().flat_map(move |key| about(key))
+    let keys = ALL_KEYS.iter().chain(GEO_KEYS).map(|key| (key, LAST));
+    let keys = keys.chain(LOG_KEYS.iter().map(|key| (key, LAST_LOGS)));
+    keys.flat_map(move |(key, last)| about(key, last))
 }
 
 /// Runs a stream on empty servers, and returns the first disagreement. The pipelines into which the

@@ -13,6 +13,23 @@ pub(crate) const ARGUMENTS: &[(&str, &[&[&[u8]]])] = &[
     ("set", &[&[b"m1", b"m2", b"m3"], ALL_KEYS]),
     ("zset", &[&[b"z1", b"z2", b"z3"], ALL_KEYS]),
     ("stream", &[&[b"x1", b"x2", b"x3"], ALL_KEYS]),
+    // Only keys of sorted sets in which the scores are positions: with other scores, Redis searches
+    // anywhere.
+    ("geo", &[GEO_KEYS]),
+    ("log", &[LOG_KEYS]),
+    ("element", &[ELEMENTS, VALUES]),
+    ("never", &[&[b"never"]]),
+    ("sortkey", &[&[b"l1", b"l2", b"m1", b"m2", b"z1", b"z2"], ALL_KEYS]),
+    ("weights", &[&[b"s*", b"h*->a", b"h*->1", b"s*->a", b"*", b"h*"], &[b"*->", b"*x"]]),
+    ("one", &[&[b"a"]]),
+    ("two", &[&[b"b"]]),
+    ("three", &[&[b"c"]]),
+    ("four", &[&[b"d"]]),
+    ("five", &[&[b"e"]]),
+    ("unit", &[&[b"m", b"km", b"ft", b"mi", b"KM"], &[b"", b"x", b"kmx"]]),
+    ("longitude", &[LONGITUDES, NO_DEGREES]),
+    ("latitude", &[LATITUDES, NO_DEGREES]),
+    ("radius", &[&[b"0", b"1", b"50", b"200.5", b"3000", b"5e6", b"inf"], NO_RADII]),
     ("key", &[ALL_KEYS]),
     ("value", &[VALUES]),
     ("int", &[INTEGERS, VALUES]),
@@ -191,6 +208,62 @@ const NO_PLACES: &[&[u8]] =
 
 const NO_FIELDS: &[&[u8]] = &[b"u64", b"i65", b"i0", b"u", b"", b"x8", b"U8", b"u-1", b"i08"];
 
+/// Keys of sorted sets in which the scores are positions.
+pub(crate) const GEO_KEYS: &[&[u8]] = &[b"g1", b"g2", b"g3"];
+
+/// Keys of HyperLogLogs. Only parts of their values are compared, because Redis stores the result
+/// of `PFCOUNT` in them.
+pub(crate) const LOG_KEYS: &[&[u8]] = &[b"p1", b"p2", b"p3"];
+
+/// Elements of HyperLogLogs of all lengths modulo 8.
+const ELEMENTS: &[&[u8]] = &[
+    b"",
+    b"a",
+    b"b",
+    b"ab",
+    b"abc",
+    b"abcd",
+    b"abcde",
+    b"abcdef",
+    b"abcdefg",
+    b"abcdefgh",
+    b"1",
+    b"2",
+    b"3",
+    b"4",
+    b"5",
+    b"6",
+    b"7",
+    b"8",
+    b"9",
+    b"10",
+    b"11",
+    b"12",
+    b"13",
+    b"14",
+    b"15",
+    b"16",
+    b"17",
+    b"18",
+    b"19",
+    b"20",
+    b"21",
+    b"22",
+    b"23",
+    b"24",
+    b"25",
+    b"26",
+    b"27",
+    b"28",
+];
+
+const LONGITUDES: &[&[u8]] =
+    &[b"0", b"1.5", b"13.361389", b"-180", b"180", b"-122.4", b"179.99", b"2.35", b"-0.1"];
+const LATITUDES: &[&[u8]] =
+    &[b"0", b"1.5", b"38.115556", b"-85.05112878", b"85.05112878", b"48.85", b"-70.2", b"81"];
+const NO_DEGREES: &[&[u8]] = &[b"180.1", b"-85.1", b"x", b"", b"inf", b"nan", b"1e300", b" 1"];
+const NO_RADII: &[&[u8]] = &[b"-1", b"x", b"", b"1e400", b"-inf", b"0x10", b"1e300"];
+
 /// Ids of new entries. They rise, and a stream is removed before they end.
 const NEW_IDS: &[&[u8]] = &[
     b"1-*", b"2-*", b"3-*", b"5-*", b"7-*", b"7-*", b"7-*", b"9-*", b"1-1", b"2-1", b"3-0", b"4",
@@ -265,6 +338,9 @@ pub(crate) const GROUPS: &[(&str, &[Template])] = &[
     ("sets", SETS),
     ("lists", LISTS),
     ("zsets", SORTED_SETS),
+    ("geo", POSITIONS),
+    ("logs", HYPERLOGLOGS),
+    ("sort", SORT),
     ("streams", STREAMS),
     ("connections", CONNECTIONS),
 ];
@@ -283,6 +359,10 @@ pub(crate) const LAST: &[Template] = &[
     same("XRANGE key - +"),
     timed(MS, "XINFO STREAM key FULL COUNT 0"),
 ];
+
+/// As [`LAST`], for the keys of HyperLogLogs.
+pub(crate) const LAST_LOGS: &[Template] =
+    &[same("GETRANGE key 0 7"), same("GETRANGE key 16 -1"), same("PFCOUNT key")];
 
 const STRINGS: &[Template] = &[
     same("SET str value"),
@@ -480,6 +560,149 @@ const SORTED_SETS: &[Template] = &[
     ),
     same("COMMAND GETKEYS ZUNIONSTORE zset few zset [zset]").once_in(4),
     same("COMMAND GETKEYS (ZUNION|ZMPOP) few zset [zset ...]").once_in(4),
+];
+
+/// Each member has positions of its own, and none of them are at equal distances from a center,
+/// because Redis sorts members at equal distances in any order.
+const POSITIONS: &[Template] = &[
+    same(
+        "GEOADD geo [NX|XX|CH] [13.361389 38.115556 one|15.087269 37.502669 two|-122.27652 \
+         37.805186 three|2.349014 48.864716 four|-0.127758 51.507351 five|179.1 -70.5 1|\
+         -179.7 0.3 2|99.3 84.9 two ...] 12.758489 38.788135 one",
+    ),
+    same("GEOADD geo [CH] 13.583333 37.316667 one 2.349015 48.8647 two -122.276521 37.8051 three"),
+    same(
+        "GEOADD geo [CH] 17.24151 38.788135 four 31.2357 30.0444 five -179.99 12.3 1 179.98 12.4 2",
+    ),
+    same("GEOADD geo [NX|XX|CH ...] longitude latitude member ; ZREM geo' member'"),
+    same("GEOADD geo [NX|XX|CH ...] longitude latitude"),
+    same("ZREM geo member").once_in(2),
+    same(
+        "DEL geo ; SADD geo' member ; GEOADD geo' 1 1 member ; GEOPOS geo' member ; GEOHASH geo' \
+         member ; GEODIST geo' member member ; GEOSEARCH geo' FROMMEMBER member BYRADIUS radius \
+         unit ; GEORADIUS geo' 1 1 radius unit ; GEOSEARCHSTORE geo' geo' FROMMEMBER member BYBOX \
+         radius radius unit ; DEL geo'",
+    ),
+    same("DEL geo").once_in(4),
+    same("GEOPOS geo [member ...]"),
+    same("GEOPOS zset member member member"),
+    same("GEOHASH geo [member ...]"),
+    same("GEOHASH zset member member member"),
+    same("GEODIST geo member member [unit]"),
+    same("GEODIST (geo|zset) member member [unit] [value]"),
+    same("GEOSEARCH geo FROMMEMBER member BYRADIUS radius unit [ASC|DESC]"),
+    same("GEOSEARCH geo FROMMEMBER member BYBOX radius radius unit [ASC|DESC] [COUNT few [ANY]]"),
+    same(
+        "GEOSEARCH geo FROMLONLAT longitude latitude BYRADIUS radius unit \
+         [ASC|DESC|COUNT few|WITHDIST|WITHCOORD|WITHHASH ...]",
+    ),
+    same(
+        "GEOSEARCH geo BYBOX radius radius unit FROMLONLAT longitude latitude \
+         [ASC|DESC|COUNT few|ANY|WITHDIST|WITHCOORD|WITHHASH ...]",
+    ),
+    same(
+        "GEOSEARCH geo [FROMMEMBER member|FROMLONLAT longitude latitude|BYRADIUS radius unit|\
+         BYBOX radius radius unit ...] [ASC|COUNT count|ANY|STOREDIST|STORE geo|value ...]",
+    ),
+    same(
+        "GEOSEARCHSTORE geo geo FROMMEMBER member BYRADIUS radius unit [ASC|DESC] \
+         [COUNT few [ANY]]",
+    ),
+    same(
+        "GEOSEARCHSTORE geo geo [FROMMEMBER member|FROMLONLAT longitude latitude|BYRADIUS radius \
+         unit|BYBOX radius radius unit|COUNT few|ASC|WITHDIST ...]",
+    ),
+    // The scores are distances, compared as far as they do not depend on the last digit.
+    same(
+        "GEOSEARCHSTORE zset geo FROMMEMBER member BYBOX radius radius unit STOREDIST ; ZCARD \
+         zset' ; ZRANGE zset' 0 -1 ; DEL zset'",
+    ),
+    same("(GEORADIUS|GEORADIUS_RO) geo longitude latitude radius unit [WITHDIST|COUNT few ...]"),
+    same(
+        "(GEORADIUS|GEORADIUS_RO) geo longitude latitude radius unit \
+         [WITHCOORD|WITHHASH|ASC|DESC|COUNT count [ANY]|STORE geo|value ...]",
+    ),
+    same(
+        "(GEORADIUSBYMEMBER|GEORADIUSBYMEMBER_RO) geo member radius unit \
+         [WITHDIST|COUNT few|ASC|DESC ...]",
+    ),
+    same("GEORADIUSBYMEMBER geo member radius unit [ASC|COUNT few|WITHDIST ...] STORE geo"),
+    same("GEORADIUSBYMEMBER geo member radius unit STOREDIST zset ; ZCARD zset' ; DEL zset'"),
+    same("COMMAND GETKEYS GEORADIUS geo 1 1 radius M [ASC|COUNT few ...] [STORE geo]").once_in(4),
+    same("COMMAND GETKEYS GEORADIUSBYMEMBER geo member 1 M [STOREDIST geo]").once_in(4),
+    same("COMMAND GETKEYS GEOSEARCHSTORE geo geo FROMMEMBER member BYRADIUS 1 M").once_in(4),
+    same("ZRANGE geo 0 -1 WITHSCORES"),
+];
+
+const HYPERLOGLOGS: &[Template] = &[
+    same("PFADD log [element ...]"),
+    same("PFADD log element element element element element element element element element"),
+    same("PFADD log element ; GETRANGE log' 16 -1"),
+    same("DEL log ; PFADD log' element element ; GET log' ; PFADD log' element ; GET log'"),
+    same("PFCOUNT log"),
+    same("PFCOUNT log log [log ...]"),
+    same("PFMERGE log [log ...]"),
+    same("PFMERGE log log ; GETRANGE log' 16 -1"),
+    same("DEL log").once_in(5),
+    same("PFDEBUG (ENCODING|DECODE) log"),
+    same("PFDEBUG GETREG log").once_in(10),
+    same("PFDEBUG TODENSE log").once_in(10),
+    same("PFDEBUG (value|DECODE) log [value]"),
+    same("GETRANGE log 0 7 ; GETRANGE log' 16 -1"),
+    // Corrupt values.
+    same(
+        "SETRANGE log (0|4|16|17|20) bit ; PFCOUNT log' log' ; PFMERGE log' log' ; PFDEBUG DECODE \
+         log' ; PFDEBUG TODENSE log' ; DEL log'",
+    )
+    .once_in(3),
+    same("APPEND log value ; PFADD log' element ; DEL log'").once_in(3),
+    same("SET log value ; PFADD log' element ; PFCOUNT log' ; DEL log'").once_in(3),
+    same("COPY log log REPLACE").once_in(5),
+    same(
+        "DEL log ; SADD log' element ; PFADD log' element ; PFCOUNT log' ; PFCOUNT log' log' ; \
+         PFMERGE log' log' ; PFDEBUG GETREG log' ; DEL log'",
+    ),
+    same("COMMAND GETKEYS (PFADD|PFCOUNT|PFMERGE) log log log").once_in(4),
+    same("COMMAND GETKEYS PFDEBUG GETREG log").once_in(4),
+];
+
+/// Numbers are parsed before each request that sorts by numbers, because Redis checks an error code
+/// that an earlier request may have set. Texts at other keys are compared only in lists as a whole:
+/// otherwise Redis does not define the order of elements with equal texts.
+const SORT: &[Template] = &[
+    same("RPUSH list member member member value"),
+    same("DEL list ; RPUSH list' index index float float index"),
+    same("DEL set ; SADD set' index index float index"),
+    same("ZADD zset index index score float index float"),
+    same("MSET str float str float str value"),
+    same("HSET hash one float 1 value"),
+    same("ZADD never XX 0 X ; SORT sortkey [LIMIT index index|ASC|DESC ...]"),
+    same("ZADD never XX 0 X ; SORT_RO sortkey [LIMIT index index|ASC|DESC ...]"),
+    same("(SORT|SORT_RO) (list|set|zset) ALPHA [ASC|DESC|LIMIT index index ...]"),
+    same("ZADD never XX 0 X ; SORT sortkey BY weights [LIMIT index index|DESC|GET weights ...]"),
+    same(
+        "DEL list ; RPUSH list' member member member value ; SORT list' BY weights ALPHA \
+         [ASC|DESC|GET weights|GET # ...]",
+    ),
+    same(
+        "DEL list ; RPUSH list' member member member ; (SORT|SORT_RO) list' BY X [LIMIT index \
+         index|ASC|DESC|GET weights ...]",
+    ),
+    same(
+        "DEL zset ; ZADD zset' index member index member score member ; (SORT|SORT_RO) zset' BY X \
+         [LIMIT index index|ASC|DESC|GET weights ...]",
+    ),
+    any_order("SORT set BY X [ASC|DESC]"),
+    same("SORT set BY X [LIMIT index index|DESC ...] STORE list"),
+    same("SORT sortkey ALPHA [LIMIT index index|DESC|GET #|GET weights ...] STORE list"),
+    same("ZADD never XX 0 X ; SORT sortkey [BY weights|LIMIT count index|DESC ...] STORE list"),
+    same(
+        "ZADD never XX 0 X ; (SORT|SORT_RO) list [BY weights|LIMIT index index|GET weights|\
+         STORE list|ASC|value ...]",
+    ),
+    same("COMMAND GETKEYS SORT list [BY weights|LIMIT 0 1|GET weights|ASC ...] [STORE list]")
+        .once_in(4),
+    same("COMMAND GETKEYS SORT_RO list [BY weights|LIMIT 0 1|GET weights|ASC ...]").once_in(4),
 ];
 
 const STREAMS: &[Template] = &[

@@ -142,7 +142,8 @@ impl StateMachine {
         };
         let may_see_expired = |operation: Option<Operation<'_>>| match operation {
             Some(Operation::Call { command, args }) => {
-                command.keys_in(args).is_none_or(|keys| keys.into_iter().any(is_expired))
+                command.reads_other_keys(args)
+                    || command.keys_in(args).is_none_or(|keys| keys.into_iter().any(is_expired))
             }
             _ => true,
         };

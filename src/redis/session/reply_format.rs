@@ -229,6 +229,8 @@ pub(super) fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome
         (Outcome::LongValue(value), _) => writer.bulk_in_slices(value.len(), value.slices()),
         (Outcome::Integer(number), _) => writer.integer(*number),
         (Outcome::Double(number), _) => writer.double(number.0),
+        (Outcome::Decimal(number), _) => writer.decimal(number.0),
+        (Outcome::Status(text), _) => writer.simple(&String::from_utf8_lossy(text)),
         (Outcome::Type(kind), _) => writer.simple(kind.map_or("none", |kind| kind.name())),
         (Outcome::Values(values), _) => {
             write_head(writer, outcome);
