@@ -6,9 +6,10 @@ use std::sync::LazyLock;
 use crate::kv::{Batch, Operation};
 
 use super::commands::{
-    acl, bitmaps, blocking, changes, client, cluster, command, config, connection, failover,
-    generic, hashes, info, lists, lolwut, members, memory, monitor, once, pubsub, scripting,
-    sentinel, server, sets, slow_log, snapshot, sorted_sets, streams, strings, transactions,
+    acl, bitmaps, blocking, changes, client, cluster, command, config, connection, dump, failover,
+    generic, hashes, info, lists, lolwut, members, memory, monitor, once, pubsub, replication,
+    scripting, sentinel, server, sets, slow_log, snapshot, sorted_sets, streams, strings,
+    transactions,
 };
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
@@ -26,6 +27,7 @@ const GROUPS: &[&[CommandSpec]] = &[
     command::COMMANDS,
     config::COMMANDS,
     connection::COMMANDS,
+    dump::COMMANDS,
     failover::COMMANDS,
     generic::COMMANDS,
     hashes::COMMANDS,
@@ -37,6 +39,7 @@ const GROUPS: &[&[CommandSpec]] = &[
     monitor::COMMANDS,
     once::COMMANDS,
     pubsub::COMMANDS,
+    replication::COMMANDS,
     scripting::COMMANDS,
     sentinel::COMMANDS,
     server::COMMANDS,
