@@ -62,6 +62,8 @@ mod locks;
 mod membership;
 #[path = "cluster/monitor.rs"]
 mod monitor;
+#[path = "cluster/moving_data.rs"]
+mod moving_data;
 #[path = "cluster/partitions.rs"]
 mod partitions;
 #[path = "cluster/protected_peers.rs"]

@@ -10,6 +10,7 @@
 //! | [`monitoring`] | alarms, Prometheus, and the fields of `INFO` |
 //! | [`metrics`] | all metrics that Prometheus can read |
 //! | [`operations`] | one machine, disks, memory, snapshots, refused starts, replacing a replica |
+//! | [`migration`] | moving data from and to Redis: files, running servers |
 //! | [`encryption`] | TLS of clients and between replicas, certificates |
 //! | [`coordination`] | reads of key ranges, following changes, reads that may lag, locks |
 //! | [`configuration`] | every setting, with its default and unit |
@@ -35,6 +36,7 @@ macro_rules! page {
         #[cfg_attr(doc, doc = "[scripting]: crate::guide::scripting")]
         #[cfg_attr(doc, doc = "[encryption]: crate::guide::encryption")]
         #[cfg_attr(doc, doc = "[operations]: crate::guide::operations")]
+        #[cfg_attr(doc, doc = "[migration]: crate::guide::migration")]
         #[cfg_attr(doc, doc = "[configuration]: crate::guide::configuration")]
         #[cfg_attr(doc, doc = "[compatibility]: crate::guide::compatibility")]
         #[cfg_attr(doc, doc = "[lua]: crate::guide::lua")]
@@ -57,6 +59,7 @@ page!(metrics, "metrics.md");
 page!(coordination, "coordination.md");
 page!(scripting, "scripting.md");
 page!(operations, "operations.md");
+page!(migration, "migration.md");
 page!(encryption, "encryption.md");
 page!(configuration, "configuration.md");
 page!(lua, "lua.md");

@@ -110,6 +110,9 @@ pub enum Action {
         /// The reply format of the request, which says whether the reply is suppressed.
         reply_format: ReplyFormat,
     },
+    /// Send all keys of this replica as a file in Redis's RDB format, then close the connection
+    /// (`SYNC`, `PSYNC`).
+    SendKeys(FileRequest),
     /// Apply the settings that `CONFIG SET` has changed, then send the reply.
     ApplySettings,
     /// Count the commands of an `EXEC` that is not submitted, because none of its replies depends
@@ -120,6 +123,15 @@ pub enum Action {
     Sequence(Vec<Action>),
     /// Send the replies in the output buffer, close the connection, and ignore its later requests.
     Close,
+}
+
+/// A request for a file of all keys (`SYNC`, `PSYNC`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileRequest {
+    /// Whether the file follows a line as in the reply to `PSYNC`.
+    pub is_psync: bool,
+    /// The reply format of the request.
+    pub reply_format: ReplyFormat,
 }
 
 /// A change of the state of one replica, for tests (`DEBUG DIVERGE`).

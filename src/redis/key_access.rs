@@ -74,7 +74,7 @@ pub(super) fn key_uses(full_name: &str, is_read: bool) -> &'static [KeyUse] {
         | "zremrangebyscore" => &[DELETES],
         "blmpop" | "blpop" | "brpop" | "bzmpop" | "bzpopmax" | "bzpopmin" | "delex" | "getdel"
         | "lmpop" | "lpop" | "rpop" | "spop" | "zmpop" | "zpopmax" | "zpopmin" => &[TAKES],
-        "mset" | "psetex" | "setex" => &[OVERWRITES],
+        "mset" | "psetex" | "restore" | "setex" => &[OVERWRITES],
         "msetnx" | "setnx" => &[CREATES],
         "bitop" | "geosearchstore" | "sdiffstore" | "sunionstore" | "zdiffstore"
         | "zinterstore" | "zrangestore" | "zunionstore" => &[OVERWRITES, READS],

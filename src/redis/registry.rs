@@ -6,10 +6,10 @@ use std::sync::LazyLock;
 use crate::kv::{Batch, Operation};
 
 use super::commands::{
-    acl, bitmaps, blocking, changes, client, cluster, command, config, connection, failover,
+    acl, bitmaps, blocking, changes, client, cluster, command, config, connection, dump, failover,
     generic, geo, hashes, hyperloglog, info, lists, lolwut, members, memory, monitor, once, pubsub,
-    scripting, sentinel, server, sets, slow_log, snapshot, sort, sorted_sets, streams, strings,
-    transactions,
+    replication, scripting, sentinel, server, sets, slow_log, snapshot, sort, sorted_sets, streams,
+    strings, transactions,
 };
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
@@ -27,6 +27,7 @@ const GROUPS: &[&[CommandSpec]] = &[
     command::COMMANDS,
     config::COMMANDS,
     connection::COMMANDS,
+    dump::COMMANDS,
     failover::COMMANDS,
     generic::COMMANDS,
     geo::COMMANDS,
@@ -40,6 +41,7 @@ const GROUPS: &[&[CommandSpec]] = &[
     monitor::COMMANDS,
     once::COMMANDS,
     pubsub::COMMANDS,
+    replication::COMMANDS,
     scripting::COMMANDS,
     sentinel::COMMANDS,
     server::COMMANDS,

@@ -319,7 +319,7 @@ fn backup_without_a_quorum_is_refused() {
     cluster.kill(1);
     let file = cluster.folder.path().join("backup");
     let output = admin(&cluster, 2, &["backup", file.to_str().unwrap()]);
-    assert_failed(&output, 1, &["so there is no backup", "a majority of the replicas must run"]);
+    assert_failed(&output, 1, &["so there is no snapshot", "a majority of the replicas must run"]);
     assert!(!file.exists() && !cluster.folder.path().join("backup.partial").exists());
 }
 

@@ -205,7 +205,7 @@ impl LocalServer {
             Action::ListClients(query) => {
                 out.extend_from_slice(&list(query, connection, &self.context));
             }
-            Action::Close => self.closed = true,
+            Action::SendKeys(_) | Action::Close => self.closed = true,
         }
     }
 

@@ -17,6 +17,7 @@ use bowline::raft::{
     InstallSnapshot, PeerMsg, RefusalReason, Rejoin, RejoinReply, RequestVote, SnapshotId,
     TimeoutNow, VoteReply,
 };
+use bowline::rdb::check_payload;
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::storage::{Disk as _, Log, LogOptions, MemDisk, check_segment};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
@@ -149,6 +150,19 @@ fn datagrams() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     inputs.map(|(name, datagrams)| ("datagram", name, encoded(datagrams))).into()
 }
 
+/// Returns seeds for the target `rdb`: the values of the recorded payloads. Each seed has its
+/// target, name and contents.
+fn rdb_values() -> impl Iterator<Item = (&'static str, &'static str, Vec<u8>)> {
+    let recorded = include_str!("../../src/rdb/tests/recorded.txt");
+    let lines = recorded.lines().filter(|line| !line.starts_with(['#', ' ']));
+    lines.map(|line| {
+        let (name, digits) = line.split_once(' ').expect("a name and a payload");
+        let pair = |at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal");
+        let payload: Vec<u8> = (0..digits.len()).step_by(2).map(pair).collect();
+        ("rdb", name, check_payload(&payload).expect("a valid payload").to_vec())
+    })
+}
+
 /// Returns seeds for the target `user_rules`: rules of users, one per line. Each seed has its
 /// target, name and contents.
 fn user_rules() -> Vec<(&'static str, &'static str, Vec<u8>)> {
@@ -193,7 +207,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds.extend(large_batches(key, &Batch::encode(key, false, &several)));
 
     seeds.extend(backups());
-    seeds.extend(user_rules());
+    seeds.extend(user_rules().into_iter().chain(rdb_values()));
     seeds.extend(datagrams());
 
     let put = Operation::set(b"k", b"v");

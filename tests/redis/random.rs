@@ -33,7 +33,7 @@ const PIPELINED_MAX: usize = 60;
 const TRIES_MAX: usize = 600;
 
 /// Both servers, and a connection to each.
-struct Both {
+pub(crate) struct Both {
     stream: UnixStream,
     server: LocalServer,
     /// For each command queued for `EXEC`: how to compare the replies.
@@ -41,14 +41,14 @@ struct Both {
 }
 
 /// A request whose replies from the two servers did not agree.
-struct Disagreement {
+pub(crate) struct Disagreement {
     at: usize,
-    ours: String,
-    theirs: String,
+    pub(crate) ours: String,
+    pub(crate) theirs: String,
 }
 
 impl Both {
-    fn new(reference: &Reference, version: u8) -> Both {
+    pub(crate) fn new(reference: &Reference, version: u8) -> Both {
         let mut stream = reference.connect();
         let mut server = LocalServer::new(Limits::default());
         let greeting = format!("HELLO {version}\r\nFLUSHALL\r\n");
@@ -60,7 +60,7 @@ impl Both {
     }
 
     /// Sends requests to both servers and compares the replies.
-    fn ask(&mut self, requests: &[Made]) -> Result<(), Disagreement> {
+    pub(crate) fn ask(&mut self, requests: &[Made]) -> Result<(), Disagreement> {
         let mut sent = Vec::new();
         for request in requests {
             super::written(&request.arguments, &mut sent);
@@ -89,6 +89,37 @@ impl Both {
         Ok(())
     }
 
+    /// Sends one request to both servers, and returns the replies of this server and of Redis.
+    pub(crate) fn call(&mut self, arguments: &[&[u8]]) -> [Reply; 2] {
+        [self.call_ours(arguments), self.call_theirs(arguments)]
+    }
+
+    fn call_ours(&mut self, arguments: &[&[u8]]) -> Reply {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        self.server.move_clock(now.expect("it is after 1970"));
+        self.server.receive(&encoded(arguments));
+        Reply::parse(&self.server.replies()).expect("a reply").0
+    }
+
+    fn call_theirs(&mut self, arguments: &[&[u8]]) -> Reply {
+        self.stream.write_all(&encoded(arguments)).expect("it reads");
+        read_replies(&mut self.stream, 1).remove(0)
+    }
+
+    /// Dumps every key in each server, and restores it in the other.
+    pub(crate) fn exchange(&mut self) {
+        for key in ALL_KEYS {
+            let [ours, theirs] = self.call(&[b"DUMP", key]);
+            let (Some(ours), Some(theirs)) = (ours.bulk(), theirs.bulk()) else {
+                assert_eq!(ours, theirs, "of {key:?}");
+                continue;
+            };
+            let restore = |payload| [&b"RESTORE"[..], key, b"0", payload, b"REPLACE"];
+            let replies = [self.call_ours(&restore(theirs)), self.call_theirs(&restore(ours))];
+            assert_eq!(replies.map(|reply| reply.to_string()), ["+OK", "+OK"], "of {key:?}");
+        }
+    }
+
     fn agree(&mut self, ours: &Reply, theirs: &Reply, request: &Made) -> bool {
         if ours.is_queued() && theirs.is_queued() {
             self.queued.push(request.agreement);
@@ -105,6 +136,17 @@ impl Both {
         }
         ours.agrees(theirs, request.agreement)
     }
+}
+
+/// Encodes a request.
+fn encoded(arguments: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
+    for argument in arguments {
+        bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        bytes.extend_from_slice(argument);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
 }
 
 /// Reads and returns `count` replies.
@@ -154,7 +196,7 @@ fn stream_of(seed: u64) -> Vec<Made> {
 }
 
 /// Returns requests for the contents of every key.
-fn last_questions() -> impl Iterator<Item = Made> {
+pub(crate) fn last_questions() -> impl Iterator<Item = Made> {
     let about = |key: &'static [u8], last: &'static [Template]| {
         last.iter().map(move |form| {
             let arguments = form.text.split(' ').map(|word| match word {
@@ -181,7 +223,11 @@ fn run(reference: &Reference, seed: u64, requests: &[Made]) -> Result<(), Disagr
             .map_err(|found| Disagreement { at: from + found.at, ..found })?;
         from += length;
     }
-    Ok(())
+    // Each server reads what the other has written.
+    both.exchange();
+    let questions: Vec<Made> = last_questions().collect();
+    both.ask(&questions)
+        .map_err(|found| Disagreement { at: from - questions.len() + found.at, ..found })
 }
 
 /// Reduces a failing stream to a short suffix that still fails, and then to the requests of this

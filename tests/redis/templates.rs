@@ -75,6 +75,7 @@ pub(crate) const ARGUMENTS: &[(&str, &[&[&[u8]]])] = &[
     ("idle", &[&[b"0", b"0", b"500000"], &[b"-1", b"x"]]),
     ("setidle", &[&[b"0", b"1000000", b"5000000"], &[b"-1", b"x"]]),
     ("delivered", &[&[b"0", b"1000", b"4000000000000"], &[b"-1", b"x"]]),
+    ("payload", &[PAYLOADS, VALUES]),
     ("badwait", &[&[b"-1", b"x", b""]]),
     ("past", &[&[b"1", b"0", b"-1", b"1000000000"]]),
 ];
@@ -89,6 +90,27 @@ pub(crate) const CLOCK_KINDS: &[&str] = &["seconds", "millis", "second", "milli"
 pub(crate) const ALL_KEYS: &[&[u8]] = &[
     b"s1", b"s2", b"s3", b"s4", b"", b"h1", b"h2", b"h3", b"l1", b"l2", b"l3", b"m1", b"m2", b"m3",
     b"z1", b"z2", b"z3", b"x1", b"x2", b"x3", b"never",
+];
+
+/// Payloads of `DUMP`, which Redis has made, and one with a wrong checksum.
+const PAYLOADS: &[&[u8]] = &[
+    b"\x00\x04text\x0a\x00|\xf3&m\xca\xb5\xa51",
+    b"\x00\xc0\xff\x0a\x00\x0c\x93~$\x85\x08\x9d\xc5",
+    b"\x0b\x0e\x02\x00\x00\x00\x03\x00\x00\x00\xfe\xff\x01\x00,\x01\x0a\x00[\x0a\xa8b\xf7\x94`\
+      \x0a",
+    b"\x02\x03\xc0\x01\x01b\x01a\x0a\x00Dg\xf0\xc6\xe2\xd1.[",
+    b"\x04\x02\x01f\xc0\x01\x01g\x04text\x0a\x00\xedx\x93C\xc0\x9f\xd5\xea",
+    b"\x11\xc3@@@I\x15I\x00\x00\x00\x0c\x00\x81c\x02\x84-inf\x05\x11\x01\x930.10\xe0\x05\x00\
+      \x1f1\x14\x81a\x02\x01\x01\x81b\x02\x832.5\x04\x81e\x02\xf4\x00\x00\x8a]xEc\x01\x09\x81d\
+      \x02\x83 8\x01\x04\xff\x0a\x00\xbf\xa3\x10v\x93Y\x8a\x03",
+    b"\x13\x01\x10\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x01\xc3@N@S\x12\
+      S\x00\x00\x00 \x00\x03\x01\x01\x01\x02\x01\x81f\x02\x81g\x02\x00 \x09\x00\x00 \x01\x07\
+      \x81v\x02\x02\x01\x05\x01\x03 \x0a\x05\x01\x01\x81w\x02\x03 \x0c@\x0a\x0e\xdf\xff\x02\
+      \x01\x01\x85other\x06\x01\x01\x06 \x13@/ \" =\x04x\x02\x06\x01\xff\x03\x03\x01\x01\x01\
+      \x01\x02\x04\x00\x0a\x00A\xde\xc0\x18\xe2\x11o<",
+    b"\x01\x03\x01a\xc0\x07\x01c\x06\x00\x85]\xb8\xb9S:\xd5\x88",
+    b"\x09\x11\x02\x01f\x02\x00v1\x01g\x03\x02abcXX\xff\x02\x00}E1\xf8G\xcb\x93|",
+    b"\x00\x01v\x0a\x0012345678",
 ];
 
 const STRING_KEYS: &[&[u8]] = &[b"s1", b"s2", b"s3", b"s4", b""];
@@ -435,6 +457,9 @@ const KEYS: &[Template] = &[
     any_order("KEYS pattern"),
     any_order("SCAN cursor COUNT 1000 [MATCH pattern|TYPE type ...] ; EXISTS key"),
     shape("SCAN cursor [COUNT count|MATCH pattern|value ...]"),
+    same("RESTORE key 0 payload [REPLACE|IDLETIME count|FREQ count ...]"),
+    same("RESTORE key milli payload ABSTTL [REPLACE]"),
+    same("RESTORE key past payload ABSTTL [REPLACE]").once_in(3),
     shape("OBJECT ENCODING key"),
     shape("OBJECT REFCOUNT key"),
     shape("OBJECT IDLETIME key"),

@@ -8,7 +8,9 @@ mod backup;
 mod certs;
 mod check;
 mod digest;
+mod export;
 mod force_new_cluster;
+mod import;
 mod members;
 mod probe;
 pub(super) mod replicas;
@@ -142,6 +144,20 @@ enum Command {
     /// Create the folder of a replica of a new cluster from a backup. Run this once for each
     /// replica, with the same backup. Exits with code 65 if the backup is damaged.
     Restore(restore::Arguments),
+    /// Write all keys to a file in Redis's RDB format, which Redis can load, with every write that
+    /// any replica acknowledged before the command began. The file appears only once it is
+    /// complete.
+    Export {
+        /// The RDB file; `-` writes it to standard output.
+        #[arg(value_name = "FILE")]
+        output: PathBuf,
+        /// Maximum time to wait for the snapshot, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        wait: u64,
+    },
+    /// Write the keys of an RDB file, or of a running Redis or Valkey server, into the cluster.
+    /// They replace keys of the same names. Exits with code 65 if the file is damaged.
+    Import(import::Arguments),
     /// Make a new cluster from the folder of a replica that is not running, after its cluster has
     /// permanently lost a majority. Acknowledged writes may be lost.
     ForceNewCluster(force_new_cluster::Arguments),
@@ -201,6 +217,10 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Backup { output, wait } => {
             backup::run(addr, output, Duration::from_secs(*wait), *json)
         }
+        Command::Export { output, wait } => {
+            export::run(addr, output, Duration::from_secs(*wait), *json)
+        }
+        Command::Import(arguments) => import::run(addr, arguments, *json),
         Command::Restore(arguments) => restore::run(arguments, *json),
         Command::ForceNewCluster(arguments) => force_new_cluster::run(arguments, *json),
         Command::Certs(arguments) => certs::run(arguments),

@@ -10,8 +10,8 @@ use crate::kv::commands::items::Arguments;
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::row::{KeyPositions, NO_KEYS, Row, Run, Scale};
 use crate::kv::commands::{
-    bitfields, bitmaps, blocking, expiration, generic, geo, hashes, hyperloglog, internal, keys,
-    lcs, lists, pubsub, scripts, sets, sort, sorted_sets, streams, strings, users,
+    bitfields, bitmaps, blocking, dump, expiration, generic, geo, hashes, hyperloglog, internal,
+    keys, lcs, lists, pubsub, scripts, sets, sort, sorted_sets, streams, strings, users,
 };
 use crate::kv::keyspace::Keyspace;
 use crate::kv::users::table::Users;
@@ -40,6 +40,7 @@ const GROUPS: &[&[Row]] = &[
     geo::COMMANDS,
     hyperloglog::COMMANDS,
     sort::COMMANDS,
+    dump::COMMANDS,
 ];
 
 /// Exclusive upper bound of the numbers that identify commands in the log.
@@ -315,6 +316,7 @@ mod tests {
             (geo::COMMANDS, 360),
             (hyperloglog::COMMANDS, 370),
             (sort::COMMANDS, 374),
+            (dump::COMMANDS, 390),
         ] {
             let numbers: Vec<u16> = group.iter().map(|row| row.number).collect();
             let wanted: Vec<u16> = (from..).take(numbers.len()).collect();

@@ -29,6 +29,7 @@
 //! blocks that are omitted, repeated or reordered. Replicas with equal states may write their
 //! entries in different orders, so their snapshots may differ; only the digests are equal.
 
+mod export;
 mod reader;
 mod writer;
 

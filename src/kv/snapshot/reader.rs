@@ -12,6 +12,7 @@ use crate::kv::keyspace::entry::REVISION_MAX;
 use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::keyspace::scripts::Scripts;
 use crate::kv::partial_batch::RestoredPiece;
+use crate::kv::snapshot::export::Export;
 use crate::kv::snapshot::{
     BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, LEVEL,
     MAGIC, MEMBERS, NEW_CLUSTER_GAP, PIECES, SCRIPTS, SnapshotError, SnapshotMark, USERS, VERSION,
@@ -39,6 +40,8 @@ pub struct SnapshotReader {
     /// Digest (sum of hashes) of the keys and client sessions decoded so far, if the reader only
     /// verifies the snapshot. Otherwise 0, because the restored state computes the digest.
     digest: Digest,
+    /// The file to which the keys are converted; `None` if they are not.
+    export: Option<Export>,
     /// The members of the cluster, decoded from the snapshot; `None` before, or if there are none.
     configuration: Option<Configuration>,
     /// The cluster's feature level, decoded from the snapshot; `None` before.
@@ -99,6 +102,7 @@ impl SnapshotReader {
             header: None,
             state: None,
             digest: Digest::default(),
+            export: None,
             configuration: None,
             feature_level: None,
             users: Users::default(),
@@ -112,6 +116,31 @@ impl SnapshotReader {
             #[cfg(feature = "mutants")]
             trusting: false,
         }
+    }
+
+    /// Returns a reader that verifies a snapshot and converts its keys to a file in Redis's RDB
+    /// format. After each call of [`SnapshotReader::feed`], [`SnapshotReader::take_exported`]
+    /// returns a part of the file.
+    pub fn exporting() -> SnapshotReader {
+        SnapshotReader { export: Some(Export::default()), ..SnapshotReader::checking() }
+    }
+
+    /// Returns the next part of the file, from a reader that [`SnapshotReader::exporting`] has
+    /// returned.
+    pub fn take_exported(&mut self) -> Vec<u8> {
+        self.export.as_mut().map(Export::take).unwrap_or_default()
+    }
+
+    /// Ends a file, from a reader that [`SnapshotReader::exporting`] has returned. Returns the rest
+    /// of the file, the number of its keys, and the mark of the snapshot.
+    ///
+    /// # Errors
+    /// If the snapshot is incomplete or does not match its header.
+    pub fn finish_export(self) -> Result<(Vec<u8>, u64, SnapshotMark), SnapshotError> {
+        let mark = self.mark()?;
+        let export = self.export.unwrap_or_default();
+        let keys = export.keys;
+        Ok((export.finish(), keys, mark))
     }
 
     /// Returns a reader that restores the state with which a new cluster begins. Its log index and
@@ -249,6 +278,9 @@ impl SnapshotReader {
         let (digest, entries) = (bytes.get_u64_le(), bytes.get_u64_le());
         let clock = ReplicatedClock { millis: bytes.get_u64_le(), resets: bytes.get_u64_le() };
         let is_oldest = found == VERSION_OLDEST;
+        if let Some(export) = &mut self.export {
+            export.begin(entries, clock.millis);
+        }
         self.header = Some(Header { last, revision, digest, entries, clock, is_oldest });
         Ok(true)
     }
@@ -316,6 +348,9 @@ impl SnapshotReader {
                     state.keyspace.restore(entry)
                 } else {
                     self.digest.add(entry.fingerprint());
+                    if let Some(export) = &mut self.export {
+                        export.add(&entry);
+                    }
                     true
                 }
             }

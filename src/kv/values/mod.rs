@@ -15,6 +15,7 @@ pub(in crate::kv) mod hyperloglog;
 pub(in crate::kv) mod list;
 pub(in crate::kv) mod long_string;
 pub(in crate::kv) mod number;
+pub(in crate::kv) mod rdb;
 pub(in crate::kv) mod score_tree;
 pub(in crate::kv) mod set;
 pub(in crate::kv) mod sorted_set;

@@ -14,6 +14,7 @@ use crate::types::Instant;
 use crate::wire::resp::Version;
 
 use super::changes_wait::ChangesWait;
+use super::file_options::FileOptions;
 use super::subscriptions::{ClientSubscriptions, SubscriptionChange};
 use super::tracking::Observation;
 use super::transaction::Transaction;
@@ -89,6 +90,8 @@ pub struct Connection {
     pub(in crate::redis) denial: Option<Box<Denial>>,
     /// Client-side caching, and whether the client is a monitor.
     pub(in crate::redis) observation: Observation,
+    /// What the client has said about the file that `SYNC` returns.
+    pub(in crate::redis) file_options: FileOptions,
 }
 
 /// A command that blocks its connection: no later request is executed before the command's outcome
@@ -162,6 +165,7 @@ impl Connection {
             permissions: Some(Permissions::unrestricted()),
             denial: None,
             observation: Observation::default(),
+            file_options: FileOptions::default(),
         }
     }
 

@@ -12,12 +12,14 @@
 //! | `wide_reply` | replies with many elements, encoded in parts |
 //! | `blocked` | commands that block their connection |
 //! | `changes_wait` | a `CHANGES` that waits for a change |
+//! | `file_options` | what `SYNC` is to return |
 //! | `waits` | what a blocked client waits for |
 
 pub(in crate::redis) mod blocked;
 pub(in crate::redis) mod changes_wait;
 pub(in crate::redis) mod client_info;
 pub(in crate::redis) mod connection;
+pub(in crate::redis) mod file_options;
 pub(in crate::redis) mod observation;
 pub(in crate::redis) mod reply_format;
 pub(in crate::redis) mod subscriptions;

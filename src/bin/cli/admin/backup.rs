@@ -64,51 +64,92 @@ fn write_backup<W: Write>(
 ) -> anyhow::Result<(W, u16, BackupSummary)> {
     let created_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let created_at = u64::try_from(created_at.as_millis()).unwrap_or(u64::MAX);
-    let mut connection = Connection::open(address, READ_MAX)?;
-    let read = connection.call(&["DBSIZE"]).and_then(|reply| reply.map_err(|error| anyhow!(error)));
-    read.map_err(|error| {
-        anyhow!(
-            "the replica cannot read the latest acknowledged writes, so there is no backup: \
-             {error}; a majority of the replicas must run"
-        )
-    })?;
-    connection.set_timeout(TIMEOUT);
-    let info = Info::ask(&mut connection)?;
-    let wanted = info.number("raft_applied_index").unwrap_or(0);
-    let fingerprint = info.text("raft_cluster_fingerprint").unwrap_or_default();
+    let mut open = OpenSnapshot::of_latest_state(address, wait)?;
+    let fingerprint = open.info.text("raft_cluster_fingerprint").unwrap_or_default();
     let cluster_fingerprint = u128::from_str_radix(fingerprint, 16)
         .context("raft_cluster_fingerprint of the replica is not a number")?;
-    let replica = info.id().context("the id of the replica is not a number")?;
-    snapshot::take(&mut connection, wanted, false, wait)?;
-    let id = request(&mut connection, &["SNAPSHOT", "OPEN"])?;
-    let id = String::from_utf8_lossy(&id);
-    let snapshot: SnapshotMark =
-        id.parse().with_context(|| format!("the replica sent the invalid snapshot id {id}"))?;
-    ensure!(snapshot.last.index.0 >= wanted, "snapshot {id} does not cover entry {wanted}");
+    let snapshot = open.snapshot;
     let header = BackupHeader { cluster_fingerprint, created_at, snapshot };
     let failed = "cannot write the backup";
     let mut writer = BackupWriter::new(output, header).context(failed)?;
     let mut check = SnapshotReader::checking();
-    let mut offset = 0;
-    while offset < snapshot.bytes {
-        let part = request(&mut connection, &["SNAPSHOT", "READ", &id, &offset.to_string()])?;
-        ensure!(
-            !part.is_empty() && part.len() as u64 <= snapshot.bytes - offset,
-            "the replica sent {} bytes at byte {offset} of {}",
-            part.len(),
-            snapshot.bytes
-        );
-        check.feed(&part).map_err(|error| on_damage(&error))?;
-        writer.write(&part).context(failed)?;
-        offset += part.len() as u64;
-    }
+    open.read(|part| {
+        check.feed(part).map_err(|error| on_damage(&error))?;
+        writer.write(part).context(failed)
+    })?;
     let found = check.mark().map_err(|error| on_damage(&error))?;
-    ensure!(found == snapshot, "the replica sent the snapshot {found} instead of {snapshot}");
+    open.compare(found)?;
     let (output, summary) = writer.finish().context(failed)?;
-    Ok((output, replica, summary))
+    Ok((output, open.replica, summary))
 }
 
-fn on_damage(error: &dyn std::error::Error) -> anyhow::Error {
+/// A snapshot of a running replica that is being read.
+pub(super) struct OpenSnapshot {
+    connection: Connection,
+    pub(super) info: Info,
+    /// Id of the replica.
+    pub(super) replica: u16,
+    pub(super) snapshot: SnapshotMark,
+}
+
+impl OpenSnapshot {
+    /// Opens a snapshot of the replica at `address` that has every write which any replica
+    /// acknowledged before. Waits up to `wait` for it.
+    pub(super) fn of_latest_state(address: &str, wait: Duration) -> anyhow::Result<OpenSnapshot> {
+        let mut connection = Connection::open(address, READ_MAX)?;
+        let read =
+            connection.call(&["DBSIZE"]).and_then(|reply| reply.map_err(|error| anyhow!(error)));
+        read.map_err(|error| {
+            anyhow!(
+                "the replica cannot read the latest acknowledged writes, so there is no snapshot \
+                 of them: {error}; a majority of the replicas must run"
+            )
+        })?;
+        connection.set_timeout(TIMEOUT);
+        let info = Info::ask(&mut connection)?;
+        let wanted = info.number("raft_applied_index").unwrap_or(0);
+        let replica = info.id().context("the id of the replica is not a number")?;
+        snapshot::take(&mut connection, wanted, false, wait)?;
+        let id = request(&mut connection, &["SNAPSHOT", "OPEN"])?;
+        let id = String::from_utf8_lossy(&id);
+        let snapshot: SnapshotMark =
+            id.parse().with_context(|| format!("the replica sent the invalid snapshot id {id}"))?;
+        ensure!(snapshot.last.index.0 >= wanted, "snapshot {id} does not cover entry {wanted}");
+        Ok(OpenSnapshot { connection, info, replica, snapshot })
+    }
+
+    /// Reads the snapshot, and calls `use_part` with each part of it.
+    pub(super) fn read(
+        &mut self,
+        mut use_part: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let OpenSnapshot { connection, snapshot, .. } = self;
+        let id = snapshot.to_string();
+        let mut offset = 0;
+        while offset < snapshot.bytes {
+            let part = request(connection, &["SNAPSHOT", "READ", &id, &offset.to_string()])?;
+            ensure!(
+                !part.is_empty() && part.len() as u64 <= snapshot.bytes - offset,
+                "the replica sent {} bytes at byte {offset} of {}",
+                part.len(),
+                snapshot.bytes
+            );
+            use_part(&part)?;
+            offset += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Checks that the parts were those of the snapshot that was opened.
+    pub(super) fn compare(&self, found: SnapshotMark) -> anyhow::Result<()> {
+        let wanted = self.snapshot;
+        ensure!(found == wanted, "the replica sent the snapshot {found} instead of {wanted}");
+        Ok(())
+    }
+}
+
+/// Returns the error for a snapshot that is damaged.
+pub(super) fn on_damage(error: &dyn std::error::Error) -> anyhow::Error {
     anyhow!(
         "the snapshot on the replica's disk is damaged: {error}; back up another replica, and \
          check the disk of this one"

@@ -152,6 +152,9 @@ impl Clients {
     /// Answers a client's read of a snapshot with a part of it; `None` if the snapshot is not
     /// available.
     pub(crate) fn on_snapshot_part(&mut self, sequence: u64, part: Option<&[u8]>) {
+        if self.on_file_part(sequence, part) {
+            return;
+        }
         let mut reply = BytesMut::new();
         write_snapshot_part(part, &mut reply);
         self.finish_blocked(sequence, reply);
@@ -246,7 +249,7 @@ impl Clients {
 
     /// Gives the request with this sequence number an error reply for this reason.
     pub(crate) fn fail(&mut self, sequence: u64, reason: FailureReason) {
-        if reason.may_wait_again() && self.wait_again(sequence) {
+        if reason.may_wait_again() && self.wait_again(sequence) || self.repeat_file_part(sequence) {
             return;
         }
         match reason {

@@ -89,11 +89,8 @@ impl Clients {
             let available = client.input.len() + received.len();
             client.input.extend(received, client.parser.missing_bytes(available));
         }
-        loop {
+        while self.may_parse_next(index) {
             let client = self.connected.get_mut(index).expect("the client exists");
-            if !client.may_parse() {
-                break;
-            }
             let Client { parser, connection, input, held_until, .. } = client;
             let bytes = if directly { received } else { input.unparsed() };
             let used_before = used;
@@ -292,6 +289,7 @@ impl Clients {
                 let part = part.map(|(snapshot, offset)| (snapshot_id(snapshot), offset));
                 self.add_snapshot_read(SnapshotRead { sequence, part });
             }
+            Action::SendKeys(request) => self.begin_file(index, command, request),
             Action::ApplySettings => {
                 self.apply_settings();
                 self.send_reply(index);
@@ -311,7 +309,7 @@ impl Clients {
         }
     }
 
-    fn add_snapshot_read(&mut self, read: SnapshotRead) {
+    pub(super) fn add_snapshot_read(&mut self, read: SnapshotRead) {
         if self.snapshot_reads.len() >= QUEUE_LEN {
             // Some may have exceeded their timeouts.
             let in_flight = &self.in_flight;
@@ -338,7 +336,7 @@ impl Clients {
 
     /// Blocks the client at `index` until its request, which is not an operation of the state
     /// machine, has a reply. Returns the sequence number of the request.
-    fn block(
+    pub(super) fn block(
         &mut self,
         index: usize,
         command: CommandNumber,
