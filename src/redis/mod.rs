@@ -100,7 +100,7 @@ pub use session::subscriptions::{
     write_shard_message,
 };
 pub use session::tracking::{Tracking, TrackingStatus, write_invalidation};
-pub use session::waits::{AwaitedKeys, Wait, WaitOn, Wake};
+pub use session::waits::{AwaitedKeys, Taken, Wait, WaitOn, Wake};
 pub use session::wide_reply::WideReply;
 pub use settings::{
     CLIENTS_BYTES_MIN, PASSWORD_BYTES_MAX, REWRITE_BYTES_LEAST, Settings, SlowLogSettings,

@@ -12,6 +12,7 @@
 //! | `wide_reply` | replies with many elements, encoded in parts |
 //! | `blocked` | commands that block their connection |
 //! | `changes_wait` | a `CHANGES` that waits for a change |
+//! | `stream_wait` | an `XREAD` or `XREADGROUP` that waits for entries |
 //! | `waits` | what a blocked client waits for |
 
 pub(in crate::redis) mod blocked;
@@ -20,6 +21,7 @@ pub(in crate::redis) mod client_info;
 pub(in crate::redis) mod connection;
 pub(in crate::redis) mod observation;
 pub(in crate::redis) mod reply_format;
+pub(in crate::redis) mod stream_wait;
 pub(in crate::redis) mod subscriptions;
 pub(in crate::redis) mod tracking;
 pub(in crate::redis) mod transaction;

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use crate::kv::{Operation, Outcome, Refusal};
 use crate::raft::RequestKind;
 use crate::redis::{
-    AdminAnswer, CommandNumber, CompletedRequest, SlowLogSettings, error_text, is_error,
+    AdminAnswer, CommandNumber, CompletedRequest, SlowLogSettings, Taken, error_text, is_error,
     operation_may_add_data, write_admin_reply, write_snapshot_part,
 };
 use crate::types::{Instant, RequestKey};
@@ -125,7 +125,7 @@ impl Clients {
         let error = error_text(&outcome);
         let nested = client.nested_calls(request.slot, &outcome);
         let blocks = client.blocked_on == Some(request.slot);
-        let has_taken = error.is_none() && !client.connection.must_wait(&outcome, true);
+        let taken = client.connection.taken(&outcome);
         match client.on_outcome(request.slot, outcome, self.context.now) {
             OutcomeUse::Dropped => return,
             OutcomeUse::Replied => self.note_call(request.command, error.as_deref()),
@@ -133,7 +133,7 @@ impl Clients {
         }
         self.in_flight.remove(sequence);
         if blocks {
-            self.leave_queues(request.index, has_taken, None);
+            self.leave_queues(request.index, taken, None);
         }
         self.note_nested_calls(nested);
         if is_followed {
@@ -285,7 +285,7 @@ impl Clients {
         if give(client, request.slot) {
             self.in_flight.remove(sequence);
             if self.connected.get_mut(request.index).is_some_and(|it| it.blocked_on.is_none()) {
-                self.leave_queues(request.index, false, None);
+                self.leave_queues(request.index, Taken::Nothing, None);
             }
         }
         self.after_reply(request.index);

@@ -8,10 +8,11 @@
 //! together with or after the outcome that made the request wait, and reports begin before the
 //! request is sent.
 //!
-//! Requests that take something, such as `BLPOP`, wait in the queues of their keys (`key_queues`).
-//! Each try is an ordinary write: if the connection is closed before the try is sent, nothing is
-//! taken. A try that was certainly not applied, for example because the leader has changed, is
-//! repeated; the outcome of one that may have been applied is uncertain, as that of any write.
+//! Requests that take something, such as `BLPOP`, and reads of streams wait in the queues of their
+//! keys (`key_queues`). Each try of a request that takes something is an ordinary write: if the
+//! connection is closed before the try is sent, nothing is taken. A try that was certainly not
+//! applied, for example because the leader has changed, is repeated; the outcome of one that may
+//! have been applied is uncertain, as that of any write.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::kv::{ChangedKeys, Outcome};
-use crate::redis::{CommandNumber, Wait, WaitOn, is_error};
+use crate::redis::{CommandNumber, Taken, Wait, WaitOn, is_error};
 use crate::types::{ClientId, Index, Instant};
 use crate::wire::resp::Writer;
 
@@ -238,6 +239,7 @@ impl Clients {
                     let again = Waiting {
                         client: id,
                         slot,
+        client.connection.note_nothing_found(outcome);
                         command,
                         on: WaitedFor::Keys,
                         until,
@@ -467,7 +469,7 @@ impl Clients {
         };
         self.client(index).finish_wait(waiting.slot, &outcome);
         self.context.statistics.note_call(waiting.command, false);
-        self.leave_queues(index, false, waiting.retries_at());
+        self.leave_queues(index, Taken::Nothing, waiting.retries_at());
         self.after_reply(index);
     }
 
@@ -479,13 +481,13 @@ impl Clients {
         client.finish(waiting.slot, Reply::Encoded(reply.freeze()));
         self.context.statistics.note_call(waiting.command, true);
         self.context.statistics.count_error(text);
-        self.leave_queues(index, false, waiting.retries_at());
+        self.leave_queues(index, Taken::Nothing, waiting.retries_at());
         self.after_reply(index);
     }
 
     /// Removes a client from the queues of its keys, if it is there, because its request has a
-    /// reply or its connection is closed. `has_taken` is whether the request has taken something.
-    pub(super) fn leave_queues(&mut self, index: usize, has_taken: bool, due_at: Option<Bytes>) {
+    /// reply or its connection is closed. `taken` is what the request has taken.
+    pub(super) fn leave_queues(&mut self, index: usize, taken: Taken, due_at: Option<Bytes>) {
         let WaitingClients { queues, woken, .. } = &mut self.waiting;
         queues.leave(index, has_taken, due_at, woken);
     }
@@ -523,7 +525,7 @@ impl Clients {
     /// closed.
     pub(super) fn forget_wait(&mut self, index: usize) {
         let waiting = self.take_waiting(index);
-        self.leave_queues(index, false, waiting.and_then(|waiting| waiting.retries_at()));
+        self.leave_queues(index, Taken::Nothing, waiting.and_then(|waiting| waiting.retries_at()));
     }
 
     /// Removes the client at `index` from those that wait.
