@@ -87,7 +87,10 @@ pub use context::{
 pub use failure::Failure;
 pub use notifications::KeyspaceNotifications;
 pub use readiness::Unready;
-pub use registry::{command_totals, may_add_data, operation_may_add_data, unauthorized_request};
+pub use registry::{
+    command_totals, may_add_data, operation_may_add_data, operations_adding_data,
+    unauthorized_request,
+};
 pub use resolve_users::resolve_users;
 pub use script_runner::{
     ScriptBudget, ScriptFacts, ScriptRequest, ScriptRun, ScriptRunner, ScriptUser,
