@@ -246,10 +246,14 @@ fn entry_is_delivered_to_one_consumer_while_leaders_are_killed() {
         all.delivered.append(&mut part.delivered);
         all.lost_replies += part.lost_replies;
     }
-    check(&cluster, &all, rounds);
+    println!("{rounds} rounds: {}", check(&cluster, &all));
+    let delivered: usize = all.delivered.values().map(Vec::len).sum();
+    assert!(delivered > 10 * rounds, "only {delivered} delivered");
+    cluster.wait_until_states_are_equal();
 }
 
-fn check(cluster: &Cluster, all: &Seen, rounds: usize) {
+/// Checks what the clients have seen against the state. Returns the counts.
+fn check(cluster: &Cluster, all: &Seen) -> String {
     let mut client = Client::connect(cluster.address(0)).unwrap();
     let pending = pending(&mut client);
     let mut delivered = BTreeSet::new();
@@ -265,19 +269,16 @@ fn check(cluster: &Cluster, all: &Seen, rounds: usize) {
     let lost = pending.len() - delivered.len();
     let count = |number: &&u64| !delivered.contains(number) && !left.contains(number);
     let missing = all.added.iter().filter(count).count();
-    println!(
-        "{rounds} rounds: {} added, {} delivered, {} left, {lost} delivered without a reply, {} \
-         replies lost",
+    assert!(missing <= lost, "{missing} entries lost, {lost} pending without a reply");
+    // A reply without `COUNT` has as many entries as were added meanwhile.
+    assert!(lost == 0 || all.lost_replies > 0, "{lost} without a reply, but no reply was lost");
+    format!(
+        "{} added, {} delivered, {} left, {lost} delivered without a reply, {} replies lost",
         all.added.len(),
         delivered.len(),
         left.len(),
         all.lost_replies,
-    );
-    assert!(missing <= lost, "{missing} entries lost, {lost} pending without a reply");
-    // A reply without `COUNT` has as many entries as were added meanwhile.
-    assert!(lost == 0 || all.lost_replies > 0, "{lost} without a reply, but no reply was lost");
-    assert!(delivered.len() > 10 * rounds, "only {} delivered", delivered.len());
-    cluster.wait_until_states_are_equal();
+    )
 }
 
 #[test]

@@ -304,12 +304,12 @@ impl Keyspace {
 
     /// Returns the keys that were changed since the last call, with what they hold now.
     pub(in crate::kv) fn take_changed(&mut self) -> ChangedKeys {
-        let changed = std::mem::take(&mut self.events.history.changed);
+        let reported = std::mem::take(&mut self.events.history.changed);
         let others = std::mem::take(&mut self.events.history.others_changed);
-        let mut changes = Vec::with_capacity(changed.len());
+        let mut changes = Vec::with_capacity(reported.len());
         let mut keys: Vec<ChangedKey> = Vec::new();
         let mut positions: BTreeMap<Bytes, usize> = BTreeMap::new();
-        for (change, name) in changed {
+        for (change, name) in reported {
             let position = match positions.entry(change.key.clone()) {
                 Entry::Occupied(position) => *position.get(),
                 Entry::Vacant(position) => {
