@@ -70,7 +70,7 @@ fn waiting_clients_cost_one_try_for_each_element_and_keep_their_order() {
             assert_eq!(reply(client), popped("queue", &number.to_string()));
         }
         let entries = cluster.info::<u64>(at, "raft_applied_index") - before;
-        let most = count as u64 / 10 + 2 * pushes as u64;
+        let most = count as u64 / 10 + 3 * pushes as u64;
         assert!(entries <= most, "{entries} entries for {pushes} elements");
         let rest = count - pushes;
         wait_until_blocked(&cluster, at, rest);

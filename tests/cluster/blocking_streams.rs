@@ -89,7 +89,7 @@ fn consumers_of_a_replica_take_turns_and_cost_one_try_for_each_entry() {
             assert_eq!(reply(consumer), entry_of("s", &id, &number.to_string()));
         }
         let used = cluster.info::<u64>(at, "raft_applied_index") - before;
-        let most = count as u64 / 10 + 2 * entries as u64 + 4;
+        let most = count as u64 / 10 + 3 * entries as u64;
         assert!(used <= most, "{used} entries of the log for {entries} of the stream");
         // The first takes all that were added at once, and the others go on waiting.
         call(&mut producer, "MULTI");
