@@ -14,6 +14,8 @@ mod beside_redis;
 mod blocking;
 #[path = "cluster/blocking_replies.rs"]
 mod blocking_replies;
+#[path = "cluster/blocking_streams.rs"]
+mod blocking_streams;
 #[path = "cluster/changes.rs"]
 mod changes;
 #[path = "cluster/changes_feed.rs"]

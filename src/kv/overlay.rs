@@ -26,6 +26,8 @@ use crate::kv::work;
 
 /// The bit of an encoded condition that distinguishes an earlier operation from a revision.
 const EARLIER: u64 = 1 << 63;
+/// The encoded condition on a script.
+const KEPT: u64 = u64::MAX;
 /// Added to the numbers of reads, so that their random choices differ from those of writes.
 const READ_SEEDS: u64 = 1 << 32;
 
@@ -34,6 +36,7 @@ const PUBLISH: CommandId = CommandId::of("publish");
 const REVISION: CommandId = CommandId::of("object|revision");
 const SET: CommandId = CommandId::of("set");
 const LOAD: CommandId = CommandId::of("script|load");
+const EXISTS: CommandId = CommandId::of("script|exists");
 
 /// What must hold for a key before the effects of a script are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub(super) enum KeyCondition {
     /// The operation that was applied this many operations before this one is the last that has
     /// changed the key.
     ChangedBy(u64),
+    /// The cluster keeps the script with this SHA-1, which is not a key.
+    Kept,
 }
 
 impl KeyCondition {
@@ -50,14 +55,16 @@ impl KeyCondition {
         match self {
             KeyCondition::Revision(revision) => revision.to_le_bytes(),
             KeyCondition::ChangedBy(distance) => (distance | EARLIER).to_le_bytes(),
+            KeyCondition::Kept => KEPT.to_le_bytes(),
         }
     }
 
     /// Decodes a condition; `None` if it has not 8 bytes.
     pub(super) fn decode(bytes: &[u8]) -> Option<KeyCondition> {
         let number = u64::from_le_bytes(bytes.try_into().ok()?);
-        Some(match number & EARLIER {
-            0 => KeyCondition::Revision(number),
+        Some(match number {
+            KEPT => KeyCondition::Kept,
+            _ if number & EARLIER == 0 => KeyCondition::Revision(number),
             _ => KeyCondition::ChangedBy(number & !EARLIER),
         })
     }
@@ -70,6 +77,7 @@ impl KeyCondition {
             KeyCondition::ChangedBy(distance) => {
                 revision != 0 && Some(revision) == keyspace.revision().checked_sub(distance)
             }
+            KeyCondition::Kept => keyspace.scripts.get(key).is_some(),
         }
     }
 }
@@ -97,10 +105,10 @@ pub enum OverlayError {
 /// What a script has left to do after its run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScriptEffects {
-    /// Nothing: it has used no key.
+    /// Nothing: it has used no key, and no script that the cluster keeps.
     None,
     /// The script has changed nothing. Its reply is right if this encoded operation, a read, has a
-    /// list as its outcome.
+    /// list as its outcome, which may contain a list of ones: whether the cluster keeps scripts.
     Check(Bytes),
     /// This encoded operation is the next one of the batch. The reply of the script is right if the
     /// outcome is `Done`.
@@ -124,6 +132,10 @@ struct Run {
     has_cleared: bool,
     /// Revision of the overlay before the script's first write.
     start: u64,
+    /// The SHA-1s of the kept scripts that have run.
+    scripts: BTreeSet<Bytes>,
+    /// Whether the leader may refuse the effects if its memory is full.
+    needs_memory: bool,
 }
 
 /// A keyspace with copies of the entries that scripts have used.
@@ -189,6 +201,21 @@ impl Overlay {
     /// overlay, by its SHA-1 in lower-case hexadecimal digits; `None` if there is none.
     pub fn script<'s>(&'s self, state: &'s StateMachine, sha: &[u8]) -> Option<&'s Bytes> {
         self.scratch.scripts.get(sha).or_else(|| state.script(sha))
+    }
+
+    /// Records that the run depends on a script that the cluster keeps, by its SHA-1 in lower-case
+    /// hexadecimal digits, unless the run has loaded it itself.
+    pub fn use_script(&mut self, sha: &[u8]) {
+        let is_own = self.run.operations.items().iter().any(|operation| {
+            matches!(
+                Operation::decode_nested(operation),
+                Ok(Operation::Call { command, args })
+                    if command == LOAD && args.iter().next() == Some(sha)
+            )
+        });
+        if !is_own {
+            self.run.scripts.insert(Bytes::copy_from_slice(sha));
+        }
     }
 
     /// Returns the time of the replicated clock, in milliseconds since 1970, and the number of
@@ -257,7 +284,8 @@ impl Overlay {
         }
     }
 
-    /// Runs a command of the script, for which [`Overlay::prepare`] was called.
+    /// Runs a command of the script, for which [`Overlay::prepare`] was called. `needs_memory` is
+    /// whether the leader may refuse the effects of the command if its memory is full.
     ///
     /// # Errors
     /// If the command is not run, with the reason.
@@ -266,6 +294,7 @@ impl Overlay {
         state: &StateMachine,
         command: CommandId,
         args: Arguments<'_>,
+        needs_memory: bool,
     ) -> Result<Outcome, OverlayError> {
         if command.is_read() {
             self.run.read_count += 1;
@@ -309,6 +338,7 @@ impl Overlay {
             self.run.bytes += operation.len();
             self.run.operations.push(&operation);
             self.run.operation_count += 1;
+            self.run.needs_memory |= needs_memory;
             if command == FLUSHALL {
                 (self.is_cleared, self.run.has_cleared) = (true, true);
                 self.copied.clear();
@@ -349,7 +379,7 @@ impl Overlay {
             || run.read_whole
             || !script.is_empty()
             || run.used.values().any(|revision| *revision > self.base);
-        if !is_member && run.used.is_empty() {
+        if !is_member && run.used.is_empty() && run.scripts.is_empty() {
             return ScriptEffects::None;
         }
         let mut watched = ItemsBuffer::default();
@@ -357,16 +387,25 @@ impl Overlay {
             watched.push(key);
             watched.push(&self.condition(*revision).encode());
         }
-        let (watched, operations) = (watched.items(), run.operations.items());
         if !is_member {
-            let nothing = ItemsBuffer::default();
-            let check = Operation::Transaction { watched, operations: nothing.items() };
+            let (watched, mut operations) = (watched.items(), ItemsBuffer::default());
+            if !run.scripts.is_empty() {
+                let scripts: Vec<&[u8]> = run.scripts.iter().map(|sha| &sha[..]).collect();
+                operations.push(&Operation::call(EXISTS, &scripts[..]).encode());
+            }
+            let check = Operation::Transaction { watched, operations: operations.items() };
             return ScriptEffects::Check(check.encode().into());
         }
+        for sha in &run.scripts {
+            watched.push(sha);
+            watched.push(&KeyCondition::Kept.encode());
+        }
+        let (watched, operations) = (watched.items(), run.operations.items());
         let whole = if run.read_whole { self.base + 1 } else { 0 };
         self.members.push(run.start);
-        let (seed, clock) = (run.seed, self.clock());
-        let effects = Operation::Effects { seed, clock, whole, script, watched, operations };
+        let (seed, clock, needs_memory) = (run.seed, self.clock(), run.needs_memory);
+        let effects =
+            Operation::Effects { seed, clock, whole, needs_memory, script, watched, operations };
         ScriptEffects::Apply(effects.encode().into())
     }
 

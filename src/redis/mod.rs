@@ -87,7 +87,10 @@ pub use context::{
 pub use failure::Failure;
 pub use notifications::KeyspaceNotifications;
 pub use readiness::Unready;
-pub use registry::{command_totals, may_add_data, operation_may_add_data, unauthorized_request};
+pub use registry::{
+    command_totals, may_add_data, operation_may_add_data, operations_adding_data,
+    unauthorized_request,
+};
 pub use resolve_users::resolve_users;
 pub use script_runner::{
     ScriptBudget, ScriptFacts, ScriptRequest, ScriptRun, ScriptRunner, ScriptUser,
@@ -100,7 +103,7 @@ pub use session::subscriptions::{
     write_shard_message,
 };
 pub use session::tracking::{Tracking, TrackingStatus, write_invalidation};
-pub use session::waits::{AwaitedKeys, Wait, WaitOn, Wake};
+pub use session::waits::{AwaitedKeys, Taken, Wait, WaitOn, Wake};
 pub use session::wide_reply::WideReply;
 pub use settings::{
     CLIENTS_BYTES_MIN, PASSWORD_BYTES_MAX, REWRITE_BYTES_LEAST, Settings, SlowLogSettings,

@@ -81,6 +81,13 @@ pub fn may_add_data(payload: &[u8]) -> bool {
     batch.operations().flatten().any(|operation| adds_data(&operation))
 }
 
+/// Returns for each operation in the encoded [`Batch`] `payload` whether it can add data. Empty for
+/// a payload that cannot be decoded.
+pub fn operations_adding_data(payload: &[u8]) -> Vec<bool> {
+    let Ok(batch) = Batch::decode(payload) else { return Vec::new() };
+    batch.operations().map(|operation| operation.is_some_and(|it| adds_data(&it))).collect()
+}
+
 /// Returns whether an encoded operation can add data, in which case it is refused while memory
 /// usage exceeds `maxmemory`. False for an operation that cannot be decoded.
 pub fn operation_may_add_data(operation: &[u8]) -> bool {
@@ -103,13 +110,12 @@ fn adds_data(operation: &Operation<'_>) -> bool {
         |bytes| Operation::decode_nested(bytes).is_ok_and(|operation| adds_data(&operation));
     match operation {
         Operation::Call { command, .. } => {
-            let spec = || table().find_full(command.name().as_bytes());
+            let spec = || table().find_full(command.sent_name().as_bytes());
             !command.is_read() && spec().is_none_or(|spec| spec.has_flag(DENY_OOM))
         }
         Operation::OpenSession => true,
-        Operation::Transaction { operations, .. } | Operation::Effects { operations, .. } => {
-            operations.iter().any(inner)
-        }
+        Operation::Effects { needs_memory, .. } => *needs_memory,
+        Operation::Transaction { operations, .. } => operations.iter().any(inner),
         Operation::Once { operation, .. } => inner(operation),
         _ => false,
     }

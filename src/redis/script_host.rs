@@ -1,11 +1,12 @@
 //! The commands that a script calls: the same parsing, checks and functions as for clients, on the
 //! overlay of the applied state.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
-use crate::kv::{ItemsBuffer, Operation, Outcome, Overlay, OverlayError, StateMachine};
+use crate::kv::{ItemsBuffer, Operation, Outcome, Overlay, OverlayError, StateMachine, read_keys};
 use crate::lua::{Commands, LogLevel, StopFlag, Value, read_value};
 use crate::wire::resp::{Request, Version, Writer};
 
@@ -13,6 +14,7 @@ use super::acl_log::DenialReason;
 use super::action::Action;
 use super::authorization::Checked;
 use super::call::Call;
+use super::commands::streams::refusal_in_script;
 use super::context::Context;
 use super::registry;
 use super::session::connection::Connection;
@@ -55,6 +57,8 @@ pub(super) struct Host<'r> {
     /// Ends the script.
     pub(super) stop: StopFlag,
     pub(super) interruption: Option<Interruption>,
+    /// The keys that read-only commands have read; `None` if they are not needed.
+    pub(super) read: Option<BTreeSet<Bytes>>,
 }
 
 /// A request with the arguments of a call.
@@ -159,8 +163,9 @@ impl Host<'_> {
         let action = spec.run(&mut call, registry::table());
         match action {
             Action::Submit { reply_format, .. } => {
+                let needs_memory = spec.has_flag(DENY_OOM) && !self.allows_full_memory;
                 for operation in batch.items().iter() {
-                    let outcome = self.perform(operation);
+                    let outcome = self.perform(operation, needs_memory);
                     reply_format.encode(&outcome, out);
                 }
             }
@@ -173,12 +178,16 @@ impl Host<'_> {
         self.connection.blocked = None;
     }
 
-    /// Runs an encoded operation on the overlay.
-    fn perform(&mut self, operation: &[u8]) -> Outcome {
+    /// Runs an encoded operation on the overlay. `needs_memory` is whether the leader may refuse
+    /// its effects if its memory is full.
+    fn perform(&mut self, operation: &[u8], needs_memory: bool) -> Outcome {
         let not_allowed = || Outcome::Error(NOT_ALLOWED.into());
-        let Ok(Operation::Call { command, args }) = Operation::decode(operation) else {
+        let Ok(decoded @ Operation::Call { command, args }) = Operation::decode(operation) else {
             return not_allowed();
         };
+        if let Some(read) = &mut self.read {
+            read.extend(read_keys(&decoded).into_iter().map(Bytes::copy_from_slice));
+        }
         let steps = self.overlay.prepare(self.state, command, args);
         let left = self.steps_left.checked_sub(steps.saturating_add(STEPS_PER_CALL));
         let Some(left) = left else {
@@ -186,7 +195,7 @@ impl Host<'_> {
             return Outcome::Malformed;
         };
         self.steps_left = left;
-        let outcome = match self.overlay.call(self.state, command, args) {
+        let outcome = match self.overlay.call(self.state, command, args, needs_memory) {
             Ok(outcome) => outcome,
             Err(OverlayError::NotFirst) => {
                 self.interrupt(Interruption::NotFirst);
@@ -214,6 +223,9 @@ impl Commands for Host<'_> {
             Ok(spec) => spec,
             Err(refused) => return refused,
         };
+        if let Some(refused) = refusal_in_script(spec, request.request()) {
+            return error(refused);
+        }
         self.connection.version = if resp3 { Version::Three } else { Version::Two };
         let mut out = BytesMut::new();
         self.run(spec, request.request(), &mut out);

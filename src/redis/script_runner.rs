@@ -4,6 +4,7 @@
 //! The applier calls it. A run changes only the overlay; its result says what must be checked or
 //! applied, by the log, before the client gets the reply.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,14 +50,22 @@ pub struct ScriptRequest {
     operation: Bytes,
     version: Version,
     permissions: Option<Arc<Permissions>>,
+    /// Whether the client caches the values that the scripts read.
+    is_cached: bool,
 }
 
 impl ScriptRequest {
     /// Returns the request with this encoded operation and reply format, which `EVAL` or `EXEC` has
-    /// submitted for this user.
-    pub fn new(user: ScriptUser, operation: Bytes, reply_format: &ReplyFormat) -> ScriptRequest {
+    /// submitted for this user. `is_cached` is whether the client caches the values that the
+    /// scripts read.
+    pub fn new(
+        user: ScriptUser,
+        operation: Bytes,
+        reply_format: &ReplyFormat,
+        is_cached: bool,
+    ) -> ScriptRequest {
         let (version, ScriptUser(permissions)) = (reply_format.version, user);
-        ScriptRequest { operation, version, permissions }
+        ScriptRequest { operation, version, permissions, is_cached }
     }
 }
 
@@ -114,6 +123,8 @@ pub enum ScriptRun {
         reply: Bytes,
         /// What must be checked or applied before the client gets the reply.
         effects: ScriptEffects,
+        /// The keys that read-only commands have read, if the client caches their values.
+        read: Vec<Bytes>,
     },
     /// The request must be the first one that runs on another overlay.
     NotFirst,
@@ -223,6 +234,7 @@ impl ScriptRunner {
             steps_left: budget.steps,
             stop: budget.stop.clone(),
             interruption: None,
+            read: request.is_cached.then(BTreeSet::new),
         };
         let mut reply = BytesMut::new();
         let result = match operation {
@@ -254,7 +266,7 @@ impl ScriptRunner {
             }
             other => unreachable!("EVAL or EXEC has encoded this: {other:?}"),
         };
-        let interruption = host.interruption;
+        let (interruption, read) = (host.interruption, host.read.take());
         match (result, interruption) {
             (Ok(()), None) => {
                 let effects = match missing.filter(|_| !self.overlay.has_written()) {
@@ -266,7 +278,8 @@ impl ScriptRunner {
                         ScriptEffects::Check(Operation::call(EXISTS, args).encode().into())
                     }
                 };
-                ScriptRun::Ended { reply: reply.freeze(), effects }
+                let read = read.into_iter().flatten().collect();
+                ScriptRun::Ended { reply: reply.freeze(), effects, read }
             }
             (_, Some(Interruption::TooLarge)) => {
                 self.is_spoiled |= !self.overlay.abandon_script();
@@ -274,7 +287,8 @@ impl ScriptRunner {
                 let text = format!("ERR the script uses or writes too much, at most {max} bytes");
                 let mut reply = BytesMut::new();
                 Writer::new(&mut reply, request.version).error(text.as_bytes());
-                ScriptRun::Ended { reply: reply.freeze(), effects: ScriptEffects::None }
+                let (effects, read) = (ScriptEffects::None, Vec::new());
+                ScriptRun::Ended { reply: reply.freeze(), effects, read }
             }
             (result, interruption) => {
                 self.is_spoiled |= !self.overlay.abandon_script();
@@ -346,6 +360,9 @@ impl OneRequest<'_> {
                 return Ok(sha);
             }
         };
+        if spec.full_name.starts_with("evalsha") {
+            host.overlay.use_script(found.sha.as_bytes());
+        }
         let is_read_only = spec.has_flag("readonly");
         if let Some(text) = refusal(host, &found.header, is_read_only) {
             Writer::new(out, self.version).error(text.as_bytes());

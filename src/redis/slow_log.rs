@@ -143,7 +143,7 @@ fn arguments_of(operation: &Operation<'_>) -> Vec<Bytes> {
     match operation {
         Operation::Call { command, args } => {
             if command.name() != "unresolved" {
-                arguments.push(command.name().as_bytes());
+                arguments.push(command.sent_name().as_bytes());
             }
             let is_secret = command.name().starts_with("acl|");
             let shown = |argument| if is_secret { &b"(redacted)"[..] } else { argument };

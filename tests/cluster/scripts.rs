@@ -244,3 +244,50 @@ fn expiration_and_id_that_a_script_sets_count_from_the_present_time() {
         return #found";
     assert_eq!(client.call(&[b"EVAL", source, b"1", b"s"]).unwrap(), b":3\r\n");
 }
+
+#[test]
+fn flushed_script_runs_at_no_replica() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let mut at_leader = Client::connect(cluster.address(leader)).unwrap();
+    let mut at_follower = Client::connect(cluster.address((leader + 1) % 3)).unwrap();
+    for source in [&b"return 1"[..], b"return redis.call('incr', 'n')"] {
+        for round in 1..=30 {
+            let reply = at_leader.call(&[b"SCRIPT", b"LOAD", source]).unwrap();
+            let sha = String::from_utf8(reply).unwrap().lines().nth(1).unwrap().to_owned();
+            let request: [&[u8]; 3] = [b"EVALSHA", sha.as_bytes(), b"0"];
+            let reply = at_follower.call(&request).unwrap();
+            assert!(number(&reply).is_some(), "{}", reply.escape_ascii());
+            assert_eq!(at_leader.call(&[b"SCRIPT", b"FLUSH"]).unwrap(), b"+OK\r\n");
+            let reply = at_follower.call(&request).unwrap();
+            assert!(reply.starts_with(b"-NOSCRIPT "), "{round}: {}", reply.escape_ascii());
+        }
+    }
+    let reply = at_leader.call(&[b"GET", b"n"]).unwrap();
+    assert_eq!(reply, b"$2\r\n30\r\n", "no flushed script has written");
+}
+
+#[test]
+fn full_leader_takes_what_a_script_may_add_at_a_follower() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let mut at_leader = Client::connect(cluster.address(leader)).unwrap();
+    let mut at_follower = Client::connect(cluster.address((leader + 1) % 3)).unwrap();
+    at_leader.call(&[b"MSET", b"a", b"1", b"b", b"1"]).unwrap();
+    at_leader.call(&[b"CONFIG", b"SET", b"maxmemory", b"1"]).unwrap();
+    cluster.wait_for("a full leader", || {
+        let reply = at_leader.call(&[b"SET", b"a", b"2"]).unwrap();
+        reply.starts_with(b"-OOM ").then_some(())
+    });
+    let mut eval = |source: &str| {
+        let reply = at_follower.call(&[b"EVAL", source.as_bytes(), b"0"]).unwrap();
+        String::from_utf8(reply).unwrap()
+    };
+    assert!(eval("return redis.call('set', 'a', '3')").starts_with("-OOM "));
+    assert_eq!(eval("return redis.call('del', 'b')"), ":1\r\n");
+    let allowed = "#!lua flags=allow-oom\nreturn redis.call('set', 'a', '4')";
+    assert_eq!(eval(allowed), "+OK\r\n");
+    assert_eq!(at_leader.call(&[b"GET", b"a"]).unwrap(), b"$1\r\n4\r\n");
+}

@@ -214,11 +214,11 @@ impl LocalServer {
         let runner = self.runner.get_or_insert_default();
         runner.begin(&self.store, &ScriptFacts::new(&self.context, &self.settings));
         let user = ScriptUser::of(&self.connection);
-        let request = ScriptRequest::new(user, operation, reply_format);
+        let request = ScriptRequest::new(user, operation, reply_format, false);
         let (instructions, steps, stop) = (10_000_000, 10_000_000, StopFlag::default());
         let budget = ScriptBudget { instructions, steps, stop, seed: 1 };
         match runner.run(&self.store, &request, &budget) {
-            ScriptRun::Ended { reply, effects } => {
+            ScriptRun::Ended { reply, effects, .. } => {
                 let (mut buffer, mut is_write) = (BatchBuffer::default(), false);
                 match effects {
                     ScriptEffects::None => {}

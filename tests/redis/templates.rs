@@ -752,6 +752,7 @@ const STREAMS: &[Template] = &[
         "XREAD [COUNT count|BLOCK badwait|NOACK|GROUP group consumer|value ...] STREAMS stream id",
     ),
     same("XREAD STREAMS stream id [id]"),
+    same("XREAD [COUNT count] BLOCK 1 STREAMS stream (id|$)").once_in(4),
     same("XGROUP CREATE stream group (id|$|0) [MKSTREAM|ENTRIESREAD count ...]"),
     same("XGROUP CREATE stream group 0 MKSTREAM"),
     same("XGROUP SETID stream group (id|$) [MKSTREAM|ENTRIESREAD count ...]").once_in(3),
@@ -761,6 +762,8 @@ const STREAMS: &[Template] = &[
     same("XGROUP (CREATE|SETID|DESTROY|value) stream group").once_in(5),
     same("XREADGROUP GROUP group consumer [COUNT count|NOACK ...] STREAMS stream >"),
     same("XREADGROUP GROUP group consumer COUNT few STREAMS stream >"),
+    same("XREADGROUP GROUP group consumer [COUNT count|NOACK ...] BLOCK 1 STREAMS stream >")
+        .once_in(4),
     same("XREADGROUP GROUP group consumer [COUNT count|NOACK ...] STREAMS stream (id|0)"),
     same("XREADGROUP GROUP group consumer STREAMS stream stream (>|id) (>|0)"),
     same("XREADGROUP [GROUP group consumer|COUNT count|NOACK|value ...] STREAMS stream > [>]"),

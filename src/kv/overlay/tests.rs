@@ -12,7 +12,7 @@ fn call(overlay: &mut Overlay, state: &StateMachine, text: &str) -> Result<Outco
         rest.split(' ').filter(|arg| !arg.is_empty()).map(str::as_bytes).collect();
     let command = CommandId::named(name).unwrap();
     overlay.prepare(state, command, args[..].into());
-    overlay.call(state, command, args[..].into())
+    overlay.call(state, command, args[..].into(), true)
 }
 
 /// Runs a script of these commands, and returns its effects.
@@ -290,4 +290,45 @@ fn scripts_run_at_the_present_time_although_the_clock_of_the_state_is_behind() {
         feeder.apply(Operation::Clock { millis: 13_000, resets: 0 });
         assert_eq!(integer(&mut feeder, "a"), None);
     }
+}
+
+#[test]
+fn kept_script_is_a_condition_of_its_run() {
+    let mut feeder = Feeder::new();
+    let sha = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db";
+    feeder.call("script|load", &[sha, "return 1"]);
+    let mut overlay = Overlay::default();
+    overlay.begin(&feeder.store);
+    let run = |overlay: &mut Overlay, commands: &[&str]| {
+        overlay.begin_script(7);
+        overlay.use_script(sha.as_bytes());
+        for text in commands {
+            call(overlay, &feeder.store, text).unwrap();
+        }
+        overlay.finish_script(b"")
+    };
+    let (reads, writes) = (run(&mut overlay, &[]), run(&mut overlay, &["set k 1"]));
+    let ScriptEffects::Check(check) = &reads else { panic!("{reads:?}") };
+    let is_kept = |feeder: &Feeder| {
+        let mut buffer = BatchBuffer::default();
+        buffer.push(check);
+        let batch = buffer.finish(RequestKey::default(), false);
+        feeder.store.read(&batch).unwrap().1
+    };
+    let flags = |flag| [Outcome::List(vec![Outcome::List(vec![Outcome::Integer(flag)])])];
+    assert_eq!(is_kept(&feeder), flags(1));
+    feeder.call("script|flush", &[]);
+    assert_eq!(is_kept(&feeder), flags(0));
+    assert_eq!(apply(&mut feeder, std::slice::from_ref(&writes)), [false]);
+    assert_eq!(integer(&mut feeder, "k"), None);
+    feeder.call("script|load", &[sha, "return 1"]);
+    assert_eq!(apply(&mut feeder, &[writes]), [true]);
+    // A script that the run itself has loaded is not kept before.
+    overlay.begin(&feeder.store);
+    overlay.begin_script(8);
+    call(&mut overlay, &feeder.store, &format!("script|load {sha} source")).unwrap();
+    overlay.use_script(sha.as_bytes());
+    let effects = overlay.finish_script(b"");
+    feeder.call("script|flush", &[]);
+    assert_eq!(apply(&mut feeder, &[effects]), [true]);
 }

@@ -100,7 +100,7 @@ impl StateMachine {
             Operation::Transaction { watched, operations } => {
                 transactions::run(&mut self.keyspace, watched, operations, seed)
             }
-            Operation::Effects { seed, clock, whole, script, watched, operations } => {
+            Operation::Effects { seed, clock, whole, script, watched, operations, .. } => {
                 if let Some((sha, source)) = script.split_first_chunk() {
                     // Without space, the next `EVAL` brings its source again.
                     let _ = self.keyspace.scripts.add(sha, source, false);

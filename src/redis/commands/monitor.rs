@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::redis::action::Action;
 use crate::redis::call::Call;
+use crate::redis::commands::once::COMMAND_INDEX;
 use crate::redis::context::Context;
 use crate::redis::session::connection::Connection;
 use crate::redis::spec::{ADMIN, CommandSpec, command};
@@ -52,7 +53,7 @@ impl Connection {
         let now = context.wall_clock;
         let (seconds, micros) = (now.as_secs(), now.subsec_micros());
         let mut line = format!("+{seconds}.{micros:06} [0 {}]", self.address);
-        let secrets = secrets(spec, request);
+        let secrets = secrets(request);
         for (position, argument) in request.iter().enumerate() {
             let argument = if secrets.contains(&position) { REDACTED } else { argument };
             line.push_str(" \"");
@@ -75,25 +76,31 @@ impl Connection {
 
 /// Returns the positions of the arguments of a request that are names of users and passwords, as in
 /// Redis.
-fn secrets(spec: &CommandSpec, request: Request<'_>) -> Vec<usize> {
-    match spec.full_name {
-        "auth" => (1..request.len()).collect(),
-        "hello" => {
-            let (mut secrets, mut position) = (Vec::new(), 2);
-            while let Some(option) = request.get(position) {
-                let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
-                if is("AUTH") {
-                    secrets.extend([position + 1, position + 2]);
-                    position += 2;
-                } else if is("SETNAME") {
-                    position += 1;
-                }
-                position += 1;
-            }
-            secrets
-        }
-        _ => Vec::new(),
+fn secrets(request: Request<'_>) -> Vec<usize> {
+    let name = request.get(0).unwrap_or_default();
+    let is_name = |word: &str| name.eq_ignore_ascii_case(word.as_bytes());
+    if is_name("auth") {
+        return (1..request.len()).collect();
     }
+    if is_name("once") {
+        // A numbered command follows, although those with secrets are refused.
+        let inner = request.from(COMMAND_INDEX).map(secrets).unwrap_or_default();
+        return inner.into_iter().map(|position| COMMAND_INDEX + position).collect();
+    }
+    let (mut secrets, mut position) = (Vec::new(), 2);
+    while is_name("hello")
+        && let Some(option) = request.get(position)
+    {
+        let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
+        if is("AUTH") {
+            secrets.extend([position + 1, position + 2]);
+            position += 2;
+        } else if is("SETNAME") {
+            position += 1;
+        }
+        position += 1;
+    }
+    secrets
 }
 
 /// Appends an argument as Redis shows it: control characters and bytes that are not ASCII are
@@ -116,21 +123,23 @@ fn quote(argument: &[u8], line: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::commands::connection;
     use crate::wire::resp::{Limits, Parser};
 
     /// Redis shows the password of a second `AUTH`, and the name before a missing password.
     #[test]
     fn every_name_and_password_of_hello_is_redacted() {
-        let hello = connection::COMMANDS.iter().find(|spec| spec.full_name == "hello").unwrap();
         for (line, wanted) in [
             ("HELLO 2 AUTH one two AUTH three four SETNAME AUTH\r\n", &[3, 4, 6, 7][..]),
             ("HELLO 3 SETNAME n auth name\r\n", &[5, 6]),
             ("HELLO\r\n", &[]),
+            ("ONCE 1 1 AUTH name secret\r\n", &[4, 5]),
+            ("ONCE 1 1 once 1 2 hello 3 auth name secret\r\n", &[9, 10]),
+            ("ONCE 1 1 SET auth x\r\n", &[]),
+            ("ONCE 1\r\n", &[]),
         ] {
             let mut parser = Parser::new(Limits::default());
             let request = parser.next(line.as_bytes(), &mut 0).unwrap().unwrap();
-            assert_eq!(secrets(hello, request), wanted, "{line}");
+            assert_eq!(secrets(request), wanted, "{line}");
         }
     }
 

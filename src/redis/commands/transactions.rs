@@ -154,7 +154,7 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
         return call.error(&moved);
     }
     if specs.iter().any(|spec| runs_script(spec.full_name)) {
-        return exec_with_scripts(call, &watched, &requests, slot);
+        return exec_with_scripts(call, table, &watched, &requests, slot);
     }
     let before = (!watched.revisions.is_empty()).then(|| Box::new(call.connection.clone()));
     let mut run =
@@ -210,6 +210,7 @@ fn encode_watched(watched: &WatchedKeys) -> ItemsBuffer {
 /// after another like one script.
 fn exec_with_scripts(
     call: &mut Call<'_>,
+    table: &'static CommandTable,
     watched: &WatchedKeys,
     requests: &[Request<'_>],
     slot: Option<u16>,
@@ -227,6 +228,9 @@ fn exec_with_scripts(
     let mut action = call.submit(operation, ReplyKind::Script);
     if let Action::Submit { redirect_slot, .. } = &mut action {
         *redirect_slot = slot;
+    }
+    for request in requests {
+        call.connection.show(table.resolved(*request).1, *request, call.context);
     }
     action
 }

@@ -7,15 +7,18 @@ use bytes::{Bytes, BytesMut};
 use crate::kv::{Outcome, Refusal};
 
 use super::connection::{Blocked, Connection};
-use super::reply_format::ReplyFormat;
-use super::waits::{Wait, WaitOn};
+use super::reply_format::{ReplyFormat, is_error};
+use super::stream_wait::StreamWait;
+use super::waits::{Taken, Wait, WaitOn};
 
 impl Connection {
     /// Returns whether the connection is blocked by a request that may have to wait, so that it
     /// waits for something ([`Connection::wait`]).
     pub fn may_wait(&self) -> bool {
         match self.blocked {
-            Some(Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Replicas(_)) => true,
+            Some(
+                Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Streams(_) | Blocked::Replicas(_),
+            ) => true,
             Some(Blocked::Watch(_) | Blocked::Exec(_)) | None => false,
         }
     }
@@ -28,6 +31,9 @@ impl Connection {
                 Some(Wait { on: WaitOn::Prefix(wait.prefix.clone()), until: wait.until })
             }
             Some(Blocked::Pop(wait)) => {
+                Some(Wait { on: WaitOn::Keys(wait.keys.clone()), until: wait.until })
+            }
+            Some(Blocked::Streams(wait)) => {
                 Some(Wait { on: WaitOn::Keys(wait.keys.clone()), until: wait.until })
             }
             Some(Blocked::Replicas(wait)) => {
@@ -52,7 +58,27 @@ impl Connection {
                 Outcome::Refused(Refusal::WrongType) => is_again && !wait.moves,
                 _ => false,
             },
+            Some(Blocked::Streams(wait)) => match outcome {
+                Outcome::Refused(Refusal::WrongType) => is_again && wait.reader.is_none(),
+                _ => StreamWait::found_nothing(outcome),
+            },
             Some(Blocked::Watch(_) | Blocked::Exec(_)) | None => false,
+        }
+    }
+
+    /// Returns what the request that blocks the connection has taken, if this is its outcome.
+    pub fn taken(&self, outcome: &Outcome) -> Taken {
+        match &self.blocked {
+            _ if is_error(outcome) || self.must_wait(outcome, true) => Taken::Nothing,
+            Some(Blocked::Streams(wait)) => wait.taken(outcome),
+            _ => Taken::Whole,
+        }
+    }
+
+    /// Handles the outcome of a try after which the client waits.
+    pub fn note_nothing_found(&mut self, outcome: &Outcome) {
+        if let Some(Blocked::Streams(wait)) = &mut self.blocked {
+            wait.note_ids(outcome);
         }
     }
 
@@ -67,6 +93,7 @@ impl Connection {
                 wait.operation(next.cast_unsigned())
             }
             (Some(Blocked::Pop(wait)), _) => wait.operation_again(woken_by),
+            (Some(Blocked::Streams(wait)), _) => wait.operation_again(woken_by),
             (blocked, _) => unreachable!("{blocked:?} waits for no keys"),
         }
     }
@@ -92,14 +119,14 @@ impl Connection {
                 let nothing = Outcome::List(Vec::new());
                 reply_format.encode(&Outcome::List(vec![outcome.clone(), nothing]), out);
             }
-            Some(Blocked::Pop(_)) if found_nothing => reply_format.encode(&Outcome::NoList, out),
+            Some(Blocked::Pop(_) | Blocked::Streams(_)) if found_nothing => {
+                reply_format.encode(&Outcome::NoList, out);
+            }
             Some(Blocked::Replicas(wait)) if found_nothing && wait.with_local => {
                 let counts = vec![Outcome::Integer(1), outcome.clone()];
                 reply_format.encode(&Outcome::List(counts), out);
             }
-            Some(Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Replicas(_)) | None => {
-                reply_format.encode(outcome, out);
-            }
+            _ => reply_format.encode(outcome, out),
         }
     }
 
@@ -110,7 +137,7 @@ impl Connection {
         match self.blocked.take() {
             Some(Blocked::Watch(_)) => self.transaction.watched.failed = true,
             Some(Blocked::Exec(before)) => self.restore(*before),
-            Some(Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Replicas(_)) | None => {}
+            _ => {}
         }
     }
 

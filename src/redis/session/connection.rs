@@ -15,6 +15,7 @@ use crate::wire::resp::Version;
 
 use super::changes_wait::ChangesWait;
 use super::file_options::FileOptions;
+use super::stream_wait::StreamWait;
 use super::subscriptions::{ClientSubscriptions, SubscriptionChange};
 use super::tracking::Observation;
 use super::transaction::Transaction;
@@ -109,6 +110,8 @@ pub(in crate::redis) enum Blocked {
     Changes(Box<ChangesWait>),
     /// A request such as `BLPOP` that waits for an element to take.
     Pop(Box<PopWait>),
+    /// An `XREAD` or `XREADGROUP` that waits for entries.
+    Streams(Box<StreamWait>),
     /// A `WAIT` or `WAITAOF` that waits for other replicas.
     Replicas(ReplicaWait),
 }
@@ -274,6 +277,7 @@ impl Connection {
         let waits = match &self.blocked {
             Some(Blocked::Changes(wait)) => size_of::<ChangesWait>() + wait.prefix.len(),
             Some(Blocked::Pop(wait)) => wait.held_bytes(),
+            Some(Blocked::Streams(wait)) => wait.held_bytes(),
             Some(Blocked::Watch(_) | Blocked::Exec(_) | Blocked::Replicas(_)) | None => 0,
         };
         let tracking = self.observation.tracking.as_ref();

@@ -13,6 +13,7 @@
 //! | `blocked` | commands that block their connection |
 //! | `changes_wait` | a `CHANGES` that waits for a change |
 //! | `file_options` | what `SYNC` is to return |
+//! | `stream_wait` | an `XREAD` or `XREADGROUP` that waits for entries |
 //! | `waits` | what a blocked client waits for |
 
 pub(in crate::redis) mod blocked;
@@ -22,6 +23,7 @@ pub(in crate::redis) mod connection;
 pub(in crate::redis) mod file_options;
 pub(in crate::redis) mod observation;
 pub(in crate::redis) mod reply_format;
+pub(in crate::redis) mod stream_wait;
 pub(in crate::redis) mod subscriptions;
 pub(in crate::redis) mod tracking;
 pub(in crate::redis) mod transaction;

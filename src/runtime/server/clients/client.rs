@@ -669,6 +669,21 @@ impl Client {
         }
     }
 
+    /// Returns whether the request in this slot contains scripts that have not run.
+    pub(crate) fn has_script_to_run(&mut self, slot: u64) -> bool {
+        self.script(slot).is_some_and(|request| request.script.is_none())
+    }
+
+    /// Returns whether the request in this slot, which has no reply, is a write.
+    pub(crate) fn is_write(&self, slot: u64) -> bool {
+        match self.at(slot).and_then(|at| self.slots.get(at)).map(|slot| &slot.state) {
+            Some(RequestState::Waiting(request) | RequestState::InFlight(request)) => {
+                request.kind == RequestKind::Write
+            }
+            Some(RequestState::Done(_)) | None => false,
+        }
+    }
+
     /// Returns the reply of the request with scripts in this slot, if it has run.
     pub(crate) fn script_reply(&mut self, slot: u64) -> Option<ScriptReply> {
         Some(self.script(slot)?.script.as_deref()?.clone())

@@ -437,13 +437,10 @@ impl Clients {
             self.to_dispatch.extend(later);
         }
         let mut refused = false;
-        let mut indexes = std::mem::replace(&mut self.to_dispatch, std::mem::take(&mut self.spare));
-        let now = (self.context.applied_index, self.context.now);
-        // Version 0.1 does not know the field, and its users never change.
-        let has_field = self.context.members.feature_level >= FeatureLevel::V0_2;
-        let revision = has_field.then(|| self.context.access.users_revision());
-        self.batches.begin(matches!(target, Target::Leader(_)), now, operations_max, revision);
+        self.begin_batches(target, operations_max);
         self.send_effects(target);
+        // After those that may continue were added.
+        let mut indexes = std::mem::replace(&mut self.to_dispatch, std::mem::take(&mut self.spare));
         let mut jobs = Vec::new();
         let runs_scripts = !self.scripts.are_busy(&self.batches);
         let mut is_aging = false;
@@ -457,7 +454,7 @@ impl Clients {
             let mut has_no_leader = false;
             if !refused {
                 let (batches, context) = (&mut self.batches, &mut self.context);
-                let (mut waits, mut waits_for_scripts) = (false, false);
+                let (mut waits, mut waits_for_scripts, mut is_paused) = (false, false, false);
                 let user = client.next_script_user();
                 client.dispatch(context.now, |request, may_lag| {
                     let check = if may_lag { target.check(request) } else { LagCheck::TooOld };
@@ -467,13 +464,20 @@ impl Clients {
                     }
                     let Request { kind, sequence, operation, script, .. } = request;
                     if request.reply_format.is_script() && script.is_none() {
+                        let now = context.now;
+                        is_paused =
+                            context.pause.is_some_and(|pause| pause.holds_script(now, operation));
+                        if is_paused {
+                            return SentTo::None;
+                        }
                         waits_for_scripts = !runs_scripts || jobs.len() >= SCRIPTS_MAX;
                         let Some(user) = user.clone().filter(|_| !waits_for_scripts) else {
                             return SentTo::None;
                         };
                         let operation = operation.clone();
-                        let format = &request.reply_format;
-                        jobs.push((*sequence, ScriptRequest::new(user, operation, format)));
+                        let (format, is_cached) = (&request.reply_format, request.is_cached);
+                        let job = ScriptRequest::new(user, operation, format, is_cached);
+                        jobs.push((*sequence, job));
                         return SentTo::Script;
                     }
                     let script_check = script.as_mut().and_then(|script| script.check.as_mut());
@@ -505,6 +509,8 @@ impl Clients {
                 }
                 if waits_for_scripts {
                     self.scripts.hold(index);
+                } else if is_paused {
+                    self.scripts.pause(index);
                 }
             }
             // A client that waits for outcomes of its own is marked again when these arrive.
@@ -513,6 +519,19 @@ impl Clients {
             }
         }
         self.spare = indexes;
+        self.finish_batches(jobs, is_aging)
+    }
+
+    fn begin_batches(&mut self, target: Target, operations_max: usize) {
+        let now = (self.context.applied_index, self.context.now);
+        // Version 0.1 does not know the field, and its users never change.
+        let has_field = self.context.members.feature_level >= FeatureLevel::V0_2;
+        let revision = has_field.then(|| self.context.access.users_revision());
+        self.batches.begin(matches!(target, Target::Leader(_)), now, operations_max, revision);
+    }
+
+    /// Returns the batches that were begun, and the requests with scripts that are to be run.
+    fn finish_batches(&mut self, jobs: Vec<(u64, ScriptRequest)>, is_aging: bool) -> Dispatched {
         let (batches, lagging_reads) = self.batches.finish();
         self.begin_trace(&batches);
         let facts = || ScriptFacts::new(&self.context, &self.settings);

@@ -36,6 +36,8 @@ pub(super) struct Scripts {
     /// Indexes of the clients whose requests wait for the next group, first those that must run
     /// first.
     held: VecDeque<usize>,
+    /// Indexes of the clients whose requests wait for the end of a pause.
+    paused: Vec<usize>,
 }
 
 /// The effects of the scripts that have run on one overlay, or of one long script.
@@ -60,11 +62,30 @@ impl Scripts {
         self.held.push_back(index);
     }
 
+    /// Makes a client wait for the end of the pause.
+    pub(super) fn pause(&mut self, index: usize) {
+        self.paused.push(index);
+    }
+
+    /// Returns whether a client waits for the end of the pause.
+    pub(super) fn has_paused(&self) -> bool {
+        !self.paused.is_empty()
+    }
+
     /// Records the group that was sent to the applier, if there is one.
     pub(super) fn begin(&mut self, jobs: Option<&ScriptJobs>) {
         if jobs.is_some() {
             self.is_running = true;
         }
+    }
+}
+
+/// Returns whether this element of the outcome of a check says that scripts exist, or that the one
+/// which was not found does not exist.
+fn is_as_in_run(item: &Outcome) -> bool {
+    match item {
+        Outcome::List(found) => found.iter().all(|flag| *flag == Outcome::Integer(1)),
+        item => *item == Outcome::Integer(0),
     }
 }
 
@@ -111,15 +132,16 @@ impl Clients {
             match run {
                 ScriptRun::Moved => {}
                 ScriptRun::Ended { .. } if !is_current => self.run_again(sequence, false),
-                ScriptRun::Ended { reply, effects: ScriptEffects::None } => {
+                ScriptRun::Ended { reply, effects: ScriptEffects::None, .. } => {
                     self.finish_script(sequence, reply);
                 }
-                ScriptRun::Ended { reply, effects: ScriptEffects::Check(check) } => {
+                ScriptRun::Ended { reply, effects: ScriptEffects::Check(check), read } => {
                     let check = Some(check);
-                    self.set_script_reply(sequence, ScriptReply { reply, check, users_revision });
+                    let reply = ScriptReply { reply, check, users_revision, read };
+                    self.set_script_reply(sequence, reply);
                 }
-                ScriptRun::Ended { reply, effects: ScriptEffects::Apply(operation) } => {
-                    let reply = ScriptReply { reply, check: None, users_revision };
+                ScriptRun::Ended { reply, effects: ScriptEffects::Apply(operation), read } => {
+                    let reply = ScriptReply { reply, check: None, users_revision, read };
                     self.set_script_reply(sequence, reply);
                     effects.push((sequence, operation));
                 }
@@ -160,16 +182,20 @@ impl Clients {
     ) {
         let is_right = match outcome {
             Outcome::Done => true,
-            // No condition has failed, or the script does not exist. A change of the users, which
-            // the check does not notice, may have withdrawn permissions.
+            // No condition has failed, and the script exists or not as in the run. A change of the
+            // users, which the check does not notice, may have withdrawn permissions.
             Outcome::List(items) => {
                 reply.users_revision == self.context.access.users_revision()
-                    && items.iter().all(|item| *item == Outcome::Integer(0))
+                    && items.iter().all(is_as_in_run)
             }
             _ => false,
         };
         if is_right {
             self.finish_script(sequence, reply.reply);
+            if self.tracking.is_active() {
+                self.note_writer(request);
+                self.track(request, reply.read);
+            }
             return;
         }
         let Some(client) = sender(&mut self.connected, request) else {
@@ -186,12 +212,6 @@ impl Clients {
         } else {
             self.run_again(sequence, false);
         }
-    }
-
-    /// Returns whether the request has run scripts and waits for its outcome.
-    pub(super) fn has_script_reply(&mut self, request: InFlight) -> bool {
-        let client = sender(&mut self.connected, request);
-        client.is_some_and(|client| client.script_reply(request.slot).is_some())
     }
 
     /// Sends the request to the applier again: with the next group, as its first one if `first`.
@@ -224,6 +244,17 @@ impl Clients {
         let mut reply = BytesMut::new();
         Writer::new(&mut reply, Version::Two).error(text.as_bytes());
         self.finish_script(sequence, reply.freeze());
+    }
+
+    /// Lets the clients continue whose requests have waited for the end of a pause. Their timeouts
+    /// begin anew.
+    pub(super) fn resume_scripts(&mut self) {
+        for index in std::mem::take(&mut self.scripts.paused) {
+            if let Some(client) = self.connected.get_mut(index) {
+                client.on_budget_freed(self.context.now);
+                self.mark_dispatch(index);
+            }
+        }
     }
 
     /// Runs `SCRIPT KILL`.

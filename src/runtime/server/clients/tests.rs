@@ -4,6 +4,7 @@
 mod blocking;
 mod lagging_reads;
 mod pause;
+mod scripts;
 mod settings;
 mod statistics;
 mod tls;

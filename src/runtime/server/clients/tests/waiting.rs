@@ -19,7 +19,7 @@ fn changed(keys: &[&'static str], others: bool) -> ChangedKeys {
         key: name(key),
         kind: Some(ValueType::String),
         elements: 0,
-        changes: 1,
+        news: usize::MAX,
     };
     let numbered = |key| KeyChange { key: name(key), revision: 8 };
     let changes = keys.iter().map(numbered).collect();
