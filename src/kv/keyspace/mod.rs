@@ -195,14 +195,6 @@ impl Keyspace {
         self.shards.find(hash, |_| true)
     }
 
-    /// Returns whether a change of the collection in `entry`, whose key has the hash `hash`, copies
-    /// the whole collection first, because a snapshot or a copy of the key shares it. False for a
-    /// string or a list, because their copies share the memory of the elements.
-    pub(in crate::kv) fn copies_collection(&self, hash: u64, entry: &KeyEntry) -> bool {
-        entry.collection().is_some_and(Collection::is_copied_whole)
-            && (self.shards.is_shared(hash) || entry.is_value_shared())
-    }
-
     /// Returns the digest of the keyspace, for comparing replicas: the sum of the fingerprints
     /// (hashes) of all entries.
     pub(in crate::kv) fn digest(&self) -> Digest {
@@ -536,11 +528,6 @@ fn note_expired(expired: &mut u64, events: &mut Events, revision: u64, key: &[u8
 
 #[cfg(test)]
 impl Keyspace {
-    /// Returns whether a snapshot shares the hash table (shard) of `key`.
-    pub(in crate::kv) fn is_table_shared(&self, key: &[u8]) -> bool {
-        self.shards.is_shared(key_hash(key))
-    }
-
     /// Recomputes the digest, the memory usage and the counts from the entries, and asserts that
     /// the stored ones are equal.
     pub(in crate::kv) fn check_sums(&self) {
