@@ -38,6 +38,8 @@ mod failover;
 mod forged_term;
 #[path = "cluster/formats.rs"]
 mod formats;
+#[path = "cluster/functions.rs"]
+mod functions;
 #[path = "cluster/graceful_stop.rs"]
 mod graceful_stop;
 #[path = "cluster/hostile.rs"]

@@ -5,9 +5,11 @@
 //! before it. Those that have changed something go to the log as the operations of one batch
 //! ([`Operation::Effects`]). Each has conditions of its own on the keys that it has read or
 //! written: either a key has still the revision that it had in the state, or the earlier script of
-//! the batch whose effects the script has seen was the last to change it.
+//! the batch whose effects the script has seen was the last to change it. The libraries of
+//! functions are like one more key.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -18,6 +20,7 @@ use crate::kv::commands::registry::CommandId;
 use crate::kv::commands::row::NO_KEYS;
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::ReplicatedClock;
+use crate::kv::keyspace::functions::{Functions, KeptLibrary, LibraryFunction};
 use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::operation::Operation;
 use crate::kv::state_machine::StateMachine;
@@ -26,6 +29,8 @@ use crate::kv::work;
 
 /// The bit of an encoded condition that distinguishes an earlier operation from a revision.
 const EARLIER: u64 = 1 << 63;
+/// The bit of an encoded condition on the libraries of functions. Revisions are lower.
+const OF_FUNCTIONS: u64 = 1 << 62;
 /// Added to the numbers of reads, so that their random choices differ from those of writes.
 const READ_SEEDS: u64 = 1 << 32;
 
@@ -34,10 +39,27 @@ const PUBLISH: CommandId = CommandId::of("publish");
 const REVISION: CommandId = CommandId::of("object|revision");
 const SET: CommandId = CommandId::of("set");
 const LOAD: CommandId = CommandId::of("script|load");
+/// The commands on libraries of functions.
+const ON_FUNCTIONS: [CommandId; 6] = [
+    CommandId::of("function|load"),
+    CommandId::of("function|delete"),
+    CommandId::of("function|flush"),
+    CommandId::of("function|restore"),
+    CommandId::of("function|list"),
+    CommandId::of("function|dump"),
+];
 
-/// What must hold for a key before the effects of a script are applied.
+/// What must hold for a key, or for the libraries of functions, before the effects of a script are
+/// applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum KeyCondition {
+pub(super) struct Condition {
+    /// Whether the condition is on the libraries of functions, so that the key does not matter.
+    is_of_functions: bool,
+    wanted: Wanted,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
     /// The key has this revision; 0 if it must not exist.
     Revision(u64),
     /// The operation that was applied this many operations before this one is the last that has
@@ -45,29 +67,36 @@ pub(super) enum KeyCondition {
     ChangedBy(u64),
 }
 
-impl KeyCondition {
+impl Condition {
     fn encode(self) -> [u8; 8] {
-        match self {
-            KeyCondition::Revision(revision) => revision.to_le_bytes(),
-            KeyCondition::ChangedBy(distance) => (distance | EARLIER).to_le_bytes(),
-        }
+        let number = match self.wanted {
+            Wanted::Revision(revision) => revision,
+            Wanted::ChangedBy(distance) => distance | EARLIER,
+        };
+        (number | if self.is_of_functions { OF_FUNCTIONS } else { 0 }).to_le_bytes()
     }
 
     /// Decodes a condition; `None` if it has not 8 bytes.
-    pub(super) fn decode(bytes: &[u8]) -> Option<KeyCondition> {
-        let number = u64::from_le_bytes(bytes.try_into().ok()?);
-        Some(match number & EARLIER {
-            0 => KeyCondition::Revision(number),
-            _ => KeyCondition::ChangedBy(number & !EARLIER),
-        })
+    pub(super) fn decode(bytes: &[u8]) -> Option<Condition> {
+        let encoded = u64::from_le_bytes(bytes.try_into().ok()?);
+        let number = encoded & !(EARLIER | OF_FUNCTIONS);
+        let wanted = match encoded & EARLIER {
+            0 => Wanted::Revision(number),
+            _ => Wanted::ChangedBy(number),
+        };
+        Some(Condition { is_of_functions: encoded & OF_FUNCTIONS != 0, wanted })
     }
 
     /// Returns whether the condition on `key` holds before the current operation.
     pub(super) fn holds(self, keyspace: &Keyspace, key: &[u8]) -> bool {
-        let revision = keyspace.revision_of(key);
-        match self {
-            KeyCondition::Revision(wanted) => revision == wanted,
-            KeyCondition::ChangedBy(distance) => {
+        let revision = if self.is_of_functions {
+            keyspace.functions.revision()
+        } else {
+            keyspace.revision_of(key)
+        };
+        match self.wanted {
+            Wanted::Revision(wanted) => revision == wanted,
+            Wanted::ChangedBy(distance) => {
                 revision != 0 && Some(revision) == keyspace.revision().checked_sub(distance)
             }
         }
@@ -113,6 +142,9 @@ struct Run {
     seed: u64,
     /// The keys that the script has used, with their revisions in the overlay before.
     used: BTreeMap<Bytes, u64>,
+    /// The revision of the libraries of functions in the overlay before; `None` if the script has
+    /// not used them.
+    functions: Option<u64>,
     operations: ItemsBuffer,
     operation_count: u64,
     read_count: u64,
@@ -159,6 +191,7 @@ impl Overlay {
         }
         drop(self.scratch.take_unlinked());
         self.scratch.scripts.clear();
+        self.scratch.functions = Functions::default();
         self.members.clear();
     }
 
@@ -168,6 +201,7 @@ impl Overlay {
         self.base = state.keyspace.revision();
         self.scratch.restore_revision(self.base);
         self.scratch.restore_clock(state.keyspace.replicated_clock());
+        self.scratch.functions = state.keyspace.functions.clone();
     }
 
     /// Moves the clock that scripts see to `millis`, the reading of the replicated clock in
@@ -189,6 +223,17 @@ impl Overlay {
     /// overlay, by its SHA-1 in lower-case hexadecimal digits; `None` if there is none.
     pub fn script<'s>(&'s self, state: &'s StateMachine, sha: &[u8]) -> Option<&'s Bytes> {
         self.scratch.scripts.get(sha).or_else(|| state.script(sha))
+    }
+
+    /// Returns the function with this name, in any case, and its library; `None` if there is none.
+    /// The run of the script then depends on the libraries.
+    pub fn function(&mut self, name: &[u8]) -> Option<(Arc<KeptLibrary>, LibraryFunction)> {
+        self.use_functions();
+        self.scratch.functions.find(name)
+    }
+
+    fn use_functions(&mut self) {
+        self.run.functions.get_or_insert(self.scratch.functions.revision());
     }
 
     /// Returns the time of the replicated clock, in milliseconds since 1970, and the number of
@@ -264,11 +309,15 @@ impl Overlay {
         command: CommandId,
         args: Arguments<'_>,
     ) -> Result<Outcome, OverlayError> {
+        let is_on_functions = ON_FUNCTIONS.contains(&command);
+        if is_on_functions {
+            self.use_functions();
+        }
         if command.is_read() {
             self.run.read_count += 1;
             let seed = mix(self.run.seed, READ_SEEDS + self.run.read_count);
             let args = Args::new(args, seed);
-            if command.keys() == NO_KEYS {
+            if command.keys() == NO_KEYS && !is_on_functions {
                 return self.read_whole(state, command, &args);
             }
             let outcome = command.read(&self.scratch, &args).ok_or(OverlayError::NotAllowed)?;
@@ -280,7 +329,8 @@ impl Overlay {
                 outcome => Ok(outcome),
             };
         }
-        if command.keys() == NO_KEYS && ![FLUSHALL, PUBLISH, LOAD].contains(&command) {
+        let is_possible = is_on_functions || [FLUSHALL, PUBLISH, LOAD].contains(&command);
+        if command.keys() == NO_KEYS && !is_possible {
             return Err(OverlayError::NotAllowed);
         }
         let is_revision = |option: &[u8]| option.eq_ignore_ascii_case(b"REVISION");
@@ -345,14 +395,18 @@ impl Overlay {
         let is_member = run.operation_count > 0
             || run.read_whole
             || !script.is_empty()
-            || run.used.values().any(|revision| *revision > self.base);
-        if !is_member && run.used.is_empty() {
+            || run.used.values().chain(&run.functions).any(|revision| *revision > self.base);
+        if !is_member && run.used.is_empty() && run.functions.is_none() {
             return ScriptEffects::None;
         }
         let mut watched = ItemsBuffer::default();
         for (key, revision) in &run.used {
             watched.push(key);
-            watched.push(&self.condition(*revision).encode());
+            watched.push(&self.condition(*revision, false).encode());
+        }
+        if let Some(revision) = run.functions {
+            watched.push(b"");
+            watched.push(&self.condition(revision, true).encode());
         }
         let (watched, operations) = (watched.items(), run.operations.items());
         if !is_member {
@@ -367,13 +421,16 @@ impl Overlay {
         ScriptEffects::Apply(effects.encode().into())
     }
 
-    /// Returns the condition on a key that has this revision in the overlay.
-    fn condition(&self, revision: u64) -> KeyCondition {
-        if revision <= self.base {
-            return KeyCondition::Revision(revision);
-        }
-        let behind = self.members.partition_point(|start| *start < revision);
-        KeyCondition::ChangedBy((self.members.len() + 1 - behind) as u64)
+    /// Returns the condition on a key, or on the libraries of functions, with this revision in the
+    /// overlay.
+    fn condition(&self, revision: u64, is_of_functions: bool) -> Condition {
+        let wanted = if revision <= self.base {
+            Wanted::Revision(revision)
+        } else {
+            let behind = self.members.partition_point(|start| *start < revision);
+            Wanted::ChangedBy((self.members.len() + 1 - behind) as u64)
+        };
+        Condition { is_of_functions, wanted }
     }
 
     /// Ends the run of a script without effects. Returns whether other scripts can run on the

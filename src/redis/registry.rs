@@ -7,8 +7,9 @@ use crate::kv::{Batch, Operation};
 
 use super::commands::{
     acl, bitmaps, blocking, changes, client, cluster, command, config, connection, failover,
-    generic, hashes, info, lists, lolwut, members, memory, monitor, once, pubsub, scripting,
-    sentinel, server, sets, slow_log, snapshot, sorted_sets, streams, strings, transactions,
+    functions, generic, hashes, info, lists, lolwut, members, memory, monitor, once, pubsub,
+    scripting, sentinel, server, sets, slow_log, snapshot, sorted_sets, streams, strings,
+    transactions,
 };
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
@@ -27,6 +28,7 @@ const GROUPS: &[&[CommandSpec]] = &[
     config::COMMANDS,
     connection::COMMANDS,
     failover::COMMANDS,
+    functions::COMMANDS,
     generic::COMMANDS,
     hashes::COMMANDS,
     info::COMMANDS,

@@ -8,6 +8,7 @@ pub(in crate::kv) mod bitmaps;
 pub(in crate::kv) mod blocking;
 pub(in crate::kv) mod changes;
 pub(in crate::kv) mod expiration;
+pub(in crate::kv) mod functions;
 pub(in crate::kv) mod generic;
 pub(in crate::kv) mod hashes;
 pub(in crate::kv) mod internal;

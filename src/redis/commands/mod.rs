@@ -15,6 +15,7 @@ pub(super) mod command;
 pub(super) mod config;
 pub(super) mod connection;
 pub(super) mod failover;
+pub(super) mod functions;
 pub(super) mod generic;
 pub(super) mod hashes;
 mod help;
