@@ -82,6 +82,8 @@ mod repair;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with tests/disk.rs")]
 mod replicas;
+#[path = "cluster/script_kills.rs"]
+mod script_kills;
 #[path = "cluster/scripts.rs"]
 mod scripts;
 #[path = "cluster/service_manager.rs"]

@@ -57,11 +57,11 @@ fn function_is_exact_while_leaders_are_killed_and_its_library_is_replaced() {
             });
         }
         let (address, stop, lost, loads) = (addresses[1], &stop, &lost, &loads);
-        let mut step = 1;
+        let mut added = 1;
         scope.spawn(move || {
             run(address, stop, lost, |client| {
-                step = step % 3 + 1;
-                let code = library(step);
+                added = added % 3 + 1;
+                let code = library(added);
                 let reply = client.call(&[b"FUNCTION", b"LOAD", b"REPLACE", &code])?;
                 loads.fetch_add(u64::from(reply.starts_with(b"$3")), Ordering::Relaxed);
                 thread::sleep(LOAD / 10);
