@@ -40,6 +40,8 @@ mod failover;
 mod forged_term;
 #[path = "cluster/formats.rs"]
 mod formats;
+#[path = "cluster/functions.rs"]
+mod functions;
 #[path = "cluster/graceful_stop.rs"]
 mod graceful_stop;
 #[path = "cluster/hostile.rs"]
@@ -84,6 +86,8 @@ mod repair;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with tests/disk.rs")]
 mod replicas;
+#[path = "cluster/script_kills.rs"]
+mod script_kills;
 #[path = "cluster/scripts.rs"]
 mod scripts;
 #[path = "cluster/service_manager.rs"]

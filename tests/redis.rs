@@ -4,6 +4,8 @@
 
 #[path = "redis/dump.rs"]
 mod dump;
+#[path = "redis/functions.rs"]
+mod functions;
 #[path = "redis/grammar.rs"]
 mod grammar;
 #[path = "fuzz/local_server.rs"]

@@ -45,6 +45,7 @@ pub use commands::row::{KeyPositions, KeysByOption};
 pub use dedup::DEDUP_ENTRIES_MAX;
 pub use digest_check::{DigestComparison, DigestResult};
 pub use keyspace::events::{Event, RecordedEvents};
+pub use keyspace::functions::{KeptLibrary, Library, LibraryFunction};
 pub use keyspace::history::{ChangedKey, ChangedKeys, HistoryStatus, KeyChange};
 pub use keyspace::scripts::SHA_DIGITS;
 pub use keyspace::slot::{SLOT_COUNT, slot_of};
@@ -56,7 +57,7 @@ pub use read_keys::read_keys;
 pub use snapshot::{
     MarkError, NEW_CLUSTER_GAP, SnapshotError, SnapshotMark, SnapshotReader, SnapshotWriter,
 };
-pub use state_machine::{Applied, StateMachine};
+pub use state_machine::{Applied, KeptScripts, StateMachine};
 pub use users::rule::{
     CommandRule, KeyAccess, KeyPattern, PasswordHash, Rule, RuleError, SelectorRule,
 };

@@ -73,7 +73,8 @@ pub enum Operation<'a> {
         /// for `EVALSHA`; empty otherwise. It is kept even if the effects are not applied.
         script: &'a [u8],
         /// The keys that the script has read or written, and the SHA-1s of kept scripts that have
-        /// run, each followed by a condition (8 bytes, little endian).
+        /// run, each followed by a condition (8 bytes, little endian). A condition on the functions
+        /// has an empty key.
         watched: Items<'a>,
         /// The script's commands that have changed something, in order, each encoded as an
         /// `Operation::Call` by [`Operation::encode`].

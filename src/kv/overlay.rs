@@ -5,9 +5,11 @@
 //! before it. Those that have changed something go to the log as the operations of one batch
 //! ([`Operation::Effects`]). Each has conditions of its own on the keys that it has read or
 //! written: either a key has still the revision that it had in the state, or the earlier script of
-//! the batch whose effects the script has seen was the last to change it.
+//! the batch whose effects the script has seen was the last to change it. The libraries of
+//! functions are like one more key.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -18,6 +20,7 @@ use crate::kv::commands::registry::CommandId;
 use crate::kv::commands::row::NO_KEYS;
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::ReplicatedClock;
+use crate::kv::keyspace::functions::{Functions, KeptLibrary, LibraryFunction};
 use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::operation::Operation;
 use crate::kv::state_machine::StateMachine;
@@ -28,6 +31,8 @@ use crate::kv::work;
 const EARLIER: u64 = 1 << 63;
 /// The encoded condition on a script.
 const KEPT: u64 = u64::MAX;
+/// The bit of an encoded condition on the libraries of functions. Revisions are lower.
+const OF_FUNCTIONS: u64 = 1 << 62;
 /// Added to the numbers of reads, so that their random choices differ from those of writes.
 const READ_SEEDS: u64 = 1 << 32;
 
@@ -37,47 +42,91 @@ const REVISION: CommandId = CommandId::of("object|revision");
 const SET: CommandId = CommandId::of("set");
 const LOAD: CommandId = CommandId::of("script|load");
 const EXISTS: CommandId = CommandId::of("script|exists");
+/// The commands on libraries of functions.
+const ON_FUNCTIONS: [CommandId; 6] = [
+    CommandId::of("function|load"),
+    CommandId::of("function|delete"),
+    CommandId::of("function|flush"),
+    CommandId::of("function|restore"),
+    CommandId::of("function|list"),
+    CommandId::of("function|dump"),
+];
 
-/// What must hold for a key before the effects of a script are applied.
+/// What must hold before the effects of a script are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum KeyCondition {
-    /// The key has this revision; 0 if it must not exist.
-    Revision(u64),
-    /// The operation that was applied this many operations before this one is the last that has
-    /// changed the key.
-    ChangedBy(u64),
-    /// The cluster keeps the script with this SHA-1, which is not a key.
+pub(super) enum Condition {
+    /// On a key.
+    Key(Wanted),
+    /// On the libraries of functions.
+    Functions(Wanted),
+    /// The cluster keeps the script with a SHA-1.
     Kept,
 }
 
-impl KeyCondition {
-    fn encode(self) -> [u8; 8] {
+/// The last change that a key or the libraries of functions must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The change with this revision; 0 if the key must not exist.
+    Revision(u64),
+    /// That of the operation that was applied this many operations before this one.
+    ChangedBy(u64),
+}
+
+impl Wanted {
+    fn encode(self) -> u64 {
         match self {
-            KeyCondition::Revision(revision) => revision.to_le_bytes(),
-            KeyCondition::ChangedBy(distance) => (distance | EARLIER).to_le_bytes(),
-            KeyCondition::Kept => KEPT.to_le_bytes(),
+            Wanted::Revision(revision) => revision,
+            Wanted::ChangedBy(distance) => distance | EARLIER,
         }
     }
 
+    fn decode(number: u64) -> Wanted {
+        if number & EARLIER == 0 {
+            Wanted::Revision(number)
+        } else {
+            Wanted::ChangedBy(number & !EARLIER)
+        }
+    }
+
+    /// Returns whether `revision` is the wanted one before the current operation.
+    fn is(self, revision: u64, keyspace: &Keyspace) -> bool {
+        match self {
+            Wanted::Revision(wanted) => revision == wanted,
+            Wanted::ChangedBy(distance) => {
+                revision != 0 && Some(revision) == keyspace.revision().checked_sub(distance)
+            }
+        }
+    }
+}
+
+impl Condition {
+    fn encode(self) -> [u8; 8] {
+        let number = match self {
+            Condition::Key(wanted) => wanted.encode(),
+            Condition::Functions(wanted) => wanted.encode() | OF_FUNCTIONS,
+            Condition::Kept => KEPT,
+        };
+        number.to_le_bytes()
+    }
+
     /// Decodes a condition; `None` if it has not 8 bytes.
-    pub(super) fn decode(bytes: &[u8]) -> Option<KeyCondition> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Condition> {
         let number = u64::from_le_bytes(bytes.try_into().ok()?);
+        let wanted = Wanted::decode(number & !OF_FUNCTIONS);
         Some(match number {
-            KEPT => KeyCondition::Kept,
-            _ if number & EARLIER == 0 => KeyCondition::Revision(number),
-            _ => KeyCondition::ChangedBy(number & !EARLIER),
+            KEPT => Condition::Kept,
+            _ if number & OF_FUNCTIONS == 0 => Condition::Key(wanted),
+            _ => Condition::Functions(wanted),
         })
     }
 
-    /// Returns whether the condition on `key` holds before the current operation.
-    pub(super) fn holds(self, keyspace: &Keyspace, key: &[u8]) -> bool {
-        let revision = keyspace.revision_of(key);
+    /// Returns whether the condition on `subject`, a key or a SHA-1, holds before the current
+    /// operation. The libraries of functions have no subject.
+    pub(super) fn holds(self, keyspace: &Keyspace, subject: &[u8]) -> bool {
         match self {
-            KeyCondition::Revision(wanted) => revision == wanted,
-            KeyCondition::ChangedBy(distance) => {
-                revision != 0 && Some(revision) == keyspace.revision().checked_sub(distance)
-            }
-            KeyCondition::Kept => keyspace.scripts.get(key).is_some(),
+            Condition::Key(wanted) => wanted.is(keyspace.revision_of(subject), keyspace),
+            Condition::Functions(wanted) => wanted.is(keyspace.functions.revision(), keyspace),
+            Condition::Kept => keyspace.scripts.get(subject).is_some(),
         }
     }
 }
@@ -121,6 +170,9 @@ struct Run {
     seed: u64,
     /// The keys that the script has used, with their revisions in the overlay before.
     used: BTreeMap<Bytes, u64>,
+    /// The revision of the libraries of functions in the overlay before; `None` if the script has
+    /// not used them.
+    functions: Option<u64>,
     operations: ItemsBuffer,
     operation_count: u64,
     read_count: u64,
@@ -171,6 +223,7 @@ impl Overlay {
         }
         drop(self.scratch.take_unlinked());
         self.scratch.scripts.clear();
+        self.scratch.functions = Functions::default();
         self.members.clear();
     }
 
@@ -180,6 +233,7 @@ impl Overlay {
         self.base = state.keyspace.revision();
         self.scratch.restore_revision(self.base);
         self.scratch.restore_clock(state.keyspace.replicated_clock());
+        self.scratch.functions = state.keyspace.functions.clone();
     }
 
     /// Moves the clock that scripts see to `millis`, the reading of the replicated clock in
@@ -216,6 +270,17 @@ impl Overlay {
         if !is_own {
             self.run.scripts.insert(Bytes::copy_from_slice(sha));
         }
+    }
+
+    /// Returns the function with this name, in any case, and its library; `None` if there is none.
+    /// The run of the script then depends on the libraries.
+    pub fn function(&mut self, name: &[u8]) -> Option<(Arc<KeptLibrary>, LibraryFunction)> {
+        self.use_functions();
+        self.scratch.functions.find(name)
+    }
+
+    fn use_functions(&mut self) {
+        self.run.functions.get_or_insert(self.scratch.functions.revision());
     }
 
     /// Returns the time of the replicated clock, in milliseconds since 1970, and the number of
@@ -296,11 +361,15 @@ impl Overlay {
         args: Arguments<'_>,
         needs_memory: bool,
     ) -> Result<Outcome, OverlayError> {
+        let is_on_functions = ON_FUNCTIONS.contains(&command);
+        if is_on_functions {
+            self.use_functions();
+        }
         if command.is_read() {
             self.run.read_count += 1;
             let seed = mix(self.run.seed, READ_SEEDS + self.run.read_count);
             let args = Args::new(args, seed);
-            if command.keys() == NO_KEYS {
+            if command.keys() == NO_KEYS && !is_on_functions {
                 return self.read_whole(state, command, &args);
             }
             let outcome = command.read(&self.scratch, &args).ok_or(OverlayError::NotAllowed)?;
@@ -312,7 +381,8 @@ impl Overlay {
                 outcome => Ok(outcome),
             };
         }
-        if command.keys() == NO_KEYS && ![FLUSHALL, PUBLISH, LOAD].contains(&command) {
+        let is_possible = is_on_functions || [FLUSHALL, PUBLISH, LOAD].contains(&command);
+        if command.keys() == NO_KEYS && !is_possible {
             return Err(OverlayError::NotAllowed);
         }
         let is_revision = |option: &[u8]| option.eq_ignore_ascii_case(b"REVISION");
@@ -378,14 +448,19 @@ impl Overlay {
         let is_member = run.operation_count > 0
             || run.read_whole
             || !script.is_empty()
-            || run.used.values().any(|revision| *revision > self.base);
-        if !is_member && run.used.is_empty() && run.scripts.is_empty() {
+            || run.used.values().chain(&run.functions).any(|revision| *revision > self.base);
+        let uses_nothing = run.used.is_empty() && run.functions.is_none() && run.scripts.is_empty();
+        if !is_member && uses_nothing {
             return ScriptEffects::None;
         }
         let mut watched = ItemsBuffer::default();
         for (key, revision) in &run.used {
             watched.push(key);
-            watched.push(&self.condition(*revision).encode());
+            watched.push(&Condition::Key(self.wanted(*revision)).encode());
+        }
+        if let Some(revision) = run.functions {
+            watched.push(b"");
+            watched.push(&Condition::Functions(self.wanted(revision)).encode());
         }
         if !is_member {
             let (watched, mut operations) = (watched.items(), ItemsBuffer::default());
@@ -398,7 +473,7 @@ impl Overlay {
         }
         for sha in &run.scripts {
             watched.push(sha);
-            watched.push(&KeyCondition::Kept.encode());
+            watched.push(&Condition::Kept.encode());
         }
         let (watched, operations) = (watched.items(), run.operations.items());
         let whole = if run.read_whole { self.base + 1 } else { 0 };
@@ -409,13 +484,13 @@ impl Overlay {
         ScriptEffects::Apply(effects.encode().into())
     }
 
-    /// Returns the condition on a key that has this revision in the overlay.
-    fn condition(&self, revision: u64) -> KeyCondition {
+    /// Returns the condition on a revision in the overlay.
+    fn wanted(&self, revision: u64) -> Wanted {
         if revision <= self.base {
-            return KeyCondition::Revision(revision);
+            return Wanted::Revision(revision);
         }
         let behind = self.members.partition_point(|start| *start < revision);
-        KeyCondition::ChangedBy((self.members.len() + 1 - behind) as u64)
+        Wanted::ChangedBy((self.members.len() + 1 - behind) as u64)
     }
 
     /// Ends the run of a script without effects. Returns whether other scripts can run on the

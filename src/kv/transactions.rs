@@ -8,7 +8,7 @@ use crate::kv::commands::registry::CommandId;
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::operation::Operation;
-use crate::kv::overlay::KeyCondition;
+use crate::kv::overlay::Condition;
 use crate::kv::values::digest::mix;
 
 /// Maximum number of milliseconds by which the clock of a script's run may be ahead of the
@@ -44,14 +44,11 @@ pub(super) fn apply_effects(
     watched: Items<'_>,
     operations: Items<'_>,
 ) -> Outcome {
-    let holds = |(key, condition): (&[u8], &[u8])| {
-        KeyCondition::decode(condition).is_some_and(|condition| condition.holds(keyspace, key))
-    };
     let now = keyspace.replicated_clock();
     if whole != 0 && whole != keyspace.revision()
         || clock.resets != now.resets
         || clock.millis > now.millis + AHEAD_MAX
-        || !watched.pairs().all(holds)
+        || has_changed(keyspace, watched)
     {
         return Outcome::NoList;
     }
@@ -94,9 +91,14 @@ fn call(bytes: &[u8]) -> (CommandId, Arguments<'_>) {
 }
 
 /// Returns whether a watched key has changed: its revision (sequence number of the operation that
-/// last changed it) differs from the revision at the time of `WATCH`.
+/// last changed it) differs from the revision at the time of `WATCH`. A read that checks a script
+/// may also have a condition on the functions.
 fn has_changed(keyspace: &Keyspace, watched: Items<'_>) -> bool {
-    watched.pairs().any(|(key, revision)| revision != keyspace.revision_of(key).to_le_bytes())
+    !watched.pairs().all(|(key, condition)| holds(keyspace, key, condition))
+}
+
+fn holds(keyspace: &Keyspace, key: &[u8], condition: &[u8]) -> bool {
+    Condition::decode(condition).is_some_and(|condition| condition.holds(keyspace, key))
 }
 
 #[cfg(test)]

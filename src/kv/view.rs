@@ -7,6 +7,7 @@ use crate::feature_level::FeatureLevel;
 use crate::kv::client_sessions::ClientSession;
 use crate::kv::dedup::DedupView;
 use crate::kv::keyspace::clock::ReplicatedClock;
+use crate::kv::keyspace::functions::Functions;
 use crate::kv::keyspace::scripts::Scripts;
 use crate::kv::keyspace::shards::Table;
 use crate::kv::partial_batch::PartialBatch;
@@ -33,6 +34,7 @@ pub struct View {
     pub(super) partial: PartialBatch,
     pub(super) users: Users,
     pub(super) scripts: Scripts,
+    pub(super) functions: Functions,
     pub(super) configuration: Option<Configuration>,
     pub(super) feature_level: FeatureLevel,
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::kv::SnapshotMark;
 use crate::membership::{ChangePlan, ChangeRefusal, MemberChange};
 use crate::types::{Instant, NodeId, RequestKind, TransferRefusal, TransferRequest};
+use crate::wire::resp::Version;
 
 use super::session::client_info::{ClientKill, ClientQuery};
 use super::session::reply_format::ReplyFormat;
@@ -59,9 +60,15 @@ pub enum Action {
         /// time is over.
         with_error: bool,
     },
-    /// End the script that has been running for long on this replica, then send the reply (`SCRIPT
-    /// KILL`).
-    KillScript,
+    /// End the script or function that has been running for long on this replica, then send the
+    /// reply (`SCRIPT KILL`, `FUNCTION KILL`).
+    KillScript {
+        /// Whether a function is to be ended; otherwise a script.
+        is_function: bool,
+    },
+    /// Write the reply to `FUNCTION STATS`, in this protocol version, with
+    /// [`write_function_stats`](super::write_function_stats).
+    ShowFunctionStats(Version),
     /// Postpone requests of this replica's clients until a time, then send the reply (`CLIENT
     /// PAUSE`). If they are postponed already, the later time and the stricter mode apply.
     PauseClients {

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::feature_level::FeatureLevel;
-use crate::kv::{DigestComparison, HistoryStatus, KeyspaceStatistics};
+use crate::kv::{DigestComparison, HistoryStatus, KeptScripts, KeyspaceStatistics};
 use crate::membership::Configuration;
 use crate::types::{DiskState, Index, Instant, NodeId, RoleName, Term};
 
@@ -67,6 +68,8 @@ pub struct Context {
     pub key_count: u64,
     /// Number of keys that have an expiration time.
     pub expires_count: u64,
+    /// How many scripts and functions the cluster keeps.
+    pub kept_scripts: KeptScripts,
     /// Average expiration time of the keys that have one, in milliseconds since 1970; `None` if no
     /// key expires.
     pub average_expiry: Option<u64>,
@@ -171,7 +174,7 @@ pub struct Context {
     /// The master name that Sentinel clients use for this cluster.
     pub sentinel_name: String,
     /// Pub/Sub subscriptions of all clients that are connected to this replica.
-    pub subscriptions: Subscriptions,
+    pub subscriptions: Arc<Subscriptions>,
     /// Index of each connected client in the server's table of clients, by the client's id.
     pub client_indexes: BTreeMap<u64, usize>,
     /// Counters of client-side caching.
@@ -379,6 +382,7 @@ impl Context {
             applied_index: Index::ZERO,
             key_count: 0,
             expires_count: 0,
+            kept_scripts: KeptScripts::default(),
             average_expiry: None,
             history: HistoryStatus::default(),
             blocked_clients: 0,
@@ -423,7 +427,7 @@ impl Context {
             slow_log: SlowLog::default(),
             write_traces: WriteTraces::default(),
             sentinel_name: "mymaster".to_owned(),
-            subscriptions: Subscriptions::default(),
+            subscriptions: Arc::default(),
             client_indexes: BTreeMap::new(),
             tracking: TrackingStatus::default(),
             monitors: 0,
@@ -595,7 +599,8 @@ mod tests {
         let mut context = Context::alone(node(), 0, Instant::ZERO);
         context.statistics.count_error(b"ERR x");
         let (kind, name, subscribes) = (SubscriptionKind::Channel, "channel".into(), true);
-        context.subscriptions.apply(7, &[SubscriptionChange { kind, name, subscribes }]);
+        Arc::make_mut(&mut context.subscriptions)
+            .apply(7, &[SubscriptionChange { kind, name, subscribes }]);
         let copy = context.copy_for_metrics();
         assert_eq!((copy.statistics.error_count(), copy.subscriptions.channel_count()), (1, 0));
         assert_eq!(copy.me, context.me);

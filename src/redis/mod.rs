@@ -18,10 +18,12 @@
 //! | `spec`, `lookup` | the description of a command; finding the command of a request |
 //! | `authorization` | whether a user may send a request |
 //! | `resolve_users` | from the rules of users to their permissions |
+//! | `library_check`, `function_dump` | libraries of functions: their code, their payload |
 //! | `commands/` | one file for each group of commands: rows and functions |
 //! | `registry` | the table of all commands |
 //! | `dispatch` | [`Connection::execute`] |
-//! | `script_host`, `script_runner` | the commands that a script calls; the run of a script |
+//! | `script_notes`, `script_host` | what a script reports; the commands that it calls |
+//! | `script_found`, `script_runner` | finding a script or function; its run |
 //! | `readiness` | why a replica is not ready |
 //!
 //! # How a server uses it
@@ -55,14 +57,18 @@ mod commands;
 mod context;
 mod dispatch;
 mod failure;
+mod function_dump;
 mod key_access;
+mod library_check;
 mod lookup;
 mod notifications;
 mod permissions;
 mod readiness;
 mod registry;
 mod resolve_users;
+mod script_found;
 mod script_host;
+mod script_notes;
 mod script_runner;
 mod session;
 mod settings;
@@ -77,6 +83,7 @@ pub use access::{Access, hash_password};
 pub use acl_log::{AclLog, Denial, DenialReason};
 pub use action::{Action, AdminAnswer, AdminRequest, FileRequest, LocalWrite, Statistics};
 pub use commands::administration::write_admin_reply;
+pub use commands::functions::{RunningScript, write_function_stats};
 pub use commands::info::{digest_result, disk_name, member_role, role_name};
 pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};
 pub use commands::snapshot::write_snapshot_part;
@@ -92,6 +99,8 @@ pub use registry::{
     unauthorized_request,
 };
 pub use resolve_users::resolve_users;
+pub use script_host::ScriptClock;
+pub use script_notes::ScriptNotes;
 pub use script_runner::{
     ScriptBudget, ScriptFacts, ScriptRequest, ScriptRun, ScriptRunner, ScriptUser,
 };

@@ -7,9 +7,9 @@ use crate::kv::{Batch, Operation};
 
 use super::commands::{
     acl, bitmaps, blocking, changes, client, cluster, command, config, connection, dump, failover,
-    generic, geo, hashes, hyperloglog, info, lists, lolwut, members, memory, monitor, once, pubsub,
-    replication, scripting, sentinel, server, sets, slow_log, snapshot, sort, sorted_sets, streams,
-    strings, transactions,
+    functions, generic, geo, hashes, hyperloglog, info, lists, lolwut, members, memory, monitor,
+    once, pubsub, replication, scripting, sentinel, server, sets, slow_log, snapshot, sort,
+    sorted_sets, streams, strings, transactions,
 };
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
@@ -29,6 +29,7 @@ const GROUPS: &[&[CommandSpec]] = &[
     connection::COMMANDS,
     dump::COMMANDS,
     failover::COMMANDS,
+    functions::COMMANDS,
     generic::COMMANDS,
     geo::COMMANDS,
     hashes::COMMANDS,

@@ -178,7 +178,7 @@ const SETTINGS: &[(&str, ValueKind, &str)] = &[
 
 /// Redis's settings that tools set, but that cannot have an effect here, with the reason.
 const UNSUPPORTED: &[(&str, &str)] = &[
-    ("busy-reply-threshold", "there are no scripts"),
+    ("busy-reply-threshold", "scripts do not block other clients"),
     (
         "client-output-buffer-limit",
         "replies are limited by maxmemory-clients, and the messages to a subscriber by a constant",

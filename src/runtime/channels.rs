@@ -79,8 +79,8 @@ use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 use crate::clock::AppliedClock;
 use crate::feature_level::FeatureLevel;
 use crate::kv::{
-    ChangedKeys, DigestComparison, Event, HistoryStatus, KeyspaceStatistics, Operation, Outcome,
-    StateMachine, Unlinked, Users, View,
+    ChangedKeys, DigestComparison, Event, HistoryStatus, KeptScripts, KeyspaceStatistics,
+    Operation, Outcome, StateMachine, Unlinked, Users, View,
 };
 use crate::membership::Configuration;
 use crate::raft::{
@@ -473,6 +473,8 @@ pub(super) struct ReplyBatch {
     pub(super) users: Option<Box<Users>>,
     /// Number of keys in the keyspace of the applied state.
     pub(super) key_count: usize,
+    /// How many scripts and functions the applied state has.
+    pub(super) kept_scripts: KeptScripts,
     /// Number of keys with an expiration in the applied state.
     pub(super) expires_count: usize,
     /// Average expiration time of the keys that have one, in milliseconds since 1970; `None` if no

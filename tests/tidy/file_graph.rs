@@ -64,6 +64,8 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &[
                 "acl_log",
                 "failure",
+                "function_dump",
+                "library_check",
                 "notifications",
                 "permissions",
                 "session",

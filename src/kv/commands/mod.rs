@@ -9,6 +9,7 @@ pub(in crate::kv) mod blocking;
 pub(in crate::kv) mod changes;
 pub(in crate::kv) mod dump;
 pub(in crate::kv) mod expiration;
+pub(in crate::kv) mod functions;
 pub(in crate::kv) mod generic;
 pub(in crate::kv) mod geo;
 pub(in crate::kv) mod hashes;

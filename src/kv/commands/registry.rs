@@ -10,8 +10,8 @@ use crate::kv::commands::items::Arguments;
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::row::{KeyPositions, NO_KEYS, Row, Run, Scale};
 use crate::kv::commands::{
-    bitfields, bitmaps, blocking, dump, expiration, generic, geo, hashes, hyperloglog, internal,
-    keys, lcs, lists, pubsub, scripts, sets, sort, sorted_sets, streams, strings, users,
+    bitfields, bitmaps, blocking, dump, expiration, functions, generic, geo, hashes, hyperloglog,
+    internal, keys, lcs, lists, pubsub, scripts, sets, sort, sorted_sets, streams, strings, users,
 };
 use crate::kv::keyspace::Keyspace;
 use crate::kv::users::table::Users;
@@ -42,6 +42,7 @@ const GROUPS: &[&[Row]] = &[
     sort::COMMANDS,
     dump::COMMANDS,
     streams::WAITING,
+    functions::COMMANDS,
 ];
 
 /// Exclusive upper bound of the numbers that identify commands in the log.
@@ -328,6 +329,7 @@ mod tests {
             (sort::COMMANDS, 374),
             (dump::COMMANDS, 390),
             (streams::WAITING, 420),
+            (functions::COMMANDS, 410),
         ] {
             let numbers: Vec<u16> = group.iter().map(|row| row.number).collect();
             let wanted: Vec<u16> = (from..).take(numbers.len()).collect();

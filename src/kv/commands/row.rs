@@ -31,9 +31,8 @@ pub(in crate::kv) struct Row {
 }
 
 /// What the running time of a command is proportional to, so that a long command can be recognized
-/// before it runs. The time can be longer if a write copies a collection that a snapshot shares,
-/// which the estimate in `kv/work.rs` counts too. Removing or replacing a
-/// whole value takes constant time.
+/// before it runs. Removing or replacing a whole value takes constant time, and so does the copy of
+/// the parts of a collection that a write changes while a snapshot shares them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum Scale {
     /// The arguments of the command; each takes constant or logarithmic time.

@@ -9,6 +9,7 @@ pub(in crate::kv) mod clock;
 pub(in crate::kv) mod entry;
 pub(in crate::kv) mod events;
 pub(in crate::kv) mod expiration;
+pub(in crate::kv) mod functions;
 pub(in crate::kv) mod history;
 mod key_index;
 pub(in crate::kv) mod restore;
@@ -30,6 +31,7 @@ use clock::{Millis, ReplicatedClock};
 use entry::{KeyEntry, Metadata, Value};
 use events::Events;
 use expiration::ExpirationIndex;
+use functions::Functions;
 use key_index::KeyIndex;
 use restore::RestoredEntry;
 use scripts::Scripts;
@@ -55,6 +57,8 @@ pub(in crate::kv) struct Keyspace {
     events: Events,
     /// The scripts that the cluster keeps for `EVALSHA`. They are no keys.
     pub(in crate::kv) scripts: Scripts,
+    /// The libraries of functions that the cluster keeps for `FCALL`. They are no keys.
+    pub(in crate::kv) functions: Functions,
     /// Counts for `INFO`, not part of the state.
     counts: Counts,
     /// All keys in byte order, if a client has read a range of keys. Not part of the state.
@@ -195,14 +199,6 @@ impl Keyspace {
         self.shards.find(hash, |_| true)
     }
 
-    /// Returns whether a change of the collection in `entry`, whose key has the hash `hash`, copies
-    /// the whole collection first, because a snapshot or a copy of the key shares it. False for a
-    /// string or a list, because their copies share the memory of the elements.
-    pub(in crate::kv) fn copies_collection(&self, hash: u64, entry: &KeyEntry) -> bool {
-        entry.collection().is_some_and(Collection::is_copied_whole)
-            && (self.shards.is_shared(hash) || entry.is_value_shared())
-    }
-
     /// Returns the digest of the keyspace, for comparing replicas: the sum of the fingerprints
     /// (hashes) of all entries.
     pub(in crate::kv) fn digest(&self) -> Digest {
@@ -218,7 +214,13 @@ impl Keyspace {
     /// Returns the approximate memory usage of the keyspace, in bytes, including the index of keys.
     /// O(1).
     pub(in crate::kv) fn memory(&self) -> usize {
-        self.entry_bytes + self.shards.table_bytes() + self.key_index.bytes() + self.scripts.bytes()
+        self.entry_bytes + self.shards.table_bytes() + self.key_index.bytes() + self.kept_bytes()
+    }
+
+    /// Returns the approximate memory usage of the scripts and functions that the cluster keeps, in
+    /// bytes.
+    pub(in crate::kv::keyspace) fn kept_bytes(&self) -> usize {
+        self.scripts.bytes() + self.functions.memory()
     }
 
     /// Returns the number of operations applied so far, including the one that is being applied.
@@ -536,11 +538,6 @@ fn note_expired(expired: &mut u64, events: &mut Events, revision: u64, key: &[u8
 
 #[cfg(test)]
 impl Keyspace {
-    /// Returns whether a snapshot shares the hash table (shard) of `key`.
-    pub(in crate::kv) fn is_table_shared(&self, key: &[u8]) -> bool {
-        self.shards.is_shared(key_hash(key))
-    }
-
     /// Recomputes the digest, the memory usage and the counts from the entries, and asserts that
     /// the stored ones are equal.
     pub(in crate::kv) fn check_sums(&self) {
@@ -558,14 +555,16 @@ impl Keyspace {
 
 /// Methods for writing and restoring snapshots.
 impl Keyspace {
-    /// Returns an immutable copy of the keys, the clock and the scripts, for reads. Takes the same
-    /// time for any number of keys; the first write to a shared table copies that table.
+    /// Returns an immutable copy of the keys, the clock, the scripts and the functions, for reads.
+    /// Takes the same time for any number of keys; the first write to a shared table copies that
+    /// table.
     pub(in crate::kv) fn frozen(&mut self) -> Keyspace {
         Keyspace {
             shards: self.shards.copy(),
             clock: self.clock,
             revision: self.revision,
             scripts: self.scripts.clone(),
+            functions: self.functions.clone(),
             ..Keyspace::default()
         }
     }

@@ -90,7 +90,7 @@ impl Keyspace {
     /// keys.
     pub(in crate::kv) fn clear(&mut self) {
         let key_bytes = self.key_index.bytes();
-        let bytes = self.memory() - key_bytes - self.scripts.bytes();
+        let bytes = self.memory() - key_bytes - self.kept_bytes();
         let keys = self.key_index.clear();
         self.unlinked.add_keys(keys, key_bytes);
         let shards = std::mem::take(&mut self.shards);

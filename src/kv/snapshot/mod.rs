@@ -8,7 +8,7 @@
 //!  +------+-------+--------+-----------+--------+   blocks: 1, 4, 8, length and 4 bytes; kinds in
 //!  | kind | count | length |   items   | crc32c |   order: entries, batches, client sessions,
 //!  +------+-------+--------+-----------+--------+   pieces, members, level if needed, witness,
-//!                                                   users, scripts, end
+//!                                                   users, scripts, functions, end
 //! ```
 //!
 //! Integers are little endian. Within items, lengths and other small numbers have a variable
@@ -60,8 +60,8 @@ const CHECKSUM_BYTES: usize = 4;
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// Kind byte of a block with entries of the keyspace. The blocks of a snapshot are in ascending
-/// order of their kinds: entries, batches, client sessions, pieces, members, level, users, scripts;
-/// then the end, whose kind is that of version 0.1.
+/// order of their kinds: entries, batches, client sessions, pieces, members, level, users, scripts,
+/// functions; then the end, whose kind is that of version 0.1.
 const ENTRIES: u8 = 1;
 const BATCHES: u8 = 2;
 const CLIENT_SESSIONS: u8 = 3;
@@ -77,6 +77,9 @@ const USERS: u8 = 8;
 /// Kind byte of a block with scripts: first the number of scripts ever added, then each script.
 /// Only in format 11.
 const SCRIPTS: u8 = 10;
+/// Kind byte of a block with libraries of functions: first their revision, then each library. Only
+/// in format 11.
+const FUNCTIONS: u8 = 11;
 /// Kind byte of the last block, which has no items.
 const END: u8 = 9;
 

@@ -9,14 +9,15 @@ use crate::kv::client_sessions::ClientSession;
 use crate::kv::dedup::decode_batch;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::REVISION_MAX;
+use crate::kv::keyspace::functions::Functions;
 use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::keyspace::scripts::Scripts;
 use crate::kv::partial_batch::RestoredPiece;
 use crate::kv::snapshot::export::Export;
 use crate::kv::snapshot::{
-    BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, LEVEL,
-    MAGIC, MEMBERS, NEW_CLUSTER_GAP, PIECES, SCRIPTS, SnapshotError, SnapshotMark, USERS, VERSION,
-    VERSION_OLDEST, WITNESS,
+    BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, FUNCTIONS,
+    HEADER_BYTES, LEVEL, MAGIC, MEMBERS, NEW_CLUSTER_GAP, PIECES, SCRIPTS, SnapshotError,
+    SnapshotMark, USERS, VERSION, VERSION_OLDEST, WITNESS,
 };
 use crate::kv::state_machine::{StateMachine, digest_of, hash_of_members};
 use crate::kv::users::table::Users;
@@ -50,6 +51,8 @@ pub struct SnapshotReader {
     users: Users,
     /// The scripts decoded from the snapshot so far.
     scripts: Scripts,
+    /// The libraries of functions decoded from the snapshot so far.
+    functions: Functions,
     /// Number of keyspace entries decoded from the snapshot so far.
     entries: u64,
     /// Kind of the content of the latest block (part of the snapshot): keyspace entries, batches,
@@ -71,7 +74,7 @@ pub struct SnapshotReader {
 
 /// Returns whether a block of this kind may follow one of the kind `before`; 0 for no block.
 fn follows(kind: u8, before: u8) -> bool {
-    kind == END || (before..=SCRIPTS).contains(&kind)
+    kind == END || (before..=FUNCTIONS).contains(&kind)
 }
 
 impl Default for SnapshotReader {
@@ -107,6 +110,7 @@ impl SnapshotReader {
             feature_level: None,
             users: Users::default(),
             scripts: Scripts::default(),
+            functions: Functions::default(),
             entries: 0,
             kind: 0,
             ended: false,
@@ -200,6 +204,7 @@ impl SnapshotReader {
         state.is_witness = self.is_witness;
         state.users = std::mem::take(&mut self.users);
         state.keyspace.scripts = std::mem::take(&mut self.scripts);
+        state.keyspace.functions = std::mem::take(&mut self.functions);
         let index = Index(mark.last.index.0 + self.gap);
         state.raise_feature_level(self.feature_level.unwrap_or_default());
         state.move_to(index, header.revision + self.gap, header.clock);
@@ -232,8 +237,8 @@ impl SnapshotReader {
         let members = hash_of_members(self.configuration.as_ref());
         let level = self.feature_level.unwrap_or_default();
         let (last, clock) = (header.last.index, header.clock);
-        let (users, scripts) = (self.users.hash(), self.scripts.hash());
-        let digest = digest_of(content, last, clock, members, level, users, scripts);
+        let others = [members, self.users.hash(), self.scripts.hash(), self.functions.hash()];
+        let digest = digest_of(content, last, clock, level, others);
         let differs = self.entries != header.entries || digest != header.digest;
         if differs && !self.is_trusting() {
             return Err(SnapshotError::Contents { keys: self.entries });
@@ -387,6 +392,7 @@ impl SnapshotReader {
             }
             (USERS, _) => self.users.restore(items).is_some(),
             (SCRIPTS, _) => self.scripts.restore(items).is_some(),
+            (FUNCTIONS, _) => self.functions.restore(items, self.gap, revision).is_some(),
             _ => false,
         };
         is_new.then_some(())

@@ -18,6 +18,7 @@ pub(in crate::kv) mod number;
 pub(in crate::kv) mod rdb;
 pub(in crate::kv) mod score_tree;
 pub(in crate::kv) mod set;
+mod shared_map;
 pub(in crate::kv) mod sorted_set;
 pub(in crate::kv) mod stream;
 pub(in crate::kv) mod string;

@@ -16,6 +16,7 @@ pub(super) mod config;
 pub(super) mod connection;
 pub(super) mod dump;
 pub(super) mod failover;
+pub(super) mod functions;
 pub(super) mod generic;
 pub(super) mod geo;
 pub(super) mod hashes;

@@ -51,10 +51,6 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .since("1.0.0", "server")
         .costs("O(N), N being the number of keys")
         .about("Removes all keys."),
-    container("function")
-        .since("7.0.0", "scripting")
-        .about("A container for function commands. Functions are not supported.")
-        .with(FUNCTION),
     command("lastsave", 1, lastsave)
         .flags(ANYTIME_FAST)
         .categories(&["admin", "dangerous"])
@@ -98,16 +94,6 @@ const DEBUG: &[CommandSpec] = &[
         .about("Blocks the whole replica for the given number of seconds."),
 ];
 
-const FUNCTION: &[CommandSpec] = &[
-    subcommand("flush", "function|flush", -2, function_flush)
-        .flags(&["write", "noscript"])
-        .categories(&["scripting"])
-        .since("7.0.0", "scripting")
-        .costs("O(1)")
-        .about("Has no effect: functions are not supported."),
-    help_row("function|help").categories(&["scripting"]).since("7.0.0", "scripting"),
-];
-
 /// Runs `BGSAVE [SCHEDULE]`: starts a snapshot; replies with an error if one is already being
 /// taken.
 fn bgsave(call: &mut Call<'_>) -> Action {
@@ -134,23 +120,6 @@ fn save(call: &mut Call<'_>) -> Action {
 fn lastsave(call: &mut Call<'_>) -> Action {
     let saved_at = call.context.snapshot.saved_at;
     call.integer(saved_at)
-}
-
-/// Runs `FUNCTION FLUSH [ASYNC | SYNC]`: replies `OK` without any effect. The server has no
-/// functions, but test suites send this command to clean up.
-fn function_flush(call: &mut Call<'_>) -> Action {
-    if call.request.len() > 3 {
-        return call.error(
-            &"ERR unknown subcommand or wrong number of arguments for 'FLUSH'. Try FUNCTION HELP.",
-        );
-    }
-    let is_known = |option: &[u8]| {
-        ["ASYNC", "SYNC"].iter().any(|known| option.eq_ignore_ascii_case(known.as_bytes()))
-    };
-    if !call.request.rest(2).all(is_known) {
-        return call.error(&"ERR FUNCTION FLUSH only supports SYNC|ASYNC option");
-    }
-    call.ok()
 }
 
 /// Runs `TIME`: replies with this replica's wall clock, in seconds and microseconds.

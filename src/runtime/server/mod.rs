@@ -472,6 +472,7 @@ fn tls_settings(tls: Option<&ClientTls>) -> Vec<(&'static str, String)> {
 fn set_state(context: &mut Context, store: &StateMachine, applied: Index) {
     context.note_applied(applied);
     context.key_count = store.key_count() as u64;
+    context.kept_scripts = store.kept_scripts();
     context.expires_count = store.expires_count() as u64;
     context.average_expiry = store.average_expiry();
     context.state_digest = store.digest();

@@ -361,6 +361,7 @@ impl Applier {
         }
         debug_assert_eq!(self.store.applied_index(), self.last.index, "entries were skipped");
         replies.key_count = self.store.key_count();
+        replies.kept_scripts = self.store.kept_scripts();
         replies.expires_count = self.store.expires_count();
         replies.average_expiry = self.store.average_expiry();
         replies.digest = self.digest;

@@ -13,7 +13,8 @@ impl Clients {
         match *action {
             Action::PauseClients { until, is_all } => self.pause_clients(until, is_all),
             Action::UnpauseClients => self.unpause_clients(),
-            Action::KillScript => self.kill_script(),
+            Action::KillScript { is_function } => self.kill_script(is_function),
+            Action::ShowFunctionStats(version) => self.show_function_stats(version),
             _ => self.trim_requests += 1,
         }
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::kv::Outcome;
 use crate::raft::RequestKind;
-use crate::redis::{Failure, ReplyFormat, WideReply};
+use crate::redis::{Failure, ReplyFormat, ScriptNotes, WideReply};
 use crate::types::Instant;
 
 /// A client's request that reads or writes the replicated state, so that the Raft core must handle
@@ -43,6 +43,8 @@ pub(crate) struct ScriptReply {
     pub(crate) users_revision: u64,
     /// The keys that the scripts have read, if the client caches their values.
     pub(crate) read: Vec<Bytes>,
+    /// What the run reports once the reply is known to be right.
+    pub(crate) notes: Box<ScriptNotes>,
 }
 
 /// The state of a client's request until its reply is sent.

@@ -248,7 +248,8 @@ impl Clients {
             }
             Action::KillClients(kill) => self.kill_clients(index, *kill),
             Action::Unblock { id, with_error } => self.reply_to_unblock(index, id, with_error),
-            Action::KillScript
+            Action::KillScript { .. }
+            | Action::ShowFunctionStats(_)
             | Action::PauseClients { .. }
             | Action::UnpauseClients
             | Action::ReturnFreeMemory => {

@@ -1,4 +1,4 @@
-//! Requests with scripts: from their runs by the applier to their effects.
+//! Requests with scripts or functions: from their runs by the applier to their effects.
 //!
 //! The applier runs a group of requests on the state of this replica. Their effects go to the log
 //! as one batch, in the order of the runs and without gaps, since a script may have seen the
@@ -12,8 +12,11 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use crate::kv::{Outcome, ScriptEffects};
-use crate::redis::ScriptRun;
+use crate::lua::LogLevel;
+use crate::redis::{ScriptNotes, ScriptRun, write_function_stats};
 use crate::runtime::channels::{ScriptJobs, ScriptResults};
+use crate::runtime::long_script::NotKilled;
+use crate::storage::failpoint::reach;
 use crate::types::RequestKey;
 use crate::wire::resp::{Version, Writer};
 
@@ -107,6 +110,7 @@ impl Clients {
                 && users_revision == self.context.access.users_revision()
             {
                 self.scripts.sent = Some(self.batches.add_effects(&effects));
+                reach("script", "sent");
             } else {
                 for (sequence, _) in effects {
                     self.run_again(sequence, false);
@@ -123,6 +127,7 @@ impl Clients {
     /// Handles the results of the applier's runs.
     pub(crate) fn on_script_results(&mut self, results: ScriptResults) {
         let ScriptResults { users_revision, is_group, runs } = results;
+        reach("script", "result");
         if is_group {
             self.scripts.is_running = false;
         }
@@ -132,16 +137,21 @@ impl Clients {
             match run {
                 ScriptRun::Moved => {}
                 ScriptRun::Ended { .. } if !is_current => self.run_again(sequence, false),
-                ScriptRun::Ended { reply, effects: ScriptEffects::None, .. } => {
-                    self.finish_script(sequence, reply);
+                ScriptRun::Ended { reply, effects: ScriptEffects::None, notes, .. } => {
+                    self.finish_script(sequence, reply, &notes);
                 }
-                ScriptRun::Ended { reply, effects: ScriptEffects::Check(check), read } => {
+                ScriptRun::Ended { reply, effects: ScriptEffects::Check(check), read, notes } => {
                     let check = Some(check);
-                    let reply = ScriptReply { reply, check, users_revision, read };
+                    let reply = ScriptReply { reply, check, users_revision, read, notes };
                     self.set_script_reply(sequence, reply);
                 }
-                ScriptRun::Ended { reply, effects: ScriptEffects::Apply(operation), read } => {
-                    let reply = ScriptReply { reply, check: None, users_revision, read };
+                ScriptRun::Ended {
+                    reply,
+                    effects: ScriptEffects::Apply(operation),
+                    read,
+                    notes,
+                } => {
+                    let reply = ScriptReply { reply, check: None, users_revision, read, notes };
                     self.set_script_reply(sequence, reply);
                     effects.push((sequence, operation));
                 }
@@ -180,6 +190,7 @@ impl Clients {
         reply: ScriptReply,
         outcome: &Outcome,
     ) {
+        reach("script", "outcome");
         let is_right = match outcome {
             Outcome::Done => true,
             // No condition has failed, and the script exists or not as in the run. A change of the
@@ -191,7 +202,7 @@ impl Clients {
             _ => false,
         };
         if is_right {
-            self.finish_script(sequence, reply.reply);
+            self.finish_script(sequence, reply.reply, &reply.notes);
             if self.tracking.is_active() {
                 self.note_writer(request);
                 self.track(request, reply.read);
@@ -229,8 +240,18 @@ impl Clients {
         }
     }
 
-    fn finish_script(&mut self, sequence: u64, reply: Bytes) {
+    fn finish_script(&mut self, sequence: u64, reply: Bytes, notes: &ScriptNotes) {
         let Some(request) = self.in_flight.get(sequence) else { return };
+        notes.count(&mut self.context.statistics);
+        for (level, text) in &notes.lines {
+            let text = String::from_utf8_lossy(text);
+            match level {
+                LogLevel::Debug => tracing::trace!(?text, "script log"),
+                LogLevel::Verbose => tracing::debug!(?text, "script log"),
+                LogLevel::Notice => tracing::info!(?text, "script log"),
+                LogLevel::Warning => tracing::warn!(?text, "script log"),
+            }
+        }
         let is_error = reply.starts_with(b"-");
         self.context.statistics.note_call(request.command, is_error);
         if is_error {
@@ -238,12 +259,13 @@ impl Clients {
         }
         let reply = Reply::Encoded(reply);
         self.finish(sequence, |client, slot| client.finish(slot, reply));
+        reach("script", "answered");
     }
 
     fn fail_script(&mut self, sequence: u64, text: &str) {
         let mut reply = BytesMut::new();
         Writer::new(&mut reply, Version::Two).error(text.as_bytes());
-        self.finish_script(sequence, reply.freeze());
+        self.finish_script(sequence, reply.freeze(), &ScriptNotes::default());
     }
 
     /// Lets the clients continue whose requests have waited for the end of a pause. Their timeouts
@@ -257,13 +279,31 @@ impl Clients {
         }
     }
 
-    /// Runs `SCRIPT KILL`.
-    pub(super) fn kill_script(&mut self) {
+    /// Runs `SCRIPT KILL`, or `FUNCTION KILL` if `is_function`.
+    pub(super) fn kill_script(&mut self, is_function: bool) {
         let mut writer = Writer::new(&mut self.reply, Version::Two);
-        if self.board.long_script().kill() {
-            writer.ok();
-        } else {
-            writer.error(b"NOTBUSY No scripts in execution right now.");
+        match self.board.long_script().kill(is_function) {
+            Ok(()) => writer.ok(),
+            // Redis's texts.
+            Err(NotKilled::NotRunning) => {
+                writer.error(b"NOTBUSY No scripts in execution right now.");
+            }
+            Err(NotKilled::IsOther) => {
+                let other = if is_function { "SCRIPT" } else { "FUNCTION" };
+                let text = format!(
+                    "BUSY Redis is busy running a script. You can only call {other} KILL or \
+                     SHUTDOWN NOSAVE."
+                );
+                writer.error(text.as_bytes());
+            }
         }
+    }
+
+    /// Runs `FUNCTION STATS`.
+    pub(super) fn show_function_stats(&mut self, version: Version) {
+        let running = self.board.long_script().running();
+        let now = self.context.now;
+        let running = running.map(|(script, began_at)| (script, now.since(began_at)));
+        write_function_stats(running, self.context.kept_scripts, version, &mut self.reply);
     }
 }

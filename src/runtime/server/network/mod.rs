@@ -477,6 +477,7 @@ impl ServerNetwork {
         if let Some(index) = batch.applied.index.max(installed) {
             context.note_applied(index);
             context.key_count = batch.key_count as u64;
+            context.kept_scripts = batch.kept_scripts;
             context.expires_count = batch.expires_count as u64;
             context.average_expiry = batch.average_expiry;
             context.state_digest = batch.digest;
