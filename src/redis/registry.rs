@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use crate::kv::{Batch, Operation};
 
 use super::commands::{
-    acl, bitmaps, blocking, changes, client, cluster, command, config, connection, failover,
+    acl, bitmaps, blocking, changes, client, cluster, command, config, connection, debug, failover,
     generic, hashes, info, lists, lolwut, members, memory, monitor, once, pubsub, scripting,
     sentinel, server, sets, slow_log, snapshot, sorted_sets, streams, strings, transactions,
 };
@@ -26,6 +26,7 @@ const GROUPS: &[&[CommandSpec]] = &[
     command::COMMANDS,
     config::COMMANDS,
     connection::COMMANDS,
+    debug::COMMANDS,
     failover::COMMANDS,
     generic::COMMANDS,
     hashes::COMMANDS,

@@ -65,6 +65,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
                 "acl_log",
                 "failure",
                 "notifications",
+                "unsupported_settings",
                 "permissions",
                 "session",
                 "statistics",

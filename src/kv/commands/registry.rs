@@ -10,8 +10,8 @@ use crate::kv::commands::items::Arguments;
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::row::{KeyPositions, NO_KEYS, Row, Run, Scale};
 use crate::kv::commands::{
-    bitfields, bitmaps, blocking, expiration, generic, hashes, internal, keys, lcs, lists, pubsub,
-    scripts, sets, sorted_sets, streams, strings, users,
+    bitfields, bitmaps, blocking, debug, expiration, generic, hashes, internal, keys, lcs, lists,
+    pubsub, scripts, sets, sorted_sets, streams, strings, users,
 };
 use crate::kv::keyspace::Keyspace;
 use crate::kv::users::table::Users;
@@ -37,6 +37,7 @@ const GROUPS: &[&[Row]] = &[
     scripts::COMMANDS,
     blocking::COMMANDS,
     streams::COMMANDS,
+    debug::COMMANDS,
 ];
 
 /// Exclusive upper bound of the numbers that identify commands in the log.
@@ -289,6 +290,7 @@ mod tests {
             (streams::COMMANDS, 312),
             (scripts::COMMANDS, 336),
             (blocking::COMMANDS, 352),
+            (debug::COMMANDS, 496),
         ] {
             let numbers: Vec<u16> = group.iter().map(|row| row.number).collect();
             let wanted: Vec<u16> = (from..).take(numbers.len()).collect();

@@ -13,6 +13,7 @@ impl Clients {
             Action::PauseClients { until, is_all } => self.pause_clients(until, is_all),
             Action::UnpauseClients => self.unpause_clients(),
             Action::KillScript => self.kill_script(),
+            Action::Log(ref text) => tracing::info!(?text, "text of DEBUG LOG"),
             _ => self.trim_requests += 1,
         }
     }
