@@ -16,6 +16,7 @@
 //! | [`configuration`] | every setting, with its default and unit |
 //! | [`lua`] | what Lua scripts see, and what ends them |
 //! | [`compatibility`] | every Redis command and what differs |
+//! | [`libraries`] | job queues, locks, limiters and caches that run unmodified |
 //! | [`simulator`] | a tutorial: run, read a trace, replay a seed, write a scenario |
 //! | [`performance`] | how to measure and how to read the results |
 //! | [`contributing`] | where things go, how to add a command or a safety rule, naming |
@@ -40,6 +41,7 @@ macro_rules! page {
         #[cfg_attr(doc, doc = "[configuration]: crate::guide::configuration")]
         #[cfg_attr(doc, doc = "[compatibility]: crate::guide::compatibility")]
         #[cfg_attr(doc, doc = "[lua]: crate::guide::lua")]
+        #[cfg_attr(doc, doc = "[libraries]: crate::guide::libraries")]
         #[cfg_attr(doc, doc = "[simulator]: crate::guide::simulator")]
         #[cfg_attr(doc, doc = "[performance]: crate::guide::performance")]
         #[cfg_attr(doc, doc = "[contributing]: crate::guide::contributing")]
@@ -64,6 +66,7 @@ page!(encryption, "encryption.md");
 page!(configuration, "configuration.md");
 page!(lua, "lua.md");
 page!(compatibility, "compatibility.md");
+page!(libraries, "libraries.md");
 page!(simulator, "simulator.md");
 page!(performance, "performance.md");
 page!(contributing, "contributing.md");

@@ -65,6 +65,7 @@ pub use users::table::{DEFAULT_USER, USER_BYTES_MAX, USERS_MAX, UserError, Users
 pub use users::user::{Patterns, Selector, User};
 pub use values::collection::ValueType;
 pub use values::double::{parse_double, write_decimal, write_double};
+pub use values::encoding::EncodingLimits;
 pub use values::glob;
 pub use values::hyperloglog::self_test as hyperloglog_self_test;
 pub use values::number::parse_integer;

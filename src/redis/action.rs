@@ -94,6 +94,8 @@ pub enum Action {
     /// Set a key in the state of this replica only, so that it differs from those of the other
     /// replicas (`DEBUG DIVERGE`). The reply is sent before that.
     WriteOnlyHere(LocalWrite),
+    /// Write a text to the log of the replica, then send the reply (`DEBUG LOG`).
+    Log(String),
     /// Start a snapshot in the background, and send the reply without waiting for it (`BGSAVE`,
     /// `SAVE`).
     TakeSnapshot,

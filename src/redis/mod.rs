@@ -77,6 +77,7 @@ mod spec;
 mod statistics;
 mod traffic;
 mod unknown_users;
+mod unsupported_settings;
 mod write_traces;
 
 pub use access::{Access, hash_password};
@@ -118,7 +119,7 @@ pub use settings::{
     CLIENTS_BYTES_MIN, PASSWORD_BYTES_MAX, REWRITE_BYTES_LEAST, Settings, SlowLogSettings,
     parse_bytes,
 };
-pub use slow_log::{CompletedRequest, SlowLog};
+pub use slow_log::{CompletedRequest, LoggedRequest, SlowLog};
 pub use statistics::{
     CallStatus, CommandNumber, CommandStatistics, CommandTotals, DURATION_BUCKETS,
     DurationHistogram,

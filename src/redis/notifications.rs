@@ -64,8 +64,8 @@ fn class_of(event: &str) -> u8 {
         "sortstore" => b'l',
         _ => match event.as_bytes().first() {
             Some(b'h') => b'h',
-            Some(b'z') => b'z',
             Some(b'x') => b't',
+            Some(b'z') => b'z',
             Some(b'l' | b'r') => b'l',
             // All other events belong to set commands.
             _ => b's',
@@ -85,6 +85,8 @@ mod tests {
         assert!(includes("E$", "pfadd") && includes("Ez", "geosearchstore"));
         assert!(includes("Et", "xadd") && !includes("Es", "xadd"));
         assert!(includes("El", "sortstore") && !includes("Es", "sortstore"));
+        assert!(includes("Kt", "xadd") && includes("Kt", "xgroup-create"));
+        assert!(!includes("Ks", "xadd") && !includes("Kt", "expired") && includes("Ks", "sadd"));
         assert!(includes("KEn", "new") && includes("KEm", "keymiss"));
         assert!(!includes("KEA", "keymiss") && !includes("KEm", "new"));
         assert!(!includes("Kx", "set") && !includes("KEA", "new") && includes("Ezl", "rpush"));

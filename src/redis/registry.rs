@@ -6,10 +6,10 @@ use std::sync::LazyLock;
 use crate::kv::{Batch, Operation};
 
 use super::commands::{
-    acl, bitmaps, blocking, changes, client, cluster, command, config, connection, dump, failover,
-    functions, generic, geo, hashes, hyperloglog, info, lists, lolwut, members, memory, monitor,
-    once, pubsub, replication, scripting, sentinel, server, sets, slow_log, snapshot, sort,
-    sorted_sets, streams, strings, transactions,
+    acl, bitmaps, blocking, changes, client, cluster, command, config, connection, debug, dump,
+    failover, functions, generic, geo, hashes, hyperloglog, info, lists, lolwut, members, memory,
+    monitor, once, pubsub, replication, scripting, sentinel, server, sets, slow_log, snapshot,
+    sort, sorted_sets, streams, strings, transactions,
 };
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
@@ -28,6 +28,7 @@ const GROUPS: &[&[CommandSpec]] = &[
     config::COMMANDS,
     connection::COMMANDS,
     dump::COMMANDS,
+    debug::COMMANDS,
     failover::COMMANDS,
     functions::COMMANDS,
     generic::COMMANDS,

@@ -10,7 +10,7 @@ use super::call::Call;
 use super::statistics::CommandNumber;
 
 /// Maximum length in bytes of the name of a command or subcommand.
-pub(super) const NAME_BYTES_MAX: usize = 24;
+pub(super) const NAME_BYTES_MAX: usize = 32;
 
 /// A row of the command table: the description of a command or subcommand, and the function that
 /// runs it.
@@ -268,7 +268,13 @@ impl CommandSpec {
 
     /// Returns whether any argument of the command can be a key.
     pub(super) fn has_keys(&self) -> bool {
-        self.keys != NO_KEYS || self.key_count_index > 0 || self.keys_by_option.is_some()
+        self.keys != NO_KEYS || self.has_movable_keys()
+    }
+
+    /// Returns whether the positions of the keys depend on the arguments: on a number of keys, or
+    /// on an option.
+    pub(super) fn has_movable_keys(&self) -> bool {
+        self.key_count_index > 0 || self.keys_by_option.is_some()
     }
 
     /// Returns the indexes of the keys among the `count` arguments of a request; `argument` returns

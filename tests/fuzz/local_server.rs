@@ -143,6 +143,7 @@ impl LocalServer {
             | Action::UnpauseClients
             | Action::ReturnFreeMemory
             | Action::WriteOnlyHere(_)
+            | Action::Log(_)
             | Action::CountNestedCalls(_)
             | Action::ApplySettings => {}
             Action::Sequence(steps) => {

@@ -67,6 +67,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
                 "function_dump",
                 "library_check",
                 "notifications",
+                "unsupported_settings",
                 "permissions",
                 "session",
                 "statistics",

@@ -7,6 +7,7 @@ pub(in crate::kv) mod bitfields;
 pub(in crate::kv) mod bitmaps;
 pub(in crate::kv) mod blocking;
 pub(in crate::kv) mod changes;
+pub(in crate::kv) mod debug;
 pub(in crate::kv) mod dump;
 pub(in crate::kv) mod expiration;
 pub(in crate::kv) mod functions;

@@ -10,8 +10,9 @@ use crate::kv::commands::items::Arguments;
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::row::{KeyPositions, NO_KEYS, Row, Run, Scale};
 use crate::kv::commands::{
-    bitfields, bitmaps, blocking, dump, expiration, functions, generic, geo, hashes, hyperloglog,
-    internal, keys, lcs, lists, pubsub, scripts, sets, sort, sorted_sets, streams, strings, users,
+    bitfields, bitmaps, blocking, debug, dump, expiration, functions, generic, geo, hashes,
+    hyperloglog, internal, keys, lcs, lists, pubsub, scripts, sets, sort, sorted_sets, streams,
+    strings, users,
 };
 use crate::kv::keyspace::Keyspace;
 use crate::kv::users::table::Users;
@@ -43,6 +44,7 @@ const GROUPS: &[&[Row]] = &[
     dump::COMMANDS,
     streams::WAITING,
     functions::COMMANDS,
+    debug::COMMANDS,
 ];
 
 /// Exclusive upper bound of the numbers that identify commands in the log.
@@ -330,6 +332,7 @@ mod tests {
             (dump::COMMANDS, 390),
             (streams::WAITING, 420),
             (functions::COMMANDS, 410),
+            (debug::COMMANDS, 496),
         ] {
             let numbers: Vec<u16> = group.iter().map(|row| row.number).collect();
             let wanted: Vec<u16> = (from..).take(numbers.len()).collect();

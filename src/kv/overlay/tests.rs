@@ -385,7 +385,7 @@ fn function_that_a_script_loads_is_seen_by_later_ones_of_the_group() {
     let (command, encoded) = (CommandId::of("function|load"), library("a", "f", "1"));
     let args = [&b"1"[..], &encoded];
     overlay.prepare(&feeder.store, command, args[..].into());
-    overlay.call(&feeder.store, command, args[..].into()).unwrap();
+    overlay.call(&feeder.store, command, args[..].into(), true).unwrap();
     let first = overlay.finish_script(b"");
     overlay.begin_script(2);
     assert!(overlay.function(b"f").is_some());
@@ -446,7 +446,7 @@ fn write_to_a_large_value_copies_few_of_its_elements() {
         let args: Vec<&[u8]> = args.map(str::as_bytes).collect();
         let steps = overlay.prepare(&feeder.store, command, args[..].into());
         assert!(steps < 100, "{text}: {steps}");
-        overlay.call(&feeder.store, command, args[..].into()).unwrap();
+        overlay.call(&feeder.store, command, args[..].into(), true).unwrap();
     }
     let (ours, theirs) = (&overlay.scratch, &feeder.store.keyspace);
     let sorted = |keyspace: &Keyspace| keyspace.collection::<SortedSet>(b"z").unwrap().cloned();

@@ -7,6 +7,7 @@ pub(in crate::kv) mod copy_on_write;
 pub(in crate::kv) mod digest;
 pub(in crate::kv) mod double;
 pub(in crate::kv) mod element;
+pub(in crate::kv) mod encoding;
 pub(in crate::kv) mod extended;
 pub(in crate::kv) mod geohash;
 pub mod glob;

@@ -14,6 +14,7 @@ pub(super) mod cluster;
 pub(super) mod command;
 pub(super) mod config;
 pub(super) mod connection;
+pub(in crate::redis) mod debug;
 pub(super) mod dump;
 pub(super) mod failover;
 pub(super) mod functions;

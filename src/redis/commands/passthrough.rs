@@ -99,7 +99,13 @@ fn pass_on_blocking(call: &mut Call<'_>) -> Action {
 }
 
 fn pass_on_subcommand(call: &mut Call<'_>) -> Action {
-    submit(call, 2, None)
+    submit_subcommand(call, None)
+}
+
+/// Submits the state machine's command that the command table assigns to a subcommand, with the
+/// client's arguments, followed by the argument `more` if it is given.
+pub(in crate::redis) fn submit_subcommand(call: &mut Call<'_>, more: Option<&[u8]>) -> Action {
+    submit(call, 2, more)
 }
 
 fn pass_on_with_clock(call: &mut Call<'_>) -> Action {

@@ -1,9 +1,7 @@
 //! Commands about the server and its whole data set.
 
-use std::time::Duration;
-
 use crate::kv::Operation;
-use crate::redis::action::{Action, LocalWrite};
+use crate::redis::action::Action;
 use crate::redis::call::Call;
 use crate::redis::session::reply_format::ReplyKind;
 use crate::redis::spec::{ADMIN, ANYTIME_FAST, CommandSpec, READ_FAST, command, subcommand};
@@ -33,12 +31,6 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .since("1.0.0", "server")
         .costs("O(1)")
         .about("Returns the number of keys."),
-    container("debug")
-        .flags(ADMIN)
-        .categories(&["dangerous"])
-        .since("1.0.0", "server")
-        .about("A container for debugging commands.")
-        .with(DEBUG),
     passed_on("flushall", -1)
         .flags(&["write"])
         .categories(&["keyspace", "dangerous"])
@@ -82,18 +74,6 @@ const CLOCK: &[CommandSpec] = &[
         ),
 ];
 
-const DEBUG: &[CommandSpec] = &[
-    subcommand("diverge", "debug|diverge", -4, debug_diverge)
-        .flags(ADMIN)
-        .costs("O(1)")
-        .about("Sets a key in the state of this replica only, so that it differs from the others."),
-    help_row("debug|help"),
-    subcommand("sleep", "debug|sleep", 3, debug_sleep)
-        .flags(ADMIN)
-        .costs("O(1)")
-        .about("Blocks the whole replica for the given number of seconds."),
-];
-
 /// Runs `BGSAVE [SCHEDULE]`: starts a snapshot; replies with an error if one is already being
 /// taken.
 fn bgsave(call: &mut Call<'_>) -> Action {
@@ -135,42 +115,4 @@ fn time(call: &mut Call<'_>) -> Action {
 /// the wall clocks of a quorum.
 fn reset_clock(call: &mut Call<'_>) -> Action {
     call.submit(Operation::ResetClock { millis: 0 }, ReplyKind::Plain)
-}
-
-fn refuse_debug(call: &mut Call<'_>) -> Action {
-    call.error(
-        &"ERR DEBUG command not allowed. If the enable-debug-command option is set to \"yes\", \
-          you can run it; start the replica with --enable-debug-command yes",
-    )
-}
-
-/// Runs `DEBUG DIVERGE key value [SILENT]`, if `DEBUG` is enabled: sets the key in the state of
-/// this replica only, without a log entry; with `SILENT`, without a change of the digest. For tests
-/// of how a wrong state is found and replaced.
-fn debug_diverge(call: &mut Call<'_>) -> Action {
-    if !call.context.debug {
-        return refuse_debug(call);
-    }
-    let silently = call.request.get(4).is_some();
-    if call.request.len() > 5
-        || call.request.get(4).is_some_and(|option| !option.eq_ignore_ascii_case(b"silent"))
-    {
-        return call.error(&"ERR syntax error");
-    }
-    let (key, value) = (call.argument(2).to_vec(), call.argument(3).to_vec());
-    call.writer.ok();
-    Action::WriteOnlyHere(LocalWrite { key, value, silently })
-}
-
-/// Runs `DEBUG SLEEP seconds`, if `DEBUG` is enabled: blocks the whole replica for this time. A
-/// blocked leader does not answer its peers, so it can lose its leadership.
-fn debug_sleep(call: &mut Call<'_>) -> Action {
-    if !call.context.debug {
-        return refuse_debug(call);
-    }
-    let seconds = std::str::from_utf8(call.argument(2)).ok().and_then(|text| text.parse().ok());
-    let time = seconds.and_then(|seconds: f64| Duration::try_from_secs_f64(seconds).ok());
-    let Some(time) = time else { return call.error(&"ERR value is not a valid float") };
-    call.writer.ok();
-    Action::Sleep(time)
 }

@@ -19,11 +19,14 @@ use crate::kv::{CommandId, ItemsBuffer, Operation, Outcome};
 use crate::redis::action::Action;
 use crate::redis::authorization::Checked;
 use crate::redis::call::Call;
+use crate::redis::failure::Failure;
 use crate::redis::lookup::redirect_slot;
 use crate::redis::session::connection::Blocked;
 use crate::redis::session::reply_format::{ExecReply, ReplyFormat, ReplyKind};
 use crate::redis::session::transaction::{CommandQueue, QueuedRequest, Transaction, WatchedKeys};
-use crate::redis::spec::{ALL_KEYS, CommandSpec, CommandTable, command, command_with_table};
+use crate::redis::spec::{
+    ALL_KEYS, CommandSpec, CommandTable, DENY_OOM, command, command_with_table,
+};
 use crate::redis::statistics::CommandNumber;
 use crate::wire::resp::{Request, Writer};
 
@@ -152,6 +155,10 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
         .find_map(|(spec, request)| redirect_slot(call.connection, spec, *request));
     if let Some(moved) = call.context.moved(slot) {
         return call.error(&moved);
+    }
+    if call.context.is_full && specs.iter().any(|spec| spec.has_flag(DENY_OOM)) {
+        let full = Failure::OutOfMemory;
+        return call.error(&format_args!("EXECABORT Transaction discarded because of: {full}"));
     }
     if specs.iter().any(|spec| runs_script(spec.full_name)) {
         return exec_with_scripts(call, table, &watched, &requests, slot);
@@ -310,6 +317,7 @@ impl ExecRun {
             | Action::ResetStatistics(_)
             | Action::Sleep(_)
             | Action::WriteOnlyHere(_)
+            | Action::Log(_)
             | Action::TakeSnapshot
             | Action::ReturnFreeMemory
                 if !self.may_abort =>

@@ -93,6 +93,16 @@ pub struct Connection {
     pub(in crate::redis) observation: Observation,
     /// What the client has said about the file that `SYNC` returns.
     pub(in crate::redis) file_options: FileOptions,
+    pub(in crate::redis) eviction: Eviction,
+}
+
+/// Whether the server may disconnect a client because all clients together use too much memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::redis) enum Eviction {
+    #[default]
+    Allowed,
+    /// The client has sent `CLIENT NO-EVICT ON`.
+    Never,
 }
 
 /// A command that blocks its connection: no later request is executed before the command's outcome
@@ -139,6 +149,12 @@ pub struct BufferBytes {
 }
 
 impl Connection {
+    /// Returns whether the client may be disconnected because all clients together use too much
+    /// memory.
+    pub fn may_be_evicted(&self) -> bool {
+        self.eviction == Eviction::Allowed
+    }
+
     /// Returns the state of a new connection, which uses RESP2 and may send all commands until
     /// [`Connection::begin_login`] is called. `id` must be unique within the
     /// process. `address` is the client's address and `local_address` the server's, both as
@@ -169,6 +185,7 @@ impl Connection {
             denial: None,
             observation: Observation::default(),
             file_options: FileOptions::default(),
+            eviction: Eviction::default(),
         }
     }
 
@@ -298,6 +315,11 @@ impl Connection {
         self.reply_mode.muted
     }
 
+    /// Lets the reply to the current request be sent in spite of `CLIENT REPLY`.
+    pub fn unmute(&mut self) {
+        self.reply_mode.muted = false;
+    }
+
     /// Returns how the latest request counts in the statistics of commands.
     pub fn call_status(&self) -> CallStatus {
         self.call_status
@@ -343,6 +365,7 @@ impl Connection {
             ('R', tracking.is_some_and(|tracking| tracking.is_redirect_broken)),
             ('B', tracking.is_some_and(|tracking| tracking.prefixes().is_some())),
             ('r', self.reads_from_followers),
+            ('e', self.eviction == Eviction::Never),
         ] {
             if is_set {
                 flags.push(flag);

@@ -440,6 +440,9 @@ fn settings(options: &ServerOptions) -> Settings {
     settings.set_tls(&tls_settings(options.tls.as_ref()));
     let reserved = descriptors::reserved(options.peers.len(), other_descriptors(options));
     let clients_max = descriptors::raise_limit(options.clients_max, reserved);
+    if options.debug {
+        settings.accept_settings_without_effect();
+    }
     settings.set_clients_allowed(descriptors::clients_allowed(reserved));
     settings.set_memory_max(options.memory_max);
     settings.set_rewrite_growth(options.snapshot_log_percentage, options.snapshot_log_bytes);

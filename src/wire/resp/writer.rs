@@ -152,6 +152,12 @@ impl<'a> Writer<'a> {
         self.count(if self.version == Version::Two { b'*' } else { b'>' }, count);
     }
 
+    /// Writes the header of `count` attributes of the next reply, in RESP3 only: in RESP2, replies
+    /// have no attributes.
+    pub fn attributes(&mut self, count: usize) {
+        self.count(b'|', count);
+    }
+
     /// Writes a boolean; in RESP2, as the integer 1 or 0.
     pub fn boolean(&mut self, value: bool) {
         match self.version {

@@ -505,7 +505,9 @@ impl Clients {
     /// clients is within the limit.
     fn close_largest(&mut self, registry: &Registry) {
         while self.memory.is_exceeded() {
-            let largest = self.connected.iter_mut().max_by_key(|(_, client)| client.counted_bytes);
+            let clients = self.connected.iter_mut();
+            let evictable = clients.filter(|(_, client)| client.connection.may_be_evicted());
+            let largest = evictable.max_by_key(|(_, client)| client.counted_bytes);
             let Some((index, client)) = largest else { return };
             tracing::warn!(
                 client = client.connection.id(),

@@ -15,6 +15,7 @@ impl Clients {
             Action::UnpauseClients => self.unpause_clients(),
             Action::KillScript { is_function } => self.kill_script(is_function),
             Action::ShowFunctionStats(version) => self.show_function_stats(version),
+            Action::Log(ref text) => tracing::info!(?text, "text of DEBUG LOG"),
             _ => self.trim_requests += 1,
         }
     }

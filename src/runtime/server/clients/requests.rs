@@ -1,6 +1,8 @@
 //! From received bytes to requests: parses the requests in the bytes, lets `redis` execute them,
 //! performs the resulting actions, and sends the requests that the core must answer.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::feature_level::FeatureLevel;
@@ -8,7 +10,8 @@ use crate::kv::Outcome;
 use crate::raft::{ClientRequest, RequestKind};
 use crate::redis::{
     Action, BufferBytes, CallStatus, ClientKill, ClientList, ClientQuery, CommandNumber,
-    Connection, Context, ReplyFormat, ScriptFacts, ScriptRequest, USERS_UNKNOWN,
+    Connection, Context, LoggedRequest, ReplyFormat, ScriptFacts, ScriptRequest, SlowLogSettings,
+    USERS_UNKNOWN,
 };
 use crate::wire::resp::{Limits, Writer};
 
@@ -134,6 +137,7 @@ impl Clients {
                 }
             }
             self.context.traffic.commands += 1;
+            let logged = self.slow_log.are_all_logged().then(|| LoggedRequest::new(request));
             let action =
                 connection.execute(request, &self.context, &mut self.settings, &mut self.reply);
             if action == Action::Postpone {
@@ -150,6 +154,7 @@ impl Clients {
                     self.perform(index, action, command);
                     if !submits {
                         self.context.statistics.note_call(command, self.failed);
+                        self.log_answered_here(index, logged, pass);
                         answered_here = true;
                     }
                 }
@@ -162,11 +167,7 @@ impl Clients {
             self.finish_request(index, &shown);
         }
         if answered_here {
-            // All requests of the input get the same share of the time. If the clock were read for
-            // each request, that would take longer than most of them.
-            let commands = self.context.traffic.commands.saturating_sub(commands_before).max(1);
-            let share = pass.since_reading() / u32::try_from(commands).unwrap_or(u32::MAX);
-            self.context.statistics.count_noted(share);
+            self.count_answered(commands_before, pass);
         }
         let client = self.connected.get_mut(index).expect("the client exists");
         if directly {
@@ -179,6 +180,46 @@ impl Clients {
             Some(since) if used == 0 => Some(since),
             _ => Some(self.context.now),
         };
+    }
+
+    /// Adds a request that was answered without the state machine to the slow log, if that has every
+    /// request (`slowlog-log-slower-than 0`); otherwise, `request` is `None`.
+    fn log_answered_here(&mut self, index: usize, request: Option<LoggedRequest>, pass: &Pass) {
+        let Some(request) = request else { return };
+        let (wall_clock, entries_max) = (self.context.wall_clock, self.slow_log.entries_max);
+        let client = self.connected.get_mut(index).expect("the client exists");
+        let (elapsed, connection) = (pass.since_reading(), &client.connection);
+        let log = &mut self.context.slow_log;
+        log.add_answered(request, elapsed, wall_clock, connection, entries_max);
+    }
+
+    /// Blocks the replica for `time` (`DEBUG SLEEP`), and replies to the client at `index`. Adds the
+    /// request to the slow log and to the latency samples, where these are enabled.
+    fn sleep(&mut self, index: usize, time: Duration) {
+        std::thread::sleep(time);
+        let SlowLogSettings { threshold, entries_max, latency_threshold } = self.slow_log;
+        let wall_clock = self.context.wall_clock;
+        if latency_threshold.is_some_and(|limit| time >= limit) {
+            self.context.slow_log.add_latency_sample(time, wall_clock);
+        }
+        // With a threshold of 0, every request is added after its reply.
+        if threshold.is_some_and(|limit| !limit.is_zero() && time >= limit) {
+            let client = self.connected.get_mut(index).expect("the client exists");
+            let seconds = time.as_secs_f64().to_string();
+            let request = LoggedRequest::of_arguments(&[b"debug", b"sleep", seconds.as_bytes()]);
+            let log = &mut self.context.slow_log;
+            log.add_answered(request, time, wall_clock, &client.connection, entries_max);
+        }
+        self.send_reply(index);
+    }
+
+    /// Counts the calls of requests that were answered without the state machine. All requests of
+    /// the input, whose number was `commands_before` at its start, get the same share of the time.
+    fn count_answered(&mut self, commands_before: u64, pass: &Pass) {
+        // If the clock were read for each request, that would take longer than most of them.
+        let commands = self.context.traffic.commands.saturating_sub(commands_before).max(1);
+        let share = pass.since_reading() / u32::try_from(commands).unwrap_or(u32::MAX);
+        self.context.statistics.count_noted(share);
     }
 
     /// Does what remains to be done after a request of the client at `index` was executed. `shown`
@@ -252,6 +293,7 @@ impl Clients {
             | Action::ShowFunctionStats(_)
             | Action::PauseClients { .. }
             | Action::UnpauseClients
+            | Action::Log(_)
             | Action::ReturnFreeMemory => {
                 self.administer_here(&action);
                 self.send_reply(index);
@@ -265,16 +307,15 @@ impl Clients {
                 self.context.reset(statistics);
                 self.send_reply(index);
             }
-            Action::Sleep(time) => {
-                std::thread::sleep(time);
-                self.send_reply(index);
-            }
+            Action::Sleep(time) => self.sleep(index, time),
             Action::WriteOnlyHere(write) => {
                 self.board.write_locally(write);
                 self.send_reply(index);
             }
             Action::UpdateSubscriptions(changes) => {
                 self.update_subscriptions(index, &changes);
+                // As in Redis, these confirmations count as messages.
+                self.client(index).connection.unmute();
                 self.send_reply(index);
             }
             Action::TakeSnapshot => {

@@ -48,6 +48,7 @@ fn end(fixture: &mut Fixture, runs: Vec<(u64, ScriptEffects)>) {
         reply: Bytes::from_static(b":1\r\n"),
         effects,
         read: vec![Bytes::from_static(b"k")],
+        notes: Box::default(),
     };
     let runs = runs.into_iter().map(|(number, effects)| (number, ended(effects))).collect();
     let users_revision = fixture.clients.context.access.users_revision();
