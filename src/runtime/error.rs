@@ -51,11 +51,11 @@ pub enum RunError {
         address: String,
     },
     /// A listening socket could not be opened.
-    #[error("cannot listen for {whom} on {address}: {source}; {advice}")]
+    #[error("cannot listen for {purpose} on {address}: {source}; {advice}")]
     Listen {
         /// The kind of connections for which the socket was to be opened: connections from clients,
         /// from Sentinel clients, or from peers.
-        whom: &'static str,
+        purpose: &'static str,
         /// The address to listen on, as given in the options.
         address: SocketAddr,
         /// The error of the operating system.

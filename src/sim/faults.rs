@@ -519,7 +519,7 @@ impl Plan {
         }
     }
 
-    /// Makes replicas send their messages over streams of datagrams. `faulty` says whether there
+    /// Makes replicas send their messages over datagram streams. `faulty` says whether there
     /// are network faults, and `hop` is the usual delay of a datagram.
     fn use_streams(&mut self, faulty: bool, hop: Duration, rng: &mut Rng) {
         self.config = self.config.clone().over_streams();

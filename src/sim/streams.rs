@@ -1,5 +1,5 @@
 //! The server's transport in a simulated cluster: each replica has an *endpoint*, which sends the
-//! replica's messages over streams of datagrams and receives those of its peers. All of it is the
+//! replica's messages over datagram streams and receives those of its peers. All of it is the
 //! server's code (`transport`, `wire::frame`) without sockets, as with `--peer-transport udp`:
 //! without TCP, and without the change between TCP connections and streams. A crash of the replica
 //! loses it.

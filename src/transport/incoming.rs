@@ -26,7 +26,7 @@ const UNIDENTIFIED_MAX: usize = 64;
 /// Maximum number of bytes read from one connection in one pass (iteration of the driver's loop),
 /// so that no connection delays the others.
 const PASS_BYTES_MAX: usize = 1 << 20;
-/// Number of closed streams of datagrams whose ids are kept, so that no late datagram opens one of
+/// Number of closed datagram streams whose ids are kept, so that no late datagram opens one of
 /// these streams again.
 const CLOSED_MAX: usize = 1_024;
 /// Maximum number of replies in one pass (iteration of the driver's loop) to requests to open a
@@ -53,7 +53,7 @@ pub(crate) enum ConnectionError {
     NoHello,
 }
 
-/// What a connection from a peer is made of: a TCP connection, or a stream of datagrams from an
+/// What a connection from a peer is made of: a TCP connection, or a datagram stream from an
 /// address.
 #[derive(Debug)]
 pub(crate) enum IncomingTransport<T, A> {
@@ -155,10 +155,10 @@ pub(crate) struct IncomingConnections<T, A, E> {
     /// when the connection is closed, so that an earlier connection that was delayed is refused.
     latest: Vec<ConnectionSender>,
     cookies: Cookies,
-    /// Receive window of each stream of datagrams, in bytes: the number of bytes that a peer may
+    /// Receive window of each datagram stream, in bytes: the number of bytes that a peer may
     /// send ahead of those that this replica has read.
     window: usize,
-    /// The most recently closed streams of datagrams, oldest first; at most [`CLOSED_MAX`]. No late
+    /// The most recently closed datagram streams, oldest first; at most [`CLOSED_MAX`]. No late
     /// datagram opens one of them again.
     closed: VecDeque<StreamId>,
     /// Replies to be sent at the end of the pass, each with its destination; at most
@@ -179,7 +179,7 @@ where
     E: From<ConnectionError>,
 {
     /// Creates an empty list of connections. `secret`, which must be random, is for the cookies of
-    /// streams of datagrams; each has a window of `window` bytes.
+    /// datagram streams; each has a window of `window` bytes.
     pub(crate) fn new(secret: [u8; 32], window: usize) -> IncomingConnections<T, A, E> {
         IncomingConnections {
             connections: BTreeMap::new(),
@@ -235,7 +235,7 @@ where
         }
     }
 
-    /// Handles a peer's request to open a stream of datagrams: replies with the cookie (token) that
+    /// Handles a peer's request to open a datagram stream: replies with the cookie (token) that
     /// the peer needs to open it.
     pub(crate) fn on_open(&mut self, from: A, id: StreamId, now: Instant) {
         let id = self.cookies.issue(&from.to_string(), id.stream, now);
@@ -318,7 +318,7 @@ where
         due.min().unwrap_or(Instant::MAX)
     }
 
-    /// Sends the acknowledgements of all streams of datagrams, and the replies to datagrams of
+    /// Sends the acknowledgements of all datagram streams, and the replies to datagrams of
     /// unknown ones, with `send`.
     pub(crate) fn acknowledge(&mut self, now: Instant, mut send: impl FnMut(A, &Outbox)) {
         for (to, datagram) in self.replies.drain(..) {

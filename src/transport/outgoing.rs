@@ -1,5 +1,5 @@
 //! The two connections to a peer, on which a replica only sends: one for urgent frames and one for
-//! bulk frames. Each is a TCP connection or a stream of datagrams, or a TCP connection that a
+//! bulk frames. Each is a TCP connection or a datagram stream, or a TCP connection that a
 //! stream will replace once the peer answers it. The driver makes TCP connections, and decides
 //! which connections are to be streams.
 
@@ -27,7 +27,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 pub(crate) const STABLE_AFTER: Duration = Duration::from_secs(1);
 /// Time limit for establishing a connection to a peer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time after which this replica tries again to open a stream of datagrams alongside a TCP
+/// Time after which this replica tries again to open a datagram stream alongside a TCP
 /// connection, if the peer did not answer the last attempt or the last stream has failed. Datagrams
 /// may not get through; a hello of the peer ends the wait (`retry_now`).
 const CANDIDATE_INTERVAL: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ const BULK_BYTES_MAX: usize = 96 << 20;
 /// Approximate encoded size of a frame (one message to a peer) without its payload, in bytes.
 const HEAD_BYTES: usize = 128;
 
-/// The transport of a connection to a peer: a TCP socket, or a stream of datagrams over UDP with
+/// The transport of a connection to a peer: a TCP socket, or a datagram stream over UDP with
 /// the queue of bytes to be sent on it.
 #[derive(Debug)]
 pub(crate) enum OutgoingTransport<T> {
@@ -47,7 +47,7 @@ pub(crate) enum OutgoingTransport<T> {
 }
 
 impl<T> OutgoingTransport<T> {
-    /// Returns a connection that is a stream of datagrams.
+    /// Returns a connection that is a datagram stream.
     pub(crate) fn stream(sender: Box<Sender>) -> OutgoingTransport<T> {
         OutgoingTransport::Datagrams { sender, outbound: OutboundQueue::default() }
     }
@@ -71,7 +71,7 @@ pub(crate) struct Outgoing<T> {
     /// Time of the first failed attempt to connect since the connection was last established;
     /// `None` if no attempt has failed since then.
     pub(crate) failing_since: Option<Instant>,
-    /// A stream of datagrams that is being opened, and that replaces `transport` once the peer
+    /// A datagram stream that is being opened, and that replaces `transport` once the peer
     /// answers; `None` if there is none.
     candidate: Option<Box<Sender>>,
     /// When `candidate` was created or, if there is none, the earliest time at which the next
@@ -165,13 +165,13 @@ impl<T: TcpConnection> Outgoing<T> {
         tcp
     }
 
-    /// Closes a connection that is a stream of datagrams.
+    /// Closes a connection that is a datagram stream.
     fn close_stream(&mut self, now: Instant) {
         let tcp = self.close(now);
-        assert!(tcp.is_none(), "the connection is a stream of datagrams");
+        assert!(tcp.is_none(), "the connection is a datagram stream");
     }
 
-    /// Closes a stream of datagrams, and makes the next attempt to connect due at once.
+    /// Closes a datagram stream, and makes the next attempt to connect due at once.
     pub(crate) fn replace_stream(&mut self, now: Instant) {
         self.close_stream(now);
         self.retry_at = now;
@@ -255,12 +255,12 @@ impl<T: TcpConnection> Outgoing<T> {
         }
     }
 
-    /// Returns whether the connection is an established stream of datagrams.
+    /// Returns whether the connection is an established datagram stream.
     pub(crate) fn is_stream(&self) -> bool {
         self.connected && matches!(self.transport, Some(OutgoingTransport::Datagrams { .. }))
     }
 
-    /// Returns whether the connection is an established stream of datagrams, and all bytes that
+    /// Returns whether the connection is an established datagram stream, and all bytes that
     /// were queued on it have arrived.
     pub(crate) fn is_complete(&self) -> bool {
         match &self.transport {
@@ -271,7 +271,7 @@ impl<T: TcpConnection> Outgoing<T> {
         }
     }
 
-    /// If `wanted` is true, begins to open a candidate: a stream of datagrams, created by `make`,
+    /// If `wanted` is true, begins to open a candidate: a datagram stream, created by `make`,
     /// that replaces the TCP connection once the peer answers. Drops a candidate that the peer has
     /// not answered in time or that is no longer wanted.
     pub(crate) fn prepare_stream(
@@ -303,7 +303,7 @@ impl<T: TcpConnection> Outgoing<T> {
         }
     }
 
-    /// Handles the cookie of a stream of datagrams. Returns how the connection was established with
+    /// Handles the cookie of a datagram stream. Returns how the connection was established with
     /// it, or `None` if the stream is another connection's. A candidate replaces the connection,
     /// and begins with the hello that `hello` returns.
     fn on_cookie(
@@ -351,7 +351,7 @@ impl<T: TcpConnection> Outgoing<T> {
     }
 }
 
-/// A stream of datagrams has been established.
+/// A datagram stream has been established.
 #[derive(Debug)]
 pub(crate) struct Established<T> {
     /// The TCP connection that the stream has replaced, which the caller must close.
@@ -442,7 +442,7 @@ impl<T: TcpConnection> OutgoingLanes<T> {
         self.lanes[lane as usize].send(frame, limit)
     }
 
-    /// Handles the cookie of a stream of datagrams, with which the stream is established. Returns
+    /// Handles the cookie of a datagram stream, with which the stream is established. Returns
     /// which of the two connections it is; `None` if the stream is none of this peer's. `hello`
     /// returns the hello with which a connection begins.
     pub(crate) fn on_cookie(
@@ -466,14 +466,14 @@ impl<T: TcpConnection> OutgoingLanes<T> {
         }
     }
 
-    /// Handles the reset of a stream of datagrams: the peer has closed it, or does not know it.
+    /// Handles the reset of a datagram stream: the peer has closed it, or does not know it.
     /// Returns whether the stream was one of these connections.
     pub(crate) fn on_reset(&mut self, id: StreamId, now: Instant) -> bool {
         let lane = self.lane_of(id);
         lane.map(|outgoing| outgoing.close_stream(now)).is_some()
     }
 
-    /// Returns the connection whose transport is the stream of datagrams `id`; `None` if there is
+    /// Returns the connection whose transport is the datagram stream `id`; `None` if there is
     /// none.
     fn lane_of(&mut self, id: StreamId) -> Option<&mut Outgoing<T>> {
         self.lanes.iter_mut().find(|lane| lane.sender().is_some_and(|sender| sender.id() == id))
@@ -609,7 +609,7 @@ mod tests {
         lanes
     }
 
-    /// Establishes a connection as a stream of datagrams with this number.
+    /// Establishes a connection as a datagram stream with this number.
     fn connect_stream(lanes: &mut OutgoingLanes<FakeTcp>, lane: Lane, number: u64, now: Instant) {
         let sender = Box::new(Sender::new(number, 1 << 20, now));
         let transport = OutgoingTransport::stream(sender);

@@ -167,7 +167,7 @@ fn forged_peers_have_no_effect_on_a_secure_cluster() {
     };
     send_as_peer(&cluster, &client, &forged);
     send_as_peer(&cluster, &Authority::new().replica(made, 2, 3_000, &ca), &forged);
-    log("the certificate of the other side is refused");
+    log("the certificate of the other side is invalid");
     // Without any certificate.
     let config = client_config(&ca, None).unwrap();
     let name = "replica-1.test.bowline".try_into().unwrap();
@@ -178,7 +178,7 @@ fn forged_peers_have_no_effect_on_a_secure_cluster() {
     let mut rest = Vec::new();
     let _ = tls_stream.read_to_end(&mut rest);
     assert!(rest.is_empty());
-    log("the other side has presented no certificate");
+    log("the other side presented no certificate");
     assert_unharmed(&cluster);
 }
 
@@ -196,7 +196,7 @@ fn expired_certificate_of_a_peer_is_refused() {
     cluster.wait_for(words, || cluster.log(0).contains(words).then_some(()));
     let forged = forged_request();
     send_as_peer(&cluster, &authority.replica(folder, 2, 2_001, &ca), &forged);
-    let words = "the certificate of the other side is refused";
+    let words = "the certificate of the other side is invalid";
     cluster.wait_for(words, || cluster.log(0).contains(words).then_some(()));
     assert!(cluster.log(0).contains("expired"), "{}", cluster.log(0));
     assert_unharmed(&cluster);
@@ -405,7 +405,7 @@ fn replaced_authority_excludes_a_replica_until_its_certificate_is_replaced() {
     for at in 0..3 {
         cluster.wait_for(words, || cluster.log(at).contains(words).then_some(()));
     }
-    let words = "the certificate of the other side is refused";
+    let words = "the certificate of the other side is invalid";
     cluster.wait_for(words, || cluster.log(0).contains(words).then_some(()));
     let mut client = cluster.connector(0).connect().unwrap();
     assert_eq!(client.call_until_ok(&[b"SET", b"two", b"suffice"]), b"+OK\r\n");

@@ -106,7 +106,7 @@ pub use self::restore::{
 pub use self::stop_handle::StopHandle;
 
 /// Divisor of the size of the kernel's socket buffer: the quotient is the maximum window of one
-/// stream of datagrams. Several streams share the buffer, and the kernel counts more bytes than the
+/// datagram stream. Several streams share the buffer, and the kernel counts more bytes than the
 /// payload.
 const BUFFER_SHARES: usize = 4;
 
@@ -350,7 +350,7 @@ fn peer_connections(
 }
 
 /// Returns a random secret, from which this replica computes the cookies that peers need to open
-/// streams of datagrams.
+/// datagram streams.
 fn secret() -> [u8; 32] {
     let mut secret = [0; 32];
     for part in secret.chunks_mut(8) {

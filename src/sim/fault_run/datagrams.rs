@@ -1,4 +1,4 @@
-//! Messages between replicas over streams of datagrams: the network of a run loses, delays,
+//! Messages between replicas over datagram streams: the network of a run loses, delays,
 //! reorders and duplicates the datagrams, and the streams still deliver all bytes once and in
 //! order.
 

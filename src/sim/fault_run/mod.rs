@@ -1,6 +1,6 @@
 //! A simulated run with faults: faults are injected into a cluster under a workload
 //! (`injection.rs`); then, in a recovery phase, a majority without faults must make progress
-//! (`recovery.rs`). In some runs messages between replicas use streams of datagrams
+//! (`recovery.rs`). In some runs messages between replicas use datagram streams
 //! (`datagrams.rs`). Safety rules are checked during the run, and the clients' history at the end.
 
 mod datagrams;

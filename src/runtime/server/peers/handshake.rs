@@ -1,6 +1,6 @@
-//! The handshake: a connection from a peer begins with a hello, which must come from a replica of
-//! the same cluster, be addressed to this replica, and not come from an older copy of the peer's
-//! folder.
+//! The handshake: a peer's connection starts with a hello. It is accepted only if it comes from a
+//! replica of the same cluster, is addressed to this replica, and does not come from an older copy
+//! of the peer's data folder.
 
 use crate::feature_level::FeatureLevel;
 use crate::storage::{
@@ -13,7 +13,7 @@ use crate::wire::frame::{Hello, OPENINGS_MAX};
 
 const _: () = assert!(OPENINGS_MAX == OPENINGS_KEPT, "a hello has all openings");
 
-/// The reason why a connection from a peer is closed.
+/// Why a connection from a peer is closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PeerError {
     #[error(
@@ -66,7 +66,7 @@ pub(super) enum PeerError {
     Connection(#[from] ConnectionError),
 }
 
-/// Returns the version of a peer's program for messages.
+/// Returns the version of a peer's program, for messages.
 fn version_text(program: &str) -> &str {
     if program.is_empty() { "0.1" } else { program }
 }
@@ -95,8 +95,8 @@ pub(super) fn check(
     if peer == me.replica {
         return Err(PeerError::OwnId(peer));
     }
-    // A list is empty if its replica joined the cluster later. Whether the peer is a member now is
-    // for the core to decide: this replica may not know the latest configuration.
+    // A replica that joined the cluster later has an empty list. Whether the peer is a member now
+    // is decided by the core, because this replica may not know the latest configuration.
     let (theirs, ours) = (&hello.members, members);
     if theirs.is_empty() && ours.contains(&peer) {
         return Err(PeerError::UsedId(peer));
@@ -240,8 +240,8 @@ mod tests {
         assert_eq!(connect(4, &[11, 12, 13, 14]), other(4));
         assert_eq!(connect(5, &[11, 12, 13, 14, 16]), other(5), "restored from a copy");
         assert_eq!(connect(6, &[11, 12, 13, 14, 16, 17]), other(6), "and started twice");
-        // The peer's folder is wiped and bootstrapped again, and the peer restarts any number of
-        // times.
+        // The peer's data folder is wiped and bootstrapped again. Then the peer restarts any number
+        // of times.
         let again: Vec<u64> = (100..100 + 5_000).collect();
         for count in [1, 5, 60, OPENINGS_KEPT] {
             let refused = |error| Err(PeerError::History { peer: NodeId(2), error });
@@ -260,7 +260,7 @@ mod tests {
         let rejoining = Hello { incarnation: 1, openings: vec![77], rejoining: true, ..hello() };
         let new = check_after(Some(old), &rejoining).unwrap();
         assert_eq!(new, PeerOpening { peer: NodeId(2), incarnation: 1, opening: 77 });
-        // The new peer may connect again and restart; the lost one is refused.
+        // The new peer may connect again and restart. The lost one is rejected.
         assert_eq!(check_after(Some(new), &rejoining), Ok(new));
         let later = Hello { incarnation: 2, openings: vec![77, 78], ..hello() };
         assert!(check_after(Some(new), &later).is_ok());

@@ -23,17 +23,17 @@ pub(crate) mod outgoing;
 use std::str::FromStr;
 
 /// Transport protocol of a replica's connections to its peers. Regardless of this option, a replica
-/// accepts both TCP connections and streams of datagrams from its peers. With certificates, streams
-/// need keys from a TCP connection first.
+/// accepts both TCP connections and datagram streams from its peers. With certificates, a datagram
+/// stream needs keys from a TCP connection first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerTransport {
-    /// Small messages use streams over UDP datagrams, on which packet loss is measured. Large
-    /// messages use TCP while the loss is low, and a stream otherwise. If datagrams do not get
-    /// through, all messages use TCP.
+    /// Small messages use datagram streams over UDP, which also measure packet loss. Large messages
+    /// use TCP while the loss is low, and a datagram stream otherwise. If no datagrams get through,
+    /// all messages use TCP.
     Auto,
-    /// TCP connections.
+    /// All messages use TCP connections.
     Tcp,
-    /// All messages use streams over UDP datagrams, for networks that lose packets.
+    /// All messages use datagram streams over UDP, for networks with packet loss.
     Udp,
 }
 

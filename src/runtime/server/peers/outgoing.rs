@@ -1,5 +1,5 @@
 //! Connections to peers, on which this replica only sends: two per peer, one for urgent frames and
-//! one for bulk frames. Each is a TCP connection or a stream of datagrams. A lost connection is
+//! one for bulk frames. Each is a TCP connection or a datagram stream. A lost connection is
 //! reestablished, with a growing delay between attempts. Frames for a peer without a connection are
 //! dropped and counted; the core sends them again.
 
@@ -35,32 +35,32 @@ use crate::transport::outgoing::{Established, Outgoing, OutgoingLanes, OutgoingT
 use crate::transport::sender::Sender;
 use crate::wire::datagram::{Ack, StreamId};
 
-/// Maximum number of peers that are not members, as far as this replica knows. Beyond it, this
-/// replica does not connect to further ones.
+/// Maximum number of connected peers that are not known to be members. This replica does not
+/// connect to more of them.
 const STRANGERS_MAX: usize = 32;
-/// Time without a connection after which a peer that is not a member is forgotten; also the time
-/// for which the connections to a removed member are kept.
+/// Time without a connection after which a non-member is forgotten. The connections to a removed
+/// member are kept for the same time.
 const STRANGER_AGE_MAX: Duration = Duration::from_mins(1);
-/// Time without a connection to a peer after which a log line reports the peer as unreachable.
+/// A peer without a connection is logged as unreachable after this time.
 const LOG_DOWN_AFTER: Duration = Duration::from_secs(5);
-/// Maximum congestion window of a stream of datagrams, in bytes.
+/// Maximum congestion window of a datagram stream, in bytes.
 const WINDOW_MAX: usize = 8 << 20;
 /// Maximum time for which data sent over TCP may remain unacknowledged. Then the connection is
-/// closed and reestablished.
+/// closed and opened again.
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Loss of datagrams, in permille, at or above which bulk messages use a stream of datagrams
-/// instead of TCP with [`PeerTransport::Auto`]. At this loss, TCP is much slower.
+/// Datagram loss, in permille, from which bulk messages use a datagram stream instead of TCP with
+/// [`PeerTransport::Auto`]. TCP is much slower at this loss.
 const LOSSY_PERMILLE: u32 = 10;
-/// Time for which attempts to connect over TCP must fail before bulk messages use a stream of
-/// datagrams instead with [`PeerTransport::Auto`]. If the peer is down, the streams to it have
-/// failed by then, too.
+/// Duration of failing TCP connection attempts after which bulk messages use a datagram stream
+/// instead, with [`PeerTransport::Auto`]. If the peer is down, its datagram streams have failed by
+/// then, too.
 const TCP_FAILING_MIN: Duration = Duration::from_secs(7);
-/// Time after which TCP is tried again for bulk messages that use a stream of datagrams because TCP
-/// has failed. The attempt interrupts the connection.
+/// Time after which TCP is tried again for bulk messages that use a datagram stream because TCP
+/// failed. Trying interrupts the connection.
 const TCP_RETRY_AFTER: Duration = Duration::from_mins(30);
-/// Loss of datagrams, in permille, below which bulk messages use TCP again instead of a stream of
-/// datagrams once the loss has stayed below it for [`LOSSLESS_FOR`].
+/// Datagram loss, in permille, below which bulk messages return to TCP, once the loss has been this
+/// low for [`LOSSLESS_FOR`].
 const LOSSLESS_PERMILLE: u32 = 3;
 const LOSSLESS_FOR: Duration = Duration::from_mins(1);
 
@@ -73,45 +73,42 @@ struct Peer {
     attempted: Option<String>,
     /// The last address over which both connections were stable, as `host:port`.
     proven: Option<String>,
-    /// Number of attempts to connect that led to no stable connection. Each is followed by an
-    /// attempt at the next address.
+    /// Number of connection attempts since the last stable connection. Each uses the next address.
     failed_attempts: usize,
     /// Whether both connections have been stable since the last attempt to connect.
     is_reached: bool,
     /// The resolved address of the last attempt to connect; `None` if no address is known, or if
     /// its host name has not been resolved yet.
     address: Option<SocketAddr>,
-    /// Whether the peer is a member of the cluster, as far as this replica knows. A peer that is
-    /// not may be a member in a later configuration. It is forgotten if it is not connected.
+    /// Whether the peer is known to be a member of the cluster. A non-member may be a member in a
+    /// later configuration. It is forgotten after some time without a connection.
     is_member: bool,
     /// Time at which this replica learned that the peer is no longer a member. The connections are
     /// kept for [`STRANGER_AGE_MAX`], so that the peer learns of its removal, and a removed leader
     /// can transfer its leadership.
     removed_at: Option<Instant>,
-    /// Version and feature level of the peer's program, according to its latest hello; an empty
-    /// version if it does not tell.
+    /// Version and feature level of the peer's program according to its latest hello. The version
+    /// is empty if the hello does not contain it.
     program: Option<(String, FeatureLevel)>,
     /// The two outgoing connections to the peer.
     lanes: OutgoingLanes<Socket>,
-    /// The keys for datagrams to and from the peer, from the last connection with TLS for urgent
-    /// messages; `None` before that, or if replicas use no certificates.
+    /// Keys for datagrams to and from the peer, from the latest TLS connection for urgent messages;
+    /// `None` before the first, or if replicas use no certificates.
     keys: Option<DatagramKeys>,
-    /// Whether the network path to the peer counts as lossy, so that bulk messages use a stream of
-    /// datagrams. It does while the loss is high, and for [`LOSSLESS_FOR`] afterwards.
+    /// Whether the network path to the peer is considered lossy, so that bulk messages use a
+    /// datagram stream. It is while the loss is high, and for [`LOSSLESS_FOR`] afterwards.
     is_lossy: bool,
-    /// Time at which the loss of datagrams was last at least [`LOSSLESS_PERMILLE`]. After a failure
-    /// of TCP, this is instead a time in the future, so that bulk messages do not use TCP before
-    /// that time.
+    /// When the datagram loss was last at least [`LOSSLESS_PERMILLE`]. After a failure of TCP this
+    /// is a time in the future, which delays the return of bulk messages to TCP.
     lossy_at: Instant,
-    /// The state of the connections to this peer (connected, lost or unreachable) that the last log
-    /// line about the peer reported.
+    /// The peer's state according to the latest log line about it.
     logged: Logged,
-    /// Time at which the connection to the peer was lost, or at which the process started if the
-    /// peer has never been connected.
+    /// When the connection to the peer was lost; when the process started if the peer has never
+    /// been connected.
     down_since: Instant,
 }
 
-/// The state of the connections to a peer that the last log line about the peer reported.
+/// State of the connections to a peer as logged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Logged {
     /// The connection to the peer was lost. Also the initial state, before any log line.
@@ -128,25 +125,26 @@ pub(crate) struct OutgoingPeers {
     /// The hello (first frame of a connection) that this replica sends. Its recipient, its lane
     /// (urgent or bulk) and whether the replica is rejoining are filled in for each connection.
     hello: Hello,
-    /// Whether this replica is rejoining after the loss of its votes. The log writer sets the flag
-    /// to false when the replica is a full member again.
+    /// Whether this replica is rejoining after losing its votes. The log writer clears the flag
+    /// when the replica is a full member again.
     rejoining: Arc<AtomicBool>,
-    /// The peers, each at the position that its `Poll` tokens name; `None` where one was removed.
+    /// The peers, at the positions that their `Poll` tokens refer to; `None` where a peer was
+    /// removed.
     slots: Vec<Option<Peer>>,
     /// The ids and addresses of the replicas in this replica's options.
     listed: Vec<(NodeId, String)>,
     resolver: Resolver,
     transport: PeerTransport,
-    /// Maximum congestion window of each stream of datagrams, in bytes.
+    /// Maximum congestion window of each datagram stream, in bytes.
     window_max: usize,
     first_token: usize,
     certificates: Arc<Certificates>,
-    /// Whether nothing is sent to addresses that are not on loopback, because there are no
-    /// certificates for peers.
+    /// Whether this replica sends only to loopback addresses, because it has no certificates for
+    /// peers (protected mode).
     is_on_loopback_only: bool,
-    /// Limits the log lines about peers with such addresses.
+    /// Rate limit of log lines about peers whose address is not a loopback address.
     unprotected: RefusalLog<(NodeId, SocketAddr)>,
-    /// Limits the log lines about peers whose certificate is for all names of the domain.
+    /// Rate limit of log lines about peers with a wildcard certificate.
     misnamed: RefusalLog<NodeId>,
     refusals: RefusalLog<(NodeId, Failure)>,
     counters: Arc<RuntimeCounters>,
@@ -187,8 +185,8 @@ impl Peer {
         }
     }
 
-    /// Returns whether a peer that is not a member must be forgotten: it was removed
-    /// [`STRANGER_AGE_MAX`] ago or, if it never was a member, has had no connection for that time.
+    /// Returns whether a non-member is to be forgotten: a removed member [`STRANGER_AGE_MAX`] after
+    /// its removal, any other after that time without a connection.
     fn is_forgotten(&self, now: Instant) -> bool {
         if let Some(at) = self.removed_at {
             return now.since(at) >= STRANGER_AGE_MAX;
@@ -198,9 +196,9 @@ impl Peer {
             && now.since(self.down_since) >= STRANGER_AGE_MAX
     }
 
-    /// Decides whether the network path to the peer counts as lossy. Uses the measured loss of
-    /// datagrams to the peer and of those from the peer (`incoming_permille`). A path also counts
-    /// as lossy if TCP fails but datagrams get through.
+    /// Updates whether the path to the peer is considered lossy, from the measured datagram loss to
+    /// the peer and from the peer (`incoming_permille`). A path is also considered lossy if TCP
+    /// fails but datagrams get through.
     fn note_loss(&mut self, incoming_permille: u32, now: Instant) {
         let is_stream = self.lanes.lane(Lane::Urgent).is_stream();
         let bulk = self.lanes.lane_mut(Lane::Bulk);
@@ -236,8 +234,8 @@ impl Peer {
         }
     }
 
-    /// Logs changes of the peer's state: connected, lost or unreachable. Failed attempts to connect
-    /// are not logged individually.
+    /// Logs a change of the peer's state: connected, lost or unreachable. Individual failed
+    /// attempts are not logged.
     fn log_changes(&mut self, now: Instant) {
         let peer = self.id;
         let address = self.address.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
@@ -302,27 +300,27 @@ impl OutgoingPeers {
         peers
     }
 
-    /// Sets the certificates with which connections are made.
+    /// Sets the certificates used to open connections.
     pub(crate) fn with_certificates(mut self, certificates: Arc<Certificates>) -> OutgoingPeers {
         self.certificates = certificates;
         self
     }
 
-    /// Sets whether nothing is sent to peers whose address is not on loopback.
+    /// Sets whether this replica sends only to peers with loopback addresses.
     pub(crate) fn on_loopback_only(mut self, is_on_loopback_only: bool) -> OutgoingPeers {
         self.is_on_loopback_only = is_on_loopback_only;
         self
     }
 
-    /// Decrypts a datagram of a peer, of which only the contents are left. Returns false if it is
-    /// none, or has arrived before.
+    /// Decrypts a peer's datagram in place and removes its header and tag. Returns false if it was
+    /// not encrypted with a peer's keys, or has arrived before.
     pub(crate) fn open(&mut self, sealed: &mut Vec<u8>) -> bool {
         let Some(id) = key_id(sealed) else { return false };
         let mut keys = self.slots.iter_mut().flatten().filter_map(|peer| peer.keys.as_mut());
         keys.find(|keys| keys.id() == id).is_some_and(|keys| open(keys, sealed))
     }
 
-    /// Closes all connections, so that they are made again.
+    /// Closes all connections, so that new ones are opened.
     pub(crate) fn close_all(&mut self, now: Instant, registry: &Registry) {
         for peer in self.slots.iter_mut().flatten() {
             peer.keys = None;
@@ -332,8 +330,8 @@ impl OutgoingPeers {
         }
     }
 
-    /// Sets the other members of the cluster, each with its address in the configuration, if that
-    /// has one. Adds the missing peers. The connections to earlier members are closed after
+    /// Sets the other members of the cluster, each with its address in the configuration, if there
+    /// is one. Adds missing peers. Closes the connections to removed members after
     /// [`STRANGER_AGE_MAX`].
     pub(crate) fn set_members(&mut self, members: &[(NodeId, Option<String>)], now: Instant) {
         for peer in self.slots.iter_mut().flatten() {
@@ -360,8 +358,8 @@ impl OutgoingPeers {
         }
     }
 
-    /// Sets the cluster's feature level. From level 2 on, no version of the protocol is used that
-    /// only programs of a lower level need.
+    /// Sets the cluster's feature level. From level 2 on, this replica no longer uses protocol
+    /// versions that exist for programs of a lower level.
     pub(crate) fn set_feature_level(&mut self, level: FeatureLevel) {
         self.hello.versions = versions_at(level);
         for peer in self.slots.iter_mut().flatten() {
@@ -369,7 +367,7 @@ impl OutgoingPeers {
         }
     }
 
-    /// Returns the version and the feature level of the peer's program, if they are known.
+    /// Returns the version and feature level of the peer's program; `None` if unknown.
     pub(crate) fn program_of(&self, peer: NodeId) -> Option<(&str, FeatureLevel)> {
         let (program, level) = self.peer(peer)?.program.as_ref()?;
         Some((program, *level))
@@ -398,8 +396,7 @@ impl OutgoingPeers {
         self.peer(peer)?.proven.as_deref()
     }
 
-    /// Returns the port on which `peer` listens for its peers, from the first address that is
-    /// tried; 0 if none is known.
+    /// Returns the port of the peer's first address; 0 if no address is known.
     pub(crate) fn port_of(&self, peer: NodeId) -> u16 {
         let address = self.peer(peer).and_then(|peer| peer.addresses.for_attempt(0));
         let port = address.and_then(|address| address.rsplit_once(':'));
@@ -411,7 +408,7 @@ impl OutgoingPeers {
         self.peers().map(|peer| peer.id)
     }
 
-    /// Returns the number of connections to `peer` that were made since the process started.
+    /// Returns the number of connections to `peer` opened since the process started.
     pub(crate) fn connection_count(&self, peer: NodeId) -> u64 {
         self.peer(peer).map_or(0, |peer| peer.lanes.connection_count())
     }
@@ -428,8 +425,8 @@ impl OutgoingPeers {
     }
 
     /// Returns the round-trip time, the loss and the number of retransmissions measured on the
-    /// streams of datagrams to `peer`; `None` if there is no stream. If there are two streams,
-    /// returns the shorter round-trip time, the higher loss and the sum of the retransmissions.
+    /// datagram streams to `peer`; `None` if there is no stream. With two streams, these are the
+    /// shorter round-trip time, the higher loss and the sum of the retransmissions.
     pub(crate) fn path_to(&self, peer: NodeId) -> Option<PathStatus> {
         let lanes = &self.peer(peer)?.lanes;
         let senders = lanes.iter().filter_map(Outgoing::sender);
@@ -453,16 +450,15 @@ impl OutgoingPeers {
         self.peers().find(|peer| peer.id == id)
     }
 
-    /// Returns the earliest time at which [`OutgoingPeers::connect`] must start or abort an attempt
-    /// to connect, or [`OutgoingPeers::flush`] must send datagrams; `None` if none of these is
-    /// pending.
+    /// Returns when [`OutgoingPeers::connect`] must next start or abort a connection attempt, or
+    /// [`OutgoingPeers::flush`] must send datagrams; `None` if nothing is pending.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let due = self.peers().map(|peer| peer.lanes.next_due());
         due.min().filter(|due| *due < Instant::MAX)
     }
 
-    /// Starts the attempts to connect that are due, and aborts those that take too long. With
-    /// [`PeerTransport::Auto`], also prepares the streams of datagrams that are to replace TCP
+    /// Starts the connection attempts that are due, and aborts those that take too long. With
+    /// [`PeerTransport::Auto`], also prepares the datagram streams that are to replace TCP
     /// connections. `incoming_permille` returns the loss of datagrams from a peer, in permille.
     pub(crate) fn connect(
         &mut self,
@@ -479,7 +475,7 @@ impl OutgoingPeers {
                 remove(slot, now, registry);
                 continue;
             }
-            // With certificates, datagrams need keys from a TCP connection first.
+            // With certificates, datagrams need keys from a TCP connection.
             let is_encrypted = self.certificates.peer_domain().is_some();
             let is_auto =
                 self.transport == PeerTransport::Auto && (!is_encrypted || peer.keys.is_some());
@@ -538,12 +534,11 @@ impl OutgoingPeers {
     }
 
     /// Handles the hello of `peer`, which has just connected to this replica: makes the next
-    /// attempt to connect to it due at once, and resets the delay between attempts. `opening`
-    /// identifies the peer's current start; if the peer has restarted, older streams of datagrams
-    /// to it are closed. The hello also has the address at which the peer says that it is reached,
-    /// empty if it announces none, and the versions of the protocol that the peer speaks:
-    /// connections with another version than the best are made again. A peer that is unknown is
-    /// added as a non-member, unless there are [`STRANGERS_MAX`] of these.
+    /// connection attempt due at once, and resets the delay between attempts. `opening` identifies
+    /// the peer's current start; if the peer has restarted, older datagram streams to it are
+    /// closed. The hello also contains the address that the peer announces, if any, and its
+    /// protocol versions: connections that do not use the best common version are opened again. An
+    /// unknown peer is added as a non-member, unless there are [`STRANGERS_MAX`] of those.
     pub(crate) fn on_hello(
         &mut self,
         peer: NodeId,
@@ -631,9 +626,9 @@ impl OutgoingPeers {
         None
     }
 
-    /// Handles a cookie, which is the peer's reply to a request to open a stream of datagrams and
-    /// establishes the stream. If the stream is a peer's connection for urgent messages, returns
-    /// the peer; otherwise returns `None`.
+    /// Handles a cookie, the peer's reply to a request to open a datagram stream, which establishes
+    /// the stream. Returns the peer if the stream is its connection for urgent messages, otherwise
+    /// `None`.
     pub(crate) fn on_cookie(
         &mut self,
         id: StreamId,
@@ -660,7 +655,7 @@ impl OutgoingPeers {
         }
     }
 
-    /// Handles the reset of a stream of datagrams: the peer has closed it, or does not know it.
+    /// Handles the reset of a datagram stream: the peer has closed it, or does not know it.
     pub(crate) fn on_reset(&mut self, id: StreamId, now: Instant) {
         for peer in self.slots.iter_mut().flatten() {
             peer.lanes.on_reset(id, now);
@@ -695,7 +690,8 @@ impl OutgoingPeers {
                             self.sealed.clear();
                         }
                         (Some(address), None) if !is_encrypted => socket.send(address, &self.out),
-                        // There were keys when the stream began, and there will be new ones.
+                        // The stream started with keys; new ones will come from the next TLS
+                        // connection.
                         (_, None) | (None, _) => {}
                     }
                     self.out.clear();
@@ -705,7 +701,7 @@ impl OutgoingPeers {
     }
 }
 
-/// Logs that this replica does not connect to a peer whose address is not on loopback.
+/// Logs that this replica does not connect to a peer whose address is not a loopback address.
 fn log_unprotected(peer: NodeId, address: SocketAddr, suppressed: u64) {
     tracing::warn!(
         %peer,
@@ -717,13 +713,13 @@ fn log_unprotected(peer: NodeId, address: SocketAddr, suppressed: u64) {
     );
 }
 
-/// Returns the versions of the protocol that a replica may use in a cluster of this feature level.
+/// Returns the protocol versions that a replica may use in a cluster of this feature level.
 pub(crate) fn versions_at(level: FeatureLevel) -> ProtocolVersions {
     let own = ProtocolVersions::OWN;
     if level == FeatureLevel::V0_1 { own } else { ProtocolVersions { oldest: V10, ..own } }
 }
 
-/// Closes the connections to a peer, and forgets the peer.
+/// Closes the connections to a peer and forgets the peer.
 fn remove(slot: &mut Option<Peer>, now: Instant, registry: &Registry) {
     let Some(peer) = slot else { return };
     for (_, outgoing) in peer.lanes.iter_mut() {
@@ -732,22 +728,22 @@ fn remove(slot: &mut Option<Peer>, now: Instant, registry: &Registry) {
     *slot = None;
 }
 
-/// Closes a connection and schedules the next attempt to connect.
+/// Closes a connection and schedules the next connection attempt.
 fn close(outgoing: &mut Outgoing<Socket>, now: Instant, registry: &Registry) {
     if let Some(mut socket) = outgoing.close(now) {
         socket.close(registry);
     }
 }
 
-/// Checks the state of a connection to `peer` if it is a TCP connection. Returns false if it has
-/// failed or was closed. `domain` is that of the names in certificates, if peers use any.
+/// Checks a connection to `peer` if it uses TCP. Returns false if it has failed or was closed.
+/// `domain` is the domain of the names in certificates; `None` if peers use no certificates.
 fn check(outgoing: &mut Outgoing<Socket>, peer: NodeId, domain: Option<&PeerDomain>) -> bool {
     let was_connected = outgoing.is_connected();
     let Some(socket) = outgoing.tcp() else { return true };
     if !was_connected {
         match socket.is_connected() {
             Ok(true) => {
-                // The handshake has verified the name, but may have accepted one for all replicas.
+                // The TLS handshake has verified the name, but accepts wildcard certificates.
                 let is_certified = |domain: &PeerDomain| {
                     socket.certificate().is_some_and(|it| domain.names(it, peer))
                 };
@@ -762,7 +758,7 @@ fn check(outgoing: &mut Outgoing<Socket>, peer: NodeId, domain: Option<&PeerDoma
             Err(_) => return false,
         }
     }
-    // Peers send nothing on these connections.
+    // Peers send nothing on these connections, except that they close them.
     let mut space = [0; 16];
     while let Some(socket) = outgoing.tcp().filter(|socket| socket.is_readable()) {
         match socket.read(&mut space) {

@@ -1,4 +1,4 @@
-//! Metrics about the log on disk, snapshots, memory and the keyspace.
+//! Metrics of the log on disk, snapshots, memory and the keyspace.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ pub(super) const METRICS: &[Metric] = &[
     counter("bowline_log_syncs", "Syncs (fsync) of the log.", |source, out| {
         out.add(source.counters.log_syncs.get());
     }),
-    gauge("bowline_log_sync_duration", "Durations of the syncs of the log.", |source, out| {
+    gauge("bowline_log_sync_duration", "Durations of log syncs (fsync).", |source, out| {
         out.add(source.counters.log_sync_times.read());
     })
     .histogram()
     .seconds(),
     gauge(
         "bowline_disk_state",
-        "1 for the condition of the disk, 0 for the others. While it is low, writes are refused.",
+        "1 for the current disk state, 0 for the others. While it is low, writes are refused.",
         |source, out| out.add_states(DISK_STATES, disk_name(context(source).disk)),
     )
     .by(&["state"]),
-    counter("bowline_disk_stalls", "Times that the disk has stalled.", |source, out| {
+    counter("bowline_disk_stalls", "Times the disk stalled.", |source, out| {
         out.add(context(source).counters.disk_stalls);
     }),
     gauge("bowline_disk_free", "Free disk space.", |source, out| {
@@ -35,10 +35,10 @@ pub(super) const METRICS: &[Metric] = &[
         |source, out| out.add(context(source).disk_reserve),
     )
     .bytes(),
-    counter("bowline_snapshots", "Snapshots that were completed.", |source, out| {
+    counter("bowline_snapshots", "Snapshots completed.", |source, out| {
         out.add(context(source).snapshot.saves);
     }),
-    counter("bowline_snapshot_failures", "Snapshots that have failed.", |source, out| {
+    counter("bowline_snapshot_failures", "Snapshots failed.", |source, out| {
         out.add(context(source).snapshot.failures);
     }),
     gauge(
@@ -67,7 +67,7 @@ pub(super) const METRICS: &[Metric] = &[
     .bytes(),
     gauge(
         "bowline_snapshot_age",
-        "Time since the latest snapshot was completed, or loaded at the start.",
+        "Time since the latest snapshot was completed, or since it was loaded at the start.",
         |source, out| {
             let context = context(source);
             let saved_at = context.snapshot.saved_at;
@@ -84,35 +84,35 @@ pub(super) const METRICS: &[Metric] = &[
     ),
     gauge(
         "bowline_memory_used",
-        "Memory usage of data, log and clients, as maxmemory counts it.",
+        "Memory used by the dataset, the log and clients: the usage that maxmemory limits.",
         |source, out| out.add(context(source).used_memory),
     )
     .bytes(),
     gauge(
         "bowline_memory_peak",
-        "Largest value of bowline_memory_used_bytes since the start.",
+        "Peak of bowline_memory_used_bytes since the start.",
         |source, out| out.add(context(source).used_memory_peak),
     )
     .bytes(),
-    gauge("bowline_memory_dataset", "Memory usage of keys and values.", |source, out| {
+    gauge("bowline_memory_dataset", "Memory used by keys and values.", |source, out| {
         out.add(context(source).dataset_bytes);
     })
     .bytes(),
-    gauge("bowline_memory_log", "Memory usage of log entries in memory.", |source, out| {
+    gauge("bowline_memory_log", "Memory used by log entries.", |source, out| {
         out.add(context(source).log_bytes);
     })
     .bytes(),
-    gauge("bowline_memory_clients", "Memory usage of all clients.", |source, out| {
+    gauge("bowline_memory_clients", "Memory used by all clients.", |source, out| {
         out.add(context(source).clients_bytes);
     })
     .bytes(),
     gauge(
         "bowline_memory_resident",
-        "Resident memory of the process; 0 if unknown.",
+        "Resident set size of the process; 0 if unknown.",
         |source, out| out.add(context(source).resident_bytes),
     )
     .bytes(),
-    gauge("bowline_memory_machine", "Memory of the machine; 0 if unknown.", |source, out| {
+    gauge("bowline_memory_machine", "Total memory of the machine; 0 if unknown.", |source, out| {
         out.add(context(source).system.memory_bytes);
     })
     .bytes(),
@@ -122,7 +122,7 @@ pub(super) const METRICS: &[Metric] = &[
     .bytes(),
     gauge(
         "bowline_memory_clients_limit",
-        "Memory limit of all clients together (maxmemory-clients).",
+        "Memory limit of all clients combined (maxmemory-clients).",
         |source, out| out.add(source.report.clients_bytes_max),
     )
     .bytes(),
@@ -133,21 +133,21 @@ pub(super) const METRICS: &[Metric] = &[
     ),
     gauge(
         "bowline_lazyfree_pending_objects",
-        "Values that were removed but not freed yet.",
+        "Deleted values whose memory is not freed yet.",
         |source, out| out.add(context(source).lazyfree_pending_objects),
     ),
     counter(
         "bowline_lazyfreed_objects",
-        "Values that were freed in the background.",
+        "Values whose memory was freed in the background.",
         |source, out| out.add(context(source).lazyfreed_objects),
     ),
     gauge("bowline_keys", "Number of keys.", |source, out| out.add(context(source).key_count)),
-    gauge("bowline_keys_with_expiration", "Number of keys that expire.", |source, out| {
+    gauge("bowline_keys_with_expiration", "Number of keys with a TTL.", |source, out| {
         out.add(context(source).expires_count);
     }),
     gauge(
         "bowline_keys_average_ttl",
-        "Average remaining time to live of the keys that expire; 0 if there are none.",
+        "Average remaining TTL of the keys that have one; 0 if there are none.",
         |source, out| {
             let context = context(source);
             let average = context.average_expiry.unwrap_or(0);
@@ -158,7 +158,7 @@ pub(super) const METRICS: &[Metric] = &[
     .seconds(),
     counter(
         "bowline_keyspace_lookups",
-        "Keys that reads of this replica's clients looked up, by result: hit or miss.",
+        "Keys looked up by reads of this replica's clients, by result: hit or miss.",
         |source, out| {
             let statistics = context(source).keyspace_statistics;
             out.add_with(["hit".into()], statistics.hits);
@@ -166,17 +166,19 @@ pub(super) const METRICS: &[Metric] = &[
         },
     )
     .by(&["result"]),
-    gauge("bowline_changes_revision", "Revision of the state, as in CHANGES.", |source, out| {
+    gauge("bowline_changes_revision", "Current revision, as used by CHANGES.", |source, out| {
         out.add(context(source).history.revision);
     }),
+    gauge("bowline_changes_history_events", "Changes retained for CHANGES.", |source, out| {
+        out.add(context(source).history.events)
+    }),
     gauge(
-        "bowline_changes_history_events",
-        "Changes in the history from which CHANGES is answered.",
-        |source, out| out.add(context(source).history.events),
-    ),
-    gauge("bowline_changes_history", "Memory usage of the history of changes.", |source, out| {
-        out.add(context(source).history.bytes);
-    })
+        "bowline_changes_history",
+        "Memory used by the changes retained for CHANGES.",
+        |source, out| {
+            out.add(context(source).history.bytes);
+        },
+    )
     .bytes(),
     counter("bowline_expired_keys", "Keys removed because they had expired.", |source, out| {
         out.add(context(source).keyspace_statistics.expired);
