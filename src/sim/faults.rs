@@ -49,10 +49,10 @@ pub enum Profile {
     /// partitions, crashes and pauses.
     Streams,
     /// Runs with all types of faults in which leaders append most writes in pieces, as the server
-    /// does with writes above 1 MiB. In some seeds with the real storage code and snapshots.
+    /// does for writes above 1 MiB. Some seeds use the real storage code and snapshots.
     LargeWrites,
-    /// Runs in which the members change all the time, with all types of faults except corrupted
-    /// files and clock skew. Other profiles have such changes in some seeds, too.
+    /// Runs with continual membership changes and all types of faults except corrupted files and
+    /// clock skew. Some seeds of other profiles have membership changes, too.
     Members,
 }
 
@@ -75,8 +75,8 @@ pub enum Fault {
     Crash,
     /// Crashes the leader and restarts it later.
     CrashLeader,
-    /// Crashes the leader for a long time, and at the same moment ends the outages of all other
-    /// replicas. If one of these lags behind, the witness may have to bring it up to date.
+    /// Crashes the leader for a long time and ends the outages of all other replicas at the same
+    /// time. If one of these lags behind, the witness may have to bring it up to date.
     SwapReplicas,
     /// Crashes all replicas at once, and restarts them later.
     CrashAll,
@@ -101,17 +101,17 @@ pub enum Fault {
     /// Sets one wall clock wrong for a long time, or makes several wall clocks jump for up to a
     /// second.
     WallClock,
-    /// Asks a leader for a random membership change: to add, promote, demote, remove or replace
-    /// some.
+    /// Requests a random membership change from a leader: additions, promotions, demotions,
+    /// removals or replacements.
     ChangeMembers,
-    /// Changes the state of one replica, so that it differs from the others. Not done while another
-    /// replica lacks the right state.
+    /// Changes the state of one replica, so that it differs from the others. Does nothing while
+    /// another replica lacks the right state.
     ChangeState,
     /// Sets the loss rate of messages between replicas to 70 % or back to the run's normal rate, at
     /// random.
     MessageLoss,
-    /// Requests a leadership transfer from the leader, to a random replica or to any follower, or
-    /// aborts the transfer in progress. Not a fault, but it may come at any time.
+    /// Requests a leadership transfer to a random replica or to any follower from the leader, or
+    /// aborts the transfer in progress. Not a fault, but it may happen at any time.
     TransferLeadership,
 }
 
@@ -119,14 +119,14 @@ pub enum Fault {
 /// seed.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Ids of all replicas, members or not.
+    /// Ids of all replicas, including those that are not members yet.
     pub ids: Vec<NodeId>,
-    /// Ids of the members with which the cluster is created.
+    /// Ids of the initial members of the cluster.
     pub members: Vec<NodeId>,
-    /// Replicas that start as an earlier version of the program, and are upgraded at their first
+    /// Replicas that start with an earlier program version, and are upgraded at their first
     /// restart.
     pub old: Vec<NodeId>,
-    /// Ids of the replicas that are witnesses, members or not.
+    /// Ids of the replicas that are witnesses, including those that are not members yet.
     pub witnesses: Vec<NodeId>,
     /// Configuration of the replicas.
     pub config: Config,
@@ -164,9 +164,9 @@ pub struct Plan {
     pub may_corrupt: bool,
     /// Snapshot interval and chunk size; `None` if replicas take no snapshots.
     pub snapshots: Option<SnapshotPlan>,
-    /// Interval at which the states of the replicas are compared; zero for never.
+    /// Interval at which the replicas' states are compared; zero for never.
     pub digest_check: Duration,
-    /// The limits on the pieces of large writes.
+    /// Size limits of the pieces of large writes.
     pub pieces: PieceLimits,
     /// The streams over which replicas send their messages; `None` if messages are not sent over
     /// streams.
@@ -269,7 +269,7 @@ impl Profile {
         }
     }
 
-    /// Returns whether runs of this profile always use the configuration of the server.
+    /// Returns whether all runs of this profile use the server's configuration.
     fn needs_server(self) -> bool {
         use Profile::{LargeWrites, Members, Snapshots, Streams};
         matches!(self, Snapshots | Streams | LargeWrites | Members)
@@ -295,8 +295,8 @@ impl Plan {
             8..11 => 4,
             _ => 5,
         };
-        // The course's replicas have fixed members, take no snapshots, use no streams and append
-        // no pieces.
+        // Replicas with the course's protocol have fixed members, take no snapshots, use no streams
+        // and append no pieces.
         let course = rng.permille(400) && !profile.needs_server();
         let mut config = if course { Config::course() } else { Config::server() };
         vary(&mut config, rng, profile == Profile::Clocks);
@@ -383,8 +383,9 @@ impl Plan {
         plan
     }
 
-    /// Makes keys expire in all runs of [`Profile::Clocks`] and in some of the others. Derived from
-    /// earlier draws, so that the runs of other seeds stay the same.
+    /// Makes keys expire, in all runs of [`Profile::Clocks`] and in some of the others. Derived
+    /// from earlier random numbers instead of new ones, so that the runs of existing seeds stay the
+    /// same.
     fn expire_keys(&mut self, profile: Profile, clients: u64) {
         let expiring = profile == Profile::Clocks
             || matches!(profile, Profile::Mixed | Profile::LargeWrites)
@@ -396,8 +397,8 @@ impl Plan {
         }
     }
 
-    /// Makes members change, upgrades replicas, adds witnesses and changes states in the runs that
-    /// have these, and slows down compactions.
+    /// Adds membership changes, upgrades, witnesses, changed states and slow compactions to the
+    /// plan, where the profile and the seed provide for them.
     fn vary(&mut self, profile: Profile, rng: &mut Rng) {
         self.slow_down_compactions();
         self.change_members(profile, rng);
@@ -406,9 +407,9 @@ impl Plan {
         self.change_states(rng);
     }
 
-    /// Makes some replicas witnesses, in the runs in which the members change, and turns some runs
-    /// of [`Profile::Members`] into runs of two or three replicas with data and one or two
-    /// witnesses, which do not change.
+    /// Makes some replicas witnesses in runs with membership changes. Turns some runs of
+    /// [`Profile::Members`] into runs with fixed members: two or three replicas with data and one
+    /// or two witnesses.
     fn add_witnesses(&mut self, profile: Profile, rng: &mut Rng) {
         if profile == Profile::Members && rng.permille(250) {
             let (data, witnesses) = *rng.choose(&[(2, 1), (2, 1), (3, 1), (3, 2)]);
@@ -419,7 +420,7 @@ impl Plan {
             self.faults.retain(|fault| *fault != Fault::ChangeMembers);
             self.faults.extend([Fault::Isolate, Fault::Crash, Fault::SwapReplicas]);
             self.duration = Duration::from_secs(20);
-            // Long enough for a witness to be elected, and to step down again.
+            // Long enough to elect a witness, and for it to step down again.
             self.outage.max = self.config.election_timeout_max * 6;
         } else if self.faults.contains(&Fault::ChangeMembers) {
             let is_spare = |id: &&NodeId| !self.members.contains(id);
@@ -429,13 +430,14 @@ impl Plan {
         if !self.witnesses.is_empty() {
             self.config.feature_level = FeatureLevel::NEWEST;
             self.old.retain(|id| !self.witnesses.contains(id));
-            // Enough for most of a run, for some of it, or for next to nothing.
+            // The log limit of witnesses: enough for most of a run, for part of it, or for almost
+            // nothing.
             let bytes = *rng.choose(&[256 << 10, 16 << 10, 1 << 10]);
             self.config.witness_log_bytes_max = bytes;
         }
     }
 
-    /// Adds fault types that some seeds have besides those of the profile.
+    /// Adds the fault types that this seed has in addition to those of its profile.
     fn add_faults(&mut self, loses_disks: bool, rng: &mut Rng) {
         if rng.permille(500) && loses_disks {
             self.faults.extend([Fault::LoseDisk; 2]);
@@ -445,9 +447,8 @@ impl Plan {
         }
     }
 
-    /// Adds a rolling upgrade to the plan, in some runs with crashes: some replicas are of an
-    /// earlier version first, and the leader raises the cluster's feature level when all are
-    /// upgraded.
+    /// Adds a rolling upgrade to some runs with crashes: some replicas start with an earlier
+    /// program version, and the leader raises the cluster's feature level when all are upgraded.
     fn upgrade_replicas(&mut self, profile: Profile, rng: &mut Rng) {
         let restarts = self
             .faults
@@ -462,9 +463,9 @@ impl Plan {
         self.old.retain(|_| rng.permille(500));
     }
 
-    /// Adds membership changes to the plan, in all runs of [`Profile::Members`] and in some of the
-    /// others. Not with the course's protocol, whose members are fixed, or with disk losses, after
-    /// which a replica must not rejoin if the members have changed.
+    /// Adds membership changes to all runs of [`Profile::Members`] and to some of the others, but
+    /// not to runs with the course's protocol, whose members are fixed, and not to runs with disk
+    /// losses, because a replica must not rejoin after the members have changed.
     fn change_members(&mut self, profile: Profile, rng: &mut Rng) {
         let is_possible =
             self.protocol == ClientProtocol::Connection && !self.faults.contains(&Fault::LoseDisk);
@@ -476,8 +477,8 @@ impl Plan {
         if !is_possible || !is_wanted {
             return;
         }
-        // New members lack the whole log. With a slow disk and one entry per message, resending
-        // the whole window again and again would be millions of messages.
+        // New members lack the whole log. With a slow disk and one entry per message,
+        // retransmitting the whole window repeatedly would take millions of messages.
         self.config.inflight_appends_max = self.config.inflight_appends_max.min(16);
         let spares = *rng.choose(&[1, 2, 4, 8]);
         let first = u16::try_from(self.ids.len()).expect("at most 7") + 1;
@@ -487,11 +488,11 @@ impl Plan {
         self.fault_interval.max = self.fault_interval.max.min(self.config.election_timeout_max * 2);
     }
 
-    /// Adds changes of the state of one replica to the plan, in some of the runs with the real
-    /// storage code and enough replicas for a majority without the changed one. Not with changes of
-    /// the members or with witnesses, which may leave too few voters with data, or with replicas of
-    /// an earlier version. Not with damage to snapshots: a leader with a changed state takes no new
-    /// one for its followers.
+    /// Adds changes of one replica's state to some of the runs with the real storage code and
+    /// enough replicas for a majority without the changed one. Not in runs with membership changes
+    /// or witnesses, which may leave too few voters with data, nor with replicas of an earlier
+    /// version. Nor in runs with damaged snapshots: a leader with a changed state takes no new
+    /// snapshot for its followers.
     fn change_states(&mut self, rng: &mut Rng) {
         let excluded = [Fault::ChangeMembers, Fault::CorruptSnapshot, Fault::CorruptSnapshotWrite];
         let is_possible = self.protocol == ClientProtocol::Connection
@@ -508,8 +509,8 @@ impl Plan {
         }
     }
 
-    /// Adapts the plan to `profile`. `faulty` says whether there are network faults, and `hop` is
-    /// the usual delay of a message.
+    /// Adapts the plan to `profile`. `faulty` is whether there are network faults, and `hop` is the
+    /// usual delay of a message.
     fn adapt_to(&mut self, profile: Profile, faulty: bool, hop: Duration, rng: &mut Rng) {
         match profile {
             Profile::Storage => self.increase_disk_load(rng),
@@ -519,8 +520,8 @@ impl Plan {
         }
     }
 
-    /// Makes replicas send their messages over datagram streams. `faulty` says whether there
-    /// are network faults, and `hop` is the usual delay of a datagram.
+    /// Makes replicas send their messages over datagram streams. `faulty` is whether there are
+    /// network faults, and `hop` is the usual delay of a datagram.
     fn use_streams(&mut self, faulty: bool, hop: Duration, rng: &mut Rng) {
         self.config = self.config.clone().over_streams();
         self.streams = Some(StreamPlan {
@@ -544,8 +545,8 @@ impl Plan {
         // The average loss in permille.
         let loss = rng.between(0, 600);
         let bursts = rng.permille(500);
-        // Each loss in a burst is the last one with a probability of 1/4, so this gives the same
-        // average.
+        // A burst continues with a probability of 3/4 after each loss, so this gives the same
+        // average loss.
         let first = if bursts { loss * 250 / (1_000 - loss) } else { loss };
         self.quality = LinkQuality {
             loss_permille: u32::try_from(first).expect("600"),
@@ -558,8 +559,8 @@ impl Plan {
         };
     }
 
-    /// Makes leaders append most writes in pieces, and in some runs takes snapshots so often that
-    /// many are taken between the pieces of a batch.
+    /// Makes leaders append most writes in pieces. In some runs, also makes snapshots so frequent
+    /// that many are taken between the pieces of a batch.
     fn use_pieces(&mut self, rng: &mut Rng) {
         self.load.padding = *rng.choose(&[200, 500, 1_000]);
         self.load.batches = rng.permille(500);
@@ -572,7 +573,7 @@ impl Plan {
         };
         self.config.uncommitted_bytes_max += self.load.padding * 4;
         self.config.inflight_appends_max = self.config.inflight_appends_max.min(16);
-        // As in `increase_disk_load`, for the linearizability checker.
+        // To limit the work of the linearizability checker, as in `increase_disk_load`.
         self.load.keys *= 2;
         if rng.permille(600) {
             self.segment_bytes = rng.permille(500).then_some(8 << 10);
@@ -608,7 +609,7 @@ impl Plan {
         self.load.readers = self.load.readers.min(usize::from(rng.permille(200)));
     }
 
-    /// Returns the maximum time until a wrong state is found and rebuilt; zero if states are not
+    /// Returns the maximum time to detect and rebuild a wrong state; zero if states are not
     /// compared.
     fn wrong_state_timeout(&self) -> Duration {
         let is_compared = u32::from(!self.digest_check.is_zero());

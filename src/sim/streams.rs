@@ -275,7 +275,8 @@ pub(in crate::sim) struct Streams {
     /// The messages of each connection that were sent and have not arrived, oldest first. Without
     /// connections on which nothing more may arrive.
     unread: Vec<(Connection, VecDeque<PeerMsg>)>,
-    /// For each stream, by its id, the end of the bytes that were sent on it at least once.
+    /// For each stream by its id, the position up to which bytes have been sent on it at least
+    /// once.
     sent: BTreeMap<u64, u64>,
     coverage: Coverage,
 }
@@ -294,7 +295,7 @@ impl Streams {
         }
     }
 
-    /// Returns how often the run has reached each situation that concerns streams.
+    /// Returns the number of times that the run reached each situation concerning streams.
     pub(in crate::sim) fn coverage(&self) -> &Coverage {
         &self.coverage
     }

@@ -127,7 +127,8 @@ impl<D: Disk> Log<D> {
         create_meta(disk, &Meta::new(cluster, replica, sorted(members), None))
     }
 
-    /// Creates the files of a replica that is added to an existing cluster, in an empty folder.
+    /// Creates the files of a replica that will be added to an existing cluster, in an empty
+    /// folder.
     ///
     /// # Errors
     /// If the folder is not empty or cannot be written.
@@ -139,8 +140,8 @@ impl<D: Disk> Log<D> {
         create_meta(disk, &Meta::new(cluster, replica, Vec::new(), None))
     }
 
-    /// Creates the files of a new replica in a folder that contains nothing but a snapshot, with
-    /// which the new cluster begins. The snapshot must be complete and durable; `level` is its
+    /// Creates the files of a new replica in a folder that contains only a snapshot, which is the
+    /// initial state of a new cluster. The snapshot must be complete and durable; `level` is its
     /// feature level.
     ///
     /// # Errors
@@ -216,8 +217,8 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Durably records that the replica is no longer rejoining after a loss. The caller must have
-    /// made sure that the replica again has every entry that it may have acknowledged before.
+    /// Durably records that the replica is no longer rejoining. The caller must have checked that
+    /// the replica again has every entry that it may have acknowledged before the loss.
     ///
     /// # Errors
     /// If this write or an earlier one failed; see [`Log::sync`].
@@ -233,8 +234,9 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Durably records that a program needs the feature level `level` to read the folder, unless
-    /// this is recorded already. To be called before anything is written that needs the level.
+    /// Durably records that reading the folder needs a program with the feature level `level`,
+    /// unless this is recorded already. Must be called before writing anything that needs the
+    /// level.
     ///
     /// # Errors
     /// If this write or an earlier one failed; see [`Log::sync`].
@@ -387,9 +389,9 @@ impl<D: Disk> Log<D> {
         self.hard_state
     }
 
-    /// Replaces term and vote by later ones that recovery has found outside of the log's blocks: in
-    /// a snapshot that became durable before its term did, or after damage in the log. Earlier ones
-    /// are ignored.
+    /// Replaces the term and vote with later ones that recovery has found outside of the log's
+    /// blocks: in a snapshot that became durable before its term did, or after damage in the log.
+    /// Ignores earlier ones.
     pub(super) fn adopt(&mut self, hard_state: HardState) {
         if check_hard_state(self.hard_state, hard_state).is_ok() {
             self.hard_state = hard_state;

@@ -66,23 +66,21 @@ pub(super) const META_FILE: &str = "meta";
 /// old version.
 pub(super) const META_FILE_NEW: &str = "meta.new";
 const MAGIC: &[u8; 16] = b"bowline replica\n";
-/// Format version of the file `meta` in a folder with the lowest feature level.
+/// Format version of `meta` while the feature level is the lowest.
 const META_VERSION_OLDEST: u32 = 3;
-/// Format version of the file `meta` in any other folder.
+/// Format version of `meta` at higher feature levels.
 const META_VERSION: u32 = 4;
-/// Length in bytes of the fixed fields of the file `meta`, which precede the feature level and the
-/// list of members.
+/// Length in bytes of the fixed fields of `meta` before the feature level and the lists.
 const HEAD_BYTES: usize = 66;
-/// Length in bytes of the feature level, in the file `meta` of version [`META_VERSION`].
+/// Length in bytes of the feature level in format [`META_VERSION`].
 const LEVEL_BYTES: usize = 2;
 const CHECKSUM_BYTES: usize = 4;
-/// Bit in the field `flags` of the file `meta`: the replica is rejoining after the loss of votes
-/// and entries.
+/// Flag in `meta`: the replica is rejoining after losing votes and entries.
 const LOST_VOTES: u8 = 1;
-/// Bit in the field `flags` of the file `meta`: the replica is rejoining after the loss of entries.
+/// Flag in `meta`: the replica is rejoining after losing entries, but knows its term and vote.
 const LOST_ENTRIES: u8 = 2;
-/// Minimum number of members of a cluster in which a replica can recover a loss from the others. If
-/// there are only two, the other one cannot be elected without this replica's vote.
+/// Minimum number of members with which a replica can recover lost data from the others. With only
+/// two, the other replica cannot be elected without this replica's vote.
 const REPAIR_MEMBERS_MIN: usize = 3;
 
 /// Maximum length of a replica's list of its own latest process starts (one random number per
@@ -103,8 +101,8 @@ pub(super) struct Meta {
     /// Ids of the voters with which the cluster was created, in ascending order, this replica
     /// included; empty if the replica was added to an existing cluster.
     pub(super) members: Vec<NodeId>,
-    /// What the replica has lost and not recovered yet: until then it is rejoining and must not
-    /// vote.
+    /// Data that the replica has lost and not recovered yet: until then it is rejoining and must
+    /// not vote. `None` if nothing is missing.
     pub(super) loss: Option<Loss>,
     /// Sequence number of the oldest log segment that must exist. Recovery ignores older segments.
     pub(super) first: u64,
@@ -140,9 +138,9 @@ impl Meta {
         Meta { identity, members, loss, first: 1, last: 0, feature_level, openings: Vec::new() }
     }
 
-    /// Returns whether the cluster is large enough for this replica to recover what its folder has
-    /// lost from the other replicas, as far as its first members tell. A cluster to which this
-    /// replica was added had others before.
+    /// Returns whether the other replicas can restore data that this folder has lost: there were at
+    /// least [`REPAIR_MEMBERS_MIN`] members when the cluster was created, or the replica was added
+    /// later.
     pub(super) fn can_repair(&self) -> bool {
         self.members.is_empty() || self.members.len() >= REPAIR_MEMBERS_MIN
     }
@@ -290,11 +288,11 @@ enum Content {
     Record(Meta),
     /// The record has a format version, given here, that this program cannot read.
     Version(u32),
-    /// The folder needs a feature level, given here, that this program does not support.
+    /// The folder needs this feature level, which the program does not support.
     FeatureLevel(FeatureLevel),
 }
 
-/// Index of the damaged sector in a file, and a description of the damage.
+/// Index of a damaged sector in a file, and a description of the damage.
 type Damage = (usize, String);
 
 impl Copy<'_> {

@@ -44,8 +44,7 @@ pub struct Recovered<D: Disk> {
     disk: D,
     options: LogOptions,
     names: Vec<String>,
-    /// Contents of the file `meta` (owner, members and the random number of each process start) as
-    /// read from the folder.
+    /// The contents of the file `meta` as read from the folder: owner, members and start history.
     found: Meta,
     /// Contents that [`Recovered::open`] writes to the file `meta`: those of `found`, with the
     /// random numbers of a repair that begins now and of the replica's current start added.
@@ -58,28 +57,30 @@ pub struct Recovered<D: Disk> {
     damage: Option<LogDamage>,
     /// The gap between the latest undamaged snapshot and the log; `None` if there is none.
     gap: Option<StorageError>,
-    /// The latest term and vote, if a power cut has interrupted a repair in which they were known.
+    /// The term and vote saved by a repair that a power cut interrupted; `None` if there was none
+    /// or it did not know them.
     unfinished: Option<HardState>,
     /// Term of the last entry of the latest undamaged snapshot; 0 if there is none.
     snapshot_term: Term,
-    /// Describes the mark that the state is wrong; `None` if the folder has no such mark.
+    /// The error that describes the wrong-state mark; `None` if the folder has no such mark.
     wrong_state: Option<StorageError>,
 }
 
-/// The log in a replica's folder, before a start has changed anything.
+/// The contents of a log as found in the folder, before a start has changed anything.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FoundLog {
-    /// Term and vote.
+    /// The latest term and vote.
     pub hard_state: HardState,
-    /// Index of the first entry, if there is one.
+    /// Index of the first entry; the index where the next entry would be if there is none.
     pub first: Index,
-    /// Id of the last entry; of the entry before `first` if there is none.
+    /// Id of the last entry; if the log is empty, of the entry before `first`.
     pub last: EntryId,
     /// Number of segment files.
     pub segment_count: usize,
-    /// Whether a power cut left an incomplete write at the end of the log, which a start removes.
+    /// Whether the log ends with an incomplete write, which a start removes. A power cut leaves
+    /// one.
     pub has_torn_block: bool,
-    /// Names of the files that a start removes.
+    /// Names of files that a start deletes because they are obsolete.
     pub obsolete: Vec<String>,
 }
 
@@ -184,11 +185,11 @@ impl<D: Disk> Recovered<D> {
         self.next.feature_level
     }
 
-    /// Checks that `expected`, which must include this replica, are the members with which the
-    /// cluster was created.
+    /// Checks that the cluster was created with the members `expected`, which must include this
+    /// replica.
     ///
     /// # Errors
-    /// If they are others.
+    /// If it was created with other members.
     pub fn check_members(&self, expected: &[NodeId]) -> Result<(), StorageError> {
         let replica = self.next.identity.replica;
         let expected = Expected { cluster: None, replica, members: Some(expected) };
@@ -201,8 +202,9 @@ impl<D: Disk> Recovered<D> {
         &self.next.members
     }
 
-    /// Returns what the replica has lost and not recovered yet, with this start or before: until
-    /// then it is rejoining, and must not vote. `None` if nothing is missing.
+    /// Returns the data that the replica has lost and not recovered yet, whether this start found
+    /// the loss or an earlier one: until it is recovered, the replica is rejoining and must not
+    /// vote. `None` if nothing is missing.
     pub fn loss(&self) -> Option<Loss> {
         let mutant = self.disk.mutant();
         if !self.loses_entries() || mutant == Some(Mutant::RepairUnmarked) {
@@ -222,7 +224,7 @@ impl<D: Disk> Recovered<D> {
         self.loses_entries() || self.discards_state()
     }
 
-    /// Returns whether [`Recovered::open`] removes all snapshots, because the state in them is
+    /// Returns whether [`Recovered::open`] deletes all snapshots, because the state in them is
     /// marked as wrong.
     pub fn discards_state(&self) -> bool {
         self.wrong_state.is_some()
@@ -250,8 +252,7 @@ impl<D: Disk> Recovered<D> {
         Some(Repair { damage, loss: self.loss()?, last_kept })
     }
 
-    /// Fails with the damage that [`Recovered::repair`] returns, if there is any, and if the state
-    /// is marked as wrong.
+    /// Returns an error if [`Recovered::repair`] finds damage or if the state is marked as wrong.
     ///
     /// # Errors
     /// If the folder is damaged, or its state is wrong.
@@ -264,14 +265,14 @@ impl<D: Disk> Recovered<D> {
         }
     }
 
-    /// Returns whether no part of the log can be kept, because its start is damaged, or because
-    /// entries are missing between the snapshot and the log.
+    /// Returns whether the whole log must be discarded, because its beginning is damaged or entries
+    /// between the snapshot and the log are missing.
     fn resets_log(&self, snapshot: Option<SnapshotId>) -> bool {
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
         self.damage.is_some() && self.replay.header.is_none() || self.replay.base.index > end
     }
 
-    /// Returns what was found in the log.
+    /// Returns a summary of the log as found.
     pub fn log(&self) -> FoundLog {
         let Recovered { replay, names, found, .. } = self;
         let obsolete = names.iter().filter(|name| is_obsolete(name, found));
@@ -318,7 +319,7 @@ impl<D: Disk> Recovered<D> {
     pub fn check_snapshot(&mut self, snapshot: Option<SnapshotId>) -> Result<(), StorageError> {
         self.gap = self.find_gap(snapshot).err();
         self.snapshot_term = snapshot.map(|snapshot| snapshot.last.term).unwrap_or_default();
-        // A mark that the state is wrong shows that there are other replicas with the right one.
+        // If the state is marked as wrong, there are other replicas with the right state.
         if self.found.can_repair() || self.discards_state() {
             self.count_repair();
             Ok(())
@@ -327,11 +328,11 @@ impl<D: Disk> Recovered<D> {
         }
     }
 
-    /// Counts a repair that begins with this start as a start of its own. The log is then two
-    /// starts ahead of any copy of the file `meta` that was written before the repair, and so lacks
-    /// its mark that the replica is rejoining: one start more than an interrupted start explains.
+    /// Counts the repair that this start begins as an additional start. The log is then two starts
+    /// ahead of any copy of `meta` from before the repair, which lacks the mark that the replica is
+    /// rejoining. An interrupted start explains a difference of only one start.
     fn count_repair(&mut self) {
-        // While votes count as lost, all copies since the repair that lost them have the mark.
+        // While votes count as lost, every copy made since the repair that lost them has the mark.
         let is_marked = self.needs_repair() && self.loss().is_some();
         let begins = is_marked && self.found.loss != Some(Loss::Votes);
         if begins && self.repair_opening.is_none() {
@@ -396,7 +397,7 @@ impl<D: Disk> Recovered<D> {
             // log is reset, the new segment follows it.
             let numbers = names.iter().filter_map(|name| segment::number_of(name));
             found.last = numbers.max().unwrap_or(0).max(found.last);
-            // Until the repair is complete, nothing shows how much of the log it has removed.
+            // Until the repair is complete, it is unknown how much of the log it has removed.
             found.loss = loss.and(Some(Loss::Votes));
             found.write(&mut disk)?;
             let log = damage.as_ref().map(|damage| damage.name.as_str());
@@ -457,7 +458,7 @@ impl<D: Disk> Recovered<D> {
     }
 }
 
-/// Deletes the obsolete files of a folder with this meta record.
+/// Deletes the files that are obsolete according to the meta record.
 fn delete_obsolete<D: Disk>(disk: &mut D, meta: &Meta) -> Result<(), StorageError> {
     let names = disk.list().map_err(io_error(disk, "list", ""))?;
     let is_early = disk.mutant() == Some(Mutant::DeleteBeforeSync);
@@ -576,7 +577,8 @@ fn read_segments<D: Disk>(
                 let before = replay.durable.hard_state;
                 let hard_state = repair::latest_hard_state(disk, count, before, &meta.identity);
                 if hard_state.is_none() && meta.members.is_empty() {
-                    // It was added later, so it may have voted for members that it does not know.
+                    // The replica was added later, so it may have voted for members that it does
+                    // not know.
                     return Err(error);
                 }
                 let name = segment::file_name(number);

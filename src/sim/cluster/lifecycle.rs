@@ -95,10 +95,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Returns whether the programs of both replicas understand what the other may send: neither is
-    /// of a lower feature level than that of the cluster at the other, and the receiver's knows all
-    /// entries of the message. In the server, one of them refuses the connection otherwise. Only a
-    /// replica that was removed before it was upgraded is refused.
+    /// Returns whether both programs understand what the other may send: neither has a lower
+    /// feature level than the cluster's level known to the other, and the receiver's supports all
+    /// entries in the message. In the server, one of the two refuses the connection otherwise. Only
+    /// a replica that was removed before it was upgraded is affected.
     pub(super) fn understands(&self, slot: usize, envelope: &Envelope) -> bool {
         let (receiver, sender) = (&self.machines[slot], &self.machines[self.slot(envelope.from)]);
         let cluster_level = |machine: &Machine| {
@@ -235,7 +235,7 @@ impl Cluster {
         machine.applying.clear();
         machine.storing.clear();
         machine.receiving = None;
-        // A changed state is in no snapshot.
+        // No snapshot contains a changed state.
         (machine.has_changed_state, machine.state_is_wrong) = (false, false);
         machine.log_start = None;
         if let Some(gate) = machine.clock_gate.take() {

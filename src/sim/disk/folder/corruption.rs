@@ -1,8 +1,8 @@
-//! Corruption of a folder at rest: flipped bits, synced writes that are lost or misdirected,
-//! vanished files, and old copies of files or of the whole folder. All of it must be detected; the
-//! start of a replica then repairs the folder, or refuses it if that is impossible. Two
-//! cases that no storage code could detect are not simulated: the loss of the very last block,
-//! whose sync may not have returned, and the loss of a whole received snapshot before the log was
+//! Corruption of a folder at rest: flipped bits, lost or misdirected synced writes, vanished files,
+//! and old copies of files or of the whole folder. All of it must be detected; at the next start
+//! the replica repairs the folder, or rejects it if that is impossible. Two cases are not
+//! simulated, because no storage code could detect them: the loss of the very last block, whose
+//! sync may not have returned, and the loss of a whole received snapshot before the log was
 //! restarted after it.
 
 use super::opening::{Found, open_folder, would_lose_votes};
@@ -375,7 +375,7 @@ fn first_segment(meta: &[u8]) -> String {
     format!("segment-{number:010}")
 }
 
-/// Returns whether the file is one that an earlier repair has kept for the operator.
+/// Returns whether an earlier repair has kept the file for the operator.
 fn is_set_aside(name: &str) -> bool {
     name.starts_with("damaged-")
 }

@@ -47,15 +47,15 @@ struct Incoming {
     received: u64,
 }
 
-/// What corruption at rest must not damage in a folder.
+/// Files that corruption at rest must not damage.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(in crate::sim) enum Spared {
     #[default]
     Nothing,
-    /// The only proof of the latest term and vote: without it, the replica would have to be
-    /// replaced, because the members have changed.
+    /// The files that contain the only copy of the latest term and vote. Without these, the replica
+    /// would have to be replaced, because the members have changed.
     Votes,
-    /// All files: too few other replicas could recover them.
+    /// All files, because too few other replicas could restore them.
     Files,
 }
 
@@ -89,9 +89,9 @@ pub(in crate::sim) struct Folder {
     undamaged: Vec<(String, Vec<u8>)>,
     /// Whether the last attempt to open the folder failed because its files were damaged.
     is_refused: bool,
-    /// Whether a start has begun to repair damage in the folder, but did not finish.
+    /// Whether a start has started to repair damage in the folder, but did not finish.
     is_half_repaired: bool,
-    /// Whether the state in the folder was marked as wrong, and no start has finished since.
+    /// Whether the state in the folder is marked as wrong, and no start has completed since.
     discards_state: bool,
     pub(in crate::sim) spared: Spared,
     /// An old copy of the folder, and how many times the replica had been started when the copy was
@@ -155,7 +155,7 @@ impl Folder {
 
     /// Marks the state in the folder as wrong, so that the next start removes it.
     pub(in crate::sim) fn mark_state_wrong(&mut self) -> Result<(), StorageError> {
-        // If this fails, the mark may be there nevertheless.
+        // Even if this fails, the mark may have become durable.
         self.discards_state = true;
         mark_state_wrong(&mut self.disk)
     }
