@@ -128,11 +128,11 @@ pub struct Machine {
     /// Received chunks of a leader's snapshot that are not stored yet, in order of arrival.
     pub(in crate::sim) storing: VecDeque<SnapshotChunk>,
     /// The leader's snapshot that the replica is receiving: the term in which the last chunk was
+    /// sent, and the index of the last entry that the snapshot covers. `None` if it is receiving
+    /// none.
+    pub(in crate::sim) receiving: Option<(Term, Index)>,
     /// The point at which the log of this witness will begin, while it is being stored; `None`
     /// otherwise.
-    pub(in crate::sim) receiving: Option<(Term, Index)>,
-    /// The point at which the log of the replica, a witness, is to begin, while it is being stored;
-    /// `None` if none is.
     pub(in crate::sim) log_start: Option<LogStart>,
     /// The membership change to request from the replica in its next step; `None` if none is
     /// requested.
