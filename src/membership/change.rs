@@ -61,8 +61,8 @@ pub enum ChangeRefusal {
     #[error("the leader has just been elected; try again")]
     NewLeader,
     /// The change whose configuration is at this index of the log is still in progress.
-    #[error("another change of the members is under way since entry {0}")]
-    UnderWay(Index),
+    #[error("another membership change is in progress since entry {0}; try again")]
+    InProgress(Index),
     /// The leader is transferring its leadership.
     #[error("the leader is transferring its leadership")]
     Transfer,

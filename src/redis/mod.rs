@@ -75,7 +75,7 @@ mod write_traces;
 
 pub use access::{Access, hash_password};
 pub use acl_log::{AclLog, Denial, DenialReason};
-pub use action::{Action, AdminAnswer, AdminRequest, LocalWrite, Statistics};
+pub use action::{Action, AdminAnswer, AdminRequest, LocalWrite, MembersOutcome, Statistics};
 pub use commands::administration::write_admin_reply;
 pub use commands::info::{digest_result, disk_name, member_role, role_name};
 pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};

@@ -516,10 +516,9 @@ impl ServerNetwork {
             (AdminCaller::Network, AdminAnswer::Transfer(answer)) => {
                 self.on_stop_transfer_answer(answer);
             }
-            (AdminCaller::Network, AdminAnswer::Members(Ok(_))) => {}
             // The addresses are compared again later.
-            (AdminCaller::Network, AdminAnswer::Members(Err(refusal))) => {
-                tracing::debug!(%refusal, "addresses of members not changed yet");
+            (AdminCaller::Network, AdminAnswer::Members(outcome)) => {
+                tracing::debug!(?outcome, "requested a change of members' addresses");
             }
         }
     }
