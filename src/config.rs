@@ -574,7 +574,7 @@ pub enum Mutant {
     /// number per start) even if the list is too short to contain the start that the replica has
     /// recorded for the peer. So the replica may accept a peer whose data was wiped and
     /// bootstrapped again, or restored from an older copy.
-    ForgetOldOpenings,
+    ForgetOldStarts,
     /// Deliberate bug: the log is compacted when a snapshot is begun, before the snapshot is
     /// complete and durable.
     CompactLogEarly,

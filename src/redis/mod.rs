@@ -9,7 +9,7 @@
 //! | `acl_log` | the log of denied requests and logins |
 //! | `permissions` | what one user may do |
 //! | `session/` | the state of one client's connection |
-//! | `access` | the users as whom clients log in |
+//! | `access` | the users that clients can log in as |
 //! | `key_access` | what each command does with its keys |
 //! | `action` | what the server does with a request |
 //! | `notifications`, `settings`, `slow_log`, `failure` | state of the replica, errors |

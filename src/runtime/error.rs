@@ -37,11 +37,11 @@ pub enum RunError {
     /// In protected mode and without certificates, the replica would have to connect with peers on
     /// other machines.
     #[error(
-        "replica {replica} has no certificates for peers, so it connects with peers on loopback \
-         only (protected mode), but {address} is not on loopback; make certificates with `bowline \
-         admin certs` and set --peer-tls-cert-file, --peer-tls-key-file and \
-         --peer-tls-ca-cert-file on all replicas, or set --protected-mode no if the network lets \
-         nobody else reach the port for peers"
+        "replica {replica} has no certificates for peers, so it connects to peers only on loopback \
+         (protected mode), but {address} is not a loopback address; create certificates with \
+         `bowline admin certs` and set --peer-tls-cert-file, --peer-tls-key-file and \
+         --peer-tls-ca-cert-file on all replicas, or set --protected-mode no if only the replicas \
+         can reach the port for peers"
     )]
     UnprotectedPeers {
         /// The replica that cannot start.

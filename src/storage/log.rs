@@ -12,7 +12,7 @@ use super::disk::{Disk, io_error};
 use super::error::StorageError;
 use super::failpoint::reach;
 use super::identity::Identity;
-use super::meta::{META_FILE_NEW, Meta, OPENINGS_KEPT};
+use super::meta::{META_FILE_NEW, Meta, START_IDS_KEPT};
 use super::recovery::{Replay, check_hard_state};
 use super::sector::{SECTOR_BYTES, sectors_for};
 use super::segment::{self, BLOCK_HEADER_BYTES, BlockBuilder, SegmentHeader};
@@ -29,16 +29,16 @@ pub struct LogOptions {
     /// Size in bytes of a new segment file. If a single sync writes more than this, its segment
     /// file is made just large enough.
     pub segment_bytes: u64,
-    /// Maximum length, from 1 to [`OPENINGS_KEPT`], of the list of this replica's latest process
+    /// Maximum length, from 1 to [`START_IDS_KEPT`], of the list of this replica's latest process
     /// starts. The replica stores this list and sends it to its peers, which use it to detect that
     /// the replica's folder is an older copy. All replicas of a cluster must use the same number.
-    pub openings_kept: usize,
+    pub start_ids_kept: usize,
 }
 
 impl LogOptions {
     /// Returns the default options with segments of `segment_bytes` bytes.
     pub const fn with_segment_bytes(segment_bytes: u64) -> LogOptions {
-        LogOptions { segment_bytes, openings_kept: OPENINGS_KEPT }
+        LogOptions { segment_bytes, start_ids_kept: START_IDS_KEPT }
     }
 }
 
@@ -360,8 +360,8 @@ impl<D: Disk> Log<D> {
     /// Returns the random numbers that the replica drew at its latest starts, one per start; the
     /// last belongs to the current start. Peers use them to distinguish this log from an older copy
     /// of it.
-    pub fn openings(&self) -> &[u64] {
-        &self.meta.openings
+    pub fn start_ids(&self) -> &[u64] {
+        &self.meta.start_ids
     }
 
     /// Returns the ids of all voters of the cluster in ascending order, this replica included.
@@ -411,7 +411,7 @@ impl<D: Disk> Log<D> {
     pub(super) fn write_block(&mut self, incarnation: u64) -> Result<(), StorageError> {
         assert!(
             incarnation >= self.written_by,
-            "a block of opening {incarnation} after one of opening {}",
+            "a block of start {incarnation} after one of start {}",
             self.written_by
         );
         // Cleared at the end, so that any error on the way fails the log.
@@ -702,8 +702,8 @@ mod tests {
         }
         assert!(fails > 3, "only {fails} operations");
         let (log, _, identity) = opened(&mut disk);
-        assert_eq!(identity.incarnation, log.openings().len() as u64);
-        assert!(identity.incarnation <= 4, "{} openings", identity.incarnation);
+        assert_eq!(identity.incarnation, log.start_ids().len() as u64);
+        assert!(identity.incarnation <= 4, "{} start ids", identity.incarnation);
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub struct Recovered<D: Disk> {
     /// random numbers of a repair that begins now and of the replica's current start added.
     next: Meta,
     /// Random number of a repair that begins with this start; `None` if there is none.
-    repair_opening: Option<u64>,
+    repair_start_id: Option<u64>,
     replay: Replay,
     is_meta_intact: bool,
     /// The first damage in the log; `replay` then has the log before it.
@@ -137,9 +137,9 @@ impl<D: Disk> Log<D> {
         let (replay, damage) = read_segments(&disk, &names, &found)?;
         let mut next = found.clone();
         // Peers reject zero, which is no random number.
-        next.open(disk.draw().max(1), options.openings_kept);
+        next.open(disk.draw().max(1), options.start_ids_kept);
         let (incarnation, written) = (next.identity.incarnation, replay.incarnation);
-        assert!(incarnation >= written, "opening {incarnation} of a log written by {written}");
+        assert!(incarnation >= written, "start {incarnation} of a log written by start {written}");
         let unfinished = repair::unfinished(&disk, &found);
         let wrong_state = wrong_state::error_in(&disk, &names);
         Ok(Recovered {
@@ -148,7 +148,7 @@ impl<D: Disk> Log<D> {
             names,
             found,
             next,
-            repair_opening: None,
+            repair_start_id: None,
             replay,
             is_meta_intact,
             damage,
@@ -170,8 +170,8 @@ impl<D: Disk> Recovered<D> {
     /// Returns the random numbers that the replica drew at its latest starts, one per start; the
     /// last belongs to the current start. Peers use them to distinguish this folder from an older
     /// copy of it.
-    pub fn openings(&self) -> &[u64] {
-        &self.next.openings
+    pub fn start_ids(&self) -> &[u64] {
+        &self.next.start_ids
     }
 
     /// Returns whether the log contains a membership change.
@@ -335,13 +335,13 @@ impl<D: Disk> Recovered<D> {
         // While votes count as lost, every copy made since the repair that lost them has the mark.
         let is_marked = self.needs_repair() && self.loss().is_some();
         let begins = is_marked && self.found.loss != Some(Loss::Votes);
-        if begins && self.repair_opening.is_none() {
+        if begins && self.repair_start_id.is_none() {
             let number = self.disk.draw().max(1);
-            self.repair_opening = Some(number);
-            let current = self.next.openings.pop().expect("the current start");
+            self.repair_start_id = Some(number);
+            let current = self.next.start_ids.pop().expect("the current start");
             self.next = self.found.clone();
-            self.next.open(number, self.options.openings_kept);
-            self.next.open(current, self.options.openings_kept);
+            self.next.open(number, self.options.start_ids_kept);
+            self.next.open(current, self.options.start_ids_kept);
         }
     }
 
@@ -378,8 +378,8 @@ impl<D: Disk> Recovered<D> {
         assert!(!discards_state || snapshot.is_none(), "a snapshot with a wrong state is loaded");
         let latest = self.latest_hard_state().filter(|_| is_damaged);
         let Recovered { mut disk, options, names, mut found, next, mut replay, damage, .. } = self;
-        if let Some(number) = self.repair_opening {
-            found.open(number, options.openings_kept);
+        if let Some(number) = self.repair_start_id {
+            found.open(number, options.start_ids_kept);
         }
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
         let base = replay.base.index;
@@ -438,8 +438,8 @@ impl<D: Disk> Recovered<D> {
         // writes of the previous start, no peer learned of that start, and the current start
         // replaces it.
         log.write_block(next.identity.incarnation)?;
-        let (identity, openings) = (next.identity, next.openings);
-        log.meta = Meta { identity, loss, openings, ..log.meta };
+        let (identity, start_ids) = (next.identity, next.start_ids);
+        log.meta = Meta { identity, loss, start_ids, ..log.meta };
         log.meta.write(&mut log.disk)?;
         repair::delete_record(&mut log.disk)?;
         if discards_state {
@@ -596,13 +596,13 @@ fn read_segments<D: Disk>(
     // interrupted a repair.
     if written < opened && damage.is_none() && meta.loss != Some(Loss::Votes) {
         let file = disk.describe(&segment::file_name(count));
-        let what = format!("it ends with opening {written}, the meta record with opening {opened}");
+        let what = format!("it ends with start {written}, the meta record with start {opened}");
         return Err(StorageError::RolledBack { file, what });
     }
     if written > opened.saturating_add(1) || count > meta.last.saturating_add(1) {
         let file = disk.describe(META_FILE);
         let what = format!(
-            "it ends with opening {opened} and segment {}, the log with opening {written} and \
+            "it ends with start {opened} and segment {}, the log with start {written} and \
              segment {count}",
             meta.last
         );

@@ -277,7 +277,7 @@ impl Replay {
         }
         if header.incarnation < self.incarnation {
             return Err(format!(
-                "a block of opening {} after one of opening {}",
+                "a block of start {} after one of start {}",
                 header.incarnation, self.incarnation
             ));
         }

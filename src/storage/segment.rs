@@ -316,7 +316,7 @@ impl BlockBuilder {
         incarnation: u64,
         hard_state: HardState,
     ) -> (&[u8], u32) {
-        assert!(incarnation > 0, "openings are counted from 1");
+        assert!(incarnation > 0, "starts are counted from 1");
         assert!(self.stream.len() >= BLOCK_HEADER_BYTES, "{} bytes", self.stream.len());
         let length = u32::try_from(self.stream.len()).expect("blocks are below 4 GiB");
         let voted_for = hard_state.voted_for.unwrap_or(NodeId(0));

@@ -82,7 +82,7 @@ pub(crate) struct ConnectionSender {
     pub(crate) peer: NodeId,
     /// The random number that identifies the peer's current start. The peer drew it when it opened
     /// its log.
-    pub(crate) opening: u64,
+    pub(crate) start_id: u64,
     pub(crate) lane: Lane,
     /// Sequence number of this connection among those that the peer has made since its start. Of
     /// two connections on the same lane (urgent or bulk messages), the one with the higher number
@@ -412,7 +412,7 @@ where
     fn close_replaced(&mut self, newest: ConnectionSender) {
         let is_replaced = |sender: ConnectionSender| {
             sender.peer == newest.peer
-                && (sender.opening != newest.opening
+                && (sender.start_id != newest.start_id
                     || (sender.lane == newest.lane && sender.number < newest.number))
         };
         let replaced: Vec<usize> = self
@@ -475,9 +475,9 @@ impl<T: TcpConnection, A: Copy> Connection<T, A> {
                     (Some(_), Frame::Hello(_)) => return Err(ConnectionError::Order.into()),
                     (Some(sender), _) => on_frame(sender, frame),
                     (None, Frame::Hello(hello)) => {
-                        let (peer, opening) = accept(hello, &self.transport)?;
+                        let (peer, start_id) = accept(hello, &self.transport)?;
                         let (lane, number) = (hello.lane, hello.connection);
-                        let sender = ConnectionSender { peer, opening, lane, number };
+                        let sender = ConnectionSender { peer, start_id, lane, number };
                         if !note_latest(latest, sender) {
                             return Ok(false);
                         }
@@ -498,7 +498,7 @@ impl<T: TcpConnection, A: Copy> Connection<T, A> {
 fn note_latest(latest: &mut Vec<ConnectionSender>, sender: ConnectionSender) -> bool {
     let same = |it: &&mut ConnectionSender| it.peer == sender.peer && it.lane == sender.lane;
     match latest.iter_mut().find(same) {
-        Some(last) if last.opening == sender.opening && last.number > sender.number => false,
+        Some(last) if last.start_id == sender.start_id && last.number > sender.number => false,
         Some(last) => {
             *last = sender;
             true
@@ -566,7 +566,7 @@ mod tests {
             to: NodeId(1),
             incarnation: 1,
             connection,
-            openings: vec![1],
+            start_ids: vec![1],
             members: vec![NodeId(1), PEER],
             rejoining: false,
             lane: Lane::Bulk,
@@ -655,9 +655,9 @@ mod tests {
     #[test]
     fn older_connection_of_a_peer_is_not_read_after_a_newer_one() {
         let mut latest = Vec::new();
-        let of = |peer, opening, lane, number| ConnectionSender {
+        let of = |peer, start_id, lane, number| ConnectionSender {
             peer: NodeId(peer),
-            opening,
+            start_id,
             lane,
             number,
         };

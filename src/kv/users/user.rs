@@ -40,9 +40,9 @@ pub struct Selector {
 /// Patterns of permitted keys or channels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Patterns<T> {
-    /// Everything matches.
+    /// All keys or channels are permitted.
     All,
-    /// Keys or channels match that match one of these patterns.
+    /// Keys or channels that match one of these patterns are permitted.
     Some(Vec<T>),
 }
 

@@ -128,10 +128,13 @@ impl Certificates {
             Ok(config) => {
                 *current.lock() = config;
                 let cert = options.files.cert.display();
-                tracing::info!(%cert, "certificates for clients read");
+                tracing::info!(%cert, "certificates for clients loaded");
             }
             Err(error) => {
-                tracing::error!(%error, "new certificates for clients refused, the previous stay");
+                tracing::error!(
+                    %error,
+                    "new certificates for clients rejected, keeping the previous ones"
+                );
             }
         }
     }
@@ -149,11 +152,14 @@ impl Certificates {
                 tracing::info!(
                     cert = %options.files.cert.display(),
                     has_new_authorities,
-                    "certificates for peers read"
+                    "certificates for peers loaded"
                 );
             }
             Err(error) => {
-                tracing::error!(%error, "new certificates for peers refused, the previous stay");
+                tracing::error!(
+                    %error,
+                    "new certificates for peers rejected, keeping the previous ones"
+                );
             }
         }
     }

@@ -48,7 +48,7 @@ impl Cluster {
         }
         machine.incarnation += 1;
         if let Some(files) = machine.disk.folder() {
-            machine.openings.push((machine.incarnation, files.opening()));
+            machine.start_ids.push((machine.incarnation, files.start_history()));
         }
         machine.store = start.store.unwrap_or_else(|| machine.snapshots.load());
         if machine.config.is_witness && machine.store.applied_index() == Index::ZERO {
@@ -133,8 +133,8 @@ impl Cluster {
         if machine.replica.is_none() || machine.disk.folder().is_none() || sender <= heard {
             return Ok(true);
         }
-        let openings = &self.machines[from_place].openings;
-        let found = openings.iter().find(|(incarnation, _)| *incarnation == sender);
+        let start_ids = &self.machines[from_place].start_ids;
+        let found = start_ids.iter().find(|(incarnation, _)| *incarnation == sender);
         let (incarnation, numbers) = found.expect("the sender had opened its folder").1.clone();
         // A connection ends with the process: a late message over a connection that this replica
         // has not accepted yet may be rejected.
@@ -191,7 +191,7 @@ impl Cluster {
         let mut rejected_by_all = true;
         for other in self.machines.iter().filter(|other| other.id != id) {
             let folder = other.disk.folder().expect("all machines have folders or none has");
-            let knows_later = folder.noted_opening(id) > copy.copied_at;
+            let knows_later = folder.noted_start_id(id) > copy.copied_at;
             rejected_by_all &= knows_later;
             let accepts = folder.accepts(id, &copy);
             ensure!(
@@ -201,7 +201,7 @@ impl Cluster {
                  times according to replica {0}'s latest record of it",
                 other.id,
                 copy.copied_at,
-                folder.noted_opening(id)
+                folder.noted_start_id(id)
             );
         }
         if rejected_by_all && self.machines.len() > 1 {

@@ -105,7 +105,7 @@ pub struct Machine {
     /// the history that the replica then sends to its peers, so that they detect old copies of its
     /// folder. The history consists of the number of its starts, and random numbers that identify
     /// the latest of them.
-    pub(in crate::sim) openings: Vec<(u64, (u64, Vec<u64>))>,
+    pub(in crate::sim) start_ids: Vec<(u64, (u64, Vec<u64>))>,
     /// The highest incarnation (number of starts and crashes) of each peer from which this replica
     /// has accepted a message.
     pub(in crate::sim) heard: BTreeMap<NodeId, u64>,
@@ -182,7 +182,7 @@ impl Machine {
             delays: Delays::ZERO,
             held: Held::default(),
             stalled: None,
-            openings: Vec::new(),
+            start_ids: Vec::new(),
             heard: BTreeMap::new(),
             bootstrap: if members.contains(&id) {
                 Configuration::of_voters(members.iter().copied())

@@ -16,7 +16,7 @@ use crate::runtime::server::peers::handshake::{PeerError, check};
 use crate::runtime::server::refusal_log::RefusalLog;
 use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
 use crate::runtime::server::sockets::socket::Socket;
-use crate::storage::{Identity, OPENINGS_KEPT, PeerOpening, PeerRecords, RealDisk};
+use crate::storage::{Identity, PeerRecords, PeerStart, RealDisk, START_IDS_KEPT};
 use crate::tls::PeerDomain;
 use crate::transport::Outbox;
 use crate::transport::incoming::{Ended, IncomingConnections, IncomingTransport};
@@ -226,7 +226,7 @@ impl IncomingPeers {
                     return Err(PeerError::Certificate { peer: hello.from, name });
                 }
                 let record = check(me, members, level, hello, |peer, history| {
-                    records.check(peer, history, OPENINGS_KEPT)
+                    records.check(peer, history, START_IDS_KEPT)
                 })?;
                 let accepted = accept(record, hello.rejoining && members_changed, records);
                 if let IncomingTransport::Tcp(socket) = transport
@@ -237,7 +237,7 @@ impl IncomingPeers {
                 }
                 Ok(accepted)
             },
-            |sender, frame| on_frame(sender.peer, sender.opening, frame),
+            |sender, frame| on_frame(sender.peer, sender.start_id, frame),
         );
         self.close_ended(now, registry);
     }
@@ -262,7 +262,7 @@ impl IncomingPeers {
                         address,
                         suppressed,
                         reason = %error,
-                        "connection of a peer refused"
+                        "peer connection rejected"
                     );
                 }
             }
@@ -294,12 +294,12 @@ fn is_certified(
 /// Durably records the start of a peer whose hello was accepted, unless the connection only serves
 /// to tell the peer that it cannot rejoin. Returns the peer and the id of its start.
 fn accept(
-    record: PeerOpening,
+    record: PeerStart,
     cannot_rejoin: bool,
     records: &mut PeerRecords<RealDisk>,
 ) -> (NodeId, u64) {
     if cannot_rejoin {
-        return (record.peer, record.opening);
+        return (record.peer, record.start_id);
     }
     // Blocks the stage, once per start of a peer: nothing that the peer sends may be accepted
     // before the record is durable.
@@ -315,5 +315,5 @@ fn accept(
         Err(error) => exit_on_disk_failure(&error),
         Ok(()) => {}
     }
-    (record.peer, record.opening)
+    (record.peer, record.start_id)
 }

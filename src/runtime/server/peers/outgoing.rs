@@ -7,7 +7,6 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Registry, Token};
@@ -24,100 +23,22 @@ use crate::runtime::server::options::is_loopback;
 use crate::runtime::server::peers::PeerTransport;
 use crate::runtime::server::peers::addresses::{PeerAddresses, Resolver};
 use crate::runtime::server::peers::datagram_keys::{open, seal};
+use crate::runtime::server::peers::peer::{Peer, check, close};
 use crate::runtime::server::refusal_log::RefusalLog;
 use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
 use crate::runtime::server::sockets::socket::Socket;
 use crate::runtime::stages::random_seed;
-use crate::tls::{DatagramKeys, Failure, PeerDomain, key_id};
+use crate::tls::{Failure, key_id};
 use crate::transport::Outbox;
-use crate::transport::connection::ReadResult;
-use crate::transport::outgoing::{Established, Outgoing, OutgoingLanes, OutgoingTransport};
+use crate::transport::outgoing::{Established, Outgoing, OutgoingTransport};
 use crate::transport::sender::Sender;
 use crate::wire::datagram::{Ack, StreamId};
 
 /// Maximum number of connected peers that are not known to be members. This replica does not
 /// connect to more of them.
-const STRANGERS_MAX: usize = 32;
-/// Time without a connection after which a non-member is forgotten. The connections to a removed
-/// member are kept for the same time.
-const STRANGER_AGE_MAX: Duration = Duration::from_mins(1);
-/// A peer without a connection is logged as unreachable after this time.
-const LOG_DOWN_AFTER: Duration = Duration::from_secs(5);
+const NON_MEMBERS_MAX: usize = 32;
 /// Maximum congestion window of a datagram stream, in bytes.
 const WINDOW_MAX: usize = 8 << 20;
-/// Maximum time for which data sent over TCP may remain unacknowledged. Then the connection is
-/// closed and opened again.
-const USER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Datagram loss, in permille, from which bulk messages use a datagram stream instead of TCP with
-/// [`PeerTransport::Auto`]. TCP is much slower at this loss.
-const LOSSY_PERMILLE: u32 = 10;
-/// Duration of failing TCP connection attempts after which bulk messages use a datagram stream
-/// instead, with [`PeerTransport::Auto`]. If the peer is down, its datagram streams have failed by
-/// then, too.
-const TCP_FAILING_MIN: Duration = Duration::from_secs(7);
-/// Time after which TCP is tried again for bulk messages that use a datagram stream because TCP
-/// failed. Trying interrupts the connection.
-const TCP_RETRY_AFTER: Duration = Duration::from_mins(30);
-/// Datagram loss, in permille, below which bulk messages return to TCP, once the loss has been this
-/// low for [`LOSSLESS_FOR`].
-const LOSSLESS_PERMILLE: u32 = 3;
-const LOSSLESS_FOR: Duration = Duration::from_mins(1);
-
-/// A peer, with the two outgoing connections to it.
-#[derive(Debug)]
-struct Peer {
-    id: NodeId,
-    addresses: PeerAddresses,
-    /// The address of the last attempt to connect, as `host:port`.
-    attempted: Option<String>,
-    /// The last address over which both connections were stable, as `host:port`.
-    proven: Option<String>,
-    /// Number of connection attempts since the last stable connection. Each uses the next address.
-    failed_attempts: usize,
-    /// Whether both connections have been stable since the last attempt to connect.
-    is_reached: bool,
-    /// The resolved address of the last attempt to connect; `None` if no address is known, or if
-    /// its host name has not been resolved yet.
-    address: Option<SocketAddr>,
-    /// Whether the peer is known to be a member of the cluster. A non-member may be a member in a
-    /// later configuration. It is forgotten after some time without a connection.
-    is_member: bool,
-    /// Time at which this replica learned that the peer is no longer a member. The connections are
-    /// kept for [`STRANGER_AGE_MAX`], so that the peer learns of its removal, and a removed leader
-    /// can transfer its leadership.
-    removed_at: Option<Instant>,
-    /// Version and feature level of the peer's program according to its latest hello. The version
-    /// is empty if the hello does not contain it.
-    program: Option<(String, FeatureLevel)>,
-    /// The two outgoing connections to the peer.
-    lanes: OutgoingLanes<Socket>,
-    /// Keys for datagrams to and from the peer, from the latest TLS connection for urgent messages;
-    /// `None` before the first, or if replicas use no certificates.
-    keys: Option<DatagramKeys>,
-    /// Whether the network path to the peer is considered lossy, so that bulk messages use a
-    /// datagram stream. It is while the loss is high, and for [`LOSSLESS_FOR`] afterwards.
-    is_lossy: bool,
-    /// When the datagram loss was last at least [`LOSSLESS_PERMILLE`]. After a failure of TCP this
-    /// is a time in the future, which delays the return of bulk messages to TCP.
-    lossy_at: Instant,
-    /// The peer's state according to the latest log line about it.
-    logged: Logged,
-    /// When the connection to the peer was lost; when the process started if the peer has never
-    /// been connected.
-    down_since: Instant,
-}
-
-/// State of the connections to a peer as logged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Logged {
-    /// The connection to the peer was lost. Also the initial state, before any log line.
-    Lost,
-    /// The peer is connected.
-    Up,
-    /// The peer is unreachable: there has been no connection to it for at least [`LOG_DOWN_AFTER`].
-    Down,
-}
 
 /// The outgoing connections to all peers.
 #[derive(Debug)]
@@ -153,115 +74,6 @@ pub(crate) struct OutgoingPeers {
     out: Outbox,
     /// Buffer for the same datagrams, encrypted.
     sealed: Outbox,
-}
-
-impl Peer {
-    fn new(
-        id: NodeId,
-        addresses: PeerAddresses,
-        is_member: bool,
-        versions: ProtocolVersions,
-        now: Instant,
-    ) -> Peer {
-        let mut lanes = OutgoingLanes::new();
-        lanes.set_versions(versions);
-        Peer {
-            id,
-            addresses,
-            attempted: None,
-            proven: None,
-            failed_attempts: 0,
-            is_reached: true,
-            address: None,
-            is_member,
-            removed_at: None,
-            program: None,
-            lanes,
-            keys: None,
-            is_lossy: false,
-            lossy_at: Instant::ZERO,
-            logged: Logged::Lost,
-            down_since: now,
-        }
-    }
-
-    /// Returns whether a non-member is to be forgotten: a removed member [`STRANGER_AGE_MAX`] after
-    /// its removal, any other after that time without a connection.
-    fn is_forgotten(&self, now: Instant) -> bool {
-        if let Some(at) = self.removed_at {
-            return now.since(at) >= STRANGER_AGE_MAX;
-        }
-        self.logged != Logged::Up
-            && !self.lanes.iter().any(Outgoing::is_connected)
-            && now.since(self.down_since) >= STRANGER_AGE_MAX
-    }
-
-    /// Updates whether the path to the peer is considered lossy, from the measured datagram loss to
-    /// the peer and from the peer (`incoming_permille`). A path is also considered lossy if TCP
-    /// fails but datagrams get through.
-    fn note_loss(&mut self, incoming_permille: u32, now: Instant) {
-        let is_stream = self.lanes.lane(Lane::Urgent).is_stream();
-        let bulk = self.lanes.lane_mut(Lane::Bulk);
-        let fails = bulk.failing_since.is_some_and(|since| now.since(since) >= TCP_FAILING_MIN);
-        let tcp_fails = fails && is_stream;
-        if tcp_fails {
-            (bulk.failing_since, self.lossy_at) = (None, now + TCP_RETRY_AFTER);
-        }
-        let loss = self.lanes.iter().filter_map(Outgoing::sender).map(Sender::loss_permille);
-        let loss = loss.max().unwrap_or(0).max(incoming_permille);
-        if loss >= LOSSLESS_PERMILLE {
-            self.lossy_at = self.lossy_at.max(now);
-        }
-        let was_lossy = self.is_lossy;
-        self.is_lossy = tcp_fails
-            || loss >= LOSSY_PERMILLE
-            || self.is_lossy && now.since(self.lossy_at) < LOSSLESS_FOR;
-        if self.is_lossy != was_lossy {
-            let peer = self.id;
-            if self.is_lossy {
-                tracing::info!(
-                    %peer,
-                    loss_permille = loss,
-                    "log entries to a peer switched from TCP to UDP: packets are lost or TCP fails"
-                );
-            } else {
-                tracing::info!(
-                    %peer,
-                    loss_permille = loss,
-                    "log entries to a peer switched from UDP back to TCP: few packets are lost now"
-                );
-            }
-        }
-    }
-
-    /// Logs a change of the peer's state: connected, lost or unreachable. Individual failed
-    /// attempts are not logged.
-    fn log_changes(&mut self, now: Instant) {
-        let peer = self.id;
-        let address = self.address.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
-        match self.logged {
-            Logged::Lost | Logged::Down if self.lanes.iter().all(|it| it.is_stable(now)) => {
-                tracing::info!(%peer, %address, "connected to a peer");
-                self.logged = Logged::Up;
-                self.is_reached = true;
-                self.proven.clone_from(&self.attempted);
-            }
-            Logged::Up if !self.lanes.iter().all(Outgoing::is_connected) => {
-                tracing::warn!(%peer, %address, "connection to a peer lost");
-                (self.logged, self.down_since) = (Logged::Lost, now);
-            }
-            Logged::Lost if self.is_member && now.since(self.down_since) >= LOG_DOWN_AFTER => {
-                tracing::warn!(
-                    %peer,
-                    %address,
-                    "cannot connect to a peer: the peer is down or unreachable, or refuses this \
-                     replica (see the peer's log)"
-                );
-                self.logged = Logged::Down;
-            }
-            Logged::Lost | Logged::Up | Logged::Down => {}
-        }
-    }
 }
 
 impl OutgoingPeers {
@@ -324,15 +136,13 @@ impl OutgoingPeers {
     pub(crate) fn close_all(&mut self, now: Instant, registry: &Registry) {
         for peer in self.slots.iter_mut().flatten() {
             peer.keys = None;
-            for (_, outgoing) in peer.lanes.iter_mut() {
-                close(outgoing, now, registry);
-            }
+            peer.close(now, registry);
         }
     }
 
     /// Sets the other members of the cluster, each with its address in the configuration, if there
     /// is one. Adds missing peers. Closes the connections to removed members after
-    /// [`STRANGER_AGE_MAX`].
+    /// a minute.
     pub(crate) fn set_members(&mut self, members: &[(NodeId, Option<String>)], now: Instant) {
         for peer in self.slots.iter_mut().flatten() {
             if peer.is_member && members.iter().all(|(id, _)| *id != peer.id) {
@@ -424,22 +234,9 @@ impl OutgoingPeers {
         self.peer(peer).is_some_and(|peer| peer.lanes.lane(Lane::Urgent).is_connected())
     }
 
-    /// Returns the round-trip time, the loss and the number of retransmissions measured on the
-    /// datagram streams to `peer`; `None` if there is no stream. With two streams, these are the
-    /// shorter round-trip time, the higher loss and the sum of the retransmissions.
+    /// Returns what the datagram streams to `peer` have measured; `None` if there is none.
     pub(crate) fn path_to(&self, peer: NodeId) -> Option<PathStatus> {
-        let lanes = &self.peer(peer)?.lanes;
-        let senders = lanes.iter().filter_map(Outgoing::sender);
-        let status = |sender: &Sender| PathStatus {
-            round_trip_us: u64::try_from(sender.round_trip().as_micros()).unwrap_or(u64::MAX),
-            loss_permille: sender.loss_permille(),
-            resent: sender.resent(),
-        };
-        senders.map(status).reduce(|one, other| PathStatus {
-            round_trip_us: one.round_trip_us.min(other.round_trip_us),
-            loss_permille: one.loss_permille.max(other.loss_permille),
-            resent: one.resent + other.resent,
-        })
+        self.peer(peer)?.path()
     }
 
     fn peers(&self) -> impl Iterator<Item = &Peer> {
@@ -472,7 +269,8 @@ impl OutgoingPeers {
             let Some(peer) = slot else { continue };
             peer.log_changes(now);
             if !peer.is_member && peer.is_forgotten(now) {
-                remove(slot, now, registry);
+                peer.close(now, registry);
+                *slot = None;
                 continue;
             }
             // With certificates, datagrams need keys from a TCP connection.
@@ -534,23 +332,23 @@ impl OutgoingPeers {
     }
 
     /// Handles the hello of `peer`, which has just connected to this replica: makes the next
-    /// connection attempt due at once, and resets the delay between attempts. `opening` identifies
+    /// connection attempt due at once, and resets the delay between attempts. `start_id` identifies
     /// the peer's current start; if the peer has restarted, older datagram streams to it are
     /// closed. The hello also contains the address that the peer announces, if any, and its
     /// protocol versions: connections that do not use the best common version are opened again. An
-    /// unknown peer is added as a non-member, unless there are [`STRANGERS_MAX`] of those.
+    /// unknown peer is added as a non-member, unless there are [`NON_MEMBERS_MAX`] of those.
     pub(crate) fn on_hello(
         &mut self,
         peer: NodeId,
-        opening: u64,
+        start_id: u64,
         hello: &Hello,
         now: Instant,
         registry: &Registry,
     ) {
         let announced = Some(hello.peer_address.clone()).filter(|text| !text.is_empty());
         if self.peer(peer).is_none() {
-            let strangers = self.peers().filter(|peer| !peer.is_member).count();
-            if strangers >= STRANGERS_MAX {
+            let non_members = self.peers().filter(|peer| !peer.is_member).count();
+            if non_members >= NON_MEMBERS_MAX {
                 return;
             }
             self.add(peer, false, now);
@@ -565,7 +363,7 @@ impl OutgoingPeers {
                 tracing::info!(%peer, level = %hello.level, version, "program of a peer");
             }
             peer.program = Some(program);
-            for mut socket in peer.lanes.on_hello(opening, hello.versions, now) {
+            for mut socket in peer.lanes.on_hello(start_id, hello.versions, now) {
                 socket.close(registry);
             }
         }
@@ -717,56 +515,6 @@ fn log_unprotected(peer: NodeId, address: SocketAddr, suppressed: u64) {
 pub(crate) fn versions_at(level: FeatureLevel) -> ProtocolVersions {
     let own = ProtocolVersions::OWN;
     if level == FeatureLevel::V0_1 { own } else { ProtocolVersions { oldest: V10, ..own } }
-}
-
-/// Closes the connections to a peer and forgets the peer.
-fn remove(slot: &mut Option<Peer>, now: Instant, registry: &Registry) {
-    let Some(peer) = slot else { return };
-    for (_, outgoing) in peer.lanes.iter_mut() {
-        close(outgoing, now, registry);
-    }
-    *slot = None;
-}
-
-/// Closes a connection and schedules the next connection attempt.
-fn close(outgoing: &mut Outgoing<Socket>, now: Instant, registry: &Registry) {
-    if let Some(mut socket) = outgoing.close(now) {
-        socket.close(registry);
-    }
-}
-
-/// Checks a connection to `peer` if it uses TCP. Returns false if it has failed or was closed.
-/// `domain` is the domain of the names in certificates; `None` if peers use no certificates.
-fn check(outgoing: &mut Outgoing<Socket>, peer: NodeId, domain: Option<&PeerDomain>) -> bool {
-    let was_connected = outgoing.is_connected();
-    let Some(socket) = outgoing.tcp() else { return true };
-    if !was_connected {
-        match socket.is_connected() {
-            Ok(true) => {
-                // The TLS handshake has verified the name, but accepts wildcard certificates.
-                let is_certified = |domain: &PeerDomain| {
-                    socket.certificate().is_some_and(|it| domain.names(it, peer))
-                };
-                if !domain.is_none_or(is_certified) {
-                    return false;
-                }
-                socket.set_no_delay();
-                socket.set_user_timeout(USER_TIMEOUT);
-                outgoing.on_tcp_connected();
-            }
-            Ok(false) => return true,
-            Err(_) => return false,
-        }
-    }
-    // Peers send nothing on these connections, except that they close them.
-    let mut space = [0; 16];
-    while let Some(socket) = outgoing.tcp().filter(|socket| socket.is_readable()) {
-        match socket.read(&mut space) {
-            ReadResult::Bytes(_) | ReadResult::Closed => return false,
-            ReadResult::WouldBlock => {}
-        }
-    }
-    true
 }
 
 /// Returns the hello for a new connection, with a higher number than all hellos before it.

@@ -24,6 +24,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use crate::raft::Status;
+use crate::redis::Context;
 use crate::runtime::boards::RuntimeCounters;
 
 use super::report::Report;
@@ -43,7 +44,7 @@ enum Kind {
 
 /// Unit of a metric. It is part of the metric's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum In {
+enum MetricUnit {
     Numbers,
     Bytes,
     Seconds,
@@ -57,6 +58,12 @@ pub(super) struct Source<'s> {
     /// The latest status published by the Raft core; `None` just after the start.
     pub(super) status: Option<&'s Status>,
     pub(super) http: HttpCounts,
+}
+
+impl<'s> Source<'s> {
+    fn context(&self) -> &'s Context {
+        &self.report.context
+    }
 }
 
 /// Numbers of HTTP requests since the process started.
@@ -75,7 +82,7 @@ struct Metric {
     /// The name without the unit and without the suffix `_total` of a counter.
     name: &'static str,
     kind: Kind,
-    unit: In,
+    unit: MetricUnit,
     /// Names of the labels. Samples have their label values in the same order.
     labels: &'static [&'static str],
     help: &'static str,
@@ -87,7 +94,7 @@ const fn counter(
     help: &'static str,
     write: fn(&Source<'_>, &mut Samples),
 ) -> Metric {
-    Metric { name, kind: Kind::Counter, unit: In::Numbers, labels: &[], help, write }
+    Metric { name, kind: Kind::Counter, unit: MetricUnit::Numbers, labels: &[], help, write }
 }
 
 const fn gauge(
@@ -98,6 +105,14 @@ const fn gauge(
     Metric { kind: Kind::Gauge, ..counter(name, help, write) }
 }
 
+const fn histogram(
+    name: &'static str,
+    help: &'static str,
+    write: fn(&Source<'_>, &mut Samples),
+) -> Metric {
+    Metric { kind: Kind::Histogram, ..counter(name, help, write) }
+}
+
 impl Metric {
     const fn by(mut self, labels: &'static [&'static str]) -> Metric {
         self.labels = labels;
@@ -105,17 +120,12 @@ impl Metric {
     }
 
     const fn bytes(mut self) -> Metric {
-        self.unit = In::Bytes;
+        self.unit = MetricUnit::Bytes;
         self
     }
 
     const fn seconds(mut self) -> Metric {
-        self.unit = In::Seconds;
-        self
-    }
-
-    const fn histogram(mut self) -> Metric {
-        self.kind = Kind::Histogram;
+        self.unit = MetricUnit::Seconds;
         self
     }
 
@@ -128,9 +138,9 @@ impl Metric {
 
     fn unit(&self) -> Option<Unit> {
         match self.unit {
-            In::Numbers => None,
-            In::Bytes => Some(Unit::Bytes),
-            In::Seconds => Some(Unit::Seconds),
+            MetricUnit::Numbers => None,
+            MetricUnit::Bytes => Some(Unit::Bytes),
+            MetricUnit::Seconds => Some(Unit::Seconds),
         }
     }
 }

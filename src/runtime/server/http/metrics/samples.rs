@@ -5,7 +5,6 @@ use std::fmt;
 use std::time::Duration;
 
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
-
 use serde_json::{Value as Json, json};
 
 use crate::redis::{DURATION_BUCKETS, DurationHistogram};
@@ -99,12 +98,20 @@ impl Samples {
         self.list.push((labels.into(), value.into()));
     }
 
+    /// Adds a sample for each value of the metric's only label.
+    pub(super) fn add_each<V: Into<Value>>(
+        &mut self,
+        samples: impl IntoIterator<Item = (&'static str, V)>,
+    ) {
+        for (label, value) in samples {
+            self.add_with([label.into()], value);
+        }
+    }
+
     /// Adds a sample for each possible state, which is the label: 1 for the current one, 0 for the
     /// others.
     pub(super) fn add_states(&mut self, states: &[&'static str], current: &str) {
-        for state in states {
-            self.add_with([(*state).into()], *state == current);
-        }
+        self.add_each(states.iter().map(|state| (*state, *state == current)));
     }
 
     /// Returns the samples as a list of JSON objects with `labels` and `value`. A histogram has

@@ -1,37 +1,35 @@
 //! Metrics of clients, commands, errors, queues and HTTP requests.
 
-use crate::redis::{CommandTotals, Context, command_totals};
+use crate::redis::{CommandTotals, command_totals};
 use crate::runtime::server::http::pages::PAGES;
 
 use super::samples::{Samples, Value};
-use super::{Metric, Source, counter, gauge};
+use super::{Metric, Source, counter, gauge, histogram};
 
 pub(super) const METRICS: &[Metric] = &[
     gauge("bowline_clients", "Connected clients.", |source, out| {
-        out.add(context(source).traffic.clients);
+        out.add(source.context().traffic.clients);
     }),
     gauge(
         "bowline_clients_blocked",
         "Clients blocked by a blocking command or CLIENT PAUSE.",
-        |source, out| {
-            out.add(context(source).blocked_clients);
-        },
+        |source, out| out.add(source.context().blocked_clients),
     ),
     gauge("bowline_clients_limit", "Maximum number of clients (maxclients).", |source, out| {
         out.add(source.report.clients_max);
     }),
     counter("bowline_connections", "Client connections accepted.", |source, out| {
-        out.add(context(source).traffic.connections);
+        out.add(source.context().traffic.connections);
     }),
     counter(
         "bowline_connections_refused",
         "Client connections refused because of maxclients.",
-        |source, out| out.add(context(source).traffic.connections_refused),
+        |source, out| out.add(source.context().traffic.connections_refused),
     ),
     counter(
         "bowline_clients_evicted",
         "Clients disconnected because of maxmemory-clients.",
-        |source, out| out.add(context(source).traffic.clients_evicted),
+        |source, out| out.add(source.context().traffic.clients_evicted),
     ),
     counter(
         "bowline_clients_closed",
@@ -39,27 +37,26 @@ pub(super) const METRICS: &[Metric] = &[
         |source, out| out.add(source.counters.clients_closed.get()),
     ),
     counter("bowline_clients_received", "Bytes received from clients.", |source, out| {
-        out.add(context(source).traffic.bytes_in);
+        out.add(source.context().traffic.bytes_in);
     })
     .bytes(),
     counter("bowline_clients_sent", "Bytes sent to clients.", |source, out| {
-        out.add(context(source).traffic.bytes_out);
+        out.add(source.context().traffic.bytes_out);
     })
     .bytes(),
     counter(
         "bowline_clients_socket_calls",
         "Reads and writes on client sockets that transferred bytes, by direction.",
         |source, out| {
-            let traffic = context(source).traffic;
-            out.add_with(["read".into()], traffic.reads);
-            out.add_with(["write".into()], traffic.writes);
+            let traffic = source.context().traffic;
+            out.add_each([("read", traffic.reads), ("write", traffic.writes)]);
         },
     )
     .by(&["direction"]),
     counter(
         "bowline_commands",
         "Commands received from clients, including rejected and unknown ones.",
-        |source, out| out.add(context(source).traffic.commands),
+        |source, out| out.add(source.context().traffic.commands),
     ),
     counter("bowline_command_calls", "Calls of each command.", |source, out| {
         commands(source, out, |totals| totals.calls.into());
@@ -77,19 +74,18 @@ pub(super) const METRICS: &[Metric] = &[
         |source, out| commands(source, out, |totals| totals.failed.into()),
     )
     .by(&["command"]),
-    gauge(
+    histogram(
         "bowline_command_duration",
         "Durations of each command's calls, including replication and the log sync.",
         |source, out| commands(source, out, |totals| (*totals.durations).into()),
     )
-    .histogram()
     .seconds()
     .by(&["command"]),
     counter(
         "bowline_error_replies",
         "Error replies by code; codes beyond the first 64 count as other.",
         |source, out| {
-            let statistics = &context(source).statistics;
+            let statistics = &source.context().statistics;
             let mut other = statistics.error_count();
             for (code, count) in statistics.error_codes() {
                 other = other.saturating_sub(count);
@@ -105,9 +101,11 @@ pub(super) const METRICS: &[Metric] = &[
          (CLUSTERDOWN).",
         |source, out| {
             let counters = source.counters;
-            out.add_with(["busy".into()], counters.requests_busy.get());
-            out.add_with(["disk_full".into()], counters.disk_full.get());
-            out.add_with(["no_leader".into()], counters.cluster_down.get());
+            out.add_each([
+                ("busy", counters.requests_busy.get()),
+                ("disk_full", counters.disk_full.get()),
+                ("no_leader", counters.cluster_down.get()),
+            ]);
         },
     )
     .by(&["reason"]),
@@ -119,22 +117,20 @@ pub(super) const METRICS: &[Metric] = &[
     gauge(
         "bowline_tracking_clients",
         "Clients with client-side caching enabled (CLIENT TRACKING).",
-        |source, out| out.add(context(source).tracking.clients),
+        |source, out| out.add(source.context().tracking.clients),
     ),
     gauge(
         "bowline_tracking_keys",
         "Keys tracked because clients may have cached them.",
-        |source, out| {
-            out.add(context(source).tracking.keys);
-        },
+        |source, out| out.add(source.context().tracking.keys),
     ),
     counter(
         "bowline_tracking_invalidations",
         "Invalidation messages sent to clients with client-side caching.",
-        |source, out| out.add(context(source).tracking.invalidations),
+        |source, out| out.add(source.context().tracking.invalidations),
     ),
     gauge("bowline_monitors", "Clients in MONITOR mode.", |source, out| {
-        out.add(context(source).monitors);
+        out.add(source.context().monitors);
     }),
     gauge("bowline_pubsub_channels", "Channels with subscribers.", |source, out| {
         out.add(source.report.subscriptions.0);
@@ -155,9 +151,7 @@ pub(super) const METRICS: &[Metric] = &[
     gauge(
         "bowline_queue_items_limit",
         "Capacity of each queue between pipeline stages, in items.",
-        |source, out| {
-            out.add(source.report.queue_items_max);
-        },
+        |source, out| out.add(source.report.queue_items_max),
     ),
     counter(
         "bowline_dropped",
@@ -171,8 +165,10 @@ pub(super) const METRICS: &[Metric] = &[
         "Frames and datagrams received that were unreadable (malformed) or ignored (for another \
          replica, or late).",
         |source, out| {
-            out.add_with(["unreadable".into()], source.counters.unreadable.get());
-            out.add_with(["ignored".into()], source.counters.ignored.get());
+            out.add_each([
+                ("unreadable", source.counters.unreadable.get()),
+                ("ignored", source.counters.ignored.get()),
+            ]);
         },
     )
     .by(&["kind"]),
@@ -195,27 +191,21 @@ pub(super) const METRICS: &[Metric] = &[
     ),
 ];
 
-fn context<'s>(source: &Source<'s>) -> &'s Context {
-    &source.report.context
-}
-
 /// Adds a sample for each command that has been called or rejected.
 fn commands(source: &Source<'_>, out: &mut Samples, value: impl Fn(CommandTotals<'_>) -> Value) {
-    for (command, totals) in command_totals(&context(source).statistics) {
+    for (command, totals) in command_totals(&source.context().statistics) {
         out.add_with([command.into()], value(totals));
     }
 }
 
 fn dropped(source: &Source<'_>, out: &mut Samples) {
     let counters = source.counters;
-    for (kind, counter) in [
-        ("arrivals", &counters.arrivals_dropped),
-        ("outbound", &counters.outbound_dropped),
-        ("unsent", &counters.unsent),
-        ("appends", &counters.appends_dropped),
-        ("chunks", &counters.chunks_dropped),
-        ("repeats", &counters.repeats_dropped),
-    ] {
-        out.add_with([kind.into()], counter.get());
-    }
+    out.add_each([
+        ("arrivals", counters.arrivals_dropped.get()),
+        ("outbound", counters.outbound_dropped.get()),
+        ("unsent", counters.unsent.get()),
+        ("appends", counters.appends_dropped.get()),
+        ("chunks", counters.chunks_dropped.get()),
+        ("repeats", counters.repeats_dropped.get()),
+    ]);
 }
