@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::kv::SnapshotMark;
 use crate::membership::{ChangePlan, ChangeRefusal, MemberChange};
-use crate::types::{Instant, NodeId, RequestKind, TransferRefusal, TransferRequest};
+use crate::types::{Index, Instant, NodeId, RequestKind, TransferRefusal, TransferRequest};
 use crate::wire::resp::Version;
 
 use super::session::client_info::{ClientKill, ClientQuery};
@@ -173,8 +173,22 @@ pub enum AdminRequest {
 pub enum AdminAnswer {
     /// The target of the transfer, or why there is none.
     Transfer(Result<NodeId, TransferRefusal>),
-    /// The members after the change, or why it is refused.
-    Members(Result<Box<ChangePlan>, ChangeRefusal>),
+    /// The outcome of a membership change.
+    Members(MembersOutcome),
+}
+
+/// The outcome of a requested membership change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MembersOutcome {
+    /// A dry run: the change was planned, but not made.
+    Planned(Box<ChangePlan>),
+    /// The first configuration of the change is committed, in the entry at this index. If it is
+    /// joint, this leader or a later one completes the change.
+    Committed(Index, Box<ChangePlan>),
+    /// The change was refused, and has no effect.
+    Refused(ChangeRefusal),
+    /// The leader changed before the configuration was committed: the change may have been made.
+    Uncertain,
 }
 
 impl Action {

@@ -163,7 +163,7 @@ pub struct Context {
     pub system: SystemInfo,
     /// Whether clients may use the command `DEBUG` (option `--enable-debug-command`).
     pub debug: bool,
-    /// The users as whom clients log in.
+    /// The users that clients can log in as.
     pub access: Access,
     /// The denied requests and logins of this replica's clients.
     pub acl_log: AclLog,

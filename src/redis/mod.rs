@@ -9,7 +9,7 @@
 //! | `acl_log` | the log of denied requests and logins |
 //! | `permissions` | what one user may do |
 //! | `session/` | the state of one client's connection |
-//! | `access` | the users as whom clients log in |
+//! | `access` | the users that clients can log in as |
 //! | `key_access` | what each command does with its keys |
 //! | `action` | what the server does with a request |
 //! | `notifications`, `settings`, `slow_log`, `failure` | state of the replica, errors |
@@ -82,7 +82,9 @@ mod write_traces;
 
 pub use access::{Access, hash_password};
 pub use acl_log::{AclLog, Denial, DenialReason};
-pub use action::{Action, AdminAnswer, AdminRequest, FileRequest, LocalWrite, Statistics};
+pub use action::{
+    Action, AdminAnswer, AdminRequest, FileRequest, LocalWrite, MembersOutcome, Statistics,
+};
 pub use commands::administration::write_admin_reply;
 pub use commands::functions::{RunningScript, write_function_stats};
 pub use commands::info::{digest_result, disk_name, member_role, role_name};

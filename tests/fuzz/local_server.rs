@@ -12,9 +12,9 @@ use bowline::membership::ChangeRefusal;
 use bowline::raft::{DiskState, RequestKind, TransferRefusal};
 use bowline::redis::{
     Action, AdminAnswer, AdminRequest, BufferBytes, ClientList, ClientQuery, Connection, Context,
-    ReplicaInfo, ReplyFormat, ScriptBudget, ScriptClock, ScriptFacts, ScriptRequest, ScriptRun,
-    ScriptRunner, ScriptUser, Settings, Statistics, resolve_users, write_admin_reply,
-    write_function_stats, write_snapshot_part,
+    MembersOutcome, ReplicaInfo, ReplyFormat, ScriptBudget, ScriptClock, ScriptFacts,
+    ScriptRequest, ScriptRun, ScriptRunner, ScriptUser, Settings, Statistics, resolve_users,
+    write_admin_reply, write_function_stats, write_snapshot_part,
 };
 use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
 use bowline::wire::resp::{Limits, Parser, Version, Writer};
@@ -198,7 +198,7 @@ impl LocalServer {
                         AdminAnswer::Transfer(Err(TransferRefusal::NoTarget))
                     }
                     AdminRequest::ChangeMembers { .. } => {
-                        AdminAnswer::Members(Err(ChangeRefusal::NewLeader))
+                        AdminAnswer::Members(MembersOutcome::Refused(ChangeRefusal::NewLeader))
                     }
                 };
                 if !reply_format.is_muted() {

@@ -327,7 +327,7 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     let key = RequestKey { client: ClientId(3), request: RequestId(*b"ABCDEFGHIJ012345") };
     let last = EntryId::new(2, 8);
     let (from, to, client_address) = (NodeId(1), NodeId(2), "127.0.0.1:7001".to_owned());
-    let openings = vec![2, 3];
+    let start_ids = vec![2, 3];
     let lane = Lane::Bulk;
     let members = vec![NodeId(1), NodeId(2)];
     let hello = Hello {
@@ -336,7 +336,7 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
         to,
         incarnation: 3,
         connection: 3,
-        openings,
+        start_ids,
         members,
         rejoining: false,
         lane,
@@ -433,7 +433,7 @@ fn segments(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     let mut disk = log.into_disk();
     let file = disk.read(SEGMENT).expect("the first segment");
     seeds.push(("segment", "whole", file.clone()));
-    // The last block is preceded by the block of the opening and that of the entries.
+    // The last block is preceded by the block of the start and that of the entries.
     for (name, sector) in [("torn_end", 4), ("torn_start", 3), ("lost", 1)] {
         disk.tamper(SEGMENT, |bytes| bytes[sector * SECTOR..(sector + 1) * SECTOR].fill(0));
         let bytes = disk.read(SEGMENT).expect("the first segment");

@@ -1,5 +1,5 @@
-//! A client connection to a replica, for the subcommands that query replicas. Every call ends
-//! within its timeout.
+//! A client connection to a replica, for subcommands that query replicas. Every call ends within
+//! its timeout.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -34,14 +34,14 @@ enum Stream {
     Encrypted(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
-/// A reply of a server: text, or an error reply with its code, such as `ERR`.
+/// A reply: text, or an error with its code, such as `ERR`.
 pub(super) type Reply = Result<String, String>;
-/// A reply of a server: bytes, or an error reply with its code, such as `ERR`.
+/// A reply: bytes, or an error with its code, such as `ERR`.
 type BytesReply = Result<Vec<u8>, String>;
 
 impl Connection {
-    /// Connects to `address`, as `host:port`, with TLS if this process uses it, and logs in.
-    /// `timeout` limits the attempt and each later call.
+    /// Connects to `address` (`host:port`), with TLS if this process is configured for it, and logs
+    /// in. `timeout` limits the connection attempt and each later call.
     pub(super) fn open(address: &str, timeout: Duration) -> anyhow::Result<Connection> {
         let addresses = address.to_socket_addrs();
         let addresses = addresses.with_context(|| {
@@ -67,7 +67,7 @@ impl Connection {
         }
     }
 
-    /// Logs in, if this process has a password.
+    /// Logs in if this process has a password.
     fn log_in(&mut self) -> anyhow::Result<()> {
         let Some(Login { user, password }) = login() else { return Ok(()) };
         let reply = self.call(&["AUTH", user, password])?;
@@ -75,18 +75,18 @@ impl Connection {
         Ok(())
     }
 
-    /// Sets the timeout of later calls.
+    /// Sets the timeout for later calls.
     pub(super) fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
     }
 
-    /// Like [`Connection::call_for_bytes`], for a reply that is text.
+    /// Like [`Connection::call_for_bytes`], for text replies.
     pub(super) fn call(&mut self, arguments: &[&str]) -> anyhow::Result<Reply> {
         let reply = self.call_for_bytes(arguments)?;
         Ok(reply.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// Sends a command and returns the reply, which must be a status, an error, a bulk string or an
+    /// Sends a command and returns its reply, which must be a status, an error, a bulk string or an
     /// integer.
     pub(super) fn call_for_bytes(&mut self, arguments: &[&str]) -> anyhow::Result<BytesReply> {
         let arguments: Vec<&[u8]> = arguments.iter().map(|argument| argument.as_bytes()).collect();
@@ -108,7 +108,7 @@ impl Connection {
     /// Sends an encoded request without waiting for the reply.
     pub(super) fn send(&mut self, request: &[u8]) -> anyhow::Result<()> {
         self.stream.socket().set_write_timeout(Some(self.timeout))?;
-        // The handshake of TLS reads, too.
+        // The TLS handshake reads, too.
         self.stream.socket().set_read_timeout(Some(self.timeout))?;
         self.stream.write_all(request)?;
         self.stream.flush()?;
@@ -148,7 +148,7 @@ impl Connection {
 }
 
 impl Stream {
-    /// Begins TLS on a connection to `address` if this process uses it.
+    /// Starts TLS on a connection to `address` if this process is configured for it.
     fn new(stream: TcpStream, address: &str) -> anyhow::Result<Stream> {
         let Some(config) = tls_arguments::config() else { return Ok(Stream::Plain(stream)) };
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
@@ -192,8 +192,8 @@ impl Write for Stream {
     }
 }
 
-/// Parses the reply at the beginning of `bytes`. Returns it with its length; `None` if it is
-/// incomplete. Fails if it is not a reply of a supported type.
+/// Parses the reply at the start of `bytes`. Returns the reply and its length; `None` if it is
+/// incomplete. Fails if it is malformed or of an unsupported type.
 fn parse(bytes: &[u8]) -> anyhow::Result<Option<(BytesReply, usize)>> {
     let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
     ensure!(end > 0, "not the reply of a Redis server");

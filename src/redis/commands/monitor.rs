@@ -1,4 +1,4 @@
-//! `MONITOR`: shows a client the commands that all clients of this replica send.
+//! `MONITOR`: streams the commands of all clients of this replica to a client.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use crate::redis::session::connection::Connection;
 use crate::redis::spec::{ADMIN, CommandSpec, command};
 use crate::wire::resp::Request;
 
-/// Shown instead of a password.
+/// Replaces names and passwords.
 const REDACTED: &[u8] = b"(redacted)";
 
 /// Row of the command table for `MONITOR` (name, arity, flags, documentation and function).
@@ -18,29 +18,31 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command("monitor", 1, mo
     .flags(ADMIN)
     .categories(&["dangerous"])
     .since("1.0.0", "server")
-    .about("Shows the commands that all clients of this replica send.")];
+    .about("Streams the commands that all clients of this replica send.")];
 
-/// Runs `MONITOR`: from now on, the client gets the commands of all clients of this replica.
+/// Runs `MONITOR`: the client then receives the commands of all clients of this replica.
 fn monitor(call: &mut Call<'_>) -> Action {
     if call.batch.is_some() {
-        // Redis's text.
+        // The message is Redis's.
         return call.error(&"ERR MONITOR isn't allowed for DENY BLOCKING client");
     }
     if call.connection.is_monitor() {
-        // As in Redis, a second one has no reply.
+        // As in Redis, a second `MONITOR` has no reply.
         return Action::Reply;
     }
     call.connection.set_monitor(true);
     call.ok()
 }
 
-/// Returns whether monitors see the command. As in Redis, administrative commands are not shown.
+/// Returns whether monitoring clients receive the command. As in Redis, they do not receive
+/// administrative commands.
 fn is_shown(spec: &CommandSpec) -> bool {
     !spec.has_flag("admin")
 }
 
 impl Connection {
-    /// Adds a request that the connection has sent to those that monitors see, if there are any.
+    /// Adds a request of this connection to those that monitoring clients will receive, if there
+    /// are any.
     pub(in crate::redis) fn show(
         &mut self,
         spec: &CommandSpec,
@@ -64,7 +66,7 @@ impl Connection {
         self.observation.shown.extend_from_slice(line.as_bytes());
     }
 
-    /// Returns the lines for monitors about the latest request; empty if there are none.
+    /// Returns the lines for monitoring clients about the latest request; empty if there are none.
     pub fn take_shown(&mut self) -> bytes::Bytes {
         // Splitting an empty buffer would allocate memory.
         if self.observation.shown.is_empty() {
@@ -74,8 +76,7 @@ impl Connection {
     }
 }
 
-/// Returns the positions of the arguments of a request that are names of users and passwords, as in
-/// Redis.
+/// Returns the positions of user names and passwords in a request. They are those that Redis hides.
 fn secrets(request: Request<'_>) -> Vec<usize> {
     let name = request.get(0).unwrap_or_default();
     let is_name = |word: &str| name.eq_ignore_ascii_case(word.as_bytes());
@@ -103,8 +104,7 @@ fn secrets(request: Request<'_>) -> Vec<usize> {
     secrets
 }
 
-/// Appends an argument as Redis shows it: control characters and bytes that are not ASCII are
-/// escaped.
+/// Appends an argument in quotes. Control characters and non-ASCII bytes are escaped, as in Redis.
 fn quote(argument: &[u8], line: &mut String) {
     for byte in argument {
         match byte {
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use crate::wire::resp::{Limits, Parser};
 
-    /// Redis shows the password of a second `AUTH`, and the name before a missing password.
+    /// Redis does not hide the password of a second `AUTH`, nor a name without a password.
     #[test]
     fn every_name_and_password_of_hello_is_redacted() {
         for (line, wanted) in [

@@ -84,7 +84,7 @@ pub struct Connection {
     pub(in crate::redis) last_command_at: Instant,
     /// How the latest request counts in the statistics of commands.
     pub(in crate::redis) call_status: CallStatus,
-    /// The permissions of the user as whom the client has logged in; `None` if it must log in
+    /// The permissions of the user that the client is logged in as; `None` if it must log in
     /// first.
     pub(in crate::redis) permissions: Option<Arc<Permissions>>,
     /// What was denied to the latest request; `None` if nothing was.

@@ -1,8 +1,8 @@
 //! `bowline admin backup`: copies a snapshot of a running replica to a file or to standard output.
 //!
-//! A linearizable read comes first: once the replica answers it, the replica has applied every
-//! write that was acknowledged before, by any replica. Then the replica takes a snapshot, unless
-//! its latest one covers that already, and this program reads the snapshot part by part.
+//! It starts with a linearizable read. Once the replica answers it, the replica has applied every
+//! write that any replica acknowledged before. Then the replica takes a snapshot, unless its latest
+//! one already covers these writes, and this program reads the snapshot in parts.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
@@ -20,16 +20,16 @@ use super::replicas::{Info, TIMEOUT};
 use super::snapshot;
 use crate::cli::connection::Connection;
 
-/// Maximum time for the linearizable read at the beginning.
+/// Timeout of the linearizable read at the start.
 const READ_MAX: Duration = Duration::from_secs(10);
-/// Maximum time for one part of the snapshot. While the replica verifies a snapshot that it has
-/// just written, it sends no parts.
+/// Timeout of one part of the snapshot. The replica sends no parts while it verifies a snapshot
+/// that it has just written.
 const PART_MAX: Duration = Duration::from_mins(1);
-/// Interval at which a part is requested again after a temporary error.
+/// Interval between retries after a temporary error.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Writes a backup of the replica at `address` to the file `output`, or to standard output if that
-/// is `-`. Waits up to `wait` for the snapshot.
+/// Writes a backup of the replica at `address` to the file `output`, or to standard output for `-`.
+/// Waits up to `wait` for the snapshot.
 pub(super) fn run(
     address: &str,
     output: &Path,
@@ -44,7 +44,7 @@ pub(super) fn run(
         );
         let (mut stdout, replica, summary) = write_backup(address, wait, stdout.lock())?;
         stdout.flush().context("cannot write to standard output")?;
-        // Standard output carries the backup, so the report goes to standard error.
+        // Standard output is the backup, so the report goes to standard error.
         eprintln!("{}", report(replica, &summary, json));
         return Ok(ExitCode::SUCCESS);
     }
@@ -156,8 +156,8 @@ pub(super) fn on_damage(error: &dyn std::error::Error) -> anyhow::Error {
     )
 }
 
-/// Sends a `SNAPSHOT` command, and retries it for up to [`PART_MAX`] after a temporary error: while
-/// the replica verifies a snapshot that it has just written, it may refuse the command.
+/// Sends a `SNAPSHOT` command, and retries it for up to [`PART_MAX`] after temporary errors, which
+/// occur while the replica verifies a snapshot that it has just written.
 fn request(connection: &mut Connection, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
     let until = Instant::now() + PART_MAX;
     loop {
@@ -202,7 +202,7 @@ pub(super) fn description(summary: &BackupSummary) -> serde_json::Value {
     })
 }
 
-/// Opens the backup named on the command line; `-` stands for standard input. Returns its name for
+/// Opens a backup given on the command line; `-` means standard input. Returns its name for
 /// messages, and a reader.
 pub(super) fn open(file: &Path) -> anyhow::Result<(String, Box<dyn io::Read>)> {
     if file == Path::new("-") {
