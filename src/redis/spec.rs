@@ -268,13 +268,7 @@ impl CommandSpec {
 
     /// Returns whether any argument of the command can be a key.
     pub(super) fn has_keys(&self) -> bool {
-        self.keys != NO_KEYS || self.has_movable_keys()
-    }
-
-    /// Returns whether the positions of the keys depend on the arguments: on a number of keys, or
-    /// on an option.
-    pub(super) fn has_movable_keys(&self) -> bool {
-        self.key_count_index > 0 || self.keys_by_option.is_some()
+        self.keys != NO_KEYS || self.key_count_index > 0 || self.keys_by_option.is_some()
     }
 
     /// Returns the indexes of the keys among the `count` arguments of a request; `argument` returns

@@ -278,17 +278,6 @@ fn exec_is_refused_if_the_memory_has_filled_up_meanwhile() {
 }
 
 #[test]
-fn commands_with_movable_keys_say_so() {
-    let mut client = Client::new();
-    for (command, are_movable) in
-        [("eval", true), ("zunionstore", true), ("xread", true), ("get", false), ("mset", false)]
-    {
-        let info = client.reply(&format!("COMMAND INFO {command}"));
-        assert_eq!(info.contains("+movablekeys\r\n"), are_movable, "{command}");
-    }
-}
-
-#[test]
 fn command_larger_than_a_log_entry_is_refused() {
     let mut client = Client::new();
     client.context.payload_bytes_max = 100;

@@ -53,6 +53,8 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
 
 const CLUSTER: &[CommandSpec] = &[
     row("count-failure-reports", "cluster|count-failure-reports", 3, count_failure_reports)
+        .flags(&["admin", "stale"])
+        .categories(&["dangerous"])
         .costs("O(1)")
         .about("Returns 0: replicas do not report failures of others to each other."),
     row("countkeysinslot", "cluster|countkeysinslot", 3, countkeysinslot)
@@ -72,6 +74,8 @@ const CLUSTER: &[CommandSpec] = &[
         .costs("O(N), N being the number of replicas")
         .about("Returns the replicas of the cluster as text, one per line."),
     row("replicas", "cluster|replicas", 3, replicas)
+        .flags(&["admin", "stale"])
+        .categories(&["dangerous"])
         .since("5.0.0", "cluster")
         .costs("O(N), N being the number of replicas")
         .about("Returns the followers of the leader with the given id, as lines of text."),
@@ -80,6 +84,8 @@ const CLUSTER: &[CommandSpec] = &[
         .costs("O(N), N being the number of replicas")
         .about("Returns the cluster's only shard and its replicas."),
     row("slaves", "cluster|slaves", 3, replicas)
+        .flags(&["admin", "stale"])
+        .categories(&["dangerous"])
         .costs("O(N), N being the number of replicas")
         .about("Returns the followers of the leader with the given id, as lines of text."),
     row("slots", "cluster|slots", 2, slots)

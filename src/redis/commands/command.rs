@@ -200,10 +200,8 @@ fn write_details(writer: &mut Writer<'_>, spec: &CommandSpec) {
     writer.array(10);
     writer.bulk(spec.full_name.as_bytes());
     writer.integer(spec.arity.into());
-    // The positions of keys that follow a number or an option cannot be described by a range.
-    let movable = spec.has_movable_keys().then_some("movablekeys");
-    writer.set(spec.flags.len() + usize::from(movable.is_some()));
-    for flag in spec.flags.iter().copied().chain(movable) {
+    writer.set(spec.flags.len());
+    for flag in spec.flags {
         writer.simple(flag);
     }
     for number in [range.first, range.last, range.step] {

@@ -182,8 +182,8 @@ impl Clients {
         };
     }
 
-    /// Adds a request that was answered without the state machine to the slow log, if that has every
-    /// request (`slowlog-log-slower-than 0`); otherwise, `request` is `None`.
+    /// Adds a request that was answered without the state machine to the slow log, if that has
+    /// every request (`slowlog-log-slower-than 0`); otherwise, `request` is `None`.
     fn log_answered_here(&mut self, index: usize, request: Option<LoggedRequest>, pass: &Pass) {
         let Some(request) = request else { return };
         let (wall_clock, entries_max) = (self.context.wall_clock, self.slow_log.entries_max);
@@ -193,8 +193,8 @@ impl Clients {
         log.add_answered(request, elapsed, wall_clock, connection, entries_max);
     }
 
-    /// Blocks the replica for `time` (`DEBUG SLEEP`), and replies to the client at `index`. Adds the
-    /// request to the slow log and to the latency samples, where these are enabled.
+    /// Blocks the replica for `time` (`DEBUG SLEEP`), and replies to the client at `index`. Adds
+    /// the request to the slow log and to the latency samples, where these are enabled.
     fn sleep(&mut self, index: usize, time: Duration) {
         std::thread::sleep(time);
         let SlowLogSettings { threshold, entries_max, latency_threshold } = self.slow_log;
