@@ -9,7 +9,7 @@ use bowline::runtime::{MetricInfo, metrics};
 
 use super::{deploy, read};
 
-/// Keywords and functions of PromQL that occur in the expressions.
+/// Keywords and functions of `PromQL` that occur in the expressions.
 const WORDS: &[&str] = &[
     "abs",
     "and",

@@ -19,8 +19,8 @@ use crate::wire::resp::{Version, Writer};
 
 use super::help::{container, help_row};
 
-/// Row of the command table for `MEMBERS` (name, arity, flags, documentation and function), with its
-/// subcommands.
+/// Row of the command table for `MEMBERS` (name, arity, flags, documentation and function), with
+/// its subcommands.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("members")
     .since("0.1.0", "server")
     .about("Commands for cluster membership. Changes are answered when they are committed.")
@@ -164,7 +164,8 @@ fn not_leader(context: &Context) -> String {
 }
 
 /// Writes the reply to a membership change: the members, or an error. After a change, these are the
-/// members in its first configuration, which is committed; after a dry run, those that would result.
+/// members in its first configuration, which is committed; after a dry run, those that would
+/// result.
 pub(in crate::redis) fn write_members_reply(
     outcome: MembersOutcome,
     context: &Context,

@@ -12,8 +12,8 @@ use super::replicas::{Info, Replicas, TIMEOUT};
 use crate::cli::connection::Connection;
 use crate::cli::table;
 
-/// Maximum time to retry a request while there is no leader, or while the leader refuses it with one
-/// of [`RETRIED_ERRORS`].
+/// Maximum time to retry a request while there is no leader, or while the leader refuses it with
+/// one of [`RETRIED_ERRORS`].
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Timeout of the leader's reply to a change. The leader sends it when the change is committed.
 const COMMIT_MAX: Duration = Duration::from_secs(10);
@@ -145,8 +145,8 @@ pub(super) fn change(
     }
 }
 
-/// Sends the change to the leader. Returns the members in the committed configuration; for a dry run
-/// those that would result.
+/// Sends the change to the leader. Returns the members in the committed configuration; for a dry
+/// run those that would result.
 fn request(address: &str, change: &Change, dry_run: bool) -> anyhow::Result<Info> {
     let until = Instant::now() + RETRY_MAX;
     let arguments = change.arguments(dry_run);

@@ -63,8 +63,8 @@ pub(super) struct Peer {
     /// later configuration. It is forgotten after some time without a connection.
     pub(super) is_member: bool,
     /// Time at which this replica learned that the peer is no longer a member. The connections are
-    /// kept for [`NON_MEMBER_AGE_MAX`], so that the peer learns of its removal, and a removed leader
-    /// can transfer its leadership.
+    /// kept for [`NON_MEMBER_AGE_MAX`], so that the peer learns of its removal, and a removed
+    /// leader can transfer its leadership.
     pub(super) removed_at: Option<Instant>,
     /// Version and feature level of the peer's program according to its latest hello. The version
     /// is empty if the hello does not contain it.
@@ -128,8 +128,8 @@ impl Peer {
         }
     }
 
-    /// Returns whether a non-member is to be forgotten: a removed member [`NON_MEMBER_AGE_MAX`] after
-    /// its removal, any other after that time without a connection.
+    /// Returns whether a non-member is to be forgotten: a removed member [`NON_MEMBER_AGE_MAX`]
+    /// after its removal, any other after that time without a connection.
     pub(super) fn is_forgotten(&self, now: Instant) -> bool {
         if let Some(at) = self.removed_at {
             return now.since(at) >= NON_MEMBER_AGE_MAX;

@@ -52,7 +52,7 @@ pub(super) const METRICS: &[Metric] = &[
         "bowline_snapshot_duration",
         "Duration of the latest completed snapshot, in whole seconds; 0 before the first.",
         |source, out| {
-            out.add(Duration::from_secs(source.context().snapshot.last_seconds.unwrap_or(0)))
+            out.add(Duration::from_secs(source.context().snapshot.last_seconds.unwrap_or(0)));
         },
     )
     .seconds(),
@@ -166,7 +166,7 @@ pub(super) const METRICS: &[Metric] = &[
         out.add(source.context().history.revision);
     }),
     gauge("bowline_changes_history_events", "Changes retained for CHANGES.", |source, out| {
-        out.add(source.context().history.events)
+        out.add(source.context().history.events);
     }),
     gauge(
         "bowline_changes_history",
