@@ -142,6 +142,15 @@ fn check_effect(name: &str) {
             check_encoding_limit(fixture, client, name);
         }
         "set-max-intset-entries" => check_encoding_limit(fixture, client, name),
+        "hll-sparse-max-bytes" => {
+            set(fixture, client, name, "7");
+            client.write_all(b"PFADD k a\r\n").unwrap();
+            fixture.dispatch_some();
+            let sender = fixture.clients.client(0);
+            let operation = (0..9).find_map(|slot| sender.operation(slot)).unwrap().clone();
+            let (_, arguments) = Operation::decode(&operation).unwrap().as_call().unwrap();
+            assert_eq!(arguments.iter().last(), Some(&7_u64.to_le_bytes()[..]));
+        }
         "latency-tracking" => {
             read_for(fixture, client, Duration::from_millis(1));
             assert!(info(fixture, client, "latencystats").contains("usec_get:p50="));
