@@ -149,7 +149,7 @@ fn check_effect(name: &str) {
             let sender = fixture.clients.client(0);
             let operation = (0..9).find_map(|slot| sender.operation(slot)).unwrap().clone();
             let (_, arguments) = Operation::decode(&operation).unwrap().as_call().unwrap();
-            assert_eq!(arguments.iter().last(), Some(&7_u64.to_le_bytes()[..]));
+            assert_eq!(arguments.iter().last().copied(), Some(&7_u64.to_le_bytes()[..]));
         }
         "latency-tracking" => {
             read_for(fixture, client, Duration::from_millis(1));
