@@ -31,6 +31,8 @@ const SAMPLE_LEN: usize = 40_000;
 const PIPELINED_MAX: usize = 60;
 /// Maximum number of streams that are tried when a failing stream is reduced.
 const TRIES_MAX: usize = 600;
+/// Maximum time between the expirations of a key in both servers.
+const EXPIRATION_DISTANCE_MAX: Duration = Duration::from_millis(200);
 
 /// Both servers, and a connection to each.
 pub(crate) struct Both {
@@ -109,7 +111,13 @@ impl Both {
     /// Dumps every key in each server, and restores it in the other.
     pub(crate) fn exchange(&mut self) {
         for key in ALL_KEYS {
-            let [ours, theirs] = self.call(&[b"DUMP", key]);
+            let mut dumps = self.call(&[b"DUMP", key]);
+            if dumps[0].bulk().is_some() != dumps[1].bulk().is_some() {
+                // The servers have got the request that sets the expiration one after the other.
+                thread::sleep(EXPIRATION_DISTANCE_MAX);
+                dumps = self.call(&[b"DUMP", key]);
+            }
+            let [ours, theirs] = dumps;
             let (Some(ours), Some(theirs)) = (ours.bulk(), theirs.bulk()) else {
                 assert_eq!(ours, theirs, "of {key:?}");
                 continue;
