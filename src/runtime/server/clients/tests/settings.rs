@@ -138,19 +138,10 @@ fn check_effect(name: &str) {
             assert!(fixture.reply(client, 10).starts_with(b"*1\r\n"));
         }
         "tracking-table-max-keys" => check_tracked_keys_max(fixture, client, name),
-        name if name.starts_with("hash-max") || name.starts_with("zset-max") => {
-            check_encoding_limit(fixture, client, name);
-        }
         "set-max-intset-entries" => check_encoding_limit(fixture, client, name),
-        "hll-sparse-max-bytes" => {
-            set(fixture, client, name, "7");
-            client.write_all(b"PFADD k a\r\n").unwrap();
-            fixture.dispatch_some();
-            let sender = fixture.clients.client(0);
-            let operation = (0..9).find_map(|slot| sender.operation(slot)).unwrap().clone();
-            let (_, arguments) = Operation::decode(&operation).unwrap().as_call().unwrap();
-            assert_eq!(arguments.iter().last().copied(), Some(&7_u64.to_le_bytes()[..]));
-        }
+        name if name.starts_with("hash-max") => check_encoding_limit(fixture, client, name),
+        name if name.starts_with("zset-max") => check_encoding_limit(fixture, client, name),
+        "hll-sparse-max-bytes" => check_sparse_bytes_max(fixture, client, name),
         "latency-tracking" => {
             read_for(fixture, client, Duration::from_millis(1));
             assert!(info(fixture, client, "latencystats").contains("usec_get:p50="));
@@ -173,6 +164,17 @@ fn check_effect(name: &str) {
 }
 
 /// Checks that `OBJECT ENCODING` takes the changed limit with it, and nothing without a change.
+/// Adds to a HyperLogLog: the limit is the last argument of the operation.
+fn check_sparse_bytes_max(fixture: &mut Fixture, client: &mut TcpStream, name: &str) {
+    set(fixture, client, name, "7");
+    client.write_all(b"PFADD k a\r\n").unwrap();
+    fixture.dispatch_some();
+    let sender = fixture.clients.client(0);
+    let operation = (0..9).find_map(|slot| sender.operation(slot)).unwrap().clone();
+    let (_, arguments) = Operation::decode(&operation).unwrap().as_call().unwrap();
+    assert_eq!(arguments.iter().last().copied(), Some(&7_u64.to_le_bytes()[..]));
+}
+
 fn check_encoding_limit(fixture: &mut Fixture, client: &mut TcpStream, name: &str) {
     let mut count_arguments = |fixture: &mut Fixture| {
         client.write_all(b"OBJECT ENCODING k\r\n").unwrap();
