@@ -24,6 +24,7 @@ mod error;
 mod file;
 mod input;
 mod item;
+mod libraries;
 mod listpack;
 mod lzf;
 mod output;
@@ -38,6 +39,7 @@ mod ziplist;
 pub use error::RdbError;
 pub use file::{RdbReader, Record};
 pub use item::{GroupReads, Item, Sink, Stop, ValueKind};
+pub use libraries::{LibrariesError, decode_libraries, encode_libraries};
 pub use output::{FileWriter, ValueWriter};
 pub use payload::{PayloadError, check_payload, decode_payload, finish_payload};
 

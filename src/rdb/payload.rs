@@ -19,9 +19,14 @@ pub struct PayloadError;
 /// # Errors
 /// If the version is higher than [`VERSION_MAX`], or the checksum is wrong.
 pub fn check_payload(payload: &[u8]) -> Result<&[u8], PayloadError> {
+    checked(payload, VERSION_MAX)
+}
+
+/// Like [`check_payload`], with another highest version.
+pub(super) fn checked(payload: &[u8], version_max: u16) -> Result<&[u8], PayloadError> {
     let (covered, checksum) = payload.split_last_chunk::<CHECKSUM_BYTES>().ok_or(PayloadError)?;
     let (value, version) = covered.split_last_chunk::<VERSION_BYTES>().ok_or(PayloadError)?;
-    let is_right = u16::from_le_bytes(*version) <= VERSION_MAX
+    let is_right = u16::from_le_bytes(*version) <= version_max
         && CHECKSUM.checksum(covered) == u64::from_le_bytes(*checksum);
     if is_right { Ok(value) } else { Err(PayloadError) }
 }

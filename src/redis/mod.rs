@@ -18,7 +18,7 @@
 //! | `spec`, `lookup` | the description of a command; finding the command of a request |
 //! | `authorization` | whether a user may send a request |
 //! | `resolve_users` | from the rules of users to their permissions |
-//! | `library_check`, `function_dump` | libraries of functions: their code, their payload |
+//! | `library_check` | the code of libraries of functions |
 //! | `commands/` | one file for each group of commands: rows and functions |
 //! | `registry` | the table of all commands |
 //! | `dispatch` | [`Connection::execute`] |
@@ -57,7 +57,6 @@ mod commands;
 mod context;
 mod dispatch;
 mod failure;
-mod function_dump;
 mod key_access;
 mod library_check;
 mod lookup;

@@ -64,7 +64,6 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &[
                 "acl_log",
                 "failure",
-                "function_dump",
                 "library_check",
                 "notifications",
                 "unsupported_settings",

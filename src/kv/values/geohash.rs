@@ -187,8 +187,8 @@ impl Cell {
         }
     }
 
-    /// Returns the cell that is so many rows to the north and so many columns to the east, at most
-    /// one of each. The map continues at its other end.
+    /// Returns the cell `north` rows to the north and `east` columns to the east, each from -1 to
+    /// 1. The map continues at its other end.
     fn neighbor(self, north: i32, east: i32) -> Cell {
         let moved = |number: u32, by: i32| match by {
             0 => number,

@@ -75,7 +75,7 @@ impl Run {
         }
     }
 
-    /// Appends the shortest encoding of so many registers with this value; nothing for none.
+    /// Appends the shortest encoding of `len` registers with this value; nothing if `len` is 0.
     #[allow(clippy::cast_possible_truncation, reason = "lengths and values fit into their bits")]
     fn put(value: u8, len: usize, out: &mut Vec<u8>) {
         match (value, len) {

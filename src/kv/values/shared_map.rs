@@ -90,7 +90,7 @@ impl<V: Clone> SharedMap<V> {
         }
     }
 
-    /// Returns the entry at a position; `None` if there are not so many.
+    /// Returns the entry at a position; `None` if the position is not below the number of entries.
     pub(super) fn at(&self, position: usize) -> Option<(&Element, &V)> {
         match self {
             SharedMap::Small(entries) => entries.get_index(position),
@@ -127,7 +127,7 @@ impl<V: Clone> SharedMap<V> {
     }
 
     /// Removes and returns the entry at a position, to which the last entry then moves; `None` if
-    /// there are not so many.
+    /// the position is not below the number of entries.
     pub(super) fn swap_remove(&mut self, position: usize) -> Option<(Element, V)> {
         match self {
             SharedMap::Small(entries) => entries.swap_remove_index(position),

@@ -10,9 +10,9 @@ use bytes::BytesMut;
 
 use crate::feature_level::FeatureLevel;
 use crate::kv::{CommandId, KeptScripts, Operation};
+use crate::rdb::{LibrariesError, decode_libraries};
 use crate::redis::action::Action;
 use crate::redis::call::Call;
-use crate::redis::function_dump;
 use crate::redis::library_check::LibraryChecker;
 use crate::redis::session::reply_format::ReplyKind;
 use crate::redis::spec::{CommandSpec, subcommand};
@@ -187,9 +187,9 @@ fn restore(call: &mut Call<'_>) -> Action {
             &"ERR Wrong restore policy given, value should be either FLUSH, APPEND or REPLACE.",
         );
     }
-    let codes = match function_dump::decode(call.argument(2)) {
+    let codes = match decode_libraries(call.argument(2)) {
         Ok(codes) => codes,
-        Err(text) => return call.error(&text),
+        Err(error) => return call.error(&payload_error(error)),
     };
     let mut checker = LibraryChecker::default();
     let mut args = vec![policy];
@@ -201,6 +201,15 @@ fn restore(call: &mut Call<'_>) -> Action {
     }
     let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
     call.submit(Operation::call(RESTORE, &args[..]), ReplyKind::Plain)
+}
+
+/// Returns Redis's text for an error in a payload.
+fn payload_error(error: LibrariesError) -> &'static str {
+    match error {
+        LibrariesError::Payload(_) => "ERR DUMP payload version or checksum are wrong",
+        LibrariesError::OtherRecord => "ERR given type is not a function",
+        LibrariesError::Malformed => "ERR failed loading the given functions payload",
+    }
 }
 
 /// Runs `FUNCTION KILL`.

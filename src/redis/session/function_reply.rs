@@ -4,12 +4,12 @@ use bytes::Bytes;
 
 use crate::kv::Outcome;
 use crate::lua::Flag;
-use crate::redis::function_dump;
+use crate::rdb::encode_libraries;
 use crate::wire::resp::Writer;
 
 /// Writes the payload with the codes of libraries.
 pub(super) fn write_dump(writer: &mut Writer<'_>, codes: &[Option<Bytes>]) {
-    writer.bulk(&function_dump::encode(codes.iter().flatten().map(|code| &code[..])));
+    writer.bulk(&encode_libraries(codes.iter().flatten().map(|code| &code[..])));
 }
 
 /// Writes a list of libraries, each a list of its name, its code and its functions.
