@@ -574,7 +574,7 @@ pub enum Mutant {
     /// number per start) even if the list is too short to contain the start that the replica has
     /// recorded for the peer. So the replica may accept a peer whose data was wiped and
     /// bootstrapped again, or restored from an older copy.
-    ForgetOldOpenings,
+    ForgetOldStarts,
     /// Deliberate bug: the log is compacted when a snapshot is begun, before the snapshot is
     /// complete and durable.
     CompactLogEarly,
@@ -589,10 +589,10 @@ pub enum Mutant {
     MixChunks,
     /// Deliberate bug: the checksums of a snapshot are not verified when it is read or installed.
     IgnoreSnapshotChecksum,
-    /// Deliberate bug: the receiver of a stream of datagrams delivers duplicate bytes to its
+    /// Deliberate bug: the receiver of a datagram stream delivers duplicate bytes to its
     /// reader.
     DeliverBytesAgain,
-    /// Deliberate bug: the sender of a stream of datagrams does not retransmit lost bytes.
+    /// Deliberate bug: the sender of a datagram stream does not retransmit lost bytes.
     KeepLostBytes,
 }
 

@@ -1,56 +1,60 @@
-//! When a replica proposes a mark, at which the states of the replicas are compared, and when it
-//! reports the digest of its own state. The server and the simulator carry it out; the reports are
-//! compared where they are applied (`kv/digest_check.rs`).
+//! Schedules the comparison of the replicas' states: when a replica proposes a mark (a log entry at
+//! which every replica computes the digest of its state), and when it reports its digest. The
+//! server and the simulator propose what this schedule returns; `kv/digest_check.rs` compares the
+//! reports when they are applied.
 //!
-//! A mark or a report may get lost. The next mark replaces it.
+//! A mark or report that gets lost is not repeated: the next mark replaces it.
 
 use std::time::Duration;
 
 use crate::kv::Operation;
 use crate::types::{Index, Instant, NodeId};
 
-/// Maximum time from a leader change, a start or the installation of a snapshot to the next mark.
+/// Maximum delay of the next mark after a leader change, a start or the installation of a snapshot.
 const SOON: Duration = Duration::from_secs(1);
 
-/// When this replica proposes marks, and what it has to report.
+/// Schedule of the marks that this replica proposes, and of the reports of its digests.
 #[derive(Debug, Default)]
 pub(crate) struct DigestSchedule {
-    /// Interval of the marks that the leader proposes; zero for none.
+    /// Interval at which the leader proposes marks; zero to propose none.
     interval: Duration,
-    /// When this replica proposes the next mark or, if it does not lead, asks for one; `None` if it
-    /// does neither.
+    /// When the next mark is due: the leader proposes it, a follower asks the leader for it. `None`
+    /// if none is scheduled.
     mark_at: Option<Instant>,
     /// Whether this replica has started or installed a snapshot since it last asked for a mark.
     wants_mark: bool,
-    /// The mark that this replica has applied but not reported on, and the digest of its state
-    /// there; `None` if there is none.
+    /// The latest applied mark that this replica has not reported yet, and the digest of its state
+    /// at that mark.
     report: Option<(Index, u64)>,
 }
 
 impl DigestSchedule {
-    /// Creates the schedule of a replica that starts. An `interval` of zero means no comparisons.
+    /// Creates the schedule of a replica that starts. `interval` is the interval of marks; zero
+    /// turns the comparison off.
     pub(crate) fn new(interval: Duration) -> DigestSchedule {
         let wants_mark = !interval.is_zero();
         DigestSchedule { interval, wants_mark, ..DigestSchedule::default() }
     }
 
-    /// Returns when the next mark is due; `None` if none is.
+    /// Returns when the next mark is due; `None` if none is scheduled.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.mark_at
     }
 
-    /// Sets the digest of this replica's state at the mark at index `mark`, which it has to report.
+    /// Sets the next report: the index of a mark, and the digest of this replica's state at that
+    /// mark.
     pub(crate) fn set_report(&mut self, report: (Index, u64)) {
         self.report = Some(report);
     }
 
-    /// Records that this replica has installed a snapshot, whose state must be compared soon.
+    /// Records that this replica has installed a snapshot, so that its state is compared soon.
     pub(crate) fn note_installed(&mut self) {
         self.wants_mark = !self.interval.is_zero();
     }
 
-    /// Returns the next operation to propose at `now`, if this replica `leads`, or otherwise to
-    /// send to the leader; `None` if there is none. `me` is this replica.
+    /// Returns the next operation, due at `now`: to be proposed if this replica is the leader
+    /// (`leads`), otherwise to be sent to the leader. `None` if nothing is due. `me` is the id of
+    /// this replica.
     pub(crate) fn next(
         &mut self,
         now: Instant,
@@ -64,7 +68,7 @@ impl DigestSchedule {
             self.mark_at = None;
             return None;
         }
-        // Not at once: the connection to the leader may not be there yet.
+        // Delayed, because the connection to the leader may not exist yet.
         let soon = now + SOON.min(self.interval);
         let mark_at = self.mark_at.unwrap_or(soon);
         let mark_at = if self.wants_mark { mark_at.min(soon) } else { mark_at };

@@ -1,36 +1,36 @@
-//! Feature levels: what the programs of a cluster's replicas understand. Each version of the
-//! program that adds something to the log, to snapshots or to messages between replicas has a
-//! higher level than the version before it.
+//! Feature levels: which log entries, snapshot contents and messages between replicas a program
+//! understands. Each version of the program that adds something to these has a higher level than
+//! the previous version.
 //!
-//! The level of a *cluster* is part of the replicated state. It is never higher than that of a
-//! member's program: the leader raises it, by an entry of the log, once all members have told it
-//! that they support a higher one. Whatever an earlier version does not understand is used only
-//! when the cluster has the level for it. So replicas can be upgraded one after the other, and
-//! until the level rises each can go back to the version before.
+//! A *cluster*, too, has a level, which is part of the replicated state. It never exceeds the level
+//! of any member's program: the leader raises it with a log entry once all members have announced
+//! that they support a higher one. What an earlier version does not understand is used only when
+//! the cluster's level allows it. Replicas can therefore be upgraded one at a time, and each can be
+//! downgraded until the cluster's level is raised.
 
 use std::fmt;
 
-/// A feature level, of a program or of a cluster. Levels above [`FeatureLevel::NEWEST`] are those
-/// of later versions of the program.
+/// The feature level of a program or of a cluster. Levels above [`FeatureLevel::NEWEST`] belong to
+/// later versions of the program.
 ///
 /// Invariant: at least 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FeatureLevel(u16);
 
-/// The versions of the program at which the level was raised, from level 1 on.
+/// For each level from 1 on, the first version of the program that has it.
 const VERSIONS: [&str; FeatureLevel::NEWEST.0 as usize] = ["0.1", "0.2"];
 
 impl FeatureLevel {
-    /// Level of the versions 0.1, in which replicas do not tell their level.
+    /// Level of version 0.1, whose replicas do not announce a level.
     pub const V0_1: FeatureLevel = FeatureLevel(1);
-    /// Level of the versions 0.2.
+    /// Level of version 0.2.
     pub const V0_2: FeatureLevel = FeatureLevel(2);
-    /// The lowest level of a cluster with which this program works.
+    /// Lowest cluster level that this program works with.
     pub const OLDEST: FeatureLevel = FeatureLevel::V0_1;
-    /// The level of this program.
+    /// Level of this program.
     pub const NEWEST: FeatureLevel = FeatureLevel::V0_2;
 
-    /// Returns the level with this number; `None` for 0, which no version has.
+    /// Returns the level with this number; `None` for 0.
     pub const fn from_number(number: u16) -> Option<FeatureLevel> {
         if number == 0 { None } else { Some(FeatureLevel(number)) }
     }
@@ -45,7 +45,7 @@ impl FeatureLevel {
         self <= FeatureLevel::NEWEST
     }
 
-    /// Returns the version of the program that a level needs, for messages: "version 0.2 or later".
+    /// Returns the program version that supports this level, such as "version 0.2 or later".
     pub fn needed_version(self) -> String {
         match VERSIONS.get(usize::from(self.0) - 1) {
             Some(version) => format!("version {version} or later"),
@@ -53,8 +53,8 @@ impl FeatureLevel {
         }
     }
 
-    /// Returns the error with which clients are refused what the cluster's level does not allow
-    /// yet. It begins with an error code.
+    /// Returns the error reply, with its code, to a request that needs this level while the
+    /// cluster's level is lower.
     pub fn refusal(self) -> String {
         format!(
             "ERR not applied: this needs every replica to run {}; see cluster_feature_level in \
@@ -64,14 +64,14 @@ impl FeatureLevel {
     }
 }
 
-/// The oldest level, which is that of a new cluster.
+/// Returns the oldest level, which a new cluster has.
 impl Default for FeatureLevel {
     fn default() -> FeatureLevel {
         FeatureLevel::OLDEST
     }
 }
 
-/// Writes the level's number.
+/// Formats the number of the level.
 impl fmt::Display for FeatureLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)

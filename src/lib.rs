@@ -11,6 +11,7 @@
 //! | [`membership`] | the members of a cluster, and changes of them |
 //! | [`clock`] | the replicated clock, from filtered wall clocks |
 //! | [`raft`] | the consensus core |
+//! | [`rdb`] | Redis's format of values and of files of keys |
 //! | [`kv`] | the state machine: keyspace, commands, snapshots |
 //! | [`wire`] | encodings of messages: peers, RESP, JSON |
 //! | [`digest_schedule`] | when the states of the replicas are compared |
@@ -29,7 +30,7 @@
 //!
 //! Modules depend only on modules further left in this order, which `tests/tidy.rs` checks:
 //!
-//! `{types, feature_level} <- {clock, config, membership} <- record <- {raft, kv}
+//! `{types, feature_level, rdb} <- {clock, config, membership} <- record <- {raft, kv}
 //! <- {wire, storage}
 //! <- {transport, redis, snapshot_check, large_writes, digest_schedule, backup, tls, lua}
 //! <- {course, sim} <- runtime <- processes <- bin`
@@ -49,6 +50,7 @@ pub mod lua;
 pub mod membership;
 pub mod processes;
 pub mod raft;
+pub mod rdb;
 pub mod record;
 pub mod redis;
 pub mod runtime;

@@ -1,7 +1,7 @@
-//! The members of a cluster: configurations, their encoding, and planning a change of them.
+//! The members of a cluster: configurations, their encoding, and planning of membership changes.
 //!
-//! A log entry of kind [`EntryKind::Configuration`](crate::record::EntryKind) carries a whole
-//! configuration, so a replica needs no earlier entry to understand it:
+//! A log entry of kind [`EntryKind::Configuration`](crate::record::EntryKind) contains the whole
+//! configuration, so it can be interpreted without earlier entries:
 //!
 //! ```text
 //!  +--------+-------+---------+--------------------------------------------------------+
@@ -10,20 +10,20 @@
 //! ```
 //!
 //! `format`, `flags` and `count` have one byte, the other integers two, little endian. `replaces`
-//! is zero unless the flags say that the member replaces another one. `last id` is the highest id
-//! that any member has ever had: ids are not used again.
+//! is zero unless the flags say that the learner replaces a member. `last id` is the highest id
+//! that any member has ever had: ids are never reused.
 //!
-//! A *witness* is a member that keeps the log and votes, but has no data. A member is a witness for
-//! as long as it is a member: one that became a replica with data would count for quorums before it
-//! has the data. In every configuration, fewer than half of the voters are witnesses. Then each
-//! quorum contains a replica with data, so no entry is committed that only witnesses have. A
-//! further witness, which makes half of the voters witnesses, would not let the cluster survive
-//! more failures.
+//! A *witness* is a member that keeps the log and votes, but stores no data. A member never stops
+//! being a witness: if it became a replica with data, it would count for quorums before it has the
+//! data. In every configuration, fewer than half of the voters are witnesses. Every quorum then
+//! contains a replica with data, so no committed entry is stored by witnesses alone. One more
+//! witness, which would make half of the voters witnesses, would not let the cluster survive more
+//! failures anyway.
 //!
-//! A change of the voters goes through a *joint* configuration, in which decisions need a quorum of
-//! the voters before the change and one of those after it (Raft paper, §6). Joint consensus is used
-//! even for a single voter, so that all changes, also of several members at once, are safe for one
-//! reason: any two successive configurations have no disjoint quorums.
+//! A change to the set of voters goes through a *joint* configuration, in which decisions need a
+//! quorum of the old voters and a quorum of the new ones (Raft paper, §6). Joint consensus is used
+//! even for a single voter, so that all changes, including changes of several members at once, are
+//! safe for the same reason: no two successive configurations have disjoint quorums.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,31 +37,32 @@ mod change;
 
 pub use change::{ChangePlan, ChangeRefusal, MemberChange, PlanError};
 
-/// Maximum number of members that a configuration may have.
+/// Maximum number of members of a configuration.
 pub const REPLICAS_MAX: usize = 31;
-/// Maximum length of a member's address in bytes.
+/// Maximum length of a member's address, in bytes.
 pub const ADDRESS_BYTES_MAX: usize = 512;
-/// Maximum difference between the id of a new member and the highest id that was ever used: ids
-/// cannot be used again, so a mistyped one would use up all below it.
+/// Maximum difference between the id of a new member and the highest id used so far. Ids are never
+/// reused, so a mistyped id would make all ids below it unusable.
 pub const ID_STEP_MAX: u16 = 1_000;
 
 const FORMAT: u8 = 1;
-/// Values of the two lowest bits of a member's flags.
+/// Values of the two lowest bits of a member's flags: its role.
 const VOTER: u8 = 0;
 const LEARNER: u8 = 1;
 const LEAVING: u8 = 2;
 const ROLE: u8 = 3;
-/// The learner is to be promoted when it has caught up.
+/// The learner is promoted automatically when it has caught up.
 const AUTOMATIC: u8 = 4;
-/// The learner's promotion removes the member whose id follows.
+/// The learner's promotion removes the member whose id is in `replaces`.
 const REPLACES: u8 = 8;
-/// The member is a voter of the previous configuration, while the change is joint.
+/// The member is an outgoing voter of a joint configuration.
 const OUTGOING: u8 = 16;
 /// The member is a witness.
 const WITNESS: u8 = 32;
 const FLAGS: u8 = ROLE | AUTOMATIC | REPLACES | OUTGOING | WITNESS;
 
-/// Returns whether the text is a host and a port, as `host:port`, in characters that can be listed.
+/// Returns whether `text` is an address of the form `host:port` that is at most
+/// [`ADDRESS_BYTES_MAX`] bytes long and contains only printable ASCII without `,` and `=`.
 pub fn is_address(text: &[u8]) -> bool {
     let split = std::str::from_utf8(text).ok().and_then(|text| text.rsplit_once(':'));
     let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b',' && byte != b'=';
@@ -73,26 +74,26 @@ pub fn is_address(text: &[u8]) -> bool {
     })
 }
 
-/// What a member of a configuration does.
+/// Role of a member.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MemberRole {
-    /// The member has the log, votes, and counts for quorums.
+    /// Has the log, votes and counts for quorums.
     Voter,
-    /// The member has the log, but counts for no quorum and never campaigns.
+    /// Has the log, but counts for no quorum and never campaigns.
     Learner(Promotion),
-    /// The member is removed when the joint configuration ends. Until then it counts as a voter of
-    /// the previous configuration.
+    /// Will be removed when the joint configuration ends. Until then it counts as an outgoing
+    /// voter.
     Leaving,
 }
 
-/// How a learner becomes a voter.
+/// When a learner becomes a voter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Promotion {
-    /// By a [`MemberChange::Promote`].
+    /// On request, by [`MemberChange::Promote`].
     Manual,
-    /// The leader promotes the learner as soon as it has caught up.
+    /// Automatically, as soon as it has caught up.
     Automatic {
-        /// Member that is removed in the same change; `None` if none is.
+        /// The member to remove in the same change; `None` for none.
         replaces: Option<NodeId>,
     },
 }
@@ -100,24 +101,24 @@ pub enum Promotion {
 /// A member of a configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
-    /// What the member does once the configuration is no longer joint.
+    /// Role of the member in the final configuration, when the configuration is no longer joint.
     pub role: MemberRole,
-    /// Whether the member is a voter of the previous configuration, while the change is joint.
-    /// Always false in a configuration that is not joint.
+    /// Whether the member is a voter of the old configuration. Always false in a configuration that
+    /// is not joint.
     pub outgoing: bool,
-    /// Whether the member is a witness: it keeps the log and votes, but has no data.
+    /// Whether the member is a witness: it keeps the log and votes, but stores no data.
     pub is_witness: bool,
-    /// Where the member is reached, at most [`ADDRESS_BYTES_MAX`] bytes. Consensus and state
-    /// machine never read it; empty if it is known from elsewhere.
+    /// Address for peers, at most [`ADDRESS_BYTES_MAX`] bytes; empty if the replicas take it from
+    /// their options. Neither the consensus core nor the state machine reads it.
     pub address: Bytes,
 }
 
-/// The members of a cluster as of one log entry.
+/// The members of a cluster according to one log entry.
 ///
-/// Invariant: at most [`REPLICAS_MAX`] members. A configuration without members stands for an
-/// unknown one; in any other, there is a voter, and fewer than half of the voters are witnesses. In
-/// a joint configuration at least one member is outgoing; in any other, no member is outgoing or
-/// leaving. `last_id` is at least the id of each member.
+/// Invariant: at most [`REPLICAS_MAX`] members. A configuration without members means that the
+/// members are unknown. Every other configuration has a voter, and fewer than half of its voters
+/// are witnesses. A joint configuration has at least one outgoing member; any other has neither
+/// outgoing nor leaving members. `last_id` is at least the highest id of the members.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Configuration {
     members: BTreeMap<NodeId, Member>,
@@ -125,28 +126,29 @@ pub struct Configuration {
     last_id: NodeId,
 }
 
-/// The reason why bytes are not an encoded configuration.
+/// Why bytes are not a valid encoded configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ConfigurationError {
-    /// There are fewer or more bytes than the configuration needs.
+    /// The configuration is truncated, or bytes follow it.
     #[error("a configuration of the members has the wrong length")]
     Length,
-    /// The format is not known to this version of the program.
+    /// The format is unknown to this version of the program.
     #[error("a configuration of the members has unknown format {0}")]
     Format(u8),
-    /// The members contradict each other, or the rules of configurations.
+    /// The members violate a rule of configurations.
     #[error("a configuration of the members is invalid: {0}")]
     Members(&'static str),
 }
 
 impl Member {
-    /// Returns whether the member counts in the configuration that remains after the change.
+    /// Returns whether the member is a voter in the final configuration, after any joint one.
     pub fn is_voter(&self) -> bool {
         self.role == MemberRole::Voter
     }
 }
 
-/// Lists the ids by role, such as `voters 1 2 4, before 1 2 3, learners 5, witnesses 4`.
+/// Lists the ids by role, such as `voters 1 2 4, before 1 2 3, learners 5, witnesses 4`. The old
+/// voters of a joint configuration follow `before`.
 impl fmt::Display for Configuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_learner = |id: &NodeId| {
@@ -170,13 +172,12 @@ impl fmt::Display for Configuration {
 }
 
 impl Configuration {
-    /// Returns the configuration with these voters, whose addresses are known from elsewhere.
+    /// Creates a configuration of voters without addresses.
     pub fn of_voters(ids: impl IntoIterator<Item = NodeId>) -> Configuration {
         Configuration::of_members(ids, &[])
     }
 
-    /// Returns the configuration with these voters, of which `witnesses` are witnesses, and whose
-    /// addresses are known from elsewhere.
+    /// Creates a configuration of voters without addresses. Those in `witnesses` are witnesses.
     pub fn of_members(
         ids: impl IntoIterator<Item = NodeId>,
         witnesses: &[NodeId],
@@ -203,33 +204,33 @@ impl Configuration {
         &self.members
     }
 
-    /// Returns the member with this id; `None` if there is none.
+    /// Returns the member with this id; `None` if there is no such member.
     pub fn member(&self, id: NodeId) -> Option<&Member> {
         self.members.get(&id)
     }
 
-    /// Returns the voters; in a joint configuration, those after the change.
+    /// Returns the voters; those of the new configuration if this one is joint.
     pub fn voters(&self) -> impl Iterator<Item = NodeId> {
         self.members.iter().filter(|(_, member)| member.is_voter()).map(|(id, _)| *id)
     }
 
-    /// Returns the voters before the change; none unless the configuration is joint.
+    /// Returns the voters of the old configuration; none unless this configuration is joint.
     pub fn outgoing(&self) -> impl Iterator<Item = NodeId> {
         self.members.iter().filter(|(_, member)| member.outgoing).map(|(id, _)| *id)
     }
 
-    /// Returns the members that are witnesses, with or without a vote.
+    /// Returns the witnesses, both voters and learners.
     pub fn witnesses(&self) -> impl Iterator<Item = NodeId> {
         self.members.iter().filter(|(_, member)| member.is_witness).map(|(id, _)| *id)
     }
 
-    /// Returns whether the member is a witness: it keeps the log and votes, but has no data.
+    /// Returns whether the member is a witness: it keeps the log and votes, but stores no data.
     pub fn is_witness(&self, id: NodeId) -> bool {
         self.member(id).is_some_and(|member| member.is_witness)
     }
 
     /// Returns whether fewer than half of the voters are witnesses; in a joint configuration, of
-    /// those before and of those after the change.
+    /// the old voters and of the new ones.
     fn has_few_witnesses(&self) -> bool {
         let is_few = |voters: Vec<NodeId>| {
             let witnesses = voters.iter().filter(|id| self.is_witness(**id)).count();
@@ -238,25 +239,25 @@ impl Configuration {
         is_few(self.voters().collect()) && is_few(self.outgoing().collect())
     }
 
-    /// Returns whether decisions need two quorums: one of the voters before a change, and one of
-    /// those after it.
+    /// Returns whether the configuration is joint: decisions need a quorum of the old voters and a
+    /// quorum of the new ones.
     pub fn is_joint(&self) -> bool {
         self.outgoing().next().is_some()
     }
 
-    /// Returns whether the replica counts for a quorum.
+    /// Returns whether the replica counts for a quorum of this configuration, old or new voters.
     pub fn votes(&self, id: NodeId) -> bool {
         self.member(id).is_some_and(|member| member.is_voter() || member.outgoing)
     }
 
-    /// Returns how many voters may fail while the others are still a quorum.
+    /// Returns the number of voters that may fail while the others are still a quorum.
     pub fn failures_survived(&self) -> usize {
         let survived = |voters: usize| voters.saturating_sub(1) / 2;
         let after = survived(self.voters().count());
         if self.is_joint() { after.min(survived(self.outgoing().count())) } else { after }
     }
 
-    /// Returns the configuration that follows this joint one.
+    /// Returns the final configuration that follows this joint one.
     #[must_use]
     pub fn after_joint(&self) -> Configuration {
         let mut members = self.members.clone();
@@ -267,13 +268,17 @@ impl Configuration {
         Configuration { members, last_id: self.last_id }
     }
 
-    /// Returns the configuration that is to be appended for `changes` to this one: a joint one if
-    /// the voters change. This one must not be joint.
+    /// Returns the configuration to append for `changes` to this one: a joint one if the set of
+    /// voters changes.
     ///
     /// # Errors
-    /// If the changes contradict this configuration or each other.
+    /// If the changes contradict this configuration or each other, or lead to an invalid
+    /// configuration.
+    ///
+    /// # Panics
+    /// If this configuration is joint.
     pub fn plan(&self, changes: &[MemberChange]) -> Result<Configuration, PlanError> {
-        assert!(!self.is_joint(), "a change of the joint configuration {self:?}");
+        assert!(!self.is_joint(), "a change to the joint configuration {self:?}");
         let mut next = self.clone();
         let mut named = Vec::new();
         for change in changes {
@@ -290,7 +295,7 @@ impl Configuration {
         for (id, member) in &mut members {
             member.outgoing = is_joint && votes(*id);
         }
-        // A learner that leaves has no part in the joint configuration.
+        // A leaving learner is not part of the joint configuration: it is removed at once.
         members.retain(|_, member| member.role != MemberRole::Leaving || member.outgoing);
         let planned = Configuration { members, last_id }.without_stale_replacements();
         if planned.voters().next().is_none() {
@@ -308,8 +313,8 @@ impl Configuration {
         Ok(planned)
     }
 
-    /// Returns whether each learner with an id above `last_id` that is to be promoted when it has
-    /// caught up can be, as far as the number of witnesses is concerned.
+    /// Returns whether each automatic promotion of a learner with an id above `last_id` would keep
+    /// the witnesses fewer than half of the voters.
     fn may_promote_those_after(&self, last_id: NodeId) -> bool {
         let after = self.after_joint();
         after.members.iter().filter(|(id, _)| **id > last_id).all(|(id, member)| {
@@ -323,7 +328,7 @@ impl Configuration {
         })
     }
 
-    /// Makes one part of a change.
+    /// Applies one part of a change.
     fn apply(&mut self, change: &MemberChange) -> Result<(), PlanError> {
         let id = change.id();
         if let MemberChange::AddLearner { promotion, is_witness, address, .. } = change {
@@ -366,7 +371,7 @@ impl Configuration {
         Ok(())
     }
 
-    /// Forgets that learners are to replace members which do not remain.
+    /// Removes the `replaces` of learners whose member to be replaced will not remain.
     fn without_stale_replacements(mut self) -> Configuration {
         let remains = |member: &Member| member.role != MemberRole::Leaving;
         let remaining: Vec<NodeId> =
@@ -379,7 +384,7 @@ impl Configuration {
         self
     }
 
-    /// Returns the feature level that the cluster must have before a leader may append the
+    /// Returns the feature level that the cluster needs before a leader may append this
     /// configuration.
     pub fn feature_level(&self) -> FeatureLevel {
         let has_witness = self.witnesses().next().is_some();
@@ -413,10 +418,10 @@ impl Configuration {
         bytes
     }
 
-    /// Decodes and validates a configuration. There is exactly one encoding of each.
+    /// Decodes and validates a configuration. Each configuration has exactly one encoding.
     ///
     /// # Errors
-    /// If the bytes are not the encoding of a valid configuration with members.
+    /// If the bytes are not the encoding of a valid configuration that has members.
     pub fn decode(mut bytes: &[u8]) -> Result<Configuration, ConfigurationError> {
         use ConfigurationError::{Format, Length, Members};
         let format = bytes.try_get_u8().map_err(|_| Length)?;

@@ -14,6 +14,8 @@ mod beside_redis;
 mod blocking;
 #[path = "cluster/blocking_replies.rs"]
 mod blocking_replies;
+#[path = "cluster/blocking_streams.rs"]
+mod blocking_streams;
 #[path = "cluster/changes.rs"]
 mod changes;
 #[path = "cluster/changes_feed.rs"]
@@ -40,6 +42,8 @@ mod failover;
 mod forged_term;
 #[path = "cluster/formats.rs"]
 mod formats;
+#[path = "cluster/functions.rs"]
+mod functions;
 #[path = "cluster/graceful_stop.rs"]
 mod graceful_stop;
 #[path = "cluster/hostile.rs"]
@@ -64,6 +68,8 @@ mod locks;
 mod membership;
 #[path = "cluster/monitor.rs"]
 mod monitor;
+#[path = "cluster/moving_data.rs"]
+mod moving_data;
 #[path = "cluster/partitions.rs"]
 mod partitions;
 #[path = "cluster/protected_peers.rs"]
@@ -82,6 +88,8 @@ mod repair;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with tests/disk.rs")]
 mod replicas;
+#[path = "cluster/script_kills.rs"]
+mod script_kills;
 #[path = "cluster/scripts.rs"]
 mod scripts;
 #[path = "cluster/service_manager.rs"]

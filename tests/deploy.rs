@@ -1,5 +1,5 @@
 //! The files in `src/guide/deploy/` (systemd unit, settings file, container image, Kubernetes
-//! manifests) fit the program: its settings, subcommands, exit codes, time limits and version.
+//! manifests) match the program: its settings, subcommands, exit codes, time limits and version.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 #[path = "deploy/monitoring.rs"]
@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Environment variables that are no settings, but that `bowline serve` reads as well.
+/// Environment variables that are not settings, but that `bowline serve` reads, too.
 const OTHER_VARIABLES: [&str; 2] = ["BOWLINE_CONFIG", "BOWLINE_LOG"];
 
 /// Returns the text of a file of the repository.
@@ -23,7 +23,7 @@ fn deploy(name: &str) -> String {
     read(&format!("src/guide/deploy/{name}"))
 }
 
-/// Runs `bowline` with no environment variables but these.
+/// Runs `bowline` with only these environment variables.
 fn bowline(words: &[&str], variables: &BTreeMap<String, String>) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
     command.args(words).env_clear().envs(variables).output().unwrap()
@@ -44,7 +44,7 @@ fn settings(variables: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     settings
 }
 
-/// Fails unless every word of a file that begins with `BOWLINE_` is a variable that the program
+/// Asserts that every word of a file that starts with `BOWLINE_` is a variable that the program
 /// reads.
 #[track_caller]
 fn assert_variables_known(name: &str) {
@@ -54,13 +54,13 @@ fn assert_variables_known(name: &str) {
     for (at, _) in text.match_indices("BOWLINE_") {
         let variable: &str = text[at..].split(|char| !in_name(char)).next().unwrap();
         let setting = variable["BOWLINE_".len()..].to_lowercase().replace('_', "-");
-        // A prefix in a comment.
+        // A prefix mentioned in a comment.
         let is_known = setting.is_empty() || known.contains_key(&setting);
         assert!(is_known || OTHER_VARIABLES.contains(&variable), "{name}: unknown {variable}");
     }
 }
 
-/// Returns the values of all lines `key=value` of a unit.
+/// Returns the values of all lines `key=value` in a systemd unit.
 fn unit_values<'u>(unit: &'u str, key: &str) -> Vec<&'u str> {
     let lines = unit.lines().filter_map(|line| line.split_once('='));
     lines.filter(|(found, _)| *found == key).map(|(_, value)| value).collect()
@@ -82,7 +82,7 @@ fn lists<'t>(text: &'t str, start: &str) -> Vec<Vec<&'t str>> {
     text.split(start).skip(1).map(|list| words(list).collect()).collect()
 }
 
-/// Fails unless a probe runs a subcommand of `bowline` that exists.
+/// Asserts that a probe runs an existing subcommand of `bowline`.
 #[track_caller]
 fn assert_probe_exists(probe: &[&str]) {
     assert_eq!(probe[0], "bowline");
@@ -90,7 +90,7 @@ fn assert_probe_exists(probe: &[&str]) {
     assert!(bowline(&words, &BTreeMap::new()).status.success(), "{probe:?}");
 }
 
-/// Writes the settings file of the Debian package, with all settings in it taking effect.
+/// Writes the settings file of the Debian package, with all its commented-out settings enabled.
 fn settings_file(folder: &Path) -> String {
     let path = folder.join("bowline.toml");
     let is_setting = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && *line != "#";
@@ -106,7 +106,7 @@ fn settings_file_is_valid_once_its_settings_take_effect() {
     let folder = tempfile::tempdir().unwrap();
     let file = BTreeMap::from([("BOWLINE_CONFIG".to_owned(), settings_file(folder.path()))]);
     assert_eq!(settings(&file)["id"], "1");
-    // As it is shipped it sets nothing, so that no replica starts by mistake.
+    // The shipped file sets nothing, so that no replica is started by mistake.
     let shipped = folder.path().join("shipped.toml");
     fs::write(&shipped, deploy("bowline.toml")).unwrap();
     let output = bowline(&["serve", "--config", shipped.to_str().unwrap()], &BTreeMap::new());

@@ -156,7 +156,7 @@ mutants! {
     simulator_detects_wrong_state_that_keeps_serving: KeepWrongState, Storage, 40;
     simulator_detects_right_state_removed_by_a_minority: TrustMinorityDigest, Storage, 40;
     simulator_detects_accepted_peer_with_an_old_disk_copy: AcceptOldCopy, Storage, 12;
-    simulator_detects_accepted_peer_with_gapped_restart_history: ForgetOldOpenings, Storage, 224;
+    simulator_detects_accepted_peer_with_gapped_restart_history: ForgetOldStarts, Storage, 224;
     simulator_detects_log_compacted_before_snapshot_completes: CompactLogEarly, Storage, 136;
     simulator_detects_snapshot_used_before_its_sync: UnsyncedSnapshot, Storage, 2;
     simulator_detects_early_removal_of_the_latest_snapshot: RemoveLatestSnapshotEarly, Storage, 1;

@@ -2,6 +2,10 @@
 //! 7 is installed, also sends the same requests to both servers and compares every byte of the
 //! replies.
 
+#[path = "redis/dump.rs"]
+mod dump;
+#[path = "redis/functions.rs"]
+mod functions;
 #[path = "redis/grammar.rs"]
 mod grammar;
 #[path = "fuzz/local_server.rs"]

@@ -1,6 +1,5 @@
-//! Backup files: the format in which `bowline admin backup` stores a snapshot outside of a
-//! replica's folder, and from which `bowline admin restore` creates the folders of a new cluster.
-//!
+//! Backup files: `bowline admin backup` stores a snapshot in this format outside of a replica's
+//! data folder, and `bowline admin restore` creates the data folders of a new cluster from it.
 //! ```text
 //!  +-------+---------+-------------+------------+------+-------+-------+----------+--------+
 //!  | magic | version | fingerprint | created at | term | index | bytes | snapshot | crc32c |
@@ -51,14 +50,14 @@ const TRAILER_BYTES: usize = 16 + 8 + 8 + CHECKSUM_BYTES;
 pub struct BackupHeader {
     /// One-way hash of the id of the cluster that the backup was taken from.
     pub cluster_fingerprint: u128,
-    /// When the backup began, in milliseconds since 1970, by the clock of the machine that wrote
-    /// it.
+    /// Wall-clock time at which the backup was started, in milliseconds since 1970, on the machine
+    /// that wrote it.
     pub created_at: u64,
-    /// The snapshot in the backup: its last log entry, its length and its checksum.
+    /// The snapshot that the backup contains: its last log entry, its length and its checksum.
     pub snapshot: SnapshotMark,
 }
 
-/// The header, size and checksum of a complete backup file, which together identify its contents.
+/// Identifies the contents of a complete backup file: its header, size and checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackupSummary {
     /// The header.
@@ -67,14 +66,14 @@ pub struct BackupSummary {
     pub block_count: u64,
     /// Length of the file in bytes.
     pub file_bytes: u64,
-    /// Checksum in the trailer, of the whole file before it.
+    /// The checksum in the trailer, which covers the whole file before it.
     pub checksum: u32,
 }
 
-/// Reason why a backup file is refused. Each message completes the sentence "the backup FILE …".
+/// Why a backup file is rejected. The messages complete the sentence "the backup FILE …".
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// The file does not begin with the magic number of backups.
+    /// The file does not start with the magic number of backups.
     #[error("is not a backup of bowline (bad magic number)")]
     Magic,
     /// The backup has a format version that this program cannot read.
@@ -86,7 +85,7 @@ pub enum BackupError {
         /// Format version of the backup.
         found: u32,
     },
-    /// The file ends too early.
+    /// The file is truncated.
     #[error("is truncated at byte {at}")]
     Truncated {
         /// Length of the file in bytes.
@@ -101,13 +100,13 @@ pub enum BackupError {
         /// Offset of the block from the start of the file, in bytes.
         at: u64,
     },
-    /// The trailer does not match what precedes it.
+    /// The trailer does not match the data before it.
     #[error("is damaged: the trailer at byte {at} does not match the blocks")]
     Trailer {
         /// Offset of the trailer from the start of the file, in bytes.
         at: u64,
     },
-    /// The file has bytes after the trailer.
+    /// Data follows the trailer.
     #[error("is damaged: there is data after its end at byte {at}")]
     Longer {
         /// Offset of the end of the trailer from the start of the file, in bytes.
@@ -119,8 +118,8 @@ pub enum BackupError {
 }
 
 impl BackupError {
-    /// Returns whether the contents of the file are damaged, or not those of a backup. False for
-    /// I/O errors and for other format versions.
+    /// Returns whether the file is damaged or not a backup. False for I/O errors and for other
+    /// format versions.
     pub fn is_damage(&self) -> bool {
         !matches!(self, BackupError::Io(_) | BackupError::Version { .. })
     }

@@ -1,5 +1,5 @@
-//! Reads and verifies backup files. The bytes are untrusted: no input causes a panic, and memory
-//! usage does not depend on the lengths that the input states.
+//! Reads and verifies backup files. Their contents are untrusted: no input causes a panic, and
+//! memory usage does not depend on lengths stored in the file.
 
 use std::io::{ErrorKind, Read};
 
@@ -18,12 +18,12 @@ pub struct BackupReader<R> {
     header: BackupHeader,
     /// Bytes of the current block, with the checksum.
     block: Vec<u8>,
-    /// Number of bytes of the snapshot still to be read.
+    /// Number of bytes of the snapshot that have not been read yet.
     left: u64,
     block_count: u64,
     /// Number of bytes of the file read so far.
     at: u64,
-    /// CRC-32C of all bytes of the file read so far, without the checksums.
+    /// CRC-32C of all bytes of the file read so far, except the stored checksums.
     checksum: u32,
 }
 
@@ -66,7 +66,7 @@ impl<R: Read> BackupReader<R> {
         self.header
     }
 
-    /// Reads and verifies the next block, and returns its bytes of the snapshot. Returns `None`
+    /// Reads and verifies the next block, and returns its part of the snapshot. Returns `None`
     /// after the last block; the caller must then call [`BackupReader::finish`].
     ///
     /// # Errors
@@ -136,7 +136,7 @@ fn verified(before: u32, part: &[u8]) -> Option<u32> {
     (checksum.to_le_bytes() == *stored).then_some(checksum)
 }
 
-/// Reads until `bytes` are full or the input ends. Returns the number of bytes read.
+/// Reads until `bytes` is full or the input ends. Returns the number of bytes read.
 fn fill(input: &mut impl Read, bytes: &mut [u8]) -> Result<usize, BackupError> {
     let mut length = 0;
     while length < bytes.len() {
@@ -150,11 +150,11 @@ fn fill(input: &mut impl Read, bytes: &mut [u8]) -> Result<usize, BackupError> {
     Ok(length)
 }
 
-/// The fields that have not been decoded yet.
+/// The part of the header or trailer that has not been decoded yet.
 struct Fields<'b>(&'b [u8]);
 
 impl Fields<'_> {
-    /// Decodes a field of `LENGTH` bytes. The caller ensures that enough bytes are left.
+    /// Decodes the next `LENGTH` bytes. Panics if there are not as many left.
     fn take<const LENGTH: usize>(&mut self) -> [u8; LENGTH] {
         let (field, rest) = self.0.split_first_chunk().expect("the length of the part is fixed");
         self.0 = rest;

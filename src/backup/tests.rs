@@ -1,5 +1,4 @@
-//! Tests that backup files can be read back, and that damaged ones are refused with the reason and
-//! the position.
+//! Backup files can be read back; damaged ones are rejected with the reason and the position.
 
 use proptest::prelude::*;
 
@@ -23,7 +22,7 @@ fn backup(length: usize, piece: usize) -> (Vec<u8>, BackupSummary) {
     writer.finish().unwrap()
 }
 
-/// A reader that returns at most `piece` bytes at a time.
+/// A reader that returns at most `self.1` bytes per call.
 struct Slow<'b>(&'b [u8], usize);
 
 impl io::Read for Slow<'_> {
@@ -44,8 +43,8 @@ fn read(bytes: &[u8]) -> Result<(Vec<u8>, BackupSummary), BackupError> {
     Ok((content, reader.finish()?))
 }
 
-/// Returns the position at which each part of a backup of `length` bytes begins: the header, the
-/// blocks, the trailer; and the length of the file.
+/// Returns the positions at which the header, each block and the trailer of a backup of `length`
+/// bytes start, followed by the length of the file.
 fn positions(length: usize) -> Vec<usize> {
     let mut positions = vec![0, HEADER_BYTES];
     let mut left = length;
@@ -96,8 +95,7 @@ fn truncated_backup_is_refused_with_its_length() {
     }
 }
 
-/// Fails unless a backup in which `bit` was flipped is refused with the position of the part in
-/// which it is.
+/// Asserts that a backup with this bit flipped is rejected with the position of the damaged part.
 fn assert_refused(bytes: &[u8], positions: &[usize], bit: usize) {
     let mut damaged = bytes.to_vec();
     damaged[bit / 8] ^= 1 << (bit % 8);

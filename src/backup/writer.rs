@@ -7,10 +7,10 @@ use super::{
     TRAILER_MAGIC,
 };
 
-/// A streaming writer of backup files, which receives the bytes of a snapshot in pieces of any
-/// size. Holds at most one block in memory.
+/// A streaming writer of backup files. It receives the snapshot in pieces of any size, and holds at
+/// most one block in memory.
 ///
-/// Invariant: `left` is the number of bytes of the snapshot that have not been received yet.
+/// Invariant: `left` is the number of bytes of the snapshot still to be received.
 #[derive(Debug)]
 pub struct BackupWriter<W> {
     output: W,
@@ -20,12 +20,12 @@ pub struct BackupWriter<W> {
     block_count: u64,
     /// Number of bytes of the file written so far.
     file_bytes: u64,
-    /// CRC-32C of all bytes of the file written so far, without the checksums.
+    /// CRC-32C of all bytes of the file written so far, except the stored checksums.
     checksum: u32,
 }
 
 impl<W: Write> BackupWriter<W> {
-    /// Begins a backup file with its header.
+    /// Starts a backup file: writes its header.
     ///
     /// # Errors
     /// If the header cannot be written.

@@ -10,11 +10,13 @@
 //! | [`monitoring`] | alarms, Prometheus, and the fields of `INFO` |
 //! | [`metrics`] | all metrics that Prometheus can read |
 //! | [`operations`] | one machine, disks, memory, snapshots, refused starts, replacing a replica |
+//! | [`migration`] | moving data from and to Redis: files, running servers |
 //! | [`encryption`] | TLS of clients and between replicas, certificates |
 //! | [`coordination`] | reads of key ranges, following changes, reads that may lag, locks |
 //! | [`configuration`] | every setting, with its default and unit |
 //! | [`lua`] | what Lua scripts see, and what ends them |
 //! | [`compatibility`] | every Redis command and what differs |
+//! | [`libraries`] | job queues, locks, limiters and caches that run unmodified |
 //! | [`simulator`] | a tutorial: run, read a trace, replay a seed, write a scenario |
 //! | [`performance`] | how to measure and how to read the results |
 //! | [`contributing`] | where things go, how to add a command or a safety rule, naming |
@@ -35,9 +37,11 @@ macro_rules! page {
         #[cfg_attr(doc, doc = "[scripting]: crate::guide::scripting")]
         #[cfg_attr(doc, doc = "[encryption]: crate::guide::encryption")]
         #[cfg_attr(doc, doc = "[operations]: crate::guide::operations")]
+        #[cfg_attr(doc, doc = "[migration]: crate::guide::migration")]
         #[cfg_attr(doc, doc = "[configuration]: crate::guide::configuration")]
         #[cfg_attr(doc, doc = "[compatibility]: crate::guide::compatibility")]
         #[cfg_attr(doc, doc = "[lua]: crate::guide::lua")]
+        #[cfg_attr(doc, doc = "[libraries]: crate::guide::libraries")]
         #[cfg_attr(doc, doc = "[simulator]: crate::guide::simulator")]
         #[cfg_attr(doc, doc = "[performance]: crate::guide::performance")]
         #[cfg_attr(doc, doc = "[contributing]: crate::guide::contributing")]
@@ -57,10 +61,12 @@ page!(metrics, "metrics.md");
 page!(coordination, "coordination.md");
 page!(scripting, "scripting.md");
 page!(operations, "operations.md");
+page!(migration, "migration.md");
 page!(encryption, "encryption.md");
 page!(configuration, "configuration.md");
 page!(lua, "lua.md");
 page!(compatibility, "compatibility.md");
+page!(libraries, "libraries.md");
 page!(simulator, "simulator.md");
 page!(performance, "performance.md");
 page!(contributing, "contributing.md");

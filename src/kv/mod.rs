@@ -43,11 +43,12 @@ pub use commands::changes::ChangesQuery;
 pub use commands::items::{Arguments, Items, ItemsBuffer};
 pub use commands::outcome::{Double, Outcome, Refusal};
 pub use commands::registry::CommandId;
-pub use commands::row::{KeyPositions, keys_after_streams};
+pub use commands::row::{KeyPositions, KeysByOption};
 pub use dedup::DEDUP_ENTRIES_MAX;
 pub use digest_check::{DigestComparison, DigestResult};
 pub use keyspace::databases::{DatabaseId, DatabaseSize};
 pub use keyspace::events::{Event, RecordedEvents};
+pub use keyspace::functions::{KeptLibrary, Library, LibraryFunction};
 pub use keyspace::history::{ChangedKey, ChangedKeys, HistoryStatus, KeyChange};
 pub use keyspace::scripts::SHA_DIGITS;
 pub use keyspace::slot::{SLOT_COUNT, slot_of};
@@ -59,15 +60,17 @@ pub use read_keys::read_keys;
 pub use snapshot::{
     MarkError, NEW_CLUSTER_GAP, SnapshotError, SnapshotMark, SnapshotReader, SnapshotWriter,
 };
-pub use state_machine::{Applied, StateMachine};
+pub use state_machine::{Applied, KeptScripts, StateMachine};
 pub use users::rule::{
     CommandRule, KeyAccess, KeyPattern, PasswordHash, Rule, RuleError, SelectorRule,
 };
 pub use users::table::{DEFAULT_USER, USER_BYTES_MAX, USERS_MAX, UserError, Users};
 pub use users::user::{Patterns, Selector, User};
 pub use values::collection::ValueType;
-pub use values::double::{parse_double, write_double};
+pub use values::double::{parse_double, write_decimal, write_double};
+pub use values::encoding::EncodingLimits;
 pub use values::glob;
+pub use values::hyperloglog::self_test as hyperloglog_self_test;
 pub use values::number::parse_integer;
 pub use values::string::LongValue;
 pub use view::View;

@@ -70,10 +70,14 @@ pub enum Operation<'a> {
         /// The number of operations that must have been applied before this one, if the script has
         /// read the whole keyspace; 0 if it has not.
         whole: u64,
+        /// Whether the leader may refuse the effects if its memory is full.
+        needs_memory: bool,
         /// The script's SHA-1 in hexadecimal digits and its source, if the cluster must keep it
         /// for `EVALSHA`; empty otherwise. It is kept even if the effects are not applied.
         script: &'a [u8],
-        /// The keys that the script has read or written ([`WatchedKey`]), each with a condition.
+        /// The keys that the script has read or written, and the SHA-1s of kept scripts that have
+        /// run ([`WatchedKey`]), each with a condition. A condition on the functions has an empty
+        /// key.
         watched: Items<'a>,
         /// The script's commands that have changed something, in order, each encoded as an
         /// `Operation::Call` by [`Operation::encode`].
@@ -285,6 +289,7 @@ impl<'a> Operation<'a> {
             }
             Operation::Effects { script, watched, operations, .. } => {
                 4 * size_of::<u64>()
+                    + 1
                     + 2 * size_of::<u32>()
                     + script.len()
                     + watched.bytes().len()
@@ -323,6 +328,7 @@ impl<'a> Operation<'a> {
                 seed,
                 clock: (millis, resets),
                 whole,
+                needs_memory,
                 script,
                 watched,
                 operations,
@@ -332,6 +338,7 @@ impl<'a> Operation<'a> {
                 out.put_u64_le(millis);
                 out.put_u64_le(resets);
                 out.put_u64_le(whole);
+                out.put_u8(needs_memory.into());
                 put_with_length(script, out);
                 put_with_length(watched.bytes(), out);
                 out.put_slice(operations.bytes());
@@ -485,13 +492,25 @@ fn decode_other(number: u16, mut body: &[u8], within: Within) -> Option<Operatio
             let seed = body.try_get_u64_le().ok()?;
             let clock = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
             let whole = body.try_get_u64_le().ok()?;
+            let needs_memory = match body.try_get_u8().ok()? {
+                0 => false,
+                1 => true,
+                _ => return None,
+            };
             let script = take_with_length(&mut body)?;
             let watched = Items::check(take_with_length(&mut body)?)?;
             let operations = Items::check(body)?;
             transaction(watched, operations)?;
             let is_valid = script.is_empty() || script.len() >= SHA_DIGITS;
-            let effects = Operation::Effects { seed, clock, whole, script, watched, operations };
-            return is_valid.then_some(effects);
+            return is_valid.then_some(Operation::Effects {
+                seed,
+                clock,
+                whole,
+                needs_memory,
+                script,
+                watched,
+                operations,
+            });
         }
         ONCE => {
             let (session, sequence) = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
@@ -543,6 +562,7 @@ pub(super) mod tests {
                 seed: 5,
                 clock: (7, 8),
                 whole: 6,
+                needs_memory: true,
                 script: b"0123456789012345678901234567890123456789return 1",
                 watched: Items::check(b"\x01\0\0\0a\x08\0\0\0revision").unwrap(),
                 operations: Items::check(inner).unwrap(),

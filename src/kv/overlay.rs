@@ -5,9 +5,11 @@
 //! before it. Those that have changed something go to the log as the operations of one batch
 //! ([`Operation::Effects`]). Each has conditions of its own on the keys that it has read or
 //! written: either a key has still the revision that it had in the state, or the earlier script of
-//! the batch whose effects the script has seen was the last to change it.
+//! the batch whose effects the script has seen was the last to change it. The libraries of
+//! functions are like one more key.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -19,6 +21,7 @@ use crate::kv::commands::row::NO_KEYS;
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::databases::DatabaseId;
+use crate::kv::keyspace::functions::{Functions, KeptLibrary, LibraryFunction};
 use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::operation::Operation;
 use crate::kv::state_machine::StateMachine;
@@ -29,6 +32,10 @@ use crate::kv::work;
 
 /// The bit of an encoded condition that distinguishes an earlier operation from a revision.
 const EARLIER: u64 = 1 << 63;
+/// The encoded condition on a script.
+const KEPT: u64 = u64::MAX;
+/// The bit of an encoded condition on the libraries of functions. Revisions are lower.
+const OF_FUNCTIONS: u64 = 1 << 62;
 /// Added to the numbers of reads, so that their random choices differ from those of writes.
 const READ_SEEDS: u64 = 1 << 32;
 
@@ -38,47 +45,96 @@ const PUBLISH: CommandId = CommandId::of("publish");
 const REVISION: CommandId = CommandId::of("object|revision");
 const SET: CommandId = CommandId::of("set");
 const LOAD: CommandId = CommandId::of("script|load");
+const EXISTS: CommandId = CommandId::of("script|exists");
+/// The commands on libraries of functions.
+const ON_FUNCTIONS: [CommandId; 6] = [
+    CommandId::of("function|load"),
+    CommandId::of("function|delete"),
+    CommandId::of("function|flush"),
+    CommandId::of("function|restore"),
+    CommandId::of("function|list"),
+    CommandId::of("function|dump"),
+];
 
-/// What must hold for a key before the effects of a script are applied.
+/// What must hold before the effects of a script are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum KeyCondition {
-    /// The key has this revision; 0 if it must not exist.
+enum Condition {
+    /// On a key.
+    Key(Wanted),
+    /// On the libraries of functions.
+    Functions(Wanted),
+    /// The cluster keeps the script with a SHA-1.
+    Kept,
+}
+
+/// The last change that a key or the libraries of functions must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// The change with this revision; 0 if the key must not exist.
     Revision(u64),
-    /// The operation that was applied this many operations before this one is the last that has
-    /// changed the key.
+    /// That of the operation that was applied this many operations before this one.
     ChangedBy(u64),
 }
 
-impl KeyCondition {
+impl Wanted {
     fn encode(self) -> u64 {
         match self {
-            KeyCondition::Revision(revision) => revision,
-            KeyCondition::ChangedBy(distance) => distance | EARLIER,
+            Wanted::Revision(revision) => revision,
+            Wanted::ChangedBy(distance) => distance | EARLIER,
         }
     }
 
-    fn decode(number: u64) -> KeyCondition {
-        match number & EARLIER {
-            0 => KeyCondition::Revision(number),
-            _ => KeyCondition::ChangedBy(number & !EARLIER),
+    fn decode(number: u64) -> Wanted {
+        if number & EARLIER == 0 {
+            Wanted::Revision(number)
+        } else {
+            Wanted::ChangedBy(number & !EARLIER)
         }
     }
 
-    /// Returns whether the condition on `key` holds before the current operation.
-    fn holds(self, keyspace: &Keyspace, key: &[u8]) -> bool {
-        let revision = keyspace.revision_of(key);
+    /// Returns whether `revision` is the wanted one before the current operation.
+    fn is(self, revision: u64, keyspace: &Keyspace) -> bool {
         match self {
-            KeyCondition::Revision(wanted) => revision == wanted,
-            KeyCondition::ChangedBy(distance) => {
+            Wanted::Revision(wanted) => revision == wanted,
+            Wanted::ChangedBy(distance) => {
                 revision != 0 && Some(revision) == keyspace.revision().checked_sub(distance)
             }
         }
     }
 }
 
-/// Returns whether the condition on a watched key of a script holds before the current operation.
+impl Condition {
+    fn encode(self) -> u64 {
+        match self {
+            Condition::Key(wanted) => wanted.encode(),
+            Condition::Functions(wanted) => wanted.encode() | OF_FUNCTIONS,
+            Condition::Kept => KEPT,
+        }
+    }
+
+    fn decode(number: u64) -> Condition {
+        let wanted = Wanted::decode(number & !OF_FUNCTIONS);
+        match number {
+            KEPT => Condition::Kept,
+            _ if number & OF_FUNCTIONS == 0 => Condition::Key(wanted),
+            _ => Condition::Functions(wanted),
+        }
+    }
+
+    /// Returns whether the condition on `subject`, a key or a SHA-1, holds before the current
+    /// operation. The libraries of functions have no subject.
+    fn holds(self, keyspace: &Keyspace, subject: &[u8]) -> bool {
+        match self {
+            Condition::Key(wanted) => wanted.is(keyspace.revision_of(subject), keyspace),
+            Condition::Functions(wanted) => wanted.is(keyspace.functions.revision(), keyspace),
+            Condition::Kept => keyspace.scripts.get(subject).is_some(),
+        }
+    }
+}
+
+/// Returns whether the condition in the number of a watched key holds before the current operation.
 pub(super) fn holds(keyspace: &Keyspace, watched: &WatchedKey<'_>) -> bool {
-    let condition = KeyCondition::decode(watched.number);
+    let condition = Condition::decode(watched.number);
     keyspace.within(watched.database, |keyspace| condition.holds(keyspace, watched.key))
 }
 
@@ -105,10 +161,10 @@ pub enum OverlayError {
 /// What a script has left to do after its run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScriptEffects {
-    /// Nothing: it has used no key.
+    /// Nothing: it has used no key, and no script that the cluster keeps.
     None,
     /// The script has changed nothing. Its reply is right if this encoded operation, a read, has a
-    /// list as its outcome.
+    /// list as its outcome, which may contain a list of ones: whether the cluster keeps scripts.
     Check(Bytes),
     /// This encoded operation is the next one of the batch. The reply of the script is right if the
     /// outcome is `Done`.
@@ -121,6 +177,9 @@ struct Run {
     seed: u64,
     /// The keys that the script has used, with their revisions in the overlay before.
     used: BTreeMap<(DatabaseId, Bytes), u64>,
+    /// The revision of the libraries of functions in the overlay before; `None` if the script has
+    /// not used them.
+    functions: Option<u64>,
     operations: ItemsBuffer,
     operation_count: u64,
     read_count: u64,
@@ -132,6 +191,10 @@ struct Run {
     cleared: BTreeSet<DatabaseId>,
     /// Revision of the overlay before the script's first write.
     start: u64,
+    /// The SHA-1s of the kept scripts that have run.
+    scripts: BTreeSet<Bytes>,
+    /// Whether the leader may refuse the effects if its memory is full.
+    needs_memory: bool,
 }
 
 /// A keyspace with copies of the entries that scripts have used.
@@ -167,6 +230,7 @@ impl Overlay {
         }
         drop(self.scratch.take_unlinked());
         self.scratch.scripts.clear();
+        self.scratch.functions = Functions::default();
         self.members.clear();
     }
 
@@ -176,6 +240,7 @@ impl Overlay {
         self.base = state.keyspace.revision();
         self.scratch.restore_revision(self.base);
         self.scratch.restore_clock(state.keyspace.replicated_clock());
+        self.scratch.functions = state.keyspace.functions.clone();
     }
 
     /// Moves the clock that scripts see to `millis`, the reading of the replicated clock in
@@ -197,6 +262,32 @@ impl Overlay {
     /// overlay, by its SHA-1 in lower-case hexadecimal digits; `None` if there is none.
     pub fn script<'s>(&'s self, state: &'s StateMachine, sha: &[u8]) -> Option<&'s Bytes> {
         self.scratch.scripts.get(sha).or_else(|| state.script(sha))
+    }
+
+    /// Records that the run depends on a script that the cluster keeps, by its SHA-1 in lower-case
+    /// hexadecimal digits, unless the run has loaded it itself.
+    pub fn use_script(&mut self, sha: &[u8]) {
+        let is_own = self.run.operations.items().iter().any(|operation| {
+            matches!(
+                Operation::decode_nested(operation),
+                Ok(Operation::Call { command, args, .. })
+                    if command == LOAD && args.iter().next() == Some(sha)
+            )
+        });
+        if !is_own {
+            self.run.scripts.insert(Bytes::copy_from_slice(sha));
+        }
+    }
+
+    /// Returns the function with this name, in any case, and its library; `None` if there is none.
+    /// The run of the script then depends on the libraries.
+    pub fn function(&mut self, name: &[u8]) -> Option<(Arc<KeptLibrary>, LibraryFunction)> {
+        self.use_functions();
+        self.scratch.functions.find(name)
+    }
+
+    fn use_functions(&mut self) {
+        self.run.functions.get_or_insert(self.scratch.functions.revision());
     }
 
     /// Returns the time of the replicated clock, in milliseconds since 1970, and the number of
@@ -240,6 +331,9 @@ impl Overlay {
         for used in keys_used(command, database, args) {
             self.use_key(&state.keyspace, used);
         }
+        for key in self.scratch.within(database, |scratch| command.other_keys(scratch, args)) {
+            self.use_key(&state.keyspace, (database, &key));
+        }
         work::steps_of_call(&self.scratch, &operation)
     }
 
@@ -265,6 +359,8 @@ impl Overlay {
     }
 
     /// Runs a command of the script in a database, for which [`Overlay::prepare`] was called.
+    /// `needs_memory` is whether the leader may refuse the effects of the command if its memory is
+    /// full.
     ///
     /// # Errors
     /// If the command is not run, with the reason.
@@ -273,13 +369,17 @@ impl Overlay {
         state: &StateMachine,
         command: CommandId,
         args: Arguments<'_>,
-        database: DatabaseId,
+        (database, needs_memory): (DatabaseId, bool),
     ) -> Result<Outcome, OverlayError> {
+        let is_on_functions = ON_FUNCTIONS.contains(&command);
+        if is_on_functions {
+            self.use_functions();
+        }
         if command.is_read() {
             self.run.read_count += 1;
             let seed = mix(self.run.seed, READ_SEEDS + self.run.read_count);
             let args = Args::new(args, seed);
-            if command.keys() == NO_KEYS {
+            if command.keys() == NO_KEYS && !is_on_functions {
                 return self.read_whole((state, database), command, &args);
             }
             let outcome = self.scratch.within(database, |scratch| command.read(scratch, &args));
@@ -292,7 +392,8 @@ impl Overlay {
                 outcome => Ok(outcome),
             };
         }
-        if command.keys() == NO_KEYS && ![FLUSHALL, FLUSHDB, PUBLISH, LOAD].contains(&command) {
+        let is_possible = is_on_functions || [FLUSHALL, FLUSHDB, PUBLISH, LOAD].contains(&command);
+        if command.keys() == NO_KEYS && !is_possible {
             return Err(OverlayError::NotAllowed);
         }
         let is_revision = |option: &[u8]| option.eq_ignore_ascii_case(b"REVISION");
@@ -318,6 +419,7 @@ impl Overlay {
             self.run.bytes += operation.len();
             self.run.operations.push(&operation);
             self.run.operation_count += 1;
+            self.run.needs_memory |= needs_memory;
             if command == FLUSHALL {
                 DatabaseId::all().for_each(|id| self.note_cleared(id));
             } else if command == FLUSHDB {
@@ -365,35 +467,49 @@ impl Overlay {
         let is_member = run.operation_count > 0
             || run.read_whole
             || !script.is_empty()
-            || run.used.values().any(|revision| *revision > self.base);
-        if !is_member && run.used.is_empty() {
+            || run.used.values().chain(&run.functions).any(|revision| *revision > self.base);
+        let uses_nothing = run.used.is_empty() && run.functions.is_none() && run.scripts.is_empty();
+        if !is_member && uses_nothing {
             return ScriptEffects::None;
         }
         let mut watched = ItemsBuffer::default();
+        let mut watch = |database, key: &[u8], condition: Condition| {
+            WatchedKey { database, key, number: condition.encode() }.push(&mut watched);
+        };
         for ((database, key), revision) in &run.used {
-            let (database, number) = (*database, self.condition(*revision).encode());
-            WatchedKey { database, key, number }.push(&mut watched);
+            watch(*database, key, Condition::Key(self.wanted(*revision)));
         }
-        let (watched, operations) = (watched.items(), run.operations.items());
+        if let Some(revision) = run.functions {
+            watch(DatabaseId::FIRST, b"", Condition::Functions(self.wanted(revision)));
+        }
         if !is_member {
-            let nothing = ItemsBuffer::default();
-            let check = Operation::Transaction { watched, operations: nothing.items() };
+            let (watched, mut operations) = (watched.items(), ItemsBuffer::default());
+            if !run.scripts.is_empty() {
+                let scripts: Vec<&[u8]> = run.scripts.iter().map(|sha| &sha[..]).collect();
+                operations.push(&Operation::call(EXISTS, &scripts[..]).encode());
+            }
+            let check = Operation::Transaction { watched, operations: operations.items() };
             return ScriptEffects::Check(check.encode().into());
         }
+        for sha in &run.scripts {
+            watch(DatabaseId::FIRST, sha, Condition::Kept);
+        }
+        let (watched, operations) = (watched.items(), run.operations.items());
         let whole = if run.read_whole { self.base + 1 } else { 0 };
         self.members.push(run.start);
-        let (seed, clock) = (run.seed, self.clock());
-        let effects = Operation::Effects { seed, clock, whole, script, watched, operations };
+        let (seed, clock, needs_memory) = (run.seed, self.clock(), run.needs_memory);
+        let effects =
+            Operation::Effects { seed, clock, whole, needs_memory, script, watched, operations };
         ScriptEffects::Apply(effects.encode().into())
     }
 
-    /// Returns the condition on a key that has this revision in the overlay.
-    fn condition(&self, revision: u64) -> KeyCondition {
+    /// Returns the condition on a revision in the overlay.
+    fn wanted(&self, revision: u64) -> Wanted {
         if revision <= self.base {
-            return KeyCondition::Revision(revision);
+            return Wanted::Revision(revision);
         }
         let behind = self.members.partition_point(|start| *start < revision);
-        KeyCondition::ChangedBy((self.members.len() + 1 - behind) as u64)
+        Wanted::ChangedBy((self.members.len() + 1 - behind) as u64)
     }
 
     /// Ends the run of a script without effects. Returns whether other scripts can run on the

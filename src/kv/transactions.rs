@@ -52,7 +52,7 @@ pub(super) fn apply_effects(
     if whole != 0 && whole != keyspace.revision()
         || clock.resets != now.resets
         || clock.millis > now.millis + AHEAD_MAX
-        || !WatchedKey::all_in(watched).all(|watched| holds(keyspace, &watched))
+        || has_changed(keyspace, watched)
     {
         return Outcome::NoList;
     }
@@ -103,12 +103,10 @@ fn call(bytes: &[u8], seed: u64) -> Call<'_> {
 }
 
 /// Returns whether a watched key has changed: its revision (sequence number of the operation that
-/// last changed it) differs from the revision at the time of `WATCH`.
+/// last changed it) differs from the revision at the time of `WATCH`. A read that checks a script
+/// may also have a condition on the functions.
 fn has_changed(keyspace: &Keyspace, watched: Items<'_>) -> bool {
-    let has_changed = |WatchedKey { database, key, number }| {
-        number != keyspace.within(database, |keyspace| keyspace.revision_of(key))
-    };
-    WatchedKey::all_in(watched).any(has_changed)
+    !WatchedKey::all_in(watched).all(|watched| holds(keyspace, &watched))
 }
 
 #[cfg(test)]

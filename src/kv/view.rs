@@ -8,6 +8,7 @@ use crate::kv::client_sessions::ClientSession;
 use crate::kv::dedup::DedupView;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::databases::SharedDatabase;
+use crate::kv::keyspace::functions::Functions;
 use crate::kv::keyspace::scripts::Scripts;
 use crate::kv::partial_batch::PartialBatch;
 use crate::kv::users::table::Users;
@@ -33,6 +34,7 @@ pub struct View {
     pub(super) partial: PartialBatch,
     pub(super) users: Users,
     pub(super) scripts: Scripts,
+    pub(super) functions: Functions,
     pub(super) configuration: Option<Configuration>,
     pub(super) feature_level: FeatureLevel,
 }

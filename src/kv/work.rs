@@ -3,7 +3,7 @@
 use crate::kv::batch::{GROUP_MAX, Group};
 use crate::kv::commands::items::Arguments;
 use crate::kv::commands::registry::CommandId;
-use crate::kv::commands::row::{ONE_KEY, Scale, TWO_KEYS};
+use crate::kv::commands::row::{ONE_KEY, Scale};
 use crate::kv::commands::sets::REPEATED_MAX;
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::databases::DatabaseId;
@@ -18,12 +18,12 @@ const STEPS_PER_ARGUMENT: u64 = 4;
 /// collection.
 const BYTES_PER_STEP: u64 = 64;
 
+/// Number of steps to sort an element of a collection, in addition to one to go through it.
+const STEPS_PER_SORTED: u64 = 10;
+
 /// Maximum number of keys of one operation, after its first key, whose entries are prefetched. More
 /// might evict each other from the processor's cache.
 const OTHER_KEYS_MAX: usize = 64;
-
-/// An entry of the keyspace, with the hash of its key.
-type Found<'k> = (u64, &'k KeyEntry);
 
 /// Loads the keyspace entries that the operations of `group` will access into the processor's
 /// cache, so that their cache misses overlap. Does not change the state. Returns the entry of each
@@ -31,7 +31,7 @@ type Found<'k> = (u64, &'k KeyEntry);
 pub(super) fn prefetch<'k>(
     keyspace: &'k Keyspace,
     group: &Group<'_>,
-) -> [Option<Found<'k>>; GROUP_MAX] {
+) -> [Option<&'k KeyEntry>; GROUP_MAX] {
     // Short loops, so that out-of-order execution overlaps several iterations.
     let mut keys = [None; GROUP_MAX];
     for (key, operation) in keys.iter_mut().zip(group.operations()) {
@@ -41,12 +41,12 @@ pub(super) fn prefetch<'k>(
     for (entry, key) in entries.iter_mut().zip(keys) {
         *entry = key.and_then(|(database, hash)| find(keyspace, database, hash));
     }
-    entries.iter().flatten().for_each(|(_, entry)| entry.fetch());
+    entries.iter().flatten().for_each(|entry| entry.fetch());
     for (entry, operation) in entries.iter().zip(group.operations()) {
         let Some(Operation::Call { command, args, database }) = operation else { continue };
         if let Some(step) = command.keys().step_to_end() {
             prefetch_keys(keyspace, *database, args.iter().step_by(step).skip(1));
-        } else if let Some((_, entry)) = entry
+        } else if let Some(entry) = entry
             && let Some(collection) = entry.collection()
         {
             let mut args = args.iter().skip(1);
@@ -71,7 +71,7 @@ fn prefetch_keys<'a>(
         let slots = entries.iter_mut().zip(keys.by_ref());
         let find = |key| find(keyspace, database, key_hash(key));
         let count = slots.map(|(entry, key)| *entry = find(key)).count();
-        entries.iter().flatten().for_each(|(_, entry)| entry.fetch());
+        entries.iter().flatten().for_each(|entry| entry.fetch());
         if count < GROUP_MAX {
             return;
         }
@@ -80,8 +80,8 @@ fn prefetch_keys<'a>(
 
 /// Prefetches like [`prefetch`]. Returns an estimate of the time that the operations will take, in
 /// steps of about 50 ns: [`STEPS_PER_ARGUMENT`] for each argument, one for each [`BYTES_PER_STEP`]
-/// of their arguments and of the values that they go through or copy, and one for each key if they
-/// go through all keys.
+/// of their arguments and of the values that they go through, and one for each key if they go
+/// through all keys.
 pub(super) fn estimate(keyspace: &Keyspace, group: &Group<'_>) -> u64 {
     let operations = group.operations().iter().zip(prefetch(keyspace, group));
     let steps = operations.map(|(operation, first)| {
@@ -101,10 +101,10 @@ fn first_key_hash(operation: &Operation<'_>) -> Option<(DatabaseId, u64)> {
     }
 }
 
-/// Returns the entry of a database whose key has this hash, with the hash. With very high
-/// probability the first entry with this hash is the right one.
-fn find(keyspace: &Keyspace, database: DatabaseId, hash: u64) -> Option<Found<'_>> {
-    Some((hash, keyspace.entry_with_hash(database, hash)?))
+/// Returns the entry of a database whose key has this hash. With very high probability the first
+/// entry with this hash is the right one.
+fn find(keyspace: &Keyspace, database: DatabaseId, hash: u64) -> Option<&KeyEntry> {
+    keyspace.entry_with_hash(database, hash)
 }
 
 /// Returns the estimate of [`estimate`] for one call of a command.
@@ -115,7 +115,7 @@ pub(super) fn steps_of_call(keyspace: &Keyspace, operation: &Operation<'_>) -> u
 
 /// Returns the estimate of [`estimate`] for one operation. `first` is the entry of the command's
 /// first key, if it has one.
-fn steps(keyspace: &Keyspace, operation: &Operation<'_>, first: Option<Found<'_>>) -> u64 {
+fn steps(keyspace: &Keyspace, operation: &Operation<'_>, first: Option<&KeyEntry>) -> u64 {
     let nested = |bytes| {
         let Ok(operation) = Operation::decode_nested(bytes) else { return 0 };
         let first = first_key_hash(&operation).and_then(|(id, hash)| find(keyspace, id, hash));
@@ -141,27 +141,20 @@ fn steps_within(
     keyspace: &Keyspace,
     command: CommandId,
     args: Arguments<'_>,
-    first: Option<Found<'_>>,
+    first: Option<&KeyEntry>,
 ) -> u64 {
-    let of_value = |(_, entry): Found<'_>| steps_of(entry.value_bytes());
-    let of_copy = |(hash, entry): Found<'_>| {
-        let copies = !command.is_read() && keyspace.copies_collection(hash, entry);
-        if copies { steps_of(entry.value_bytes()) } else { 0 }
-    };
-    let second = || find(keyspace, keyspace.database(), key_hash(args.iter().nth(1)?));
+    let of_value = |entry: &KeyEntry| steps_of(entry.value_bytes());
     let values = match command.scale() {
-        Scale::Arguments if command.keys() == TWO_KEYS => {
-            first.map_or(0, of_copy) + second().map_or(0, of_copy)
-        }
-        Scale::Arguments => first.map_or(0, of_copy),
+        Scale::Arguments => 0,
         Scale::Count => sum_of_keys(keyspace, command, args, first, |found| {
-            of_copy(found).max(counted_steps(args, of_value(found)))
+            counted_steps(args, of_value(found))
         }),
         Scale::Values => sum_of_keys(keyspace, command, args, first, of_value),
         Scale::OptionalCount => {
             let count = optional_count(args);
             sum_of_keys(keyspace, command, args, first, |found| of_value(found).min(count))
         }
+        Scale::Sort => first.map_or(0, |found| of_value(found) * (1 + STEPS_PER_SORTED)),
         Scale::Keyspace => keyspace.len() as u64,
     };
     let arguments = args.iter().count() as u64 * STEPS_PER_ARGUMENT + steps_of(args.encoded_len());
@@ -178,8 +171,8 @@ fn sum_of_keys(
     keyspace: &Keyspace,
     command: CommandId,
     args: Arguments<'_>,
-    first: Option<Found<'_>>,
-    steps: impl Fn(Found<'_>) -> u64,
+    first: Option<&KeyEntry>,
+    steps: impl Fn(&KeyEntry) -> u64,
 ) -> u64 {
     let is_single = command.keys().starts_at_first() && args.iter().nth(1).is_none();
     if command.keys() == ONE_KEY || is_single {
@@ -278,25 +271,11 @@ mod tests {
     }
 
     #[test]
-    fn command_cost_estimate_includes_copy_on_write_of_a_collection() {
+    fn command_cost_estimate_excludes_copy_on_write_of_a_collection() {
         let mut state = large_set();
-        let add = call("sadd", &[b"set", b"another"]);
-        assert!(estimate(&state, &add) < SHORT);
-        let view = state.view(EntryId { term: Term(1), index: Index(1) });
-        assert!(estimate(&state, &add) > 10_000);
-        assert!(estimate(&state, &call("sismember", &[b"set", b"7"])) < SHORT);
-        // Then a write to another key of the table copies the table, and shares the entries.
-        for number in 0..100_000_u32 {
-            apply(&mut state, &Operation::set(&number.to_be_bytes(), b"v"));
-        }
-        assert!(!state.keyspace.is_table_shared(b"set"), "the table was copied");
-        assert!(estimate(&state, &add) > 10_000, "but not the set");
-        let moved = call("smove", &[b"0", b"set", b"7"]);
-        assert!(estimate(&state, &moved) > 10_000, "the second key");
-        drop(view);
-        assert!(estimate(&state, &add) < SHORT);
-        apply(&mut state, &call("copy", &[b"set", b"other"]));
-        assert!(estimate(&state, &add) > 10_000, "a copy of the key shares the set");
+        let _view = state.view(EntryId { term: Term(1), index: Index(1) });
+        assert!(estimate(&state, &call("sadd", &[b"set", b"another"])) < SHORT);
+        assert!(estimate(&state, &call("smove", &[b"set", b"other", b"7"])) < SHORT);
     }
 
     #[test]

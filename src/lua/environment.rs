@@ -7,6 +7,7 @@ use mlua::{Function, HookTriggers, Lua, LuaOptions, StdLib, Table, VmState};
 
 use super::host::Host;
 use super::json::{self, JsonSettings};
+use super::libraries::Registry;
 use super::meter::Meter;
 use super::random::Random;
 use super::{bits, msgpack, natives, raise, redis_library, struct_library};
@@ -18,6 +19,16 @@ const HOOK_INSTRUCTIONS: u32 = 1000;
 pub(super) struct Environment {
     /// The globals of scripts, which cannot be changed by them.
     pub(super) globals: Table,
+    /// The globals of libraries of functions, which cannot be changed by them.
+    pub(super) library_globals: Table,
+    /// Loads a library, whose compiled code it gets: returns true and its value, or false and its
+    /// error.
+    pub(super) load: Function,
+    /// Calls a function of a library with its keys and arguments: returns true and its value, or
+    /// false and its error.
+    pub(super) call: Function,
+    /// The functions of the library that is being loaded.
+    pub(super) registry: Registry,
     /// Calls a function with `KEYS` and `ARGV`: returns true and its value, or false and its error.
     pub(super) run: Function,
     /// Restores what a script may have changed in the libraries.
@@ -47,10 +58,16 @@ pub(super) fn create() -> mlua::Result<(Lua, Environment)> {
     libraries.raw_set("struct", struct_library::create(&lua)?)?;
     libraries.raw_set("bit", bits::create(&lua)?)?;
     natives.raw_set("libraries", libraries)?;
+    let registry = Registry::default();
+    natives.raw_set("register_function", registry.function(&lua)?)?;
     let parts: Table =
         lua.load(include_str!("prelude.lua")).set_name(raise::PRELUDE).call(&natives)?;
     let environment = Environment {
         globals: parts.raw_get("environment")?,
+        library_globals: parts.raw_get("library_environment")?,
+        load: parts.raw_get("load")?,
+        call: parts.raw_get("call")?,
+        registry,
         run: parts.raw_get("run")?,
         clean: parts.raw_get("clean")?,
         random,

@@ -30,6 +30,17 @@ impl Flag {
         FLAGS.iter().find(|(_, flag)| *flag == self).map_or("", |(name, _)| name)
     }
 
+    /// Returns the bit of this flag in a set of flags.
+    pub fn bit(self) -> u8 {
+        let position = FLAGS.iter().position(|(_, flag)| *flag == self);
+        position.map_or(0, |position| 1 << position)
+    }
+
+    /// Returns the flags whose bits are set, in the order in which Redis lists them.
+    pub fn of_bits(bits: u8) -> impl Iterator<Item = Flag> {
+        FLAGS.iter().map(|(_, flag)| *flag).filter(move |flag| bits & flag.bit() != 0)
+    }
+
     /// Returns the flag with this name.
     pub fn from_name(name: &[u8]) -> Option<Self> {
         FLAGS.iter().find(|(known, _)| known.as_bytes() == name).map(|(_, flag)| *flag)

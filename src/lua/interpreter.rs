@@ -1,16 +1,16 @@
-//! The Lua state in which scripts run, with its compiled scripts and its limits.
+//! The Lua state in which scripts and functions run, with its compiled scripts and its limits.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 
-use mlua::{Function, Lua, Table, Value as LuaValue};
+use mlua::{Function, IntoLuaMulti, Lua, Table, Value as LuaValue};
 
-use super::arguments::to_bytes;
 use super::chunk::{self, ChunkError};
 use super::environment::{self, Environment};
-use super::header::{Header, HeaderError};
-use super::raise::{self, Ending, Raised};
-use super::{Commands, Limits, Value, convert};
+use super::failure::{ScriptError, error_reply, failure};
+use super::header::Header;
+use super::libraries::{Libraries, Library, Registered};
+use super::{Commands, Limits, LogLevel, Value, convert, natives, raise};
 
 /// Compiled scripts that an interpreter keeps, at most.
 const COMPILED_MAX: usize = 500;
@@ -30,39 +30,6 @@ pub struct Script<'a> {
     pub source: &'a [u8],
 }
 
-/// Why a script was not run, or not to its end.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ScriptError {
-    /// The header line is wrong.
-    #[error("ERR {0}")]
-    Header(#[from] HeaderError),
-    /// The source is no Lua.
-    #[error("ERR Error compiling script (new function): {0}")]
-    Compile(String),
-    /// The script raised an error, or a command that it called failed.
-    #[error("{}", String::from_utf8_lossy(.0))]
-    Raised(Vec<u8>),
-    /// The script was ended by its [`StopFlag`](super::StopFlag).
-    #[error("ERR Error running script: Script killed by user with SCRIPT KILL.")]
-    Stopped,
-    /// The script ran for more instructions than allowed.
-    #[error("ERR Error running script: the script ran for too many instructions")]
-    Instructions,
-    /// The script needed more memory than allowed.
-    #[error("ERR Error running script: not enough memory")]
-    Memory,
-}
-
-impl ScriptError {
-    /// Returns the error reply for the client.
-    pub fn reply(&self) -> Value {
-        match self {
-            Self::Raised(text) => Value::Error(text.clone()),
-            other => Value::Error(convert::one_line(other.to_string().as_bytes())),
-        }
-    }
-}
-
 /// One Lua state, which runs one script after the other.
 ///
 /// Nothing that a script does remains for the next one, except what commands did. After a script
@@ -80,6 +47,7 @@ struct State {
     /// Names of compiled scripts, the oldest first.
     order: VecDeque<String>,
     compiled_bytes: usize,
+    libraries: Libraries,
 }
 
 impl Default for Interpreter {
@@ -111,6 +79,51 @@ impl Interpreter {
         state.function(script).map(drop)
     }
 
+    /// Loads a library of functions and returns the functions that it registers, without keeping
+    /// them. `commands` gets what the library logs.
+    ///
+    /// # Errors
+    ///
+    /// If the source is no Lua, raises an error, reaches a limit or registers no function.
+    pub fn register(
+        &mut self,
+        source: &[u8],
+        commands: &mut dyn Commands,
+        limits: &Limits,
+    ) -> Result<Vec<Registered>, ScriptError> {
+        let library = Library { name: "", id: 0, source };
+        match self.state()?.load(&library, commands, limits) {
+            Ok(functions) => Ok(functions.into_iter().map(|(registered, _)| registered).collect()),
+            Err(ScriptError::Instructions) => {
+                self.replace();
+                // Redis's text.
+                Err(ScriptError::Register("ERR FUNCTION LOAD timeout".to_owned()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Calls a function of a library, which is loaded first if this interpreter has not loaded it
+    /// yet. What the library keeps in local variables stays there for the next call.
+    ///
+    /// # Errors
+    ///
+    /// If the library cannot be loaded, or the function raises an error or returns one, or reaches
+    /// a limit. What its commands did before that is done.
+    pub fn call(
+        &mut self,
+        (library, function): (&Library<'_>, &str),
+        keys: &[Vec<u8>],
+        argv: &[Vec<u8>],
+        commands: &mut dyn Commands,
+        limits: &Limits,
+    ) -> Result<Value, ScriptError> {
+        let state = self.state()?;
+        let result = state.call((library, function), keys, argv, commands, limits);
+        self.replace_after(&result);
+        result
+    }
+
     /// Runs a script, which is compiled first if it is not known yet.
     ///
     /// `keys` and `argv` are what the script sees as `KEYS` and `ARGV`.
@@ -129,14 +142,28 @@ impl Interpreter {
     ) -> Result<Value, ScriptError> {
         let state = self.state()?;
         let result = state.run(script, keys, argv, commands, limits);
+        self.replace_after(&result);
+        result
+    }
+
+    /// Returns the memory that the Lua state uses, in bytes.
+    pub fn memory(&self) -> usize {
+        self.state.as_ref().map_or(0, |state| state.lua.used_memory())
+    }
+
+    /// Replaces the Lua state if a limit has ended the run.
+    fn replace_after(&mut self, result: &Result<Value, ScriptError>) {
         if matches!(
             result,
             Err(ScriptError::Memory | ScriptError::Instructions | ScriptError::Stopped)
         ) {
-            self.state = None;
-            self.replaced += 1;
+            self.replace();
         }
-        result
+    }
+
+    fn replace(&mut self) {
+        self.state = None;
+        self.replaced += 1;
     }
 
     fn state(&mut self) -> Result<&mut State, ScriptError> {
@@ -156,6 +183,7 @@ impl State {
             compiled: HashMap::new(),
             order: VecDeque::new(),
             compiled_bytes: 0,
+            libraries: Libraries::default(),
         })
     }
 
@@ -183,6 +211,7 @@ impl State {
             self.compiled.clear();
             self.order.clear();
             self.compiled_bytes = 0;
+            self.libraries = Libraries::default();
             self.lua.gc_collect()?;
         }
         Ok(())
@@ -231,10 +260,82 @@ impl State {
         let function = self.function(script)?;
         let keys = self.strings(keys).map_err(|error| failure(&error))?;
         let argv = self.strings(argv).map_err(|error| failure(&error))?;
-        let Environment { run, host, .. } = &self.environment;
+        let (globals, run) = (&self.environment.globals, &self.environment.run);
+        self.execute((globals, run), (function, keys, argv), script.sha, commands, limits)
+    }
+
+    /// Loads a library. Returns the functions that it registers.
+    fn load(
+        &mut self,
+        library: &Library<'_>,
+        commands: &mut dyn Commands,
+        limits: &Limits,
+    ) -> Result<Vec<(Registered, Function)>, ScriptError> {
+        self.relax();
+        let code = library.code();
+        let globals = &self.environment.library_globals;
+        let chunk = match chunk::compile(&self.lua, globals, code, "@user_function") {
+            Ok(chunk) => chunk,
+            Err(ChunkError::Syntax(message)) => {
+                let message = String::from_utf8_lossy(&message).into_owned();
+                return Err(ScriptError::CompileLibrary(message));
+            }
+            Err(ChunkError::Other(error)) => return Err(failure(&error)),
+        };
+        let load = &self.environment.load;
+        self.environment.registry.begin();
+        let result = self.execute((globals, load), (chunk,), "", commands, limits);
+        let functions = self.environment.registry.finish();
+        match result {
+            Ok(_) if functions.is_empty() => Err(ScriptError::NoFunctions),
+            Ok(_) => Ok(functions),
+            Err(ScriptError::Raised(text)) => {
+                let text = String::from_utf8_lossy(&text).into_owned();
+                Err(ScriptError::Register(text))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn call(
+        &mut self,
+        (library, name): (&Library<'_>, &str),
+        keys: &[Vec<u8>],
+        argv: &[Vec<u8>],
+        commands: &mut dyn Commands,
+        limits: &Limits,
+    ) -> Result<Value, ScriptError> {
+        self.relax();
+        self.collect().map_err(|error| failure(&error))?;
+        if !self.libraries.have(library) {
+            // What the library logs was logged when it was checked.
+            let functions = self.load(library, &mut NoCommands, limits)?;
+            self.libraries.add(library, functions);
+        }
+        let function = self.libraries.function(library, name);
+        // The state has checked that the library registers this function.
+        let function = function.ok_or(ScriptError::NoFunctions)?;
+        let keys = self.strings(keys).map_err(|error| failure(&error))?;
+        let argv = self.strings(argv).map_err(|error| failure(&error))?;
+        let (globals, call) = (&self.environment.library_globals, &self.environment.call);
+        self.execute((globals, call), (function, keys, argv), name, commands, limits)
+    }
+
+    /// Calls `run`, a function of the prelude that returns true and a value, or false and an error,
+    /// under these limits. `name` is that of the script or function in error replies.
+    fn execute(
+        &self,
+        (globals, run): (&Table, &Function),
+        args: impl IntoLuaMulti,
+        name: &str,
+        commands: &mut dyn Commands,
+        limits: &Limits,
+    ) -> Result<Value, ScriptError> {
+        natives::use_environment(&self.lua, globals);
+        let host = &self.environment.host;
         let outcome = host.with(&self.lua, commands, || {
             self.limit(limits);
-            let outcome = run.call::<(bool, LuaValue)>((function, keys, argv));
+            let outcome = run.call::<(bool, LuaValue)>(args);
             let resp3 = host.resp3();
             let outcome = match outcome {
                 Ok((true, value)) => convert::from_lua(&self.lua, &value, resp3),
@@ -242,7 +343,7 @@ impl State {
                 Ok((false, LuaValue::String(text))) => {
                     Err(raise::plain_error(text.as_bytes().to_vec()))
                 }
-                Ok((false, value)) => Ok(error_reply(&value, script.sha)),
+                Ok((false, value)) => Ok(error_reply(&value, name)),
                 Err(error) => Err(error),
             };
             self.relax();
@@ -266,33 +367,17 @@ impl State {
     }
 }
 
-/// Returns the reply for an error that nothing in the script caught, as `describe` in
-/// `environment.rs` made it.
-fn error_reply(error: &LuaValue, sha: &str) -> Value {
-    let mut text = match error {
-        LuaValue::Table(table) => match table.raw_get::<LuaValue>("err") {
-            Ok(text) => to_bytes(&text).unwrap_or_else(|| b"ERR unknown error".to_vec()),
-            Err(_) => b"ERR unknown error".to_vec(),
-        },
-        LuaValue::String(text) => text.as_bytes().to_vec(),
-        _ => b"ERR unknown error".to_vec(),
-    };
-    if let LuaValue::Table(table) = error
-        && let Ok(source) = table.raw_get::<String>("source")
-        && let Ok(line) = table.raw_get::<i64>("line")
-    {
-        text.extend_from_slice(format!(" script: {sha}, on {source}:{line}.").as_bytes());
-    }
-    Value::Error(convert::one_line(&text))
-}
+/// Runs no command, and logs nothing.
+struct NoCommands;
 
-/// Returns why a run of the Lua state failed outside of any script's `pcall`.
-fn failure(error: &mlua::Error) -> ScriptError {
-    match raise::raised(error) {
-        Raised::End(Ending::Stopped) => ScriptError::Stopped,
-        Raised::End(Ending::Instructions) => ScriptError::Instructions,
-        Raised::Message(text) if text.starts_with(b"not enough memory") => ScriptError::Memory,
-        Raised::Message(text) => ScriptError::Raised(text),
-        Raised::Value(_) => ScriptError::Raised(b"ERR unknown error".to_vec()),
+impl Commands for NoCommands {
+    fn call(&mut self, _args: &[Vec<u8>], _resp3: bool) -> Value {
+        Value::error("no command can be called while a library is loaded")
     }
+
+    fn check_acl(&mut self, _args: &[Vec<u8>]) -> Option<bool> {
+        None
+    }
+
+    fn log(&mut self, _level: LogLevel, _text: &[u8]) {}
 }

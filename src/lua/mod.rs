@@ -1,4 +1,4 @@
-//! The Lua 5.1 environment of Redis 7.0, in which scripts run.
+//! The Lua 5.1 environment of Redis 7.0, in which scripts and functions run.
 //!
 //! An [`Interpreter`] owns one Lua state and runs scripts in it, one after the other. A script sees
 //! the libraries of Redis (`redis`, `cjson`, `cmsgpack`, `struct`, `bit`) and calls commands
@@ -9,6 +9,8 @@
 //! |---|---|
 //! | `value.rs`, `resp_reader.rs` | [`Value`]: everything that RESP2 and RESP3 can say |
 //! | `interpreter.rs` | [`Interpreter`]: compiled scripts, runs, limits |
+//! | `failure.rs` | [`ScriptError`]: why scripts fail, and the replies |
+//! | `libraries.rs` | libraries of functions: `redis.register_function`, and those loaded |
 //! | `environment.rs`, `prelude.lua` | what scripts see: protected globals |
 //! | `natives.rs` | functions that replace or complete those of Lua's own libraries |
 //! | `random.rs` | `math.random`, from a seed |
@@ -28,10 +30,12 @@ mod bits;
 mod chunk;
 mod convert;
 mod environment;
+mod failure;
 mod header;
 mod host;
 mod interpreter;
 mod json;
+mod libraries;
 mod limits;
 mod meter;
 mod msgpack;
@@ -50,9 +54,11 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use failure::ScriptError;
 pub use header::{Flag, Header, HeaderError};
 pub use host::{Commands, LogLevel};
-pub use interpreter::{Interpreter, Script, ScriptError};
+pub use interpreter::{Interpreter, Script};
+pub use libraries::{Library, Registered};
 pub use limits::{Limits, StopFlag};
 pub use resp_reader::{ReadError, read_value};
 pub use sha1::sha1_hex;

@@ -57,6 +57,13 @@ pub(super) fn set_environment(lua: &Lua, environment: &Table, fronts: &Table) {
     lua.set_app_data(Protected { environment: environment.clone(), fronts: fronts.clone() });
 }
 
+/// Makes `loadstring` compile code for these globals, which must be protected.
+pub(super) fn use_environment(lua: &Lua, environment: &Table) {
+    if let Some(mut protected) = lua.app_data_mut::<Protected>() {
+        protected.environment = environment.clone();
+    }
+}
+
 /// Returns the contents of a protected table, and `None` for all other tables.
 fn contents(lua: &Lua, table: &Table) -> mlua::Result<Option<Table>> {
     match lua.app_data_ref::<Protected>() {

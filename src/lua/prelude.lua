@@ -80,12 +80,13 @@ end
 
 local fronts = {}
 
+local function refuse()
+    error('Attempt to modify a readonly table', 2)
+end
+
 -- Returns a table that shows the contents of `back` and cannot be changed.
 local function protect(back, on_missing, shown)
     local front = {}
-    local function refuse()
-        error('Attempt to modify a readonly table', 2)
-    end
     rawset(fronts, front, back)
     return setmetatable(front, {
         __index = on_missing and setmetatable(back, { __index = on_missing }) or back,
@@ -246,6 +247,34 @@ end
 local missing = native.missing_global
 local environment = protect(globals, missing, protect({ __index = missing }))
 globals._G = environment
+-- Libraries of functions have other globals. While a library is loaded, these are only what it
+-- needs to register functions; its functions see the globals of scripts, without `KEYS` and `ARGV`.
+local function_redis, load_redis = {}, { register_function = native.register_function }
+for name, value in next, native.libraries.redis do
+    function_redis[name] = value
+    if name == 'log' or type(value) ~= 'function' and not name:find('^REPL_') then
+        load_redis[name] = value
+    end
+end
+function_redis.breakpoint, function_redis.debug, function_redis.replicate_commands = nil, nil, nil
+
+local library_environment = {}
+local function_globals = {}
+for name, value in next, globals do
+    function_globals[name] = value
+end
+function_globals.redis, function_globals._G = protect(function_redis), library_environment
+function_globals.__redis__err__handler = nil
+setmetatable(function_globals, { __index = missing })
+local load_globals = setmetatable({ redis = protect(load_redis, missing) }, { __index = missing })
+local library_meta = {
+    __index = function_globals,
+    __newindex = refuse,
+    __metatable = protect({ __index = missing }),
+}
+rawset(fronts, library_environment, function_globals)
+setmetatable(library_environment, library_meta)
+
 getmetatable('').__metatable = protect({ __index = globals.string })
 
 -- Removes what `table.insert` or `rawset` of Lua's own libraries put into a protected table.
@@ -264,4 +293,28 @@ local function run(f, keys, argv)
     return raw_xpcall(f, native.describe)
 end
 
-return { environment = environment, globals = globals, fronts = fronts, run = run, clean = clean }
+local function load_library(f)
+    library_meta.__index = load_globals
+    setfenv(f, library_environment)
+    local ok, err = raw_xpcall(f, native.describe)
+    library_meta.__index = function_globals
+    return ok, err
+end
+
+local function call_function(f, keys, args)
+    globals.KEYS, globals.ARGV = nil, nil
+    library_meta.__index = function_globals
+    return raw_xpcall(function()
+        return f(keys, args)
+    end, native.describe)
+end
+
+return {
+    environment = environment,
+    library_environment = library_environment,
+    fronts = fronts,
+    run = run,
+    load = load_library,
+    call = call_function,
+    clean = clean,
+}

@@ -44,7 +44,7 @@ pub(super) fn create(lua: &Lua) -> mlua::Result<Table> {
 }
 
 /// Returns an error whose value is a table with the field `err`, as all errors of this library.
-fn error(lua: &Lua, text: &str) -> mlua::Error {
+pub(super) fn error(lua: &Lua, text: &str) -> mlua::Error {
     match convert::error_table(lua, format!("ERR {text}").as_bytes()) {
         Ok(table) => raise::value_error(table),
         Err(error) => error,

@@ -1,12 +1,13 @@
 //! Tests of whole scripts.
 
+mod functions;
 mod hostile;
 
 use std::fmt::Write as _;
 
 use super::{
-    Commands, Interpreter, Limits, LogLevel, Script, ScriptError, StopFlag, Value, read_value,
-    sha1_hex,
+    Commands, Interpreter, Library, Limits, LogLevel, Registered, Script, ScriptError, StopFlag,
+    Value, read_value, sha1_hex,
 };
 
 /// Answers every command with its arguments; `FAIL` with an error.

@@ -1,4 +1,4 @@
-//! Planning, encoding and quorums of configurations.
+//! Tests of planned changes, encoding and quorums of configurations.
 
 use super::*;
 use crate::feature_level::FeatureLevel;
@@ -44,7 +44,7 @@ fn addresses_of_members_have_a_host_and_a_port() {
 }
 
 #[test]
-fn id_of_an_earlier_member_is_not_used_again() {
+fn id_of_an_earlier_member_is_not_reused() {
     let added = voters(&[1, 2, 3]).plan(&[learner(6, Promotion::Manual)]).unwrap();
     let removed = added.plan(&[MemberChange::Remove(NodeId(6))]).unwrap();
     let removed = Configuration::decode(&removed.encode()).unwrap();
@@ -76,7 +76,7 @@ fn replacement_passes_through_a_joint_configuration() {
 }
 
 #[test]
-fn changes_that_make_no_valid_configuration_are_refused() {
+fn changes_to_invalid_configurations_are_rejected() {
     use MemberChange::{Demote, Promote, Remove, SetAddress};
     let id = NodeId;
     let members = voters(&[1, 2]).plan(&[learner(3, Promotion::Manual)]).unwrap();
@@ -105,7 +105,7 @@ fn learner_forgets_that_it_replaces_a_removed_member() {
 }
 
 #[test]
-fn survived_failures_are_those_of_the_smaller_set_while_joint() {
+fn joint_configuration_survives_the_failures_of_its_weaker_half() {
     let five = voters(&[1, 2, 3, 4, 5]);
     assert_eq!((five.failures_survived(), voters(&[1, 2]).failures_survived()), (2, 0));
     let joint = five.plan(&[4, 5].map(|id| MemberChange::Remove(NodeId(id)))).unwrap();
@@ -129,14 +129,14 @@ fn witnesses_stay_fewer_than_half_of_the_voters() {
     let three = with.plan(&[Promote(NodeId(3))]).unwrap().after_joint();
     assert_eq!(three.to_string(), "voters 1 2 3, witnesses 3");
     assert_eq!(three.failures_survived(), 1);
-    // Neither a second witness nor one data replica less.
+    // Neither a second witness nor the removal of a replica with data is possible.
     assert_eq!(three.plan(&[witness(4, auto)]), refused);
     assert_eq!(three.plan(&[witness(4, automatic(1))]), refused);
     assert_eq!(three.plan(&[Remove(NodeId(1))]), refused);
     assert_eq!(three.plan(&[Demote(NodeId(2))]), refused);
     let idle = three.plan(&[witness(4, Promotion::Manual)]).unwrap();
     assert_eq!(idle.plan(&[Promote(NodeId(4))]), refused);
-    // A replacement, and a data replica less without a witness.
+    // A witness can be replaced. A replica with data can be removed if the witness is, too.
     let replacing = three.plan(&[witness(4, automatic(3))]).unwrap();
     let joint = replacing.plan(&MemberChange::replace(NodeId(3), NodeId(4))).unwrap();
     assert_eq!(joint.to_string(), "voters 1 2 4, before 1 2 3, witnesses 3 4");
@@ -167,7 +167,8 @@ fn change() -> impl Strategy<Value = MemberChange> {
     ]
 }
 
-/// Returns whether the set of replicas, one bit for each id, is a majority of each group.
+/// Returns whether a set of replicas is a majority of each group. In the set, bit N stands for id
+/// N.
 fn is_quorum(set: u32, groups: &[Vec<NodeId>]) -> bool {
     let count = |group: &Vec<NodeId>| group.iter().filter(|id| set & (1 << id.0) != 0).count();
     groups.iter().all(|group| 2 * count(group) > group.len())
@@ -182,14 +183,15 @@ fn groups(configuration: &Configuration) -> Vec<Vec<NodeId>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// Follows random changes, and compares the quorums of successive configurations.
+    /// Applies random changes one after another, and compares the quorums of successive
+    /// configurations.
     #[test]
     fn successive_configurations_have_no_disjoint_quorums(
         changes in proptest::collection::vec(proptest::collection::vec(change(), 1..4), 1..12),
     ) {
         let mut current = voters(&[1, 2, 3]);
         for mut change in changes {
-            // Most random ids were used before.
+            // Mostly new ids, because random ones would mostly be used already.
             for (part, next) in change.iter_mut().zip(current.last_id().0 + 1..) {
                 if let MemberChange::AddLearner { id, .. } = part {
                     *id = NodeId(next);
@@ -208,7 +210,7 @@ proptest! {
                 prop_assert!(!disjoint, "{:?}", pair);
             }
             for step in &steps {
-                // Without the replicas with data, no quorum is left.
+                // There is no quorum of witnesses alone.
                 let witnesses = step.witnesses().fold(0, |set, id| set | 1 << id.0);
                 prop_assert!(!is_quorum(witnesses, &groups(step)), "{:?}", step);
                 prop_assert_eq!(&Configuration::decode(&step.encode()), &Ok(step.clone()));

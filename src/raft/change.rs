@@ -42,7 +42,7 @@ impl Leader {
         let (index, latest) = shared.membership.latest();
         let is_settled = shared.membership.is_settled();
         let current = rules::changeable_configuration(latest, is_settled, &shared.config);
-        let current = current.ok_or(ChangeRefusal::UnderWay(index))?;
+        let current = current.ok_or(ChangeRefusal::InProgress(index))?;
         if shared.config.is_witness {
             return Err(ChangeRefusal::Witness);
         }

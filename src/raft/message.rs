@@ -337,7 +337,7 @@ impl PeerMsg {
     /// configuration: everything that a leader or candidate of a later configuration sends, which
     /// this replica may not know yet, and a removed member's request to rejoin. Replies are to
     /// messages of this replica, so their senders are members.
-    pub(super) fn is_for_strangers(&self) -> bool {
+    pub(super) fn is_for_non_members(&self) -> bool {
         match self {
             PeerMsg::AppendEntries(_)
             | PeerMsg::InstallSnapshot(_)

@@ -485,7 +485,7 @@ impl Replica {
         let is_vote_request = matches!(message, PeerMsg::RequestVote(_));
         if to != self.shared.id
             || from == self.shared.id
-            || !is_peer && !message.is_for_strangers()
+            || !is_peer && !message.is_for_non_members()
             || is_vote_request && !rules::may_vote(self.shared.membership.latest().1)
             || self.shared.now < self.shared.silent_until
         {

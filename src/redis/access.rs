@@ -1,5 +1,5 @@
-//! The users as whom clients log in to this replica: those of the cluster, and the user `default`
-//! as long as only the settings of the replica define it.
+//! The users that clients of this replica can log in as: those of the cluster, and the user
+//! `default`, which a replica's settings define until the cluster does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use crate::kv::{DEFAULT_USER, PasswordHash, Users};
 use super::permissions::Permissions;
 use super::session::connection::{Blocked, Connection};
 
-/// Returns the hash of a password, as the cluster stores it.
+/// Returns the hash of a password as stored in the cluster.
 pub fn hash_password(password: &[u8]) -> PasswordHash {
     PasswordHash(Sha256::digest(password).into())
 }
 
-/// The users of this replica, with their permissions.
+/// The users of this replica and their permissions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     by_name: BTreeMap<Bytes, Arc<Permissions>>,
@@ -27,7 +27,7 @@ pub struct Access {
 }
 
 impl Default for Access {
-    /// Returns the access of a replica without users and passwords.
+    /// Returns the access of a replica without users and without a password.
     fn default() -> Access {
         let default = Permissions::unrestricted();
         let by_name = [(default.name.clone(), Arc::clone(&default))].into();
@@ -36,7 +36,7 @@ impl Default for Access {
 }
 
 impl Access {
-    /// Returns the access with these permissions, of which one must be that of the user `default`.
+    /// Creates the access from the permissions of all users, one of which must be `default`.
     /// `users` are the users in the replicated state.
     pub(super) fn new(permissions: Vec<Arc<Permissions>>, users: Users) -> Access {
         let by_name: BTreeMap<_, _> =
@@ -50,22 +50,22 @@ impl Access {
         &self.users
     }
 
-    /// Returns the revision of the users in the replicated state.
+    /// Returns the revision of the users in the replicated state: the number of changes.
     pub fn users_revision(&self) -> u64 {
         self.users.revision()
     }
 
-    /// Returns the permissions of a user; `None` if there is no such user.
+    /// Returns the permissions of the user `name`; `None` if it does not exist.
     pub(super) fn get(&self, name: &[u8]) -> Option<&Arc<Permissions>> {
         self.by_name.get(name)
     }
 
-    /// Iterates over the permissions of all users, in the order of their names.
+    /// Returns the permissions of all users, sorted by name.
     pub(super) fn all(&self) -> impl ExactSizeIterator<Item = &Arc<Permissions>> {
         self.by_name.values()
     }
 
-    /// Returns the permissions with which a connection begins; `None` if it must log in first.
+    /// Returns the permissions of a new connection; `None` if it must log in first.
     pub(super) fn without_login(&self) -> Option<Arc<Permissions>> {
         let user = &self.default.user;
         (user.is_enabled && user.accepts_any_password).then(|| Arc::clone(&self.default))
@@ -76,24 +76,25 @@ impl Access {
         self.default.user.accepts_any_password
     }
 
-    /// Returns the permissions of the user with this name and password; `None` if there is no such
-    /// user, the password is wrong, or the user is disabled.
+    /// Logs in: returns the permissions of the user `name`; `None` if the user does not exist or is
+    /// disabled, or if the password is wrong.
     pub(super) fn log_in(&self, name: &[u8], password: &[u8]) -> Option<Arc<Permissions>> {
-        // Hashed even without such a user, so that the time does not tell which users exist.
+        // The password is hashed in any case, so that the duration does not reveal whether a user
+        // exists.
         let password = hash_password(password);
         self.get(name).filter(|permissions| permissions.accepts(&password)).cloned()
     }
 }
 
 impl Connection {
-    /// Makes the connection one of a client that has not logged in yet: as the user `default` if
-    /// that accepts any password, otherwise as nobody.
+    /// Resets the connection to the state before login: it has the permissions of the user
+    /// `default` if that user needs no password, otherwise none.
     pub fn begin_login(&mut self, access: &Access) {
         self.permissions = access.without_login();
     }
 
-    /// Repeats the login of a connection whose client has logged in before the current users were
-    /// known. Returns false if the client must be disconnected, because its password would have to
+    /// Repeats the login of a connection whose client logged in before the replica knew the current
+    /// users. Returns false if the client must be disconnected, because its password would have to
     /// be checked again.
     pub fn confirm_users(&mut self, access: &Access) -> bool {
         let is_named = |permissions: &Arc<Permissions>| permissions.name != DEFAULT_USER;
@@ -104,21 +105,21 @@ impl Connection {
         true
     }
 
-    /// Takes over changes of the users. Returns false if the user of the connection does not exist
-    /// any more, or may not have one of its subscriptions, so that the client must be disconnected.
+    /// Applies changes of the users to the connection. Returns false if the client must be
+    /// disconnected: its user no longer exists, or may no longer have one of its subscriptions.
     pub fn follow_users(&mut self, access: &Access) -> bool {
-        // An `EXEC` that is aborted must not bring earlier permissions back.
+        // When an `EXEC` is aborted, earlier permissions must not come back.
         let may_return = match &mut self.blocked {
             Some(Blocked::Exec(before)) => before.follow_users(access),
             _ => true,
         };
         let Some(permissions) = &self.permissions else {
-            // As in Redis, a client that must not log in any more need not.
+            // As in Redis, a client is logged in automatically once no login is required.
             self.permissions = access.without_login();
             return may_return;
         };
         let Some(current) = access.get(&permissions.name) else {
-            // Until it is disconnected, none of its requests is permitted.
+            // No further request is permitted until the client is disconnected.
             self.permissions = None;
             return false;
         };

@@ -1,22 +1,22 @@
-//! The log of refused requests and logins of one replica (`ACL LOG`).
+//! `ACL LOG`: the denied requests and logins of this replica's clients.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-/// Maximum length in bytes of an object (a command, a key, a channel) that an entry stores. As in
-/// Redis there is no limit on it otherwise, but clients choose it.
+/// Maximum stored length in bytes of an object (command, key or channel). Redis has no such limit,
+/// but clients choose the length.
 const OBJECT_BYTES_MAX: usize = 256;
-/// Time within which an equal denial is counted in the same entry.
+/// An identical denial within this time increments the count of the existing entry.
 const GROUPED: Duration = Duration::from_mins(1);
-/// Maximum number of entries, as in Redis by default.
+/// Maximum number of entries: Redis's default for `acllog-max-len`.
 const ENTRIES_MAX: usize = 128;
 
-/// What was denied to a client.
+/// The type of object to which access was denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DenialReason {
-    /// A login, with a wrong password or as a user that does not exist or is disabled.
+    /// A login: the password was wrong, or the user is disabled or does not exist.
     Login,
     /// A command.
     Command,
@@ -26,40 +26,40 @@ pub enum DenialReason {
     Channel,
 }
 
-/// A request or a login that was denied.
+/// A denied request or login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
-    /// What was denied.
+    /// Type of the object.
     pub reason: DenialReason,
     /// Whether the request was part of a transaction.
     pub(super) in_transaction: bool,
-    /// The command, the key or the channel; of a login, the command with which it was tried.
+    /// The command, key or channel. For a login, the command that contained the password.
     pub(super) object: Bytes,
     /// Name of the user.
     pub user: Bytes,
 }
 
-/// An entry of the log.
+/// An entry of the log: identical denials, counted.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// Number of the entry, counted from the start of the process.
+    /// Number of the entry, counted from 0 when the process starts.
     pub(super) id: i64,
     pub(super) denial: Denial,
-    /// How often it was denied.
+    /// Number of denials.
     pub(super) count: i64,
-    /// Wall clock at the first and the latest denial, as time since 1970.
+    /// Wall clock at the first and at the latest denial, as time since 1970.
     pub(super) first_at: Duration,
     pub(super) last_at: Duration,
     /// The connection, as `CLIENT LIST` describes it.
     pub(super) client: String,
 }
 
-/// The log of denials of one replica, and their numbers since the process started or since `CONFIG
+/// The denials at one replica, and their numbers since the process started or since `CONFIG
 /// RESETSTAT`.
 #[derive(Debug, Clone, Default)]
 pub struct AclLog {
     next_id: i64,
-    /// The latest entries first.
+    /// The entries, latest first.
     entries: VecDeque<Entry>,
     pub(super) denied_logins: u64,
     pub(super) denied_commands: u64,
@@ -68,7 +68,8 @@ pub struct AclLog {
 }
 
 impl AclLog {
-    /// Adds a denial at the time `wall_clock` since 1970. `client` describes the connection.
+    /// Adds a denial that happened at `wall_clock` (time since 1970). `client` is the connection as
+    /// `CLIENT LIST` describes it.
     pub fn add(&mut self, mut denial: Denial, client: String, wall_clock: Duration) {
         *match denial.reason {
             DenialReason::Login => &mut self.denied_logins,
@@ -77,7 +78,7 @@ impl AclLog {
             DenialReason::Channel => &mut self.denied_channels,
         } += 1;
         for text in [&mut denial.object, &mut denial.user] {
-            // Copied, so that they do not pin the memory of the request.
+            // Copied, because a slice would keep the whole request in memory.
             *text = Bytes::copy_from_slice(&text[..text.len().min(OBJECT_BYTES_MAX)]);
         }
         let is_same = |entry: &Entry| {
@@ -101,13 +102,13 @@ impl AclLog {
         self.entries.clear();
     }
 
-    /// Sets the numbers of denials to 0.
+    /// Resets the numbers of denials to 0.
     pub(super) fn reset_counts(&mut self) {
         (self.denied_logins, self.denied_commands) = (0, 0);
         (self.denied_keys, self.denied_channels) = (0, 0);
     }
 
-    /// Returns the entries, the latest first.
+    /// Returns the entries, latest first.
     pub(super) fn entries(&self) -> &VecDeque<Entry> {
         &self.entries
     }

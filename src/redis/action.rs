@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use crate::kv::{DatabaseId, SnapshotMark};
 use crate::membership::{ChangePlan, ChangeRefusal, MemberChange};
-use crate::types::{Instant, NodeId, RequestKind, TransferRefusal, TransferRequest};
+use crate::types::{Index, Instant, NodeId, RequestKind, TransferRefusal, TransferRequest};
+use crate::wire::resp::Version;
 
 use super::session::client_info::{ClientKill, ClientQuery};
 use super::session::reply_format::ReplyFormat;
@@ -59,9 +60,15 @@ pub enum Action {
         /// time is over.
         with_error: bool,
     },
-    /// End the script that has been running for long on this replica, then send the reply (`SCRIPT
-    /// KILL`).
-    KillScript,
+    /// End the script or function that has been running for long on this replica, then send the
+    /// reply (`SCRIPT KILL`, `FUNCTION KILL`).
+    KillScript {
+        /// Whether a function is to be ended; otherwise a script.
+        is_function: bool,
+    },
+    /// Write the reply to `FUNCTION STATS`, in this protocol version, with
+    /// [`write_function_stats`](super::write_function_stats).
+    ShowFunctionStats(Version),
     /// Postpone requests of this replica's clients until a time, then send the reply (`CLIENT
     /// PAUSE`). If they are postponed already, the later time and the stricter mode apply.
     PauseClients {
@@ -87,6 +94,8 @@ pub enum Action {
     /// Set a key in the state of this replica only, so that it differs from those of the other
     /// replicas (`DEBUG DIVERGE`). The reply is sent before that.
     WriteOnlyHere(LocalWrite),
+    /// Write a text to the log of the replica, then send the reply (`DEBUG LOG`).
+    Log(String),
     /// Start a snapshot in the background, and send the reply without waiting for it (`BGSAVE`,
     /// `SAVE`).
     TakeSnapshot,
@@ -110,6 +119,9 @@ pub enum Action {
         /// The reply format of the request, which says whether the reply is suppressed.
         reply_format: ReplyFormat,
     },
+    /// Send all keys of this replica as a file in Redis's RDB format, then close the connection
+    /// (`SYNC`, `PSYNC`).
+    SendKeys(FileRequest),
     /// Apply the settings that `CONFIG SET` has changed, then send the reply.
     ApplySettings,
     /// Count the commands of an `EXEC` that is not submitted, because none of its replies depends
@@ -120,6 +132,15 @@ pub enum Action {
     Sequence(Vec<Action>),
     /// Send the replies in the output buffer, close the connection, and ignore its later requests.
     Close,
+}
+
+/// A request for a file of all keys (`SYNC`, `PSYNC`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileRequest {
+    /// Whether the file follows a line as in the reply to `PSYNC`.
+    pub is_psync: bool,
+    /// The reply format of the request.
+    pub reply_format: ReplyFormat,
 }
 
 /// A change of the state of one replica, for tests (`DEBUG DIVERGE`).
@@ -154,8 +175,22 @@ pub enum AdminRequest {
 pub enum AdminAnswer {
     /// The target of the transfer, or why there is none.
     Transfer(Result<NodeId, TransferRefusal>),
-    /// The members after the change, or why it is refused.
-    Members(Result<Box<ChangePlan>, ChangeRefusal>),
+    /// The outcome of a membership change.
+    Members(MembersOutcome),
+}
+
+/// The outcome of a requested membership change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MembersOutcome {
+    /// A dry run: the change was planned, but not made.
+    Planned(Box<ChangePlan>),
+    /// The first configuration of the change is committed, in the entry at this index. If it is
+    /// joint, this leader or a later one completes the change.
+    Committed(Index, Box<ChangePlan>),
+    /// The change was refused, and has no effect.
+    Refused(ChangeRefusal),
+    /// The leader changed before the configuration was committed: the change may have been made.
+    Uncertain,
 }
 
 impl Action {

@@ -1,4 +1,5 @@
-//! Whether the user of a connection may send a request: its command, keys and channels.
+//! Permission checks: whether the user of a connection may send a request, by its command, keys and
+//! channels.
 
 use bytes::Bytes;
 
@@ -12,50 +13,53 @@ use super::session::subscriptions::SubscriptionKind;
 use super::spec::{CommandSpec, CommandTable};
 use super::statistics::CommandNumber;
 
-/// The error reply to a request of a connection that has not logged in.
+/// Error reply to a request on a connection that must log in first.
 pub(super) const NOT_LOGGED_IN: &str = "NOAUTH Authentication required.";
 
-/// The flag of commands that a client may send before it has logged in.
+/// Flag of commands that are permitted before login.
 pub(super) const NO_LOGIN: &str = "no_auth";
 
-/// Commands that return the content of keys which the request does not name, so they need
-/// permission to read all keys.
+/// Commands that return values of keys that the request does not name. They need permission to read
+/// all keys.
 const READ_ANY_KEY: &[&str] = &["snapshot|read"];
 
-/// A command with a key that the command table does not have, since it is sent to any replica, not
-/// to that which serves the key; and the position of the key.
+/// Stands for all keys in a refusal.
+const ALL_KEYS_PATTERN: &[u8] = b"*";
+
+/// A command with a key that is not in the command table, and the position of the key. The table
+/// has no key for it because the client chooses the replica, whichever serves the key.
 const KEY_OUTSIDE_TABLE: (&str, usize) = ("debug|diverge", 2);
 
-/// What a user may not do.
+/// An object to which a user has no access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refused<'r> {
     pub(super) reason: DenialReason,
-    /// The key or the channel, or the name of the command.
+    /// The key, the channel or the name of the command.
     pub(super) object: &'r [u8],
-    /// Position of the object among the arguments.
+    /// Position of the object in the request.
     position: usize,
 }
 
-/// A request, for the check whether a user may send it.
+/// A request to be checked against the permissions of a user.
 #[derive(Clone, Copy)]
 pub(super) struct Checked<'r> {
     pub(super) spec: &'static CommandSpec,
     pub(super) number: CommandNumber,
-    /// Number of arguments, including the names of the command and the subcommand.
+    /// Number of arguments, including the names of the command and its subcommand.
     pub(super) count: usize,
-    /// Returns the argument at an index.
+    /// Returns the argument at this index.
     pub(super) argument: &'r dyn Fn(usize) -> Option<&'r [u8]>,
 }
 
 impl Permissions {
-    /// Returns what in this request the user may not do; `None` if the user may send it.
+    /// Returns the object that the user has no access to; `None` if the user may send the request.
     pub(super) fn check<'r>(&self, request: Checked<'r>) -> Option<Refused<'r>> {
         if self.are_unrestricted {
             return None;
         }
         let mut relevant: Option<Refused<'r>> = None;
         for selector in self.selectors() {
-            // As in Redis, the error is about the selector that permits the most of the request.
+            // As in Redis, the error is the one of the selector that permits most of the request.
             let refused = selector.check(request)?;
             let order = |refused: &Refused<'_>| (rank(refused.reason), refused.position);
             if relevant.is_none_or(|known| order(&refused) > order(&known)) {
@@ -65,7 +69,7 @@ impl Permissions {
         relevant
     }
 
-    /// Returns whether the user may have these subscriptions.
+    /// Returns whether the user may subscribe to this channel or pattern.
     pub(super) fn allows_subscription(&self, kind: SubscriptionKind, name: &[u8]) -> bool {
         self.are_unrestricted
             || self.selectors().iter().any(|selector| {
@@ -77,8 +81,8 @@ impl Permissions {
             })
     }
 
-    /// Returns the text of the error for `refused`, without its code, as in Redis 7.2. It names the
-    /// key or the channel if it is `verbose`.
+    /// Returns the error message for `refused`, without its error code, as in Redis 7.2. It
+    /// contains the key or channel only if `verbose` is set.
     pub(super) fn refusal_text(&self, refused: &Refused<'_>, verbose: bool) -> String {
         let (user, object) = (String::from_utf8_lossy(&self.name), refused.object);
         let object = String::from_utf8_lossy(object);
@@ -98,7 +102,7 @@ impl Permissions {
     }
 }
 
-/// Returns the order of Redis's codes for what was denied.
+/// Returns a number by which the reasons are sorted as Redis sorts them.
 fn rank(reason: DenialReason) -> u8 {
     match reason {
         DenialReason::Command => 1,
@@ -118,8 +122,10 @@ impl SelectorPermissions {
         if !self.allows_all_keys() {
             let is_read = spec.has_flag("readonly");
             let arguments = (0..count).map_while(argument);
-            if reads_any_key(spec, arguments.clone()) && !self.allows_reading_all_keys() {
-                return refused(DenialReason::Key, b"*", 0);
+            let reads_any = reads_any_key(spec, arguments.clone())
+                || sort_option(spec.full_name, arguments.clone()).is_some();
+            if reads_any && !self.allows_reading_all_keys() {
+                return refused(DenialReason::Key, ALL_KEYS_PATTERN, 0);
             }
             if spec.full_name == KEY_OUTSIDE_TABLE.0 {
                 let key = argument(KEY_OUTSIDE_TABLE.1).unwrap_or_default();
@@ -129,10 +135,10 @@ impl SelectorPermissions {
                 }
             }
             let uses = uses_in_request(spec.full_name, is_read, arguments);
-            // `ONCE` contains another command, whose keys are checked with it.
+            // The command inside `ONCE` is checked separately, with its keys.
             let keys = if spec.full_name == "once" { None } else { spec.keys(count, argument) };
             let Some(keys) = keys else {
-                // The command itself refuses such arguments, or checks them.
+                // The command itself rejects or checks such arguments.
                 return None;
             };
             for (order, position) in keys.enumerate() {
@@ -159,7 +165,7 @@ impl SelectorPermissions {
     }
 }
 
-/// Returns whether a request returns the content of keys that it does not name.
+/// Returns whether a request reads values of keys that it does not name.
 fn reads_any_key<'r>(spec: &CommandSpec, mut arguments: impl Iterator<Item = &'r [u8]>) -> bool {
     let with_values: &[u8] = match spec.full_name {
         "changes" => b"VALUES",
@@ -169,8 +175,33 @@ fn reads_any_key<'r>(spec: &CommandSpec, mut arguments: impl Iterator<Item = &'r
     arguments.any(|argument| argument.eq_ignore_ascii_case(with_values))
 }
 
-/// Returns which of the `count` arguments of a command are channels that need permission, and
-/// whether they are patterns.
+/// Returns the first option of a `SORT` request that reads keys which the request does not name:
+/// `BY` with a pattern, or `GET`. `None` if there is none, or if the request is another one.
+fn sort_option<'r>(
+    full_name: &str,
+    arguments: impl Iterator<Item = &'r [u8]>,
+) -> Option<&'static str> {
+    if !matches!(full_name, "sort" | "sort_ro") {
+        return None;
+    }
+    let mut options = arguments.skip(2);
+    while let Some(option) = options.next() {
+        let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
+        if is("LIMIT") {
+            options.by_ref().take(2).for_each(drop);
+        } else if is("STORE") {
+            options.next();
+        } else if is("BY") && options.next()?.contains(&b'*') {
+            return Some("BY");
+        } else if is("GET") {
+            return options.next().map(|_| "GET");
+        }
+    }
+    None
+}
+
+/// Returns the range of a command's arguments that are channels requiring permission, and whether
+/// they are patterns. The command has `count` arguments.
 fn channels_of(full_name: &str, count: usize) -> (std::ops::Range<usize>, bool) {
     match full_name {
         "publish" | "spublish" => (1..2, false),
@@ -180,7 +211,8 @@ fn channels_of(full_name: &str, count: usize) -> (std::ops::Range<usize>, bool) 
     }
 }
 
-/// Returns whether an operation is a request with scripts that has not run yet.
+/// Returns whether an operation contains scripts that have not run yet, so that its keys are
+/// unknown.
 fn is_unresolved(operation: &Operation<'_>) -> bool {
     match operation {
         Operation::Call { command, .. } => command.name() == "unresolved",
@@ -192,8 +224,8 @@ fn is_unresolved(operation: &Operation<'_>) -> bool {
 }
 
 impl Connection {
-    /// Returns the text of the error reply if the connection has not logged in, or if its user may
-    /// not send the request; `None` if it may. Stores a denial for the log of denials.
+    /// Returns the error reply if the connection must log in first, or its user may not send the
+    /// request; `None` if the request is permitted. Logs a denial.
     pub(super) fn unauthorized(
         &mut self,
         request: Checked<'_>,
@@ -204,23 +236,30 @@ impl Connection {
             return needs_login.then(|| NOT_LOGGED_IN.to_owned());
         };
         let refused = permissions.check(request)?;
-        let text = format!("NOPERM {}", permissions.refusal_text(&refused, false));
+        let arguments = (0..request.count).map_while(request.argument);
+        let option = sort_option(request.spec.full_name, arguments);
+        let text = match option.filter(|_| refused.object == ALL_KEYS_PATTERN) {
+            Some(option) => {
+                format!("ERR {option} option of SORT denied due to insufficient ACL permissions.")
+            }
+            None => format!("NOPERM {}", permissions.refusal_text(&refused, false)),
+        };
         let denial = Denial {
             reason: refused.reason,
             in_transaction,
             object: Bytes::copy_from_slice(refused.object),
             user: permissions.name.clone(),
         };
-        // In a transaction, a failed login must not be forgotten, since it delays the client.
+        // A transaction must not overwrite a failed login, which delays the client's next attempt.
         if !self.has_failed_login() {
             self.denial = Some(Box::new(denial));
         }
         Some(text)
     }
 
-    /// Returns the text of the error reply to a request that was submitted before its user's
-    /// permissions changed, if the user may not send it any more; `None` if the user may.
-    /// `operation` is the encoded operation of the request.
+    /// Returns the error reply if a request that was permitted when it was submitted no longer is,
+    /// because the permissions of its user have changed; `None` if it still is. `operation` is the
+    /// encoded operation of the request.
     pub(super) fn unauthorized_operation(
         &mut self,
         command: CommandNumber,
@@ -235,13 +274,13 @@ impl Connection {
         }
         let (number, spec) = table.numbered().find(|(number, _)| *number == command)?;
         let Ok(operation) = Operation::decode(operation) else {
-            // Not an operation of the state machine. Administrative requests may have had an
-            // effect already, so only reads of a snapshot are refused.
+            // This is not an operation of the state machine. An administrative request may have
+            // taken effect already, so only reads of a snapshot are denied.
             let is_revocable = spec.full_name.starts_with("snapshot|");
             return is_revocable.then(|| self.unauthorized_command(number, spec)).flatten();
         };
         if is_unresolved(&operation) {
-            // It is checked when it runs.
+            // Its commands are checked when the scripts run.
             return None;
         }
         let (inner, in_transaction) = match &operation {
@@ -272,7 +311,7 @@ impl Connection {
         })
     }
 
-    /// Checks a request without keys of its own.
+    /// Checks a request that has no keys of its own.
     fn unauthorized_command(
         &mut self,
         number: CommandNumber,
@@ -284,8 +323,8 @@ impl Connection {
         self.unauthorized(checked, false)
     }
 
-    /// Checks an operation that one of these commands has submitted: the user must be permitted to
-    /// send at least one of them.
+    /// Checks an operation that any of these commands may have submitted: the user must have
+    /// permission for at least one of them.
     fn unauthorized_call(
         &mut self,
         operation: &Operation<'_>,
@@ -297,12 +336,16 @@ impl Connection {
         if specs.iter().any(|(_, spec)| spec.full_name == "changes")
             && ChangesQuery::returns_values(&args)
         {
-            // Its operation has other arguments than the command.
+            // The arguments of the operation differ from those of the command.
             args.push(b"VALUES");
+        }
+        if specs.iter().any(|(_, spec)| spec.full_name == "pfmerge") {
+            // The server has added an argument behind the keys.
+            args.pop();
         }
         let mut text = None;
         for (number, spec) in specs.iter().copied() {
-            // The arguments of the operation do not begin with the name of the command.
+            // The arguments of the operation do not include the command's name.
             let names = if spec.name.len() == spec.full_name.len() { 1 } else { 2 };
             let argument = |index: usize| match index.checked_sub(names) {
                 None => Some(spec.name.as_bytes()),

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::feature_level::FeatureLevel;
-use crate::kv::{DatabaseSize, DigestComparison, HistoryStatus, KeyspaceStatistics};
+use crate::kv::{DatabaseSize, DigestComparison, HistoryStatus, KeptScripts, KeyspaceStatistics};
 use crate::membership::Configuration;
 use crate::types::{DiskState, Index, Instant, NodeId, RoleName, Term};
 
@@ -65,6 +66,8 @@ pub struct Context {
     /// Sizes of the databases that have keys, in the order of their numbers, after the state
     /// machine has applied the log entry at `applied_index` or a slightly earlier one.
     pub databases: Vec<DatabaseSize>,
+    /// How many scripts and functions the cluster keeps.
+    pub kept_scripts: KeptScripts,
     /// Extent of the history of changes, and the revision of the state.
     pub history: HistoryStatus,
     /// Number of clients that wait for changes of keys.
@@ -155,7 +158,7 @@ pub struct Context {
     pub system: SystemInfo,
     /// Whether clients may use the command `DEBUG` (option `--enable-debug-command`).
     pub debug: bool,
-    /// The users as whom clients log in.
+    /// The users that clients can log in as.
     pub access: Access,
     /// The denied requests and logins of this replica's clients.
     pub acl_log: AclLog,
@@ -166,7 +169,7 @@ pub struct Context {
     /// The master name that Sentinel clients use for this cluster.
     pub sentinel_name: String,
     /// Pub/Sub subscriptions of all clients that are connected to this replica.
-    pub subscriptions: Subscriptions,
+    pub subscriptions: Arc<Subscriptions>,
     /// Index of each connected client in the server's table of clients, by the client's id.
     pub client_indexes: BTreeMap<u64, usize>,
     /// Counters of client-side caching.
@@ -373,6 +376,7 @@ impl Context {
             commit_index: Index::ZERO,
             applied_index: Index::ZERO,
             databases: Vec::new(),
+            kept_scripts: KeptScripts::default(),
             history: HistoryStatus::default(),
             blocked_clients: 0,
             state_digest: 0,
@@ -416,7 +420,7 @@ impl Context {
             slow_log: SlowLog::default(),
             write_traces: WriteTraces::default(),
             sentinel_name: "mymaster".to_owned(),
-            subscriptions: Subscriptions::default(),
+            subscriptions: Arc::default(),
             client_indexes: BTreeMap::new(),
             tracking: TrackingStatus::default(),
             monitors: 0,
@@ -608,7 +612,8 @@ mod tests {
         let mut context = Context::alone(node(), 0, Instant::ZERO);
         context.statistics.count_error(b"ERR x");
         let (kind, name, subscribes) = (SubscriptionKind::Channel, "channel".into(), true);
-        context.subscriptions.apply(7, &[SubscriptionChange { kind, name, subscribes }]);
+        Arc::make_mut(&mut context.subscriptions)
+            .apply(7, &[SubscriptionChange { kind, name, subscribes }]);
         let copy = context.copy_for_metrics();
         assert_eq!((copy.statistics.error_count(), copy.subscriptions.channel_count()), (1, 0));
         assert_eq!(copy.me, context.me);

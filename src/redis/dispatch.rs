@@ -3,6 +3,7 @@
 
 use bytes::BytesMut;
 
+use crate::kv::Operation;
 use crate::wire::resp::{Request, Version, Writer};
 
 use super::action::Action;
@@ -85,6 +86,29 @@ impl Pause {
         };
         now < self.until
             && (self.is_all || may_change(spec) || spec.full_name == "exec" && queued())
+    }
+}
+
+impl Pause {
+    /// Returns whether a request with scripts, with this encoded operation, must not run until the
+    /// pause is over.
+    pub fn holds_script(self, now: Instant, operation: &[u8]) -> bool {
+        now < self.until
+            && (self.is_all || Operation::decode(operation).is_ok_and(|it| may_change_in(&it)))
+    }
+}
+
+/// Returns whether a request with scripts may change the state or publish a message.
+fn may_change_in(operation: &Operation<'_>) -> bool {
+    match operation {
+        Operation::Call { args, .. } => {
+            let spec = args.iter().next().and_then(|name| registry::table().find_full(name));
+            spec.is_some_and(may_change)
+        }
+        Operation::Transaction { operations, .. } => operations.iter().any(|one| {
+            Operation::decode_nested(one).is_ok_and(|operation| may_change_in(&operation))
+        }),
+        _ => false,
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Failure<'a> {
     /// The command would add data, but memory usage exceeds `maxmemory`. The request was not
     /// applied.
     OutOfMemory,
+    /// The scripts of other clients of this replica take too long. The request was not applied.
+    BusyScript,
     /// The leader changed, and a new leader replaced the log entry of the request. The request was
     /// not applied.
     Lost,
@@ -70,6 +72,10 @@ impl fmt::Display for Failure<'_> {
             Failure::OutOfMemory => {
                 f.write_str("OOM command not allowed when used memory > 'maxmemory'.")
             }
+            Failure::BusyScript => f.write_str(
+                "BUSY other scripts of this replica take too long; not applied, try again, or use \
+                 SCRIPT KILL",
+            ),
             Failure::Lost => f.write_str("TRYAGAIN the leader changed; not applied, try again"),
             Failure::Uncertain { index: Some(index) } => {
                 write!(
@@ -98,6 +104,7 @@ mod tests {
             (Failure::Busy, "-TRYAGAIN "),
             (Failure::OutOfMemory, "-OOM command not allowed when used memory > 'maxmemory'.\r\n"),
             (Failure::Lost, "-TRYAGAIN "),
+            (Failure::BusyScript, "-BUSY "),
             (Failure::DiskFull, "-MISCONF "),
             (
                 Failure::Uncertain { index: Some(Index(7)) },

@@ -24,6 +24,9 @@ const UPDATES: KeyUse = key_use("RW", false, "update");
 const INSERTS: KeyUse = key_use("RW", false, "insert");
 const DELETES: KeyUse = key_use("RW", false, "delete");
 const READS_AND_UPDATES: KeyUse = key_use("RW", true, "update");
+const READS_AND_INSERTS: KeyUse = key_use("RW", true, "insert");
+/// As in Redis, where the command changes a cached result in the value.
+const READS_WITH_CACHE: KeyUse = key_use("RW", true, "");
 const TAKES: KeyUse = key_use("RW", true, "delete");
 const OVERWRITES: KeyUse = key_use("OW", false, "update");
 const CREATES: KeyUse = key_use("OW", false, "insert");
@@ -54,6 +57,7 @@ pub(super) fn key_uses(full_name: &str, is_read: bool) -> &'static [KeyUse] {
         | "linsert"
         | "lpush"
         | "lpushx"
+        | "pfadd"
         | "rpush"
         | "rpushx"
         | "sadd"
@@ -63,23 +67,24 @@ pub(super) fn key_uses(full_name: &str, is_read: bool) -> &'static [KeyUse] {
         | "incrbyfloat" | "setbit" | "zincrby" | "bitfield" => &[READS_AND_UPDATES],
         "del" | "unlink" => &[REMOVES],
         "expire" | "expireat" | "hmset" | "hset" | "lset" | "persist" | "pexpire" | "pexpireat"
-        | "setrange" | "xack" | "xadd" | "xclaim" | "xgroup|setid" | "xsetid" | "zadd" => {
-            &[UPDATES]
-        }
+        | "geoadd" | "setrange" | "xack" | "xadd" | "xclaim" | "xgroup|setid" | "xsetid"
+        | "zadd" => &[UPDATES],
         "hdel" | "lrem" | "ltrim" | "srem" | "xautoclaim" | "xdel" | "xgroup|delconsumer"
         | "xgroup|destroy" | "xtrim" | "zrem" | "zremrangebylex" | "zremrangebyrank"
         | "zremrangebyscore" => &[DELETES],
         "blmpop" | "blpop" | "brpop" | "bzmpop" | "bzpopmax" | "bzpopmin" | "delex" | "getdel"
         | "lmpop" | "lpop" | "rpop" | "spop" | "zmpop" | "zpopmax" | "zpopmin" => &[TAKES],
-        "mset" | "psetex" | "setex" => &[OVERWRITES],
+        "mset" | "psetex" | "restore" | "setex" => &[OVERWRITES],
         "msetnx" | "setnx" => &[CREATES],
-        "bitop" | "sdiffstore" | "sunionstore" | "zdiffstore" | "zinterstore" | "zrangestore"
-        | "zunionstore" => &[OVERWRITES, READS],
+        "bitop" | "geosearchstore" | "sdiffstore" | "sunionstore" | "zdiffstore"
+        | "zinterstore" | "zrangestore" | "zunionstore" => &[OVERWRITES, READS],
         "sinterstore" => &[UPDATES, READS],
         "blmove" | "brpoplpush" | "lmove" | "rpoplpush" | "smove" => &[TAKES, INSERTS],
         // As in Redis, although it changes the consumer group.
         "xreadgroup" => &[READS],
-        "copy" => &[READS, OVERWRITES],
+        "pfcount" | "pfdebug" => &[READS_WITH_CACHE],
+        "pfmerge" => &[READS_AND_INSERTS, READS],
+        "copy" | "georadius" | "georadiusbymember" | "sort" => &[READS, OVERWRITES],
         "rename" => &[TAKES, OVERWRITES],
         "renamenx" => &[TAKES, CREATES],
         _ if is_read => &[READS],

@@ -9,7 +9,7 @@
 //! | `acl_log` | the log of denied requests and logins |
 //! | `permissions` | what one user may do |
 //! | `session/` | the state of one client's connection |
-//! | `access` | the users as whom clients log in |
+//! | `access` | the users that clients can log in as |
 //! | `key_access` | what each command does with its keys |
 //! | `action` | what the server does with a request |
 //! | `notifications`, `settings`, `slow_log`, `failure` | state of the replica, errors |
@@ -18,10 +18,12 @@
 //! | `spec`, `lookup` | the description of a command; finding the command of a request |
 //! | `authorization` | whether a user may send a request |
 //! | `resolve_users` | from the rules of users to their permissions |
+//! | `library_check` | the code of libraries of functions |
 //! | `commands/` | one file for each group of commands: rows and functions |
 //! | `registry` | the table of all commands |
 //! | `dispatch` | [`Connection::execute`] |
-//! | `script_host`, `script_runner` | the commands that a script calls; the run of a script |
+//! | `script_notes`, `script_host` | what a script reports; the commands that it calls |
+//! | `script_found`, `script_runner` | finding a script or function; its run |
 //! | `readiness` | why a replica is not ready |
 //!
 //! # How a server uses it
@@ -56,13 +58,16 @@ mod context;
 mod dispatch;
 mod failure;
 mod key_access;
+mod library_check;
 mod lookup;
 mod notifications;
 mod permissions;
 mod readiness;
 mod registry;
 mod resolve_users;
+mod script_found;
 mod script_host;
+mod script_notes;
 mod script_runner;
 mod session;
 mod settings;
@@ -71,12 +76,16 @@ mod spec;
 mod statistics;
 mod traffic;
 mod unknown_users;
+mod unsupported_settings;
 mod write_traces;
 
 pub use access::{Access, hash_password};
 pub use acl_log::{AclLog, Denial, DenialReason};
-pub use action::{Action, AdminAnswer, AdminRequest, LocalWrite, Statistics};
+pub use action::{
+    Action, AdminAnswer, AdminRequest, FileRequest, LocalWrite, MembersOutcome, Statistics,
+};
 pub use commands::administration::write_admin_reply;
+pub use commands::functions::{RunningScript, write_function_stats};
 pub use commands::info::{digest_result, disk_name, member_role, role_name};
 pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};
 pub use commands::snapshot::write_snapshot_part;
@@ -87,8 +96,13 @@ pub use context::{
 pub use failure::Failure;
 pub use notifications::KeyspaceNotifications;
 pub use readiness::Unready;
-pub use registry::{command_totals, may_add_data, operation_may_add_data, unauthorized_request};
+pub use registry::{
+    command_totals, may_add_data, operation_may_add_data, operations_adding_data,
+    unauthorized_request,
+};
 pub use resolve_users::resolve_users;
+pub use script_host::ScriptClock;
+pub use script_notes::ScriptNotes;
 pub use script_runner::{
     ScriptBudget, ScriptFacts, ScriptRequest, ScriptRun, ScriptRunner, ScriptUser,
 };
@@ -100,13 +114,13 @@ pub use session::subscriptions::{
     write_shard_message,
 };
 pub use session::tracking::{Tracking, TrackingStatus, write_invalidation};
-pub use session::waits::{AwaitedKeys, Wait, WaitOn, Wake};
+pub use session::waits::{AwaitedKeys, Taken, Wait, WaitOn, Wake};
 pub use session::wide_reply::WideReply;
 pub use settings::{
     CLIENTS_BYTES_MIN, PASSWORD_BYTES_MAX, REWRITE_BYTES_LEAST, Settings, SlowLogSettings,
     parse_bytes,
 };
-pub use slow_log::{CompletedRequest, SlowLog};
+pub use slow_log::{CompletedRequest, LoggedRequest, SlowLog};
 pub use statistics::{
     CallStatus, CommandNumber, CommandStatistics, CommandTotals, DURATION_BUCKETS,
     DurationHistogram,

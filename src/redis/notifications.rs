@@ -58,9 +58,13 @@ fn class_of(event: &str) -> u8 {
         "evicted" => b'e',
         "new" => b'n',
         "keymiss" => b'm',
-        "set" | "setrange" | "append" | "incrby" | "decrby" | "incrbyfloat" | "setbit" => b'$',
+        "set" | "setrange" | "append" | "incrby" | "decrby" | "incrbyfloat" | "setbit"
+        | "pfadd" => b'$',
+        "geosearchstore" | "georadiusstore" => b'z',
+        "sortstore" => b'l',
         _ => match event.as_bytes().first() {
             Some(b'h') => b'h',
+            Some(b'x') => b't',
             Some(b'z') => b'z',
             Some(b'l' | b'r') => b'l',
             // All other events belong to set commands.
@@ -78,6 +82,11 @@ mod tests {
         let parse = |text| KeyspaceNotifications::parse(text).unwrap();
         let includes = |text, event| parse(text).includes(event);
         assert!(includes("KEA", "set") && includes("KEA", "hset") && includes("Kx", "expired"));
+        assert!(includes("E$", "pfadd") && includes("Ez", "geosearchstore"));
+        assert!(includes("Et", "xadd") && !includes("Es", "xadd"));
+        assert!(includes("El", "sortstore") && !includes("Es", "sortstore"));
+        assert!(includes("Kt", "xadd") && includes("Kt", "xgroup-create"));
+        assert!(!includes("Ks", "xadd") && !includes("Kt", "expired") && includes("Ks", "sadd"));
         assert!(includes("KEn", "new") && includes("KEm", "keymiss"));
         assert!(!includes("KEA", "keymiss") && !includes("KEm", "new"));
         assert!(!includes("Kx", "set") && !includes("KEA", "new") && includes("Ezl", "rpush"));

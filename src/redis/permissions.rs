@@ -1,5 +1,5 @@
-//! What one user may do, in a form in which a request is checked quickly: the commands as a set of
-//! bits. A connection holds the permissions of its user until these change.
+//! The permissions of one user, in a form that makes checks fast: sets of commands are bit sets. A
+//! connection keeps its user's permissions until they change.
 
 use std::sync::{Arc, LazyLock};
 
@@ -9,10 +9,10 @@ use crate::kv::{DEFAULT_USER, KeyAccess, PasswordHash, Patterns, Selector, User,
 
 use super::statistics::CommandNumber;
 
-/// Number of commands in one word of a [`CommandSet`].
+/// Number of commands per word of a [`CommandSet`].
 const WORD_BITS: usize = u64::BITS as usize;
 
-/// A set of commands and subcommands.
+/// A set of commands and subcommands, as a bit set.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct CommandSet {
     words: Vec<u64>,
@@ -34,7 +34,7 @@ impl CommandSet {
     }
 }
 
-/// The permissions of one selector of a user.
+/// Permissions of one selector of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SelectorPermissions {
     commands: CommandSet,
@@ -42,7 +42,7 @@ pub(super) struct SelectorPermissions {
 }
 
 impl SelectorPermissions {
-    /// Returns the permissions of `selector`, which permits `commands`.
+    /// Creates the permissions of `selector`. `commands` are all commands that its rules permit.
     pub(super) fn new(selector: Selector, commands: CommandSet) -> SelectorPermissions {
         SelectorPermissions { commands, selector }
     }
@@ -57,7 +57,7 @@ impl SelectorPermissions {
         self.selector.keys == Patterns::All
     }
 
-    /// Returns whether the selector permits to read all keys.
+    /// Returns whether the selector permits reading all keys.
     pub(super) fn allows_reading_all_keys(&self) -> bool {
         match &self.selector.keys {
             Patterns::All => true,
@@ -87,8 +87,8 @@ impl SelectorPermissions {
         }
     }
 
-    /// Returns whether the selector permits a subscription to a pattern of channels: only if it
-    /// permits the very same pattern, as in Redis.
+    /// Returns whether the selector permits a pattern subscription. As in Redis, it does only if it
+    /// contains the identical pattern.
     pub(super) fn allows_channel_pattern(&self, pattern: &[u8]) -> bool {
         match &self.selector.channels {
             Patterns::All => true,
@@ -97,13 +97,13 @@ impl SelectorPermissions {
     }
 }
 
-/// The permissions of a user.
+/// Permissions of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Permissions {
     pub(super) name: Bytes,
     pub(super) user: Arc<User>,
     selectors: Vec<SelectorPermissions>,
-    /// Whether the first selector permits everything.
+    /// Whether the first selector permits everything, so that no check is needed.
     pub(super) are_unrestricted: bool,
 }
 
@@ -118,7 +118,7 @@ static UNRESTRICTED: LazyLock<Arc<Permissions>> = LazyLock::new(|| {
 });
 
 impl Permissions {
-    /// Returns the permissions of a user with these selectors.
+    /// Creates the permissions of a user with these selectors.
     pub(super) fn new(
         name: Bytes,
         user: Arc<User>,
@@ -138,14 +138,13 @@ impl Permissions {
         Arc::clone(&UNRESTRICTED)
     }
 
-    /// Returns the permissions of the selectors.
+    /// Returns the permissions of all selectors, at least one.
     pub(super) fn selectors(&self) -> &[SelectorPermissions] {
         &self.selectors
     }
 
-    /// Returns whether clients can log in as the user with this password. The time that it takes
-    /// does not depend on which bytes of the password's hash are right, and how many passwords the
-    /// user has is no secret.
+    /// Returns whether clients can log in as the user with this password. The duration depends on
+    /// the number of passwords, but not on their contents, so it reveals nothing about them.
     pub(super) fn accepts(&self, password: &PasswordHash) -> bool {
         let is_one = self.user.passwords().iter().fold(false, |found, known| {
             let pairs = known.0.iter().zip(&password.0);

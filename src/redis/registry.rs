@@ -6,9 +6,10 @@ use std::sync::LazyLock;
 use crate::kv::{Batch, Operation};
 
 use super::commands::{
-    acl, bitmaps, blocking, changes, client, cluster, command, config, connection, failover,
-    generic, hashes, info, lists, lolwut, members, memory, monitor, once, pubsub, scripting,
-    sentinel, server, sets, slow_log, snapshot, sorted_sets, streams, strings, transactions,
+    acl, bitmaps, blocking, changes, client, cluster, command, config, connection, debug, dump,
+    failover, functions, generic, geo, hashes, hyperloglog, info, lists, lolwut, members, memory,
+    monitor, once, pubsub, replication, scripting, sentinel, server, sets, slow_log, snapshot,
+    sort, sorted_sets, streams, strings, transactions,
 };
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
@@ -26,9 +27,14 @@ const GROUPS: &[&[CommandSpec]] = &[
     command::COMMANDS,
     config::COMMANDS,
     connection::COMMANDS,
+    dump::COMMANDS,
+    debug::COMMANDS,
     failover::COMMANDS,
+    functions::COMMANDS,
     generic::COMMANDS,
+    geo::COMMANDS,
     hashes::COMMANDS,
+    hyperloglog::COMMANDS,
     info::COMMANDS,
     lists::COMMANDS,
     lolwut::COMMANDS,
@@ -37,12 +43,14 @@ const GROUPS: &[&[CommandSpec]] = &[
     monitor::COMMANDS,
     once::COMMANDS,
     pubsub::COMMANDS,
+    replication::COMMANDS,
     scripting::COMMANDS,
     sentinel::COMMANDS,
     server::COMMANDS,
     sets::COMMANDS,
     slow_log::COMMANDS,
     snapshot::COMMANDS,
+    sort::COMMANDS,
     sorted_sets::COMMANDS,
     streams::COMMANDS,
     strings::COMMANDS,
@@ -75,6 +83,13 @@ pub fn may_add_data(payload: &[u8]) -> bool {
     batch.operations().flatten().any(|operation| adds_data(&operation))
 }
 
+/// Returns for each operation in the encoded [`Batch`] `payload` whether it can add data. Empty for
+/// a payload that cannot be decoded.
+pub fn operations_adding_data(payload: &[u8]) -> Vec<bool> {
+    let Ok(batch) = Batch::decode(payload) else { return Vec::new() };
+    batch.operations().map(|operation| operation.is_some_and(|it| adds_data(&it))).collect()
+}
+
 /// Returns whether an encoded operation can add data, in which case it is refused while memory
 /// usage exceeds `maxmemory`. False for an operation that cannot be decoded.
 pub fn operation_may_add_data(operation: &[u8]) -> bool {
@@ -97,13 +112,12 @@ fn adds_data(operation: &Operation<'_>) -> bool {
         |bytes| Operation::decode_nested(bytes).is_ok_and(|operation| adds_data(&operation));
     match operation {
         Operation::Call { command, .. } => {
-            let spec = || table().find_full(command.name().as_bytes());
+            let spec = || table().find_full(command.sent_name().as_bytes());
             !command.is_read() && spec().is_none_or(|spec| spec.has_flag(DENY_OOM))
         }
         Operation::OpenSession => true,
-        Operation::Transaction { operations, .. } | Operation::Effects { operations, .. } => {
-            operations.iter().any(inner)
-        }
+        Operation::Effects { needs_memory, .. } => *needs_memory,
+        Operation::Transaction { operations, .. } => operations.iter().any(inner),
         Operation::Once { operation, .. } => inner(operation),
         _ => false,
     }

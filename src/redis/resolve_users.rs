@@ -1,5 +1,5 @@
-//! From the rules of users to their permissions: which commands of this program's table a rule such
-//! as `+@read` permits.
+//! Computes users' permissions from their rules: which commands of this program a rule such as
+//! `+@read` permits.
 
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use super::permissions::{CommandSet, Permissions, SelectorPermissions};
 use super::registry::table;
 use super::spec::CommandTable;
 
-/// Returns the users of a replica with their permissions. `password` is the setting `requirepass`
-/// of the replica, the password of the user `default` as long as the cluster's users do not include
-/// it; empty for none.
+/// Returns the users of a replica with their permissions. `password` is the replica's setting
+/// `requirepass`, empty for none. It is the password of the user `default` until the cluster has
+/// this user.
 pub fn resolve_users(users: &Users, password: &str) -> Access {
     let table = table();
     let password = (!password.is_empty()).then(|| hash_password(password.as_bytes()));
@@ -28,8 +28,8 @@ pub fn resolve_users(users: &Users, password: &str) -> Access {
     Access::new(resolved.collect(), users.clone())
 }
 
-/// Returns the permissions of a selector. A rule about a command or a category that this program
-/// does not have, which a later version has set, has no effect.
+/// Returns the permissions of a selector. Ignores rules for commands and categories that this
+/// program does not have; a later version may have set them.
 fn resolve(selector: &Selector, table: &'static CommandTable) -> SelectorPermissions {
     let mut commands = CommandSet::default();
     for (number, _) in table.numbered() {
@@ -39,7 +39,7 @@ fn resolve(selector: &Selector, table: &'static CommandTable) -> SelectorPermiss
         for (number, spec) in table.numbered() {
             let is_meant = match name.strip_prefix('@') {
                 Some(category) => spec.all_categories().any(|own| own == category),
-                // The name of a command stands for its subcommands, too.
+                // The name of a command includes its subcommands.
                 None => {
                     spec.full_name == name
                         || spec.full_name.strip_suffix(spec.name) == Some(&format!("{name}|"))

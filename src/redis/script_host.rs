@@ -1,27 +1,57 @@
 //! The commands that a script calls: the same parsing, checks and functions as for clients, on the
 //! overlay of the applied state.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
-use crate::kv::{ItemsBuffer, Operation, Outcome, Overlay, OverlayError, StateMachine};
+use crate::kv::{ItemsBuffer, Operation, Outcome, Overlay, OverlayError, StateMachine, read_keys};
 use crate::lua::{Commands, LogLevel, StopFlag, Value, read_value};
+use crate::types::Instant;
 use crate::wire::resp::{Request, Version, Writer};
 
 use super::acl_log::DenialReason;
 use super::action::Action;
 use super::authorization::Checked;
 use super::call::Call;
+use super::commands::streams::refusal_in_script;
 use super::context::Context;
 use super::registry;
+use super::script_notes::ScriptNotes;
 use super::session::connection::Connection;
 use super::settings::Settings;
 use super::spec::{CommandSpec, DENY_OOM};
-use super::statistics::CallStatus;
+use super::statistics::{CallStatus, CommandNumber};
 
-/// Commands that a script may call although they use no key.
-const WITHOUT_KEYS: &[&str] = &["echo", "ping", "select", "time"];
+/// Commands that a script may call although they use no key. Their replies depend only on what
+/// [`ScriptFacts`](super::ScriptFacts) has of the replica.
+const WITHOUT_KEYS: &[&str] = &[
+    "command",
+    "command|count",
+    "command|docs",
+    "command|getkeys",
+    "command|getkeysandflags",
+    "command|help",
+    "command|info",
+    "command|list",
+    "echo",
+    "lolwut",
+    "lastsave",
+    "memory|help",
+    "object|help",
+    "ping",
+    "pubsub|channels",
+    "pubsub|help",
+    "pubsub|numpat",
+    "pubsub|numsub",
+    "pubsub|shardchannels",
+    "pubsub|shardnumsub",
+    "select",
+    "slowlog|help",
+    "time",
+];
 /// Number of steps that a call takes besides its command.
 const STEPS_PER_CALL: u64 = 20;
 
@@ -55,6 +85,33 @@ pub(super) struct Host<'r> {
     /// Ends the script.
     pub(super) stop: StopFlag,
     pub(super) interruption: Option<Interruption>,
+    /// The keys that read-only commands have read; `None` if they are not needed.
+    pub(super) read: Option<BTreeSet<Bytes>>,
+    /// What the script reports.
+    pub(super) notes: &'r mut ScriptNotes,
+    /// Tells how long the calls take.
+    pub(super) clock: ScriptClock,
+}
+
+/// A clock for the times that calls of scripts take.
+#[derive(Clone)]
+pub struct ScriptClock(Arc<dyn Fn() -> Instant + Send + Sync>);
+
+impl ScriptClock {
+    /// Returns a clock that shows what `read` returns.
+    pub fn new(read: impl Fn() -> Instant + Send + Sync + 'static) -> ScriptClock {
+        ScriptClock(Arc::new(read))
+    }
+
+    fn now(&self) -> Instant {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for ScriptClock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ScriptClock").finish_non_exhaustive()
+    }
 }
 
 /// A request with the arguments of a call.
@@ -95,7 +152,10 @@ impl Host<'_> {
     ///
     /// # Errors
     /// If the call is refused, with the error.
-    fn resolve(&mut self, request: Request<'_>) -> Result<&'static CommandSpec, Value> {
+    fn resolve(
+        &mut self,
+        request: Request<'_>,
+    ) -> Result<(CommandNumber, &'static CommandSpec), Value> {
         let table = registry::table();
         let mut ignored = BytesMut::new();
         let mut writer = Writer::new(&mut ignored, Version::Two);
@@ -103,7 +163,8 @@ impl Host<'_> {
         let resolved = table.resolve(self.connection, request, self.context.now, &mut writer);
         let (spec, number) = match (resolved, self.connection.call_status) {
             (Ok(spec), CallStatus::Called(number)) => (spec, number),
-            (_, CallStatus::Rejected(_)) => {
+            (_, CallStatus::Rejected(number)) => {
+                self.notes.note_rejected(number);
                 return Err(error("ERR Wrong number of args calling Redis command from script"));
             }
             _ => return Err(error("ERR Unknown Redis command called from script")),
@@ -139,7 +200,7 @@ impl Host<'_> {
         let refusal = self.connection.lacks_database(spec);
         match refusal.or_else(|| self.context.refusal_below(spec.feature_level)) {
             Some(refusal) => Err(error(refusal)),
-            None => Ok(spec),
+            None => Ok((number, spec)),
         }
     }
 
@@ -160,12 +221,13 @@ impl Host<'_> {
         let action = spec.run(&mut call, registry::table());
         match action {
             Action::Submit { reply_format, .. } => {
+                let needs_memory = spec.has_flag(DENY_OOM) && !self.allows_full_memory;
                 for operation in batch.items().iter() {
-                    let outcome = self.perform(operation);
+                    let outcome = self.perform(operation, needs_memory);
                     reply_format.encode(&outcome, out);
                 }
             }
-            Action::Reply if out.starts_with(b"-") || WITHOUT_KEYS.contains(&spec.name) => {}
+            Action::Reply if out.starts_with(b"-") || WITHOUT_KEYS.contains(&spec.full_name) => {}
             _ => {
                 out.clear();
                 Writer::new(out, version).error(NOT_ALLOWED.as_bytes());
@@ -174,12 +236,15 @@ impl Host<'_> {
         self.connection.blocked = None;
     }
 
-    /// Runs an encoded operation on the overlay.
-    fn perform(&mut self, operation: &[u8]) -> Outcome {
+    /// Runs an encoded operation on the overlay. `needs_memory` is whether the leader may refuse
+    /// its effects if its memory is full.
+    fn perform(&mut self, operation: &[u8], needs_memory: bool) -> Outcome {
         let not_allowed = || Outcome::Error(NOT_ALLOWED.into());
-        let Ok(Operation::Call { command, args, database }) = Operation::decode(operation) else {
-            return not_allowed();
-        };
+        let Ok(decoded) = Operation::decode(operation) else { return not_allowed() };
+        let Operation::Call { command, args, database } = decoded else { return not_allowed() };
+        if let Some(read) = &mut self.read {
+            read.extend(read_keys(&decoded).into_iter().map(Bytes::copy_from_slice));
+        }
         let steps = self.overlay.prepare(self.state, command, args, database);
         let left = self.steps_left.checked_sub(steps.saturating_add(STEPS_PER_CALL));
         let Some(left) = left else {
@@ -187,7 +252,7 @@ impl Host<'_> {
             return Outcome::Malformed;
         };
         self.steps_left = left;
-        let outcome = match self.overlay.call(self.state, command, args, database) {
+        let outcome = match self.overlay.call(self.state, command, args, (database, needs_memory)) {
             Ok(outcome) => outcome,
             Err(OverlayError::NotFirst) => {
                 self.interrupt(Interruption::NotFirst);
@@ -211,13 +276,27 @@ impl Commands for Host<'_> {
             return error("ERR Unknown Redis command called from script");
         }
         let request = CallRequest::new(args.iter().map(Vec::as_slice));
-        let spec = match self.resolve(request.request()) {
-            Ok(spec) => spec,
-            Err(refused) => return refused,
+        let (number, spec) = match self.resolve(request.request()) {
+            Ok(found) => found,
+            Err(refused) => {
+                if let Value::Error(text) = &refused {
+                    self.notes.note_error(text);
+                }
+                return refused;
+            }
         };
+        if let Some(refused) = refusal_in_script(spec, request.request()) {
+            return error(refused);
+        }
+        let began_at = self.clock.now();
         self.connection.version = if resp3 { Version::Three } else { Version::Two };
         let mut out = BytesMut::new();
         self.run(spec, request.request(), &mut out);
+        let failed = out.starts_with(b"-");
+        self.notes.note_call(number, failed, self.clock.now().since(began_at));
+        if failed {
+            self.notes.note_error(&out[1..]);
+        }
         match read_value(&out) {
             Ok((value, _)) => value,
             Err(_) => error(NOT_ALLOWED),
@@ -239,7 +318,7 @@ impl Commands for Host<'_> {
         Some(!is_denied)
     }
 
-    fn log(&mut self, _level: LogLevel, _text: &[u8]) {
-        // A script may run several times, and on any replica.
+    fn log(&mut self, level: LogLevel, text: &[u8]) {
+        self.notes.log(level, text);
     }
 }

@@ -1,9 +1,10 @@
-//! Runs clients' requests that contain scripts: a script alone (`EVAL` and its relatives), or a
-//! transaction (`EXEC`) with scripts.
+//! Runs clients' requests that contain scripts: a script or function alone (`EVAL`, `FCALL` and
+//! their relatives), or a transaction (`EXEC`) with some.
 //!
 //! The applier calls it. A run changes only the overlay; its result says what must be checked or
 //! applied, by the log, before the client gets the reply.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,24 +15,26 @@ use crate::kv::{
     Arguments, CommandId, Operation, Overlay, ScriptEffects, StateMachine, WatchedKey,
 };
 use crate::lua::{
-    Flag, Header, Interpreter, Limits, Script, ScriptError, StopFlag, Value, sha1_hex,
+    Flag, Interpreter, Library, Limits, Script, ScriptError, StopFlag, Value, sha1_hex,
 };
 use crate::types::{Instant, NodeId};
 use crate::wire::resp::{self, Request, Version, Writer};
 
 use super::authorization::Checked;
-use super::commands::scripting::{KEY_COUNT_INDEX, key_count_error, runs_script};
-use super::context::{ClockStatus, Context, ReplicaInfo};
+use super::commands::functions::RunningScript;
+use super::commands::scripting::{KEY_COUNT_INDEX, is_function, runs_script};
+use super::context::{ClockStatus, Context, ReplicaInfo, SnapshotInfo};
 use super::permissions::Permissions;
 use super::registry;
-use super::script_host::{Host, Interruption};
+use super::script_found::{Code, Found, Refused};
+use super::script_host::{Host, Interruption, ScriptClock};
+use super::script_notes::ScriptNotes;
 use super::session::connection::Connection;
 use super::session::reply_format::ReplyFormat;
+use super::session::subscriptions::Subscriptions;
 use super::settings::Settings;
 
 const EXISTS: CommandId = CommandId::of("script|exists");
-/// Redis's text.
-const NOSCRIPT: &str = "NOSCRIPT No matching script. Please use EVAL.";
 
 /// The user as whom a client's scripts run, with the permissions of now.
 #[derive(Debug, Clone)]
@@ -51,15 +54,53 @@ pub struct ScriptRequest {
     operation: Bytes,
     version: Version,
     permissions: Option<Arc<Permissions>>,
+    /// Whether the client caches the values that the scripts read.
+    is_cached: bool,
 }
 
 impl ScriptRequest {
     /// Returns the request with this encoded operation and reply format, which `EVAL` or `EXEC` has
-    /// submitted for this user.
-    pub fn new(user: ScriptUser, operation: Bytes, reply_format: &ReplyFormat) -> ScriptRequest {
+    /// submitted for this user. `is_cached` is whether the client caches the values that the
+    /// scripts read.
+    pub fn new(
+        user: ScriptUser,
+        operation: Bytes,
+        reply_format: &ReplyFormat,
+        is_cached: bool,
+    ) -> ScriptRequest {
         let (version, ScriptUser(permissions)) = (reply_format.version, user);
-        ScriptRequest { operation, version, permissions }
+        ScriptRequest { operation, version, permissions, is_cached }
     }
+
+    /// Describes the first script or function of the request.
+    pub fn script(&self) -> RunningScript {
+        let first = match Operation::decode(&self.operation) {
+            Ok(Operation::Transaction { operations, .. }) => {
+                let nested = operations.iter().filter_map(|it| Operation::decode_nested(it).ok());
+                nested.filter_map(|it| it.as_call()).map(|(_, args)| args).find(|args| runs(args))
+            }
+            Ok(operation) => operation.as_call().map(|(_, args)| args),
+            Err(_) => None,
+        };
+        let args = first.unwrap_or_default();
+        let name = command_name(&args);
+        let (is_function, script) = (is_function(&name), args.get(1).copied().unwrap_or_default());
+        let is_source = !is_function && !name.starts_with("evalsha");
+        RunningScript {
+            is_function,
+            name: if is_source { sha1_hex(script).into_bytes() } else { script.to_vec() },
+            command: args.into_iter().map(<[u8]>::to_vec).collect(),
+        }
+    }
+}
+
+fn command_name(args: &[&[u8]]) -> String {
+    let name = args.first().copied().unwrap_or_default();
+    String::from_utf8_lossy(name).to_ascii_lowercase()
+}
+
+fn runs(args: &[&[u8]]) -> bool {
+    runs_script(&command_name(args))
 }
 
 /// What scripts need to know about the replica, besides its state.
@@ -76,6 +117,8 @@ pub struct ScriptFacts {
     is_full: bool,
     payload_bytes_max: usize,
     value_bytes_max: usize,
+    subscriptions: Arc<Subscriptions>,
+    snapshot: SnapshotInfo,
 }
 
 impl ScriptFacts {
@@ -90,7 +133,14 @@ impl ScriptFacts {
             is_full: context.is_full,
             payload_bytes_max: context.payload_bytes_max,
             value_bytes_max: settings.value_bytes_max(),
+            subscriptions: Arc::clone(&context.subscriptions),
+            snapshot: context.snapshot,
         }
+    }
+
+    /// Returns when the requests were sent to be run.
+    pub fn sent_at(&self) -> Instant {
+        self.now
     }
 }
 
@@ -105,6 +155,8 @@ pub struct ScriptBudget {
     pub stop: StopFlag,
     /// Seed of the random choices of the run.
     pub seed: u64,
+    /// Tells how long the calls of the run take.
+    pub clock: ScriptClock,
 }
 
 /// The result of a run.
@@ -116,6 +168,10 @@ pub enum ScriptRun {
         reply: Bytes,
         /// What must be checked or applied before the client gets the reply.
         effects: ScriptEffects,
+        /// The keys that read-only commands have read, if the client caches their values.
+        read: Vec<Bytes>,
+        /// What the run reports once the reply is known to be right.
+        notes: Box<ScriptNotes>,
     },
     /// The request must be the first one that runs on another overlay.
     NotFirst,
@@ -161,15 +217,6 @@ impl Default for ScriptRunner {
     }
 }
 
-/// A script to run.
-struct Found {
-    sha: String,
-    source: Bytes,
-    header: Header,
-    /// The SHA-1 and the source, if the cluster does not keep the script yet.
-    new: Vec<u8>,
-}
-
 impl ScriptRunner {
     /// Begins to run requests on `state`, which must not change until the last one has run.
     pub fn begin(&mut self, state: &StateMachine, facts: &ScriptFacts) {
@@ -184,6 +231,8 @@ impl ScriptRunner {
         self.context.folder_level = facts.feature_level;
         self.context.is_full = facts.is_full;
         self.context.payload_bytes_max = facts.payload_bytes_max;
+        self.context.subscriptions = Arc::clone(&facts.subscriptions);
+        self.context.snapshot = facts.snapshot;
         if self.settings.value_bytes_max() != facts.value_bytes_max {
             let limits = resp::Limits { bulk_bytes_max: facts.value_bytes_max, ..<_>::default() };
             self.settings = Settings::new(&limits, "", 0, "");
@@ -193,6 +242,7 @@ impl ScriptRunner {
     /// Ends the runs on a state, so that the runner shares no values with the state any more.
     pub fn end(&mut self) {
         self.overlay.clear();
+        self.context.subscriptions = Arc::default();
     }
 
     /// Returns whether another request may run on the same overlay.
@@ -213,6 +263,7 @@ impl ScriptRunner {
         self.overlay.begin_script(budget.seed);
         let operation = Operation::decode(&request.operation);
         let mut new = Vec::new();
+        let mut notes = Box::<ScriptNotes>::default();
         let mut missing = None;
         let mut host = Host {
             state,
@@ -225,6 +276,9 @@ impl ScriptRunner {
             steps_left: budget.steps,
             stop: budget.stop.clone(),
             interruption: None,
+            read: request.is_cached.then(BTreeSet::new),
+            notes: &mut notes,
+            clock: budget.clock.clone(),
         };
         let mut reply = BytesMut::new();
         let result = match operation {
@@ -258,7 +312,7 @@ impl ScriptRunner {
             }
             other => unreachable!("EVAL or EXEC has encoded this: {other:?}"),
         };
-        let interruption = host.interruption;
+        let (interruption, read) = (host.interruption, host.read.take());
         match (result, interruption) {
             (Ok(()), None) => {
                 let effects = match missing.filter(|_| !self.overlay.has_written()) {
@@ -270,7 +324,8 @@ impl ScriptRunner {
                         ScriptEffects::Check(Operation::call(EXISTS, args).encode().into())
                     }
                 };
-                ScriptRun::Ended { reply: reply.freeze(), effects }
+                let read = read.into_iter().flatten().collect();
+                ScriptRun::Ended { reply: reply.freeze(), effects, read, notes }
             }
             (_, Some(Interruption::TooLarge)) => {
                 self.is_spoiled |= !self.overlay.abandon_script();
@@ -278,7 +333,8 @@ impl ScriptRunner {
                 let text = format!("ERR the script uses or writes too much, at most {max} bytes");
                 let mut reply = BytesMut::new();
                 Writer::new(&mut reply, request.version).error(text.as_bytes());
-                ScriptRun::Ended { reply: reply.freeze(), effects: ScriptEffects::None }
+                let (effects, read) = (ScriptEffects::None, Vec::new());
+                ScriptRun::Ended { reply: reply.freeze(), effects, read, notes }
             }
             (result, interruption) => {
                 self.is_spoiled |= !self.overlay.abandon_script();
@@ -338,37 +394,17 @@ impl OneRequest<'_> {
             out.extend_from_slice(&reply);
             return Ok(None);
         }
-        let index = usize::from(KEY_COUNT_INDEX);
-        if let Some(text) = key_count_error(args[index], args.len() - index - 1) {
-            Writer::new(out, self.version).error(text.as_bytes());
-            return Ok(None);
-        }
-        let found = match find(host, spec.full_name, args[1]) {
+        let found = match Found::of(host, spec, &args) {
             Ok(found) => found,
-            Err((text, sha)) => {
+            Err(Refused { text, missing }) => {
                 Writer::new(out, self.version).error(&text);
-                return Ok(sha);
+                return Ok(missing);
             }
         };
-        let is_read_only = spec.has_flag("readonly");
-        if let Some(text) = refusal(host, &found.header, is_read_only) {
-            Writer::new(out, self.version).error(text.as_bytes());
-            return Ok(None);
-        }
-        host.is_read_only = is_read_only || found.header.flags.contains(&Flag::NoWrites);
-        host.allows_full_memory = found.header.flags.contains(&Flag::AllowOom);
-        let count = crate::kv::parse_integer(args[index]).unwrap_or(0);
-        let (keys, others) = args[index + 1..].split_at(usize::try_from(count).unwrap_or(0));
-        let owned = |args: &[&[u8]]| args.iter().map(|arg| arg.to_vec()).collect::<Vec<_>>();
-        let limits = Limits {
-            instructions: self.budget.instructions,
-            stop: self.budget.stop.clone(),
-            seed: self.budget.seed,
-            ..Limits::default()
-        };
-        let script = Script { sha: &found.sha, source: &found.source };
+        host.is_read_only = spec.has_flag("readonly") || found.has(Flag::NoWrites);
+        host.allows_full_memory = found.has(Flag::AllowOom);
         let database = host.connection.database;
-        let result = interpreter.run(&script, &owned(keys), &owned(others), host, &limits);
+        let result = self.run_code(interpreter, host, &found.code, &args);
         // As in Redis, the database that a script selects is its own.
         host.connection.database = database;
         (host.is_read_only, host.allows_full_memory) = (false, false);
@@ -386,51 +422,37 @@ impl OneRequest<'_> {
         out.put_slice(&reply);
         Ok(None)
     }
-}
 
-/// Finds the script of a request: `script` is its source, or its SHA-1 if `full_name` says so.
-///
-/// # Errors
-/// The text of the error reply, and the SHA-1 if the cluster does not keep the script.
-fn find(
-    host: &Host<'_>,
-    full_name: &str,
-    script: &[u8],
-) -> Result<Found, (Vec<u8>, Option<String>)> {
-    let error = |error: ScriptError| match error.reply() {
-        Value::Error(text) => (text, None),
-        other => unreachable!("an error is an error, not {other:?}"),
-    };
-    let header = |source: &[u8]| Header::parse(source).map_err(|it| error(it.into()));
-    if full_name.starts_with("evalsha") {
-        let digits = script.to_ascii_lowercase();
-        let sha = String::from_utf8_lossy(&digits).into_owned();
-        let Some(source) = host.overlay.script(host.state, &digits) else {
-            return Err((NOSCRIPT.as_bytes().to_vec(), Some(sha)));
+    /// Runs a script, or calls a function, for a request with these arguments.
+    fn run_code(
+        &self,
+        interpreter: &mut Interpreter,
+        host: &mut Host<'_>,
+        code: &Code,
+        args: &[&[u8]],
+    ) -> Result<Value, ScriptError> {
+        let index = usize::from(KEY_COUNT_INDEX);
+        let count = crate::kv::parse_integer(args[index]).unwrap_or(0);
+        let (keys, others) = args[index + 1..].split_at(usize::try_from(count).unwrap_or(0));
+        let owned = |args: &[&[u8]]| args.iter().map(|arg| arg.to_vec()).collect::<Vec<_>>();
+        let (keys, others) = (owned(keys), owned(others));
+        let limits = Limits {
+            instructions: self.budget.instructions,
+            stop: self.budget.stop.clone(),
+            seed: self.budget.seed,
+            ..Limits::default()
         };
-        return Ok(Found { sha, source: source.clone(), header: header(source)?, new: vec![] });
+        match code {
+            Code::Script { sha, source } => {
+                let script = Script { sha, source };
+                interpreter.run(&script, &keys, &others, host, &limits)
+            }
+            Code::Function { library: kept, name } => {
+                let library_name = String::from_utf8_lossy(&kept.library.name);
+                let library =
+                    Library { name: &library_name, id: kept.loaded_at, source: &kept.library.code };
+                interpreter.call((&library, name), &keys, &others, host, &limits)
+            }
+        }
     }
-    let sha = sha1_hex(script);
-    let is_kept = host.overlay.script(host.state, sha.as_bytes()).is_some();
-    let new = if is_kept { vec![] } else { [sha.as_bytes(), script].concat() };
-    let source = Bytes::copy_from_slice(script);
-    Ok(Found { sha, header: header(script)?, source, new })
-}
-
-/// Returns the error with which Redis refuses to run a script that declares its flags.
-fn refusal(host: &Host<'_>, header: &Header, is_read_only: bool) -> Option<&'static str> {
-    if !header.declared {
-        return None;
-    }
-    let writes = !header.flags.contains(&Flag::NoWrites);
-    if is_read_only && writes {
-        return Some("ERR Can not execute a script with write flag using *_ro command.");
-    }
-    if host.context.is_full && writes && !header.flags.contains(&Flag::AllowOom) {
-        return Some(
-            "OOM allow-oom flag is not set on the script, can not run it when used memory > \
-             'maxmemory'",
-        );
-    }
-    None
 }

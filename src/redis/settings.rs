@@ -7,10 +7,11 @@
 
 use std::time::Duration;
 
-use crate::kv::{DatabaseId, VALUE_BYTES_MAX, parse_integer};
+use crate::kv::{DatabaseId, EncodingLimits, VALUE_BYTES_MAX, parse_integer};
 use crate::wire::resp::Limits;
 
 use super::notifications::KeyspaceNotifications;
+use super::unsupported_settings::{UNSUPPORTED, with_aliases};
 
 /// The settings of one replica that `CONFIG GET` shows, with their current values.
 #[derive(Debug, Clone)]
@@ -23,6 +24,9 @@ pub struct Settings {
     immutable: Vec<(&'static str, String)>,
     /// Maximum value of `maxclients` that the limit on open files allows.
     clients_allowed: u64,
+    /// The settings without an effect, with their values, if they are accepted nevertheless;
+    /// `None` if they are refused.
+    without_effect: Option<Vec<(&'static str, String)>>,
 }
 
 /// The settings of the slow log and of the latency samples.
@@ -35,6 +39,13 @@ pub struct SlowLogSettings {
     /// Minimum duration of a request that is recorded as a latency sample; `None` if latency
     /// samples are off.
     pub latency_threshold: Option<Duration>,
+}
+
+impl SlowLogSettings {
+    /// Returns whether the slow log has every request, however short.
+    pub fn are_all_logged(&self) -> bool {
+        self.threshold == Some(Duration::ZERO) && self.entries_max > 0
+    }
 }
 
 /// A setting that `CONFIG SET` can change, with its current value.
@@ -86,9 +97,15 @@ const SLOW_LOG_ENTRIES_MAX: &str = "slowlog-max-len";
 const LATENCY_MILLIS: &str = "latency-monitor-threshold";
 const NOTIFICATIONS: &str = "notify-keyspace-events";
 const BULK_BYTES_MAX: &str = "proto-max-bulk-len";
+const SPARSE_BYTES_MAX: &str = "hll-sparse-max-bytes";
 const LATENCY_TRACKING: &str = "latency-tracking";
 const PASSWORD: &str = "requirepass";
 const TRACKED_KEYS_MAX: &str = "tracking-table-max-keys";
+const HASH_FIELDS_MAX: &str = "hash-max-listpack-entries";
+const HASH_BYTES_MAX: &str = "hash-max-listpack-value";
+const INTEGERS_MAX: &str = "set-max-intset-entries";
+const SORTED_SET_MEMBERS_MAX: &str = "zset-max-listpack-entries";
+const SORTED_SET_BYTES_MAX: &str = "zset-max-listpack-value";
 
 /// Minimum value of `maxmemory-clients`, in bytes. With less memory, clients would have to wait for
 /// each other to free their buffers.
@@ -166,27 +183,18 @@ const SETTINGS: &[(&str, ValueKind, &str)] = &[
     (KEEP_ALIVE_SECONDS, ValueKind::Between(0, KEEP_ALIVE_SECONDS_MAX), "300"),
     (NOTIFICATIONS, ValueKind::EventClasses, ""),
     (BULK_BYTES_MAX, ValueKind::BytesBetween(BULK_BYTES_LEAST, VALUE_BYTES_MAX as u64), "67108864"),
+    (SPARSE_BYTES_MAX, ValueKind::Bytes, "3000"),
     (SLOW_LOG_MICROS, ValueKind::Integer, "10000"),
     (SLOW_LOG_ENTRIES_MAX, ANY_I64, "128"),
     (LATENCY_MILLIS, ANY_I64, "0"),
     (LATENCY_TRACKING, ValueKind::YesOrNo, "yes"),
     (PASSWORD, ValueKind::Password, ""),
     (TRACKED_KEYS_MAX, ANY_I64, "1000000"),
-];
-
-/// Redis's settings that tools set, but that cannot have an effect here, with the reason.
-const UNSUPPORTED: &[(&str, &str)] = &[
-    ("busy-reply-threshold", "there are no scripts"),
-    (
-        "client-output-buffer-limit",
-        "replies are limited by maxmemory-clients, and the messages to a subscriber by a constant",
-    ),
-    ("hz", "no background task has a configurable frequency"),
-    ("lazyfree-lazy-user-del", "DEL frees memory as UNLINK does"),
-    ("lazyfree-lazy-user-flush", "FLUSHALL frees memory in the same way with ASYNC and SYNC"),
-    ("loglevel", "the log level is that of the environment variable BOWLINE_LOG at the start"),
-    ("lua-time-limit", "scripts do not block other clients"),
-    ("maxmemory-samples", "keys are never evicted here"),
+    (HASH_FIELDS_MAX, ANY_I64, "512"),
+    (HASH_BYTES_MAX, ValueKind::Bytes, "64"),
+    (INTEGERS_MAX, ANY_I64, "512"),
+    (SORTED_SET_MEMBERS_MAX, ANY_I64, "128"),
+    (SORTED_SET_BYTES_MAX, ValueKind::Bytes, "64"),
 ];
 
 impl Settings {
@@ -204,11 +212,18 @@ impl Settings {
             ("dir", folder.to_owned()),
             ("databases", DatabaseId::COUNT.to_string()),
             ("cluster-enabled", "yes".to_owned()),
+            ("daemonize", "no".to_owned()),
+            ("replicaof", String::new()),
         ];
         let value_bytes_max = limits.bulk_bytes_max;
         let mutable = mutable.collect();
-        let clients_allowed = u64::MAX;
-        let mut settings = Settings { mutable, value_bytes_max, immutable, clients_allowed };
+        let mut settings = Settings {
+            mutable,
+            value_bytes_max,
+            immutable,
+            clients_allowed: u64::MAX,
+            without_effect: None,
+        };
         settings.set_number(BULK_BYTES_MAX, value_bytes_max as u64);
         settings
     }
@@ -216,6 +231,13 @@ impl Settings {
     /// Adds settings of TLS, with their names and values, which `CONFIG SET` cannot change.
     pub fn set_tls(&mut self, settings: &[(&'static str, String)]) {
         self.immutable.extend_from_slice(settings);
+    }
+
+    /// Accepts and shows Redis's settings that have no effect here, instead of refusing them. For
+    /// the test suites of Redis, which set them without need (`--enable-debug-command yes`).
+    pub fn accept_settings_without_effect(&mut self) {
+        let defaults = UNSUPPORTED.iter().map(|it| (it.name, it.default.to_owned()));
+        self.without_effect = Some(defaults.collect());
     }
 
     /// Sets the limits on clients: the maximum number of connected clients, their maximum total
@@ -291,6 +313,12 @@ impl Settings {
         self.value_bytes_max
     }
 
+    /// Returns `hll-sparse-max-bytes`: the length in bytes beyond which a HyperLogLog switches to
+    /// the dense encoding when a command of this replica's clients changes it.
+    pub(super) fn sparse_bytes_max(&self) -> u64 {
+        self.number(SPARSE_BYTES_MAX)
+    }
+
     /// Returns whether the durations of commands are recorded for `INFO latencystats`.
     pub fn tracks_latency(&self) -> bool {
         self.value(LATENCY_TRACKING) == "yes"
@@ -301,6 +329,19 @@ impl Settings {
     pub fn tracked_keys_max(&self) -> Option<usize> {
         let keys = self.number(TRACKED_KEYS_MAX);
         (keys > 0).then(|| usize::try_from(keys).unwrap_or(usize::MAX))
+    }
+
+    /// Returns the limits by which `OBJECT ENCODING` chooses the name of an encoding; `None` if
+    /// they are Redis's defaults.
+    pub(super) fn encoding_limits(&self) -> Option<EncodingLimits> {
+        let limits = EncodingLimits {
+            hash_fields_max: self.number(HASH_FIELDS_MAX),
+            hash_bytes_max: self.number(HASH_BYTES_MAX),
+            integers_max: self.number(INTEGERS_MAX),
+            sorted_set_members_max: self.number(SORTED_SET_MEMBERS_MAX),
+            sorted_set_bytes_max: self.number(SORTED_SET_BYTES_MAX),
+        };
+        (limits != EncodingLimits::default()).then_some(limits)
     }
 
     /// Returns `maxmemory`, in bytes (0: no limit). While memory usage exceeds this limit, commands
@@ -351,13 +392,15 @@ impl Settings {
         &setting.expect("only for names in SETTINGS").value
     }
 
-    /// Returns the names and the current values of all settings.
+    /// Returns the names and the current values of all settings, under all their names.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, &str)> {
         let mutable = self.mutable.iter().map(|setting| (setting.name, &*setting.value));
-        mutable.chain(self.immutable.iter().map(|(name, value)| (*name, &**value)))
+        let others = self.immutable.iter().chain(self.without_effect.iter().flatten());
+        let all = mutable.chain(others.map(|(name, value)| (*name, &**value)));
+        all.flat_map(|(name, value)| with_aliases(name).map(move |name| (name, value)))
     }
 
-    /// Changes a setting. `name` must be in lower case.
+    /// Changes a setting. `name` must be in lower case, and not an alias.
     ///
     /// # Errors
     /// If the setting does not accept the value or cannot be changed, with Redis's error text. The
@@ -380,9 +423,21 @@ impl Settings {
             }
             return Ok(());
         }
-        if let Some((_, reason)) = UNSUPPORTED.iter().find(|(unsupported, _)| *unsupported == name)
-        {
-            return Err(Some(format!("this setting has no effect here: {reason}")));
+        if let Some(unsupported) = UNSUPPORTED.iter().find(|it| it.name == name) {
+            let mut accepted = self.without_effect.iter_mut().flatten();
+            let Some((_, current)) = accepted.find(|(accepted, _)| *accepted == name) else {
+                let reason = unsupported.reason;
+                return Err(Some(format!("this setting has no effect here: {reason}")));
+            };
+            *current = String::from_utf8_lossy(value).into_owned();
+            return Ok(());
+        }
+        // Redis can change these at run time, so tools may set them to what they are.
+        let is_same = |(known, current): &(&str, String)| {
+            *known == name && ["bind", "dir", "port"].contains(&name) && current.as_bytes() == value
+        };
+        if self.immutable.iter().any(is_same) {
+            return Ok(());
         }
         let is_known = self.immutable.iter().any(|(known, _)| *known == name);
         Err(is_known.then(|| "can't set immutable config".to_owned()))
@@ -485,6 +540,7 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::unsupported_settings::canonical_name;
 
     #[test]
     fn configuration_guide_lists_every_config_parameter() {
@@ -493,16 +549,18 @@ mod tests {
         let (page, _) = page.split_once("## Constants").expect("another section follows");
         for (name, _, default) in SETTINGS {
             let default = if default.is_empty() { "empty" } else { &format!("`{default}`") };
-            let row = format!("| `{name}` | {default} |");
+            let names: Vec<String> = with_aliases(name).map(|name| format!("`{name}`")).collect();
+            let row = format!("| {} | {default} |", names.join(", "));
             assert!(page.contains(&row), "src/guide/configuration.md lacks: {row}");
         }
         let settings = Settings::new(&Limits::default(), "127.0.0.1", 6379, "folder");
-        for (name, _) in settings.all().chain(UNSUPPORTED.iter().copied()) {
+        let unsupported = UNSUPPORTED.iter().map(|it| it.name);
+        for name in settings.all().map(|(name, _)| name).chain(unsupported) {
             assert!(page.contains(&format!("`{name}`")), "the page lacks {name}");
         }
         let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
-        for name in rows.filter_map(|row| row.split('`').next()) {
-            let is_unsupported = UNSUPPORTED.iter().any(|(known, _)| *known == name);
+        for name in rows.filter_map(|row| row.split('`').next()).map(canonical_name) {
+            let is_unsupported = UNSUPPORTED.iter().any(|known| known.name == name);
             let is_shown = settings.all().any(|(known, _)| known == name);
             assert!(is_shown != is_unsupported, "{name} is not a parameter");
         }
@@ -512,9 +570,10 @@ mod tests {
     #[test]
     fn config_set_refuses_parameters_without_effect_and_says_why() {
         let mut settings = Settings::new(&Limits::default(), "127.0.0.1", 6379, "folder");
-        for (name, reason) in UNSUPPORTED {
-            let error = settings.set(name, b"1").unwrap_err().unwrap();
-            assert!(error.ends_with(reason), "{name}: {error}");
+        for unsupported in UNSUPPORTED {
+            let error = settings.set(unsupported.name, b"1").unwrap_err().unwrap();
+            assert!(error.ends_with(unsupported.reason), "{}: {error}", unsupported.name);
+            assert!(settings.all().all(|(name, _)| name != unsupported.name));
         }
         for (name, value, wanted) in [
             ("save", "900 1", "snapshots are taken when the log has grown"),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::kv::Operation;
+use crate::wire::resp::Request;
 
 use super::action::Statistics;
 use super::session::connection::Connection;
@@ -67,7 +68,67 @@ pub struct CompletedRequest<'r> {
     pub connection: &'r Connection,
 }
 
+/// A request that is answered without the state machine, for the slow log.
+#[derive(Debug)]
+pub struct LoggedRequest {
+    arguments: Vec<Bytes>,
+}
+
+impl LoggedRequest {
+    /// Returns what the slow log stores of a request: its arguments, without passwords.
+    pub fn new(request: Request<'_>) -> LoggedRequest {
+        let arguments: Vec<&[u8]> = request.iter().collect();
+        LoggedRequest::of_arguments(&arguments)
+    }
+
+    /// Returns what the slow log stores of a request with these arguments.
+    pub fn of_arguments(arguments: &[&[u8]]) -> LoggedRequest {
+        let is = |index: usize, wanted: &str| {
+            let argument = arguments.get(index).copied().unwrap_or_default();
+            argument.eq_ignore_ascii_case(wanted.as_bytes())
+        };
+        let secrets_from = if is(0, "auth") || is(0, "hello") {
+            1
+        } else if is(0, "acl") && (is(1, "setuser") || is(1, "dryrun")) {
+            2
+        } else if is(0, "config") && is(1, "set") {
+            let secret = ["requirepass", "masterauth"];
+            let names = (2..arguments.len()).step_by(2);
+            let mut found = names.filter(|name| secret.iter().any(|it| is(*name, it)));
+            found.next().map_or(arguments.len(), |name| name + 1)
+        } else {
+            arguments.len()
+        };
+        let shown = arguments.iter().enumerate().map(|(index, argument)| {
+            if index < secrets_from { argument } else { &b"(redacted)"[..] }
+        });
+        LoggedRequest { arguments: shorten_all(&shown.collect::<Vec<_>>()) }
+    }
+}
+
 impl SlowLog {
+    /// Adds a request that was answered without the state machine within `elapsed`, like
+    /// [`SlowLog::add`]. `wall_clock` is the time since 1970 when it was answered.
+    pub fn add_answered(
+        &mut self,
+        request: LoggedRequest,
+        elapsed: Duration,
+        wall_clock: Duration,
+        connection: &Connection,
+        entries_max: usize,
+    ) {
+        self.entries.push_front(SlowLogEntry {
+            id: self.next_id,
+            at: wall_clock.as_secs(),
+            elapsed,
+            arguments: request.arguments,
+            address: connection.address.clone(),
+            client_name: connection.name.clone(),
+        });
+        self.next_id += 1;
+        self.entries.truncate(entries_max);
+    }
+
     /// Adds a request to the slow log, and then removes the log's oldest entries until it contains
     /// at most `entries_max` entries.
     pub fn add(&mut self, request: &CompletedRequest<'_>, entries_max: usize) {
@@ -143,7 +204,7 @@ fn arguments_of(operation: &Operation<'_>) -> Vec<Bytes> {
     match operation {
         Operation::Call { command, args, .. } => {
             if command.name() != "unresolved" {
-                arguments.push(command.name().as_bytes());
+                arguments.push(command.sent_name().as_bytes());
             }
             let is_secret = command.name().starts_with("acl|");
             let shown = |argument| if is_secret { &b"(redacted)"[..] } else { argument };

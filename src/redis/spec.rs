@@ -2,7 +2,7 @@
 //! positions, documentation for `COMMAND DOCS`, and the function that runs it.
 
 use crate::feature_level::FeatureLevel;
-use crate::kv::{CommandId, ItemsBuffer, Operation, keys_after_streams};
+use crate::kv::{CommandId, ItemsBuffer, KeysByOption, Operation};
 use crate::wire::resp::{Request, Writer};
 
 use super::action::Action;
@@ -10,7 +10,7 @@ use super::call::Call;
 use super::statistics::CommandNumber;
 
 /// Maximum length in bytes of the name of a command or subcommand.
-pub(super) const NAME_BYTES_MAX: usize = 24;
+pub(super) const NAME_BYTES_MAX: usize = 32;
 
 /// A row of the command table: the description of a command or subcommand, and the function that
 /// runs it.
@@ -35,8 +35,8 @@ pub(super) struct CommandSpec {
     /// Index of the argument that contains the number of keys, which follow it. 0 if the command
     /// has no such argument.
     key_count_index: u8,
-    /// Whether the keys are those that [`keys_after_streams`] finds.
-    has_keys_after_streams: bool,
+    /// Further keys, whose positions depend on the options of the command.
+    keys_by_option: Option<KeysByOption>,
     pub(super) group: &'static str,
     pub(super) since: &'static str,
     pub(super) complexity: &'static str,
@@ -143,7 +143,7 @@ const fn row(name: &'static str, full_name: &'static str, arity: i8, run: Run) -
         keys: NO_KEYS,
         channels: NO_KEYS,
         key_count_index: 0,
-        has_keys_after_streams: false,
+        keys_by_option: None,
         group: "",
         since: "",
         complexity: "",
@@ -212,7 +212,7 @@ impl CommandSpec {
             Some(index) => index + 1 + offset.cast_unsigned(),
             None => 0,
         };
-        self.has_keys_after_streams = command.keys().are_after_streams();
+        self.keys_by_option = command.keys().by_option();
         self.command = Some(command);
         self.needs(command.feature_level())
     }
@@ -268,22 +268,19 @@ impl CommandSpec {
 
     /// Returns whether any argument of the command can be a key.
     pub(super) fn has_keys(&self) -> bool {
-        self.keys != NO_KEYS || self.key_count_index > 0 || self.has_keys_after_streams
+        self.keys != NO_KEYS || self.key_count_index > 0 || self.keys_by_option.is_some()
     }
 
     /// Returns the indexes of the keys among the `count` arguments of a request; `argument` returns
     /// the argument at an index. `None` if the argument that contains the number of keys is
-    /// missing, is 0, or is greater than the number of arguments that follow it.
+    /// missing, is 0, or is greater than the number of arguments that follow it, or if the keys of
+    /// an option are missing.
     pub(super) fn keys<'w>(
         &self,
         count: usize,
         argument: &dyn Fn(usize) -> Option<&'w [u8]>,
     ) -> Option<impl Iterator<Item = usize> + Clone + use<'w>> {
         let counted = match usize::from(self.key_count_index) {
-            0 if self.has_keys_after_streams => {
-                let keys = keys_after_streams(count - 1, &|index| argument(index + 1))?;
-                keys.start + 1..keys.end + 1
-            }
             0 => 0..0,
             index => {
                 let key_count = leading_digits(argument(index)?);
@@ -291,7 +288,12 @@ impl CommandSpec {
                 (1..=rest).contains(&key_count).then_some(index + 1..index + 1 + key_count)?
             }
         };
-        Some(self.keys_in_range(count).chain(counted))
+        let by_option = match self.keys_by_option {
+            None => 0..0,
+            Some(keys) => keys.positions(count - 1, &|index| argument(index + 1))?,
+        };
+        let by_option = by_option.map(|position| position + 1);
+        Some(self.keys_in_range(count).chain(counted).chain(by_option))
     }
 
     fn keys_in_range(&self, count: usize) -> impl Iterator<Item = usize> + Clone + use<> {

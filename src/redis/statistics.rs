@@ -162,6 +162,23 @@ impl CommandStatistics {
         }
     }
 
+    /// Counts calls of one command inside a script: how many there were, how many of these failed,
+    /// and how many were refused before the command ran. The calls took `elapsed` in total.
+    pub(super) fn count_calls(
+        &mut self,
+        command: CommandNumber,
+        (calls, failed, rejected): (u64, u64, u64),
+        elapsed: Duration,
+    ) {
+        let counts = counts_of(&mut self.commands, command);
+        counts.failed += failed;
+        counts.rejected += rejected;
+        if calls > 0 {
+            let each = elapsed / u32::try_from(calls).unwrap_or(u32::MAX);
+            counts.add(calls, each, self.skips_latency);
+        }
+    }
+
     /// Counts a failed call that took `elapsed`. Does not affect calls that were noted before.
     pub fn count_failed(&mut self, command: CommandNumber, elapsed: Duration) {
         let counts = counts_of(&mut self.commands, command);

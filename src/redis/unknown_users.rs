@@ -1,6 +1,6 @@
-//! Which requests a replica serves although it does not know the users of the cluster: a replica
-//! that has just started, until a leader has confirmed that its state is current, and a witness,
-//! which has no users at all.
+//! Requests that a replica serves even though it does not know the users of the cluster. Two kinds
+//! of replicas do not: one that has just started, until a leader has confirmed that its state is
+//! current, and a witness, which stores no users.
 
 use crate::wire::resp::Request;
 
@@ -9,28 +9,29 @@ use super::registry;
 use super::session::connection::Connection;
 use super::spec::CommandSpec;
 
-/// The error reply to a request that needs the users, while those are not known.
+/// Error reply to a request that needs the users while they are unknown.
 pub const USERS_UNKNOWN: &str = "LOADING this replica has just started, and no leader has \
      confirmed yet that it knows the current users; try again later, or send the command to \
      another replica";
 
-/// The error for commands that a witness refuses if it has no password.
+/// Error reply to commands that a witness without a password rejects.
 pub(super) const UNPROTECTED_WITNESS: &str =
     "NOPERM this replica is a witness, which knows no users; set requirepass on it to allow this";
 
-/// What a request needs that a replica does not know before its users are confirmed.
+/// What a replica must know about the users to serve a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UsersNeed {
     /// Nothing.
     None,
-    /// The passwords: it is a login.
+    /// The passwords, because the request is a login.
     Login,
-    /// The permissions of its user.
+    /// The permissions of the connection's user.
     Permissions,
 }
 
-/// Commands and groups of subcommands that show nothing but the state of this replica and of the
-/// cluster, or change nothing but the own connection: no keys, values, settings or other clients.
+/// Commands that are served although the users are unknown. They only show the state of this
+/// replica and of the cluster, or change the client's own connection: no keys, values, settings or
+/// other clients.
 const HARMLESS: &[&str] = &[
     "client|getname",
     "client|id",
@@ -53,8 +54,8 @@ const HARMLESS: &[&str] = &[
     "time",
 ];
 
-/// Returns whether a command is served although the users are not known: those that a client may
-/// send before it has logged in, and harmless ones.
+/// Returns whether a command is served although the users are unknown: it is harmless, or permitted
+/// before login.
 pub(super) fn is_harmless(spec: &CommandSpec) -> bool {
     let name = spec.full_name;
     let group = name.split_once('|').map_or(name, |(group, _)| group);
@@ -62,7 +63,8 @@ pub(super) fn is_harmless(spec: &CommandSpec) -> bool {
 }
 
 impl Connection {
-    /// Returns what `request` needs to know of the users: nothing if it is not valid.
+    /// Returns what a replica must know about the users to serve `request`. An invalid request
+    /// needs nothing.
     pub fn needs_users(request: Request<'_>) -> UsersNeed {
         let Some(spec) = registry::table().lookup(request) else { return UsersNeed::None };
         let is_auth = |argument: &[u8]| argument.eq_ignore_ascii_case(b"auth");

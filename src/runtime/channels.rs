@@ -79,8 +79,8 @@ use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 use crate::clock::AppliedClock;
 use crate::feature_level::FeatureLevel;
 use crate::kv::{
-    ChangedKeys, DatabaseSize, DigestComparison, Event, HistoryStatus, KeyspaceStatistics,
-    Operation, Outcome, StateMachine, Unlinked, Users, View,
+    ChangedKeys, DatabaseSize, DigestComparison, Event, HistoryStatus, KeptScripts,
+    KeyspaceStatistics, Operation, Outcome, StateMachine, Unlinked, Users, View,
 };
 use crate::membership::Configuration;
 use crate::raft::{
@@ -473,6 +473,8 @@ pub(super) struct ReplyBatch {
     pub(super) users: Option<Box<Users>>,
     /// Sizes of the databases of the applied state that have keys.
     pub(super) databases: Vec<DatabaseSize>,
+    /// How many scripts and functions the applied state has.
+    pub(super) kept_scripts: KeptScripts,
     /// Number of lookups by this replica's clients, and number of expired keys, since the previous
     /// batch of replies.
     pub(super) statistics: KeyspaceStatistics,

@@ -37,11 +37,11 @@ pub enum RunError {
     /// In protected mode and without certificates, the replica would have to connect with peers on
     /// other machines.
     #[error(
-        "replica {replica} has no certificates for peers, so it connects with peers on loopback \
-         only (protected mode), but {address} is not on loopback; make certificates with `bowline \
-         admin certs` and set --peer-tls-cert-file, --peer-tls-key-file and \
-         --peer-tls-ca-cert-file on all replicas, or set --protected-mode no if the network lets \
-         nobody else reach the port for peers"
+        "replica {replica} has no certificates for peers, so it connects to peers only on loopback \
+         (protected mode), but {address} is not a loopback address; create certificates with \
+         `bowline admin certs` and set --peer-tls-cert-file, --peer-tls-key-file and \
+         --peer-tls-ca-cert-file on all replicas, or set --protected-mode no if only the replicas \
+         can reach the port for peers"
     )]
     UnprotectedPeers {
         /// The replica that cannot start.
@@ -51,11 +51,11 @@ pub enum RunError {
         address: String,
     },
     /// A listening socket could not be opened.
-    #[error("cannot listen for {whom} on {address}: {source}; {advice}")]
+    #[error("cannot listen for {purpose} on {address}: {source}; {advice}")]
     Listen {
         /// The kind of connections for which the socket was to be opened: connections from clients,
         /// from Sentinel clients, or from peers.
-        whom: &'static str,
+        purpose: &'static str,
         /// The address to listen on, as given in the options.
         address: SocketAddr,
         /// The error of the operating system.

@@ -35,7 +35,7 @@ pub enum Situation {
     VoterDiskLoss,
     /// A replica that had lost its disk finished rejoining, and could vote again.
     Rejoin,
-    /// A leader accepted a request to transfer its leadership, or to abort the transfer.
+    /// A leader accepted a request for a leadership transfer, or for the abort of one.
     RequestedTransfer,
     /// A datagram of a stream was lost.
     DatagramLoss,
@@ -50,41 +50,42 @@ pub enum Situation {
     UnsentMessage,
     /// A message needed more than one datagram.
     SplitMessage,
-    /// A replica applied a batch that its leader had appended in pieces.
+    /// A replica applied a batch that the leader had appended in pieces.
     CompletedBatch,
-    /// A leader that was deposed refused a batch whose pieces were not all in its log.
+    /// A deposed leader refused a batch, because not all of its pieces were in the log.
     RefusedPieces,
-    /// A new leader's no-op dropped the pieces of an incomplete batch.
+    /// A new leader's no-op made replicas drop the pieces of an incomplete batch.
     DroppedPieces,
-    /// A replica started from a snapshot with pieces of an incomplete batch, or installed one.
+    /// A replica started from, or installed, a snapshot with pieces of an incomplete batch.
     PiecesInSnapshot,
-    /// A leader began a membership change.
+    /// A leader started a membership change.
     MemberChange,
-    /// A leader appended a configuration: for a change, or to end a joint one.
+    /// A leader appended a configuration, to start a change or to end a joint configuration.
     Configuration,
-    /// A replica that was no member when the cluster was created was elected leader.
+    /// A replica that is not an initial member was elected leader.
     NewMemberLeads,
     /// A leader was removed or demoted.
     RemovedLeader,
     /// A replica truncated an entry with a configuration.
     ConfigurationTruncated,
-    /// A new leader found a joint configuration in its log.
+    /// A new leader found a joint configuration in its log, started by an earlier leader.
     InheritedJoint,
-    /// A replica of an earlier version was restarted as the present one.
+    /// A replica of an earlier program version was restarted with the present version.
     Upgrade,
     /// A leader appended an entry that raises the cluster's feature level.
     LevelRaised,
-    /// The state of one replica was changed, so that it differed from the others.
+    /// A fault changed the state of one replica, so that it differed from the others.
     ChangedState,
-    /// A replica found out that its state was wrong, and was taken out to rebuild it.
+    /// A replica detected that its state was wrong, and stopped to rebuild it.
     WrongState,
     /// A witness was elected leader.
     WitnessLeads,
-    /// A witness stepped down as leader because it could bring no replica with data up to date.
+    /// A witness stepped down as leader because it could not bring any replica with data up to
+    /// date.
     WitnessRetreat,
-    /// A witness dropped old entries of its log.
+    /// A witness dropped the oldest entries of its log.
     WitnessLogMoved,
-    /// A witness that lacked compacted entries got a snapshot without data from the leader.
+    /// A witness that lacked compacted entries received a snapshot without data from the leader.
     WitnessInstall,
 }
 

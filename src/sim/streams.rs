@@ -1,5 +1,5 @@
 //! The server's transport in a simulated cluster: each replica has an *endpoint*, which sends the
-//! replica's messages over streams of datagrams and receives those of its peers. All of it is the
+//! replica's messages over datagram streams and receives those of its peers. All of it is the
 //! server's code (`transport`, `wire::frame`) without sockets, as with `--peer-transport udp`:
 //! without TCP, and without the change between TCP connections and streams. A crash of the replica
 //! loses it.
@@ -25,7 +25,8 @@ use crate::transport::connection::NoTcp;
 use crate::transport::incoming::{
     ConnectionError, ConnectionSender, IncomingConnections, IncomingTransport,
 };
-use crate::transport::outgoing::{OutgoingLanes, OutgoingTransport};
+use crate::transport::lanes::OutgoingLanes;
+use crate::transport::outgoing::OutgoingTransport;
 use crate::transport::sender::Sender;
 use crate::types::{Instant, NodeId};
 use crate::wire::datagram::{self, Datagram, PAYLOAD_BYTES_MAX};
@@ -66,8 +67,9 @@ impl Connection {
     /// Returns whether the hello of `newest` replaces this connection at replica `to`: once `to`
     /// has accepted that hello, no more messages can arrive on this connection.
     fn is_replaced(&self, to: NodeId, newest: ConnectionSender) -> bool {
-        let ConnectionSender { peer, opening, lane, number } = self.sender;
-        let is_earlier = opening != newest.opening || lane == newest.lane && number < newest.number;
+        let ConnectionSender { peer, start_id, lane, number } = self.sender;
+        let is_earlier =
+            start_id != newest.start_id || lane == newest.lane && number < newest.number;
         self.to == to && peer == newest.peer && is_earlier
     }
 }
@@ -151,7 +153,7 @@ impl Endpoint {
                 to: me,
                 incarnation,
                 connection: protocol::SPEAKS_V10,
-                openings: vec![incarnation],
+                start_ids: vec![incarnation],
                 members: members.to_vec(),
                 rejoining: false,
                 lane: Lane::Urgent,
@@ -241,8 +243,8 @@ impl Endpoint {
     /// before the first.
     fn latest(&self, to: NodeId, lane: Lane) -> Option<ConnectionSender> {
         let &number = self.numbers.get(&(to, lane == Lane::Bulk))?;
-        let (peer, opening) = (self.hello.from, self.hello.incarnation);
-        Some(ConnectionSender { peer, opening, lane, number })
+        let (peer, start_id) = (self.hello.from, self.hello.incarnation);
+        Some(ConnectionSender { peer, start_id, lane, number })
     }
 
     fn next_due(&self) -> Instant {
@@ -275,7 +277,8 @@ pub(in crate::sim) struct Streams {
     /// The messages of each connection that were sent and have not arrived, oldest first. Without
     /// connections on which nothing more may arrive.
     unread: Vec<(Connection, VecDeque<PeerMsg>)>,
-    /// For each stream, by its id, the end of the bytes that were sent on it at least once.
+    /// For each stream by its id, the position up to which bytes have been sent on it at least
+    /// once.
     sent: BTreeMap<u64, u64>,
     coverage: Coverage,
 }
@@ -294,7 +297,7 @@ impl Streams {
         }
     }
 
-    /// Returns how often the run has reached each situation that concerns streams.
+    /// Returns the number of times that the run reached each situation concerning streams.
     pub(in crate::sim) fn coverage(&self) -> &Coverage {
         &self.coverage
     }
@@ -385,7 +388,7 @@ impl Streams {
             }
         }
         for (sender, frame) in frames {
-            let ConnectionSender { peer, opening, .. } = sender;
+            let ConnectionSender { peer, start_id, .. } = sender;
             match frame {
                 Frame::Hello(hello) => {
                     let lanes = endpoint.outgoing.get_mut(&peer).expect("all are peers");
@@ -395,7 +398,7 @@ impl Streams {
                 }
                 Frame::Peer(message) => {
                     check_order(unread, id, sender, &message)?;
-                    received.push(Received { from: peer, incarnation: opening, message });
+                    received.push(Received { from: peer, incarnation: start_id, message });
                 }
                 other => return Err(Violation(format!("streams: {peer} never sent {other:?}"))),
             }

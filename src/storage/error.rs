@@ -6,8 +6,8 @@ use std::io;
 use crate::feature_level::FeatureLevel;
 use crate::types::{EntryId, Index, NodeId};
 
-/// Recovery advice at the end of the error messages about a folder that no start repairs. The
-/// command line tool adds the concrete paths and commands.
+/// Advice at the end of error messages about a folder that the replica cannot repair itself. The
+/// command-line tool adds the paths and commands.
 const REMEDY: &str = "nothing in the folder was changed, and the other replicas are not affected; \
                       rebuild this replica from them: `bowline cluster --replace ID`, or \
                       `bowline serve --rejoin` with an empty folder";
@@ -35,14 +35,14 @@ pub enum StorageError {
         /// Path of the folder that is in use.
         folder: String,
     },
-    /// The folder is marked as one whose state is wrong.
+    /// The folder is marked because its state differs from that of a majority.
     #[error(
         "the state of this replica is wrong according to {file}: a majority of the replicas had \
          another one at the same log index; start the replica, so that it rebuilds its state from \
          theirs"
     )]
     WrongState {
-        /// Path of the file that marks the state as wrong.
+        /// Path of the marker file.
         file: String,
     },
     /// `--bootstrap` or `--rejoin` was given, but the replica's folder is not empty.
@@ -116,14 +116,15 @@ pub enum StorageError {
         /// The only format version in which this program reads and writes this kind of file.
         known: u32,
     },
-    /// The folder belongs to a cluster whose feature level this program does not support.
+    /// The cluster that the folder belongs to has a feature level that this program does not
+    /// support.
     #[error(
         "{file} belongs to a cluster with feature level {level}: start the replica with {} of \
          bowline; nothing in the folder was changed",
         .level.needed_version()
     )]
     FeatureLevel {
-        /// Path of the file that contains the level.
+        /// Path of the file that records the level.
         file: String,
         /// Feature level of the cluster.
         level: FeatureLevel,
@@ -204,8 +205,8 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// Returns whether the error means that the replica's folder is damaged, incomplete or out of
-    /// date, so that what is lost must be recovered from the other replicas.
+    /// Returns whether the folder is damaged, incomplete or out of date, so that lost data must be
+    /// recovered from the other replicas.
     pub fn is_damage(&self) -> bool {
         matches!(
             self,

@@ -1,8 +1,10 @@
 //! Failpoints: named places at which a test makes the process kill itself. Each step of taking a
-//! snapshot, of installing one and of compacting the log has a failpoint. An environment variable
+//! snapshot, of installing one and of compacting the log has a failpoint, and so has each step from
+//! the run of a script to its reply. An environment variable
 //! selects one when the process starts: `BOWLINE_FAILPOINT=snapshot-own-renamed`, or
 //! `...=snapshot-own-renamed:3` for the third time that it is reached. A failpoint costs one atomic
-//! load, and is reached at most once per chunk of a snapshot or per segment.
+//! load, and is reached at most once per chunk of a snapshot, per segment, per batch of the log or
+//! per script.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -12,7 +12,7 @@ use super::disk::{Disk, io_error};
 use super::error::StorageError;
 use super::failpoint::reach;
 use super::identity::Identity;
-use super::meta::{META_FILE_NEW, Meta, OPENINGS_KEPT};
+use super::meta::{META_FILE_NEW, Meta, START_IDS_KEPT};
 use super::recovery::{Replay, check_hard_state};
 use super::sector::{SECTOR_BYTES, sectors_for};
 use super::segment::{self, BLOCK_HEADER_BYTES, BlockBuilder, SegmentHeader};
@@ -29,16 +29,16 @@ pub struct LogOptions {
     /// Size in bytes of a new segment file. If a single sync writes more than this, its segment
     /// file is made just large enough.
     pub segment_bytes: u64,
-    /// Maximum length, from 1 to [`OPENINGS_KEPT`], of the list of this replica's latest process
+    /// Maximum length, from 1 to [`START_IDS_KEPT`], of the list of this replica's latest process
     /// starts. The replica stores this list and sends it to its peers, which use it to detect that
     /// the replica's folder is an older copy. All replicas of a cluster must use the same number.
-    pub openings_kept: usize,
+    pub start_ids_kept: usize,
 }
 
 impl LogOptions {
     /// Returns the default options with segments of `segment_bytes` bytes.
     pub const fn with_segment_bytes(segment_bytes: u64) -> LogOptions {
-        LogOptions { segment_bytes, openings_kept: OPENINGS_KEPT }
+        LogOptions { segment_bytes, start_ids_kept: START_IDS_KEPT }
     }
 }
 
@@ -127,7 +127,8 @@ impl<D: Disk> Log<D> {
         create_meta(disk, &Meta::new(cluster, replica, sorted(members), None))
     }
 
-    /// Creates the files of a replica that is added to an existing cluster, in an empty folder.
+    /// Creates the files of a replica that will be added to an existing cluster, in an empty
+    /// folder.
     ///
     /// # Errors
     /// If the folder is not empty or cannot be written.
@@ -139,8 +140,8 @@ impl<D: Disk> Log<D> {
         create_meta(disk, &Meta::new(cluster, replica, Vec::new(), None))
     }
 
-    /// Creates the files of a new replica in a folder that contains nothing but a snapshot, with
-    /// which the new cluster begins. The snapshot must be complete and durable; `level` is its
+    /// Creates the files of a new replica in a folder that contains only a snapshot, which is the
+    /// initial state of a new cluster. The snapshot must be complete and durable; `level` is its
     /// feature level.
     ///
     /// # Errors
@@ -216,8 +217,8 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Durably records that the replica is no longer rejoining after a loss. The caller must have
-    /// made sure that the replica again has every entry that it may have acknowledged before.
+    /// Durably records that the replica is no longer rejoining. The caller must have checked that
+    /// the replica again has every entry that it may have acknowledged before the loss.
     ///
     /// # Errors
     /// If this write or an earlier one failed; see [`Log::sync`].
@@ -233,8 +234,9 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Durably records that a program needs the feature level `level` to read the folder, unless
-    /// this is recorded already. To be called before anything is written that needs the level.
+    /// Durably records that reading the folder needs a program with the feature level `level`,
+    /// unless this is recorded already. Must be called before writing anything that needs the
+    /// level.
     ///
     /// # Errors
     /// If this write or an earlier one failed; see [`Log::sync`].
@@ -358,8 +360,8 @@ impl<D: Disk> Log<D> {
     /// Returns the random numbers that the replica drew at its latest starts, one per start; the
     /// last belongs to the current start. Peers use them to distinguish this log from an older copy
     /// of it.
-    pub fn openings(&self) -> &[u64] {
-        &self.meta.openings
+    pub fn start_ids(&self) -> &[u64] {
+        &self.meta.start_ids
     }
 
     /// Returns the ids of all voters of the cluster in ascending order, this replica included.
@@ -387,9 +389,9 @@ impl<D: Disk> Log<D> {
         self.hard_state
     }
 
-    /// Replaces term and vote by later ones that recovery has found outside of the log's blocks: in
-    /// a snapshot that became durable before its term did, or after damage in the log. Earlier ones
-    /// are ignored.
+    /// Replaces the term and vote with later ones that recovery has found outside of the log's
+    /// blocks: in a snapshot that became durable before its term did, or after damage in the log.
+    /// Ignores earlier ones.
     pub(super) fn adopt(&mut self, hard_state: HardState) {
         if check_hard_state(self.hard_state, hard_state).is_ok() {
             self.hard_state = hard_state;
@@ -409,7 +411,7 @@ impl<D: Disk> Log<D> {
     pub(super) fn write_block(&mut self, incarnation: u64) -> Result<(), StorageError> {
         assert!(
             incarnation >= self.written_by,
-            "a block of opening {incarnation} after one of opening {}",
+            "a block of start {incarnation} after one of start {}",
             self.written_by
         );
         // Cleared at the end, so that any error on the way fails the log.
@@ -700,8 +702,8 @@ mod tests {
         }
         assert!(fails > 3, "only {fails} operations");
         let (log, _, identity) = opened(&mut disk);
-        assert_eq!(identity.incarnation, log.openings().len() as u64);
-        assert!(identity.incarnation <= 4, "{} openings", identity.incarnation);
+        assert_eq!(identity.incarnation, log.start_ids().len() as u64);
+        assert!(identity.incarnation <= 4, "{} start ids", identity.incarnation);
     }
 
     #[test]

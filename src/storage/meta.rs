@@ -1,5 +1,5 @@
-//! The meta record: the owner of a folder, the members of its cluster, the history of the openings
-//! of its log (one per start of the replica), and the segments that must exist. One file contains
+//! The meta record: the owner of a folder, the members of its cluster, the replica's
+//! latest starts, and the segments that must exist. One file contains
 //! two copies of the record. The file is replaced as a whole: it is written under a temporary name,
 //! synced and renamed, and the directory is synced.
 //!
@@ -10,7 +10,7 @@
 //!  |  16   |    4    |   16    |    2    |      8      |   8   |  8   |   1   |
 //!  +-------+---------+---------+---------+-------------+-------+------+-------+
 //!     +--------------+---------------+--------+------------+-------------+--------+
-//!  .. | member count | opening count | level  | members .. | openings .. | crc32c |
+//!  .. | member count | start count   | level  | members .. | start ids ..| crc32c |
 //!     |      1       |       2       | 0 or 2 |   2 each   |   8 each    |   4    |
 //!     +--------------+---------------+--------+------------+-------------+--------+
 //! ```
@@ -24,8 +24,8 @@
 //! version 3, without this field, so that version 0.1 of the program reads it. Version 4 is refused
 //! by version 0.1 before it changes anything.
 //!
-//! Each start of the replica opens the log and draws a random number. The latest [`OPENINGS_KEPT`]
-//! of these `openings` are kept, newest last; `incarnation` is the number of all starts. A folder
+//! Each start of the replica draws a random number, the start id. The latest [`START_IDS_KEPT`] of
+//! the `start ids` are kept, newest last; `incarnation` is the number of all starts. A folder
 //! restored from an older copy reaches the same incarnations again but draws other numbers, so
 //! peers can tell the two histories apart (`peers.rs`). A repair that marks the replica counts as
 //! a start of its own: so the log is two starts ahead of a copy of this file that lacks the mark,
@@ -66,29 +66,27 @@ pub(super) const META_FILE: &str = "meta";
 /// old version.
 pub(super) const META_FILE_NEW: &str = "meta.new";
 const MAGIC: &[u8; 16] = b"bowline replica\n";
-/// Format version of the file `meta` in a folder with the lowest feature level.
+/// Format version of `meta` while the feature level is the lowest.
 const META_VERSION_OLDEST: u32 = 3;
-/// Format version of the file `meta` in any other folder.
+/// Format version of `meta` at higher feature levels.
 const META_VERSION: u32 = 4;
-/// Length in bytes of the fixed fields of the file `meta`, which precede the feature level and the
-/// list of members.
+/// Length in bytes of the fixed fields of `meta` before the feature level and the lists.
 const HEAD_BYTES: usize = 66;
-/// Length in bytes of the feature level, in the file `meta` of version [`META_VERSION`].
+/// Length in bytes of the feature level in format [`META_VERSION`].
 const LEVEL_BYTES: usize = 2;
 const CHECKSUM_BYTES: usize = 4;
-/// Bit in the field `flags` of the file `meta`: the replica is rejoining after the loss of votes
-/// and entries.
+/// Flag in `meta`: the replica is rejoining after losing votes and entries.
 const LOST_VOTES: u8 = 1;
-/// Bit in the field `flags` of the file `meta`: the replica is rejoining after the loss of entries.
+/// Flag in `meta`: the replica is rejoining after losing entries, but knows its term and vote.
 const LOST_ENTRIES: u8 = 2;
-/// Minimum number of members of a cluster in which a replica can recover a loss from the others. If
-/// there are only two, the other one cannot be elected without this replica's vote.
+/// Minimum number of members with which a replica can recover lost data from the others. With only
+/// two, the other replica cannot be elected without this replica's vote.
 const REPAIR_MEMBERS_MIN: usize = 3;
 
 /// Maximum length of a replica's list of its own latest process starts (one random number per
 /// start), which peers use to detect an older copy of its folder. When a new start would exceed it,
 /// the oldest start is removed.
-pub const OPENINGS_KEPT: usize = 4_096;
+pub const START_IDS_KEPT: usize = 4_096;
 // The head and all members fit in the first sector.
 const _: () = assert!(HEAD_BYTES + LEVEL_BYTES + REPLICAS_MAX * 2 <= PAYLOAD_BYTES);
 
@@ -103,8 +101,8 @@ pub(super) struct Meta {
     /// Ids of the voters with which the cluster was created, in ascending order, this replica
     /// included; empty if the replica was added to an existing cluster.
     pub(super) members: Vec<NodeId>,
-    /// What the replica has lost and not recovered yet: until then it is rejoining and must not
-    /// vote.
+    /// Data that the replica has lost and not recovered yet: until then it is rejoining and must
+    /// not vote. `None` if nothing is missing.
     pub(super) loss: Option<Loss>,
     /// Sequence number of the oldest log segment that must exist. Recovery ignores older segments.
     pub(super) first: u64,
@@ -115,7 +113,7 @@ pub(super) struct Meta {
     pub(super) feature_level: FeatureLevel,
     /// Random numbers that the replica drew at its latest process starts, one per start, newest
     /// last. Peers use them to distinguish this folder from an older copy of it.
-    pub(super) openings: Vec<u64>,
+    pub(super) start_ids: Vec<u64>,
 }
 
 /// Result of reading the file `meta`: the decoded record, and whether both of its copies in the
@@ -137,12 +135,12 @@ impl Meta {
     ) -> Meta {
         let identity = Identity { cluster, replica, incarnation: 0 };
         let feature_level = FeatureLevel::OLDEST;
-        Meta { identity, members, loss, first: 1, last: 0, feature_level, openings: Vec::new() }
+        Meta { identity, members, loss, first: 1, last: 0, feature_level, start_ids: Vec::new() }
     }
 
-    /// Returns whether the cluster is large enough for this replica to recover what its folder has
-    /// lost from the other replicas, as far as its first members tell. A cluster to which this
-    /// replica was added had others before.
+    /// Returns whether the other replicas can restore data that this folder has lost: there were at
+    /// least [`REPAIR_MEMBERS_MIN`] members when the cluster was created, or the replica was added
+    /// later.
     pub(super) fn can_repair(&self) -> bool {
         self.members.is_empty() || self.members.len() >= REPAIR_MEMBERS_MIN
     }
@@ -154,9 +152,9 @@ impl Meta {
         );
         assert!(self.members.is_sorted_by(|one, next| one < next), "{:?}", self.members);
         assert!(self.members.len() <= REPLICAS_MAX, "{} members", self.members.len());
-        assert!(self.openings.len() <= OPENINGS_KEPT, "{} openings", self.openings.len());
-        let (count, incarnation) = (self.openings.len() as u64, self.identity.incarnation);
-        assert!(count <= incarnation, "{count} openings, but incarnation {incarnation}");
+        assert!(self.start_ids.len() <= START_IDS_KEPT, "{} start ids", self.start_ids.len());
+        let (count, incarnation) = (self.start_ids.len() as u64, self.identity.incarnation);
+        assert!(count <= incarnation, "{count} start ids, but incarnation {incarnation}");
         assert!(
             0 < self.first && self.first - 1 <= self.last,
             "segments {} to {}",
@@ -179,7 +177,7 @@ impl Meta {
             Some(Loss::Votes) => LOST_VOTES,
         });
         stream.push(u8::try_from(self.members.len()).expect("at most REPLICAS_MAX"));
-        let count = u16::try_from(self.openings.len()).expect("at most OPENINGS_KEPT");
+        let count = u16::try_from(self.start_ids.len()).expect("at most START_IDS_KEPT");
         stream.extend_from_slice(&count.to_le_bytes());
         assert!(stream.len() == HEAD_BYTES, "a head of {} bytes", stream.len());
         if !is_oldest {
@@ -188,11 +186,11 @@ impl Meta {
         for member in &self.members {
             stream.extend_from_slice(&member.0.to_le_bytes());
         }
-        for opening in &self.openings {
-            stream.extend_from_slice(&opening.to_le_bytes());
+        for start_id in &self.start_ids {
+            stream.extend_from_slice(&start_id.to_le_bytes());
         }
         stream.extend_from_slice(&crc32c::crc32c(&stream).to_le_bytes());
-        let length = record_bytes(version, self.members.len(), self.openings.len());
+        let length = record_bytes(version, self.members.len(), self.start_ids.len());
         assert!(stream.len() == length, "{} of {length} bytes", stream.len());
         stream
     }
@@ -243,13 +241,13 @@ impl Meta {
     /// the random number drawn at this start, to the list of starts. Keeps only the latest `kept`
     /// starts in the list.
     pub(super) fn open(&mut self, number: u64, kept: usize) {
-        assert!((1..=OPENINGS_KEPT).contains(&kept), "{kept} openings to keep");
-        assert!(number != 0, "zero stands for an unknown opening");
+        assert!((1..=START_IDS_KEPT).contains(&kept), "{kept} start ids to keep");
+        assert!(number != 0, "zero stands for an unknown start id");
         self.identity.incarnation += 1;
-        self.openings.push(number);
-        let more = self.openings.len().saturating_sub(kept);
-        self.openings.drain(..more);
-        assert!(self.openings.last() == Some(&number), "opening {number} is not the last");
+        self.start_ids.push(number);
+        let more = self.start_ids.len().saturating_sub(kept);
+        self.start_ids.drain(..more);
+        assert!(self.start_ids.last() == Some(&number), "start id {number} is not the last");
     }
 
     /// Durably replaces the folder's file `meta` with this record.
@@ -265,11 +263,10 @@ impl Meta {
 }
 
 /// Returns the length in bytes of one copy of the record in the file `meta` of this format version,
-/// without padding, for a cluster of `members` members and a list of `openings` process starts (one
-/// random number each).
-fn record_bytes(version: u32, members: usize, openings: usize) -> usize {
+/// without padding, for a cluster of `members` members and a list of `start_ids` start ids.
+fn record_bytes(version: u32, members: usize, start_ids: usize) -> usize {
     let level = if version == META_VERSION_OLDEST { 0 } else { LEVEL_BYTES };
-    HEAD_BYTES + level + members * 2 + openings * 8 + CHECKSUM_BYTES
+    HEAD_BYTES + level + members * 2 + start_ids * 8 + CHECKSUM_BYTES
 }
 
 fn as_sector(count: usize) -> u32 {
@@ -290,11 +287,11 @@ enum Content {
     Record(Meta),
     /// The record has a format version, given here, that this program cannot read.
     Version(u32),
-    /// The folder needs a feature level, given here, that this program does not support.
+    /// The folder needs this feature level, which the program does not support.
     FeatureLevel(FeatureLevel),
 }
 
-/// Index of the damaged sector in a file, and a description of the damage.
+/// Index of a damaged sector in a file, and a description of the damage.
 type Damage = (usize, String);
 
 impl Copy<'_> {
@@ -325,18 +322,18 @@ impl Copy<'_> {
             return Ok(Content::Version(version));
         }
         let counts = &head[HEAD_BYTES - 3..HEAD_BYTES];
-        let (members, openings) =
+        let (members, start_ids) =
             (usize::from(counts[0]), usize::from(u16::from_le_bytes([counts[1], counts[2]])));
-        let length = record_bytes(version, members, openings);
-        if members > REPLICAS_MAX || openings > OPENINGS_KEPT {
-            return Err((self.first, format!("{members} members and {openings} openings")));
+        let length = record_bytes(version, members, start_ids);
+        if members > REPLICAS_MAX || start_ids > START_IDS_KEPT {
+            return Err((self.first, format!("{members} members and {start_ids} start ids")));
         }
         let mut stream = Vec::with_capacity(length + PAYLOAD_BYTES);
         for number in 0..sectors_for(length) {
             stream.extend_from_slice(self.sector(number)?);
         }
         stream.truncate(length);
-        match decode_stream(version, &stream, members, openings) {
+        match decode_stream(version, &stream, members, start_ids) {
             Ok(meta) if !meta.feature_level.is_supported() => {
                 Ok(Content::FeatureLevel(meta.feature_level))
             }
@@ -349,9 +346,9 @@ fn decode_stream(
     version: u32,
     stream: &[u8],
     members: usize,
-    openings: usize,
+    start_ids: usize,
 ) -> Result<Meta, String> {
-    let length = record_bytes(version, members, openings);
+    let length = record_bytes(version, members, start_ids);
     assert!(stream.len() == length, "{} of {length} bytes", stream.len());
     let (covered, checksum) = stream.split_at(stream.len() - CHECKSUM_BYTES);
     if crc32c::crc32c(covered).to_le_bytes() != checksum {
@@ -379,7 +376,7 @@ fn decode_stream(
     };
     let members: Vec<NodeId> =
         (0..members).map(|_| NodeId(u16::from_le_bytes(fields.take()))).collect();
-    let openings: Vec<u64> = (0..openings).map(|_| u64::from_le_bytes(fields.take())).collect();
+    let start_ids: Vec<u64> = (0..start_ids).map(|_| u64::from_le_bytes(fields.take())).collect();
     let loss = match flags {
         0 => None,
         LOST_ENTRIES => Some(Loss::Entries),
@@ -391,11 +388,11 @@ fn decode_stream(
         let replica = identity.replica.0;
         return Err(format!("replica {replica} with the members {members:?}"));
     }
-    if openings.len() as u64 > identity.incarnation {
-        let (count, incarnation) = (openings.len(), identity.incarnation);
-        return Err(format!("{count} openings, but incarnation {incarnation}"));
+    if start_ids.len() as u64 > identity.incarnation {
+        let (count, incarnation) = (start_ids.len(), identity.incarnation);
+        return Err(format!("{count} start ids, but incarnation {incarnation}"));
     }
-    Ok(Meta { identity, members, loss, first, last, feature_level, openings })
+    Ok(Meta { identity, members, loss, first, last, feature_level, start_ids })
 }
 
 /// Atomically and durably replaces the contents of the small file `name` with `bytes`. Writes the
@@ -424,21 +421,21 @@ pub(super) fn replace(
 mod tests {
     use super::*;
 
-    fn meta(openings: u64) -> Meta {
+    fn meta(start_ids: u64) -> Meta {
         let members = vec![NodeId(1), NodeId(2), NodeId(5)];
         let losses = [None, Some(Loss::Entries), Some(Loss::Votes)];
-        let loss = losses[usize::try_from(openings % 3).unwrap()];
+        let loss = losses[usize::try_from(start_ids % 3).unwrap()];
         let mut meta = Meta::new(9, NodeId(2), members, loss);
-        (1..=openings).for_each(|opening| meta.open(opening << 20, OPENINGS_KEPT));
+        (1..=start_ids).for_each(|start_id| meta.open(start_id << 20, START_IDS_KEPT));
         let feature_level =
-            if openings.is_multiple_of(2) { FeatureLevel::V0_1 } else { FeatureLevel::V0_2 };
+            if start_ids.is_multiple_of(2) { FeatureLevel::V0_1 } else { FeatureLevel::V0_2 };
         Meta { first: 3, last: 4, feature_level, ..meta }
     }
 
     #[test]
     fn storage_meta_record_of_any_length_round_trips() {
-        for openings in [0, 1, 52, 53, 60, 4_095, 4_096, 5_000] {
-            let meta = meta(openings);
+        for start_ids in [0, 1, 52, 53, 60, 4_095, 4_096, 5_000] {
+            let meta = meta(start_ids);
             let bytes = meta.encode();
             assert_eq!(bytes.len() % (2 * SECTOR_BYTES), 0);
             assert_eq!(Meta::decode("meta", &bytes).unwrap(), Found { meta, is_intact: true });

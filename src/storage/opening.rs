@@ -44,42 +44,43 @@ pub struct Recovered<D: Disk> {
     disk: D,
     options: LogOptions,
     names: Vec<String>,
-    /// Contents of the file `meta` (owner, members and the random number of each process start) as
-    /// read from the folder.
+    /// The contents of the file `meta` as read from the folder: owner, members and start history.
     found: Meta,
     /// Contents that [`Recovered::open`] writes to the file `meta`: those of `found`, with the
     /// random numbers of a repair that begins now and of the replica's current start added.
     next: Meta,
     /// Random number of a repair that begins with this start; `None` if there is none.
-    repair_opening: Option<u64>,
+    repair_start_id: Option<u64>,
     replay: Replay,
     is_meta_intact: bool,
     /// The first damage in the log; `replay` then has the log before it.
     damage: Option<LogDamage>,
     /// The gap between the latest undamaged snapshot and the log; `None` if there is none.
     gap: Option<StorageError>,
-    /// The latest term and vote, if a power cut has interrupted a repair in which they were known.
+    /// The term and vote saved by a repair that a power cut interrupted; `None` if there was none
+    /// or it did not know them.
     unfinished: Option<HardState>,
     /// Term of the last entry of the latest undamaged snapshot; 0 if there is none.
     snapshot_term: Term,
-    /// Describes the mark that the state is wrong; `None` if the folder has no such mark.
+    /// The error that describes the wrong-state mark; `None` if the folder has no such mark.
     wrong_state: Option<StorageError>,
 }
 
-/// The log in a replica's folder, before a start has changed anything.
+/// The contents of a log as found in the folder, before a start has changed anything.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FoundLog {
-    /// Term and vote.
+    /// The latest term and vote.
     pub hard_state: HardState,
-    /// Index of the first entry, if there is one.
+    /// Index of the first entry; the index where the next entry would be if there is none.
     pub first: Index,
-    /// Id of the last entry; of the entry before `first` if there is none.
+    /// Id of the last entry; if the log is empty, of the entry before `first`.
     pub last: EntryId,
     /// Number of segment files.
     pub segment_count: usize,
-    /// Whether a power cut left an incomplete write at the end of the log, which a start removes.
+    /// Whether the log ends with an incomplete write, which a start removes. A power cut leaves
+    /// one.
     pub has_torn_block: bool,
-    /// Names of the files that a start removes.
+    /// Names of files that a start deletes because they are obsolete.
     pub obsolete: Vec<String>,
 }
 
@@ -136,9 +137,9 @@ impl<D: Disk> Log<D> {
         let (replay, damage) = read_segments(&disk, &names, &found)?;
         let mut next = found.clone();
         // Peers reject zero, which is no random number.
-        next.open(disk.draw().max(1), options.openings_kept);
+        next.open(disk.draw().max(1), options.start_ids_kept);
         let (incarnation, written) = (next.identity.incarnation, replay.incarnation);
-        assert!(incarnation >= written, "opening {incarnation} of a log written by {written}");
+        assert!(incarnation >= written, "start {incarnation} of a log written by start {written}");
         let unfinished = repair::unfinished(&disk, &found);
         let wrong_state = wrong_state::error_in(&disk, &names);
         Ok(Recovered {
@@ -147,7 +148,7 @@ impl<D: Disk> Log<D> {
             names,
             found,
             next,
-            repair_opening: None,
+            repair_start_id: None,
             replay,
             is_meta_intact,
             damage,
@@ -169,8 +170,8 @@ impl<D: Disk> Recovered<D> {
     /// Returns the random numbers that the replica drew at its latest starts, one per start; the
     /// last belongs to the current start. Peers use them to distinguish this folder from an older
     /// copy of it.
-    pub fn openings(&self) -> &[u64] {
-        &self.next.openings
+    pub fn start_ids(&self) -> &[u64] {
+        &self.next.start_ids
     }
 
     /// Returns whether the log contains a membership change.
@@ -184,11 +185,11 @@ impl<D: Disk> Recovered<D> {
         self.next.feature_level
     }
 
-    /// Checks that `expected`, which must include this replica, are the members with which the
-    /// cluster was created.
+    /// Checks that the cluster was created with the members `expected`, which must include this
+    /// replica.
     ///
     /// # Errors
-    /// If they are others.
+    /// If it was created with other members.
     pub fn check_members(&self, expected: &[NodeId]) -> Result<(), StorageError> {
         let replica = self.next.identity.replica;
         let expected = Expected { cluster: None, replica, members: Some(expected) };
@@ -201,8 +202,9 @@ impl<D: Disk> Recovered<D> {
         &self.next.members
     }
 
-    /// Returns what the replica has lost and not recovered yet, with this start or before: until
-    /// then it is rejoining, and must not vote. `None` if nothing is missing.
+    /// Returns the data that the replica has lost and not recovered yet, whether this start found
+    /// the loss or an earlier one: until it is recovered, the replica is rejoining and must not
+    /// vote. `None` if nothing is missing.
     pub fn loss(&self) -> Option<Loss> {
         let mutant = self.disk.mutant();
         if !self.loses_entries() || mutant == Some(Mutant::RepairUnmarked) {
@@ -222,7 +224,7 @@ impl<D: Disk> Recovered<D> {
         self.loses_entries() || self.discards_state()
     }
 
-    /// Returns whether [`Recovered::open`] removes all snapshots, because the state in them is
+    /// Returns whether [`Recovered::open`] deletes all snapshots, because the state in them is
     /// marked as wrong.
     pub fn discards_state(&self) -> bool {
         self.wrong_state.is_some()
@@ -250,8 +252,7 @@ impl<D: Disk> Recovered<D> {
         Some(Repair { damage, loss: self.loss()?, last_kept })
     }
 
-    /// Fails with the damage that [`Recovered::repair`] returns, if there is any, and if the state
-    /// is marked as wrong.
+    /// Returns an error if [`Recovered::repair`] finds damage or if the state is marked as wrong.
     ///
     /// # Errors
     /// If the folder is damaged, or its state is wrong.
@@ -264,14 +265,14 @@ impl<D: Disk> Recovered<D> {
         }
     }
 
-    /// Returns whether no part of the log can be kept, because its start is damaged, or because
-    /// entries are missing between the snapshot and the log.
+    /// Returns whether the whole log must be discarded, because its beginning is damaged or entries
+    /// between the snapshot and the log are missing.
     fn resets_log(&self, snapshot: Option<SnapshotId>) -> bool {
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
         self.damage.is_some() && self.replay.header.is_none() || self.replay.base.index > end
     }
 
-    /// Returns what was found in the log.
+    /// Returns a summary of the log as found.
     pub fn log(&self) -> FoundLog {
         let Recovered { replay, names, found, .. } = self;
         let obsolete = names.iter().filter(|name| is_obsolete(name, found));
@@ -318,7 +319,7 @@ impl<D: Disk> Recovered<D> {
     pub fn check_snapshot(&mut self, snapshot: Option<SnapshotId>) -> Result<(), StorageError> {
         self.gap = self.find_gap(snapshot).err();
         self.snapshot_term = snapshot.map(|snapshot| snapshot.last.term).unwrap_or_default();
-        // A mark that the state is wrong shows that there are other replicas with the right one.
+        // If the state is marked as wrong, there are other replicas with the right state.
         if self.found.can_repair() || self.discards_state() {
             self.count_repair();
             Ok(())
@@ -327,20 +328,20 @@ impl<D: Disk> Recovered<D> {
         }
     }
 
-    /// Counts a repair that begins with this start as a start of its own. The log is then two
-    /// starts ahead of any copy of the file `meta` that was written before the repair, and so lacks
-    /// its mark that the replica is rejoining: one start more than an interrupted start explains.
+    /// Counts the repair that this start begins as an additional start. The log is then two starts
+    /// ahead of any copy of `meta` from before the repair, which lacks the mark that the replica is
+    /// rejoining. An interrupted start explains a difference of only one start.
     fn count_repair(&mut self) {
-        // While votes count as lost, all copies since the repair that lost them have the mark.
+        // While votes count as lost, every copy made since the repair that lost them has the mark.
         let is_marked = self.needs_repair() && self.loss().is_some();
         let begins = is_marked && self.found.loss != Some(Loss::Votes);
-        if begins && self.repair_opening.is_none() {
+        if begins && self.repair_start_id.is_none() {
             let number = self.disk.draw().max(1);
-            self.repair_opening = Some(number);
-            let current = self.next.openings.pop().expect("the current start");
+            self.repair_start_id = Some(number);
+            let current = self.next.start_ids.pop().expect("the current start");
             self.next = self.found.clone();
-            self.next.open(number, self.options.openings_kept);
-            self.next.open(current, self.options.openings_kept);
+            self.next.open(number, self.options.start_ids_kept);
+            self.next.open(current, self.options.start_ids_kept);
         }
     }
 
@@ -377,8 +378,8 @@ impl<D: Disk> Recovered<D> {
         assert!(!discards_state || snapshot.is_none(), "a snapshot with a wrong state is loaded");
         let latest = self.latest_hard_state().filter(|_| is_damaged);
         let Recovered { mut disk, options, names, mut found, next, mut replay, damage, .. } = self;
-        if let Some(number) = self.repair_opening {
-            found.open(number, options.openings_kept);
+        if let Some(number) = self.repair_start_id {
+            found.open(number, options.start_ids_kept);
         }
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
         let base = replay.base.index;
@@ -396,7 +397,7 @@ impl<D: Disk> Recovered<D> {
             // log is reset, the new segment follows it.
             let numbers = names.iter().filter_map(|name| segment::number_of(name));
             found.last = numbers.max().unwrap_or(0).max(found.last);
-            // Until the repair is complete, nothing shows how much of the log it has removed.
+            // Until the repair is complete, it is unknown how much of the log it has removed.
             found.loss = loss.and(Some(Loss::Votes));
             found.write(&mut disk)?;
             let log = damage.as_ref().map(|damage| damage.name.as_str());
@@ -437,8 +438,8 @@ impl<D: Disk> Recovered<D> {
         // writes of the previous start, no peer learned of that start, and the current start
         // replaces it.
         log.write_block(next.identity.incarnation)?;
-        let (identity, openings) = (next.identity, next.openings);
-        log.meta = Meta { identity, loss, openings, ..log.meta };
+        let (identity, start_ids) = (next.identity, next.start_ids);
+        log.meta = Meta { identity, loss, start_ids, ..log.meta };
         log.meta.write(&mut log.disk)?;
         repair::delete_record(&mut log.disk)?;
         if discards_state {
@@ -457,7 +458,7 @@ impl<D: Disk> Recovered<D> {
     }
 }
 
-/// Deletes the obsolete files of a folder with this meta record.
+/// Deletes the files that are obsolete according to the meta record.
 fn delete_obsolete<D: Disk>(disk: &mut D, meta: &Meta) -> Result<(), StorageError> {
     let names = disk.list().map_err(io_error(disk, "list", ""))?;
     let is_early = disk.mutant() == Some(Mutant::DeleteBeforeSync);
@@ -576,7 +577,8 @@ fn read_segments<D: Disk>(
                 let before = replay.durable.hard_state;
                 let hard_state = repair::latest_hard_state(disk, count, before, &meta.identity);
                 if hard_state.is_none() && meta.members.is_empty() {
-                    // It was added later, so it may have voted for members that it does not know.
+                    // The replica was added later, so it may have voted for members that it does
+                    // not know.
                     return Err(error);
                 }
                 let name = segment::file_name(number);
@@ -594,13 +596,13 @@ fn read_segments<D: Disk>(
     // interrupted a repair.
     if written < opened && damage.is_none() && meta.loss != Some(Loss::Votes) {
         let file = disk.describe(&segment::file_name(count));
-        let what = format!("it ends with opening {written}, the meta record with opening {opened}");
+        let what = format!("it ends with start {written}, the meta record with start {opened}");
         return Err(StorageError::RolledBack { file, what });
     }
     if written > opened.saturating_add(1) || count > meta.last.saturating_add(1) {
         let file = disk.describe(META_FILE);
         let what = format!(
-            "it ends with opening {opened} and segment {}, the log with opening {written} and \
+            "it ends with start {opened} and segment {}, the log with start {written} and \
              segment {count}",
             meta.last
         );

@@ -1,5 +1,5 @@
-//! The last known start of each peer. Each start of a replica opens its log and draws a random
-//! number, the opening, which identifies the start. A peer whose folder was wiped or restored from
+//! The last known start of each peer. A replica draws a random number at each start, the start id,
+//! which identifies the start. A peer whose folder was wiped or restored from
 //! an older copy lacks votes and acknowledged entries; these records detect such a peer. They are
 //! kept in a file, so that they survive restarts. The network stage writes the file when a
 //! restarted peer connects, before it accepts any of that peer's messages.
@@ -7,7 +7,7 @@
 //! ```text
 //!  stream in the payloads of the sectors; the rest of the last sector is zeros
 //!  +--------+---------+---------+---------+-------+-----------------------------------+
-//!  | magic  | version | cluster | replica | count | peer, incarnation, opening ..     |
+//!  | magic  | version | cluster | replica | count | peer, incarnation, start id ..    |
 //!  |   16   |    4    |   16    |    2    |   2   |  2 + 8 + 8 each                   |
 //!  +--------+---------+---------+---------+-------+-----------------------------------+
 //! ```
@@ -51,28 +51,26 @@ const _: () = assert!(RECORDS_MAX > 4 * REPLICAS_MAX);
 /// and is rejected: no replica can be started that often in a year.
 const INCARNATION_MAX: u64 = 1 << 32;
 
-/// The latest process start of a peer that this replica has seen. A peer draws a random number at
-/// each start, which identifies the start.
+/// The latest process start of a peer that this replica has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerOpening {
+pub struct PeerStart {
     /// Id of the peer.
     pub peer: NodeId,
     /// Number of times that the peer had been started, including the start that this record
     /// describes.
     pub incarnation: u64,
-    /// Random number that the peer drew at this start; never zero. See [`super::Log::openings`].
-    pub opening: u64,
+    /// Start id: the random number that the peer drew at this start; never zero.
+    pub start_id: u64,
 }
 
 /// The list of a replica's latest process starts, which it sends to its peers in its hello message,
-/// so that they detect an older copy of its folder. A replica draws a random number at each start,
-/// which identifies the start.
+/// so that they detect an older copy of its folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpeningHistory<'a> {
+pub struct StartHistory<'a> {
     /// Total number of times that the replica has been started.
     pub incarnation: u64,
-    /// Random numbers that the replica drew at its latest starts, one per start, newest last.
-    pub openings: &'a [u64],
+    /// Start ids (random numbers) of the replica's latest starts, newest last.
+    pub start_ids: &'a [u64],
 }
 
 /// Reason why a peer's list of its latest process starts is rejected.
@@ -121,7 +119,7 @@ pub enum HistoryError {
     },
 }
 
-impl OpeningHistory<'_> {
+impl StartHistory<'_> {
     /// Checks this list of process starts, which `peer` has sent: it must contain `seen`, the
     /// latest start that this replica has recorded for the peer. Returns the latest start in the
     /// list, which the caller must record. `kept` is the maximum length of such a list.
@@ -131,10 +129,10 @@ impl OpeningHistory<'_> {
     pub fn check(
         &self,
         peer: NodeId,
-        seen: Option<PeerOpening>,
+        seen: Option<PeerStart>,
         kept: usize,
-    ) -> Result<PeerOpening, HistoryError> {
-        let OpeningHistory { incarnation, openings } = *self;
+    ) -> Result<PeerStart, HistoryError> {
+        let StartHistory { incarnation, start_ids } = *self;
         let latest = self.latest(peer, kept)?;
         let Some(seen) = seen else { return Ok(latest) };
         let seen_incarnation = seen.incarnation;
@@ -143,10 +141,10 @@ impl OpeningHistory<'_> {
             return Err(HistoryError::Other { seen: seen_incarnation, incarnation });
         };
         let since = usize::try_from(since).unwrap_or(usize::MAX);
-        let Some(place) = (openings.len() - 1).checked_sub(since) else {
+        let Some(place) = (start_ids.len() - 1).checked_sub(since) else {
             return Err(HistoryError::Forgotten { seen: seen_incarnation, incarnation });
         };
-        if openings[place] != seen.opening || seen.opening == 0 {
+        if start_ids[place] != seen.start_id || seen.start_id == 0 {
             return Err(HistoryError::Other { seen: seen_incarnation, incarnation });
         }
         assert!(latest.incarnation >= seen_incarnation, "{latest:?} before {seen:?}");
@@ -159,16 +157,16 @@ impl OpeningHistory<'_> {
     ///
     /// # Errors
     /// If the list is malformed.
-    pub fn latest(&self, peer: NodeId, kept: usize) -> Result<PeerOpening, HistoryError> {
-        let OpeningHistory { incarnation, openings } = *self;
-        assert!(kept > 0, "no openings are kept");
-        let listed = openings.len();
+    pub fn latest(&self, peer: NodeId, kept: usize) -> Result<PeerStart, HistoryError> {
+        let StartHistory { incarnation, start_ids } = *self;
+        assert!(kept > 0, "no start ids are kept");
+        let listed = start_ids.len();
         let wanted = usize::try_from(incarnation).unwrap_or(usize::MAX).min(kept);
-        match openings.last() {
-            Some(&opening)
-                if opening != 0 && listed == wanted && incarnation <= INCARNATION_MAX =>
+        match start_ids.last() {
+            Some(&start_id)
+                if start_id != 0 && listed == wanted && incarnation <= INCARNATION_MAX =>
             {
-                Ok(PeerOpening { peer, incarnation, opening })
+                Ok(PeerStart { peer, incarnation, start_id })
             }
             _ => Err(HistoryError::Incomplete { listed, incarnation }),
         }
@@ -181,7 +179,7 @@ impl OpeningHistory<'_> {
 pub struct PeerRecords<D: Disk> {
     disk: D,
     owner: Identity,
-    records: Vec<PeerOpening>,
+    records: Vec<PeerStart>,
     /// Whether the file `peers` must be rewritten because it differs from `records` in memory: its
     /// last write failed, or the file was found damaged.
     stale: bool,
@@ -223,7 +221,7 @@ impl<D: Disk> PeerRecords<D> {
 
     /// Returns the latest recorded start of a peer; `None` if the peer has never connected, or if
     /// the records were lost.
-    pub fn of(&self, peer: NodeId) -> Option<PeerOpening> {
+    pub fn of(&self, peer: NodeId) -> Option<PeerStart> {
         if self.disk.mutant() == Some(Mutant::AcceptOldCopy) {
             return None;
         }
@@ -231,19 +229,19 @@ impl<D: Disk> PeerRecords<D> {
     }
 
     /// Checks that `history`, the list of process starts that `peer` has sent, contains the latest
-    /// start that this replica has recorded for the peer; see [`OpeningHistory::check`].
+    /// start that this replica has recorded for the peer; see [`StartHistory::check`].
     ///
     /// # Errors
     /// If the list must be rejected.
     pub fn check(
         &self,
         peer: NodeId,
-        history: OpeningHistory<'_>,
+        history: StartHistory<'_>,
         kept: usize,
-    ) -> Result<PeerOpening, HistoryError> {
+    ) -> Result<PeerStart, HistoryError> {
         match history.check(peer, self.of(peer), kept) {
             Err(HistoryError::Forgotten { .. })
-                if self.disk.mutant() == Some(Mutant::ForgetOldOpenings) =>
+                if self.disk.mutant() == Some(Mutant::ForgetOldStarts) =>
             {
                 history.latest(peer, kept)
             }
@@ -257,7 +255,7 @@ impl<D: Disk> PeerRecords<D> {
     /// # Errors
     /// If the file cannot be written. If the disk is full, the record is kept in memory and written
     /// together with the next one; after any other error the process must exit.
-    pub fn note(&mut self, new: PeerOpening) -> Result<(), StorageError> {
+    pub fn note(&mut self, new: PeerStart) -> Result<(), StorageError> {
         if self.of(new.peer) == Some(new) && !self.stale {
             return Ok(());
         }
@@ -269,7 +267,7 @@ impl<D: Disk> PeerRecords<D> {
         self.records.push(new);
         let excess = self.records.len().saturating_sub(RECORDS_MAX);
         self.records.drain(..excess);
-        assert!(new.opening != 0, "zero stands for an unknown opening");
+        assert!(new.start_id != 0, "zero stands for an unknown start id");
         let bytes = self.encode();
         replace(&mut self.disk, PEERS_FILE, PEERS_FILE_NEW, &bytes)?;
         self.stale = false;
@@ -287,7 +285,7 @@ impl<D: Disk> PeerRecords<D> {
         for record in &self.records {
             stream.extend_from_slice(&record.peer.0.to_le_bytes());
             stream.extend_from_slice(&record.incarnation.to_le_bytes());
-            stream.extend_from_slice(&record.opening.to_le_bytes());
+            stream.extend_from_slice(&record.start_id.to_le_bytes());
         }
         let mut out = Vec::new();
         sector::seal(0, 0, 0, &stream, &mut out);
@@ -295,7 +293,7 @@ impl<D: Disk> PeerRecords<D> {
     }
 }
 
-fn decode(file: &str, bytes: &[u8], owner: &Identity) -> Result<Vec<PeerOpening>, StorageError> {
+fn decode(file: &str, bytes: &[u8], owner: &Identity) -> Result<Vec<PeerStart>, StorageError> {
     let mut fields = header_fields(file, bytes, MAGIC)?;
     let damaged = |offset, what| StorageError::Damaged { file: file.to_owned(), offset, what };
     let cluster = u128::from_le_bytes(fields.take());
@@ -317,10 +315,10 @@ fn decode(file: &str, bytes: &[u8], owner: &Identity) -> Result<Vec<PeerOpening>
         }
     }
     let mut fields = Fields::of(&stream[HEAD_BYTES..]);
-    let records = (0..count).map(|_| PeerOpening {
+    let records = (0..count).map(|_| PeerStart {
         peer: NodeId(u16::from_le_bytes(fields.take())),
         incarnation: u64::from_le_bytes(fields.take()),
-        opening: u64::from_le_bytes(fields.take()),
+        start_id: u64::from_le_bytes(fields.take()),
     });
     Ok(records.collect())
 }
@@ -332,8 +330,8 @@ mod tests {
 
     const OWNER: Identity = Identity { cluster: 9, replica: NodeId(1), incarnation: 4 };
 
-    fn last_opening(peer: u16, incarnation: u64, opening: u64) -> PeerOpening {
-        PeerOpening { peer: NodeId(peer), incarnation, opening }
+    fn last_start(peer: u16, incarnation: u64, start_id: u64) -> PeerStart {
+        PeerStart { peer: NodeId(peer), incarnation, start_id }
     }
 
     /// Number of starts that each replica keeps in its history in these tests.
@@ -341,12 +339,12 @@ mod tests {
 
     #[test]
     fn peer_hello_with_wrong_or_gapped_restart_history_is_rejected() {
-        let seen = last_opening(2, 5, 55);
+        let seen = last_start(2, 5, 55);
         let other = |incarnation| Err(HistoryError::Other { seen: 5, incarnation });
         let incomplete =
             |listed, incarnation| Err(HistoryError::Incomplete { listed, incarnation });
-        let later = |incarnation, opening| Ok(last_opening(2, incarnation, opening));
-        for (incarnation, openings, expected) in [
+        let later = |incarnation, start_id| Ok(last_start(2, incarnation, start_id));
+        for (incarnation, start_ids, expected) in [
             (5, &[22, 33, 44, 55][..], later(5, 55)),
             (7, &[44, 55, 66, 77], later(7, 77)),
             (8, &[55, 66, 77, 88], later(8, 88)),
@@ -355,7 +353,7 @@ mod tests {
             (4, &[12, 22, 33, 44], other(4)),
             (5, &[22, 33, 44, 54], other(5)),
             (6, &[33, 44, 54, 66], other(6)),
-            // The list does not reach back to the known opening.
+            // The list does not reach back to the known start id.
             (9, &[66, 77, 88, 99], Err(HistoryError::Forgotten { seen: 5, incarnation: 9 })),
             (60, &[6, 7, 8, 9], Err(HistoryError::Forgotten { seen: 5, incarnation: 60 })),
             // The list must be complete.
@@ -367,9 +365,9 @@ mod tests {
             (7, &[44, 55, 66, 0], incomplete(4, 7)),
             (u64::MAX, &[1, 2, 3, 4], incomplete(4, u64::MAX)),
         ] {
-            let history = OpeningHistory { incarnation, openings };
+            let history = StartHistory { incarnation, start_ids };
             let found = history.check(NodeId(2), Some(seen), KEPT);
-            assert_eq!(found, expected, "incarnation {incarnation}, {openings:?}");
+            assert_eq!(found, expected, "incarnation {incarnation}, {start_ids:?}");
         }
     }
 
@@ -379,14 +377,14 @@ mod tests {
         let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
         let last = u16::try_from(RECORDS_MAX).unwrap() + 3;
         for peer in 1..=last {
-            records.note(last_opening(peer, 1, peer.into())).unwrap();
+            records.note(last_start(peer, 1, peer.into())).unwrap();
         }
         drop(records);
         let records = PeerRecords::open(&mut disk, OWNER).unwrap();
         assert!(records.damage().is_none(), "{:?}", records.damage());
         assert_eq!(records.of(NodeId(3)), None, "the first ones are dropped");
         for peer in 4..=last {
-            assert_eq!(records.of(NodeId(peer)), Some(last_opening(peer, 1, peer.into())));
+            assert_eq!(records.of(NodeId(peer)), Some(last_start(peer, 1, peer.into())));
         }
         // A flipped bit in any sector is noticed.
         let bytes = disk.read(PEERS_FILE).unwrap();
@@ -400,24 +398,24 @@ mod tests {
 
     #[test]
     fn first_peer_hello_with_short_restart_history_is_rejected() {
-        let check = |incarnation, openings| {
-            OpeningHistory { incarnation, openings }.check(NodeId(2), None, KEPT)
+        let check = |incarnation, start_ids| {
+            StartHistory { incarnation, start_ids }.check(NodeId(2), None, KEPT)
         };
-        assert_eq!(check(2, &[8, 9]), Ok(last_opening(2, 2, 9)));
-        assert_eq!(check(6, &[6, 7, 8, 9]), Ok(last_opening(2, 6, 9)));
-        for (incarnation, openings) in
+        assert_eq!(check(2, &[8, 9]), Ok(last_start(2, 2, 9)));
+        assert_eq!(check(6, &[6, 7, 8, 9]), Ok(last_start(2, 6, 9)));
+        for (incarnation, start_ids) in
             [(2, &[9][..]), (6, &[8, 9]), (i64::MAX.unsigned_abs(), &[6, 7, 8, 9])]
         {
-            let listed = openings.len();
+            let listed = start_ids.len();
             let expected = Err(HistoryError::Incomplete { listed, incarnation });
-            assert_eq!(check(incarnation, openings), expected);
+            assert_eq!(check(incarnation, start_ids), expected);
         }
     }
 
     #[test]
     fn peer_restart_history_with_a_zero_id_never_matches() {
-        let history = OpeningHistory { incarnation: 3, openings: &[0, 8, 9] };
-        let seen = Some(last_opening(2, 1, 0));
+        let history = StartHistory { incarnation: 3, start_ids: &[0, 8, 9] };
+        let seen = Some(last_start(2, 1, 0));
         let expected = Err(HistoryError::Other { seen: 1, incarnation: 3 });
         assert_eq!(history.check(NodeId(2), seen, KEPT), expected);
     }
@@ -427,22 +425,20 @@ mod tests {
         let mut cuts = 0;
         loop {
             let mut disk = MemDisk::default();
-            PeerRecords::open(&mut disk, OWNER).unwrap().note(last_opening(2, 1, 10)).unwrap();
+            PeerRecords::open(&mut disk, OWNER).unwrap().note(last_start(2, 1, 10)).unwrap();
             disk.power_cut_in(cuts);
             let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
             let outcome = records
-                .note(last_opening(3, 1, 11))
-                .and_then(|()| records.note(last_opening(2, 2, 12)));
+                .note(last_start(3, 1, 11))
+                .and_then(|()| records.note(last_start(2, 2, 12)));
             disk.restart(&mut |states| usize::try_from(cuts).unwrap() % states);
             // Unfinished files are no obstacle.
             let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
             let of_two = records.of(NodeId(2));
-            assert!(
-                of_two == Some(last_opening(2, 1, 10)) || of_two == Some(last_opening(2, 2, 12))
-            );
-            records.note(last_opening(3, 9, 13)).unwrap();
+            assert!(of_two == Some(last_start(2, 1, 10)) || of_two == Some(last_start(2, 2, 12)));
+            records.note(last_start(3, 9, 13)).unwrap();
             if outcome.is_ok() {
-                assert_eq!(of_two, Some(last_opening(2, 2, 12)));
+                assert_eq!(of_two, Some(last_start(2, 2, 12)));
                 break;
             }
             cuts += 1;
@@ -454,25 +450,25 @@ mod tests {
     fn full_disk_keeps_peer_restart_records_in_memory_until_writable() {
         let mut disk = MemDisk::default();
         let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
-        records.note(last_opening(2, 1, 10)).unwrap();
+        records.note(last_start(2, 1, 10)).unwrap();
         records.disk.set_capacity(Some(600));
         for _ in 0..2 {
-            let error = records.note(last_opening(2, 2, 11)).unwrap_err();
+            let error = records.note(last_start(2, 2, 11)).unwrap_err();
             assert!(error.is_disk_full(), "{error}");
         }
-        assert_eq!(records.of(NodeId(2)), Some(last_opening(2, 2, 11)));
+        assert_eq!(records.of(NodeId(2)), Some(last_start(2, 2, 11)));
         records.disk.set_capacity(None);
         // A temporary file of a failed attempt is no obstacle.
         records.disk.create(PEERS_FILE_NEW, 100).unwrap();
-        records.note(last_opening(2, 2, 11)).unwrap();
+        records.note(last_start(2, 2, 11)).unwrap();
         let records = PeerRecords::open(&mut disk, OWNER).unwrap();
-        assert_eq!(records.of(NodeId(2)), Some(last_opening(2, 2, 11)));
+        assert_eq!(records.of(NodeId(2)), Some(last_start(2, 2, 11)));
     }
 
     #[test]
     fn damaged_or_foreign_peer_restart_records_are_rebuilt() {
         let mut disk = MemDisk::default();
-        PeerRecords::open(&mut disk, OWNER).unwrap().note(last_opening(2, 1, 10)).unwrap();
+        PeerRecords::open(&mut disk, OWNER).unwrap().note(last_start(2, 1, 10)).unwrap();
         let whole = disk.read(PEERS_FILE).unwrap();
         for bit in 0..whole.len() * 8 {
             disk.tamper(PEERS_FILE, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
@@ -480,8 +476,8 @@ mod tests {
             let damage = records.damage().map(StorageError::to_string).unwrap_or_default();
             assert!(damage.contains("peers is damaged at byte 0"), "bit {bit}: {damage}");
             assert_eq!(records.of(NodeId(2)), None);
-            // The same opening is written again.
-            records.note(last_opening(2, 1, 10)).unwrap();
+            // The same start id is written again.
+            records.note(last_start(2, 1, 10)).unwrap();
             assert_eq!(disk.read(PEERS_FILE).unwrap(), whole, "bit {bit}");
         }
         let other = Identity { replica: NodeId(7), ..OWNER };

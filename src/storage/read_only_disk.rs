@@ -1,4 +1,4 @@
-//! [`ReadOnlyDisk`]: a folder of the machine's file system that is only read, to check it.
+//! [`ReadOnlyDisk`]: a data folder opened for checking, without changing it.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -10,12 +10,12 @@ use super::error::StorageError;
 use super::real_disk::{LOCK_FILE, failed};
 use super::reserve::RESERVE_FILE;
 
-/// A replica's data folder that is only read. A deletion only hides the file, as a start would
-/// delete it; all other changes fail.
+/// A data folder that is only read. Deleting a file, as a start does, only hides it; all other
+/// changes fail.
 #[derive(Debug)]
 pub struct ReadOnlyDisk {
     folder: PathBuf,
-    /// Names of the files that were deleted, as far as users of this disk see.
+    /// Names of the deleted files, which this disk hides.
     deleted: Vec<String>,
     /// Handle of the locked lock file; `None` if the folder has none.
     _lock: Option<File>,
@@ -44,13 +44,13 @@ impl ReadOnlyDisk {
         Ok(ReadOnlyDisk { folder: folder.to_owned(), deleted: Vec::new(), _lock: lock })
     }
 
-    /// Returns the names of the files that were deleted, as far as users of this disk see.
+    /// Returns the names of the files that were deleted, and so are hidden.
     pub fn deleted(&self) -> &[String] {
         &self.deleted
     }
 }
 
-/// Returns the error of an operation that would change the folder.
+/// Returns the error for an operation that would change the folder.
 fn refused<T>() -> io::Result<T> {
     Err(io::ErrorKind::ReadOnlyFilesystem.into())
 }

@@ -35,8 +35,8 @@ pub(super) struct Replay {
     /// Checksum of the last block read (the entries of one sync), on which the checksum of the next
     /// block builds; zero before the first block.
     pub(super) chain: u32,
-    /// Sequence number of the segment that begins after the last installed snapshot that replaced
-    /// the log, so that all earlier segments are obsolete; `None` if no snapshot did.
+    /// Sequence number of the segment that follows the latest installed snapshot by which the log
+    /// was replaced; all earlier segments are obsolete. `None` if the log was never replaced.
     pub(super) restarted: Option<u64>,
     /// Number of times that the replica had been started when it wrote the last block read (the
     /// entries of one sync); zero before the first block.
@@ -277,7 +277,7 @@ impl Replay {
         }
         if header.incarnation < self.incarnation {
             return Err(format!(
-                "a block of opening {} after one of opening {}",
+                "a block of start {} after one of start {}",
                 header.incarnation, self.incarnation
             ));
         }
@@ -307,7 +307,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Forgets all entries and segments, so that a repair keeps none of them.
+    /// Discards all entries and segments, so that a repair keeps none of them.
     fn forget_log(&mut self) {
         self.durable.entries.clear();
         self.bases.clear();

@@ -30,7 +30,7 @@ use super::sector::{self, SECTOR_BYTES, Sector, sectors_for};
 use super::segment::{self, BlockHeader, Fields, SegmentHeader};
 use super::snapshots::end_of;
 
-/// Prefix of the name under which a damaged file is kept.
+/// Prefix of the new name of a damaged file that is kept.
 const ASIDE: &str = "damaged-";
 
 /// Name of the file that keeps the latest term and vote during a repair.
@@ -38,15 +38,15 @@ pub(super) const RECORD_FILE: &str = "repair";
 const RECORD_FILE_NEW: &str = "repair.new";
 const RECORD_MAGIC: &[u8; 16] = b"bowline repair\n\n";
 
-/// What a repair removes from a damaged folder and what it keeps. The replica recovers the rest
-/// from the other replicas.
+/// The parts of a damaged folder that a repair removes and keeps. The replica recovers what is
+/// removed from the other replicas.
 #[derive(Clone, Copy, Debug)]
 pub struct Repair<'a> {
-    /// The damage that was found first.
+    /// The first damage found.
     pub damage: &'a StorageError,
-    /// What the replica has lost.
+    /// The data that the replica has lost.
     pub loss: Loss,
-    /// Id of the last entry that is kept, in the log or in the snapshot; zero if there is none.
+    /// Id of the last entry that is kept, in the log or in the snapshot; zero if none is kept.
     pub last_kept: EntryId,
 }
 
@@ -56,7 +56,8 @@ pub(super) struct LogDamage {
     /// Name of the damaged file.
     pub(super) name: String,
     pub(super) error: StorageError,
-    /// The replica's latest term and vote; `None` unless the rest of the log proves them.
+    /// The replica's latest term and vote; `None` unless the undamaged part of the log contains
+    /// them for certain.
     pub(super) hard_state: Option<HardState>,
 }
 
@@ -172,10 +173,10 @@ pub(super) fn lost_snapshots<'a>(
     lost
 }
 
-/// Sets damaged files aside: copies the log file `log`, unless the disk is full, and renames the
-/// first of `snapshots`. Deletes the other `snapshots`, and the files that an earlier repair has
-/// set aside. If `is_interrupted`, the earlier repair is this one, and its files are kept. Makes
-/// the changes durable.
+/// Keeps damaged files under other names: copies the log file `log`, unless the disk is full, and
+/// renames the first of `snapshots`. Deletes the other `snapshots`, and the files kept by an
+/// earlier repair, unless `is_interrupted` says that this is the same repair, continued. Makes the
+/// changes durable.
 pub(super) fn set_aside<D: Disk>(
     disk: &mut D,
     names: &[String],
@@ -193,7 +194,7 @@ pub(super) fn set_aside<D: Disk>(
     }
     if let Some(log) = log.filter(|log| names.iter().any(|name| name == log)) {
         match copy(disk, log) {
-            // The copy only informs the operator.
+            // The copy is only for the operator's information.
             Err(error) if error.is_disk_full() => {}
             copied => copied?,
         }

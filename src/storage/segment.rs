@@ -163,7 +163,7 @@ impl SegmentHeader {
     }
 }
 
-/// Returns the seed of the checksums of the sectors of a replica's segment `number`.
+/// Returns the seed of the sector checksums in segment `number` of a replica.
 pub(super) fn salt(cluster: u128, replica: NodeId, number: u64) -> u32 {
     let salt = crc32c::crc32c(&cluster.to_le_bytes());
     let salt = crc32c::crc32c_append(salt, &replica.0.to_le_bytes());
@@ -316,7 +316,7 @@ impl BlockBuilder {
         incarnation: u64,
         hard_state: HardState,
     ) -> (&[u8], u32) {
-        assert!(incarnation > 0, "openings are counted from 1");
+        assert!(incarnation > 0, "starts are counted from 1");
         assert!(self.stream.len() >= BLOCK_HEADER_BYTES, "{} bytes", self.stream.len());
         let length = u32::try_from(self.stream.len()).expect("blocks are below 4 GiB");
         let voted_for = hard_state.voted_for.unwrap_or(NodeId(0));
@@ -360,7 +360,7 @@ pub(super) fn chain(previous: u32, stream: &[u8]) -> u32 {
     crc32c::crc32c_append(chain, &stream[8..])
 }
 
-/// Checks that `found`, the cluster and the replica that own a file, are the expected ones.
+/// Checks that the owner of a file, `found` (cluster and replica), is the expected one.
 pub(super) fn check_owner(
     file: &str,
     found: (u128, NodeId),

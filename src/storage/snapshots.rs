@@ -487,7 +487,7 @@ pub(super) fn end_of(name: &str) -> Option<EntryId> {
     (file_name(last) == name).then_some(last)
 }
 
-/// Returns whether a file is a complete snapshot, which may be damaged.
+/// Returns whether a file is a completely written snapshot. It may be damaged nevertheless.
 pub(super) fn is_snapshot(name: &str) -> bool {
     end_of(name).is_some()
 }

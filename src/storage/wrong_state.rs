@@ -1,11 +1,10 @@
-//! The mark in the folder of a replica whose state is wrong: a majority of the replicas has another
-//! state at the same log index. The next start removes the snapshots, because the wrong state may
-//! be in them, and rebuilds the state from the log and from the other replicas. The log itself is
-//! right, and is kept if it begins with the first entry.
+//! The wrong-state mark: a file in the folder of a replica whose state differs from that of a
+//! majority at the same log index. The next start deletes the snapshots, which may contain the
+//! wrong state, and rebuilds the state from the log and from the other replicas. The log itself is
+//! right; it is kept if it begins with the first entry.
 //!
-//! The mark is an additional file, so that it becomes durable at once, whatever the log writer
-//! does. A start deletes it after everything else; so a start that a power cut interrupts is
-//! repeated.
+//! The mark is a separate file, so that it becomes durable at once, independently of the log
+//! writer. A start deletes it last, so a start that a power cut interrupts is repeated.
 
 use super::disk::{Disk, io_error};
 use super::error::StorageError;
@@ -36,7 +35,7 @@ pub(super) fn error_in<D: Disk>(disk: &D, names: &[String]) -> Option<StorageErr
     is_marked(names).then(|| StorageError::WrongState { file: disk.describe(FILE) })
 }
 
-/// Durably deletes the mark, at the end of the start that has removed the wrong state.
+/// Durably deletes the mark, as the last step of the start that has removed the wrong state.
 pub(super) fn delete_mark<D: Disk>(disk: &mut D) -> Result<(), StorageError> {
     disk.delete(FILE).map_err(io_error(disk, "delete", FILE))?;
     disk.sync_dir().map_err(io_error(disk, "sync", ""))

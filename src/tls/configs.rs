@@ -1,4 +1,5 @@
-//! What connections accept: certificates, authorities and versions of the protocol.
+//! TLS configurations: the certificates, authorities and protocol versions that a connection
+//! accepts.
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -15,29 +16,31 @@ use super::{TlsError, TlsFiles};
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(ring::default_provider()));
 
-/// Whether clients must present a certificate of one of the server's authorities.
+/// Whether a server asks its clients for certificates. A certificate is valid if one of the
+/// server's trusted authorities has signed it and it has not expired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClientCertificates {
-    /// A client without a valid certificate is refused.
+    /// A client without a valid certificate is rejected.
     Required,
-    /// A client needs no certificate, but one with an invalid certificate is refused.
+    /// A client may connect without a certificate. One with an invalid certificate is rejected.
     Optional,
     /// Clients are not asked for certificates.
     Ignored,
 }
 
-/// The settings of connections between replicas.
+/// TLS configurations of connections between replicas.
 #[derive(Clone, Debug)]
 pub struct PeerConfigs {
-    /// For connections that peers make to this replica.
+    /// For connections that peers open to this replica.
     pub incoming: Arc<ServerConfig>,
-    /// For connections that this replica makes to its peers.
+    /// For connections that this replica opens to its peers.
     pub outgoing: Arc<ClientConfig>,
-    /// The trusted authorities.
+    /// The authorities whose certificates this replica accepts from its peers.
     pub authorities: Authorities,
 }
 
-/// A set of trusted authorities, which can be compared with another one.
+/// A set of trusted certificate authorities. Two sets are equal if they have the same certificates
+/// in the same order.
 #[derive(Clone, Debug)]
 pub struct Authorities(RootCertStore);
 
@@ -49,10 +52,10 @@ impl PartialEq for Authorities {
 
 impl Eq for Authorities {}
 
-/// Returns the settings of connections that clients make.
+/// Returns the TLS configuration for connections from clients.
 ///
 /// # Errors
-/// If the files cannot be read or used.
+/// If a file cannot be read, or does not contain usable certificates or keys.
 pub fn server_config(
     files: &TlsFiles,
     certificates: ClientCertificates,
@@ -60,10 +63,11 @@ pub fn server_config(
     incoming(files, files.load()?, certificates, ALL_VERSIONS)
 }
 
-/// Returns the settings of connections between replicas, which verify each other.
+/// Returns the TLS configurations for connections between replicas, which verify each other's
+/// certificates.
 ///
 /// # Errors
-/// If the files cannot be read or used.
+/// If a file cannot be read, or does not contain usable certificates or keys.
 pub fn peer_configs(files: &TlsFiles) -> Result<PeerConfigs, TlsError> {
     let Loaded { chain, key, authorities } = files.load()?;
     let loaded =
@@ -72,7 +76,7 @@ pub fn peer_configs(files: &TlsFiles) -> Result<PeerConfigs, TlsError> {
         .with_protocol_versions(&[&TLS13])
         .and_then(|it| it.with_root_certificates(authorities).with_client_auth_cert(chain, key))
         .map_err(|error| files.unusable(&error))?;
-    // The name would be sent in the clear.
+    // Server name indication would show the name of the replica unencrypted.
     outgoing.enable_sni = false;
     outgoing.resumption = Resumption::disabled();
     let authorities = Authorities(loaded.authorities.clone());
@@ -80,11 +84,12 @@ pub fn peer_configs(files: &TlsFiles) -> Result<PeerConfigs, TlsError> {
     Ok(PeerConfigs { incoming, outgoing: Arc::new(outgoing), authorities })
 }
 
-/// Returns the settings of connections that a client makes. It trusts the authorities in the file
-/// `ca`, and presents the certificate in `identity` (its file and that of its key), if it has one.
+/// Returns the TLS configuration of a client. It trusts the authorities in the file `ca`, and
+/// presents the certificate `identity` (the paths of the certificate and of its private key) if
+/// there is one.
 ///
 /// # Errors
-/// If the files cannot be read or used.
+/// If a file cannot be read, or does not contain usable certificates or keys.
 pub fn client_config(
     ca: &Path,
     identity: Option<(&Path, &Path)>,

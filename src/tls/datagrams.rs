@@ -1,4 +1,5 @@
-//! Encryption of datagrams between two replicas, with keys from a connection with TLS between them.
+//! Encryption of datagrams between two replicas, with keys derived from a TLS connection between
+//! them.
 //!
 //! ```text
 //!  0        8         16                      -16
@@ -6,37 +7,38 @@
 //!  | key id | counter | encrypted datagram    | tag |
 //!  +--------+---------+-----------------------+-----+
 //! ```
-//!
-//! Both sides derive two keys, one for each direction, and the id of the pair from the connection
-//! (RFC 5705; RFC 8446, section 7.5). A key encrypts each datagram with another counter, with
-//! ChaCha20-Poly1305, which has no practical limit on the number of datagrams. The id and the
+//! Both sides derive the same two keys, one for each direction, and the id of this pair of keys
+//! from the TLS connection (RFC 5705; RFC 8446, section 7.5). Each datagram is encrypted with
+//! ChaCha20-Poly1305, with a counter as the nonce, so that no nonce is used twice. The key id and
+//! the counter are authenticated, too. A receiver accepts each counter once.
 //! counter are authenticated, too. A receiver accepts each counter once.
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
-/// Number of bytes by which encryption makes a datagram longer.
+/// Number of bytes that encryption adds to a datagram: header and tag.
 const SEAL_BYTES: usize = HEADER_BYTES + TAG_BYTES;
 const HEADER_BYTES: usize = DatagramKeys::HEADER_BYTES;
 const TAG_BYTES: usize = 16;
 /// Length of a key in bytes.
 const KEY_BYTES: usize = 32;
-/// Number of bytes that are derived from a connection: both keys and the id.
+/// Number of bytes derived from a TLS connection: both keys and their id.
 pub(super) const SECRET_BYTES: usize = 2 * KEY_BYTES + 8;
-/// Number of the latest counters of which it is known whether they have arrived; older datagrams
-/// are refused. More than can be in flight between two datagrams that overtake each other.
+/// Size of the replay window in datagrams: a datagram this far behind the latest one is rejected,
+/// because the receiver no longer knows whether it has arrived before. The window is larger than
+/// any reordering in the network.
 const WINDOW: u64 = 4_096;
 
-/// The keys for datagrams between two replicas.
+/// The keys for datagrams between two replicas, one for each direction, and their counters.
 pub(crate) struct DatagramKeys {
     id: u64,
     sealing: LessSafeKey,
-    /// Counter of the next datagram that is encrypted.
+    /// Counter of the next datagram to encrypt.
     counter: u64,
     opening: LessSafeKey,
     arrived: ReplayWindow,
 }
 
-/// Which of the two replicas has made the connection.
+/// The side of the TLS connection, which decides which key is for which direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Side {
     Connecting,
@@ -44,10 +46,10 @@ pub(super) enum Side {
 }
 
 impl DatagramKeys {
-    /// Number of bytes before the encrypted datagram.
+    /// Size in bytes of the header, which precedes the encrypted datagram: key id and counter.
     pub(crate) const HEADER_BYTES: usize = 16;
 
-    /// Returns the keys of one side from what both sides have derived.
+    /// Splits the derived bytes into the keys of this side.
     pub(super) fn new(secret: &[u8; SECRET_BYTES], side: Side) -> DatagramKeys {
         let (keys, id) = secret.split_at(2 * KEY_BYTES);
         let (connecting, accepting) = keys.split_at(KEY_BYTES);
@@ -68,7 +70,7 @@ impl DatagramKeys {
         }
     }
 
-    /// Returns the id of the keys, which each datagram names.
+    /// Returns the id of this pair of keys, which is in the header of each datagram.
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
@@ -87,8 +89,8 @@ impl DatagramKeys {
         self.counter += 1;
     }
 
-    /// Decrypts a datagram in place. Returns `None` if it was not encrypted with these keys by the
-    /// other side, or has arrived before.
+    /// Decrypts a datagram in place. Returns `None` if the other side did not encrypt it with these
+    /// keys, or if it has arrived before.
     pub(crate) fn open<'b>(&mut self, sealed: &'b mut [u8]) -> Option<&'b [u8]> {
         if sealed.len() < SEAL_BYTES || key_id(sealed) != Some(self.id) {
             return None;
@@ -110,7 +112,7 @@ impl std::fmt::Debug for DatagramKeys {
     }
 }
 
-/// Returns the id of the keys that an encrypted datagram names; `None` if it is too short.
+/// Returns the key id in the header of an encrypted datagram; `None` if the datagram is too short.
 pub(crate) fn key_id(sealed: &[u8]) -> Option<u64> {
     sealed.first_chunk().map(|id| u64::from_le_bytes(*id))
 }
@@ -121,10 +123,10 @@ fn nonce(counter: u64) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-/// Which counters have arrived.
+/// Records which counters have arrived, to reject replayed datagrams.
 ///
-/// Invariant: bit `n % WINDOW` tells whether the counter `n` has arrived, for the last [`WINDOW`]
-/// counters before `next`.
+/// Invariant: for each of the last [`WINDOW`] counters `n` below `next`, bit `n % WINDOW` is set if
+/// `n` has arrived.
 #[derive(Debug)]
 struct ReplayWindow {
     next: u64,
@@ -138,19 +140,19 @@ impl Default for ReplayWindow {
 }
 
 impl ReplayWindow {
-    /// Returns whether the counter has not arrived, as far as that is known.
+    /// Returns whether the counter is in or after the window and has not arrived yet.
     fn is_new(&self, counter: u64) -> bool {
         let (word, bit) = place(counter);
         let is_known = counter < self.next;
-        // The last one is never used, so that `next` is above all that have arrived.
+        // `u64::MAX` is never used, so `next` can always exceed every counter that has arrived.
         counter < u64::MAX
             && (!is_known || self.next - counter <= WINDOW && self.bits[word] & bit == 0)
     }
 
-    /// Records that the counter has arrived, which [`ReplayWindow::is_new`].
+    /// Records the arrival of a counter for which [`ReplayWindow::is_new`] holds.
     fn note(&mut self, counter: u64) {
         if counter >= self.next {
-            // At most the whole window.
+            // Clears the bits of skipped counters, at most the whole window.
             for passed in self.next.max(counter.saturating_sub(WINDOW - 1))..=counter {
                 let (word, bit) = place(passed);
                 self.bits[word] &= !bit;
@@ -162,7 +164,7 @@ impl ReplayWindow {
     }
 }
 
-/// Returns the word and the bit in it of a counter.
+/// Returns the index of a counter's word in `bits`, and its bit in that word.
 fn place(counter: u64) -> (usize, u64) {
     let at = counter % WINDOW;
     (usize::try_from(at / 64).expect("below the number of words"), 1 << (at % 64))
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn encrypted_datagrams_are_opened_once_in_any_order() {
+    fn encrypted_datagrams_are_accepted_once_in_any_order() {
         let (mut one, mut other) = pair();
         let mut sent: Vec<Vec<u8>> = (0..200_u8).map(|it| sealed(&mut one, &[it; 40])).collect();
         sent.swap(3, 150);
@@ -194,15 +196,15 @@ mod tests {
             let mut arrived = datagram.clone();
             let opened = other.open(&mut arrived).unwrap();
             assert_eq!(opened, [opened[0]; 40]);
-            assert_eq!(other.open(&mut datagram.clone()), None, "it arrives again");
+            assert_eq!(other.open(&mut datagram.clone()), None, "replayed");
         }
         let mut back = sealed(&mut other, b"back");
         assert_eq!(one.open(&mut back.clone()), Some(&b"back"[..]));
-        assert_eq!(other.open(&mut back), None, "it returns to its sender");
+        assert_eq!(other.open(&mut back), None, "reflected to its sender");
     }
 
     #[test]
-    fn changed_or_foreign_datagrams_are_not_opened() {
+    fn changed_or_foreign_datagrams_are_rejected() {
         let (mut one, mut other) = pair();
         let datagram = sealed(&mut one, b"datagram");
         for at in 0..datagram.len() {
@@ -218,10 +220,10 @@ mod tests {
     }
 
     #[test]
-    fn replay_window_forgets_only_old_counters() {
+    fn replay_window_rejects_only_old_or_repeated_counters() {
         let mut window = ReplayWindow::default();
         let mut counters: Vec<u64> = (0..20_000).collect();
-        // Each counter is up to 1,000 places from its own.
+        // Moves each counter by up to 1,000 positions.
         for at in 0..counters.len() {
             let other = (at + at * 7_919 % 1_000).min(counters.len() - 1);
             counters.swap(at, other);

@@ -1,4 +1,4 @@
-//! Files with certificates and keys in PEM form, and whether they have changed.
+//! PEM files with certificates and keys, and detection of changes to them.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -11,24 +11,23 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::TlsError;
 
-/// The files from which a server or a client takes its certificates.
+/// Paths of the PEM files that a server or a client uses for TLS.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TlsFiles {
-    /// The certificate that this side presents, followed by the intermediate certificates if there
-    /// are any.
+    /// The certificate that this side presents, followed by intermediate certificates, if any.
     pub cert: PathBuf,
-    /// The private key of the certificate, without a passphrase.
+    /// The unencrypted private key of the certificate.
     pub key: PathBuf,
     /// The certificates of the authorities that this side trusts; `None` to trust none.
     pub ca: Option<PathBuf>,
 }
 
-/// What identifies the contents of files without reading them. If it is equal at two times, the
-/// files have most probably not changed in between.
+/// Size, modification time and inode of each file. If these are the same at two times, the files
+/// are assumed to be unchanged.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct FileStates(Vec<Option<(u64, i64, i64, u64)>>);
 
-/// What the files contain.
+/// The contents of the files, parsed.
 pub(super) struct Loaded {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) key: PrivateKeyDer<'static>,
@@ -37,7 +36,8 @@ pub(super) struct Loaded {
 }
 
 impl TlsFiles {
-    /// Returns the state of all files; a file that cannot be examined has none.
+    /// Returns the current state of each file, without reading its contents. A file whose metadata
+    /// cannot be read has the state `None`.
     pub fn states(&self) -> FileStates {
         let paths = [&self.cert, &self.key].into_iter().chain(&self.ca);
         let state = |file: Metadata| (file.ino(), file.mtime(), file.mtime_nsec(), file.len());
@@ -52,7 +52,7 @@ impl TlsFiles {
         Ok(Loaded { chain, key, authorities: authorities.unwrap_or_else(RootCertStore::empty) })
     }
 
-    /// Returns the error that these files cannot be used with each other, for this reason.
+    /// Returns the error that this certificate cannot be used with this key, for the given reason.
     pub(super) fn unusable(&self, reason: &rustls::Error) -> TlsError {
         let reason = match reason {
             rustls::Error::InconsistentKeys(_) => "the key belongs to another certificate".into(),
@@ -62,7 +62,7 @@ impl TlsFiles {
     }
 }
 
-/// Reads the certificates of authorities.
+/// Reads a PEM file with the certificates of trusted authorities.
 pub(super) fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(path)? {
@@ -96,7 +96,7 @@ pub(crate) mod testing {
 
     use super::TlsFiles;
 
-    /// An authority, and the files with the certificates that it has signed.
+    /// A certificate authority, and a folder with the certificates that it has signed.
     pub(crate) struct Authority {
         folder: TempDir,
         issuer: CertifiedIssuer<'static, KeyPair>,
@@ -117,7 +117,7 @@ pub(crate) mod testing {
             self.folder.path().join("ca.crt")
         }
 
-        /// Makes a certificate with these names that is valid up to the given year.
+        /// Issues a certificate with these DNS names that is valid until the given year.
         pub(crate) fn issue(&self, names: &[&str], until: i32) -> TlsFiles {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
             let [cert, key] = ["crt", "key"].map(|ending| {

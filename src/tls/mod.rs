@@ -1,28 +1,29 @@
-//! TLS of clients and peers: certificates, settings of connections, and one connection's state.
+//! TLS for clients and peers: certificates, configurations, and the state of one connection.
 //!
 //! | file | contents |
 //! |---|---|
-//! | `files` | files in PEM form, and whether they have changed |
+//! | `files` | PEM files, and detection of changes to them |
 //! | `configs` | which certificates and protocol versions a connection accepts |
 //! | `peer_names` | which replica a certificate names |
-//! | `datagrams` | encryption of datagrams, with keys from a connection |
+//! | `datagrams` | encryption of datagrams, with keys derived from a connection |
 //! | `session` | one connection: encrypts and decrypts, without a socket |
 //!
-//! Only `files` touches the machine. The cryptography is that of the `rustls` and `ring` crates.
+//! Only `files` accesses the file system. The cryptography is that of the `rustls` and `ring`
+//! crates.
 //!
-//! # Who proves what
+//! # Authentication
 //!
-//! *Clients* verify the server's certificate as they see fit. The server verifies the certificate
-//! of a client if it has a file of authorities ([`ClientCertificates`]).
+//! *Clients* verify the server's certificate if they want to. The server verifies clients'
+//! certificates if it has a file of trusted authorities ([`ClientCertificates`]).
 //!
-//! *Replicas* verify each other: a replica accepts a peer's certificate only if one of its own
-//! authorities has signed it and it names the replica (see [`PeerDomain`]): the one that it
-//! connects to, or the one that the peer claims to be in its hello. Both sides use TLS 1.3.
+//! *Replicas* verify each other. A replica accepts a peer's certificate only if one of its own
+//! trusted authorities has signed it, and if it names the right replica (see [`PeerDomain`]): on a
+//! connection that this replica opens, the one that it connects to; on an incoming connection, the
+//! one that the peer claims to be in its hello. Both sides use TLS 1.3.
 //!
 //! Datagrams between replicas are encrypted with keys that both derive from such a connection.
 //!
-//! Sessions are never resumed, so that each connection is verified with the certificates that are
-//! valid when it is made.
+//! Sessions are never resumed, so the certificates of each connection are verified when it is made.
 
 mod configs;
 mod datagrams;
@@ -44,7 +45,7 @@ pub use self::files::{FileStates, TlsFiles};
 pub use self::peer_names::PeerDomain;
 pub(crate) use self::session::{Session, SessionRead};
 
-/// The reason why certificates cannot be used.
+/// Why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
@@ -52,10 +53,10 @@ pub enum TlsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// The error of the operating system.
+        /// The operating system's error.
         error: io::Error,
     },
-    /// A file does not contain what it should.
+    /// A file does not contain what it should, in PEM form.
     #[error("{} has no {wanted} in PEM form; check which file it is", .path.display())]
     Pem {
         /// The file.
@@ -63,7 +64,7 @@ pub enum TlsError {
         /// What the file should contain.
         wanted: &'static str,
     },
-    /// The certificates are not acceptable, for example because the key belongs to another one.
+    /// The certificate cannot be used, for example because the private key does not belong to it.
     #[error(
         "cannot use the certificate {} with the key {}: {reason}",
         .cert.display(), .key.display()
@@ -73,37 +74,37 @@ pub enum TlsError {
         cert: PathBuf,
         /// The file with its private key.
         key: PathBuf,
-        /// Why they are not acceptable.
+        /// Why the certificate cannot be used.
         reason: String,
     },
-    /// The certificates of the authorities are not acceptable.
+    /// The certificates of the trusted authorities cannot be used.
     #[error("cannot use the certificates of the authorities in {}: {reason}", .path.display())]
     Authorities {
         /// The file with the certificates.
         path: PathBuf,
-        /// Why they are not acceptable.
+        /// Why they cannot be used.
         reason: String,
     },
 }
 
-/// What kind of failure ended a connection.
+/// Type of the failure that ended a TLS connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum FailureKind {
-    /// The other side has sent something that is not TLS.
+    /// The other side sent something that is not TLS.
     NotTls,
-    /// The other side has presented no certificate.
+    /// The other side presented no certificate.
     NoCertificate,
-    /// The certificate of the other side is not acceptable.
+    /// The certificate of the other side is invalid.
     Certificate,
-    /// The other side has refused this one.
+    /// The other side rejected the connection: it sent an alert.
     Refused,
     /// Any other failure.
     Protocol,
 }
 
-/// The reason why a connection with TLS was closed.
+/// Why a TLS connection was closed.
 ///
-/// Failures of the same kind are equal, so that logs can limit them together.
+/// Failures of the same kind are equal, so that their log lines are rate-limited together.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     kind: FailureKind,
@@ -138,15 +139,15 @@ impl From<&rustls::Error> for Failure {
                 (FailureKind::NotTls, "the other side does not use TLS".to_owned())
             }
             Error::NoCertificatesPresented => {
-                (FailureKind::NoCertificate, "the other side has presented no certificate".into())
+                (FailureKind::NoCertificate, "the other side presented no certificate".into())
             }
             Error::InvalidCertificate(error) => (
                 FailureKind::Certificate,
-                format!("the certificate of the other side is refused: {error}"),
+                format!("the certificate of the other side is invalid: {error}"),
             ),
             Error::AlertReceived(alert) => (
                 FailureKind::Refused,
-                format!("the other side has refused this one with the alert {alert:?}"),
+                format!("the other side rejected the connection with the alert {alert:?}"),
             ),
             other => (FailureKind::Protocol, other.to_string()),
         };

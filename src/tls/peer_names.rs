@@ -1,4 +1,4 @@
-//! Which replica a certificate names.
+//! DNS names of replicas in their certificates.
 
 use rustls::client::verify_server_name;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -6,18 +6,18 @@ use rustls::server::ParsedCertificate;
 
 use crate::types::NodeId;
 
-/// An id that no replica has.
+/// No replica has this id.
 const NO_REPLICA: NodeId = NodeId(0);
 
-/// The domain of the names in the certificates of a cluster's replicas. The certificate of replica
-/// 3 has the DNS name `replica-3.DOMAIN` among its subject alternative names.
+/// The domain of the DNS names in the certificates of a cluster's replicas. The certificate of
+/// replica 3 has `replica-3.DOMAIN` among its subject alternative names.
 ///
-/// Invariant: such names are valid DNS names.
+/// Invariant: `replica-N.DOMAIN` is a valid DNS name for every replica id N.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PeerDomain(String);
 
 impl PeerDomain {
-    /// Returns the domain with this name; `None` if it is not a valid DNS name.
+    /// Creates the domain `name`. Returns `None` if it is not a valid DNS name.
     pub fn new(name: &str) -> Option<PeerDomain> {
         if name.is_empty() || name.ends_with('.') {
             return None;
@@ -29,19 +29,18 @@ impl PeerDomain {
         }
     }
 
-    /// Returns the name in the certificate of a replica, such as `replica-3.DOMAIN`.
+    /// Returns the DNS name in the certificate of a replica, such as `replica-3.DOMAIN`.
     pub fn name_of(&self, replica: NodeId) -> String {
         format!("replica-{}.{}", replica.0, self.0)
     }
 
-    /// Returns the name in the certificate of a replica, in the form in which TLS verifies it.
+    /// Like [`PeerDomain::name_of`], in the type that TLS verifies.
     pub(crate) fn server_name(&self, replica: NodeId) -> ServerName<'static> {
         ServerName::try_from(self.name_of(replica)).expect("names in the domain are valid")
     }
 
-    /// Returns whether `certificate` names `replica`. A certificate for all names of the domain
-    /// (`*.DOMAIN`) names none: with it, each replica could speak as any other. The signature is
-    /// not verified here.
+    /// Returns whether `certificate` names `replica`. A wildcard certificate (`*.DOMAIN`) names no
+    /// replica: with it, each replica could impersonate any other. Does not verify the signature.
     pub(crate) fn names(&self, certificate: &CertificateDer<'_>, replica: NodeId) -> bool {
         let Ok(certificate) = ParsedCertificate::try_from(certificate) else { return false };
         let has = |id| verify_server_name(&certificate, &self.server_name(id)).is_ok();
@@ -73,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn certificate_for_all_names_of_a_domain_names_no_replica() {
+    fn wildcard_certificate_names_no_replica() {
         let domain = PeerDomain::new("test.bowline").unwrap();
         let all = certificate(&["*.test.bowline", "replica-2.test.bowline"]);
         assert!(!domain.names(&all, NodeId(2)));

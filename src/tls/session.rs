@@ -1,5 +1,5 @@
-//! One connection with TLS, without its socket: decrypts received bytes and encrypts bytes to be
-//! sent. The caller passes the socket to each call.
+//! One TLS connection without its socket: decrypts received bytes and encrypts bytes to be sent.
+//! The caller passes the socket to each call.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -10,52 +10,59 @@ use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerCon
 use super::Failure;
 use super::datagrams::{DatagramKeys, SECRET_BYTES, Side};
 
-/// Maximum number of bytes that are encrypted before the socket has accepted the bytes that were
-/// encrypted before.
+/// Maximum number of bytes to encrypt at a time. The next ones are encrypted when the socket has
+/// accepted these.
 const ENCRYPTED_BYTES_MAX: usize = 64 << 10;
-/// Label with which the keys for datagrams are derived from a connection.
+/// Exporter label (RFC 5705) with which the keys for datagrams are derived from a connection.
 const DATAGRAMS_LABEL: &[u8] = b"EXPORTER-bowline-datagrams-1";
-/// Maximum number of bytes that are read from the socket at a time.
+/// Maximum number of bytes per read from the socket.
 const READ_BYTES_MAX: usize = 16 << 10;
-/// Number of bytes that are read from the socket at a time if the caller's buffer is too small for
-/// what they may contain: as much as `rustls` accepts in one call.
+/// Number of bytes per read from the socket if the caller's buffer may be too small for their
+/// decrypted contents: what `rustls` accepts in one call.
 const READ_BYTES_MIN: usize = 4 << 10;
-/// Maximum size of a TLS record, with its header, in bytes: that of TLS 1.2.
+/// Maximum size of a TLS record with its header, in bytes, in the version that allows more (TLS
+/// 1.2).
 const RECORD_BYTES_MAX: usize = 5 + (16 << 10) + 2_048;
-/// Approximate memory usage of a connection's keys and buffers, in bytes, without the encrypted
-/// bytes that wait for the socket.
+/// Approximate memory usage of a connection's keys and buffers, in bytes, without encrypted bytes
+/// that wait for the socket.
 const SESSION_BYTES: usize = size_of::<ServerConnection>() + (8 << 10);
 
-/// The result of [`Session::read`].
+/// Outcome of [`Session::read`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum SessionRead {
-    /// This number of decrypted bytes is in the caller's buffer.
+    /// The caller's buffer starts with this number of decrypted bytes.
     Bytes(usize),
-    /// More bytes must arrive first.
+    /// No decrypted bytes are available until more bytes arrive.
     Nothing,
-    /// The other side has closed the connection, or the connection has failed.
+    /// The other side closed the connection, or the connection failed.
     Closed,
 }
 
-/// One connection with TLS.
+/// One TLS connection, client or server side.
 pub(crate) struct Session {
     connection: Connection,
-    /// Number of decrypted bytes that the caller has not taken yet.
+    /// Number of decrypted bytes that the caller has not read yet.
     decrypted: usize,
-    /// Whether the other side has ended its stream of bytes.
+    /// Whether the other side has closed its sending direction.
     has_ended: bool,
     failure: Option<Failure>,
 }
 
 impl Session {
-    /// Creates the accepting side of a connection. Fails if `rustls` has no random numbers.
+    /// Creates the server side of a connection.
+    ///
+    /// # Errors
+    /// If the operating system provides no random numbers.
     pub(crate) fn accept(config: Arc<ServerConfig>) -> io::Result<Session> {
         let connection = ServerConnection::new(config).map_err(io::Error::other)?;
         Ok(Session::new(connection.into()))
     }
 
-    /// Creates the connecting side of a connection, to the server with this name. Fails if `rustls`
-    /// has no random numbers.
+    /// Creates the client side of a connection to the server `name`, whose certificate must contain
+    /// that name.
+    ///
+    /// # Errors
+    /// If the operating system provides no random numbers.
     pub(crate) fn connect(
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
@@ -65,39 +72,41 @@ impl Session {
     }
 
     fn new(mut connection: Connection) -> Session {
-        // `Writer` bounds it.
+        // `Writer` limits the buffer instead.
         connection.set_buffer_limit(None);
         Session { connection, decrypted: 0, has_ended: false, failure: None }
     }
 
-    /// Returns whether the handshake is not complete.
+    /// Returns whether the handshake is still in progress.
     pub(crate) fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
     }
 
-    /// Returns whether decrypted bytes wait for [`Session::read`].
+    /// Returns whether [`Session::read`] can return decrypted bytes without reading from the
+    /// socket.
     pub(crate) fn has_decrypted(&self) -> bool {
         self.decrypted > 0
     }
 
-    /// Returns whether encrypted bytes wait for the socket.
+    /// Returns whether encrypted bytes wait to be written to the socket.
     pub(crate) fn wants_write(&self) -> bool {
         self.connection.wants_write()
     }
 
-    /// Returns why the connection has failed; `None` if it has not.
+    /// Returns why the connection failed; `None` if it has not failed.
     pub(crate) fn failure(&self) -> Option<&Failure> {
         self.failure.as_ref()
     }
 
-    /// Returns the certificate of the other side, which was verified; `None` if it has presented
-    /// none, or the handshake is not complete.
+    /// Returns the other side's certificate, which has been verified; `None` before the end of the
+    /// handshake, or if the other side presented none.
     pub(crate) fn certificate(&self) -> Option<&CertificateDer<'static>> {
         let chain = self.connection.peer_certificates().filter(|_| !self.is_handshaking());
         chain.and_then(<[_]>::first)
     }
 
-    /// Returns keys for datagrams between the two sides; `None` before the end of the handshake.
+    /// Derives the keys for datagrams between the two sides; `None` before the end of the
+    /// handshake.
     pub(crate) fn datagram_keys(&self) -> Option<DatagramKeys> {
         let side = match &self.connection {
             Connection::Client(_) => Side::Connecting,
@@ -108,17 +117,18 @@ impl Session {
         Some(DatagramKeys::new(&secret, side))
     }
 
-    /// Returns the approximate memory usage, in bytes.
+    /// Returns the approximate memory usage of the connection, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         SESSION_BYTES + if self.wants_write() { ENCRYPTED_BYTES_MAX } else { 0 }
     }
 
-    /// Reads from the socket, at most once, and stores decrypted bytes at the beginning of `space`,
-    /// which may change as a whole. Sets `is_empty`
-    /// if the socket has no more bytes. What must be sent in return waits for [`Session::write`].
+    /// Reads from the socket at most once, decrypts, and stores decrypted bytes at the beginning of
+    /// `space`. The rest of `space` may be overwritten. Sets `is_empty` if the socket has no more
+    /// bytes. Replies of the protocol itself, such as those of the handshake, wait for
+    /// [`Session::write`].
     ///
     /// # Errors
-    /// If the read fails, also because it would block.
+    /// If the read fails or would block.
     pub(crate) fn read(
         &mut self,
         socket: &mut impl Read,
@@ -128,7 +138,7 @@ impl Session {
         if self.decrypted > 0 || self.has_ended || self.failure.is_some() {
             return Ok(self.decrypt(&[], space));
         }
-        // What was received before may complete a record, too.
+        // Bytes received earlier may be part of the same record.
         if space.len() >= 2 * READ_BYTES_MAX + RECORD_BYTES_MAX {
             let (space, buffer) = space.split_at_mut(space.len() - READ_BYTES_MAX);
             return self.receive(socket, buffer, space, is_empty);
@@ -145,7 +155,8 @@ impl Session {
     ) -> io::Result<SessionRead> {
         let count = socket.read(buffer)?;
         *is_empty = count < buffer.len();
-        // Requests have lengths, so a stream that was cut is noticed without an alert.
+        // Messages carry their length, so a truncated stream is noticed even without a closing
+        // alert.
         self.has_ended = count == 0;
         Ok(self.decrypt(&buffer[..count], space))
     }
@@ -169,7 +180,7 @@ impl Session {
             count += self.take(&mut space[count..]);
         }
         match count {
-            // Bytes before a failure are not used: the connection is closed in any case.
+            // Bytes decrypted before a failure are discarded: the connection is closed anyway.
             _ if self.failure.is_some() => SessionRead::Closed,
             0 if self.has_ended => SessionRead::Closed,
             0 => SessionRead::Nothing,
@@ -177,7 +188,7 @@ impl Session {
         }
     }
 
-    /// Moves decrypted bytes to `space`.
+    /// Copies decrypted bytes to `space`. Returns their number.
     fn take(&mut self, space: &mut [u8]) -> usize {
         if self.decrypted == 0 || space.is_empty() {
             return 0;
@@ -191,7 +202,7 @@ impl Session {
     /// are left.
     ///
     /// # Errors
-    /// If the connection has failed.
+    /// If writing to the socket fails for another reason.
     pub(crate) fn write(&mut self, socket: &mut impl Write) -> io::Result<bool> {
         while self.connection.wants_write() {
             match self.connection.write_tls(socket) {
@@ -205,12 +216,13 @@ impl Session {
         Ok(true)
     }
 
-    /// Returns a writer that encrypts at most [`ENCRYPTED_BYTES_MAX`] bytes, and then would block.
+    /// Returns a writer that encrypts at most [`ENCRYPTED_BYTES_MAX`] bytes. Then its writes fail
+    /// with [`ErrorKind::WouldBlock`].
     pub(crate) fn writer(&mut self) -> impl Write {
         Writer { connection: &mut self.connection, left: ENCRYPTED_BYTES_MAX }
     }
 
-    /// Tells the other side that this one ends the stream of bytes.
+    /// Queues the alert that this side closes its sending direction (`close_notify`).
     pub(crate) fn end(&mut self) {
         self.connection.send_close_notify();
     }
@@ -245,7 +257,7 @@ impl Write for Writer<'_> {
     }
 
     fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        // Small slices share a record.
+        // Small slices share one TLS record.
         let mut total = 0;
         let whole = slices.iter().take_while(|slice| {
             total += slice.len();
@@ -311,7 +323,7 @@ mod tests {
         }
     }
 
-    /// Two sides and the pipes to them.
+    /// Two connected sides, and the pipes that carry the bytes to each of them.
     struct Pair {
         sides: [Session; 2],
         pipes: [Pipe; 2],
@@ -323,7 +335,7 @@ mod tests {
             Pair { sides: [client, server], pipes }
         }
 
-        /// Reads on one side into `space`, after both sides have written.
+        /// Writes on both sides, and then reads on side `at` into `space`.
         fn read(&mut self, at: usize, space: &mut [u8]) -> SessionRead {
             for side in 0..2 {
                 self.sides[side].write(&mut self.pipes[1 - side]).unwrap();
@@ -335,7 +347,7 @@ mod tests {
             }
         }
 
-        /// Completes the handshake. Returns whether both sides have accepted it.
+        /// Completes the handshake. Returns false if a side rejects it.
         fn shake_hands(&mut self) -> bool {
             for _ in 0..2_000 {
                 for at in 0..2 {
@@ -407,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_byte_closes_the_session_before_anything_is_read() {
+    fn corrupted_record_closes_the_session_unread() {
         let mut pair = of_client(&Authority::new(), ClientCertificates::Ignored);
         assert!(pair.shake_hands());
         pair.sides[0].writer().write_all(b"secret").unwrap();
@@ -418,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn records_that_are_repeated_close_the_session() {
+    fn replayed_record_closes_the_session() {
         let mut pair = of_client(&Authority::new(), ClientCertificates::Ignored);
         assert!(pair.shake_hands());
         pair.sides[0].writer().write_all(b"once").unwrap();
@@ -429,7 +441,7 @@ mod tests {
         assert_eq!(pair.read(1, &mut [0; 64]), SessionRead::Closed);
     }
 
-    /// Damages bytes at a position that `seed` chooses, in one of several ways.
+    /// Damages `bytes` in one of four ways, at a position that `seed` determines.
     fn damage(bytes: &mut Vec<u8>, seed: u64) {
         let number = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
         let at = usize::try_from(number % bytes.len().max(1) as u64).unwrap();
@@ -451,7 +463,7 @@ mod tests {
             let side = Session::connect(Arc::clone(&client), "localhost".try_into().unwrap());
             let other = Session::accept(Arc::clone(&server)).unwrap();
             let mut pair = Pair::new(side.unwrap(), other, 1 << 20, 1 << 20);
-            // Else the handshake is damaged.
+            // Without a handshake before it, the damage hits the handshake.
             if seed % 8 < 4 {
                 assert!(pair.shake_hands());
             }
@@ -474,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_bytes_and_missing_certificates_are_refused() {
+    fn plain_text_and_missing_certificates_are_rejected() {
         let authority = Authority::new();
         let mut pair = of_client(&authority, ClientCertificates::Required);
         assert!(!pair.shake_hands());
@@ -521,7 +533,7 @@ mod tests {
             (&mixed(&foreign[0]), &two),
             (&expired[0], &two),
             (&one, &expired[1]),
-            // Another replica answers.
+            // Another replica than the expected one answers.
             (&one, &one),
         ] {
             assert!(!pair(from, to).shake_hands(), "{from:?} {to:?}");

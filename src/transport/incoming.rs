@@ -26,7 +26,7 @@ const UNIDENTIFIED_MAX: usize = 64;
 /// Maximum number of bytes read from one connection in one pass (iteration of the driver's loop),
 /// so that no connection delays the others.
 const PASS_BYTES_MAX: usize = 1 << 20;
-/// Number of closed streams of datagrams whose ids are kept, so that no late datagram opens one of
+/// Number of closed datagram streams whose ids are kept, so that no late datagram opens one of
 /// these streams again.
 const CLOSED_MAX: usize = 1_024;
 /// Maximum number of replies in one pass (iteration of the driver's loop) to requests to open a
@@ -53,7 +53,7 @@ pub(crate) enum ConnectionError {
     NoHello,
 }
 
-/// What a connection from a peer is made of: a TCP connection, or a stream of datagrams from an
+/// What a connection from a peer is made of: a TCP connection, or a datagram stream from an
 /// address.
 #[derive(Debug)]
 pub(crate) enum IncomingTransport<T, A> {
@@ -82,7 +82,7 @@ pub(crate) struct ConnectionSender {
     pub(crate) peer: NodeId,
     /// The random number that identifies the peer's current start. The peer drew it when it opened
     /// its log.
-    pub(crate) opening: u64,
+    pub(crate) start_id: u64,
     pub(crate) lane: Lane,
     /// Sequence number of this connection among those that the peer has made since its start. Of
     /// two connections on the same lane (urgent or bulk messages), the one with the higher number
@@ -155,10 +155,10 @@ pub(crate) struct IncomingConnections<T, A, E> {
     /// when the connection is closed, so that an earlier connection that was delayed is refused.
     latest: Vec<ConnectionSender>,
     cookies: Cookies,
-    /// Receive window of each stream of datagrams, in bytes: the number of bytes that a peer may
+    /// Receive window of each datagram stream, in bytes: the number of bytes that a peer may
     /// send ahead of those that this replica has read.
     window: usize,
-    /// The most recently closed streams of datagrams, oldest first; at most [`CLOSED_MAX`]. No late
+    /// The most recently closed datagram streams, oldest first; at most [`CLOSED_MAX`]. No late
     /// datagram opens one of them again.
     closed: VecDeque<StreamId>,
     /// Replies to be sent at the end of the pass, each with its destination; at most
@@ -179,7 +179,7 @@ where
     E: From<ConnectionError>,
 {
     /// Creates an empty list of connections. `secret`, which must be random, is for the cookies of
-    /// streams of datagrams; each has a window of `window` bytes.
+    /// datagram streams; each has a window of `window` bytes.
     pub(crate) fn new(secret: [u8; 32], window: usize) -> IncomingConnections<T, A, E> {
         IncomingConnections {
             connections: BTreeMap::new(),
@@ -235,7 +235,7 @@ where
         }
     }
 
-    /// Handles a peer's request to open a stream of datagrams: replies with the cookie (token) that
+    /// Handles a peer's request to open a datagram stream: replies with the cookie (token) that
     /// the peer needs to open it.
     pub(crate) fn on_open(&mut self, from: A, id: StreamId, now: Instant) {
         let id = self.cookies.issue(&from.to_string(), id.stream, now);
@@ -318,7 +318,7 @@ where
         due.min().unwrap_or(Instant::MAX)
     }
 
-    /// Sends the acknowledgements of all streams of datagrams, and the replies to datagrams of
+    /// Sends the acknowledgements of all datagram streams, and the replies to datagrams of
     /// unknown ones, with `send`.
     pub(crate) fn acknowledge(&mut self, now: Instant, mut send: impl FnMut(A, &Outbox)) {
         for (to, datagram) in self.replies.drain(..) {
@@ -412,7 +412,7 @@ where
     fn close_replaced(&mut self, newest: ConnectionSender) {
         let is_replaced = |sender: ConnectionSender| {
             sender.peer == newest.peer
-                && (sender.opening != newest.opening
+                && (sender.start_id != newest.start_id
                     || (sender.lane == newest.lane && sender.number < newest.number))
         };
         let replaced: Vec<usize> = self
@@ -475,9 +475,9 @@ impl<T: TcpConnection, A: Copy> Connection<T, A> {
                     (Some(_), Frame::Hello(_)) => return Err(ConnectionError::Order.into()),
                     (Some(sender), _) => on_frame(sender, frame),
                     (None, Frame::Hello(hello)) => {
-                        let (peer, opening) = accept(hello, &self.transport)?;
+                        let (peer, start_id) = accept(hello, &self.transport)?;
                         let (lane, number) = (hello.lane, hello.connection);
-                        let sender = ConnectionSender { peer, opening, lane, number };
+                        let sender = ConnectionSender { peer, start_id, lane, number };
                         if !note_latest(latest, sender) {
                             return Ok(false);
                         }
@@ -498,7 +498,7 @@ impl<T: TcpConnection, A: Copy> Connection<T, A> {
 fn note_latest(latest: &mut Vec<ConnectionSender>, sender: ConnectionSender) -> bool {
     let same = |it: &&mut ConnectionSender| it.peer == sender.peer && it.lane == sender.lane;
     match latest.iter_mut().find(same) {
-        Some(last) if last.opening == sender.opening && last.number > sender.number => false,
+        Some(last) if last.start_id == sender.start_id && last.number > sender.number => false,
         Some(last) => {
             *last = sender;
             true
@@ -566,7 +566,7 @@ mod tests {
             to: NodeId(1),
             incarnation: 1,
             connection,
-            openings: vec![1],
+            start_ids: vec![1],
             members: vec![NodeId(1), PEER],
             rejoining: false,
             lane: Lane::Bulk,
@@ -655,9 +655,9 @@ mod tests {
     #[test]
     fn older_connection_of_a_peer_is_not_read_after_a_newer_one() {
         let mut latest = Vec::new();
-        let of = |peer, opening, lane, number| ConnectionSender {
+        let of = |peer, start_id, lane, number| ConnectionSender {
             peer: NodeId(peer),
-            opening,
+            start_id,
             lane,
             number,
         };

@@ -14,7 +14,8 @@
 //! | `window` | how many bytes may be in flight |
 //! | `pacer` | when the next datagram may be sent |
 //! | `cookies` | proof that a new stream comes from its address |
-//! | `outgoing` | the connections to a peer: streams, or TCP connections that the driver makes |
+//! | `outgoing` | one connection to a peer: a stream, or a TCP connection that the driver opens |
+//! | `lanes` | the two connections to a peer, for urgent and for bulk messages |
 //! | `incoming` | the connections from all peers, and which of them are read |
 //! | `connection` | what both need of a TCP connection |
 //!
@@ -94,6 +95,7 @@
 pub(crate) mod connection;
 pub mod cookies;
 pub(crate) mod incoming;
+pub(crate) mod lanes;
 pub(crate) mod outgoing;
 mod pacer;
 mod path;

@@ -26,10 +26,10 @@
 //! | 9 wall clock | milliseconds since 1970 (8) |
 //!
 //! A hello has the ids of its sender and of its receiver. The counts are the number of members (1
-//! byte) and the number of openings (2 bytes). An opening is the random number that the sender drew
-//! when it started and opened its log. The lists have 2 bytes for each member and 8 for each
-//! opening. The rest depends on the version of the protocol (see [`protocol`]). In version 9 it is
-//! the sender's addresses for clients and for peers as text, separated by a space. In version 10:
+//! byte) and the number of start ids (2 bytes), which are the random numbers that the sender drew
+//! at its latest starts. The lists have 2 bytes for each member and 8 for each start id. The rest
+//! depends on the version of the protocol (see [`protocol`]). In version 9 it is the sender's
+//! addresses for clients and for peers as text, separated by a space. In version 10:
 //!
 //! ```text
 //!  +--------+--------+-------+----------------+--------------+-----------------+-----
@@ -79,7 +79,7 @@ const PROGRAM_BYTES_MAX: usize = 64;
 const HELLO_ADDED_BYTES_MAX: usize = 4_096;
 /// Maximum number of starts of the sender for which a hello message contains the random number that
 /// was drawn. A replica's folder records at most the same number of starts.
-pub const OPENINGS_MAX: usize = 4_096;
+pub const START_IDS_MAX: usize = 4_096;
 /// Length in bytes of the fixed-length fields of a hello message, without members, starts and
 /// addresses.
 const HELLO_BYTES: usize = 41;
@@ -88,7 +88,7 @@ const HELLO_BYTES: usize = 41;
 const FIRST_FRAME_BYTES_MAX: usize = 1
     + HELLO_BYTES
     + REPLICAS_MAX * 2
-    + OPENINGS_MAX * 8
+    + START_IDS_MAX * 8
     + 6 * 2
     + 2 * ADDRESS_BYTES_MAX
     + PROGRAM_BYTES_MAX
@@ -114,9 +114,9 @@ pub struct Hello {
     /// the higher number.
     pub connection: u64,
     /// Random numbers that the sender drew at its latest starts, one per start, newest last; at
-    /// most [`OPENINGS_MAX`]. They let the receiver detect a sender that runs on an older copy of
+    /// most [`START_IDS_MAX`]. They let the receiver detect a sender that runs on an older copy of
     /// its folder.
-    pub openings: Vec<u64>,
+    pub start_ids: Vec<u64>,
     /// Ids of the voters with which the sender's cluster was created, in ascending order, including
     /// the sender; empty if the sender joined later.
     pub members: Vec<NodeId>,
@@ -405,16 +405,16 @@ fn put_hello(hello: &Hello, version: ProtocolVersion, out: &mut BytesMut) {
         Lane::Bulk => 1,
     });
     out.put_u8(if hello.rejoining { REJOINING } else { 0 });
-    let (members, openings) = (&hello.members, &hello.openings);
+    let (members, start_ids) = (&hello.members, &hello.start_ids);
     assert!(members.len() <= REPLICAS_MAX, "{} members", members.len());
-    assert!(openings.len() <= OPENINGS_MAX, "{} openings", openings.len());
+    assert!(start_ids.len() <= START_IDS_MAX, "{} start ids", start_ids.len());
     out.put_u8(u8::try_from(members.len()).expect("at most REPLICAS_MAX"));
-    out.put_u16_le(u16::try_from(openings.len()).expect("at most OPENINGS_MAX"));
+    out.put_u16_le(u16::try_from(start_ids.len()).expect("at most START_IDS_MAX"));
     for member in members {
         out.put_u16_le(member.0);
     }
-    for opening in openings {
-        out.put_u64_le(*opening);
+    for start_id in start_ids {
+        out.put_u64_le(*start_id);
     }
     if version == protocol::V9 {
         out.put_slice(hello.client_address.as_bytes());

@@ -1,4 +1,4 @@
-//! Bytes waiting to be written to one connection (a socket or a stream of datagrams). Small parts
+//! Bytes waiting to be written to one connection (a socket or a datagram stream). Small parts
 //! are copied into a shared buffer, large parts are queued without a copy, and all parts are
 //! written with vectored writes.
 
@@ -15,7 +15,7 @@ const SLICES_MAX: usize = 64;
 /// Maximum capacity in bytes of an empty buffer that is kept for reuse. A larger buffer is freed.
 const KEPT_BYTES: usize = 1 << 10;
 
-/// Bytes waiting to be written to one connection (a socket or a stream of datagrams), in order.
+/// Bytes waiting to be written to one connection (a socket or a datagram stream), in order.
 ///
 /// Invariant: `sealed_bytes` is the total length of the parts in `sealed`, none of which is empty.
 /// The bytes in `open` come after these parts.

@@ -21,5 +21,6 @@ mod inline;
 mod parser;
 mod writer;
 
+pub use inline::split_arguments;
 pub use parser::{Limits, Parser, ProtocolError, Request};
 pub use writer::{Version, Writer};

@@ -74,7 +74,7 @@ async function main() {
     // Who leads, and the state of all replicas.
     await waitForText(killed, 'role', /^leader$/i);
     await waitForText(page, 'role', /^follower$/i);
-    await waitForText(page, 'leader', new RegExp(`^Replica ${leader + 1} leads`));
+    await waitForText(page, 'leader', new RegExp(`^Replica ${leader + 1} is the leader`));
     const rows = await page.locator('#peers tr').allInnerTexts();
     assert.strictEqual(rows.length, replicas.length, rows.join('\n'));
     assert(!rows.some((row) => row.includes('disconnected')), rows.join('\n'));
@@ -91,9 +91,9 @@ async function main() {
     // replica shows that it is lost, and is live again after `bowline cluster` has restarted it.
     process.kill(Number(field(infos[leader], 'process_id')), 'SIGKILL');
     await waitForText(page, 'events', new RegExp(`replica ${leader + 1} is disconnected`));
-    await waitForText(page, 'events', /(replica \d+ leads, term \d+)/);
+    await waitForText(page, 'events', /(replica \d+ is the leader, term \d+)/);
     await waitForText(killed, 'events', /connection to the replica lost/);
-    await waitForText(killed, 'events', /the replica answers again/);
+    await waitForText(killed, 'events', /the replica responds again/);
     await waitForText(killed, 'connection', /^live$/);
     await waitForText(page, 'events', new RegExp(`replica ${leader + 1} is connected`));
     stop = true;

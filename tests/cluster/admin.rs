@@ -1,5 +1,5 @@
-//! `bowline admin` against real servers: what it prints, and its exit codes when replicas are down,
-//! the input is wrong, or there is no quorum.
+//! `bowline admin` against real servers: its output, and its exit codes when replicas are down, the
+//! input is invalid, or there is no quorum.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::load::StopAtEnd;
 use crate::replicas::{Cluster, free_port};
 
-/// Runs `bowline admin --addr 127.0.0.1:port arguments...`, which must end by itself.
+/// Runs `bowline admin --addr 127.0.0.1:port arguments...`, which must exit by itself.
 pub(crate) fn admin_at(port: u16, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
     command.args(["admin", "--addr", &format!("127.0.0.1:{port}")]).args(arguments);
@@ -22,7 +22,7 @@ pub(crate) fn admin_at(port: u16, arguments: &[&str]) -> Output {
     Cluster::run_to_end(command)
 }
 
-/// Runs `bowline admin` with the address of a replica, which must end by itself.
+/// Runs `bowline admin` with the address of a replica, which must exit by itself.
 pub(crate) fn admin(cluster: &Cluster, at: usize, arguments: &[&str]) -> Output {
     admin_at(cluster.ports[at], arguments)
 }
@@ -35,13 +35,14 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// Returns the output as JSON, and fails if the command did.
+/// Returns the output as JSON. Panics if the command failed.
 pub(crate) fn json(output: &Output) -> serde_json::Value {
     assert!(output.status.success(), "{}{}", stdout(output), stderr(output));
     serde_json::from_str(&stdout(output)).unwrap()
 }
 
-/// Fails unless the command has failed with this exit code and all of `parts` in its message.
+/// Asserts that the command failed with this exit code, and that its message contains all of
+/// `parts`.
 #[track_caller]
 pub(crate) fn assert_failed(output: &Output, code: i32, parts: &[&str]) {
     let message = stderr(output);
@@ -71,7 +72,7 @@ fn three_replicas() -> Cluster {
 fn admin_status_shows_every_replica_and_the_unreachable_one() {
     let mut cluster = three_replicas();
     let leader = cluster.leader();
-    // A replica refreshes what it reports only from time to time.
+    // A replica refreshes its reported state only at intervals.
     let status = cluster.wait_for("the match indexes of the followers", || {
         let status = json(&admin(&cluster, (leader + 1) % 3, &["status", "--json"]));
         let rows = status["replicas"].as_array()?;
@@ -104,7 +105,7 @@ fn admin_status_shows_every_replica_and_the_unreachable_one() {
 }
 
 #[test]
-fn admin_transfer_moves_the_leadership_or_says_why_not() {
+fn admin_transfer_moves_leadership_or_reports_why_not() {
     let mut cluster = three_replicas();
     let leader = cluster.leader();
     let target = (leader + 1) % 3;
@@ -199,7 +200,7 @@ fn admin_reports_failures_and_does_not_hang() {
 }
 
 #[test]
-fn admin_without_quorum_says_that_there_is_no_leader() {
+fn admin_without_quorum_reports_that_there_is_no_leader() {
     let mut cluster = three_replicas();
     let leader = cluster.leader();
     cluster.kill(leader);
@@ -231,7 +232,7 @@ fn serve_texts(listener: &TcpListener, info: &str, other: &str) {
 }
 
 #[test]
-fn admin_probes_tell_a_live_replica_from_one_that_serves() {
+fn admin_probes_distinguish_live_from_ready_replicas() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     for at in 0..3 {

@@ -1,5 +1,5 @@
-//! `backup`, `restore` and `force-new-cluster` with real servers: what a backup contains, what a
-//! restored cluster guarantees, and how wrong input is refused.
+//! `backup`, `restore` and `force-new-cluster` with real servers: the contents of a backup, the
+//! guarantees of a restored cluster, and rejection of invalid input.
 
 use std::fs;
 use std::io::Read as _;
@@ -15,7 +15,7 @@ use crate::client::Client;
 use crate::load::StopAtEnd;
 use crate::replicas::Cluster;
 
-/// Number of rounds under load. In every other one, snapshots are replaced often.
+/// Number of rounds under load. In every other round, snapshots are replaced often.
 const ROUNDS: usize = 2;
 /// Name of the environment variable that sets another number of rounds.
 const ROUNDS_VARIABLE: &str = "BOWLINE_BACKUP_ROUNDS";
@@ -24,7 +24,8 @@ const OFTEN: &[&str] = &["--snapshot-log-bytes", "64kb"];
 /// Number of keys that are read with one command.
 const MGET_KEYS: usize = 1_000;
 
-/// Runs `bowline admin arguments...` without a replica, and with these environment variables.
+/// Runs `bowline admin arguments...` with these environment variables. The command needs no running
+/// replica.
 fn offline(arguments: &[&str], variables: &[(&str, &str)], stdin: Stdio) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
     command.arg("admin").args(arguments).envs(variables.iter().copied());
@@ -56,7 +57,7 @@ fn restored(count: usize, file: &str) -> Cluster {
     new
 }
 
-/// Opens a client session and returns its id, which is a revision.
+/// Opens a client session and returns its id, which is also a revision.
 fn revision(client: &mut Client) -> u64 {
     let reply = client.call_until_ok(&[b"ONCE", b"OPEN"]);
     let text = String::from_utf8(reply).unwrap();
@@ -71,7 +72,7 @@ fn value(number: usize) -> Vec<u8> {
     format!("{number:0100}").into_bytes()
 }
 
-/// Fails unless keys 1 to `count` of a writer have their values at this replica.
+/// Asserts that keys 1 to `count` of a writer have their values at this replica.
 fn assert_has_all(client: &mut Client, writer: usize, count: usize) {
     for from in (1..=count).step_by(MGET_KEYS) {
         let numbers = from..=count.min(from + MGET_KEYS - 1);
@@ -163,7 +164,8 @@ fn assert_restored(new: &mut Cluster, before: [usize; 3], sent: [usize; 3], high
         let mut client = Client::connect(new.address(at)).unwrap();
         for writer in 0..3 {
             assert_has_all(&mut client, writer, before[writer]);
-            // The state is that of one moment: a write is there only if all before it are.
+            // The backup is a consistent state: it contains a write only if it contains all earlier
+            // ones.
             let mut numbers = before[writer] + 1..=sent[writer];
             let first_missing = numbers.find(|number| !exists(&mut client, writer, *number));
             assert!(
@@ -319,7 +321,7 @@ fn backup_without_a_quorum_is_refused() {
     cluster.kill(1);
     let file = cluster.folder.path().join("backup");
     let output = admin(&cluster, 2, &["backup", file.to_str().unwrap()]);
-    assert_failed(&output, 1, &["so there is no backup", "a majority of the replicas must run"]);
+    assert_failed(&output, 1, &["so there is no snapshot", "a majority of the replicas must run"]);
     assert!(!file.exists() && !cluster.folder.path().join("backup.partial").exists());
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Transfers {
     pub(crate) refused: AtomicU64,
 }
 
-/// The outcome of an attempted transfer.
+/// Outcome of an attempted transfer.
 enum Fate {
     Done,
     Conflict,
@@ -236,7 +236,7 @@ impl Transfers {
         Ok(())
     }
 
-    /// Returns the numbers of acknowledged transfers so far: between keys, and within one key.
+    /// Returns the numbers of acknowledged transfers: between keys, and within one key.
     pub(crate) fn acknowledged(&self) -> [usize; 2] {
         let known = self.known.lock().unwrap();
         let transfers = known.values().filter(|(_, end)| end.is_some()).count();

@@ -15,14 +15,14 @@ trait Stream: Read + Write {}
 
 impl<T: Read + Write> Stream for T {}
 
-/// The connections to one of the two servers, by their names in the steps.
+/// The connections to one of the two servers, by the names used in the steps.
 struct Side {
     connections: BTreeMap<char, Box<dyn Stream>>,
     /// The id of each connection.
     ids: BTreeMap<char, String>,
 }
 
-/// Text that a connection sends back after everything that it has received before.
+/// Text that each connection echoes after everything it has received before.
 const MARK: &str = "the-mark";
 
 impl Side {

@@ -12,21 +12,21 @@ use crate::client::{Client, command};
 use crate::replicas::Cluster;
 
 /// Returns the number in an environment variable, or `default`.
-fn setting(name: &str, default: usize) -> usize {
+pub(crate) fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-fn call(client: &mut Client, request: &str) -> String {
+pub(crate) fn call(client: &mut Client, request: &str) -> String {
     let arguments: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
     String::from_utf8(client.call(&arguments).unwrap()).unwrap()
 }
 
-fn send(client: &mut Client, request: &str) {
+pub(crate) fn send(client: &mut Client, request: &str) {
     let arguments: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
     client.send(&command(&arguments)).unwrap();
 }
 
-fn reply(client: &mut Client) -> String {
+pub(crate) fn reply(client: &mut Client) -> String {
     String::from_utf8(client.reply().unwrap()).unwrap()
 }
 
@@ -35,7 +35,7 @@ fn popped(key: &str, element: &str) -> String {
 }
 
 /// Waits until this number of clients of a replica wait.
-fn wait_until_blocked(cluster: &Cluster, at: usize, count: usize) {
+pub(crate) fn wait_until_blocked(cluster: &Cluster, at: usize, count: usize) {
     cluster.wait_for("waiting clients", || {
         let mut client = Client::connect(cluster.address(at)).ok()?;
         let text = String::from_utf8(client.call(&[b"INFO", b"clients"]).ok()?).ok()?;
@@ -70,7 +70,7 @@ fn waiting_clients_cost_one_try_for_each_element_and_keep_their_order() {
             assert_eq!(reply(client), popped("queue", &number.to_string()));
         }
         let entries = cluster.info::<u64>(at, "raft_applied_index") - before;
-        let most = count as u64 / 10 + 2 * pushes as u64;
+        let most = count as u64 / 10 + 3 * pushes as u64;
         assert!(entries <= most, "{entries} entries for {pushes} elements");
         let rest = count - pushes;
         wait_until_blocked(&cluster, at, rest);

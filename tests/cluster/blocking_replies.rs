@@ -49,6 +49,60 @@ const SCRIPTS: &[&str] = &[
     // Expiration and FLUSHALL.
     "a! BLPOP k 0;d> FLUSHALL;d> RPUSH k 1;a<",
     "a> BLPOP k;a> BLMOVE k l LEFT;a> BLMPOP 0 1 k;a! BLPOP k 0 0;d> RPUSH 0 1;a<",
+    // Readers of streams: all get the same entries, after the ids that `$` had when they began.
+    "a! XREAD BLOCK 0 STREAMS s $;b! XREAD COUNT 1 BLOCK 0 STREAMS t s 0 $;d> XADD s 1-1 f v;a<;b<",
+    "d> XADD s 5-5 f v;a! XREAD BLOCK 0 STREAMS s $;d> XDEL s 5-5;d> XTRIM s MAXLEN 0;\
+     d> XADD s 6-1 f v;a<;a> XREAD BLOCK 0 STREAMS s 0;a> XREAD BLOCK 9 STREAMS s 6-1 t $",
+    "a! XREAD BLOCK 0 STREAMS s t $ $;b! XREAD COUNT 2 BLOCK 0 STREAMS t s 0 0;d> MULTI;\
+     d> XADD t 1-1 a b;d> XADD s 1-2 c d;d> XADD t 1-3 c d;d> XADD t 1-4 c d;d> EXEC;a<;b<",
+    "d> XADD s 5-5 f v;a! XREAD BLOCK 0 STREAMS s $;d> DEL s;d> XADD s 1-1 a b;\
+     d> XADD s 6-1 a b;a<",
+    "d> XADD s 5-5 f v;a! XREAD BLOCK 0 STREAMS s $;d> SET s x;d> DEL s;d> XADD s 1-1 a b;\
+     d> XADD s 6-1 a b;a<;d> SET s x;a> XREAD BLOCK 0 STREAMS s $;a> XREAD BLOCK 0 STREAMS t s $ $",
+    "d> XADD o 1-1 a b;a! XREAD BLOCK 0 STREAMS s 0;d> COPY o s;a<;b! XREAD BLOCK 0 STREAMS t 0;\
+     d> RENAME s t;b<;a! XREAD BLOCK 9223372036854775807 STREAMS s $;d> XADD s 1-2 a b;a<",
+    "a! XREAD BLOCK 0 STREAMS s s $ 3;d> XADD s 2-1 a b;a<",
+    "a! XREAD BLOCK 0 STREAMS s $;a+ ECHO later;d> XADD s 1-1 a b;a<;a<",
+    "a> XREAD BLOCK -1 STREAMS s $;a> XREAD BLOCK x STREAMS s $;a> XREAD BLOCK 0 STREAMS s >;\
+     a> XREAD BLOCK 0 STREAMS s t $;a> XREAD BLOCK 0 GROUP g c STREAMS s >;a> XREAD BLOCK 0 s $;\
+     a> XREAD BLOCK 0 STREAMS;a> XREAD BLOCK 0 STREAMS s x;a> XREAD BLOCK 0 NOACK STREAMS s $",
+    "a> MULTI;a> XREAD BLOCK 0 STREAMS s $;a> XREADGROUP GROUP g c BLOCK 0 STREAMS s >;a> EXEC;\
+     d> XGROUP CREATE s g $ MKSTREAM;a> MULTI;a> XREADGROUP GROUP g c BLOCK 0 STREAMS s >;a> EXEC",
+    // Consumers of a group: each entry goes to one of them, in the order of arrival.
+    "d> XGROUP CREATE s g $ MKSTREAM;a! XREADGROUP GROUP g a BLOCK 0 STREAMS s >;\
+     b! XREADGROUP GROUP g b BLOCK 0 STREAMS s >;d> XADD s 1-1 f v;a<;d> XADD s 1-2 f v;b<;\
+     d> XPENDING s g;d> XINFO GROUPS s",
+    "d> XGROUP CREATE s g $ MKSTREAM;a! XREADGROUP GROUP g a COUNT 1 BLOCK 0 STREAMS s >;\
+     b! XREADGROUP GROUP g b COUNT 2 BLOCK 0 NOACK STREAMS s >;\
+     c! XREADGROUP GROUP g c BLOCK 0 STREAMS s >;d> MULTI;d> XADD s 1-1 f v;d> XADD s 1-2 f v;\
+     d> XADD s 1-3 f v;d> XADD s 1-4 f v;d> EXEC;a<;b<;c<;d> XPENDING s g",
+    "d> XGROUP CREATE s g $ MKSTREAM;d> XGROUP CREATE s h $;\
+     a! XREADGROUP GROUP g a BLOCK 0 STREAMS s >;b! XREADGROUP GROUP h b BLOCK 0 STREAMS s >;\
+     c! XREAD BLOCK 0 STREAMS s $;d> XADD s 1-1 f v;a<;b<;c<",
+    "d> XGROUP CREATE s g $ MKSTREAM;d> XGROUP CREATE t g $ MKSTREAM;\
+     a! XREADGROUP GROUP g a BLOCK 0 STREAMS t s > >;d> XADD s 1-1 f v;a<;d> XADD t 1-1 f v;\
+     d> XADD s 1-2 f v;a> XREADGROUP GROUP g a BLOCK 0 STREAMS t s > >;\
+     a> XREADGROUP GROUP g a BLOCK 0 STREAMS t s > 0;a> XREADGROUP GROUP g b BLOCK 0 STREAMS t 0",
+    "d> XGROUP CREATE s g $ MKSTREAM;a> XREADGROUP GROUP g a BLOCK 9 STREAMS s >;\
+     d> XINFO CONSUMERS s g;a> XREADGROUP GROUP x a BLOCK 0 STREAMS s >;\
+     a> XREADGROUP GROUP g a BLOCK 0 STREAMS t >;a> XREADGROUP GROUP g a BLOCK 0 STREAMS s $;\
+     d> SET t x;a> XREADGROUP GROUP g a BLOCK 0 STREAMS t >",
+    // The group, or its key, ceases to exist.
+    "d> XGROUP CREATE s g $ MKSTREAM;d> XGROUP CREATE s h $;\
+     a! XREADGROUP GROUP g a BLOCK 0 STREAMS s >;b! XREADGROUP GROUP g b BLOCK 0 STREAMS s >;\
+     c! XREADGROUP GROUP h c BLOCK 0 STREAMS s >;d> XGROUP DESTROY s g;a<;b<;d> XADD s 1-1 f v;c<",
+    "d> XGROUP CREATE s g $ MKSTREAM;a! XREADGROUP GROUP g a BLOCK 0 STREAMS s >;\
+     b! XREADGROUP GROUP g b BLOCK 0 STREAMS s >;d> DEL s;a<;b<",
+    "d> XGROUP CREATE s g $ MKSTREAM;a! XREADGROUP GROUP g a BLOCK 0 STREAMS s >;d> SET s x;a<",
+    "d> XGROUP CREATE s g $ MKSTREAM;a! XREADGROUP GROUP g a BLOCK 0 STREAMS s >;d> FLUSHALL;a<",
+    "d> XGROUP CREATE s g $ MKSTREAM;a! XREADGROUP GROUP g a BLOCK 0 STREAMS s >;d> RENAME s t;a<",
+    "d> XGROUP CREATE s g $ MKSTREAM;d> XADD o 1-1 a b;\
+     a! XREADGROUP GROUP g a BLOCK 0 STREAMS s >;d> RENAME o s;a<",
+    "d> XGROUP CREATE s g $ MKSTREAM;d> XGROUP CREATE o g 0 MKSTREAM;d> XADD o 1-1 a b;\
+     a! XREADGROUP GROUP g a BLOCK 0 STREAMS s >;d> COPY o s REPLACE;a<",
+    "d> XGROUP CREATE s g $ MKSTREAM;a! XREADGROUP GROUP g a BLOCK 0 STREAMS s >;d> MULTI;\
+     d> DEL s;d> XGROUP CREATE s g $ MKSTREAM;d> EXEC;d> XADD s 1-1 a b;a<",
+    "d> XGROUP CREATE s g $ MKSTREAM;a! XREADGROUP GROUP g a BLOCK 0 STREAMS s >;d> PEXPIRE s 1;a<",
 ];
 
 /// A connection to one of the servers.

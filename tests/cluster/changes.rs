@@ -194,6 +194,44 @@ fn changes_with_wrong_input_or_without_a_quorum_are_refused() {
     cluster.wait_for("the voters", || voters(cluster.address(4)).filter(|it| *it == [1, 2, 3]));
 }
 
+/// The first change cannot be committed, because the followers are paused. The second one survives
+/// SIGKILL of the leader right after the reply.
+#[test]
+fn membership_change_is_answered_only_when_it_is_committed() {
+    let mut cluster = Cluster::start_hasty(3, "auto", &[]);
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let add = |cluster: &Cluster, at: usize, id: &str| {
+        let mut client = Client::connect(cluster.address(at)).unwrap();
+        let reply = client.call(&[b"MEMBERS", b"ADD", id.as_bytes(), b"127.0.0.1:1"]).unwrap();
+        String::from_utf8_lossy(&reply).into_owned()
+    };
+    let followers = [(leader + 1) % 3, (leader + 2) % 3];
+    for at in followers {
+        cluster.pause(at);
+    }
+    let reply = add(&cluster, leader, "4");
+    assert!(reply.starts_with("-UNCERTAIN the leader changed before"), "{reply}");
+    for at in followers {
+        cluster.resume(at);
+    }
+    cluster.wait_until_all_serve();
+    // A new leader refuses changes until it has committed an entry of its term.
+    let (leader, reply) = cluster.wait_for("a change that is not refused", || {
+        let leader = cluster.leader();
+        let reply = add(&cluster, leader, "5");
+        (!reply.starts_with("-ERR")).then_some((leader, reply))
+    });
+    cluster.kill(leader);
+    assert!(reply.contains("members_committed:1\r\n"), "{reply}");
+    let other = (leader + 1) % 3;
+    let members = cluster.wait_for("the members", || {
+        let output = admin(cluster.address(other), &["members"]);
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    });
+    assert!(members.contains("5   learner"), "{members}");
+}
+
 /// Replica 4 is added, and restarted at other ports: first while the others run, then after all of
 /// them were killed. It is started without `--peers`.
 #[test]

@@ -99,7 +99,7 @@ fn all_keys(client: &mut Client) -> (u64, BTreeMap<String, u64>) {
     }
 }
 
-/// The keys as a consumer knows them, from a list of keys and the changes after it.
+/// A consumer's copy of the keys, made from a list of keys and the changes after it.
 struct Copy {
     /// The revision to continue from.
     revision: u64,
@@ -150,7 +150,7 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Writes keys with the prefix `in:` until `ends` is set, at whatever replica is there.
+/// Writes keys with the prefix `in:` at any available replica, until `ends` is set.
 fn write(writer: usize, addresses: &[SocketAddr], ends: &AtomicBool) {
     let mut number = 0;
     'connect: while !ends.load(Ordering::Relaxed) {
@@ -188,14 +188,13 @@ fn write(writer: usize, addresses: &[SocketAddr], ends: &AtomicBool) {
     }
 }
 
-/// Follows the changes until it has seen the change of the key `in:end`, at whatever replica is
-/// there.
+/// Follows the changes at any available replica, until it has seen the change of the key `in:end`.
 fn follow(mut copy: Copy, count: usize, addresses: &[SocketAddr]) -> Copy {
     let mut at = 0;
     loop {
         at += 1;
         let Ok(mut client) = Client::connect(addresses[at % addresses.len()]) else { continue };
-        // Some pages at each replica, so that all take their turn.
+        // Several pages per replica, so that every replica is used.
         for _ in 0..50 {
             let request =
                 format!("CHANGES FROM {} PREFIX in: COUNT {count} BLOCK 200", copy.revision);
@@ -334,7 +333,7 @@ fn oldest(reply: Reply) -> u64 {
 }
 
 #[test]
-fn request_from_before_the_history_is_told_to_read_all_keys() {
+fn request_for_a_lost_revision_gets_historygone() {
     let flags = &["--changes-history-memory", "1mb"];
     let mut cluster = Cluster::start_with(3, "auto", flags);
     cluster.wait_until_all_serve();
@@ -358,7 +357,7 @@ fn request_from_before_the_history_is_told_to_read_all_keys() {
         let memory: u64 = cluster.info(at, "changes_history_bytes");
         assert!((1 << 19..1 << 20).contains(&memory), "{memory}");
         assert_eq!(cluster.info::<u64>(at, "changes_history_start"), start);
-        // What the error says to do.
+        // Does what the error message recommends.
         let mut copy = Copy::of(&mut client);
         write(&mut client, 5_000);
         let page =

@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::replicas::Cluster;
 
 #[test]
-fn invalidations_of_keys_that_were_read_are_those_of_redis() {
+fn invalidations_of_read_keys_match_redis() {
     compare(
         "Abc",
         "
@@ -75,7 +75,7 @@ fn invalidations_of_keys_that_were_read_are_those_of_redis() {
 }
 
 #[test]
-fn modes_and_options_of_client_tracking_are_those_of_redis() {
+fn client_tracking_modes_and_options_match_redis() {
     compare(
         "AbC",
         "
@@ -150,7 +150,7 @@ fn modes_and_options_of_client_tracking_are_those_of_redis() {
 }
 
 #[test]
-fn redirected_invalidations_are_those_of_redis() {
+fn redirected_invalidations_match_redis() {
     compare(
         "abCd",
         "
@@ -255,8 +255,8 @@ impl Cache {
         }
     }
 
-    /// Reads one key of a pair, and compares it with the other one, if that is in the cache.
-    /// Returns whether it was.
+    /// Reads one key of a pair, and compares it with the other key if that is in the cache. Returns
+    /// whether it was.
     fn read(&mut self, key: &str, other: &str) -> io::Result<bool> {
         let value = self.call(&[b"GET", key.as_bytes()])?;
         if value.starts_with(b"-") {
@@ -299,9 +299,9 @@ fn change(client: &mut Client, number: u64, pair: u64, kind: u64) -> io::Result<
     Ok(())
 }
 
-/// A client of a replica never gets a reply that reflects a change of a key while it still has the
-/// value from before the change in its cache: also if a client of another replica changes the key,
-/// if the key expires, and if leaders are killed.
+/// After a client has received a reply that reflects a change of a key, its cache never contains
+/// the value from before the change. This also holds for changes by clients of other replicas, for
+/// expirations, and when leaders are killed.
 #[test]
 fn cached_values_never_contradict_later_replies() {
     let mut cluster = Cluster::start(3, "auto");

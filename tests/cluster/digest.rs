@@ -1,6 +1,6 @@
-//! The state of one replica is changed behind the log's back, under load and with kills. The
-//! replica finds out by the reports of the others, and rebuilds its state; no acknowledged write is
-//! lost, and from then on no read returns the wrong value.
+//! The state of one replica is changed without a log entry, under load and with kills. The replica
+//! detects this by the reports of the others, and rebuilds its state; no acknowledged write is
+//! lost, and after that no read returns the wrong value.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
@@ -14,10 +14,10 @@ use crate::load::{self, Notes, StopAtEnd};
 use crate::repair::wait_until_repaired;
 use crate::replicas::Cluster;
 
-/// Flags with which states are compared all the time, and snapshots replace the log soon.
+/// Flags for frequent comparisons of states and frequent snapshots.
 const FLAGS: &[&str] =
     &["--digest-check-s", "1", "--enable-debug-command", "yes", "--snapshot-log-bytes", "65536"];
-/// Log line of a replica that finds out that its state is wrong.
+/// Log line of a replica that detects that its state is wrong.
 const FOUND: &str = "the state of this replica is wrong";
 /// Log line of a start that removes the wrong state.
 const REMOVED: &str = "wrong state removed";
@@ -38,7 +38,7 @@ fn change_state(cluster: &Cluster, at: usize, options: &[&[u8]]) {
     });
 }
 
-/// Returns how often a replica has found out that its state is wrong.
+/// Returns the number of times that a replica has detected that its state is wrong.
 fn found(cluster: &Cluster, at: usize) -> usize {
     cluster.log(at).matches(FOUND).count()
 }
@@ -172,7 +172,7 @@ fn state_that_contradicts_its_digest_is_rebuilt() {
 }
 
 #[test]
-fn without_a_majority_no_replica_is_taken_out() {
+fn without_a_majority_no_replica_is_taken_out_of_service() {
     let cluster = Cluster::start_with(2, "auto", FLAGS);
     cluster.wait_until_all_serve();
     set_changed(&cluster);

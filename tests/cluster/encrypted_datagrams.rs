@@ -24,7 +24,7 @@ fn between_relays(threads: &'static str, loss: u32) -> (Cluster, Relays) {
     (Cluster::start_secure_between(ports, threads, port), relays)
 }
 
-/// Waits until a replica has streams of datagrams to both peers.
+/// Waits until a replica has datagram streams to both peers.
 fn wait_for_streams(cluster: &Cluster, at: usize) {
     cluster.wait_for("the paths to both peers", || {
         let mut client = Client::connect(cluster.address(at)).ok()?;

@@ -69,12 +69,12 @@ fn transfers_under_load(threads: &'static str) {
 }
 
 #[test]
-fn failover_moves_the_leadership_without_an_error_for_clients() {
+fn failover_moves_leadership_without_client_errors() {
     transfers_under_load("dedicated");
 }
 
 #[test]
-fn failover_moves_the_leadership_with_shared_stage_thread() {
+fn failover_moves_leadership_with_shared_stage_thread() {
     transfers_under_load("fused");
 }
 

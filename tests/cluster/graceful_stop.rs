@@ -31,7 +31,7 @@ enum Kind {
 struct Seen {
     acknowledged: AtomicU64,
     redirects: AtomicU64,
-    /// Connections that were closed while no request was unanswered.
+    /// Connections that were closed while no request was pending.
     closed: AtomicU64,
     /// Requests without a reply, because the connection was closed after they had been sent.
     unanswered: AtomicU64,
@@ -39,7 +39,7 @@ struct Seen {
     longest: Mutex<Duration>,
 }
 
-/// A client that writes ascending numbers to a key of its own.
+/// A client that writes ascending numbers to its own key.
 struct Writer<'w> {
     addresses: &'w [SocketAddr],
     kind: Kind,

@@ -1,7 +1,7 @@
-//! Hostile input on every port of a cluster that serves other clients meanwhile: random bytes,
-//! bytes for another kind of port, cut requests, slow senders, half-open connections, and floods of
-//! connections and datagrams. It must reveal nothing, change no term and no leader, and cost little
-//! memory.
+//! Hostile input on every port of a cluster that is serving other clients: random bytes, bytes for
+//! another kind of port, truncated requests, slow senders, half-open connections, and floods of
+//! connections and datagrams. It must reveal nothing, change neither the term nor the leader, and
+//! cost little memory.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
@@ -31,22 +31,22 @@ const GROWTH_MAX: u64 = 96 << 20;
 /// The beginning of a TLS handshake, cut off.
 const TLS_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 
-/// Returns between 0 and `max` random bytes.
+/// Returns up to `max` random bytes.
 fn random_bytes(rng: &mut Rng, max: usize) -> Vec<u8> {
     let length = rng.index(max + 1);
     (0..length).map(|_| rng.next_u64().to_le_bytes()[0]).collect()
 }
 
-/// Returns bytes that a port may get from something that is no client of it.
+/// Returns bytes that a port may receive from a program that is not its client.
 fn input(rng: &mut Rng, number: usize) -> Vec<u8> {
     let random = random_bytes(rng, 3_000);
     match number % 6 {
         0 => random,
-        // Every kind of port gets what is for the others.
+        // Each kind of port receives bytes meant for the others.
         1 => [TLS_HELLO, &random].concat(),
         2 => [b"BOWL\x0a\x00\x00\x00".as_slice(), &random].concat(),
         3 => [b"GET /metrics HTTP/1.1\r\nhost: x\r\nx: ".as_slice(), &random].concat(),
-        // Lengths that promise far more than follows.
+        // Declared lengths that are far longer than the bytes that follow.
         4 => [b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$67108864\r\n".as_slice(), &random].concat(),
         _ => b"*1048576\r\n$1\r\nx\r\n".repeat(1 + rng.index(40)),
     }
@@ -75,7 +75,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// Sends hostile input to this port in all ways. Returns the connections that are still open.
+/// Attacks a port in all ways. Returns the connections that are still open.
 fn attack(port: u16, seed: u64) -> Vec<TcpStream> {
     let mut rng = Rng::new(seed);
     for number in 0..INPUTS {
@@ -105,7 +105,7 @@ fn attack(port: u16, seed: u64) -> Vec<TcpStream> {
     open
 }
 
-/// Sends random datagrams, and some that begin like those of peers.
+/// Sends random datagrams, some of which start like those of peers.
 fn send_datagrams(to: u16, seed: u64) {
     let mut rng = Rng::new(seed);
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

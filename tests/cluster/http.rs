@@ -1,4 +1,4 @@
-//! Metrics and probes over HTTP, of three replicas under commands, kills and hostile connections.
+//! Metrics and probes over HTTP on three replicas, under commands, kills and hostile connections.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -10,7 +10,7 @@ use crate::admin::{admin, json};
 use crate::client::Client;
 use crate::replicas::{Cluster, TIMEOUT, free_port};
 
-/// Number of connections that send nothing, far more than the server keeps.
+/// Number of silent connections: far more than the server keeps.
 const SILENT: usize = 200;
 
 /// A cluster whose replicas serve HTTP, at these ports.
@@ -82,7 +82,7 @@ impl Served {
 
 /// The metrics of a replica at one moment.
 struct Scrape {
-    /// The type of each metric, by its name without the ending of a counter.
+    /// Type of each metric, by name without a counter's suffix.
     types: BTreeMap<String, String>,
     /// The value of each sample, by its name and labels as they are written.
     samples: BTreeMap<String, f64>,
@@ -135,7 +135,7 @@ impl Scrape {
     }
 }
 
-/// Returns by how much a counter rises from one scrape to another.
+/// Returns the increase of a counter from one scrape to another.
 fn rise(from: &Scrape, to: &Scrape, sample: &str) -> f64 {
     to.value(sample) - from.value(sample)
 }
@@ -240,7 +240,7 @@ fn metrics_of_a_cluster_agree_with_info_and_with_each_other() {
         let lag = format!("bowline_peer_lag_entries{{peer=\"{}\"}}", leader + 1);
         assert!(!follower.samples.contains_key(&lag), "only the leader knows match indexes");
     }
-    // What `bowline admin` shows of a replica, the replica shows itself.
+    // A replica reports the same about itself as `bowline admin` does.
     let (status, text) = served.get(leader, "/status");
     let own: serde_json::Value = serde_json::from_str(&text).unwrap();
     let all = json(&admin(&served.cluster, leader, &["status", "--json"]));

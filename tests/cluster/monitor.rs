@@ -8,7 +8,7 @@ use crate::client::{Client, command};
 use crate::replicas::Cluster;
 
 #[test]
-fn monitor_shows_the_commands_that_redis_shows() {
+fn monitor_output_matches_redis() {
     compare(
         "mab",
         r#"
@@ -66,7 +66,7 @@ fn monitor_shows_the_commands_that_redis_shows() {
 }
 
 #[test]
-fn pause_of_clients_has_the_errors_of_redis() {
+fn client_pause_errors_match_redis() {
     compare(
         "ab",
         "
@@ -91,7 +91,7 @@ fn pause_of_clients_has_the_errors_of_redis() {
 }
 
 #[test]
-fn shard_channels_have_the_replies_and_messages_of_redis() {
+fn sharded_pubsub_matches_redis() {
     compare(
         "Abc",
         "
@@ -144,7 +144,7 @@ fn info(client: &mut Client, field: &str) -> String {
 /// Writes of all kinds wait for the end of a pause, reads do not, and nothing of a postponed client
 /// is read or lost.
 #[test]
-fn writes_are_postponed_by_a_pause_in_the_order_of_arrival() {
+fn pause_postpones_writes_and_keeps_their_order() {
     let cluster = Cluster::start(1, "auto");
     cluster.wait_until_all_serve();
     let mut admin = Client::connect(cluster.address(0)).unwrap();

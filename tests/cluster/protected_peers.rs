@@ -1,5 +1,5 @@
-//! Protected mode on the port for peers: a replica without certificates connects with peers on
-//! loopback only.
+//! Protected mode on the port for peers: a replica without certificates connects only to peers on
+//! loopback.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -40,7 +40,8 @@ fn restart_as(cluster: &mut Cluster, at: usize, command: Command) {
     cluster.wait_until_all_serve();
 }
 
-/// Returns whether a datagram to `address` reaches a socket. If there is none, the kernel says so.
+/// Returns whether a socket receives datagrams at `address`. If there is none, the kernel reports
+/// an error.
 fn takes_datagrams(address: SocketAddr) -> bool {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     socket.connect(address).unwrap();
@@ -59,7 +60,8 @@ fn replica_without_peer_certificates_listens_for_peers_on_loopback_only() {
     assert!(cluster.log(0).contains("no certificates for peers are set"), "{}", cluster.log(0));
     let port = cluster.peer_port(0);
     let (remote, all) = (SocketAddr::new(other, port), format!("0.0.0.0:{port}"));
-    let warning = "on loopback only (protected mode); make certificates with `bowline admin certs`";
+    let warning =
+        "only on loopback (protected mode); create certificates with `bowline admin certs`";
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
 
     let command = command_with(&cluster, 0, "--peer-listen", &all, &[]);
@@ -122,12 +124,12 @@ fn start_without_certificates_names_the_peer_on_another_machine() {
     for host in ["192.0.2.7", "[2001:db8::7]", "bowline-2.bowline-pods"] {
         let peers = format!("1={own},2={host}:16379");
         let text = start(&["--bootstrap", "--peer-listen", &own, "--peers", &peers]);
-        assert!(text.contains(&format!("{host}:16379 is not on loopback")), "{text}");
+        assert!(text.contains(&format!("{host}:16379 is not a loopback address")), "{text}");
     }
     // It would wait for a leader that cannot connect.
     let all = format!("0.0.0.0:{port}");
     let text = start(&["--join", "--cluster", "name", "--peer-listen", &all]);
-    assert!(text.contains(&format!("{all} is not on loopback")), "{text}");
+    assert!(text.contains(&format!("{all} is not a loopback address")), "{text}");
 }
 
 /// An address in the log may be on another machine without being in the options.

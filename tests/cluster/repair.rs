@@ -11,7 +11,7 @@ use rand_chacha::rand_core::SeedableRng as _;
 use crate::client::Client;
 use crate::replicas::Cluster;
 
-/// Name of the environment variable that sets another number of flipped bits.
+/// Environment variable for the number of flipped bits.
 const FLIPS_VARIABLE: &str = "BOWLINE_FLIPS";
 /// Log line of a replica whose start removes what is damaged.
 const REPAIRED: &str = "damaged folder repaired";

@@ -35,7 +35,7 @@ pub(crate) fn free_port() -> u16 {
 
 /// Flags with long deadlines, so that an election or a slow disk delays a reply but causes no
 /// error.
-const PATIENT: &[&str] = &["--leader-wait-ms", "60000", "--command-deadline-ms", "60000"];
+const LONG_DEADLINES: &[&str] = &["--leader-wait-ms", "60000", "--command-deadline-ms", "60000"];
 
 /// The `--cluster` option of all replicas. Its default is derived from the list of peers, which
 /// differs between replicas behind proxies.
@@ -87,7 +87,7 @@ impl Cluster {
         threads: &'static str,
         flags: &'static [&'static str],
     ) -> Cluster {
-        Cluster::start_all(Cluster::between_ports(count, threads, flags, PATIENT))
+        Cluster::start_all(Cluster::between_ports(count, threads, flags, LONG_DEADLINES))
     }
 
     /// Starts replicas with the default deadlines, for tests of the errors that clients get.
@@ -142,7 +142,7 @@ impl Cluster {
     /// Returns a cluster of replicas whose folders must be restored before [`Cluster::restart`]
     /// starts them.
     pub(crate) fn of_new_folders(count: usize, threads: &'static str) -> Cluster {
-        let mut cluster = Cluster::between_ports(count, threads, &[], PATIENT);
+        let mut cluster = Cluster::between_ports(count, threads, &[], LONG_DEADLINES);
         cluster.name = None;
         cluster
     }
@@ -153,7 +153,7 @@ impl Cluster {
         program: &Path,
         flags: &'static [&'static str],
     ) -> Cluster {
-        let mut cluster = Cluster::between_ports(count, "auto", flags, PATIENT);
+        let mut cluster = Cluster::between_ports(count, "auto", flags, LONG_DEADLINES);
         cluster.programs.fill(program.to_owned());
         Cluster::start_all(cluster)
     }

@@ -25,11 +25,11 @@ const TWINS: &[u8] = b"if redis.call('get', KEYS[1]) ~= redis.call('get', KEYS[2
     return redis.error_reply('HALF') end redis.call('set', KEYS[1], ARGV[1]) \
     redis.call('set', KEYS[2], ARGV[1]) return 'done'";
 
-fn rounds() -> u64 {
+pub(crate) fn rounds() -> u64 {
     std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(2)
 }
 
-fn number(reply: &[u8]) -> Option<u64> {
+pub(crate) fn number(reply: &[u8]) -> Option<u64> {
     std::str::from_utf8(reply).ok()?.strip_prefix(':')?.trim_end().parse().ok()
 }
 
@@ -39,7 +39,7 @@ fn is_uncertain(reply: &[u8]) -> bool {
 
 /// Calls `each` with a connected client until `stop` is set. The client reconnects when its replica
 /// is killed; `lost` counts the calls whose replies were lost then.
-fn run(
+pub(crate) fn run(
     address: SocketAddr,
     stop: &AtomicBool,
     lost: &AtomicU64,
@@ -243,4 +243,98 @@ fn expiration_and_id_that_a_script_sets_count_from_the_present_time() {
             if #redis.call('xrange', KEYS[1], entry[1], entry[1]) ~= 1 then return -1 end end \
         return #found";
     assert_eq!(client.call(&[b"EVAL", source, b"1", b"s"]).unwrap(), b":3\r\n");
+}
+
+#[test]
+fn flushed_script_runs_at_no_replica() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let mut at_leader = Client::connect(cluster.address(leader)).unwrap();
+    let mut at_follower = Client::connect(cluster.address((leader + 1) % 3)).unwrap();
+    for source in [&b"return 1"[..], b"return redis.call('incr', 'n')"] {
+        for round in 1..=30 {
+            let reply = at_leader.call(&[b"SCRIPT", b"LOAD", source]).unwrap();
+            let sha = String::from_utf8(reply).unwrap().lines().nth(1).unwrap().to_owned();
+            let request: [&[u8]; 3] = [b"EVALSHA", sha.as_bytes(), b"0"];
+            let reply = at_follower.call(&request).unwrap();
+            assert!(number(&reply).is_some(), "{}", reply.escape_ascii());
+            assert_eq!(at_leader.call(&[b"SCRIPT", b"FLUSH"]).unwrap(), b"+OK\r\n");
+            let reply = at_follower.call(&request).unwrap();
+            assert!(reply.starts_with(b"-NOSCRIPT "), "{round}: {}", reply.escape_ascii());
+        }
+    }
+    let reply = at_leader.call(&[b"GET", b"n"]).unwrap();
+    assert_eq!(reply, b"$2\r\n30\r\n", "no flushed script has written");
+}
+
+#[test]
+fn full_leader_takes_what_a_script_may_add_at_a_follower() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let mut at_leader = Client::connect(cluster.address(leader)).unwrap();
+    let mut at_follower = Client::connect(cluster.address((leader + 1) % 3)).unwrap();
+    at_leader.call(&[b"MSET", b"a", b"1", b"b", b"1"]).unwrap();
+    at_leader.call(&[b"CONFIG", b"SET", b"maxmemory", b"1"]).unwrap();
+    cluster.wait_for("a full leader", || {
+        let reply = at_leader.call(&[b"SET", b"a", b"2"]).unwrap();
+        reply.starts_with(b"-OOM ").then_some(())
+    });
+    let mut eval = |source: &str| {
+        let reply = at_follower.call(&[b"EVAL", source.as_bytes(), b"0"]).unwrap();
+        String::from_utf8(reply).unwrap()
+    };
+    assert!(eval("return redis.call('set', 'a', '3')").starts_with("-OOM "));
+    assert_eq!(eval("return redis.call('del', 'b')"), ":1\r\n");
+    let allowed = "#!lua flags=allow-oom\nreturn redis.call('set', 'a', '4')";
+    assert_eq!(eval(allowed), "+OK\r\n");
+    assert_eq!(at_leader.call(&[b"GET", b"a"]).unwrap(), b"$1\r\n4\r\n");
+}
+
+#[test]
+fn calls_of_scripts_are_counted_and_their_lines_are_logged_once() {
+    let cluster = Cluster::start(1, "auto");
+    cluster.wait_until_all_serve();
+    let mut client = Client::connect(cluster.address(0)).unwrap();
+    let source =
+        b"redis.log(redis.LOG_NOTICE, 'a line', 'of it') redis.log(redis.LOG_DEBUG, 'low') \
+        for i = 1, 3 do redis.call('incr', KEYS[1]) end redis.pcall('lpush', KEYS[1], 'x') \
+        redis.pcall('get') redis.pcall('nonsense') return redis.call('command', 'count') > 200";
+    client.call_until_ok(&[b"SET", b"k", b"0"]);
+    assert_eq!(client.call(&[b"CONFIG", b"RESETSTAT"]).unwrap(), b"+OK\r\n");
+    assert_eq!(client.call(&[b"EVAL", source, b"1", b"k"]).unwrap(), b":1\r\n");
+    let info = client.call(&[b"INFO", b"everything"]).unwrap();
+    let info = String::from_utf8_lossy(&info).into_owned();
+    for (wanted, end) in [
+        ("cmdstat_incr:calls=3,", "rejected_calls=0,failed_calls=0"),
+        ("cmdstat_lpush:calls=1,", "rejected_calls=0,failed_calls=1"),
+        ("cmdstat_get:calls=0,", "rejected_calls=1,failed_calls=0"),
+        ("cmdstat_eval:calls=1,", "rejected_calls=0,failed_calls=0"),
+        ("latency_percentiles_usec_incr:", ""),
+        ("errorstat_WRONGTYPE:count=1", ""),
+        ("errorstat_ERR:count=2", ""),
+        ("number_of_cached_scripts:1", ""),
+    ] {
+        let line = info.lines().find(|line| line.starts_with(wanted));
+        assert!(line.is_some_and(|line| line.ends_with(end)), "{wanted}: {line:?}");
+    }
+    let log = cluster.log(0);
+    assert_eq!(log.matches("a line of it").count(), 1, "{log}");
+}
+
+#[test]
+fn publish_in_a_script_returns_the_subscribers_of_its_replica() {
+    let cluster = Cluster::start(1, "auto");
+    cluster.wait_until_all_serve();
+    let mut subscriber = Client::connect(cluster.address(0)).unwrap();
+    assert!(subscriber.call(&[b"SUBSCRIBE", b"channel"]).unwrap().starts_with(b"*3"));
+    let mut client = Client::connect(cluster.address(0)).unwrap();
+    let source = b"return {redis.call('publish', 'channel', 'hello'), \
+        redis.call('publish', 'other', 'x'), redis.call('pubsub', 'channels')}";
+    client.call_until_ok(&[b"SET", b"k", b"v"]);
+    let reply = client.call(&[b"EVAL", source, b"0"]).unwrap();
+    assert_eq!(reply, b"*3\r\n:1\r\n:0\r\n*1\r\n$7\r\nchannel\r\n");
+    let message = b"*3\r\n$7\r\nmessage\r\n$7\r\nchannel\r\n$5\r\nhello\r\n";
+    assert_eq!(subscriber.reply().unwrap(), message);
 }

@@ -1,12 +1,12 @@
-//! What a replica reports to the service manager that started it: when it is ready, and when it
-//! begins to stop.
+//! Notifications to the service manager that started a replica: when the replica is ready, and when
+//! it begins to stop.
 
 use std::os::unix::net::UnixDatagram;
 
 use crate::replicas::{Cluster, TIMEOUT};
 
 #[test]
-fn service_manager_hears_of_readiness_and_of_the_stop() {
+fn service_manager_is_notified_of_readiness_and_stop() {
     let mut cluster = Cluster::start(1, "auto");
     cluster.wait_until_all_serve();
     cluster.kill(0);

@@ -51,8 +51,8 @@ fn entries(strings: &[String], skipped: usize) -> Vec<(Id, String)> {
     rows.map(|row| (parse_id(&row[0]), row[2].clone())).collect()
 }
 
-/// Adds entries until `ends` is set, at whatever replica is there. After an error, the entry may
-/// have been added, so its value is not used again.
+/// Adds entries at any available replica until `ends` is set. After an error, the entry may have
+/// been added, so its value is not reused.
 fn produce(
     worker: usize,
     addresses: &[SocketAddr],
@@ -74,15 +74,15 @@ fn produce(
     added
 }
 
-/// Reads and acknowledges entries, at whatever replica is there, until the producers are done and
-/// there is nothing left to read. Returns the entries, in the order in which they were read.
+/// Reads and acknowledges entries at any available replica, until the producers are done and
+/// nothing is left to read. Returns the entries in the order in which they were read.
 fn consume(worker: usize, addresses: &[SocketAddr], ends: &AtomicBool) -> Vec<(Id, String)> {
     let (mut read, mut turn) = (Vec::new(), worker);
     let request = format!("XREADGROUP GROUP g c{worker} COUNT 10 STREAMS s");
     'connect: loop {
         turn += 1;
         let Ok(mut client) = Client::connect(addresses[turn % addresses.len()]) else { continue };
-        // What was delivered before the connection was lost, and then what is new.
+        // First the entries that were delivered before the connection was lost, then new ones.
         let mut after = "0";
         loop {
             let is_last = ends.load(Ordering::Relaxed);

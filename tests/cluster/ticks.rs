@@ -1,11 +1,11 @@
-//! How busy the machine is with other processes.
+//! CPU usage of other processes on this machine.
 
 use std::{fs, process};
 
 use crate::replicas::Cluster;
 
-/// Largest share of the processors, in percent, that other processes may use in a round that
-/// counts: a leader whose threads wait for a processor loses its leadership whatever it does.
+/// Maximum CPU usage of other processes, in percent, in a round that counts. A leader whose threads
+/// wait for a CPU loses its leadership in any case.
 pub(crate) const OTHERS_PERCENT_MAX: u64 = 25;
 
 /// CPU time since the start, in ticks.

@@ -1,5 +1,5 @@
-//! Clusters with TLS everywhere: what strangers send has no effect, and certificates are replaced
-//! while the cluster serves.
+//! Clusters with TLS on all connections: input from unauthenticated senders has no effect, and
+//! certificates are replaced while the cluster serves.
 
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -26,7 +26,8 @@ use crate::replicas::{CLUSTER, Cluster, TIMEOUT, free_port, make_certificates};
 /// The term in forged messages, which the cluster must never reach.
 const FORGED: u64 = 1 << 40;
 
-/// An authority of the test, which signs what `bowline admin certs` does not.
+/// A certificate authority of the test, which signs certificates that `bowline admin certs` does
+/// not.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -36,19 +37,19 @@ impl Authority {
         Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// Writes a certificate with this name, and its key, that is valid up to the given year.
+    /// Writes a certificate with this name, valid until the given year, and its private key.
     fn issue(&self, cert: &Path, key: &Path, name: &str, until: i32) {
         let names = [name, "localhost", "127.0.0.1"].map(str::to_owned);
         let mut params = CertificateParams::new(names).unwrap();
         params.not_before = date_time_ymd(2_000, 1, 1);
         params.not_after = date_time_ymd(until, 1, 1);
         let own = KeyPair::generate().unwrap();
-        // The key first, so that a server that reads in between keeps the previous pair.
+        // The key is written first, so that a server that reads in between keeps the previous pair.
         fs::write(key, own.serialize_pem()).unwrap();
         fs::write(cert, params.signed_by(&own, &self.0).unwrap().pem()).unwrap();
     }
 
-    /// Writes a certificate for replica `id`, and returns its files with the authorities `ca`.
+    /// Issues a certificate for replica `id`. Returns its files, with the trusted authorities `ca`.
     fn replica(&self, folder: &Path, id: u16, until: i32, ca: &Path) -> TlsFiles {
         let [cert, key] = ["crt", "key"].map(|it| folder.join(format!("made-{id}-{until}.{it}")));
         self.issue(&cert, &key, &format!("replica-{id}.test.bowline"), until);
@@ -56,8 +57,8 @@ impl Authority {
     }
 }
 
-/// Returns what a process sends that claims to be replica 2, has lost its folder, and asks replica
-/// 1 for its vote in a high term.
+/// Returns the messages of a process that claims to be replica 2, to have lost its folder, and
+/// requests the vote of replica 1 in a high term.
 fn forged_request() -> BytesMut {
     let hello = Hello {
         cluster: u128::from_str_radix(CLUSTER, 16).unwrap(),
@@ -65,7 +66,7 @@ fn forged_request() -> BytesMut {
         to: NodeId(1),
         incarnation: 1,
         connection: 1,
-        openings: vec![7],
+        start_ids: vec![7],
         members: [1, 2, 3].map(NodeId).to_vec(),
         rejoining: true,
         lane: Lane::Urgent,
@@ -84,7 +85,7 @@ fn forged_request() -> BytesMut {
     bytes
 }
 
-/// Reads until the other side closes the connection. Returns what arrived.
+/// Reads until the other side closes the connection. Returns the received bytes.
 fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut rest = Vec::new();
@@ -125,7 +126,7 @@ fn send_as_peer(cluster: &Cluster, files: &TlsFiles, bytes: &[u8]) {
     assert!(rest.is_empty(), "{rest:?}");
 }
 
-/// Checks that all replicas serve, and that no forged term has arrived.
+/// Asserts that all replicas serve, and that no replica has adopted the forged term.
 fn assert_unharmed(cluster: &Cluster) {
     cluster.wait_until_all_serve();
     assert!(cluster.term() < FORGED, "term {}", cluster.term());
@@ -167,7 +168,7 @@ fn forged_peers_have_no_effect_on_a_secure_cluster() {
     };
     send_as_peer(&cluster, &client, &forged);
     send_as_peer(&cluster, &Authority::new().replica(made, 2, 3_000, &ca), &forged);
-    log("the certificate of the other side is refused");
+    log("the certificate of the other side is invalid");
     // Without any certificate.
     let config = client_config(&ca, None).unwrap();
     let name = "replica-1.test.bowline".try_into().unwrap();
@@ -178,7 +179,7 @@ fn forged_peers_have_no_effect_on_a_secure_cluster() {
     let mut rest = Vec::new();
     let _ = tls_stream.read_to_end(&mut rest);
     assert!(rest.is_empty());
-    log("the other side has presented no certificate");
+    log("the other side presented no certificate");
     assert_unharmed(&cluster);
 }
 
@@ -187,23 +188,23 @@ fn expired_certificate_of_a_peer_is_refused() {
     let cluster = Cluster::start_secure(1, "auto");
     cluster.wait_until_all_serve();
     let (folder, _) = cluster.certificates(0);
-    // The replica comes to trust an authority whose key the test has.
+    // The replica trusts an authority whose key the test has.
     let authority = Authority::new();
     let ca = folder.join("ca.crt");
     let both = fs::read_to_string(&ca).unwrap() + &authority.0.pem();
     fs::write(&ca, both).unwrap();
-    let words = "certificates for peers read";
+    let words = "certificates for peers loaded";
     cluster.wait_for(words, || cluster.log(0).contains(words).then_some(()));
     let forged = forged_request();
     send_as_peer(&cluster, &authority.replica(folder, 2, 2_001, &ca), &forged);
-    let words = "the certificate of the other side is refused";
+    let words = "the certificate of the other side is invalid";
     cluster.wait_for(words, || cluster.log(0).contains(words).then_some(()));
     assert!(cluster.log(0).contains("expired"), "{}", cluster.log(0));
     assert_unharmed(&cluster);
 }
 
 #[test]
-fn truncated_and_idle_handshakes_do_not_keep_peers_and_clients_out() {
+fn truncated_and_idle_handshakes_block_no_other_connections() {
     let mut cluster = Cluster::start_secure(3, "auto");
     cluster.wait_until_all_serve();
     let (folder, tls_port) = cluster.certificates(0);
@@ -216,12 +217,12 @@ fn truncated_and_idle_handshakes_do_not_keep_peers_and_clients_out() {
         for part in (0..hello.len()).step_by(hello.len() / 40) {
             let mut stream = connect(port);
             stream.write_all(&hello[..part]).unwrap();
-            // Half of them stay open, the others end.
+            // Half of the connections stay open, the others are closed.
             if part % 2 == 0 {
                 held.push(stream);
             }
         }
-        // The beginning of a record of the maximum length, and nothing else.
+        // The header of a record of the maximum length, and nothing else.
         let mut stream = connect(port);
         stream.write_all(&[22, 3, 1, 0x40, 0]).unwrap();
         held.push(stream);
@@ -235,7 +236,7 @@ fn truncated_and_idle_handshakes_do_not_keep_peers_and_clients_out() {
 }
 
 #[test]
-fn bytes_for_another_kind_of_port_are_refused_and_logged() {
+fn clients_and_peers_on_the_wrong_port_are_rejected_and_logged() {
     let cluster = Cluster::start_secure(1, "auto");
     cluster.wait_until_all_serve();
     let (_, tls_port) = cluster.certificates(0);
@@ -385,15 +386,15 @@ fn replaced_authority_excludes_a_replica_until_its_certificate_is_replaced() {
         let name = format!("replica-{id}.{ending}");
         fs::copy(new.join(&name), folder.join(&name)).unwrap();
     };
-    // A certificate without its key is refused, and the previous one stays in use.
+    // A certificate without its key is rejected, and the previous one stays in use.
     replace(1, "crt");
     hang_up(0);
-    let words = "new certificates for clients refused, the previous stay";
+    let words = "new certificates for clients rejected, keeping the previous ones";
     cluster.wait_for(words, || cluster.log(0).contains(words).then_some(()));
     let mut client = cluster.connector(0).connect().unwrap();
     assert_eq!(client.call(&[b"PING"]).unwrap(), b"+PONG\r\n");
-    // Replicas 1 and 2 get all files, and replica 3 only the authority, as all share its file: its
-    // own certificate is revoked by that.
+    // Replicas 1 and 2 get all files, replica 3 only the authority, because all share its file.
+    // This revokes the old certificate of replica 3.
     replace(1, "key");
     replace(2, "crt");
     replace(2, "key");
@@ -405,14 +406,14 @@ fn replaced_authority_excludes_a_replica_until_its_certificate_is_replaced() {
     for at in 0..3 {
         cluster.wait_for(words, || cluster.log(at).contains(words).then_some(()));
     }
-    let words = "the certificate of the other side is refused";
+    let words = "the certificate of the other side is invalid";
     cluster.wait_for(words, || cluster.log(0).contains(words).then_some(()));
     let mut client = cluster.connector(0).connect().unwrap();
     assert_eq!(client.call_until_ok(&[b"SET", b"two", b"suffice"]), b"+OK\r\n");
     let mut client = Client::connect(cluster.address(2)).unwrap();
     let reply = client.call(&[b"GET", b"two"]).unwrap();
     assert!(reply.starts_with(b"-CLUSTERDOWN"), "{}", String::from_utf8_lossy(&reply));
-    // This time without a signal: the files are seen to change.
+    // This time without a signal: the replica detects the change of the files.
     replace(3, "key");
     replace(3, "crt");
     assert_unharmed(&cluster);
@@ -436,7 +437,7 @@ fn bowline(arguments: &[&str], folder: &Path) -> Output {
 fn secure_local_cluster_is_administered_with_tls() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    // Below the ports of the other tests.
+    // Outside of the port range of the other tests.
     let is_free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     let first = 9_000 + u16::try_from(std::process::id() % 200).unwrap() * 4;
     let port = (first..9_900)
@@ -483,8 +484,8 @@ fn secure_local_cluster_is_administered_with_tls() {
     process.wait().unwrap();
 }
 
-/// Accepts a connection of replica 1 with this certificate, and returns the beginning of what it
-/// sends.
+/// Accepts a connection from replica 1 with this certificate, and returns the first bytes that the
+/// replica sends.
 fn accept_with(listener: &TcpListener, files: &TlsFiles) -> Vec<u8> {
     let (mut stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -496,14 +497,14 @@ fn accept_with(listener: &TcpListener, files: &TlsFiles) -> Vec<u8> {
 }
 
 #[test]
-fn replica_sends_nothing_to_a_peer_with_a_certificate_for_all_names() {
+fn replica_sends_nothing_to_a_peer_with_a_wildcard_certificate() {
     let cluster = Cluster::start_secure(1, "auto");
     cluster.wait_until_all_serve();
     let (folder, _) = cluster.certificates(0);
     let authority = Authority::new();
     let ca = folder.join("ca.crt");
     fs::write(&ca, fs::read_to_string(&ca).unwrap() + &authority.0.pem()).unwrap();
-    let words = "certificates for peers read";
+    let words = "certificates for peers loaded";
     cluster.wait_for(words, || cluster.log(0).contains(words).then_some(()));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -8,7 +8,7 @@ use crate::client::{Client, command};
 use crate::replicas::Cluster;
 
 const NOAUTH: &[u8] = b"-NOAUTH Authentication required.\r\n";
-/// Makes the user `default` one with a password, and another user.
+/// Commands that give the user `default` a password, and create another user.
 const USERS: [&[&[u8]]; 2] = [
     &[b"ACL", b"SETUSER", b"app", b"on", b">pass", b"+@all", b"~*", b"&*"],
     &[b"ACL", b"SETUSER", b"default", b">secret"],
@@ -58,7 +58,7 @@ fn replica_without_a_leader_serves_nothing_that_needs_the_users() {
         &[b"MULTI"],
         &[b"SNAPSHOT", b"OPEN"],
     ];
-    // All at once, since each waits for a time.
+    // All at once, because each request waits for some time.
     let mut clients: Vec<Client> = requests.iter().map(|_| connect(&cluster)).collect();
     for (client, request) in clients.iter_mut().zip(requests) {
         client.send(&command(request)).unwrap();
@@ -70,13 +70,13 @@ fn replica_without_a_leader_serves_nothing_that_needs_the_users() {
         let reply = client.call(request).unwrap();
         assert!(reply.starts_with(b"-LOADING "), "{}", String::from_utf8_lossy(&reply));
     }
-    // The state of the replica can be looked at.
+    // The state of the replica can be inspected.
     assert!(early.call(&[b"ROLE"]).unwrap().starts_with(b"*5\r\n$5\r\nslave"));
     assert!(early.call(&[b"INFO", b"raft"]).unwrap().starts_with(b"$"));
 
     cluster.restart();
     for client in clients.iter_mut().chain([&mut early]) {
-        // Connections from before do not stay logged in.
+        // Earlier connections do not stay logged in.
         cluster.wait_for("the users", || {
             let reply = client.call(&[b"GET", b"k"]).unwrap();
             assert!(reply == NOAUTH || reply.starts_with(b"-LOADING "), "{reply:?}");
@@ -95,7 +95,7 @@ fn requests_after_the_start_wait_for_the_current_users() {
     stranger.send(&command(&[b"GET", b"k"])).unwrap();
     user.send(&command(&[b"AUTH", b"app", b"pass"])).unwrap();
     user.send(&command(&[b"GET", b"k"])).unwrap();
-    // They have arrived before there is a leader.
+    // The requests have arrived before there is a leader.
     thread::sleep(Duration::from_millis(100));
     cluster.restart();
     assert_eq!(stranger.reply().unwrap(), NOAUTH);

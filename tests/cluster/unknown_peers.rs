@@ -34,7 +34,7 @@ fn hello_of_replica_2() -> Hello {
         // The running replica 2 has drawn another number.
         incarnation: 1,
         connection: 1,
-        openings: vec![7],
+        start_ids: vec![7],
         members: [1, 2, 3].map(NodeId).to_vec(),
         rejoining: false,
         lane: Lane::Bulk,

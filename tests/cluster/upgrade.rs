@@ -50,7 +50,8 @@ struct Upgrade {
 }
 
 impl Upgrade {
-    /// Performs a step under load, and checks that the history of all clients is linearizable.
+    /// Performs a step under load, and checks that the history of all clients' requests is
+    /// linearizable.
     fn step(&mut self, what: &str, change: impl FnOnce(&mut Cluster)) {
         let (notes, stop, round) = (Notes::default(), AtomicBool::new(false), self.round);
         let addresses: Vec<_> = (0..3).map(|at| self.cluster.address(at)).collect();
@@ -92,7 +93,7 @@ fn wait_until_equal(cluster: &Cluster) {
     });
 }
 
-/// Moves the leadership to a replica.
+/// Transfers leadership to a replica.
 fn lead(cluster: &Cluster, target: usize) {
     let port = cluster.ports[target].to_string();
     cluster.wait_for("the transfer", || {
@@ -213,7 +214,7 @@ fn previous_version_is_refused(cluster: &mut Cluster, old: &Path) {
     assert!(!output.status.success(), "{text}");
     assert!(text.contains("meta has format version 4, which this version of bowline"), "{text}");
     assert!(content(&folder) == before, "the refused start changed a file");
-    // With a folder that it can read, it is refused by the others.
+    // Other replicas reject it even with a folder that it can read.
     let aside = folder.with_extension("aside");
     fs::rename(&folder, &aside).unwrap();
     let mut command = cluster.command(2);

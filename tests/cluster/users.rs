@@ -12,7 +12,7 @@ fn connect(cluster: &Cluster, at: usize) -> Client {
     Client::connect(cluster.address(at)).unwrap()
 }
 
-/// Sends a request of words and returns the reply as text.
+/// Sends a request, given as words, and returns the reply as text.
 fn ask(client: &mut Client, request: &str) -> String {
     let words: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
     String::from_utf8(client.call(&words).unwrap()).unwrap()
@@ -31,10 +31,10 @@ fn ask_until(cluster: &Cluster, client: &mut Client, request: &str, wanted: &str
     cluster.wait_for(request, || (ask(client, request) == wanted).then_some(()));
 }
 
-/// The names of all commands, and of all subcommands.
+/// Returns the names and arities of all commands and subcommands.
 fn command_names(client: &mut Client) -> Vec<(String, i64)> {
     let reply = ask(client, "COMMAND");
-    // Each entry begins with a name, whose arity follows.
+    // Each entry starts with a name, followed by its arity.
     let lines: Vec<&str> = reply.lines().collect();
     let entries = lines.windows(3).filter(|lines| lines[0].starts_with('$'));
     let names = entries.filter_map(|lines| {
@@ -103,8 +103,8 @@ fn requests_before_login_are_limited_in_size() {
     assert_eq!(client.call(&[b"SET", key, &value]).unwrap(), b"+OK\r\n");
 }
 
-/// A user that was made at one replica exists at the others, after a kill of all and after a
-/// snapshot. Deleting it disconnects its clients everywhere.
+/// A user created at one replica exists at all others, even after all replicas were killed and
+/// after a snapshot. Deleting it disconnects its clients everywhere.
 #[test]
 fn users_are_replicated_and_survive_kills_and_snapshots() {
     let mut cluster = Cluster::start_with(3, "auto", PASSWORD);
@@ -173,7 +173,7 @@ fn users_are_replicated_and_survive_kills_and_snapshots() {
     });
 }
 
-/// Changes of a user concern clients that have logged in as this user before.
+/// Changes of a user affect clients that are already logged in as this user.
 #[test]
 fn changed_permissions_apply_to_connected_clients() {
     let cluster = Cluster::start(3, "auto");
@@ -216,10 +216,10 @@ fn changed_permissions_apply_to_connected_clients() {
     }
 }
 
-/// Permissions that are withdrawn while requests are in flight: each request is either applied
-/// before, or refused; none gets lost, and none is applied after.
+/// Permissions are revoked while requests are in flight: each request is either applied before or
+/// rejected. None gets lost, and none is applied after.
 #[test]
-fn no_write_is_applied_after_its_permission_was_withdrawn() {
+fn no_write_is_applied_after_its_permission_was_revoked() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let mut admin = connect(&cluster, 0);
@@ -245,7 +245,7 @@ fn no_write_is_applied_after_its_permission_was_withdrawn() {
             writer.stream.write_all(&burst).unwrap();
         }
         set(&mut admin, "-incr");
-        // The permission is withdrawn now, so the sum must not change any more.
+        // The permission is revoked now, so the sum must not change any more.
         let value = ask(&mut admin, "GET n");
         for writer in &mut writers {
             let (mut applied, mut refused) = (0, 0);
@@ -267,9 +267,10 @@ fn no_write_is_applied_after_its_permission_was_withdrawn() {
     }
 }
 
-/// A client with an account of its own must not get more guesses at the password of another.
+/// A client that logs in as its own user must not get more attempts to guess the password of
+/// another.
 #[test]
-fn own_account_does_not_help_to_guess_passwords() {
+fn own_login_does_not_reset_the_delay_of_failed_logins() {
     let cluster = Cluster::start_with(1, "auto", PASSWORD);
     let mut admin = log_in(&cluster, 0, "default", "secret");
     ask_until(&cluster, &mut admin, "ACL SETUSER weak on >own +multi +exec +get ~a", "+OK\r\n");
@@ -298,7 +299,7 @@ fn own_account_does_not_help_to_guess_passwords() {
     let reply = ask(&mut attacker, "EXEC");
     assert_eq!(reply.matches("-WRONGPASS ").count(), 21, "{reply}");
     assert_eq!(denied(&mut admin), before + 1);
-    // A login as oneself does not end the delay.
+    // Logging in as the own user does not end the delay.
     let pair = [command(&[b"AUTH", b"weak", b"own"]), command(&[b"AUTH", b"default", b"x"])];
     attacker.send(&pair.concat().repeat(200)).unwrap();
     for number in 0..500 {
@@ -330,7 +331,7 @@ fn failed_logins_are_delayed_and_others_are_not() {
     let cluster = Cluster::start_with(1, "auto", PASSWORD);
     let mut admin = log_in(&cluster, 0, "default", "secret");
     let mut attacker = connect(&cluster, 0);
-    // More than would be possible with the delays.
+    // More than the delays would allow.
     attacker.send(&command(&[b"AUTH", b"wrong"]).repeat(200)).unwrap();
     for number in 0..500 {
         let value = number.to_string();

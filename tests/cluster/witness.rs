@@ -1,5 +1,5 @@
-//! Two replicas with data and a witness: either of the three may fail, also one after the other.
-//! The witness has no data, serves no client, and leads only until a replica with data can.
+//! Two replicas with data and a witness: any of the three may fail, also one after another. The
+//! witness stores no data, serves no clients, and leads only until a replica with data can.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ fn two_and_a_witness(threads: &'static str, flags: &'static [&'static str]) -> C
     cluster
 }
 
-/// Starts a witness, and adds it with these words before its id and address.
+/// Starts a witness and adds it to the cluster. `words` precede its id and address in the command.
 fn add_witness(cluster: &mut Cluster, words: &[&str]) {
     let address = cluster.add_witness();
     let member = format!("{}={address}", cluster.ports.len());
@@ -168,7 +168,7 @@ fn witness_without_data_is_small_and_replaceable() {
     assert!(cluster.info::<u64>(WITNESS, "raft_snapshot_bytes") < 1_000);
     let used = [0, WITNESS].map(|at| memory(&cluster, at, "used_memory_dataset"));
     assert!(used[0] > 600 * value.len() as u64 && used[1] < used[0] / 10, "{used:?}");
-    // What is in its folder is known, and no replica with data starts with it.
+    // Its folder has the expected contents, and no replica with data starts with it.
     cluster.kill(WITNESS);
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_bowline"))
         .args(["admin", "check"])
@@ -184,7 +184,7 @@ fn witness_without_data_is_small_and_replaceable() {
     command.stdin(std::process::Stdio::piped());
     let text = refusal(command);
     assert!(text.contains("the folder is that of a witness"), "{text}");
-    // Its folder is lost, and a new witness replaces it.
+    // Its folder is lost; a new witness replaces it.
     fs::remove_dir_all(cluster.replica_folder(WITNESS)).unwrap();
     add_witness(&mut cluster, &["replace", "3"]);
     assert_eq!(member_failures_survived(&cluster), 1);
@@ -209,7 +209,7 @@ fn witness_refuses_clients_and_is_no_replica_for_them() {
         let text = String::from_utf8_lossy(&reply);
         assert!(text.contains(" this replica is a witness"), "{command:?}: {text}");
     }
-    // It has no users, so without a password anyone could change it or look at its clients.
+    // A witness has no users, so without a password anyone could change it or inspect its clients.
     for command in [
         &[&b"CONFIG"[..], b"SET", b"maxclients", b"2"][..],
         &[b"CONFIG", b"GET", b"*"],

@@ -1,5 +1,5 @@
-//! The dashboard, the alert rules and the guide name the metrics and alerts that exist. The list of
-//! metrics in the guide is written by `UPDATE_METRICS=1 cargo test --test deploy metrics`.
+//! The dashboard, the alert rules and the guide use only metrics and alerts that exist.
+//! `UPDATE_METRICS=1 cargo test --test deploy metrics` rewrites the list of metrics in the guide.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,7 +9,7 @@ use bowline::runtime::{MetricInfo, metrics};
 
 use super::{deploy, read};
 
-/// Words of Prometheus's query language that occur in the expressions.
+/// Keywords and functions of `PromQL` that occur in the expressions.
 const WORDS: &[&str] = &[
     "abs",
     "and",
@@ -28,7 +28,7 @@ const WORDS: &[&str] = &[
 /// Labels that Prometheus adds to each sample, or that belong to each histogram.
 const OTHER_LABELS: &[&str] = &["instance", "job", "le"];
 
-/// Returns the names of all samples with the labels that they can have.
+/// Returns the names of all samples and their possible labels.
 fn samples() -> BTreeMap<String, &'static [&'static str]> {
     let of = |metric: MetricInfo| {
         let endings: &[&str] =
@@ -39,7 +39,7 @@ fn samples() -> BTreeMap<String, &'static [&'static str]> {
     metrics().flat_map(of).chain([("up".to_owned(), &[][..])]).collect()
 }
 
-/// A query, taken apart.
+/// A parsed query.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Query {
     /// Names of metrics, functions and labels outside of braces.
@@ -48,7 +48,7 @@ struct Query {
     labels: Vec<(String, String)>,
 }
 
-/// Takes a query apart. Text in quotes, and durations in brackets, are left out.
+/// Parses a query. Ignores text in quotes and durations in brackets.
 fn query(text: &str) -> Query {
     let mut query = Query::default();
     let mut word = String::new();
@@ -83,7 +83,7 @@ fn query(text: &str) -> Query {
     query
 }
 
-/// Fails unless a query uses only metrics, labels and functions that exist.
+/// Asserts that a query uses only metrics, labels and functions that exist.
 #[track_caller]
 fn assert_query_known(text: &str) {
     let samples = samples();
@@ -118,7 +118,7 @@ fn rules() -> BTreeMap<String, String> {
 }
 
 #[test]
-fn queries_are_taken_apart() {
+fn queries_are_parsed() {
     let text = "sum by (peer) (rate(a_total{x=\"b{c}\",y=~\"d\"}[5m])) > 2 * e and $f[$g] == 1";
     let found = query(text);
     assert_eq!(found.names, ["sum", "by", "peer", "rate", "a_total", "e", "and"]);

@@ -157,7 +157,7 @@ fn torn_tail_of_log_is_truncated_but_earlier_damage_is_refused() {
         cluster.wait_until_all_serve();
         assert_holds(&cluster, 0, acknowledged, 100, "once more");
         cluster.kill(0);
-        // The meta record counts openings, so restoring the segment alone is detected.
+        // The meta record counts starts, so restoring the segment alone is detected.
         without(&[]);
         let text = refusal(&cluster, "an old segment put back");
         assert!(text.contains("segment-0000000001 is older than the rest"), "{text}");

@@ -1,6 +1,6 @@
 //! A replica whose folder was restored from an older copy, or wiped and bootstrapped again under
 //! its id, lacks entries that it acknowledged. It must never again count towards a majority,
-//! however often it is restarted: its peers know its last opening, and keep it across their own
+//! however often it is restarted: its peers know its last start, and keep it across their own
 //! restarts.
 
 use std::path::Path;
@@ -48,7 +48,7 @@ const PROCESSES_VARIABLE: &str = "BOWLINE_ROLLBACK_PROCESSES";
 fn restart_often(cluster: &mut Cluster, at: usize) {
     let asked = std::env::var(PROCESSES_VARIABLE).ok().and_then(|text| text.parse().ok());
     let processes = asked.unwrap_or(PROCESSES);
-    let before = openings(&cluster.replica_folder(at), at);
+    let before = start_count(&cluster.replica_folder(at), at);
     for _ in processes..RESTARTS {
         open(&cluster.replica_folder(at), at);
     }
@@ -60,8 +60,8 @@ fn restart_often(cluster: &mut Cluster, at: usize) {
         });
         cluster.kill(at);
     }
-    let after = openings(&cluster.replica_folder(at), at);
-    assert!(after >= before + RESTARTS, "{after} openings after {before}");
+    let after = start_count(&cluster.replica_folder(at), at);
+    assert!(after >= before + RESTARTS, "{after} starts after {before}");
 }
 
 /// Opens the log as a server start does. Returns how many times the log has been opened.
@@ -90,8 +90,8 @@ fn write_20(cluster: &Cluster, at: usize) {
     assert!(done, "{}", cluster.logs());
 }
 
-/// Returns how many times the log has been opened before.
-fn openings(folder: &Path, at: usize) -> u64 {
+/// Returns the number of earlier starts of the replica.
+fn start_count(folder: &Path, at: usize) -> u64 {
     open(folder, at) - 1
 }
 

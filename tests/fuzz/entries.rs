@@ -12,6 +12,8 @@ mod frames;
 mod http;
 #[path = "local_server.rs"]
 mod local_server;
+#[path = "rdb.rs"]
+mod rdb;
 #[path = "requests.rs"]
 mod requests;
 #[path = "segments.rs"]
@@ -34,7 +36,7 @@ use bytes::{Bytes, BytesMut};
 type Decoder = fn(&[u8]);
 
 /// The entry points of all decoders, each with the name of its fuzz target and corpus.
-pub(crate) const TARGETS: [(&str, Decoder); 12] = [
+pub(crate) const TARGETS: [(&str, Decoder); 13] = [
     ("backup", backups::backup),
     ("batch", batch),
     ("course", course),
@@ -42,6 +44,7 @@ pub(crate) const TARGETS: [(&str, Decoder); 12] = [
     ("frame", frames::frame),
     ("http", http::http),
     ("peer", peer),
+    ("rdb", rdb::rdb),
     ("record", record),
     ("resp", requests::resp),
     ("scenario", scenario),

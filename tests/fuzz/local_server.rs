@@ -2,6 +2,7 @@
 //! with a store that applies writes at once. Used for fuzzing, and for comparisons with a real
 //! Redis.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bowline::feature_level::FeatureLevel;
@@ -11,8 +12,9 @@ use bowline::membership::ChangeRefusal;
 use bowline::raft::{DiskState, RequestKind, TransferRefusal};
 use bowline::redis::{
     Action, AdminAnswer, AdminRequest, BufferBytes, ClientList, ClientQuery, Connection, Context,
-    ReplicaInfo, ReplyFormat, ScriptBudget, ScriptFacts, ScriptRequest, ScriptRun, ScriptRunner,
-    ScriptUser, Settings, Statistics, resolve_users, write_admin_reply, write_snapshot_part,
+    MembersOutcome, ReplicaInfo, ReplyFormat, ScriptBudget, ScriptClock, ScriptFacts,
+    ScriptRequest, ScriptRun, ScriptRunner, ScriptUser, Settings, Statistics, resolve_users,
+    write_admin_reply, write_function_stats, write_snapshot_part,
 };
 use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
 use bowline::wire::resp::{Limits, Parser, Version, Writer};
@@ -141,6 +143,7 @@ impl LocalServer {
             | Action::UnpauseClients
             | Action::ReturnFreeMemory
             | Action::WriteOnlyHere(_)
+            | Action::Log(_)
             | Action::CountNestedCalls(_)
             | Action::ApplySettings => {}
             Action::Sequence(steps) => {
@@ -148,13 +151,18 @@ impl LocalServer {
                     self.act(key, step);
                 }
             }
-            Action::KillScript => {
+            Action::ShowFunctionStats(version) => {
+                write_function_stats(None, self.store.kept_scripts(), version, out);
+            }
+            Action::KillScript { .. } => {
                 Writer::new(out, Version::Two).error(b"NOTBUSY No scripts in execution right now.");
             }
             Action::Postpone => unreachable!("clients are never paused here"),
             // Its own connection does not wait.
             Action::Unblock { .. } => out.extend_from_slice(b":0\r\n"),
-            Action::UpdateSubscriptions(changes) => self.context.subscriptions.apply(1, &changes),
+            Action::UpdateSubscriptions(changes) => {
+                Arc::make_mut(&mut self.context.subscriptions).apply(1, &changes);
+            }
             Action::KillClients(mut kill) => {
                 self.closed |= kill.matches(connection);
                 kill.finish(out);
@@ -190,7 +198,7 @@ impl LocalServer {
                         AdminAnswer::Transfer(Err(TransferRefusal::NoTarget))
                     }
                     AdminRequest::ChangeMembers { .. } => {
-                        AdminAnswer::Members(Err(ChangeRefusal::NewLeader))
+                        AdminAnswer::Members(MembersOutcome::Refused(ChangeRefusal::NewLeader))
                     }
                 };
                 if !reply_format.is_muted() {
@@ -205,7 +213,7 @@ impl LocalServer {
             Action::ListClients(query) => {
                 out.extend_from_slice(&list(query, connection, &self.context));
             }
-            Action::Close => self.closed = true,
+            Action::SendKeys(_) | Action::Close => self.closed = true,
         }
     }
 
@@ -214,11 +222,12 @@ impl LocalServer {
         let runner = self.runner.get_or_insert_default();
         runner.begin(&self.store, &ScriptFacts::new(&self.context, &self.settings));
         let user = ScriptUser::of(&self.connection);
-        let request = ScriptRequest::new(user, operation, reply_format);
+        let request = ScriptRequest::new(user, operation, reply_format, false);
         let (instructions, steps, stop) = (10_000_000, 10_000_000, StopFlag::default());
-        let budget = ScriptBudget { instructions, steps, stop, seed: 1 };
+        let clock = ScriptClock::new(|| Instant::ZERO);
+        let budget = ScriptBudget { instructions, steps, stop, seed: 1, clock };
         match runner.run(&self.store, &request, &budget) {
-            ScriptRun::Ended { reply, effects } => {
+            ScriptRun::Ended { reply, effects, .. } => {
                 let (mut buffer, mut is_write) = (BatchBuffer::default(), false);
                 match effects {
                     ScriptEffects::None => {}

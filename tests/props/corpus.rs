@@ -17,6 +17,7 @@ use bowline::raft::{
     InstallSnapshot, PeerMsg, RefusalReason, Rejoin, RejoinReply, RequestVote, SnapshotId,
     TimeoutNow, VoteReply,
 };
+use bowline::rdb::check_payload;
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::storage::{Disk as _, Log, LogOptions, MemDisk, check_segment};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
@@ -149,6 +150,19 @@ fn datagrams() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     inputs.map(|(name, datagrams)| ("datagram", name, encoded(datagrams))).into()
 }
 
+/// Returns seeds for the target `rdb`: the values of the recorded payloads. Each seed has its
+/// target, name and contents.
+fn rdb_values() -> impl Iterator<Item = (&'static str, &'static str, Vec<u8>)> {
+    let recorded = include_str!("../../src/rdb/tests/recorded.txt");
+    let lines = recorded.lines().filter(|line| !line.starts_with(['#', ' ']));
+    lines.map(|line| {
+        let (name, digits) = line.split_once(' ').expect("a name and a payload");
+        let pair = |at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal");
+        let payload: Vec<u8> = (0..digits.len()).step_by(2).map(pair).collect();
+        ("rdb", name, check_payload(&payload).expect("a valid payload").to_vec())
+    })
+}
+
 /// Returns seeds for the target `user_rules`: rules of users, one per line. Each seed has its
 /// target, name and contents.
 fn user_rules() -> Vec<(&'static str, &'static str, Vec<u8>)> {
@@ -193,7 +207,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds.extend(large_batches(key, &Batch::encode(key, false, &several)));
 
     seeds.extend(backups());
-    seeds.extend(user_rules());
+    seeds.extend(user_rules().into_iter().chain(rdb_values()));
     seeds.extend(datagrams());
 
     let put = Operation::set(b"k", b"v");
@@ -313,7 +327,7 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     let key = RequestKey { client: ClientId(3), request: RequestId(*b"ABCDEFGHIJ012345") };
     let last = EntryId::new(2, 8);
     let (from, to, client_address) = (NodeId(1), NodeId(2), "127.0.0.1:7001".to_owned());
-    let openings = vec![2, 3];
+    let start_ids = vec![2, 3];
     let lane = Lane::Bulk;
     let members = vec![NodeId(1), NodeId(2)];
     let hello = Hello {
@@ -322,7 +336,7 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
         to,
         incarnation: 3,
         connection: 3,
-        openings,
+        start_ids,
         members,
         rejoining: false,
         lane,
@@ -419,7 +433,7 @@ fn segments(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     let mut disk = log.into_disk();
     let file = disk.read(SEGMENT).expect("the first segment");
     seeds.push(("segment", "whole", file.clone()));
-    // The last block is preceded by the block of the opening and that of the entries.
+    // The last block is preceded by the block of the start and that of the entries.
     for (name, sector) in [("torn_end", 4), ("torn_start", 3), ("lost", 1)] {
         disk.tamper(SEGMENT, |bytes| bytes[sector * SECTOR..(sector + 1) * SECTOR].fill(0));
         let bytes = disk.read(SEGMENT).expect("the first segment");

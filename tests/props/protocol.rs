@@ -131,7 +131,7 @@ fn hello() -> Hello {
         to: NodeId(2),
         incarnation: 9,
         connection: 4,
-        openings: vec![7, u64::MAX],
+        start_ids: vec![7, u64::MAX],
         members: vec![NodeId(1), NodeId(2), NodeId(9)],
         rejoining: true,
         lane: Lane::Bulk,

@@ -204,6 +204,15 @@ fn cluster_commands_report_one_slot_range_for_all_replicas() {
             format!("{:032x}{:08x} 127.0.0.1:7003@8003 slave {leader} 0 0 4 disconnected", 0xC1, 3),
         ]
     );
+    let replicas = client.reply(&format!("CLUSTER REPLICAS {leader}"));
+    let third = format!("{:032x}{:08x}", 0xC1, 3);
+    assert!(replicas.starts_with("*2\r\n") && replicas.contains(&third), "{replicas}");
+    assert_eq!(client.reply(&format!("CLUSTER SLAVES {leader}")), replicas);
+    let refused = client.reply(&format!("CLUSTER REPLICAS {me}"));
+    assert_eq!(refused, "-ERR The specified node is not a master\r\n");
+    assert_eq!(client.reply("CLUSTER REPLICAS x"), "-ERR Unknown node x\r\n");
+    assert_eq!(client.reply(&format!("CLUSTER COUNT-FAILURE-REPORTS {me}")), ":0\r\n");
+    assert_eq!(client.reply("CLUSTER MYSHARDID"), format!("$40\r\n{:040x}\r\n", 0xC1));
     assert!(client.reply("CLUSTER INFO").contains("cluster_state:ok\r\n"));
     assert_eq!(client.reply("CLUSTER KEYSLOT foo"), ":12182\r\n");
     assert!(client.is_submitted("CLUSTER COUNTKEYSINSLOT 12182"));
@@ -283,6 +292,76 @@ fn proto_max_bulk_len_can_be_set_up_to_512_mib() {
     assert!(reply.ends_with("$9\r\n536870912\r\n"), "{reply}");
 }
 
+/// Public test suites set such settings without need.
+#[test]
+fn settings_without_effect_are_accepted_only_for_debugging() {
+    let mut client = Client::new();
+    for name in ["list-max-listpack-size", "list-max-ziplist-size", "hz", "lua-time-limit"] {
+        let refused = client.reply(&format!("CONFIG SET {name} 5"));
+        assert!(refused.contains("this setting has no effect here: "), "{refused}");
+        assert_eq!(client.reply(&format!("CONFIG GET {name}")), "*0\r\n");
+    }
+    client.settings.accept_settings_without_effect();
+    assert_eq!(client.reply("CONFIG GET hz"), "*2\r\n$2\r\nhz\r\n$2\r\n10\r\n");
+    assert_eq!(client.reply("CONFIG SET list-max-ziplist-size 5"), "+OK\r\n");
+    let both = client.reply("CONFIG GET list-max-*-size");
+    assert_eq!(both.matches("$1\r\n5\r\n").count(), 2, "{both}");
+    let duplicate = client.reply("CONFIG SET hash-max-ziplist-value 5 hash-max-listpack-value 6");
+    assert!(duplicate.contains("duplicate parameter"), "{duplicate}");
+    assert!(!client.reply("CONFIG GET *").contains("key-load-delay"), "only under its full name");
+    assert!(client.reply("CONFIG GET key-load-delay").contains("key-load-delay"));
+    // What Redis could change may be set to what it is.
+    assert_eq!(client.reply("CONFIG SET port 7002 bind 127.0.0.1"), "+OK\r\n");
+    assert!(client.reply("CONFIG SET port 7003").contains("can't set immutable config"));
+}
+
+#[test]
+fn debug_commands_need_the_option_and_reply_as_redis_does() {
+    let mut client = Client::new();
+    for line in ["DIGEST", "DIGEST-VALUE k", "PROTOCOL map", "RELOAD", "LOG x", "OBJECT k"] {
+        let refused = client.reply(&format!("DEBUG {line}"));
+        assert!(refused.starts_with("-ERR DEBUG command not allowed. If the "), "{refused}");
+    }
+    client.context.debug = true;
+    for line in ["DIGEST", "DIGEST-VALUE k l", "OBJECT k"] {
+        assert!(client.is_submitted(&format!("DEBUG {line}")));
+    }
+    for (kind, two, three) in [
+        ("map", "*6\r\n:0\r\n:0\r\n", "%3\r\n:0\r\n#f\r\n"),
+        ("set", "*3\r\n:0\r\n", "~3\r\n:0\r\n"),
+        ("bignum", "$37\r\n123456", "(123456799999"),
+        ("attrib", "$39\r\nSome real reply", "|1\r\n$14\r\nkey-popularity"),
+        ("push", "-ERR RESP2 is not supported", ">2\r\n$16\r\nserver-cpu-usage"),
+        ("nonsense", "-ERR Wrong protocol type name.", "-ERR Wrong protocol type name."),
+    ] {
+        for (version, wanted) in [(2, two), (3, three)] {
+            client.reply(&format!("HELLO {version}"));
+            let reply = client.reply(&format!("DEBUG PROTOCOL {kind}"));
+            assert!(reply.starts_with(wanted), "{kind}: {reply}");
+        }
+    }
+    assert_eq!(client.reply("DEBUG ERROR 'CODE text'"), "-CODE text\r\n");
+    assert_eq!(client.reply("DEBUG QUICKLIST-PACKED-THRESHOLD 1b"), "+OK\r\n");
+    assert_eq!(client.ask("DEBUG RELOAD NOSAVE").0, Action::TakeSnapshot);
+    assert!(client.reply("DEBUG RELOAD nonsense").starts_with("-ERR DEBUG RELOAD only supports"));
+    assert_eq!(client.ask("DEBUG LOG text").0, Action::Log("text".to_owned()));
+}
+
+#[test]
+fn exec_is_refused_if_the_memory_has_filled_up_meanwhile() {
+    let mut client = Client::new();
+    for (command, is_refused) in [("SET k v", true), ("GET k", false)] {
+        client.context.is_full = false;
+        client.reply("MULTI");
+        client.reply(command);
+        client.context.is_full = true;
+        let (action, reply) = client.ask("EXEC");
+        let text = "-EXECABORT Transaction discarded because of: OOM command not allowed";
+        assert_eq!(reply.starts_with(text), is_refused, "{reply}");
+        assert_eq!(matches!(action, Action::Submit { .. }), !is_refused);
+    }
+}
+
 #[test]
 fn command_larger_than_a_log_entry_is_refused() {
     let mut client = Client::new();
@@ -308,7 +387,7 @@ fn memory_doctor_names_what_uses_the_memory() {
         (|context| context.used_memory_peak = 151 << 20, "150 %"),
         (|context| context.resident_bytes = 150 << 20, "resident memory, 1.50 times"),
         (|context| context.clients_bytes = 51 << 20, "CLIENT LIST"),
-        (|context| context.log_bytes = 51 << 20, "compacted by snapshots"),
+        (|context| context.log_bytes = 51 << 20, "Snapshots compact it"),
     ];
     for (change, wanted) in cases {
         let mut context = client.context.clone();
@@ -319,7 +398,7 @@ fn memory_doctor_names_what_uses_the_memory() {
         client.context = context;
     }
     client.reply("CONFIG SET maxmemory 105mb");
-    assert!(client.reply("MEMORY DOCTOR").contains("maxmemory is 110100480"));
+    assert!(client.reply("MEMORY DOCTOR").contains("maxmemory (110100480)"));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::grammar::{Made, Template};
 use super::local_server::LocalServer;
 use super::reference::Reference;
 use super::reply::{Agreement, Reply};
-use super::templates::{ALL_KEYS, GROUPS, LAST};
+use super::templates::{ALL_KEYS, GEO_KEYS, GROUPS, LAST, LAST_LOGS, LOG_KEYS};
 
 /// Minimum number of requests in one stream, without the final comparison.
 const STREAM_LEN: usize = 500;
@@ -31,9 +31,11 @@ const SAMPLE_LEN: usize = 40_000;
 const PIPELINED_MAX: usize = 60;
 /// Maximum number of streams that are tried when a failing stream is reduced.
 const TRIES_MAX: usize = 600;
+/// Maximum time between the expirations of a key in both servers.
+const EXPIRATION_DISTANCE_MAX: Duration = Duration::from_millis(200);
 
 /// Both servers, and a connection to each.
-struct Both {
+pub(crate) struct Both {
     stream: UnixStream,
     server: LocalServer,
     /// For each command queued for `EXEC`: how to compare the replies.
@@ -41,14 +43,14 @@ struct Both {
 }
 
 /// A request whose replies from the two servers did not agree.
-struct Disagreement {
+pub(crate) struct Disagreement {
     at: usize,
-    ours: String,
-    theirs: String,
+    pub(crate) ours: String,
+    pub(crate) theirs: String,
 }
 
 impl Both {
-    fn new(reference: &Reference, version: u8) -> Both {
+    pub(crate) fn new(reference: &Reference, version: u8) -> Both {
         let mut stream = reference.connect();
         let mut server = LocalServer::new(Limits::default());
         let greeting = format!("HELLO {version}\r\nFLUSHALL\r\n");
@@ -60,7 +62,7 @@ impl Both {
     }
 
     /// Sends requests to both servers and compares the replies.
-    fn ask(&mut self, requests: &[Made]) -> Result<(), Disagreement> {
+    pub(crate) fn ask(&mut self, requests: &[Made]) -> Result<(), Disagreement> {
         let mut sent = Vec::new();
         for request in requests {
             super::written(&request.arguments, &mut sent);
@@ -89,6 +91,50 @@ impl Both {
         Ok(())
     }
 
+    /// Sends one request to both servers, and returns the replies of this server and of Redis.
+    pub(crate) fn call(&mut self, arguments: &[&[u8]]) -> [Reply; 2] {
+        [self.call_ours(arguments), self.call_theirs(arguments)]
+    }
+
+    fn call_ours(&mut self, arguments: &[&[u8]]) -> Reply {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        self.server.move_clock(now.expect("it is after 1970"));
+        self.server.receive(&encoded(arguments));
+        Reply::parse(&self.server.replies()).expect("a reply").0
+    }
+
+    fn call_theirs(&mut self, arguments: &[&[u8]]) -> Reply {
+        self.stream.write_all(&encoded(arguments)).expect("it reads");
+        read_replies(&mut self.stream, 1).remove(0)
+    }
+
+    /// Dumps every key in each server, and restores it in the other.
+    pub(crate) fn exchange(&mut self) {
+        for database in DATABASES {
+            self.call(&[b"SELECT", database]);
+            for key in ALL_KEYS {
+                self.exchange_key(key);
+            }
+        }
+    }
+
+    fn exchange_key(&mut self, key: &[u8]) {
+        let mut dumps = self.call(&[b"DUMP", key]);
+        if dumps[0].bulk().is_some() != dumps[1].bulk().is_some() {
+            // The servers have got the request that sets the expiration one after the other.
+            thread::sleep(EXPIRATION_DISTANCE_MAX);
+            dumps = self.call(&[b"DUMP", key]);
+        }
+        let [ours, theirs] = dumps;
+        let (Some(ours), Some(theirs)) = (ours.bulk(), theirs.bulk()) else {
+            assert_eq!(ours, theirs, "of {key:?}");
+            return;
+        };
+        let restore = |payload| [&b"RESTORE"[..], key, b"0", payload, b"REPLACE"];
+        let replies = [self.call_ours(&restore(theirs)), self.call_theirs(&restore(ours))];
+        assert_eq!(replies.map(|reply| reply.to_string()), ["+OK", "+OK"], "of {key:?}");
+    }
+
     fn agree(&mut self, ours: &Reply, theirs: &Reply, request: &Made) -> bool {
         if ours.is_queued() && theirs.is_queued() {
             self.queued.push(request.agreement);
@@ -105,6 +151,17 @@ impl Both {
         }
         ours.agrees(theirs, request.agreement)
     }
+}
+
+/// Encodes a request.
+fn encoded(arguments: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
+    for argument in arguments {
+        bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        bytes.extend_from_slice(argument);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
 }
 
 /// Reads and returns `count` replies.
@@ -135,6 +192,9 @@ fn draw_template(groups: &[(&str, &'static [Template])], rng: &mut impl Rng) -> 
     }
 }
 
+/// The databases that have most keys.
+const DATABASES: [&[u8]; 3] = [b"0", b"1", b"2"];
+
 /// Returns the requests of the stream with this seed.
 fn stream_of(seed: u64) -> Vec<Made> {
     let only = env::var("BOWLINE_REDIS_GROUP").ok();
@@ -154,9 +214,9 @@ fn stream_of(seed: u64) -> Vec<Made> {
 }
 
 /// Returns requests for the contents of every key of the databases that have most keys.
-fn last_questions() -> impl Iterator<Item = Made> {
-    let about = |key: &'static [u8]| {
-        LAST.iter().map(move |form| {
+pub(crate) fn last_questions() -> impl Iterator<Item = Made> {
+    let about = |key: &'static [u8], last: &'static [Template]| {
+        last.iter().map(move |form| {
             let arguments = form.text.split(' ').map(|word| match word {
                 "key" => key.to_vec(),
                 word => word.as_bytes().to_vec(),
@@ -164,10 +224,12 @@ fn last_questions() -> impl Iterator<Item = Made> {
             Made { arguments: arguments.collect(), agreement: form.agreement }
         })
     };
-    ["0", "1", "2"].into_iter().flat_map(move |database| {
-        let arguments = ["SELECT", database].map(|word| word.as_bytes().to_vec()).to_vec();
+    DATABASES.into_iter().flat_map(move |database| {
+        let arguments = vec![b"SELECT".to_vec(), database.to_vec()];
         let select = Made { arguments, agreement: Agreement::Exact };
-        std::iter::once(select).chain(ALL_KEYS.iter().flat_map(move |key| about(key)))
+        let keys = ALL_KEYS.iter().chain(GEO_KEYS).map(|key| (key, LAST));
+        let keys = keys.chain(LOG_KEYS.iter().map(|key| (key, LAST_LOGS)));
+        std::iter::once(select).chain(keys.flat_map(move |(key, last)| about(key, last)))
     })
 }
 
@@ -183,7 +245,11 @@ fn run(reference: &Reference, seed: u64, requests: &[Made]) -> Result<(), Disagr
             .map_err(|found| Disagreement { at: from + found.at, ..found })?;
         from += length;
     }
-    Ok(())
+    // Each server reads what the other has written.
+    both.exchange();
+    let questions: Vec<Made> = last_questions().collect();
+    both.ask(&questions)
+        .map_err(|found| Disagreement { at: from - questions.len() + found.at, ..found })
 }
 
 /// Reduces a failing stream to a short suffix that still fails, and then to the requests of this

@@ -114,6 +114,11 @@ impl Reply {
     }
 
     /// Returns the elements of the reply.
+    /// Returns the bytes of a bulk string; `None` for any other reply.
+    pub(crate) fn bulk(&self) -> Option<&[u8]> {
+        (self.kind == b'$').then_some(&self.text)
+    }
+
     pub(crate) fn items(&self) -> &[Reply] {
         &self.items
     }

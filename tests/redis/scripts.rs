@@ -95,7 +95,7 @@ fn listed_scripts_get_the_replies_of_redis() {
 }
 
 /// Joins parts of a request that was split within quotes.
-fn rejoined(parts: Vec<String>) -> Vec<String> {
+pub(super) fn rejoined(parts: Vec<String>) -> Vec<String> {
     let mut requests: Vec<String> = Vec::new();
     for part in parts {
         match requests.last_mut() {
@@ -116,39 +116,45 @@ fn random_scripts_get_the_replies_of_redis() {
     let mut server = LocalServer::new(Limits::default());
     for round in 0..rounds.unwrap_or(60) {
         let mut rng = ChaCha8Rng::seed_from_u64(round);
-        let mut requests = vec!["FLUSHALL".to_owned()];
-        for _ in 0..6 {
-            let commands: Vec<String> = (0..rng.random_range(1..8))
-                .map(|_| {
-                    let chosen = COMMANDS[rng.random_range(0..COMMANDS.len())];
-                    let words = chosen.split(' ').map(|word| match word {
-                        "K" => ["a", "b", "c"][rng.random_range(0..3)].to_owned(),
-                        "N" => rng.random_range(0..5).to_string(),
-                        "D" => rng.random_range(0..3).to_string(),
-                        other => other.to_owned(),
-                    });
-                    let words: Vec<String> = words.collect();
-                    format!("\"{}\"", words.join(" "))
-                })
-                .collect();
-            // Commands on all keys come before the first write here.
-            let commands: Vec<String> =
-                commands.into_iter().filter(|command| command != "\"dbsize\"").collect();
-            let script = format!("EVAL \"{RUN}\" 0 {}", commands.join(" "));
-            let select = format!("SELECT {}", rng.random_range(0..3));
-            match rng.random_range(0..6) {
-                0 => requests.extend(["MULTI".to_owned(), script, "EXEC".to_owned()]),
-                1 => requests.extend(["MULTI".to_owned(), select, script, "EXEC".to_owned()]),
-                2 => requests.extend(["MULTI".to_owned(), script, select, "EXEC".to_owned()]),
-                3 => requests.extend([select, script]),
-                _ => requests.push(script),
-            }
-            // The database that a script selects is its own.
-            requests.push("MGET a b c".to_owned());
-        }
-        requests.extend((0..3).flat_map(|number| {
-            [format!("SELECT {number}"), "MGET a b c".to_owned(), "DBSIZE".to_owned()]
-        }));
+        let requests = random_calls(&mut rng, &format!("EVAL \"{RUN}\" 0"));
         compare(&reference, &mut server, &requests, 2 + u32::from(round % 2 == 1));
     }
+}
+
+/// Returns requests that run random commands by `call`, the start of a request.
+pub(super) fn random_calls(rng: &mut ChaCha8Rng, call: &str) -> Vec<String> {
+    let mut requests = vec!["FLUSHALL".to_owned()];
+    for _ in 0..6 {
+        let commands: Vec<String> = (0..rng.random_range(1..8))
+            .map(|_| {
+                let chosen = COMMANDS[rng.random_range(0..COMMANDS.len())];
+                let words = chosen.split(' ').map(|word| match word {
+                    "K" => ["a", "b", "c"][rng.random_range(0..3)].to_owned(),
+                    "N" => rng.random_range(0..5).to_string(),
+                    "D" => rng.random_range(0..3).to_string(),
+                    other => other.to_owned(),
+                });
+                let words: Vec<String> = words.collect();
+                format!("\"{}\"", words.join(" "))
+            })
+            .collect();
+        // Commands on all keys come before the first write here.
+        let commands: Vec<String> =
+            commands.into_iter().filter(|command| command != "\"dbsize\"").collect();
+        let script = format!("{call} {}", commands.join(" "));
+        let select = format!("SELECT {}", rng.random_range(0..3));
+        match rng.random_range(0..6) {
+            0 => requests.extend(["MULTI".to_owned(), script, "EXEC".to_owned()]),
+            1 => requests.extend(["MULTI".to_owned(), select, script, "EXEC".to_owned()]),
+            2 => requests.extend(["MULTI".to_owned(), script, select, "EXEC".to_owned()]),
+            3 => requests.extend([select, script]),
+            _ => requests.push(script),
+        }
+        // The database that a script selects is its own.
+        requests.push("MGET a b c".to_owned());
+    }
+    requests.extend((0..3).flat_map(|number| {
+        [format!("SELECT {number}"), "MGET a b c".to_owned(), "DBSIZE".to_owned()]
+    }));
+    requests
 }

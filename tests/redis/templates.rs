@@ -13,6 +13,23 @@ pub(crate) const ARGUMENTS: &[(&str, &[&[&[u8]]])] = &[
     ("set", &[&[b"m1", b"m2", b"m3"], ALL_KEYS]),
     ("zset", &[&[b"z1", b"z2", b"z3"], ALL_KEYS]),
     ("stream", &[&[b"x1", b"x2", b"x3"], ALL_KEYS]),
+    // Only keys of sorted sets in which the scores are positions: with other scores, Redis searches
+    // anywhere.
+    ("geo", &[GEO_KEYS]),
+    ("log", &[LOG_KEYS]),
+    ("element", &[ELEMENTS, VALUES]),
+    ("never", &[&[b"never"]]),
+    ("sortkey", &[&[b"l1", b"l2", b"m1", b"m2", b"z1", b"z2"], ALL_KEYS]),
+    ("weights", &[&[b"s*", b"h*->a", b"h*->1", b"s*->a", b"*", b"h*"], &[b"*->", b"*x"]]),
+    ("one", &[&[b"a"]]),
+    ("two", &[&[b"b"]]),
+    ("three", &[&[b"c"]]),
+    ("four", &[&[b"d"]]),
+    ("five", &[&[b"e"]]),
+    ("unit", &[&[b"m", b"km", b"ft", b"mi", b"KM"], &[b"", b"x", b"kmx"]]),
+    ("longitude", &[LONGITUDES, NO_DEGREES]),
+    ("latitude", &[LATITUDES, NO_DEGREES]),
+    ("radius", &[&[b"0", b"1", b"50", b"200.5", b"3000", b"5e6", b"inf"], NO_RADII]),
     ("key", &[ALL_KEYS]),
     ("value", &[VALUES]),
     ("int", &[INTEGERS, VALUES]),
@@ -59,6 +76,7 @@ pub(crate) const ARGUMENTS: &[(&str, &[&[&[u8]]])] = &[
     ("idle", &[&[b"0", b"0", b"500000"], &[b"-1", b"x"]]),
     ("setidle", &[&[b"0", b"1000000", b"5000000"], &[b"-1", b"x"]]),
     ("delivered", &[&[b"0", b"1000", b"4000000000000"], &[b"-1", b"x"]]),
+    ("payload", &[PAYLOADS, VALUES]),
     ("badwait", &[&[b"-1", b"x", b""]]),
     ("past", &[&[b"1", b"0", b"-1", b"1000000000"]]),
 ];
@@ -73,6 +91,27 @@ pub(crate) const CLOCK_KINDS: &[&str] = &["seconds", "millis", "second", "milli"
 pub(crate) const ALL_KEYS: &[&[u8]] = &[
     b"s1", b"s2", b"s3", b"s4", b"", b"h1", b"h2", b"h3", b"l1", b"l2", b"l3", b"m1", b"m2", b"m3",
     b"z1", b"z2", b"z3", b"x1", b"x2", b"x3", b"never",
+];
+
+/// Payloads of `DUMP`, which Redis has made, and one with a wrong checksum.
+const PAYLOADS: &[&[u8]] = &[
+    b"\x00\x04text\x0a\x00|\xf3&m\xca\xb5\xa51",
+    b"\x00\xc0\xff\x0a\x00\x0c\x93~$\x85\x08\x9d\xc5",
+    b"\x0b\x0e\x02\x00\x00\x00\x03\x00\x00\x00\xfe\xff\x01\x00,\x01\x0a\x00[\x0a\xa8b\xf7\x94`\
+      \x0a",
+    b"\x02\x03\xc0\x01\x01b\x01a\x0a\x00Dg\xf0\xc6\xe2\xd1.[",
+    b"\x04\x02\x01f\xc0\x01\x01g\x04text\x0a\x00\xedx\x93C\xc0\x9f\xd5\xea",
+    b"\x11\xc3@@@I\x15I\x00\x00\x00\x0c\x00\x81c\x02\x84-inf\x05\x11\x01\x930.10\xe0\x05\x00\
+      \x1f1\x14\x81a\x02\x01\x01\x81b\x02\x832.5\x04\x81e\x02\xf4\x00\x00\x8a]xEc\x01\x09\x81d\
+      \x02\x83 8\x01\x04\xff\x0a\x00\xbf\xa3\x10v\x93Y\x8a\x03",
+    b"\x13\x01\x10\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x01\xc3@N@S\x12\
+      S\x00\x00\x00 \x00\x03\x01\x01\x01\x02\x01\x81f\x02\x81g\x02\x00 \x09\x00\x00 \x01\x07\
+      \x81v\x02\x02\x01\x05\x01\x03 \x0a\x05\x01\x01\x81w\x02\x03 \x0c@\x0a\x0e\xdf\xff\x02\
+      \x01\x01\x85other\x06\x01\x01\x06 \x13@/ \" =\x04x\x02\x06\x01\xff\x03\x03\x01\x01\x01\
+      \x01\x02\x04\x00\x0a\x00A\xde\xc0\x18\xe2\x11o<",
+    b"\x01\x03\x01a\xc0\x07\x01c\x06\x00\x85]\xb8\xb9S:\xd5\x88",
+    b"\x09\x11\x02\x01f\x02\x00v1\x01g\x03\x02abcXX\xff\x02\x00}E1\xf8G\xcb\x93|",
+    b"\x00\x01v\x0a\x0012345678",
 ];
 
 const STRING_KEYS: &[&[u8]] = &[b"s1", b"s2", b"s3", b"s4", b""];
@@ -192,6 +231,62 @@ const NO_PLACES: &[&[u8]] =
 
 const NO_FIELDS: &[&[u8]] = &[b"u64", b"i65", b"i0", b"u", b"", b"x8", b"U8", b"u-1", b"i08"];
 
+/// Keys of sorted sets in which the scores are positions.
+pub(crate) const GEO_KEYS: &[&[u8]] = &[b"g1", b"g2", b"g3"];
+
+/// Keys of HyperLogLogs. Only parts of their values are compared, because Redis stores the result
+/// of `PFCOUNT` in them.
+pub(crate) const LOG_KEYS: &[&[u8]] = &[b"p1", b"p2", b"p3"];
+
+/// Elements of HyperLogLogs of all lengths modulo 8.
+const ELEMENTS: &[&[u8]] = &[
+    b"",
+    b"a",
+    b"b",
+    b"ab",
+    b"abc",
+    b"abcd",
+    b"abcde",
+    b"abcdef",
+    b"abcdefg",
+    b"abcdefgh",
+    b"1",
+    b"2",
+    b"3",
+    b"4",
+    b"5",
+    b"6",
+    b"7",
+    b"8",
+    b"9",
+    b"10",
+    b"11",
+    b"12",
+    b"13",
+    b"14",
+    b"15",
+    b"16",
+    b"17",
+    b"18",
+    b"19",
+    b"20",
+    b"21",
+    b"22",
+    b"23",
+    b"24",
+    b"25",
+    b"26",
+    b"27",
+    b"28",
+];
+
+const LONGITUDES: &[&[u8]] =
+    &[b"0", b"1.5", b"13.361389", b"-180", b"180", b"-122.4", b"179.99", b"2.35", b"-0.1"];
+const LATITUDES: &[&[u8]] =
+    &[b"0", b"1.5", b"38.115556", b"-85.05112878", b"85.05112878", b"48.85", b"-70.2", b"81"];
+const NO_DEGREES: &[&[u8]] = &[b"180.1", b"-85.1", b"x", b"", b"inf", b"nan", b"1e300", b" 1"];
+const NO_RADII: &[&[u8]] = &[b"-1", b"x", b"", b"1e400", b"-inf", b"0x10", b"1e300"];
+
 /// Ids of new entries. They rise, and a stream is removed before they end.
 const NEW_IDS: &[&[u8]] = &[
     b"1-*", b"2-*", b"3-*", b"5-*", b"7-*", b"7-*", b"7-*", b"9-*", b"1-1", b"2-1", b"3-0", b"4",
@@ -266,6 +361,9 @@ pub(crate) const GROUPS: &[(&str, &[Template])] = &[
     ("sets", SETS),
     ("lists", LISTS),
     ("zsets", SORTED_SETS),
+    ("geo", POSITIONS),
+    ("logs", HYPERLOGLOGS),
+    ("sort", SORT),
     ("streams", STREAMS),
     ("connections", CONNECTIONS),
     ("databases", DATABASES),
@@ -285,6 +383,10 @@ pub(crate) const LAST: &[Template] = &[
     same("XRANGE key - +"),
     timed(MS, "XINFO STREAM key FULL COUNT 0"),
 ];
+
+/// As [`LAST`], for the keys of HyperLogLogs.
+pub(crate) const LAST_LOGS: &[Template] =
+    &[same("GETRANGE key 0 7"), same("GETRANGE key 16 -1"), same("PFCOUNT key")];
 
 const STRINGS: &[Template] = &[
     same("SET str value"),
@@ -357,6 +459,9 @@ const KEYS: &[Template] = &[
     any_order("KEYS pattern"),
     any_order("SCAN cursor COUNT 1000 [MATCH pattern|TYPE type ...] ; EXISTS key"),
     shape("SCAN cursor [COUNT count|MATCH pattern|value ...]"),
+    same("RESTORE key 0 payload [REPLACE|IDLETIME count|FREQ count ...]"),
+    same("RESTORE key milli payload ABSTTL [REPLACE]"),
+    same("RESTORE key past payload ABSTTL [REPLACE]").once_in(3),
     shape("OBJECT ENCODING key"),
     shape("OBJECT REFCOUNT key"),
     shape("OBJECT IDLETIME key"),
@@ -484,6 +589,149 @@ const SORTED_SETS: &[Template] = &[
     same("COMMAND GETKEYS (ZUNION|ZMPOP) few zset [zset ...]").once_in(4),
 ];
 
+/// Each member has positions of its own, and none of them are at equal distances from a center,
+/// because Redis sorts members at equal distances in any order.
+const POSITIONS: &[Template] = &[
+    same(
+        "GEOADD geo [NX|XX|CH] [13.361389 38.115556 one|15.087269 37.502669 two|-122.27652 \
+         37.805186 three|2.349014 48.864716 four|-0.127758 51.507351 five|179.1 -70.5 1|\
+         -179.7 0.3 2|99.3 84.9 two ...] 12.758489 38.788135 one",
+    ),
+    same("GEOADD geo [CH] 13.583333 37.316667 one 2.349015 48.8647 two -122.276521 37.8051 three"),
+    same(
+        "GEOADD geo [CH] 17.24151 38.788135 four 31.2357 30.0444 five -179.99 12.3 1 179.98 12.4 2",
+    ),
+    same("GEOADD geo [NX|XX|CH ...] longitude latitude member ; ZREM geo' member'"),
+    same("GEOADD geo [NX|XX|CH ...] longitude latitude"),
+    same("ZREM geo member").once_in(2),
+    same(
+        "DEL geo ; SADD geo' member ; GEOADD geo' 1 1 member ; GEOPOS geo' member ; GEOHASH geo' \
+         member ; GEODIST geo' member member ; GEOSEARCH geo' FROMMEMBER member BYRADIUS radius \
+         unit ; GEORADIUS geo' 1 1 radius unit ; GEOSEARCHSTORE geo' geo' FROMMEMBER member BYBOX \
+         radius radius unit ; DEL geo'",
+    ),
+    same("DEL geo").once_in(4),
+    same("GEOPOS geo [member ...]"),
+    same("GEOPOS zset member member member"),
+    same("GEOHASH geo [member ...]"),
+    same("GEOHASH zset member member member"),
+    same("GEODIST geo member member [unit]"),
+    same("GEODIST (geo|zset) member member [unit] [value]"),
+    same("GEOSEARCH geo FROMMEMBER member BYRADIUS radius unit [ASC|DESC]"),
+    same("GEOSEARCH geo FROMMEMBER member BYBOX radius radius unit [ASC|DESC] [COUNT few [ANY]]"),
+    same(
+        "GEOSEARCH geo FROMLONLAT longitude latitude BYRADIUS radius unit \
+         [ASC|DESC|COUNT few|WITHDIST|WITHCOORD|WITHHASH ...]",
+    ),
+    same(
+        "GEOSEARCH geo BYBOX radius radius unit FROMLONLAT longitude latitude \
+         [ASC|DESC|COUNT few|ANY|WITHDIST|WITHCOORD|WITHHASH ...]",
+    ),
+    same(
+        "GEOSEARCH geo [FROMMEMBER member|FROMLONLAT longitude latitude|BYRADIUS radius unit|\
+         BYBOX radius radius unit ...] [ASC|COUNT count|ANY|STOREDIST|STORE geo|value ...]",
+    ),
+    same(
+        "GEOSEARCHSTORE geo geo FROMMEMBER member BYRADIUS radius unit [ASC|DESC] \
+         [COUNT few [ANY]]",
+    ),
+    same(
+        "GEOSEARCHSTORE geo geo [FROMMEMBER member|FROMLONLAT longitude latitude|BYRADIUS radius \
+         unit|BYBOX radius radius unit|COUNT few|ASC|WITHDIST ...]",
+    ),
+    // The scores are distances, compared as far as they do not depend on the last digit.
+    same(
+        "GEOSEARCHSTORE zset geo FROMMEMBER member BYBOX radius radius unit STOREDIST ; ZCARD \
+         zset' ; ZRANGE zset' 0 -1 ; DEL zset'",
+    ),
+    same("(GEORADIUS|GEORADIUS_RO) geo longitude latitude radius unit [WITHDIST|COUNT few ...]"),
+    same(
+        "(GEORADIUS|GEORADIUS_RO) geo longitude latitude radius unit \
+         [WITHCOORD|WITHHASH|ASC|DESC|COUNT count [ANY]|STORE geo|value ...]",
+    ),
+    same(
+        "(GEORADIUSBYMEMBER|GEORADIUSBYMEMBER_RO) geo member radius unit \
+         [WITHDIST|COUNT few|ASC|DESC ...]",
+    ),
+    same("GEORADIUSBYMEMBER geo member radius unit [ASC|COUNT few|WITHDIST ...] STORE geo"),
+    same("GEORADIUSBYMEMBER geo member radius unit STOREDIST zset ; ZCARD zset' ; DEL zset'"),
+    same("COMMAND GETKEYS GEORADIUS geo 1 1 radius M [ASC|COUNT few ...] [STORE geo]").once_in(4),
+    same("COMMAND GETKEYS GEORADIUSBYMEMBER geo member 1 M [STOREDIST geo]").once_in(4),
+    same("COMMAND GETKEYS GEOSEARCHSTORE geo geo FROMMEMBER member BYRADIUS 1 M").once_in(4),
+    same("ZRANGE geo 0 -1 WITHSCORES"),
+];
+
+const HYPERLOGLOGS: &[Template] = &[
+    same("PFADD log [element ...]"),
+    same("PFADD log element element element element element element element element element"),
+    same("PFADD log element ; GETRANGE log' 16 -1"),
+    same("DEL log ; PFADD log' element element ; GET log' ; PFADD log' element ; GET log'"),
+    same("PFCOUNT log"),
+    same("PFCOUNT log log [log ...]"),
+    same("PFMERGE log [log ...]"),
+    same("PFMERGE log log ; GETRANGE log' 16 -1"),
+    same("DEL log").once_in(5),
+    same("PFDEBUG (ENCODING|DECODE) log"),
+    same("PFDEBUG GETREG log").once_in(10),
+    same("PFDEBUG TODENSE log").once_in(10),
+    same("PFDEBUG (value|DECODE) log [value]"),
+    same("GETRANGE log 0 7 ; GETRANGE log' 16 -1"),
+    // Corrupt values.
+    same(
+        "SETRANGE log (0|4|16|17|20) bit ; PFCOUNT log' log' ; PFMERGE log' log' ; PFDEBUG DECODE \
+         log' ; PFDEBUG TODENSE log' ; DEL log'",
+    )
+    .once_in(3),
+    same("APPEND log value ; PFADD log' element ; DEL log'").once_in(3),
+    same("SET log value ; PFADD log' element ; PFCOUNT log' ; DEL log'").once_in(3),
+    same("COPY log log REPLACE").once_in(5),
+    same(
+        "DEL log ; SADD log' element ; PFADD log' element ; PFCOUNT log' ; PFCOUNT log' log' ; \
+         PFMERGE log' log' ; PFDEBUG GETREG log' ; DEL log'",
+    ),
+    same("COMMAND GETKEYS (PFADD|PFCOUNT|PFMERGE) log log log").once_in(4),
+    same("COMMAND GETKEYS PFDEBUG GETREG log").once_in(4),
+];
+
+/// Numbers are parsed before each request that sorts by numbers, because Redis checks an error code
+/// that an earlier request may have set. Texts at other keys are compared only in lists as a whole:
+/// otherwise Redis does not define the order of elements with equal texts.
+const SORT: &[Template] = &[
+    same("RPUSH list member member member value"),
+    same("DEL list ; RPUSH list' index index float float index"),
+    same("DEL set ; SADD set' index index float index"),
+    same("ZADD zset index index score float index float"),
+    same("MSET str float str float str value"),
+    same("HSET hash one float 1 value"),
+    same("ZADD never XX 0 X ; SORT sortkey [LIMIT index index|ASC|DESC ...]"),
+    same("ZADD never XX 0 X ; SORT_RO sortkey [LIMIT index index|ASC|DESC ...]"),
+    same("(SORT|SORT_RO) (list|set|zset) ALPHA [ASC|DESC|LIMIT index index ...]"),
+    same("ZADD never XX 0 X ; SORT sortkey BY weights [LIMIT index index|DESC|GET weights ...]"),
+    same(
+        "DEL list ; RPUSH list' member member member value ; SORT list' BY weights ALPHA \
+         [ASC|DESC|GET weights|GET # ...]",
+    ),
+    same(
+        "DEL list ; RPUSH list' member member member ; (SORT|SORT_RO) list' BY X [LIMIT index \
+         index|ASC|DESC|GET weights ...]",
+    ),
+    same(
+        "DEL zset ; ZADD zset' index member index member score member ; (SORT|SORT_RO) zset' BY X \
+         [LIMIT index index|ASC|DESC|GET weights ...]",
+    ),
+    any_order("SORT set BY X [ASC|DESC]"),
+    same("SORT set BY X [LIMIT index index|DESC ...] STORE list"),
+    same("SORT sortkey ALPHA [LIMIT index index|DESC|GET #|GET weights ...] STORE list"),
+    same("ZADD never XX 0 X ; SORT sortkey [BY weights|LIMIT count index|DESC ...] STORE list"),
+    same(
+        "ZADD never XX 0 X ; (SORT|SORT_RO) list [BY weights|LIMIT index index|GET weights|\
+         STORE list|ASC|value ...]",
+    ),
+    same("COMMAND GETKEYS SORT list [BY weights|LIMIT 0 1|GET weights|ASC ...] [STORE list]")
+        .once_in(4),
+    same("COMMAND GETKEYS SORT_RO list [BY weights|LIMIT 0 1|GET weights|ASC ...]").once_in(4),
+];
+
 const STREAMS: &[Template] = &[
     same("XADD stream newid member member [member member ...]"),
     same("XADD stream newid member member"),
@@ -506,6 +754,7 @@ const STREAMS: &[Template] = &[
         "XREAD [COUNT count|BLOCK badwait|NOACK|GROUP group consumer|value ...] STREAMS stream id",
     ),
     same("XREAD STREAMS stream id [id]"),
+    same("XREAD [COUNT count] BLOCK 1 STREAMS stream (id|$)").once_in(4),
     same("XGROUP CREATE stream group (id|$|0) [MKSTREAM|ENTRIESREAD count ...]"),
     same("XGROUP CREATE stream group 0 MKSTREAM"),
     same("XGROUP SETID stream group (id|$) [MKSTREAM|ENTRIESREAD count ...]").once_in(3),
@@ -515,6 +764,8 @@ const STREAMS: &[Template] = &[
     same("XGROUP (CREATE|SETID|DESTROY|value) stream group").once_in(5),
     same("XREADGROUP GROUP group consumer [COUNT count|NOACK ...] STREAMS stream >"),
     same("XREADGROUP GROUP group consumer COUNT few STREAMS stream >"),
+    same("XREADGROUP GROUP group consumer [COUNT count|NOACK ...] BLOCK 1 STREAMS stream >")
+        .once_in(4),
     same("XREADGROUP GROUP group consumer [COUNT count|NOACK ...] STREAMS stream (id|0)"),
     same("XREADGROUP GROUP group consumer STREAMS stream stream (>|id) (>|0)"),
     same("XREADGROUP [GROUP group consumer|COUNT count|NOACK|value ...] STREAMS stream > [>]"),

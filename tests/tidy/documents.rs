@@ -22,6 +22,7 @@ const PROGRAMS: &[&str] = &[
     "systemctl",
     "until",
     "target/release/bowline",
+    "tests/libraries/run.py",
     "redis-cli",
     "redis-benchmark",
     "rclone",

@@ -64,7 +64,9 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &[
                 "acl_log",
                 "failure",
+                "library_check",
                 "notifications",
+                "unsupported_settings",
                 "permissions",
                 "session",
                 "statistics",

@@ -8,12 +8,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("feature_level", &[]),
     ("guide", &[]),
+    ("rdb", &[]),
     ("clock", &["types"]),
     ("config", &["types", "feature_level"]),
     ("membership", &["types", "feature_level"]),
     ("record", &["types", "feature_level", "membership"]),
     ("raft", &["types", "feature_level", "config", "membership", "record"]),
-    ("kv", &["types", "feature_level", "config", "membership", "record"]),
+    ("kv", &["types", "feature_level", "rdb", "config", "membership", "record"]),
     ("wire", &["types", "feature_level", "config", "record", "raft", "kv"]),
     ("transport", &["types", "feature_level", "config", "wire"]),
     ("storage", &["types", "feature_level", "config", "record", "raft"]),
@@ -44,7 +45,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "digest_schedule",
         ],
     ),
-    ("redis", &["types", "feature_level", "config", "membership", "record", "kv", "wire", "lua"]),
+    (
+        "redis",
+        &["types", "feature_level", "rdb", "config", "membership", "record", "kv", "wire", "lua"],
+    ),
     (
         "runtime",
         &[
@@ -77,6 +81,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "types",
             "feature_level",
+            "rdb",
             "config",
             "membership",
             "record",
@@ -119,6 +124,7 @@ const CRATES: &[(&str, &[&str])] = &[
     (
         "bytes",
         &[
+            "rdb",
             "membership",
             "record",
             "raft",
@@ -134,6 +140,7 @@ const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     ("clap", &["bin"]),
+    ("crc", &["rdb"]),
     ("crc32c", &["record", "kv", "wire", "storage", "backup"]),
     ("crossbeam", &["runtime", "processes"]),
     ("foldhash", &["kv", "sim"]),
@@ -169,6 +176,7 @@ const CRATES: &[(&str, &[&str])] = &[
     (
         "thiserror",
         &[
+            "rdb",
             "membership",
             "raft",
             "config",

@@ -1,14 +1,16 @@
-//! `bowline admin` inspects and administers a running cluster, with commands that any Redis client
-//! can send. It needs the address of one replica, from which it learns those of the others. Every
-//! subcommand ends in bounded time. The subcommands `check`, `restore`, `force-new-cluster` and
-//! `certs` need no running replica.
+//! `bowline admin` inspects and administers a running cluster, using commands that any Redis client
+//! can send. It needs the address of one replica and discovers the others. Every subcommand ends in
+//! bounded time. The subcommands `check`, `restore`, `force-new-cluster` and `certs` need no
+//! running replica.
 
 mod atomic_file;
 mod backup;
 mod certs;
 mod check;
 mod digest;
+mod export;
 mod force_new_cluster;
+mod import;
 mod members;
 mod probe;
 pub(super) mod replicas;
@@ -29,7 +31,7 @@ use super::tls_arguments::TlsArguments;
 /// Command-line arguments of `bowline admin`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// Address of any replica, for clients.
+    /// Client address of any replica.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:6379", global = true)]
     addr: String,
     /// Print JSON instead of text.
@@ -47,31 +49,31 @@ pub(crate) struct Arguments {
 enum Command {
     /// Show all replicas: role, term, log, disk, and the leader's view of each follower.
     Status,
-    /// Check that the replica at --addr answers, with or without a leader: a liveness probe.
+    /// Check that the replica at --addr responds, with or without a leader (liveness probe).
     Ping,
-    /// Check that the replica at --addr serves: it has a leader with a majority, and has applied
-    /// everything that is committed. A readiness probe.
+    /// Check that the replica at --addr can serve clients: there is a leader with a majority, and
+    /// the replica has applied all committed entries (readiness probe).
     Ready,
-    /// Transfer the leadership to another replica, and wait for the outcome.
+    /// Transfer leadership to another replica, and wait for the outcome.
     Transfer {
-        /// Id of the new leader [default: the follower whose log is longest].
+        /// Id of the new leader [default: the follower with the longest log].
         #[arg(long, value_name = "ID")]
         to: Option<u16>,
     },
     /// Show the members of the cluster, and how many voters may fail.
     Members,
-    /// Add a replica that was started with --join as a learner, which receives the log but does not
+    /// Add a replica that was started with --join as a learner: it receives the log, but does not
     /// vote.
     Add {
-        /// Id of the new replica, which must be higher than all that were ever used, and the
-        /// address at which the other replicas reach it.
+        /// Id of the new replica, which must be higher than all ids used so far, and its address
+        /// for peers.
         #[arg(value_name = "ID=HOST:PORT", value_parser = members::parse_member)]
         member: (u16, String),
-        /// Promote it to a voter as soon as it has caught up, and wait for that.
+        /// Promote the learner to a voter as soon as it has caught up, and wait for that.
         #[arg(long)]
         promote: bool,
-        /// Add a witness, which was started with --witness, too: it votes, but has no data. It
-        /// becomes a voter as soon as it has caught up.
+        /// Add a witness (a replica that was also started with --witness): it votes, but stores no
+        /// data. It becomes a voter as soon as it has caught up.
         #[arg(long)]
         witness: bool,
         #[command(flatten)]
@@ -98,15 +100,15 @@ enum Command {
         #[command(flatten)]
         change: ChangeArguments,
     },
-    /// Replace a member, whether or not it is running, with a new replica that was started with
-    /// --join. The two are swapped in one step, once the new replica has caught up.
+    /// Replace a member, running or not, with a new replica that was started with --join. The
+    /// members are swapped in one step, once the new replica has caught up.
     Replace {
         /// Id of the member to be replaced.
         old: u16,
         /// Id and address of the new replica.
         #[arg(value_name = "ID=HOST:PORT", value_parser = members::parse_member)]
         new: (u16, String),
-        /// The new replica is a witness, which was started with --witness, too.
+        /// The new replica is a witness: it was also started with --witness.
         #[arg(long)]
         witness: bool,
         #[command(flatten)]
@@ -120,17 +122,17 @@ enum Command {
     },
     /// Compare the states of all replicas at one log index. Exits with code 2 if they differ.
     Digest,
-    /// Check the folder of a replica that is not running, without changing it: every checksum, its
-    /// contents, and what a start would do. Or check a backup file. Exits with code 65 if the
-    /// folder or the file is damaged.
+    /// Check the folder of a replica that is not running, without changing it: verify every
+    /// checksum, and show the contents and what a start would do. Or check a backup file. Exits
+    /// with code 65 if the folder or the file is damaged.
     Check {
         /// The data folder of the replica, or a backup file; `-` reads a backup from standard
         /// input.
         #[arg(value_name = "FOLDER|FILE")]
         path: PathBuf,
     },
-    /// Back up the replica at --addr while it runs, with every write that any replica acknowledged
-    /// before the command began. The file appears only once it is complete.
+    /// Back up the running replica at --addr, including every write that any replica acknowledged
+    /// before the command started. The file appears only when it is complete.
     Backup {
         /// The backup file; `-` writes it to standard output.
         #[arg(value_name = "FILE")]
@@ -139,14 +141,28 @@ enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 600)]
         wait: u64,
     },
-    /// Create the folder of a replica of a new cluster from a backup. Run this once for each
-    /// replica, with the same backup. Exits with code 65 if the backup is damaged.
+    /// Create the folder of a replica of a new cluster from a backup. Run this once per replica,
+    /// with the same backup. Exits with code 65 if the backup is damaged.
     Restore(restore::Arguments),
-    /// Make a new cluster from the folder of a replica that is not running, after its cluster has
+    /// Write all keys to a file in Redis's RDB format, which Redis can load, with every write that
+    /// any replica acknowledged before the command began. The file appears only once it is
+    /// complete.
+    Export {
+        /// The RDB file; `-` writes it to standard output.
+        #[arg(value_name = "FILE")]
+        output: PathBuf,
+        /// Maximum time to wait for the snapshot, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        wait: u64,
+    },
+    /// Write the keys of an RDB file, or of a running Redis or Valkey server, into the cluster.
+    /// They replace keys of the same names. Exits with code 65 if the file is damaged.
+    Import(import::Arguments),
+    /// Create a new cluster from the folder of a replica that is not running, after its cluster has
     /// permanently lost a majority. Acknowledged writes may be lost.
     ForceNewCluster(force_new_cluster::Arguments),
-    /// Make an authority and certificates for a test cluster: one for each replica, and one for
-    /// clients.
+    /// Create a certificate authority and certificates for a test cluster: one per replica, and one
+    /// for clients.
     Certs(certs::Arguments),
 }
 
@@ -155,13 +171,13 @@ struct ChangeArguments {
     /// Print the resulting members without changing anything.
     #[arg(long)]
     dry_run: bool,
-    /// Maximum time to wait until the change is complete, in seconds.
+    /// Maximum time to wait for the change to complete, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 600,
           value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     wait: u64,
 }
 
-/// Exit code if a replica cannot be reached, a request is refused, or there is no leader.
+/// Exit code if a replica cannot be reached, refuses a request, or if there is no leader.
 pub(super) const EXIT_FAILED: u8 = 1;
 
 /// Runs `bowline admin`, and prints the outcome or the error. Returns the exit code.
@@ -201,6 +217,10 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Backup { output, wait } => {
             backup::run(addr, output, Duration::from_secs(*wait), *json)
         }
+        Command::Export { output, wait } => {
+            export::run(addr, output, Duration::from_secs(*wait), *json)
+        }
+        Command::Import(arguments) => import::run(addr, arguments, *json),
         Command::Restore(arguments) => restore::run(arguments, *json),
         Command::ForceNewCluster(arguments) => force_new_cluster::run(arguments, *json),
         Command::Certs(arguments) => certs::run(arguments),

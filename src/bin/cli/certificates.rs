@@ -1,5 +1,5 @@
-//! Makes a small authority and certificates for a cluster, for tests and for clusters on one
-//! machine.
+//! Creates a certificate authority and certificates for a cluster, for tests and for clusters on
+//! one machine.
 
 use std::fs;
 use std::io::Write as _;
@@ -15,30 +15,30 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 
-/// Name of the file with the certificate of the authority.
+/// Name of the file with the authority's certificate.
 pub(super) const AUTHORITY: &str = "ca.crt";
-/// Time by which certificates are valid before they are made, since clocks differ.
+/// Validity before the time of creation, because clocks differ.
 const EARLIER: Duration = Duration::from_hours(24);
 
-/// What the certificates are for.
+/// The certificates to create.
 #[derive(Debug)]
 pub(super) struct Plan<'p> {
-    /// The number of replicas, whose ids begin with 1.
+    /// Number of replicas; their ids start at 1.
     pub(super) replicas: u16,
     pub(super) domain: &'p PeerDomain,
-    /// The names and IP addresses of the machines to which clients connect.
+    /// Host names and IP addresses of the machines that clients connect to.
     pub(super) hosts: &'p [String],
-    /// For how many days the certificates are valid.
+    /// Validity of the certificates, in days.
     pub(super) days: u32,
 }
 
-/// Returns the names of the files with the certificate and the key of a replica.
+/// Returns the file names of a replica's certificate and private key.
 pub(super) fn files_of(replica: u16) -> [String; 2] {
     ["crt", "key"].map(|ending| format!("replica-{replica}.{ending}"))
 }
 
-/// Makes an authority, a certificate for each replica and one for clients in `folder`, which is
-/// created, and must be empty if it exists.
+/// Creates an authority, a certificate for each replica and one for clients in `folder`. The folder
+/// is created if necessary, and must be empty.
 pub(super) fn make(folder: &Path, plan: &Plan<'_>) -> anyhow::Result<()> {
     fs::create_dir_all(folder)
         .with_context(|| format!("cannot create the folder {}", folder.display()))?;
@@ -58,7 +58,7 @@ pub(super) fn make(folder: &Path, plan: &Plan<'_>) -> anyhow::Result<()> {
     for id in 1..=plan.replicas {
         let name = plan.domain.name_of(NodeId(id));
         let names = [name.clone()].into_iter().chain(plan.hosts.iter().cloned()).collect();
-        // It connects to its peers, too.
+        // A replica is also a client of its peers.
         let purposes = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         issue(folder, &files_of(id), &issuer, &name, names, &purposes, plan.days)?;
     }

@@ -54,12 +54,12 @@ pub(crate) struct Arguments {
     /// for peers is its client port plus 1000.
     #[arg(long, value_name = "PORT", default_value_t = 7001)]
     port: u16,
-    /// Port at which the first replica reports the role of a Sentinel; the others use the following
-    /// ports. For clients that check the role; Sentinel commands work at --port as well [default:
+    /// Port where the first replica identifies itself as a Sentinel; the others use the following
+    /// ports. For clients that check the role; Sentinel commands also work at --port [default:
     /// none].
     #[arg(long, value_name = "PORT")]
     sentinel_port: Option<u16>,
-    /// Port of the live page, of metrics and probes of the first replica; the others use the
+    /// HTTP port of the live page, metrics and probes of the first replica; the others use the
     /// following ports [default: none].
     #[arg(long, value_name = "PORT")]
     http_port: Option<u16>,
@@ -72,12 +72,12 @@ pub(crate) struct Arguments {
     /// clocks drift by less than 0.2 %).
     #[arg(long, value_name = "HOW", default_value = "index")]
     reads: String,
-    /// Encrypt all connections, of clients and between replicas, and require certificates of both.
-    /// The first start makes them in the folder `certs` in --dir.
+    /// Encrypt all connections, from clients and between replicas, and require certificates on both
+    /// sides. The certificates are created at the first start, in the folder `certs` in --dir.
     #[arg(long)]
     secure: bool,
     /// Id of a replica to replace because its folder is damaged or lost. Before the start, its
-    /// folder is moved aside; the replica starts with an empty folder and copies the data of the
+    /// folder is renamed; the replica starts with an empty folder and copies the data of the
     /// others.
     #[arg(long, value_name = "ID")]
     replace: Option<u16>,

@@ -1,5 +1,5 @@
-//! A client connection to a replica, for the subcommands that query replicas. Every call ends
-//! within its timeout.
+//! A client connection to a replica, for subcommands that query replicas. Every call ends within
+//! its timeout.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -23,6 +23,10 @@ pub(super) struct Connection {
     input: Vec<u8>,
 }
 
+/// Parses the reply at the beginning of the bytes, and returns it with its length; `None` if it is
+/// incomplete.
+type Parse<R> = fn(&[u8]) -> anyhow::Result<Option<(R, usize)>>;
+
 /// A connection without or with TLS.
 #[derive(Debug)]
 enum Stream {
@@ -30,14 +34,14 @@ enum Stream {
     Encrypted(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
-/// A reply of a server: text, or an error reply with its code, such as `ERR`.
+/// A reply: text, or an error with its code, such as `ERR`.
 pub(super) type Reply = Result<String, String>;
-/// A reply of a server: bytes, or an error reply with its code, such as `ERR`.
+/// A reply: bytes, or an error with its code, such as `ERR`.
 type BytesReply = Result<Vec<u8>, String>;
 
 impl Connection {
-    /// Connects to `address`, as `host:port`, with TLS if this process uses it, and logs in.
-    /// `timeout` limits the attempt and each later call.
+    /// Connects to `address` (`host:port`), with TLS if this process is configured for it, and logs
+    /// in. `timeout` limits the connection attempt and each later call.
     pub(super) fn open(address: &str, timeout: Duration) -> anyhow::Result<Connection> {
         let addresses = address.to_socket_addrs();
         let addresses = addresses.with_context(|| {
@@ -47,6 +51,8 @@ impl Connection {
         for candidate in addresses {
             match TcpStream::connect_timeout(&candidate, timeout) {
                 Ok(stream) => {
+                    // Several requests may be on their way.
+                    stream.set_nodelay(true)?;
                     let stream = Stream::new(stream, address)?;
                     let mut connection = Connection { stream, timeout, input: Vec::new() };
                     connection.log_in()?;
@@ -61,7 +67,7 @@ impl Connection {
         }
     }
 
-    /// Logs in, if this process has a password.
+    /// Logs in if this process has a password.
     fn log_in(&mut self) -> anyhow::Result<()> {
         let Some(Login { user, password }) = login() else { return Ok(()) };
         let reply = self.call(&["AUTH", user, password])?;
@@ -69,30 +75,54 @@ impl Connection {
         Ok(())
     }
 
-    /// Sets the timeout of later calls.
+    /// Sets the timeout for later calls.
     pub(super) fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
     }
 
-    /// Like [`Connection::call_for_bytes`], for a reply that is text.
+    /// Like [`Connection::call_for_bytes`], for text replies.
     pub(super) fn call(&mut self, arguments: &[&str]) -> anyhow::Result<Reply> {
         let reply = self.call_for_bytes(arguments)?;
         Ok(reply.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// Sends a command and returns the reply, which must be a status, an error, a bulk string or an
+    /// Sends a command and returns its reply, which must be a status, an error, a bulk string or an
     /// integer.
     pub(super) fn call_for_bytes(&mut self, arguments: &[&str]) -> anyhow::Result<BytesReply> {
-        let until = Instant::now() + self.timeout;
+        let arguments: Vec<&[u8]> = arguments.iter().map(|argument| argument.as_bytes()).collect();
+        self.send(&Connection::encode(&arguments))?;
+        self.receive_with(parse)
+    }
+
+    /// Encodes a request.
+    pub(super) fn encode(arguments: &[&[u8]]) -> Vec<u8> {
         let mut request = format!("*{}\r\n", arguments.len()).into_bytes();
         for argument in arguments {
-            write!(request, "${}\r\n{argument}\r\n", argument.len())?;
+            request.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+            request.extend_from_slice(argument);
+            request.extend_from_slice(b"\r\n");
         }
+        request
+    }
+
+    /// Sends an encoded request without waiting for the reply.
+    pub(super) fn send(&mut self, request: &[u8]) -> anyhow::Result<()> {
         self.stream.socket().set_write_timeout(Some(self.timeout))?;
-        // The handshake of TLS reads, too.
+        // The TLS handshake reads, too.
         self.stream.socket().set_read_timeout(Some(self.timeout))?;
-        self.stream.write_all(&request)?;
+        self.stream.write_all(request)?;
         self.stream.flush()?;
+        Ok(())
+    }
+
+    /// Waits for the reply to a request that was sent, of any type, and returns whether it is an
+    /// error.
+    pub(super) fn receive(&mut self) -> anyhow::Result<Result<(), String>> {
+        self.receive_with(skip)
+    }
+
+    fn receive_with<R>(&mut self, parse: Parse<R>) -> anyhow::Result<R> {
+        let until = Instant::now() + self.timeout;
         loop {
             if let Some((reply, length)) = parse(&self.input)? {
                 self.input.drain(..length);
@@ -118,7 +148,7 @@ impl Connection {
 }
 
 impl Stream {
-    /// Begins TLS on a connection to `address` if this process uses it.
+    /// Starts TLS on a connection to `address` if this process is configured for it.
     fn new(stream: TcpStream, address: &str) -> anyhow::Result<Stream> {
         let Some(config) = tls_arguments::config() else { return Ok(Stream::Plain(stream)) };
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
@@ -162,10 +192,11 @@ impl Write for Stream {
     }
 }
 
-/// Parses the reply at the beginning of `bytes`. Returns it with its length; `None` if it is
-/// incomplete. Fails if it is not a reply of a supported type.
+/// Parses the reply at the start of `bytes`. Returns the reply and its length; `None` if it is
+/// incomplete. Fails if it is malformed or of an unsupported type.
 fn parse(bytes: &[u8]) -> anyhow::Result<Option<(BytesReply, usize)>> {
     let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
+    ensure!(end > 0, "not the reply of a Redis server");
     let line = String::from_utf8_lossy(&bytes[1..end]).into_owned();
     let rest = end + 2;
     match bytes[0] {
@@ -181,9 +212,53 @@ fn parse(bytes: &[u8]) -> anyhow::Result<Option<(BytesReply, usize)>> {
     }
 }
 
+/// Parses the reply at the beginning of `bytes`, of any type, but keeps only whether it is an
+/// error. Returns that with its length; `None` if it is incomplete.
+fn skip(bytes: &[u8]) -> anyhow::Result<Option<(Result<(), String>, usize)>> {
+    // Number of replies that are missing, those inside arrays included.
+    let (mut missing, mut used, mut result) = (1_usize, 0, Ok(()));
+    while missing > 0 {
+        missing -= 1;
+        let rest = &bytes[used..];
+        let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
+        ensure!(end > 0, "not the reply of a Redis server");
+        let line = String::from_utf8_lossy(&rest[1..end]).into_owned();
+        used += end + 2;
+        let length = || line.parse::<i64>().context("not the reply of a Redis server");
+        match rest[0] {
+            b'+' | b':' => {}
+            b'-' => result = Err(line),
+            // A negative length is that of null.
+            b'$' => used += usize::try_from(length()?).map_or(0, |length| length + 2),
+            b'*' => missing += usize::try_from(length()?).unwrap_or(0),
+            _ => bail!("not the reply of a Redis server"),
+        }
+        if used > bytes.len() {
+            return Ok(None);
+        }
+    }
+    Ok(Some((result, used)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replies_of_any_type_are_skipped() {
+        let skipped = |bytes: &[u8]| skip(bytes).unwrap();
+        assert_eq!(skipped(b"+OK\r\n:1"), Some((Ok(()), 5)));
+        assert_eq!(skipped(b"$-1\r\n"), Some((Ok(()), 5)));
+        assert_eq!(skipped(b"-ERR no\r\n"), Some((Err("ERR no".to_owned()), 9)));
+        let array = b"*3\r\n$1\r\n\n\r\n*-1\r\n*1\r\n:1\r\n";
+        assert_eq!(skipped(array), Some((Ok(()), array.len())));
+        for end in 0..array.len() {
+            assert_eq!(skipped(&array[..end]), None);
+        }
+        for wrong in [&b"\r\n"[..], b"?\r\n", b"$x\r\n"] {
+            assert!(skip(wrong).is_err() && parse(wrong).is_err());
+        }
+    }
 
     #[test]
     fn replies_of_each_kind_are_parsed_and_others_refused() {

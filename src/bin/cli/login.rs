@@ -1,6 +1,6 @@
-//! The user and the password with which the subcommands log in to replicas. The password comes from
-//! the environment or from a file, and never from the command line, which other users of the
-//! machine can see.
+//! The user and password that subcommands use to log in to replicas. The password comes from the
+//! environment or from a file, never from the command line, which is visible to other users of the
+//! machine.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,28 +10,28 @@ use anyhow::{Context as _, ensure};
 
 use super::serve::variable;
 
-/// Environment variables with a password, in the order in which they are looked for. A password for
-/// the replicas of this environment serves for its tools, too.
+/// Environment variables for the password, in order of precedence. A password set for replicas in
+/// this environment is used by the subcommands, too.
 const PASSWORDS: [&str; 2] = ["BOWLINE_PASSWORD", "BOWLINE_REQUIREPASS"];
-/// Environment variables with the name of a file with a password.
+/// Environment variables for the name of a file that contains the password.
 const PASSWORD_FILES: [&str; 2] = ["BOWLINE_PASSWORD_FILE", "BOWLINE_REQUIREPASS_FILE"];
-/// Maximum length of the file with a password, in bytes.
+/// Maximum size of the password file, in bytes.
 const FILE_BYTES_MAX: usize = 4_096;
 
-/// Command-line arguments with which a subcommand logs in.
+/// Command-line arguments for logging in to replicas.
 #[derive(clap::Args, Debug, Default)]
 pub(crate) struct LoginArguments {
-    /// User as whom to log in, if the replicas need a login. The password comes from the
-    /// environment variable `BOWLINE_PASSWORD` or from --password-file [default: default].
+    /// User name, if the replicas require a login. The password is taken from the environment
+    /// variable `BOWLINE_PASSWORD` or from --password-file [default: default].
     #[arg(long, value_name = "NAME", global = true)]
     user: Option<String>,
-    /// File with the password in its first line, instead of the environment variable
+    /// File whose first line is the password, instead of the environment variable
     /// `BOWLINE_PASSWORD`.
     #[arg(long, value_name = "FILE", global = true)]
     password_file: Option<PathBuf>,
 }
 
-/// A user and its password.
+/// A user name and password.
 pub(super) struct Login {
     pub(super) user: String,
     pub(super) password: String,
@@ -43,7 +43,7 @@ impl fmt::Debug for Login {
     }
 }
 
-/// The login of this process, which is the same for all connections; `None` if it has no password.
+/// The login used by all connections of this process; `None` if it has no password.
 static LOGIN: OnceLock<Option<Login>> = OnceLock::new();
 
 /// Returns the login of this process; `None` if it does not log in.
@@ -52,7 +52,7 @@ pub(super) fn login() -> Option<&'static Login> {
 }
 
 impl LoginArguments {
-    /// Determines the login of this process, before its first connection.
+    /// Sets the login of this process. Must be called before the first connection.
     pub(super) fn apply(&self) -> anyhow::Result<()> {
         let file = match &self.password_file {
             Some(path) => Some(path.clone()),
@@ -71,13 +71,13 @@ impl LoginArguments {
             PASSWORDS[0]
         );
         let user = self.user.clone().unwrap_or_else(|| "default".to_owned());
-        // Only the first call has an effect; there is one for each process.
+        // Later calls have no effect; the program calls this once.
         let _ = LOGIN.set(password.map(|password| Login { user, password }));
         Ok(())
     }
 }
 
-/// Reads the password in the first line of a file. The errors do not show it.
+/// Reads the password from the first line of a file. Error messages do not contain it.
 pub(super) fn read_password(path: &Path) -> anyhow::Result<String> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)

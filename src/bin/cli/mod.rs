@@ -42,7 +42,7 @@ enum Command {
     Config(settings::ServerArguments),
     /// Inspect and administer a cluster.
     Admin(admin::Arguments),
-    /// Show a live view of all replicas of a running cluster.
+    /// Display a live view of all replicas of a running cluster.
     Top(top::Arguments),
     /// Run simulations: course scenarios, or a cluster under random faults.
     Sim(sim::Arguments),
@@ -141,7 +141,7 @@ mod tests {
                     }
                 };
                 if server.config.is_some() {
-                    // A file on the reader's machine.
+                    // A link to a file on the reader's machine.
                     continue;
                 }
                 let settings = server.resolve(|_| None).expect("no file is named");

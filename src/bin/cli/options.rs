@@ -22,8 +22,7 @@ use super::settings::{MemberArguments, Settings};
 /// the value 0 turns the setting off. With a smaller reserve, the next segment of the log might not
 /// fit.
 const DISK_RESERVE_MIN: u64 = 16 << 20;
-/// Minimum value in bytes of the setting `changes-history-memory`; the value 0 turns the history
-/// off.
+/// Minimum of the setting `changes-history-memory` in bytes, unless it is 0 to disable the history.
 const HISTORY_BYTES_MIN: u64 = 1 << 20;
 /// Minimum size of a cluster in which a replica that lost its data can rejoin. The replica does not
 /// vote at first, so the others must be a majority without it.
@@ -147,8 +146,8 @@ impl Settings {
         Ok(peers)
     }
 
-    /// Returns the address that this replica tells its peers: the setting `announce-peer`, or else
-    /// its own entry in `peers`.
+    /// Returns the address that this replica announces to its peers: the setting `announce-peer`,
+    /// or else its own entry in `peers`.
     fn announced_to_peers(
         &self,
         id: NodeId,
@@ -162,7 +161,7 @@ impl Settings {
         Ok(address.or_else(own))
     }
 
-    /// Parses the settings of the times after which clients' requests fail.
+    /// Parses the time limits of clients' requests.
     fn timeouts(&self) -> anyhow::Result<Timeouts> {
         let millis = |name| {
             self.parse(name, "a whole number of milliseconds above 0", parse_number)
@@ -179,8 +178,8 @@ impl Settings {
         })
     }
 
-    /// Returns the password of the user `default`, from the setting itself or from a file. The
-    /// errors do not show it.
+    /// Returns the password of the user `default`, from the setting or from a file. Error messages
+    /// do not contain it.
     fn password(&self) -> anyhow::Result<Option<Password>> {
         let (direct, file) = (self.text("requirepass"), self.text("requirepass-file"));
         ensure!(
@@ -189,7 +188,7 @@ impl Settings {
         );
         let password = match file {
             Some(path) => Some(read_password(Path::new(path))?),
-            // Redis takes an empty password for none.
+            // As in Redis, an empty password means no password.
             None => direct.filter(|password| !password.is_empty()).map(str::to_owned),
         };
         let length = password.as_ref().map_or(0, String::len);
@@ -296,20 +295,20 @@ impl Settings {
     }
 }
 
-/// A replica of a new cluster that begins with a backup.
+/// A replica of a new cluster that is created from a backup.
 #[derive(Debug)]
 pub(super) struct NewMember {
     pub(super) id: NodeId,
-    /// The ids of all members of the new cluster, including this one, in ascending order.
+    /// Ids of all members of the new cluster, including this one, in ascending order.
     pub(super) members: Vec<NodeId>,
     pub(super) folder: PathBuf,
-    /// The id of the new cluster, if its name is given.
+    /// Id of the new cluster, derived from its name; `None` if no name is given.
     cluster: Option<u128>,
 }
 
 impl MemberArguments {
-    /// Determines the replica from the flags, the environment and the settings file. `dir` is its
-    /// folder; `None` for the folder of that setting.
+    /// Determines the replica from the flags, the environment and the settings file. `dir`
+    /// overrides the setting for the data folder.
     pub(super) fn resolve(&self, dir: Option<&Path>) -> anyhow::Result<NewMember> {
         let settings = self.server(dir).resolve(variable)?;
         let options = settings.options()?;
@@ -322,8 +321,8 @@ impl MemberArguments {
 
 impl NewMember {
     /// Returns the id of the new cluster. Without a name, it is derived from the backup and the
-    /// members: replicas restored from different backups, or for different members, belong to
-    /// different clusters, and refuse one another.
+    /// members, so that replicas restored from different backups or for different members reject
+    /// each other.
     pub(super) fn cluster_id_for(&self, backup: &BackupSummary) -> u128 {
         let BackupSummary { header, checksum, .. } = backup;
         self.cluster.unwrap_or_else(|| {

@@ -25,8 +25,8 @@ const LOG_VARIABLE: &str = "BOWLINE_LOG";
 /// not restart it, since every start would fail.
 pub(super) const EXIT_DAMAGED: u8 = 65;
 
-/// Maximum duration of a graceful stop, after which the process exits in any case. Longer than the
-/// sum of the limits of its steps.
+/// Maximum duration of a graceful stop, after which the process exits anyway. It is longer than the
+/// sum of the time limits of the steps.
 const STOP_MAX: Duration = Duration::from_secs(10);
 /// Interval at which a graceful stop checks for a second signal.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(20);
@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 eprintln!("bowline: {error}\n{}", how_to_replace(&options));
                 return Ok(ExitCode::from(EXIT_DAMAGED));
             }
-            // Its text includes its source already.
+            // The message already includes the source.
             Err(error) => anyhow::bail!("{error}"),
         }
     }
@@ -133,17 +133,17 @@ fn start_logging() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends a state of this process to the service manager, if one has started it and waits for such
-/// messages (`Type=notify` of a systemd unit).
+/// Sends the state of this process to the service manager if it asked for such messages
+/// (`Type=notify` in a systemd unit).
 fn notify_service_manager(state: &NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
         tracing::warn!(%error, %state, "cannot notify the service manager");
     }
 }
 
-/// Starts a thread that stops the server gracefully on SIGTERM or SIGINT, and ends the process at
-/// once on a second one, or if the server is not serving yet. On SIGHUP, the thread makes the
-/// server read its certificates again.
+/// Starts a thread that handles signals. SIGTERM or SIGINT stops the server gracefully; a second
+/// one, or one before the server is serving, ends the process at once. SIGHUP reloads the server's
+/// certificates.
 fn handle_signals(stop: &Arc<StopHandle>, reload: &Arc<ReloadHandle>) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .context("cannot install the signal handlers for SIGTERM, Ctrl-C and SIGHUP")?;
@@ -168,7 +168,7 @@ fn handle_signals(stop: &Arc<StopHandle>, reload: &Arc<ReloadHandle>) -> anyhow:
                 std::thread::sleep(SIGNAL_INTERVAL);
             }
         }
-        // Ends the process by the signal.
+        // Terminates the process by the signal.
         if emulate_default_handler(signal).is_err() {
             std::process::exit(0);
         }

@@ -24,26 +24,27 @@ pub(crate) struct ServerArguments {
     /// Address for Redis clients [default: 127.0.0.1:6379].
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Port for clients with TLS, at the host of --listen; 0 for none. If the port of --listen is
-    /// 0, clients without TLS are not accepted [default: 0].
+    /// Port for TLS clients, at the host of --listen; 0 for none. With --listen HOST:0, only TLS
+    /// clients are accepted [default: 0].
     #[arg(long, value_name = "PORT")]
     tls_port: Option<String>,
-    /// File with the certificate that clients get, and the intermediate certificates if there are
-    /// any, in PEM form. It is read again when it changes and at SIGHUP [default: none].
+    /// PEM file with the certificate for clients, followed by intermediate certificates, if any. It
+    /// is reloaded when it changes and on SIGHUP [default: none].
     #[arg(long, value_name = "FILE")]
     tls_cert_file: Option<String>,
-    /// File with the private key of --tls-cert-file, without a passphrase [default: none].
+    /// File with the unencrypted private key of --tls-cert-file [default: none].
     #[arg(long, value_name = "FILE")]
     tls_key_file: Option<String>,
-    /// File with the certificates of the authorities that sign clients' certificates [default:
-    /// none].
+    /// File with the certificates of the authorities trusted to sign clients' certificates
+    /// [default: none].
     #[arg(long, value_name = "FILE")]
     tls_ca_cert_file: Option<String>,
-    /// Whether clients with TLS must present a certificate: yes, no or optional [default: yes].
+    /// Whether TLS clients must present a certificate: yes, no or optional [default: yes].
     #[arg(long, value_name = "YES|NO|OPTIONAL")]
     tls_auth_clients: Option<String>,
-    /// Address where this replica listens for its peers. Without --peer-tls-cert-file they are not
-    /// authenticated: keep it on loopback or a private network [default: 127.0.0.1:16379].
+    /// Address on which this replica listens for its peers. Peers are authenticated only with
+    /// --peer-tls-cert-file; without it, use loopback or a private network [default:
+    /// 127.0.0.1:16379].
     #[arg(long, value_name = "HOST:PORT")]
     peer_listen: Option<String>,
     /// Members of the cluster and their addresses for peers; this replica may be among them. The
@@ -51,24 +52,24 @@ pub(crate) struct ServerArguments {
     /// one].
     #[arg(long, value_name = "ID=HOST:PORT,..")]
     peers: Option<String>,
-    /// Transport of the connections to peers: `tcp`, `udp`, which is fast on networks that lose
-    /// packets, or `auto` (udp where packets get lost). Peers may differ: each replica accepts
+    /// Transport of connections to peers: `tcp`, `udp` (faster on networks with packet loss), or
+    /// `auto` (udp where packets are lost). Peers may use different settings: each replica accepts
     /// both, on the same port number [default: auto].
     #[arg(long, value_name = "HOW")]
     peer_transport: Option<String>,
-    /// File with the certificate of this replica, in PEM form, with which it and its peers verify
-    /// each other. It is read again when it changes and at SIGHUP [default: none, connections
-    /// between replicas are plain].
+    /// PEM file with this replica's certificate, for mutual authentication with its peers. It is
+    /// reloaded when it changes and on SIGHUP [default: none, connections between replicas are not
+    /// encrypted].
     #[arg(long, value_name = "FILE")]
     peer_tls_cert_file: Option<String>,
-    /// File with the private key of --peer-tls-cert-file, without a passphrase [default: none].
+    /// File with the unencrypted private key of --peer-tls-cert-file [default: none].
     #[arg(long, value_name = "FILE")]
     peer_tls_key_file: Option<String>,
-    /// File with the certificates of the authorities that sign the replicas' certificates [default:
-    /// none].
+    /// File with the certificates of the authorities trusted to sign replicas' certificates
+    /// [default: none].
     #[arg(long, value_name = "FILE")]
     peer_tls_ca_cert_file: Option<String>,
-    /// Domain of the names in the replicas' certificates: that of replica 3 has the DNS name
+    /// Domain of the DNS names in the replicas' certificates: replica 3 has the name
     /// replica-3.DOMAIN [default: NAME.bowline with the NAME of --cluster].
     #[arg(long, value_name = "DOMAIN")]
     peer_tls_domain: Option<String>,
@@ -79,64 +80,66 @@ pub(crate) struct ServerArguments {
     /// --bootstrap or --rejoin, later taken from the folder].
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// Create this replica's files in an empty folder, as a member of a new cluster. For the
-    /// replica's very first start only: a replica that lost its folder takes --rejoin.
+    /// Create this replica's files in an empty folder, as a member of a new cluster. Only for the
+    /// replica's first start: a replica that lost its folder needs --rejoin.
     #[arg(long)]
     bootstrap: bool,
-    /// Create this replica's files in an empty folder, as a replica that is to be added to an
+    /// Create this replica's files in an empty folder, for a replica that will be added to an
     /// existing cluster with `bowline admin add`. Needs a new --id and the cluster's --cluster.
     #[arg(long, conflicts_with = "bootstrap")]
     join: bool,
-    /// Create this replica's files in an empty folder, in place of a lost or damaged folder. The
-    /// replica does not vote until it has caught up with the leader. Give it its previous --id,
-    /// --peers and --cluster.
+    /// Create this replica's files in an empty folder, as a replacement for its lost or damaged
+    /// folder. The replica does not vote until it has caught up with the leader. Needs its previous
+    /// --id, --peers and --cluster.
     #[arg(long, conflicts_with_all = ["bootstrap", "join"])]
     rejoin: bool,
-    /// Run a witness: it votes and keeps the latest part of the log, but has no data and serves no
-    /// client. Add it with `bowline admin add --witness`. Given at every start [default: false].
+    /// Run a witness: a replica that votes and keeps the latest part of the log, but stores no data
+    /// and serves no clients. Add it with `bowline admin add --witness`. Required at every start of
+    /// a witness [default: false].
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
     witness: Option<String>,
-    /// Maximum size of the log of a witness, such as 64mb; at least 64kb. It drops the older half
-    /// of a longer log. A replica with data that lacks dropped entries cannot get them from the
-    /// witness [default: 64mb].
+    /// Maximum size of a witness's log, such as 64mb; at least 64kb. When the log is longer, the
+    /// witness drops the older half. Dropped entries cannot be copied from the witness by a replica
+    /// with data that lacks them [default: 64mb].
     #[arg(long, value_name = "BYTES")]
     witness_log_bytes: Option<String>,
     /// Threads of the replica: `dedicated` (one per pipeline stage), `fused` (one for network, core
     /// and applier) or `auto` (fused on at most two cores) [default: auto].
     #[arg(long, value_name = "HOW")]
     threads: Option<String>,
-    /// How the leader makes reads linearizable, set alike on every replica: `index` (a majority
-    /// confirms its leadership, once for all waiting reads) or `lease` (the leader answers without
-    /// the others during its lease, which assumes monotonic clocks that drift less than 0.2 %)
-    /// [default: index].
+    /// How the leader makes reads linearizable; use the same value on every replica. `index`: a
+    /// majority confirms its leadership, once for all waiting reads. `lease`: the leader answers
+    /// alone during its lease, which assumes monotonic clocks that drift less than 0.2 % [default:
+    /// index].
     #[arg(long, value_name = "HOW")]
     reads: Option<String>,
-    /// Password of the user `default`. Better set in the environment or in a file, since other
-    /// users of the machine can see command lines. CONFIG SET requirepass changes it at run time.
-    /// ACL SETUSER default, once used, sets the password on all replicas instead [default: none].
+    /// Password of the user `default`. Prefer the environment or a file, because command lines are
+    /// visible to other users of the machine. CONFIG SET requirepass changes it at run time. After
+    /// the first ACL SETUSER default, the replicated users determine the password on all replicas
+    /// instead [default: none].
     #[arg(long, value_name = "PASSWORD")]
     requirepass: Option<String>,
-    /// File with the password of the user `default` in its first line, instead of --requirepass
+    /// File whose first line is the password of the user `default`, instead of --requirepass
     /// [default: none].
     #[arg(long, value_name = "FILE")]
     requirepass_file: Option<String>,
-    /// Whether a replica without a password listens for clients on loopback only, whatever --listen
-    /// says, and one without certificates for peers connects with peers on loopback only: yes or no
-    /// [default: yes].
+    /// Whether to limit an unprotected replica to loopback: without a password it accepts clients
+    /// only on loopback, whatever --listen says, and without certificates for peers it connects
+    /// only to peers on loopback: yes or no [default: yes].
     #[arg(long, value_name = "YES|NO")]
     protected_mode: Option<String>,
     /// Maximum number of client connections. CONFIG SET maxclients changes it at run time [default:
     /// 10000].
     #[arg(long, value_name = "N")]
     maxclients: Option<String>,
-    /// Memory limit for the requests and replies of all clients together, at least 16mb. Above it
+    /// Memory limit for the requests and replies of all clients combined, at least 16mb. Above it,
     /// the client that uses the most memory is disconnected. CONFIG SET maxmemory-clients changes
     /// it at run time [default: 256mb].
     #[arg(long, value_name = "BYTES")]
     maxmemory_clients: Option<String>,
-    /// Memory limit for data, log and clients, such as 4gb; 0 for none. Above the limit, commands
-    /// that add data are refused with OOM; reads and deletions are not. CONFIG SET maxmemory
+    /// Memory limit for data, log and clients, such as 4gb; 0 for none. Above it, commands that add
+    /// data are refused with OOM; reads and deletions are still served. CONFIG SET maxmemory
     /// changes it at run time [default: 0].
     #[arg(long, value_name = "BYTES")]
     maxmemory: Option<String>,
@@ -144,67 +147,67 @@ pub(crate) struct ServerArguments {
     /// changes it at run time [default: 0].
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<String>,
-    /// Time for a client to finish sending a request, in seconds, plus one second per 64 KiB
-    /// received; then the client is disconnected [default: 30].
+    /// Time limit for a client to send a complete request, in seconds, plus one second per 64 KiB
+    /// received. A slower client is disconnected [default: 30].
     #[arg(long, value_name = "SECONDS")]
     request_read_timeout_s: Option<String>,
-    /// Growth of the log after which a snapshot begins, in percent of the last snapshot's size; 0
-    /// for as much as memory allows. CONFIG SET auto-aof-rewrite-percentage changes it at run time
-    /// [default: 100].
+    /// Growth of the log after which a snapshot is taken, as a percentage of the last snapshot's
+    /// size; 0 for as much as memory allows. CONFIG SET auto-aof-rewrite-percentage changes it at
+    /// run time [default: 100].
     #[arg(long, value_name = "PERCENT")]
     snapshot_log_percentage: Option<String>,
-    /// Minimum growth of the log before a snapshot begins, however small the last snapshot is, such
-    /// as 64mb; at least 64kb. CONFIG SET auto-aof-rewrite-min-size changes it at run time
+    /// Minimum growth of the log before a snapshot is taken, even if the last snapshot is small,
+    /// such as 64mb; at least 64kb. CONFIG SET auto-aof-rewrite-min-size changes it at run time
     /// [default: 64mb].
     #[arg(long, value_name = "BYTES")]
     snapshot_log_bytes: Option<String>,
-    /// Memory limit for the history of changes, from which CHANGES is answered, such as 64mb; at
-    /// least 1mb, or 0 for no history [default: 16mb].
+    /// Memory limit for the history of changes that CHANGES reads, such as 64mb; at least 1mb, or 0
+    /// for no history [default: 16mb].
     #[arg(long, value_name = "BYTES")]
     changes_history_memory: Option<String>,
-    /// Address for the live page (/), metrics and probes over HTTP: /metrics, /livez, /readyz,
-    /// /status. Read-only, and without a password: it shows no keys and no values [default: none].
+    /// HTTP address of the live page (/), metrics (/metrics), probes (/livez, /readyz) and /status.
+    /// It is read-only, shows neither keys nor values, and needs no password [default: none].
     #[arg(long, value_name = "HOST:PORT")]
     http_listen: Option<String>,
-    /// Additional address where the replica reports the role of a Sentinel, for clients that check
-    /// the role; Sentinel commands work at --listen as well [default: none].
+    /// Additional address where the replica identifies itself as a Sentinel, for clients that check
+    /// the role; Sentinel commands also work at --listen [default: none].
     #[arg(long, value_name = "HOST:PORT")]
     sentinel_listen: Option<String>,
     /// Name of this cluster in Sentinel commands [default: mymaster].
     #[arg(long, value_name = "NAME")]
     sentinel_name: Option<String>,
-    /// Whether clients may use DEBUG, which can block a replica: yes or no [default: no].
+    /// Whether clients may use DEBUG commands, which can block a replica: yes or no [default: no].
     #[arg(long, value_name = "YES|NO")]
     enable_debug_command: Option<String>,
-    /// Free disk space to preserve, at least 16mb. With less free space the replica refuses writes
-    /// while it leads, but serves reads and votes. With 0 the replica uses up the disk and then
-    /// exits [default: 128mb].
+    /// Free disk space to preserve, at least 16mb. With less free space, the replica refuses writes
+    /// while it is the leader, but still serves reads and votes. With 0, the replica uses the whole
+    /// disk and then exits [default: 128mb].
     #[arg(long, value_name = "BYTES")]
     disk_reserve: Option<String>,
-    /// Interval at which the states of the replicas are compared, in seconds; 0 for never. A
-    /// replica whose state differs from that of a majority rebuilds it [default: 60].
+    /// Interval at which the replicas' states are compared, in seconds; 0 for never. A replica
+    /// whose state differs from that of a majority rebuilds its state [default: 60].
     #[arg(long, value_name = "SECONDS")]
     digest_check_s: Option<String>,
     /// Address that clients are redirected to when this replica leads [default: --listen].
     #[arg(long, value_name = "HOST:PORT")]
     announce: Option<String>,
-    /// Address at which the other replicas reach this one, which it tells them; `none` to tell them
+    /// Address that this replica announces to its peers, where they reach it; `none` to announce
     /// none, so that they use only their own --peers [default: this replica's entry in --peers, or
     /// else --peer-listen].
     #[arg(long, value_name = "HOST:PORT")]
     announce_peer: Option<String>,
-    /// Time that a request waits for a leader, in milliseconds, before it is refused with
-    /// CLUSTERDOWN, or LOADING just after the start [default: 2000].
+    /// Maximum time that a request waits for a leader, in milliseconds. Then it is refused with
+    /// CLUSTERDOWN, or with LOADING just after the start [default: 2000].
     #[arg(long, value_name = "MS")]
     leader_wait_ms: Option<String>,
-    /// Time that a client waits for the outcome of a command, in milliseconds, before it gets the
-    /// reply UNCERTAIN to a write, or CLUSTERDOWN to a read [default: 4000].
+    /// Maximum time that a client waits for the outcome of a command, in milliseconds. Then a write
+    /// gets the reply UNCERTAIN, and a read CLUSTERDOWN [default: 4000].
     #[arg(long, value_name = "MS")]
     command_deadline_ms: Option<String>,
 }
 
-/// Command-line flags that describe a replica of a new cluster which begins with a backup. They
-/// mean the same as for `bowline serve`, and may come from the same environment variables and file.
+/// Command-line flags for a replica of a new cluster that is created from a backup. They have the
+/// same meaning as in `bowline serve`, and may be set in the same environment variables and file.
 #[derive(clap::Args, Debug)]
 pub(crate) struct MemberArguments {
     /// TOML file with the settings of the replica; its keys are the names of the flags of `bowline
@@ -215,17 +218,17 @@ pub(crate) struct MemberArguments {
     #[arg(long, value_name = "N")]
     id: Option<String>,
     /// Members of the new cluster and their addresses for peers; this replica may be among them.
-    /// The ids become fixed, the addresses may change later [default: none, a cluster of one].
+    /// The ids are fixed, the addresses may change later [default: none, a cluster of one].
     #[arg(long, value_name = "ID=HOST:PORT,..")]
     peers: Option<String>,
-    /// Name of the new cluster, the same on every replica, but not that of the old cluster
+    /// Name of the new cluster, the same on every replica, but different from the old cluster's
     /// [default: derived from the backup and the ids of the members].
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
 }
 
 impl MemberArguments {
-    /// Returns the flags of a server with the folder `dir`.
+    /// Returns the server's flags, with the data folder `dir`.
     pub(super) fn server(&self, dir: Option<&Path>) -> ServerArguments {
         ServerArguments {
             config: self.config.clone(),

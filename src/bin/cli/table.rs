@@ -1,7 +1,7 @@
-//! Tables of text with aligned columns, for the subcommands that show replicas.
+//! Text tables with aligned columns, for subcommands that list replicas.
 
-/// Returns the table as lines, with each column as wide as its widest cell. Each row must have one
-/// cell per column.
+/// Returns the table as lines, each column as wide as its widest cell. Each row must have one cell
+/// per column.
 pub(super) fn aligned(columns: &[&str], rows: &[Vec<String>]) -> String {
     let width = |at: usize| {
         let cells = rows.iter().map(|row| row[at].chars().count());

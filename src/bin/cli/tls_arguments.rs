@@ -1,5 +1,5 @@
-//! Flags of the subcommands that connect to replicas as a client: TLS, with the names that
-//! `redis-cli` has.
+//! TLS flags of subcommands that connect to replicas as a client. They have the same names as in
+//! `redis-cli`.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -8,21 +8,21 @@ use anyhow::{Context as _, ensure};
 use bowline::tls::client_config;
 use rustls::ClientConfig;
 
-/// How this process connects to replicas; empty for plain connections. Set once, before the first
+/// TLS configuration of this process; unset for unencrypted connections. Set once, before the first
 /// connection.
 static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
 
 /// Command-line flags for connections with TLS.
 #[derive(clap::Args, Debug)]
 pub(super) struct TlsArguments {
-    /// Connect with TLS. The replica's certificate must have the host of its address among its
-    /// names.
+    /// Connect with TLS. The replica's certificate must contain the host of its address.
     #[arg(long, global = true, requires = "cacert")]
     tls: bool,
-    /// With --tls: file with the certificates of the authorities that sign replicas' certificates.
+    /// With --tls: file with the certificates of the authorities trusted to sign replicas'
+    /// certificates.
     #[arg(long, value_name = "FILE", global = true)]
     cacert: Option<PathBuf>,
-    /// With --tls: file with the certificate of this client, if the replicas require one.
+    /// With --tls: file with this client's certificate, if the replicas require one.
     #[arg(long, value_name = "FILE", global = true)]
     cert: Option<PathBuf>,
     /// With --tls: file with the private key of --cert.
@@ -31,7 +31,7 @@ pub(super) struct TlsArguments {
 }
 
 impl TlsArguments {
-    /// Makes all later connections of this process use TLS, if the flags say so.
+    /// Makes all later connections of this process use TLS if the flags request it.
     pub(super) fn apply(&self) -> anyhow::Result<()> {
         let TlsArguments { tls, cacert, cert, key } = self;
         if !tls {
@@ -53,15 +53,16 @@ impl TlsArguments {
 }
 
 /// Makes all later connections of this process use TLS. They trust the authorities in the file
-/// `ca`, and present the certificate in `identity` (its file and that of its key) if there is one.
+/// `ca`, and present the certificate `identity` (paths of the certificate and of its private key)
+/// if there is one.
 pub(super) fn use_tls(ca: &Path, identity: Option<(&Path, &Path)>) -> anyhow::Result<()> {
     let config = client_config(ca, identity).map_err(|error| anyhow::anyhow!("{error}"))?;
-    // There is one set of flags for each process.
+    // Fails only if it is already set; the program has one set of flags.
     let _ = CONFIG.set(config);
     Ok(())
 }
 
-/// Returns how this process connects to replicas; `None` for plain connections.
+/// Returns the TLS configuration of this process; `None` for unencrypted connections.
 pub(super) fn config() -> Option<Arc<ClientConfig>> {
     CONFIG.get().cloned()
 }

@@ -1,4 +1,4 @@
-//! Parses the settings of TLS, for clients and between replicas.
+//! Parses the TLS settings for clients and peers.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use bowline::tls::{ClientCertificates, PeerDomain, TlsFiles};
 use super::settings::Settings;
 
 impl Settings {
-    /// Parses the settings of the port for clients with TLS; `None` if there is no such port.
+    /// Parses the settings of the TLS port for clients; `None` if there is no such port.
     pub(super) fn client_tls(
         &self,
         listen: SocketAddr,
@@ -53,7 +53,7 @@ impl Settings {
         Ok(Some(ClientTls { port, files, client_certificates }))
     }
 
-    /// Parses the settings of TLS between replicas; `None` if their connections are plain.
+    /// Parses the TLS settings for peers; `None` if connections between replicas are not encrypted.
     pub(super) fn peer_tls(&self) -> anyhow::Result<Option<PeerTls>> {
         let files = ["peer-tls-cert-file", "peer-tls-key-file", "peer-tls-ca-cert-file"];
         let (cert, key, ca) = match files.map(|name| self.path(name)) {

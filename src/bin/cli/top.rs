@@ -1,6 +1,6 @@
-//! `bowline top` shows all replicas of a running cluster in the terminal and refreshes the view,
-//! until the user quits. With `--once` it prints one plain table instead. It sends only `INFO` and
-//! `CLUSTER NODES`, and needs the address of any one replica.
+//! `bowline top`: displays all replicas of a running cluster in the terminal, refreshed until the
+//! user quits. With `--once` it prints one plain table instead. It sends only `INFO` and `CLUSTER
+//! NODES`, and needs the address of one replica.
 
 mod model;
 mod sampler;
@@ -28,15 +28,15 @@ const INPUT_INTERVAL: Duration = Duration::from_millis(100);
 /// Command-line arguments of `bowline top`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// Address of any replica, for clients.
+    /// Client address of any replica.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
     addr: String,
-    /// Time between two refreshes, in seconds: 1 to 3600.
+    /// Refresh interval in seconds: 1 to 3600.
     #[arg(long, value_name = "SECONDS", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=3_600))]
     interval: u64,
-    /// Print one plain table after one interval, and exit: with code 0 if there is a leader, else
-    /// with code 1.
+    /// Print one plain table after one interval, and exit: with code 0 if there is a leader,
+    /// otherwise with code 1.
     #[arg(long)]
     once: bool,
     #[command(flatten)]
@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     );
     let mut sampler = Sampler::new(&arguments.addr);
     let first = sampler.sample();
-    // A wrong address is reported here, and not in the view.
+    // An unreachable address is reported here, before the view starts.
     first.replicas.as_ref().map_err(|reason| anyhow!("{reason}"))?;
     if arguments.once {
         return Ok(once(sampler, &first, interval));
@@ -73,8 +73,8 @@ fn once(mut sampler: Sampler, first: &Sample, interval: Duration) -> ExitCode {
     if overview.leader.is_some() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }
 }
 
-/// Shows the replicas until the user quits or a signal ends the process. The terminal is restored
-/// in either case, and by a hook if the process panics.
+/// Displays the replicas until the user quits or a signal ends the process. Restores the terminal
+/// in both cases, and in a hook if the process panics.
 fn watch(sampler: Sampler, first: Sample, interval: Duration) -> anyhow::Result<()> {
     let ended = Arc::<AtomicBool>::default();
     for signal in [SIGTERM, SIGHUP] {
@@ -103,7 +103,7 @@ fn watch(sampler: Sampler, first: Sample, interval: Duration) -> anyhow::Result<
     result
 }
 
-/// Waits for input, for at most [`INPUT_INTERVAL`]. Returns whether the user wants to quit.
+/// Waits up to [`INPUT_INTERVAL`] for input. Returns whether the user wants to quit.
 fn is_quit() -> std::io::Result<bool> {
     if !event::poll(INPUT_INTERVAL)? {
         return Ok(false);

@@ -11,6 +11,7 @@ use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::databases::DatabaseId;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::keyspace::slot::slot_of;
+use crate::kv::values::encoding::EncodingLimits;
 use crate::kv::values::number::parse_integer;
 
 /// The generic commands of the state machine: number, name, key positions and function of each.
@@ -207,10 +208,16 @@ pub(in crate::kv) fn parse_database(argument: &[u8]) -> Result<DatabaseId, Outco
     DatabaseId::new(number).ok_or_else(|| Outcome::error("ERR DB index is out of range"))
 }
 
-/// Runs `OBJECT ENCODING key`: returns the name of the encoding that Redis with default settings
-/// would use for the value if the value were newly created.
+/// Runs `OBJECT ENCODING key`: returns the name of the encoding that Redis would use for the value
+/// if it were newly created. The server may add [`EncodingLimits`] as a second argument; without,
+/// the limits are Redis's defaults.
 fn encoding(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
-    let name = keyspace.entry_without_event(args.get(0)?).map(KeyEntry::encoding);
+    let entry = keyspace.entry_without_event(args.get(0)?);
+    let limits = args.get(1).ok().and_then(EncodingLimits::from_bytes);
+    let name = entry.map(|entry| match (limits, entry.collection()) {
+        (Some(limits), Some(collection)) => limits.encoding_of(collection),
+        _ => entry.encoding(),
+    });
     Ok(Outcome::Value(name.map(|name| Bytes::from_static(name.as_bytes()))))
 }
 

@@ -37,6 +37,12 @@ pub enum Outcome {
     Type(Option<ValueType>),
     /// A floating-point number.
     Double(Double),
+    /// A floating-point number that is written with a decimal point and without an exponent, such
+    /// as a coordinate.
+    Decimal(Double),
+    /// A short text, such as the name of a state, that is not a value of the keyspace (a simple
+    /// string).
+    Status(Bytes),
     /// Null in place of a list (a null array in RESP2).
     NoList,
     /// The command failed with this error text, which begins with an error code such as `ERR`.
@@ -251,7 +257,7 @@ impl Outcome {
             }
             Outcome::Value(value) => value.as_ref().map_or(0, Bytes::len),
             Outcome::LongValue(value) => value.len(),
-            Outcome::Error(text) => text.len(),
+            Outcome::Error(text) | Outcome::Status(text) => text.len(),
             Outcome::Values(values) => values.iter().flatten().map(Bytes::len).sum(),
             Outcome::Done
             | Outcome::Malformed
@@ -261,6 +267,7 @@ impl Outcome {
             | Outcome::Forgotten
             | Outcome::Type(_)
             | Outcome::Double(_)
+            | Outcome::Decimal(_)
             | Outcome::NoList => 0,
         }
     }

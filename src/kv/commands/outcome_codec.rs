@@ -62,6 +62,14 @@ impl Outcome {
                 put_bytes(text, out);
             }
             Outcome::Streams(streams) => put_pairs(18, streams, out),
+            Outcome::Decimal(number) => {
+                out.put_u8(19);
+                out.put_u64_le(number.0.to_bits());
+            }
+            Outcome::Status(text) => {
+                out.put_u8(20);
+                put_bytes(text, out);
+            }
         }
     }
 
@@ -91,10 +99,7 @@ impl Outcome {
                 u8::MAX => None,
                 byte => Some(*ValueType::ALL.get(usize::from(byte))?),
             }),
-            11 => {
-                let number = f64::from_bits(from.try_get_u64_le().ok()?);
-                Outcome::Double(Some(Double(number)).filter(|number| !number.0.is_nan())?)
-            }
+            11 => Outcome::Double(take_double(from)?),
             12 => Outcome::NoList,
             13 => Outcome::List(take_list(from, depth)?),
             14 => Outcome::Set(take_list(from, depth)?),
@@ -102,9 +107,16 @@ impl Outcome {
             16 => Outcome::Map(take_pairs(from, depth)?),
             17 => Outcome::Error(Bytes::copy_from_slice(take_bytes(from)?)),
             18 => Outcome::Streams(take_pairs(from, depth)?),
+            19 => Outcome::Decimal(take_double(from)?),
+            20 => Outcome::Status(Bytes::copy_from_slice(take_bytes(from)?)),
             _ => return None,
         })
     }
+}
+
+fn take_double(from: &mut &[u8]) -> Option<Double> {
+    let number = f64::from_bits(from.try_get_u64_le().ok()?);
+    Some(Double(number)).filter(|number| !number.0.is_nan())
 }
 
 fn put_count(count: usize, out: &mut Vec<u8>) {

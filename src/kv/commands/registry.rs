@@ -10,8 +10,9 @@ use crate::kv::commands::items::Arguments;
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::row::{KeyPositions, NO_KEYS, Row, Run, Scale};
 use crate::kv::commands::{
-    bitfields, bitmaps, blocking, databases, expiration, generic, hashes, internal, keys, lcs,
-    lists, pubsub, scripts, sets, sorted_sets, streams, strings, users,
+    bitfields, bitmaps, blocking, databases, debug, dump, expiration, functions, generic, geo,
+    hashes, hyperloglog, internal, keys, lcs, lists, pubsub, scripts, sets, sort, sorted_sets,
+    streams, strings, users,
 };
 use crate::kv::keyspace::Keyspace;
 use crate::kv::users::table::Users;
@@ -38,6 +39,13 @@ const GROUPS: &[&[Row]] = &[
     blocking::COMMANDS,
     streams::COMMANDS,
     databases::COMMANDS,
+    geo::COMMANDS,
+    hyperloglog::COMMANDS,
+    sort::COMMANDS,
+    dump::COMMANDS,
+    streams::WAITING,
+    functions::COMMANDS,
+    debug::COMMANDS,
 ];
 
 /// Exclusive upper bound of the numbers that identify commands in the log.
@@ -122,6 +130,12 @@ impl CommandId {
         self.0.name
     }
 
+    /// Returns the name of the command that a client has sent, if it was submitted as this one:
+    /// what a client that waits submits again has a name of its own.
+    pub fn sent_name(self) -> &'static str {
+        self.0.name.strip_suffix("|wait").unwrap_or(self.0.name)
+    }
+
     /// Returns the positions of the keys among the command's arguments.
     pub const fn keys(self) -> KeyPositions {
         self.0.keys
@@ -151,6 +165,25 @@ impl CommandId {
         }
         let args: Vec<&[u8]> = args.iter().collect();
         self.0.keys.keys(&args)
+    }
+
+    /// Returns whether the command with these arguments may read keys that are not among them,
+    /// because a value names them.
+    pub(in crate::kv) fn reads_other_keys(self, args: Arguments<'_>) -> bool {
+        self.0.scale == Scale::Sort && sort::reads_other_keys(&args.iter().collect::<Vec<_>>())
+    }
+
+    /// Returns the keys that the command with these arguments may read although they are not among
+    /// them, because a value in `keyspace` names them.
+    pub(in crate::kv) fn other_keys(
+        self,
+        keyspace: &Keyspace,
+        args: Arguments<'_>,
+    ) -> Vec<Vec<u8>> {
+        if !self.reads_other_keys(args) {
+            return Vec::new();
+        }
+        sort::keys_by_patterns(keyspace, &args.iter().collect::<Vec<_>>())
     }
 
     /// Runs the command if it is read-only, and returns its outcome; `None` if the command may
@@ -258,12 +291,16 @@ mod tests {
             ("| all values at the command's keys |", Scale::Values),
             ("| the count in an argument (constant without one) |", Scale::Count),
             ("| the option `COUNT` (all values at the keys without it) |", Scale::OptionalCount),
+            ("| the values at the command's key, which it sorts |", Scale::Sort),
             ("| the number of all keys |", Scale::Keyspace),
         ] {
             let line = page.lines().find_map(|line| line.strip_prefix(row)).unwrap();
             let listed: Vec<String> =
                 line.split('`').skip(1).step_by(2).map(str::to_lowercase).collect();
-            let commands = GROUPS.iter().copied().flatten().filter(|row| row.scale == scale);
+            let commands = GROUPS.iter().copied().flatten();
+            // What a waiting client sends again is not a command of its own.
+            let commands =
+                commands.filter(|row| row.scale == scale && !row.name.ends_with("|wait"));
             let names: BTreeSet<String> = commands.map(|row| row.name.replace('|', " ")).collect();
             assert!(listed.iter().eq(&names), "{listed:?} instead of {names:?}");
         }
@@ -291,6 +328,13 @@ mod tests {
             (scripts::COMMANDS, 336),
             (blocking::COMMANDS, 352),
             (databases::COMMANDS, 400),
+            (geo::COMMANDS, 360),
+            (hyperloglog::COMMANDS, 370),
+            (sort::COMMANDS, 374),
+            (dump::COMMANDS, 390),
+            (streams::WAITING, 420),
+            (functions::COMMANDS, 410),
+            (debug::COMMANDS, 496),
         ] {
             let numbers: Vec<u16> = group.iter().map(|row| row.number).collect();
             let wanted: Vec<u16> = (from..).take(numbers.len()).collect();
@@ -314,6 +358,12 @@ mod tests {
         assert_eq!(all("zunionstore", "d 2 a b"), some(&["d", "a", "b"]));
         assert_eq!(all("sintercard", "2 a b LIMIT 1"), some(&["a", "b"]));
         assert_eq!(all("sintercard", "3 a b"), None);
+        assert_eq!(all("georadius", "a 1 1 1 m COUNT 1 STORE d STOREDIST e"), some(&["a", "e"]));
+        assert_eq!(all("georadius", "a 1 1 1 m STORE"), some(&["a"]));
+        assert_eq!(all("sort", "a BY STORE GET STORE LIMIT 1 2 STORE d"), some(&["a", "d"]));
+        assert_eq!(all("sort_ro", "a STORE d"), some(&["a"]));
+        assert_eq!(all("pfdebug", "GETREG a"), some(&["a"]));
+        assert_eq!(all("pfmerge", "d a b limit"), some(&["d", "a", "b"]));
         assert_eq!(all("keys", "*"), None);
         assert_eq!(all("blpop", "a b 0"), some(&["a", "b"]));
         assert_eq!(all("blmpop", "0 2 a b LEFT"), some(&["a", "b"]));

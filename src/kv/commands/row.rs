@@ -31,9 +31,8 @@ pub(in crate::kv) struct Row {
 }
 
 /// What the running time of a command is proportional to, so that a long command can be recognized
-/// before it runs. The time can be longer if a write copies a collection that a snapshot shares,
-/// which the estimate in `kv/work.rs` counts too. Removing or replacing a
-/// whole value takes constant time.
+/// before it runs. Removing or replacing a whole value takes constant time, and so does the copy of
+/// the parts of a collection that a write changes while a snapshot shares them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum Scale {
     /// The arguments of the command; each takes constant or logarithmic time.
@@ -46,6 +45,8 @@ pub(in crate::kv) enum Scale {
     Values,
     /// The integer after the option `COUNT`, or all values at the command's keys without it.
     OptionalCount,
+    /// All values at the command's first key, which it sorts.
+    Sort,
     /// All keys of the keyspace.
     Keyspace,
 }
@@ -74,7 +75,7 @@ pub(in crate::kv) enum Run {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyPositions {
     /// Number of keys, starting at position `first`: either a fixed number, or all keys up to the
-    /// last argument. Or the keys that follow the option `STREAMS`.
+    /// last argument.
     count: Count,
     /// Position of the first key among the arguments, counted from 0.
     first: u8,
@@ -83,6 +84,8 @@ pub struct KeyPositions {
     /// Position of the `numkeys` argument, counted from 0. Its value is the number of keys that
     /// follow it, in addition to those at `first`. `None` if the command has no `numkeys` argument.
     counted_at: Option<u8>,
+    /// Further keys, whose positions depend on the options of the command.
+    by_option: Option<KeysByOption>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,8 +94,17 @@ enum Count {
     ToEnd,
     /// All arguments but the last.
     ButLast,
-    /// The first half of the arguments after the option `STREAMS`.
+}
+
+/// Keys whose positions depend on the options of the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeysByOption {
+    /// The first half of the arguments after the option `STREAMS` of `XREAD` or `XREADGROUP`.
     AfterStreams,
+    /// The argument of the last option `STORE` or `STOREDIST` of `GEORADIUS`, if there is one.
+    StoreOfRadius,
+    /// The argument of the last option `STORE` of `SORT`, if there is one.
+    StoreOfSort,
 }
 
 /// Key positions of a command without keys.
@@ -101,26 +113,31 @@ pub(in crate::kv) const NO_KEYS: KeyPositions = KeyPositions::fixed(0);
 pub(in crate::kv) const ONE_KEY: KeyPositions = KeyPositions::fixed(1);
 /// Key positions of a command whose first two arguments are keys.
 pub(in crate::kv) const TWO_KEYS: KeyPositions = KeyPositions::fixed(2);
+/// Key positions of a command whose only key is its second argument.
+pub(in crate::kv) const SECOND_KEY: KeyPositions = KeyPositions::new(Count::Fixed(1), 1, 1);
 /// Key positions of a command whose arguments are all keys.
 pub(in crate::kv) const ALL_KEYS: KeyPositions = KeyPositions::to_end(0, 1);
 /// Key positions of a command whose arguments are all keys, except for the last.
-pub(in crate::kv) const ALL_BUT_LAST: KeyPositions =
-    KeyPositions { count: Count::ButLast, first: 0, step: 1, counted_at: None };
+pub(in crate::kv) const ALL_BUT_LAST: KeyPositions = KeyPositions::new(Count::ButLast, 0, 1);
 /// Key positions of a command whose arguments are all keys, except for the first.
 pub(in crate::kv) const ALL_BUT_FIRST: KeyPositions = KeyPositions::to_end(1, 1);
 /// Key positions of `XREAD` and `XREADGROUP`, whose keys follow the option `STREAMS`.
 pub(in crate::kv) const KEYS_AFTER_STREAMS: KeyPositions =
-    KeyPositions { count: Count::AfterStreams, first: 0, step: 1, counted_at: None };
+    NO_KEYS.and_by_option(KeysByOption::AfterStreams);
 /// Key positions of a command whose arguments are alternating keys and values, such as `MSET`.
 pub(in crate::kv) const KEYS_AND_VALUES: KeyPositions = KeyPositions::to_end(0, 2);
 
 impl KeyPositions {
+    const fn new(count: Count, first: u8, step: u8) -> KeyPositions {
+        KeyPositions { count, first, step, counted_at: None, by_option: None }
+    }
+
     const fn fixed(count: u8) -> KeyPositions {
-        KeyPositions { count: Count::Fixed(count), first: 0, step: 1, counted_at: None }
+        KeyPositions::new(Count::Fixed(count), 0, 1)
     }
 
     const fn to_end(first: u8, step: u8) -> KeyPositions {
-        KeyPositions { count: Count::ToEnd, first, step, counted_at: None }
+        KeyPositions::new(Count::ToEnd, first, step)
     }
 
     /// Returns these key positions, extended by the keys after the `numkeys` argument at
@@ -130,13 +147,19 @@ impl KeyPositions {
         self
     }
 
+    /// Returns these key positions, extended by keys whose positions depend on options.
+    pub(in crate::kv) const fn and_by_option(mut self, keys: KeysByOption) -> KeyPositions {
+        self.by_option = Some(keys);
+        self
+    }
+
     /// Returns the position of the first key, the position of the last key, and the step between
     /// keys, as Redis's `COMMAND` reports them: counted from 1, negative from the end, all 0 if
-    /// there are no keys. Excludes the keys after a `numkeys` argument.
+    /// there are no keys. Excludes the keys after a `numkeys` argument, and those of options.
     pub const fn range(self) -> (i8, i8, i8) {
         let (first, step) = (self.first.cast_signed() + 1, self.step.cast_signed());
         match self.count {
-            Count::Fixed(0) | Count::AfterStreams => (0, 0, 0),
+            Count::Fixed(0) => (0, 0, 0),
             Count::Fixed(count) => (first, first + (count.cast_signed() - 1) * step, step),
             Count::ToEnd => (first, -1, step),
             Count::ButLast => (first, -2, step),
@@ -149,14 +172,14 @@ impl KeyPositions {
         self.counted_at
     }
 
-    /// Returns whether the keys are those that [`keys_after_streams`] finds.
-    pub const fn are_after_streams(self) -> bool {
-        matches!(self.count, Count::AfterStreams)
+    /// Returns which keys depend on the options of the command; `None` for none.
+    pub const fn by_option(self) -> Option<KeysByOption> {
+        self.by_option
     }
 
     /// Returns whether the first argument of the command is a key.
     pub(in crate::kv) fn starts_at_first(self) -> bool {
-        self.first == 0 && !matches!(self.count, Count::Fixed(0) | Count::AfterStreams)
+        self.first == 0 && self.count != Count::Fixed(0)
     }
 
     /// Returns the distance between two keys if the command has keys from the first argument to the
@@ -166,17 +189,13 @@ impl KeyPositions {
     }
 
     /// Returns the keys among the arguments `args`; `None` if the `numkeys` argument is malformed
-    /// or exceeds the number of arguments that follow it.
+    /// or exceeds the number of arguments that follow it, or if the keys of an option are missing.
     pub(in crate::kv) fn keys<'a>(self, args: &[&'a [u8]]) -> Option<Vec<&'a [u8]>> {
         let from = args.get(usize::from(self.first)..).unwrap_or_default();
         let fixed = match self.count {
             Count::Fixed(count) => usize::from(count),
             Count::ToEnd => usize::MAX,
             Count::ButLast => from.len().saturating_sub(1),
-            Count::AfterStreams => {
-                let keys = keys_after_streams(args.len(), &|at| args.get(at).copied())?;
-                return Some(args[keys].to_vec());
-            }
         };
         let keys = from.iter().step_by(usize::from(self.step)).take(fixed);
         let counted = match self.counted_at {
@@ -187,14 +206,63 @@ impl KeyPositions {
                 behind.get(..count)?
             }
         };
-        Some(keys.chain(counted).copied().collect())
+        let by_option = match self.by_option {
+            None => 0..0,
+            Some(keys) => keys.positions(args.len(), &|at| args.get(at).copied())?,
+        };
+        Some(keys.chain(counted).chain(&args[by_option]).copied().collect())
     }
 }
 
+impl KeysByOption {
+    /// Returns the positions of the keys among the `count` arguments of a command, without the
+    /// command's name. `argument` returns the argument at a position. `None` if keys are missing
+    /// that the command must have.
+    pub fn positions<'a>(
+        self,
+        count: usize,
+        argument: &dyn Fn(usize) -> Option<&'a [u8]>,
+    ) -> Option<Range<usize>> {
+        match self {
+            KeysByOption::AfterStreams => keys_after_streams(count, argument),
+            KeysByOption::StoreOfRadius => {
+                Some(argument_of_last(&["STORE", "STOREDIST"], 4..count, &[], argument))
+            }
+            KeysByOption::StoreOfSort => {
+                let others = [("LIMIT", 2), ("GET", 1), ("BY", 1)];
+                Some(argument_of_last(&["STORE"], 1..count, &others, argument))
+            }
+        }
+    }
+}
+
+/// Returns the position of the argument of the last of the options named in `names`, among the
+/// arguments at the positions in `within`; an empty range if there is none. `others` are the names
+/// of other options, each with the number of its arguments, which may look like options.
+fn argument_of_last<'a>(
+    names: &[&str],
+    within: Range<usize>,
+    others: &[(&str, usize)],
+    argument: &dyn Fn(usize) -> Option<&'a [u8]>,
+) -> Range<usize> {
+    let (mut at, mut found) = (within.start, 0..0);
+    while let Some(option) = argument(at).filter(|_| at + 1 < within.end) {
+        let is = |name: &&str| option.eq_ignore_ascii_case(name.as_bytes());
+        at += 1;
+        if names.iter().any(is) {
+            found = at..at + 1;
+            at += 1;
+        } else if let Some((_, count)) = others.iter().find(|(name, _)| is(name)) {
+            at += count;
+        }
+    }
+    found
+}
+
 /// Returns the positions of the keys among the `count` arguments of `XREAD` or `XREADGROUP`,
-/// without the command's name: the first half of the arguments after the option `STREAMS`.
-/// `argument` returns the argument at a position. `None` if there are no such arguments.
-pub fn keys_after_streams<'a>(
+/// without the command's name: the first half of the arguments after the option `STREAMS`. `None`
+/// if there are no such arguments.
+fn keys_after_streams<'a>(
     count: usize,
     argument: &dyn Fn(usize) -> Option<&'a [u8]>,
 ) -> Option<Range<usize>> {

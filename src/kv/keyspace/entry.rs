@@ -445,7 +445,16 @@ impl KeyEntry {
     }
 
     fn compute_fingerprint(&self) -> u64 {
-        let key_hash = self.key_hash();
+        self.fingerprint_with(self.key_hash())
+    }
+
+    /// Returns a hash of the entry's value and expiration time, which is equal for all keys.
+    pub(in crate::kv) fn value_fingerprint(&self) -> u64 {
+        self.fingerprint_with(0)
+    }
+
+    /// Returns the fingerprint that the entry would have if `key_hash` were the hash of its key.
+    fn fingerprint_with(&self, key_hash: u64) -> u64 {
         let content = match self.0.header.header.outside.as_deref() {
             None => fingerprint(key_hash, self.value()),
             Some(outside) => outside_fingerprint(key_hash, outside.value_type(), outside.digest()),

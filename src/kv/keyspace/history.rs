@@ -22,6 +22,22 @@ const BLOCK_BYTES: usize = size_of::<Block>() + BLOCK_EVENTS * size_of::<Head>()
 /// have changed is reported.
 const REPORTED_MAX: usize = 16_384;
 
+/// Names of the events of streams that are no news for the clients that wait for entries.
+const NO_NEWS: &[&str] = &[
+    "expire",
+    "persist",
+    "xack",
+    "xautoclaim",
+    "xclaim",
+    "xdel",
+    "xgroup-create",
+    "xgroup-createconsumer",
+    "xgroup-delconsumer",
+    "xreadgroup",
+    "xsetid",
+    "xtrim",
+];
+
 /// Name of the event that all keys of a database were removed at once, which has no key.
 pub(in crate::kv) const FLUSH: &str = "flushall";
 
@@ -60,8 +76,9 @@ pub struct ChangedKey {
     pub kind: Option<ValueType>,
     /// Number of elements of a list or a sorted set; 0 for other types.
     pub elements: usize,
-    /// Number of changes, at least 1.
-    pub changes: usize,
+    /// Number of entries that were added to a stream; `usize::MAX` if it was changed in another way
+    /// that may concern the clients that wait for its entries.
+    pub news: usize,
 }
 
 /// The keys that were changed since the last report, for the clients that wait for changes or cache
@@ -126,8 +143,9 @@ pub(super) struct History {
     start: u64,
     /// Whether the changed keys are collected for clients that wait for changes or cache values.
     reports: bool,
-    /// The changed keys, in the order of the changes. A key may be contained several times.
-    changed: Vec<KeyChange>,
+    /// The changed keys, in the order of the changes, each with the name of the event. A key may be
+    /// contained several times.
+    changed: Vec<(KeyChange, &'static str)>,
     /// Whether any key that is not in `changed` may have changed.
     others_changed: bool,
 }
@@ -215,7 +233,7 @@ impl History {
             self.others_changed = true;
         } else {
             let key = Bytes::copy_from_slice(key);
-            self.changed.push(KeyChange { database, key, revision });
+            self.changed.push((KeyChange { database, key, revision }, name));
         }
     }
 
@@ -276,6 +294,15 @@ impl History {
     }
 }
 
+/// Returns what an event adds to [`ChangedKey::news`].
+fn news_of(name: &str) -> usize {
+    match name {
+        "xadd" => 1,
+        _ if NO_NEWS.contains(&name) => 0,
+        _ => usize::MAX,
+    }
+}
+
 /// Methods for the history of changes, which is not part of the state.
 impl Keyspace {
     /// Begins a new history of changes, of at most `bytes_max` bytes; 0 to record no changes.
@@ -297,19 +324,23 @@ impl Keyspace {
 
     /// Returns the keys that were changed since the last call, with what they hold now.
     pub(in crate::kv) fn take_changed(&mut self) -> ChangedKeys {
-        let changes = std::mem::take(&mut self.events.history.changed);
+        let reported = std::mem::take(&mut self.events.history.changed);
         let others = std::mem::take(&mut self.events.history.others_changed);
+        let mut changes = Vec::with_capacity(reported.len());
         let mut keys: Vec<ChangedKey> = Vec::new();
         let mut positions: BTreeMap<(DatabaseId, Bytes), usize> = BTreeMap::new();
-        for change in &changes {
-            match positions.entry((change.database, change.key.clone())) {
-                Entry::Occupied(position) => keys[*position.get()].changes += 1,
+        for (change, name) in reported {
+            let position = match positions.entry((change.database, change.key.clone())) {
+                Entry::Occupied(position) => *position.get(),
                 Entry::Vacant(position) => {
                     let (database, key) = position.key().clone();
                     keys.push(self.within(database, |keyspace| keyspace.changed_key(key)));
-                    position.insert(keys.len() - 1);
+                    *position.insert(keys.len() - 1)
                 }
-            }
+            };
+            let news = &mut keys[position].news;
+            *news = news.saturating_add(news_of(name));
+            changes.push(change);
         }
         ChangedKeys { changes, keys, others }
     }
@@ -322,7 +353,7 @@ impl Keyspace {
             Some(Collection::Hash(_) | Collection::Set(_) | Collection::Stream(_)) | None => 0,
         };
         let (database, kind) = (self.database(), entry.map(KeyEntry::value_type));
-        ChangedKey { database, kind, elements, changes: 1, key }
+        ChangedKey { database, kind, elements, news: 0, key }
     }
 
     /// Returns whether changes are recorded.
@@ -478,21 +509,27 @@ mod tests {
         keyspace.put(b"s", b"v");
         keyspace.notify("set", b"s");
         keyspace.notify("del", b"gone");
-        let changed = |key: &'static [u8], kind, elements, changes| ChangedKey {
+        for event in ["xadd", "xtrim", "xreadgroup", "xadd"] {
+            keyspace.notify(event, b"x");
+        }
+        keyspace.notify("xdel", b"y");
+        let changed = |key: &'static [u8], kind, elements, news| ChangedKey {
             database: DatabaseId::FIRST,
             key: Bytes::from_static(key),
             kind,
             elements,
-            changes,
+            news,
         };
         let wanted = vec![
-            changed(b"l", Some(ValueType::List), 2, 2),
-            changed(b"m", Some(ValueType::List), 1, 1),
-            changed(b"s", Some(ValueType::String), 0, 1),
-            changed(b"gone", None, 0, 1),
+            changed(b"l", Some(ValueType::List), 2, usize::MAX),
+            changed(b"m", Some(ValueType::List), 1, usize::MAX),
+            changed(b"s", Some(ValueType::String), 0, usize::MAX),
+            changed(b"gone", None, 0, usize::MAX),
+            changed(b"x", None, 0, 2),
+            changed(b"y", None, 0, 0),
         ];
         let changed = keyspace.take_changed();
-        assert_eq!((changed.keys, changed.changes.len()), (wanted, 5));
+        assert_eq!((changed.keys, changed.changes.len()), (wanted, 10));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub(in crate::kv) mod databases;
 pub(in crate::kv) mod entry;
 pub(in crate::kv) mod events;
 pub(in crate::kv) mod expiration;
+pub(in crate::kv) mod functions;
 pub(in crate::kv) mod history;
 mod key_index;
 pub(in crate::kv) mod restore;
@@ -31,6 +32,7 @@ use clock::{Millis, ReplicatedClock};
 use databases::{Database, DatabaseId, Databases, SharedDatabase, digest_of_all};
 use entry::{KeyEntry, Metadata, Value};
 use events::Events;
+use functions::Functions;
 use restore::RestoredEntry;
 use scripts::Scripts;
 use statistics::Counts;
@@ -48,6 +50,8 @@ pub(in crate::kv) struct Keyspace {
     events: Events,
     /// The scripts that the cluster keeps for `EVALSHA`. They are no keys.
     pub(in crate::kv) scripts: Scripts,
+    /// The libraries of functions that the cluster keeps for `FCALL`. They are no keys.
+    pub(in crate::kv) functions: Functions,
     /// Counts for `INFO`, not part of the state.
     counts: Counts,
     /// Large values that were removed and are not freed yet, not part of the state.
@@ -192,14 +196,6 @@ impl Keyspace {
         self.databases.get(id).shards.find(hash, |_| true)
     }
 
-    /// Returns whether a change of the collection in `entry`, whose key has the hash `hash`, copies
-    /// the whole collection first, because a snapshot or a copy of the key shares it. False for a
-    /// string or a list, because their copies share the memory of the elements.
-    pub(in crate::kv) fn copies_collection(&self, hash: u64, entry: &KeyEntry) -> bool {
-        entry.collection().is_some_and(Collection::is_copied_whole)
-            && (self.databases.selected().shards.is_shared(hash) || entry.is_value_shared())
-    }
-
     /// Returns the digest of all databases, for comparing replicas.
     pub(in crate::kv) fn digest(&self) -> Digest {
         digest_of_all(self.databases.used().map(|(id, database)| (id, database.digest)))
@@ -219,7 +215,7 @@ impl Keyspace {
         let bytes = self.databases.used().map(|(_, database)| {
             database.entry_bytes + database.shards.table_bytes() + database.key_index.bytes()
         });
-        bytes.sum::<usize>() + self.scripts.bytes()
+        bytes.sum::<usize>() + self.scripts.bytes() + self.functions.memory()
     }
 
     /// Returns the number of operations applied so far, including the one that is being applied.
@@ -553,11 +549,6 @@ fn note_expired(
 
 #[cfg(test)]
 impl Keyspace {
-    /// Returns whether a snapshot shares the hash table (shard) of `key`.
-    pub(in crate::kv) fn is_table_shared(&self, key: &[u8]) -> bool {
-        self.databases.selected().shards.is_shared(key_hash(key))
-    }
-
     /// Recomputes the digest, the memory usage and the counts of each database from its entries,
     /// and asserts that the stored ones are equal.
     pub(in crate::kv) fn check_sums(&self) {
@@ -583,14 +574,16 @@ impl Keyspace {
 
 /// Methods for writing and restoring snapshots.
 impl Keyspace {
-    /// Returns an immutable copy of the keys, the clock and the scripts, for reads. Takes the same
-    /// time for any number of keys; the first write to a shared table copies that table.
+    /// Returns an immutable copy of the keys, the clock, the scripts and the functions, for reads.
+    /// Takes the same time for any number of keys; the first write to a shared table copies that
+    /// table.
     pub(in crate::kv) fn frozen(&mut self) -> Keyspace {
         Keyspace {
             databases: self.databases.frozen(),
             clock: self.clock,
             revision: self.revision,
             scripts: self.scripts.clone(),
+            functions: self.functions.clone(),
             ..Keyspace::default()
         }
     }

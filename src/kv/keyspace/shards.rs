@@ -60,11 +60,6 @@ impl Shards {
         self.tables.get(shard_of(hash))?.get().find(hash, is_it)
     }
 
-    /// Returns whether a snapshot shares the hash table (shard) for keys with the hash `hash`.
-    pub(in crate::kv) fn is_shared(&self, hash: u64) -> bool {
-        self.tables.get(shard_of(hash)).is_some_and(|table| table.to_copy().is_some())
-    }
-
     /// Returns a mutable reference to the entry whose key has the hash `hash` and for which `is_it`
     /// returns true; `None` if there is no such entry. Copies the entry's hash table first if a
     /// snapshot shares it.

@@ -2,7 +2,15 @@
 
 use super::*;
 use crate::kv::batch::BatchBuffer;
+use crate::kv::keyspace::functions::Library;
+use crate::kv::state_machine::KeptScripts;
 use crate::kv::state_machine::tests::Feeder;
+use crate::kv::values::collection::CollectionType;
+use crate::kv::values::element::Element;
+use crate::kv::values::hash::Hash;
+use crate::kv::values::score_tree::Scored;
+use crate::kv::values::set::Set;
+use crate::kv::values::sorted_set::SortedSet;
 use crate::types::RequestKey;
 
 /// Runs `text`, a command with its arguments, on the overlay.
@@ -23,7 +31,7 @@ fn call_in(
     let command = CommandId::named(name).unwrap();
     let database = DatabaseId::new(database).unwrap();
     overlay.prepare(state, command, args[..].into(), database);
-    overlay.call(state, command, args[..].into(), database)
+    overlay.call(state, command, args[..].into(), (database, true))
 }
 
 /// Runs a script of these commands, and returns its effects.
@@ -231,9 +239,9 @@ fn scripts_are_part_of_the_digest_and_of_snapshots() {
     assert_eq!(restored.store.script(sha.as_bytes()).unwrap(), "return 1");
     assert_eq!(restored.store.script(&other[..40]).unwrap(), "return 2");
     feeder.call("flushall", &[]);
-    assert_eq!(feeder.store.scripts_kept().0, 2, "scripts are no keys");
+    assert_eq!(feeder.store.kept_scripts().script_count, 2, "scripts are no keys");
     feeder.call("script|flush", &[]);
-    assert_eq!(feeder.store.scripts_kept(), (0, 0));
+    assert_eq!(feeder.store.kept_scripts(), KeptScripts::default());
 }
 
 #[test]
@@ -369,4 +377,169 @@ fn swap_of_databases_counts_as_a_change_of_the_keys_of_a_script() {
     overlay.begin(&feeder.store);
     let effects = script(&mut overlay, &feeder.store, &["incrby k 1"]);
     assert_eq!(apply(&mut feeder, &[effects]), [true], "the new revisions are known");
+}
+
+#[test]
+fn kept_script_is_a_condition_of_its_run() {
+    let mut feeder = Feeder::new();
+    let sha = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db";
+    feeder.call("script|load", &[sha, "return 1"]);
+    let mut overlay = Overlay::default();
+    overlay.begin(&feeder.store);
+    let run = |overlay: &mut Overlay, commands: &[&str]| {
+        overlay.begin_script(7);
+        overlay.use_script(sha.as_bytes());
+        for text in commands {
+            call(overlay, &feeder.store, text).unwrap();
+        }
+        overlay.finish_script(b"")
+    };
+    let (reads, writes) = (run(&mut overlay, &[]), run(&mut overlay, &["set k 1"]));
+    let ScriptEffects::Check(check) = &reads else { panic!("{reads:?}") };
+    let is_kept = |feeder: &Feeder| {
+        let mut buffer = BatchBuffer::default();
+        buffer.push(check);
+        let batch = buffer.finish(RequestKey::default(), false);
+        feeder.store.read(&batch).unwrap().1
+    };
+    let flags = |flag| [Outcome::List(vec![Outcome::List(vec![Outcome::Integer(flag)])])];
+    assert_eq!(is_kept(&feeder), flags(1));
+    feeder.call("script|flush", &[]);
+    assert_eq!(is_kept(&feeder), flags(0));
+    assert_eq!(apply(&mut feeder, std::slice::from_ref(&writes)), [false]);
+    assert_eq!(integer(&mut feeder, "k"), None);
+    feeder.call("script|load", &[sha, "return 1"]);
+    assert_eq!(apply(&mut feeder, &[writes]), [true]);
+    // A script that the run itself has loaded is not kept before.
+    overlay.begin(&feeder.store);
+    overlay.begin_script(8);
+    call(&mut overlay, &feeder.store, &format!("script|load {sha} source")).unwrap();
+    overlay.use_script(sha.as_bytes());
+    let effects = overlay.finish_script(b"");
+    feeder.call("script|flush", &[]);
+    assert_eq!(apply(&mut feeder, &[effects]), [true]);
+}
+
+/// Returns the encoding of a library with one function.
+fn library(name: &str, function: &str, code: &str) -> Vec<u8> {
+    let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    let function = LibraryFunction { name: text(function), description: None, flags: 0 };
+    Library { name: text(name), code: text(code), functions: vec![function] }.encode()
+}
+
+fn load(feeder: &mut Feeder, library: &[u8]) -> Outcome {
+    feeder.apply(Operation::call(CommandId::of("function|load"), [&b"1"[..], library]))
+}
+
+#[test]
+fn effects_and_checks_of_a_function_hold_only_while_the_libraries_are_unchanged() {
+    for (changes, wanted) in [(false, true), (true, false)] {
+        let mut feeder = Feeder::new();
+        load(&mut feeder, &library("a", "f", "1"));
+        let mut overlay = Overlay::default();
+        overlay.begin(&feeder.store);
+        let effects = [["incrby n 1"].as_slice(), &["get n"], &[]].map(|commands| {
+            overlay.begin_script(1);
+            assert_eq!(overlay.function(b"F").unwrap().0.library.code, "1");
+            assert!(overlay.function(b"g").is_none());
+            for command in commands {
+                call(&mut overlay, &feeder.store, command).unwrap();
+            }
+            overlay.finish_script(b"")
+        });
+        if changes {
+            load(&mut feeder, &library("b", "h", "2"));
+        }
+        assert_eq!(holds(&feeder, &effects[2]), wanted);
+        assert_eq!(apply(&mut feeder, &effects[..2]), [wanted; 2]);
+    }
+}
+
+#[test]
+fn function_that_a_script_loads_is_seen_by_later_ones_of_the_group() {
+    let mut feeder = Feeder::new();
+    let mut overlay = Overlay::default();
+    overlay.begin(&feeder.store);
+    overlay.begin_script(1);
+    let (command, encoded) = (CommandId::of("function|load"), library("a", "f", "1"));
+    let args = [&b"1"[..], &encoded];
+    overlay.prepare(&feeder.store, command, args[..].into(), DatabaseId::FIRST);
+    overlay.call(&feeder.store, command, args[..].into(), (DatabaseId::FIRST, true)).unwrap();
+    let first = overlay.finish_script(b"");
+    overlay.begin_script(2);
+    assert!(overlay.function(b"f").is_some());
+    call(&mut overlay, &feeder.store, "set k 1").unwrap();
+    let second = overlay.finish_script(b"");
+    assert!(feeder.store.kept_scripts() == KeptScripts::default(), "the state does not change");
+    let (mut other, both) = (Feeder::new(), [first.clone(), second.clone()]);
+    assert_eq!(apply(&mut feeder, &both), [true, true]);
+    assert_eq!(feeder.store.kept_scripts().function_count, 1);
+    load(&mut other, &library("b", "h", "2"));
+    assert_eq!(apply(&mut other, &both), [false, false], "the second has seen the first");
+}
+
+#[test]
+fn libraries_are_part_of_the_digest_of_snapshots_and_of_new_clusters() {
+    let mut feeder = Feeder::new();
+    let before = feeder.store.digest();
+    load(&mut feeder, &library("a", "f", "code"));
+    assert_ne!(before, feeder.store.digest());
+    let exists = load(&mut feeder, &library("b", "F", "other"));
+    assert_eq!(exists, Outcome::error("ERR Function F already exists"));
+    let restored = feeder.restored();
+    assert_eq!(restored.store.digest(), feeder.store.digest());
+    assert_eq!(restored.store.kept_scripts(), feeder.store.kept_scripts());
+    feeder.call("flushall", &[]);
+    assert_eq!(feeder.store.kept_scripts().library_count, 1, "functions are no keys");
+    feeder.store.keyspace.check_sums();
+    let dump = feeder.read("function|dump", &[]);
+    assert_eq!(dump, Outcome::Values(vec![Some(Bytes::from_static(b"code"))]));
+    let damaged = &library("c", "g", "x")[..5];
+    assert!(matches!(load(&mut feeder, damaged), Outcome::Refused(_)));
+    feeder.call("function|delete", &["a"]);
+    assert_eq!(feeder.store.kept_scripts(), KeptScripts::default());
+}
+
+#[test]
+fn write_to_a_large_value_copies_few_of_its_elements() {
+    let mut feeder = Feeder::new();
+    let name = |number: u32| Element::from(format!("member {number}").as_bytes());
+    let keyspace = &mut feeder.store.keyspace;
+    keyspace.begin_command();
+    let scored = |number| Scored { score: f64::from(number % 1_000), member: name(number) };
+    let sorted = SortedSet::from_members((0..1_000_000).map(scored));
+    keyspace.put_collection(b"z", SortedSet::wrap(Arc::new(sorted)));
+    let (mut set, mut hash) = (Set::default(), Hash::default());
+    for number in 0..100_000 {
+        set.insert(name(number));
+        hash.set(&name(number), b"value");
+    }
+    keyspace.put_collection(b"s", Set::wrap(Arc::new(set)));
+    keyspace.put_collection(b"h", Hash::wrap(Arc::new(hash)));
+    let mut overlay = Overlay::default();
+    overlay.begin(&feeder.store);
+    overlay.begin_script(1);
+    for text in ["zadd z 5 new", "sadd s new", "srem s nothing", "hset h new value"] {
+        let (name, rest) = text.split_once(' ').unwrap();
+        let (command, args) = (CommandId::named(name).unwrap(), rest.split(' '));
+        let args: Vec<&[u8]> = args.map(str::as_bytes).collect();
+        let steps = overlay.prepare(&feeder.store, command, args[..].into(), DatabaseId::FIRST);
+        assert!(steps < 100, "{text}: {steps}");
+        overlay.call(&feeder.store, command, args[..].into(), (DatabaseId::FIRST, true)).unwrap();
+    }
+    let (ours, theirs) = (&overlay.scratch, &feeder.store.keyspace);
+    let sorted = |keyspace: &Keyspace| keyspace.collection::<SortedSet>(b"z").unwrap().cloned();
+    let copied = sorted(ours).unwrap().unshared(&sorted(theirs).unwrap());
+    assert!((1..4_000).contains(&copied), "{copied} of a sorted set of 1,000,000");
+    let set = |keyspace: &Keyspace| keyspace.collection::<Set>(b"s").unwrap().cloned();
+    let copied = set(ours).unwrap().unshared(&set(theirs).unwrap());
+    assert!((1..4_000).contains(&copied), "{copied} of a set of 100,000");
+    let hash = |keyspace: &Keyspace| keyspace.collection::<Hash>(b"h").unwrap().cloned();
+    let copied = hash(ours).unwrap().unshared(&hash(theirs).unwrap());
+    assert!((1..4_000).contains(&copied), "{copied} of a hash of 100,000");
+    let effects = overlay.finish_script(b"");
+    overlay.clear();
+    assert_eq!(apply(&mut feeder, &[effects]), [true]);
+    assert_eq!(feeder.call("zcard", &["z"]), Outcome::Integer(1_000_001));
+    assert_eq!(feeder.call("scard", &["s"]), Outcome::Integer(100_001));
 }

@@ -9,7 +9,7 @@
 //!  | kind | count | length |   items   | crc32c |   order: entries, those of other databases each
 //!  +------+-------+--------+-----------+--------+   after its database, batches, client sessions,
 //!                                                   pieces, members, level if needed, witness,
-//!                                                   users, scripts, end
+//!                                                   users, scripts, functions, end
 //! ```
 //!
 //! Integers are little endian. Within items, lengths and other small numbers have a variable
@@ -35,6 +35,7 @@
 //! blocks that are omitted, repeated or reordered. Replicas with equal states may write their
 //! entries in different orders, so their snapshots may differ; only the digests are equal.
 
+mod export;
 mod reader;
 mod writer;
 
@@ -65,9 +66,9 @@ const CHECKSUM_BYTES: usize = 4;
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// Kind byte of a block with entries of the keyspace. The blocks of a snapshot are in ascending
-/// order of their kinds: entries, batches, client sessions, pieces, members, level, users, scripts;
-/// then the end, whose kind is that of version 0.1. Blocks of kind [`DATABASE`] are among those
-/// with entries.
+/// order of their kinds: entries, batches, client sessions, pieces, members, level, users, scripts,
+/// functions; then the end, whose kind is that of version 0.1. Blocks of kind [`DATABASE`] are
+/// among those with entries.
 const ENTRIES: u8 = 1;
 const BATCHES: u8 = 2;
 const CLIENT_SESSIONS: u8 = 3;
@@ -83,6 +84,9 @@ const USERS: u8 = 8;
 /// Kind byte of a block with scripts: first the number of scripts ever added, then each script.
 /// Only in format 11.
 const SCRIPTS: u8 = 10;
+/// Kind byte of a block with libraries of functions: first their revision, then each library. Only
+/// in format 11.
+const FUNCTIONS: u8 = 11;
 /// Kind byte of a block with the number of the database of the entries in the blocks that follow,
 /// which is its only item. Only in format 11.
 const DATABASE: u8 = 12;

@@ -11,11 +11,13 @@ use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::databases::{DatabaseId, digest_of_all};
 use crate::kv::keyspace::entry::REVISION_MAX;
+use crate::kv::keyspace::functions::Functions;
 use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::keyspace::scripts::Scripts;
 use crate::kv::partial_batch::RestoredPiece;
+use crate::kv::snapshot::export::Export;
 use crate::kv::snapshot::{
-    BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, DATABASE, END, ENTRIES,
+    BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, DATABASE, END, ENTRIES, FUNCTIONS,
     HEADER_BYTES, LEVEL, MAGIC, MEMBERS, NEW_CLUSTER_GAP, PIECES, SCRIPTS, SnapshotError,
     SnapshotMark, USERS, VERSION, VERSION_OLDEST, WITNESS,
 };
@@ -47,6 +49,8 @@ pub struct SnapshotReader {
     database_digests: [Digest; DatabaseId::COUNT],
     /// The database of the entries that follow.
     database: DatabaseId,
+    /// The file to which the keys are converted; `None` if they are not.
+    export: Option<Export>,
     /// The members of the cluster, decoded from the snapshot; `None` before, or if there are none.
     configuration: Option<Configuration>,
     /// The cluster's feature level, decoded from the snapshot; `None` before.
@@ -55,6 +59,8 @@ pub struct SnapshotReader {
     users: Users,
     /// The scripts decoded from the snapshot so far.
     scripts: Scripts,
+    /// The libraries of functions decoded from the snapshot so far.
+    functions: Functions,
     /// Number of keyspace entries decoded from the snapshot so far.
     entries: u64,
     /// Kind of the content of the latest block (part of the snapshot): keyspace entries, batches,
@@ -78,7 +84,7 @@ pub struct SnapshotReader {
 /// [`ENTRIES`] for [`DATABASE`].
 fn follows(kind: u8, before: u8) -> bool {
     let kind = if kind == DATABASE { ENTRIES } else { kind };
-    kind == END || (before..=SCRIPTS).contains(&kind)
+    kind == END || (before..=FUNCTIONS).contains(&kind)
 }
 
 impl Default for SnapshotReader {
@@ -111,10 +117,12 @@ impl SnapshotReader {
             digest: Digest::default(),
             database_digests: [Digest::default(); DatabaseId::COUNT],
             database: DatabaseId::FIRST,
+            export: None,
             configuration: None,
             feature_level: None,
             users: Users::default(),
             scripts: Scripts::default(),
+            functions: Functions::default(),
             entries: 0,
             kind: 0,
             ended: false,
@@ -124,6 +132,31 @@ impl SnapshotReader {
             #[cfg(feature = "mutants")]
             trusting: false,
         }
+    }
+
+    /// Returns a reader that verifies a snapshot and converts its keys to a file in Redis's RDB
+    /// format. After each call of [`SnapshotReader::feed`], [`SnapshotReader::take_exported`]
+    /// returns a part of the file.
+    pub fn exporting() -> SnapshotReader {
+        SnapshotReader { export: Some(Export::default()), ..SnapshotReader::checking() }
+    }
+
+    /// Returns the next part of the file, from a reader that [`SnapshotReader::exporting`] has
+    /// returned.
+    pub fn take_exported(&mut self) -> Vec<u8> {
+        self.export.as_mut().map(Export::take).unwrap_or_default()
+    }
+
+    /// Ends a file, from a reader that [`SnapshotReader::exporting`] has returned. Returns the rest
+    /// of the file, the number of its keys, and the mark of the snapshot.
+    ///
+    /// # Errors
+    /// If the snapshot is incomplete or does not match its header.
+    pub fn finish_export(self) -> Result<(Vec<u8>, u64, SnapshotMark), SnapshotError> {
+        let mark = self.mark()?;
+        let export = self.export.unwrap_or_default();
+        let keys = export.keys;
+        Ok((export.finish(), keys, mark))
     }
 
     /// Returns a reader that restores the state with which a new cluster begins. Its log index and
@@ -183,6 +216,7 @@ impl SnapshotReader {
         state.is_witness = self.is_witness;
         state.users = std::mem::take(&mut self.users);
         state.keyspace.scripts = std::mem::take(&mut self.scripts);
+        state.keyspace.functions = std::mem::take(&mut self.functions);
         let index = Index(mark.last.index.0 + self.gap);
         state.raise_feature_level(self.feature_level.unwrap_or_default());
         state.move_to(index, header.revision + self.gap, header.clock);
@@ -217,8 +251,8 @@ impl SnapshotReader {
         let members = hash_of_members(self.configuration.as_ref());
         let level = self.feature_level.unwrap_or_default();
         let (last, clock) = (header.last.index, header.clock);
-        let (users, scripts) = (self.users.hash(), self.scripts.hash());
-        let digest = digest_of(content, last, clock, members, level, users, scripts);
+        let others = [members, self.users.hash(), self.scripts.hash(), self.functions.hash()];
+        let digest = digest_of(content, last, clock, level, others);
         let differs = self.entries != header.entries || digest != header.digest;
         if differs && !self.is_trusting() {
             return Err(SnapshotError::Contents { keys: self.entries });
@@ -263,6 +297,9 @@ impl SnapshotReader {
         let (digest, entries) = (bytes.get_u64_le(), bytes.get_u64_le());
         let clock = ReplicatedClock { millis: bytes.get_u64_le(), resets: bytes.get_u64_le() };
         let is_oldest = found == VERSION_OLDEST;
+        if let Some(export) = &mut self.export {
+            export.begin(entries, clock.millis);
+        }
         self.header = Some(Header { last, revision, digest, entries, clock, is_oldest });
         Ok(true)
     }
@@ -334,6 +371,9 @@ impl SnapshotReader {
                 } else {
                     let digest = &mut self.database_digests[usize::from(self.database.number())];
                     digest.add(entry.fingerprint());
+                    if let Some(export) = &mut self.export {
+                        export.add(self.database, &entry);
+                    }
                     true
                 }
             }
@@ -384,6 +424,7 @@ impl SnapshotReader {
             }
             (USERS, _) => self.users.restore(items).is_some(),
             (SCRIPTS, _) => self.scripts.restore(items).is_some(),
+            (FUNCTIONS, _) => self.functions.restore(items, self.gap, revision).is_some(),
             _ => false,
         };
         is_new.then_some(())

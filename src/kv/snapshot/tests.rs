@@ -8,6 +8,7 @@ use crate::feature_level::FeatureLevel;
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::REVISION_MAX;
+use crate::kv::keyspace::functions::{Functions, Library, LibraryFunction};
 use crate::kv::state_machine::StateMachine;
 use crate::kv::values::string::StringRef;
 use crate::kv::{Batch, CommandId, DatabaseId, Operation, PIECE_BYTES, Piece};
@@ -317,6 +318,25 @@ fn state_of_a_new_cluster_has_keys_and_clock_and_higher_revisions() {
     // The state is written and read like any other.
     let again = read(&bytes_of(&new), 4_096).unwrap().0;
     assert_eq!(again.digest(), new.digest());
+}
+
+#[test]
+fn new_cluster_has_the_functions_of_its_backup() {
+    let mut state = busy_state();
+    let text = |text: &str| bytes::Bytes::copy_from_slice(text.as_bytes());
+    let function = LibraryFunction { name: text("f"), description: Some(text("d")), flags: 3 };
+    let library = Library { name: text("lib"), code: text("code"), functions: vec![function] };
+    let load = CommandId::of("function|load");
+    let request = RequestKey { client: ClientId(7), request: RequestId([7; 16]) };
+    let encoded = library.encode();
+    state.apply_batch(&Batch::one(request, &Operation::call(load, [&b"0"[..], &encoded])));
+    let new = read_for_new_cluster(&bytes_of(&state)).unwrap();
+    let (before, after) = (&state.keyspace.functions, &new.keyspace.functions);
+    assert!(after.libraries().eq(before.libraries()) && after.libraries().eq([&library]));
+    assert_eq!(after.revision(), before.revision() + NEW_CLUSTER_GAP);
+    let loaded_at = |functions: &Functions| functions.find(b"F").unwrap().0.loaded_at;
+    assert_eq!(loaded_at(after), loaded_at(before) + NEW_CLUSTER_GAP);
+    assert_eq!(read(&bytes_of(&new), 4_096).unwrap().0.digest(), new.digest());
 }
 
 #[test]

@@ -10,13 +10,14 @@ use crate::kv::dedup::{StoredOutcomes, encode_batch};
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::databases::{DatabaseId, SharedDatabase};
 use crate::kv::keyspace::entry::KeyEntry;
+use crate::kv::keyspace::functions::Functions;
 use crate::kv::keyspace::scripts::Scripts;
 use crate::kv::keyspace::shards::Table;
 use crate::kv::partial_batch::PartialBatch;
 use crate::kv::snapshot::{
     BATCHES, BLOCK_BYTES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, DATABASE, END,
-    ENTRIES, HEADER_BYTES, LEVEL, MAGIC, MEMBERS, PIECES, SCRIPTS, SnapshotMark, USERS, VERSION,
-    VERSION_OLDEST, WITNESS,
+    ENTRIES, FUNCTIONS, HEADER_BYTES, LEVEL, MAGIC, MEMBERS, PIECES, SCRIPTS, SnapshotMark, USERS,
+    VERSION, VERSION_OLDEST, WITNESS,
 };
 use crate::kv::state_machine::StateMachine;
 use crate::kv::users::table::Users;
@@ -31,6 +32,10 @@ const PREFETCHED: usize = 64;
 /// A function that receives the encoded snapshot, one piece after another, for example to write it
 /// to a file.
 type Sink<'s> = &'s mut dyn FnMut(&[u8]);
+
+/// What a snapshot has besides the keys and the outcomes of requests: the members, the users, the
+/// scripts and the functions.
+type Others<'o> = (Option<&'o Configuration>, &'o Users, &'o Scripts, &'o Functions);
 
 /// The encoder of a snapshot, which consists of a header and blocks (parts that each end with a
 /// checksum).
@@ -191,15 +196,15 @@ impl Blocks {
 
     /// Completes the snapshot after all keyspace entries: writes the deduplication table, the
     /// client sessions, the pieces of a batch, the members, the feature level, the users, the
-    /// scripts and a block that marks the end. Returns the mark that identifies the snapshot (id of
-    /// its last log entry, length and checksum).
+    /// scripts, the functions and a block that marks the end. Returns the mark that identifies the
+    /// snapshot (id of its last log entry, length and checksum).
     fn finish<'r>(
         &mut self,
         last: EntryId,
         batches: impl Iterator<Item = (&'r RequestKey, &'r StoredOutcomes)>,
         sessions: &[(u64, Arc<ClientSession>)],
         partial: &PartialBatch,
-        (configuration, users, scripts): (Option<&Configuration>, &Users, &Scripts),
+        (configuration, users, scripts, functions): Others<'_>,
         sink: Sink<'_>,
     ) -> SnapshotMark {
         self.end(sink);
@@ -250,6 +255,11 @@ impl Blocks {
             scripts.encode(|encode| self.item(sink, |block| encode(block)));
             self.end(sink);
         }
+        if functions.are_in_snapshot() {
+            self.begin(FUNCTIONS);
+            functions.encode(|encode| self.item(sink, |block| encode(block)));
+            self.end(sink);
+        }
         self.begin(END);
         self.end(sink);
         SnapshotMark { last, bytes: self.bytes, checksum: self.checksum }
@@ -277,7 +287,8 @@ impl StateMachine {
             });
         }
         let sessions = self.client_sessions.share();
-        let others = (self.configuration.as_ref(), &self.users, &self.keyspace.scripts);
+        let (scripts, functions) = (&self.keyspace.scripts, &self.keyspace.functions);
+        let others = (self.configuration.as_ref(), &self.users, scripts, functions);
         blocks.finish(last, self.remembered(), &sessions, &self.partial, others, sink)
     }
 }
@@ -347,7 +358,7 @@ impl SnapshotWriter {
             return None;
         }
         let View { last, dedup, client_sessions, partial, configuration, users, .. } = &self.view;
-        let others = (configuration.as_ref(), users, &self.view.scripts);
+        let others = (configuration.as_ref(), users, &self.view.scripts, &self.view.functions);
         Some(blocks.finish(*last, dedup.iter(), client_sessions, partial, others, sink))
     }
 }

@@ -30,6 +30,8 @@ use crate::membership::Configuration;
 use crate::record::{Entry, EntryKind};
 use crate::types::{Index, RequestKey};
 
+pub use status::KeptScripts;
+
 /// The result of applying a log entry: the outcomes (results) of the operations in the entry's
 /// batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,20 +79,19 @@ pub(super) fn hash_of_members(configuration: Option<&Configuration>) -> u64 {
 
 /// Returns a digest (hash) for comparing the states of replicas. `content` is the digest of the
 /// state's keys, client sessions and pieces of a batch, `index` the last applied log index, `clock`
-/// the state's replicated clock, `members` the hash of the configuration, `level` the feature
-/// level, `users` the hash of the users, and `scripts` that of the scripts. The lowest level does
-/// not change the digest, which is then that of version 0.1.
+/// the state's replicated clock, `level` the feature level, and `others` the hashes of the
+/// configuration of the members, the users, the scripts and the functions. The lowest level, and a
+/// hash of 0, do not change the digest, which is then that of version 0.1.
 pub(super) fn digest_of(
     content: Digest,
     index: Index,
     clock: ReplicatedClock,
-    members: u64,
     level: FeatureLevel,
-    users: u64,
-    scripts: u64,
+    others: [u64; 4],
 ) -> u64 {
     let level = if level == FeatureLevel::V0_1 { 0 } else { u64::from(level.number()) };
-    [clock.millis, clock.resets, members, level, users, scripts]
+    let [members, users, scripts, functions] = others;
+    [clock.millis, clock.resets, members, level, users, scripts, functions]
         .into_iter()
         .filter(|number| *number != 0)
         .fold(content.salted(index.0), mix)

@@ -106,7 +106,7 @@ impl StateMachine {
             Operation::Transaction { watched, operations } => {
                 transactions::run(&mut self.keyspace, watched, operations, seed)
             }
-            Operation::Effects { seed, clock, whole, script, watched, operations } => {
+            Operation::Effects { seed, clock, whole, script, watched, operations, .. } => {
                 if let Some((sha, source)) = script.split_first_chunk() {
                     // Without space, the next `EVAL` brings its source again.
                     let _ = self.keyspace.scripts.add(sha, source, false);
@@ -150,7 +150,8 @@ impl StateMachine {
             Some(Operation::Call { command, args, database }) => {
                 let keys = command.keys_in(args);
                 let any = |keys: Vec<&[u8]>| keys.into_iter().any(is_expired);
-                self.keyspace.within(database, |_| keys.is_none_or(any))
+                command.reads_other_keys(args)
+                    || self.keyspace.within(database, |_| keys.is_none_or(any))
             }
             _ => true,
         };

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::feature_level::FeatureLevel;
 use crate::kv::dedup::StoredOutcomes;
+use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::Millis;
 use crate::kv::keyspace::databases::DatabaseSize;
 use crate::kv::keyspace::history::HistoryStatus;
@@ -17,6 +18,21 @@ use crate::membership::Configuration;
 use crate::types::{EntryId, Index, RequestKey};
 
 use super::{StateMachine, digest_of, hash_of_members};
+
+/// How many scripts and functions the cluster keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KeptScripts {
+    /// Number of scripts.
+    pub script_count: usize,
+    /// Approximate memory usage of the scripts, in bytes.
+    pub script_bytes: usize,
+    /// Number of libraries of functions.
+    pub library_count: usize,
+    /// Number of functions in all libraries.
+    pub function_count: usize,
+    /// Approximate memory usage of the libraries, in bytes.
+    pub function_bytes: usize,
+}
 
 impl StateMachine {
     /// Returns whether this is the state of a witness, which has no data.
@@ -62,8 +78,9 @@ impl StateMachine {
         let (clock, members) = (self.keyspace.replicated_clock(), self.configuration.as_ref());
         let members = hash_of_members(members);
         let (level, users) = (self.feature_level, self.users.hash());
-        let (content, scripts) = (self.content_digest(), self.keyspace.scripts.hash());
-        digest_of(content, self.applied_index, clock, members, level, users, scripts)
+        let (content, keyspace) = (self.content_digest(), &self.keyspace);
+        let others = [members, users, keyspace.scripts.hash(), keyspace.functions.hash()];
+        digest_of(content, self.applied_index, clock, level, others)
     }
 
     /// Returns the digest of the keys, the client sessions and the pieces of an incomplete batch.
@@ -71,8 +88,8 @@ impl StateMachine {
         self.keyspace.digest().union(self.client_sessions.digest()).union(self.partial.digest())
     }
 
-    /// Returns an immutable copy of the keys, the clock and the scripts, on which scripts can run
-    /// while the state changes. It must only be read.
+    /// Returns an immutable copy of the keys, the clock, the scripts and the functions, on which
+    /// scripts can run while the state changes. It must only be read.
     #[must_use]
     pub fn copy_for_scripts(&mut self) -> StateMachine {
         StateMachine { keyspace: self.keyspace.frozen(), ..StateMachine::default() }
@@ -84,10 +101,17 @@ impl StateMachine {
         self.keyspace.scripts.get(sha)
     }
 
-    /// Returns the number of scripts that the cluster keeps, and their memory usage in bytes.
-    #[cfg(test)]
-    pub(in crate::kv) fn scripts_kept(&self) -> (usize, usize) {
-        (self.keyspace.scripts.len(), self.keyspace.scripts.bytes())
+    /// Returns how many scripts and functions the cluster keeps.
+    pub fn kept_scripts(&self) -> KeptScripts {
+        let Keyspace { scripts, functions, .. } = &self.keyspace;
+        let (library_count, function_count) = functions.counts();
+        KeptScripts {
+            script_count: scripts.len(),
+            script_bytes: scripts.bytes(),
+            library_count,
+            function_count,
+            function_bytes: functions.memory(),
+        }
     }
 
     /// Returns the number of keys of all databases, including keys that have expired but have not
@@ -134,6 +158,7 @@ impl StateMachine {
             partial,
             users,
             scripts: self.keyspace.scripts.clone(),
+            functions: self.keyspace.functions.clone(),
             configuration,
             feature_level: self.feature_level,
         }

@@ -1,8 +1,8 @@
-//! The users of the cluster and their permissions, as a part of the replicated state.
+//! The users of the cluster and their permissions, as part of the replicated state.
 //!
-//! The state machine stores what users may do, and never asks: each replica checks the requests of
-//! its own clients. So the state depends neither on the table of commands of a replica nor on its
-//! settings. Passwords are hashed before they get here.
+//! The state machine stores users but never checks permissions: each replica checks the requests of
+//! its own clients. The state therefore depends neither on a replica's command table nor on its
+//! settings. Passwords are hashed before they enter the log.
 //!
 //! | file | contents |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Rules of users, in the syntax of Redis's `ACL SETUSER`, from and to text.
+//! Rules of users in the syntax of Redis's `ACL SETUSER`: parsing and formatting.
 
 use std::fmt::Write as _;
 
@@ -11,34 +11,34 @@ const HASH_BYTES: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PasswordHash(pub [u8; HASH_BYTES]);
 
-/// A change of a user: one argument of `ACL SETUSER`. A plain password, as in `>secret`, is no
-/// rule; it must be hashed first.
+/// A change to a user: one argument of `ACL SETUSER`. A plain-text password, as in `>secret`, is
+/// not a rule; it must be hashed first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
     /// `on` or `off`: whether clients can log in as the user.
     Enabled(bool),
-    /// `nopass`: removes all passwords, and accepts any password from then on.
+    /// `nopass`: removes all passwords, and makes the user accept any password.
     NoPassword,
-    /// `resetpass`: removes all passwords, and accepts none.
+    /// `resetpass`: removes all passwords, and stops accepting any password.
     ResetPasswords,
-    /// `sanitize-payload` or `skip-sanitize-payload` (false): stored and shown, but without effect,
-    /// since there is no `RESTORE`.
+    /// `sanitize-payload` (true) or `skip-sanitize-payload` (false). Stored and displayed, without
+    /// any effect.
     Sanitize(bool),
     /// `#hash`: adds a password.
     AddPassword(PasswordHash),
     /// `!hash`: removes a password.
     RemovePassword(PasswordHash),
-    /// `(rules)`: adds a selector, a further set of permissions, made from these rules.
+    /// `(rules)`: adds a selector, which is an additional set of permissions, with these rules.
     AddSelector(Vec<SelectorRule>),
-    /// `clearselectors`: removes all selectors but the first.
+    /// `clearselectors`: removes all selectors except the first one.
     ClearSelectors,
-    /// `reset`: makes the user one that was just created.
+    /// `reset`: resets the user to the state of a newly created one.
     Reset,
-    /// A rule about commands, keys or channels: changes the first selector.
+    /// A rule for commands, keys or channels. It changes the first selector.
     Selector(SelectorRule),
 }
 
-/// A change of a selector: of the commands, keys and channels that it permits.
+/// A change to a selector: to the commands, keys or channels that it permits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SelectorRule {
     /// `allcommands` (`+@all`) or `nocommands` (`-@all`).
@@ -47,74 +47,74 @@ pub enum SelectorRule {
     Command(CommandRule),
     /// `allkeys` (`~*`).
     AllKeys,
-    /// `resetkeys`: no key.
+    /// `resetkeys`: permits no keys.
     ResetKeys,
-    /// `~pattern`, `%R~pattern` or `%W~pattern`: the keys that match a pattern.
+    /// `~pattern`, `%R~pattern` or `%W~pattern`: permits keys that match a pattern.
     Keys(KeyPattern),
     /// `allchannels` (`&*`).
     AllChannels,
-    /// `resetchannels`: no channel.
+    /// `resetchannels`: permits no channels.
     ResetChannels,
-    /// `&pattern`: the channels that match a pattern.
+    /// `&pattern`: permits channels that match a pattern.
     Channels(Bytes),
 }
 
 /// A rule that permits or forbids a command, a subcommand or a category of commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandRule {
-    /// Whether the rule permits the commands; otherwise it forbids them.
+    /// Whether the commands are permitted; otherwise they are forbidden.
     pub allow: bool,
-    /// What the rule is about, in lower case: a command (`get`), a subcommand (`config|set`) or a
+    /// The subject of the rule, in lower case: a command (`get`), a subcommand (`config|set`) or a
     /// category (`@read`).
     pub name: String,
 }
 
-/// What a user may do with keys: read their content, change it, or both.
+/// Access to keys: reading, writing or both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeyAccess {
-    /// The content of the key is returned, copied or has an effect on the result.
+    /// Reading: the value is returned or copied, or affects the result.
     pub reads: bool,
-    /// The content of the key is added, changed or deleted.
+    /// Writing: the value is created, changed or deleted.
     pub writes: bool,
 }
 
-/// A glob pattern of keys, and the access to keys that match it.
+/// A glob pattern of keys, and the permitted access to keys that match it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyPattern {
-    /// What may be done with the keys.
+    /// The permitted access.
     pub access: KeyAccess,
-    /// Glob pattern without white space.
+    /// Glob pattern without whitespace.
     pub pattern: Bytes,
 }
 
-/// Why a rule was refused. The texts are those of Redis.
+/// Why a rule was rejected. The messages are Redis's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
-    /// The rule is none, or its pattern contains white space.
+    /// The text is not a rule, or its pattern contains whitespace.
     #[error("Syntax error")]
     Syntax,
     /// The rule names an unknown command or category.
     #[error("Unknown command or category name in ACL")]
     UnknownCommand,
-    /// The rule names the first argument of a subcommand.
+    /// The rule names an argument of a subcommand, as in `+config|get|x`.
     #[error("Allowing first-arg of a subcommand is not supported")]
     FirstArgument,
-    /// The hash of a password is malformed.
+    /// The hash is not 64 lower-case hexadecimal digits.
     #[error(
         "The password hash must be exactly 64 characters and contain only lowercase hexadecimal \
          characters"
     )]
     Hash,
-    /// The password to remove is not one of the user's.
+    /// The user does not have the password that is to be removed.
     #[error("The password you are trying to remove from the user does not exist")]
     NoSuchPassword,
-    /// The pattern adds nothing, because the selector already permits all keys.
+    /// The pattern would have no effect, because the selector already permits all keys.
     #[error(
         "Adding a pattern after the * pattern (or the 'allkeys' flag) is not valid and does not \
          have any effect. Try 'resetkeys' to start with an empty list of patterns"
     )]
     AfterAllKeys,
-    /// The pattern adds nothing, because the selector already permits all channels.
+    /// The pattern would have no effect, because the selector already permits all channels.
     #[error(
         "Adding a pattern after the * pattern (or the 'allchannels' flag) is not valid and does \
          not have any effect. Try 'resetchannels' to start with an empty list of channels"
@@ -141,7 +141,7 @@ impl PasswordHash {
         Some(PasswordHash(hash))
     }
 
-    /// Returns the hash as 64 hexadecimal digits in lower case.
+    /// Returns the hash as 64 lower-case hexadecimal digits.
     pub fn to_text(self) -> String {
         let mut text = String::with_capacity(2 * HASH_BYTES);
         for byte in self.0 {
@@ -152,7 +152,7 @@ impl PasswordHash {
 }
 
 impl KeyAccess {
-    /// Access to read and write.
+    /// Access for reading and writing.
     pub const ALL: KeyAccess = KeyAccess { reads: true, writes: true };
 
     /// Returns whether this access includes all of `wanted`.
@@ -166,11 +166,11 @@ impl KeyAccess {
 }
 
 impl Rule {
-    /// Parses a rule. The words of a selector are separated by spaces. Does not check whether
-    /// commands and categories exist. `None` for an empty rule, which changes nothing.
+    /// Parses a rule. The rules inside a selector are separated by spaces. Returns `None` for an
+    /// empty text, which changes nothing. Does not check whether commands and categories exist.
     ///
     /// # Errors
-    /// If the text is no rule.
+    /// If the text is not a rule.
     pub fn parse(text: &[u8]) -> Result<Option<Rule>, RuleError> {
         let is = |word: &str| text.eq_ignore_ascii_case(word.as_bytes());
         let hash = |digits: &[u8]| PasswordHash::parse(digits).ok_or(RuleError::Hash);
@@ -194,7 +194,7 @@ impl Rule {
         }))
     }
 
-    /// Appends the rule as text that [`Rule::parse`] parses to an equal rule.
+    /// Appends the rule as text. [`Rule::parse`] returns an equal rule for it.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
             Rule::Enabled(true) => out.extend_from_slice(b"on"),
@@ -227,7 +227,8 @@ impl Rule {
         }
     }
 
-    /// Returns the rules about selectors in this rule: those of a selector that it adds, or itself.
+    /// Returns the selector rules in this rule: those of the selector that it adds, or the rule
+    /// itself.
     pub fn selector_rules(&self) -> &[SelectorRule] {
         match self {
             Rule::AddSelector(rules) => rules,

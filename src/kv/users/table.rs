@@ -1,4 +1,4 @@
-//! All users, as a part of the state of the state machine.
+//! The table of all users, as part of the replicated state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,43 +10,42 @@ use super::user::User;
 use crate::kv::values::codec::{put_bytes, put_number, take_bytes, take_number};
 use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
 
-/// Name of the user as which a connection begins.
+/// Name of the user that new connections have before they log in.
 pub const DEFAULT_USER: &[u8] = b"default";
 
-/// Maximum number of users.
+/// Maximum number of users in a cluster.
 pub const USERS_MAX: usize = 4_096;
-/// Maximum total length in bytes of the rules of a user and its name.
+/// Maximum total length of a user's name and rules, in bytes.
 pub const USER_BYTES_MAX: usize = 64 << 10;
 
-/// All users that were ever set and not deleted. The user `default` is missing until it is set for
-/// the first time: until then each replica takes its password from its settings.
+/// All users of the cluster. The user `default` is absent until it is first set; until then each
+/// replica takes its password from its own settings.
 ///
-/// A clone shares the users with the original.
+/// A clone shares its users with the original (copy-on-write).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Users {
     by_name: BTreeMap<Bytes, Arc<User>>,
-    /// Number of changes of the users since the cluster was created.
+    /// Number of changes to users since the cluster was created.
     revision: u64,
     digest: Digest,
     bytes: usize,
 }
 
-/// Why a change of a user was refused.
+/// Why a change to a user was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UserError {
-    /// A rule was refused. Its text must not be shown if it contains a password.
+    /// A rule was rejected. Its text must not be shown if it contains a password.
     #[error("Error in ACL SETUSER modifier '{}': {error}", String::from_utf8_lossy(rule))]
     Rule {
         /// The text of the rule.
         rule: Bytes,
-        /// Why it was refused.
+        /// Why it was rejected.
         error: RuleError,
     },
     /// The user's name is empty, too long, or contains white space or a NUL byte.
     #[error("Usernames can't contain spaces or null characters")]
     Name,
-    /// There would be more than [`USERS_MAX`] users, or more than [`USER_BYTES_MAX`] bytes of
-    /// rules.
+    /// The change would exceed [`USERS_MAX`] users, or [`USER_BYTES_MAX`] bytes of name and rules.
     #[error(
         "a cluster has at most {USERS_MAX} users, and a user at most {USER_BYTES_MAX} bytes of \
              rules"
@@ -55,23 +54,23 @@ pub enum UserError {
 }
 
 impl Users {
-    /// Returns the user with this name; `None` if there is none.
+    /// Returns the user `name`; `None` if it does not exist.
     pub fn get(&self, name: &[u8]) -> Option<&Arc<User>> {
         self.by_name.get(name)
     }
 
-    /// Iterates over all users and their names, in the order of the names.
+    /// Returns all users and their names, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Arc<User>)> {
         self.by_name.iter()
     }
 
-    /// Returns the number of changes of the users since the cluster was created.
+    /// Returns the number of changes to users since the cluster was created.
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// Returns the user `name` as the rules would make it. `initial_password` is the password of
-    /// the user `default`, if that was never set.
+    /// Returns the user `name` as it would be after applying `rules`. `initial_password` is the
+    /// password of the user `default` if that user has never been set.
     ///
     /// # Errors
     /// If the name or a rule is invalid, or a limit would be exceeded.
@@ -109,7 +108,7 @@ impl Users {
         self.insert(name, user);
     }
 
-    /// Removes the users with these names, except for `default`. Returns how many there were.
+    /// Deletes the users with these names, except `default`. Returns the number of deleted users.
     pub(in crate::kv) fn remove<'n>(&mut self, names: impl Iterator<Item = &'n [u8]>) -> usize {
         let mut count = 0;
         for name in names {
@@ -135,8 +134,8 @@ impl Users {
         }
     }
 
-    /// Returns the hash of all users and their revision, which is part of the state's digest: 0 if
-    /// there was never a user.
+    /// Returns the hash of all users and their revision, for the digest of the state; 0 if no user
+    /// has ever been set.
     pub(in crate::kv) fn hash(&self) -> u64 {
         if self.revision == 0 { 0 } else { self.digest.salted(self.revision) }
     }
@@ -146,7 +145,7 @@ impl Users {
         self.bytes
     }
 
-    /// Appends the items of the users in a snapshot to `out`: first the revision, then each user.
+    /// Appends the revision to `out`, encoded for a snapshot. The users follow it.
     pub(in crate::kv) fn encode_revision(&self, out: &mut Vec<u8>) {
         put_bytes(b"", out);
         put_number(self.revision, out);
@@ -163,9 +162,9 @@ impl Users {
         }
     }
 
-    /// Decodes an item that [`Users::encode_revision`] or [`Users::encode_user`] has encoded,
-    /// removes it from the front of `from`, and adds it to the users. `None` if it is malformed or
-    /// a duplicate.
+    /// Decodes one item, written by [`Users::encode_revision`] or [`Users::encode_user`], from the
+    /// front of `from`, and adds it to the users. Returns `None` if the item is malformed or a
+    /// duplicate.
     pub(in crate::kv) fn restore(&mut self, from: &mut &[u8]) -> Option<()> {
         if take_bytes(from)?.is_empty() {
             let revision = take_number(from)?;
@@ -179,7 +178,7 @@ impl Users {
         }
         let mut user = User::default();
         for _ in 0..take_number(from)? {
-            // The rules about the commands of the first selector are one text.
+            // The command rules of the first selector are a single text.
             for word in words_of(take_bytes(from)?) {
                 user.apply(&Rule::parse(word).ok()??).ok()?;
             }
@@ -189,8 +188,7 @@ impl Users {
     }
 }
 
-/// Splits a rule of [`User::rules`] into rules that can be parsed: at the spaces, unless it is a
-/// selector.
+/// Splits an element of [`User::rules`] into parsable rules: at spaces, unless it is a selector.
 fn words_of(rule: &[u8]) -> Vec<&[u8]> {
     if rule.starts_with(b"(") { vec![rule] } else { rule.split(|byte| *byte == b' ').collect() }
 }
@@ -236,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_rule_changes_nothing_and_says_why() {
+    fn rejected_rule_changes_nothing_and_gives_the_reason() {
         let mut users = Users::default();
         set(&mut users, "u", "on ~a nopass").unwrap();
         let before = (users.hash(), users.revision());
@@ -258,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn deleted_users_leave_no_trace_in_the_digest_but_the_revision() {
+    fn digest_covers_the_revision_but_no_deleted_users() {
         let mut users = Users::default();
         assert_eq!((users.hash(), users.bytes()), (0, 0));
         set(&mut users, "a", "on").unwrap();
@@ -270,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn default_user_begins_with_the_password_of_the_replica() {
+    fn default_user_starts_with_the_password_of_the_replica() {
         let hash = PasswordHash([7; 32]);
         let user = Users::default().changed(DEFAULT_USER, Some(hash), []).unwrap();
         assert_eq!((user.passwords(), user.accepts_any_password), (&[hash][..], false));

@@ -1,4 +1,4 @@
-//! One user: what the rules that were applied to it add up to.
+//! A user: the accumulated effect of its rules.
 
 use bytes::Bytes;
 
@@ -6,30 +6,30 @@ use super::rule::{
     CommandRule, KeyAccess, KeyPattern, PasswordHash, Rule, RuleError, SelectorRule,
 };
 
-/// A user of the cluster: whether and how clients log in as the user, and what it may do.
+/// A user of the cluster: whether and how clients can log in as the user, and its permissions.
 ///
-/// Invariant: there is at least one selector, and no password if any is accepted.
+/// Invariant: there is at least one selector. If any password is accepted, none is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// Whether clients can log in as the user. Clients that have logged in stay so.
+    /// Whether clients can log in as the user. Disabling a user does not affect clients that are
+    /// logged in.
     pub is_enabled: bool,
     /// Whether any password is accepted.
     pub accepts_any_password: bool,
-    /// The flag `sanitize-payload` (true) or `skip-sanitize-payload` of Redis, if one was set. It
-    /// has no effect.
+    /// Whether `sanitize-payload` (true) or `skip-sanitize-payload` was set; `None` if neither.
+    /// Only displayed, without effect.
     sanitizes: Option<bool>,
     passwords: Vec<PasswordHash>,
     selectors: Vec<Selector>,
 }
 
-/// A set of permissions. A request of a user is permitted if one of the user's selectors permits
-/// its command and all of its keys and channels.
+/// A set of permissions. A user may send a request if one of its selectors permits the command with
+/// all its keys and channels.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selector {
-    /// Whether all commands are permitted that no rule in `command_rules` forbids; otherwise only
-    /// those that such a rule permits.
+    /// Whether commands without a rule in `command_rules` are permitted.
     pub begins_with_all_commands: bool,
-    /// Rules about commands and categories, in the order in which they apply.
+    /// Rules for commands and categories. Later rules override earlier ones.
     pub command_rules: Vec<CommandRule>,
     /// The permitted keys.
     pub keys: Patterns<KeyPattern>,
@@ -40,9 +40,9 @@ pub struct Selector {
 /// Patterns of permitted keys or channels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Patterns<T> {
-    /// Everything is permitted.
+    /// All keys or channels are permitted.
     All,
-    /// What matches one of these patterns is permitted.
+    /// Keys or channels that match one of these patterns are permitted.
     Some(Vec<T>),
 }
 
@@ -53,7 +53,7 @@ impl<T> Default for Patterns<T> {
 }
 
 impl Default for User {
-    /// Returns a user that was just created: disabled, without a password and any permission.
+    /// Returns a newly created user: disabled, without passwords and permissions.
     fn default() -> User {
         User {
             is_enabled: false,
@@ -66,8 +66,8 @@ impl Default for User {
 }
 
 impl User {
-    /// Returns the user `default` of a new cluster, which may do everything. `password` is its
-    /// password; with `None`, any password is accepted.
+    /// Returns the user `default` of a new cluster, with all permissions and this password. `None`
+    /// means that any password is accepted.
     pub fn initial_default(password: Option<PasswordHash>) -> User {
         let everything = Selector {
             begins_with_all_commands: true,
@@ -89,15 +89,15 @@ impl User {
         &self.passwords
     }
 
-    /// Returns the user's selectors, of which there is at least one.
+    /// Returns the user's selectors, at least one.
     pub fn selectors(&self) -> &[Selector] {
         &self.selectors
     }
 
-    /// Changes the user by a rule.
+    /// Applies a rule.
     ///
     /// # Errors
-    /// If the rule does not fit the user; the user may then be partly changed.
+    /// If the rule cannot be applied to this user. The user may then be partially changed.
     pub fn apply(&mut self, rule: &Rule) -> Result<(), RuleError> {
         match rule {
             Rule::Enabled(enabled) => self.is_enabled = *enabled,
@@ -126,14 +126,14 @@ impl User {
                 self.selectors.push(selector);
             }
             Rule::ClearSelectors => self.selectors.truncate(1),
-            // As in Redis.
+            // Redis sets this flag, too.
             Rule::Reset => *self = User { sanitizes: Some(true), ..User::default() },
             Rule::Selector(rule) => self.selectors[0].apply(rule)?,
         }
         Ok(())
     }
 
-    /// Returns the flags that `ACL GETUSER` shows, as in Redis.
+    /// Returns the flags as displayed by `ACL GETUSER`.
     pub fn flags(&self) -> Vec<&'static str> {
         let mut flags = vec![if self.is_enabled { "on" } else { "off" }];
         if self.accepts_any_password {
@@ -147,8 +147,8 @@ impl User {
         flags
     }
 
-    /// Returns the rules that make this user from one that was just created, in the form of
-    /// `ACL LIST`: one word for each, and a selector in parentheses.
+    /// Returns rules that create this user from a new one, in the format of `ACL LIST`: one element
+    /// per rule or selector. All command rules of a selector are one element.
     pub fn rules(&self) -> Vec<Vec<u8>> {
         let mut rules: Vec<Vec<u8>> =
             self.flags().into_iter().map(|flag| flag.as_bytes().to_vec()).collect();
@@ -175,7 +175,7 @@ impl Selector {
                 self.command_rules.clear();
             }
             SelectorRule::Command(rule) => {
-                // A later rule about a command replaces earlier ones about it and its subcommands.
+                // A rule for a command replaces earlier rules for it and its subcommands.
                 self.command_rules.retain(|known| !is_about(&known.name, &rule.name));
                 self.command_rules.push(rule.clone());
             }
@@ -219,7 +219,7 @@ impl Selector {
         rules
     }
 
-    /// Returns the rules about keys, such as `~*`.
+    /// Returns the key rules, such as `~*`.
     pub fn key_rules(&self) -> Vec<Vec<u8>> {
         let text = |keys: &KeyPattern| {
             let mut text = Vec::new();
@@ -243,7 +243,7 @@ impl Selector {
         }
     }
 
-    /// Returns the rules that add channels, such as `&*`.
+    /// Returns the channel rules, such as `&*`, without `resetchannels`.
     pub fn channel_patterns(&self) -> Vec<Vec<u8>> {
         match &self.channels {
             Patterns::All => vec![b"&*".to_vec()],
@@ -253,7 +253,7 @@ impl Selector {
         }
     }
 
-    /// Returns the rules about commands, separated by spaces, beginning with `+@all` or `-@all`.
+    /// Returns the command rules, separated by spaces, starting with `+@all` or `-@all`.
     pub fn command_text(&self) -> String {
         let mut text = if self.begins_with_all_commands { "+@all" } else { "-@all" }.to_owned();
         for CommandRule { allow, name } in &self.command_rules {
@@ -265,7 +265,7 @@ impl Selector {
     }
 }
 
-/// Returns whether a rule about `known` is about `name`, or about one of its subcommands.
+/// Returns whether the command `known` is `name` or one of its subcommands.
 fn is_about(known: &str, name: &str) -> bool {
     let rest = known.strip_prefix(name);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('|'))

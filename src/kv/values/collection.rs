@@ -117,13 +117,6 @@ impl Collection {
         }
     }
 
-    /// Returns whether copying a shared collection before a change takes time for each element.
-    /// Copying a list or a stream takes time only for each of its chunks, because the copy shares
-    /// the memory of the chunks.
-    pub(in crate::kv) fn is_copied_whole(&self) -> bool {
-        !matches!(self, Collection::List(_) | Collection::Stream(_))
-    }
-
     /// Returns whether a snapshot or a copy of the key shares the collection's memory, so that a
     /// change copies the collection first.
     pub(in crate::kv) fn is_shared(&self) -> bool {

@@ -135,6 +135,15 @@ pub fn write_double(number: f64) -> String {
     format!("{}e{sign}{:02}", trimmed(mantissa), exponent.unsigned_abs())
 }
 
+/// Formats a number like C's `%.17f`, without trailing zeros: never with an exponent.
+pub fn write_decimal(number: f64) -> String {
+    let text = format!("{number:.DIGITS$}");
+    match trimmed(&text) {
+        "-0" => "0".to_owned(),
+        text => text.to_owned(),
+    }
+}
+
 /// Returns the text of a decimal number without trailing zeros after the point.
 fn trimmed(decimal: &str) -> &str {
     if decimal.contains('.') {
@@ -171,6 +180,23 @@ mod tests {
             (f64::NEG_INFINITY, "-inf"),
         ] {
             assert_eq!(write_double(number), wanted);
+        }
+    }
+
+    #[test]
+    fn decimal_numbers_have_17_digits_after_the_point() {
+        for (number, wanted) in [
+            (0.0, "0"),
+            (-0.0, "0"),
+            (-17.0, "-17"),
+            (0.1, "0.10000000000000001"),
+            (13.361_389_338_970_184, "13.36138933897018433"),
+            (1e-20, "0"),
+            (-1e-20, "0"),
+            (1e20, "100000000000000000000"),
+            (f64::INFINITY, "inf"),
+        ] {
+            assert_eq!(write_decimal(number), wanted);
         }
     }
 

@@ -114,13 +114,13 @@ impl Buckets {
 
 /// Returns the bits of a field's hash that select the field's bucket. Lookups within a bucket use
 /// another hash function.
-fn bucket_bits(hash: u64) -> u32 {
+pub(super) fn bucket_bits(hash: u64) -> u32 {
     u32::try_from(hash >> 32).expect("a u64 shifted by 32 bits")
 }
 
 /// Returns the index of the bucket for a field with the hash bits `bits`: the number formed by the
 /// lowest of these bits, as many as are needed to number all `buckets` buckets.
-fn bucket_of(bits: u32, buckets: usize) -> usize {
+pub(super) fn bucket_of(bits: u32, buckets: usize) -> usize {
     let among = buckets.next_power_of_two();
     let at = usize::try_from(bits).expect("32 bits fit") & (among - 1);
     if at < buckets { at } else { at - among / 2 }
@@ -146,6 +146,16 @@ impl Hash {
                 buckets[bucket_of(bucket_bits(key_hash(field)), buckets.len())].get(field)
             }
         }
+    }
+
+    /// Returns how many fields of this hash, which is large, are not shared with `other`.
+    #[cfg(test)]
+    pub(in crate::kv) fn unshared(&self, other: &Hash) -> usize {
+        let (Buckets::Many(one), Buckets::Many(two)) = (&self.buckets, &other.buckets) else {
+            return self.length;
+        };
+        let is_other = |(one, two): &(&Arc<Fields>, &Arc<Fields>)| !Arc::ptr_eq(one, two);
+        one.iter().zip(two).filter(is_other).map(|(fields, _)| fields.len()).sum()
     }
 
     /// Sets a field of the hash to `value`. Returns whether the field is new.

@@ -3,14 +3,13 @@
 use std::ops::Range;
 
 use bytes::{Buf as _, BufMut as _};
-use foldhash::fast::FixedState;
-use indexmap::IndexSet;
 
 use super::codec::{put_bytes, take_bytes};
 use super::content::Content;
 use super::digest::{Digest, key_hash};
 use super::element::Element;
 use super::number::parse_integer;
+use super::shared_map::SharedMap;
 
 /// Approximate memory usage of one member of a set, in bytes: its place in the hash table,
 /// including the member if it is short.
@@ -27,15 +26,15 @@ const NUMBERS_MAX: usize = 512;
 /// A set: distinct members in insertion order, except that the last member moves to the place of a
 /// removed one. So members move only to lower indexes, on which `SSCAN` relies.
 ///
-/// The first change of a set that a snapshot shares copies its hash table, but not the bytes of the
-/// members. The time is proportional to the number of members.
+/// A change of a set that a snapshot or a script shares copies a few hundred members, and the lists
+/// of the parts of the set.
 ///
 /// Invariant: `digest` is the sum of the members' hashes, and `bytes` is their memory usage. The
 /// order of members is equal on all replicas: it depends only on the log, and snapshots preserve
 /// it.
 #[derive(Debug, Clone, Default)]
 pub(in crate::kv) struct Set {
-    members: IndexSet<Element, FixedState>,
+    members: SharedMap<()>,
     digest: Digest,
     bytes: usize,
 }
@@ -46,50 +45,56 @@ impl Set {
     }
 
     pub(in crate::kv) fn contains(&self, member: &[u8]) -> bool {
-        self.members.contains(member)
+        self.members.position(member).is_some()
     }
 
     pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = &Element> {
-        self.members.iter()
+        self.members.iter().map(|(member, ())| member)
     }
 
     /// Returns the member at `index`, in the order of the set; `None` if `index` is out of range.
     pub(in crate::kv) fn get_index(&self, index: usize) -> Option<&Element> {
-        self.members.get_index(index)
+        self.members.at(index).map(|(member, ())| member)
     }
 
-    /// Iterates over the members at the positions in `range`, in the order of the hash table. The
-    /// range must not exceed the number of members.
+    /// Iterates over the members at the positions in `range`, in the order of the set. The range
+    /// must not exceed the number of members.
     pub(in crate::kv) fn range(&self, range: Range<usize>) -> impl Iterator<Item = &Element> {
-        self.members.get_range(range).expect("within the members").iter()
+        self.members.range(range).map(|(member, ())| member)
+    }
+
+    /// Returns how many members and places of this set are not shared with `other`.
+    #[cfg(test)]
+    pub(in crate::kv) fn unshared(&self, other: &Set) -> usize {
+        self.members.unshared(&other.members)
     }
 
     /// Adds a copy of `member` to the set. Returns whether the member is new.
     pub(in crate::kv) fn add(&mut self, member: &[u8]) -> bool {
-        !self.contains(member) && self.insert(member.into())
+        self.insert(member.into())
     }
 
     /// Adds `member` to the set, without copying its bytes. Returns whether the member is new.
     pub(in crate::kv) fn insert(&mut self, member: Element) -> bool {
-        let (hash, bytes) = (key_hash(&member), member.allocated_bytes() + MEMBER_BYTES);
-        let is_new = self.members.insert(member);
-        if is_new {
-            self.digest.add(hash);
-            self.bytes += bytes;
+        if self.contains(&member) {
+            return false;
         }
-        is_new
+        self.digest.add(key_hash(&member));
+        self.bytes += member.allocated_bytes() + MEMBER_BYTES;
+        self.members.push(member, ());
+        true
     }
 
     /// Removes a member from the set. Returns whether the set contained it.
     pub(in crate::kv) fn remove(&mut self, member: &[u8]) -> bool {
-        let index = self.members.get_index_of(member);
+        let index = self.members.position(member);
         index.is_some_and(|index| self.take(index).is_some())
     }
 
     /// Removes and returns the member at `index`, to which the last member of the set then moves;
     /// `None` if `index` is out of range.
     pub(in crate::kv) fn take(&mut self, index: usize) -> Option<Element> {
-        let member = self.members.swap_remove_index(index)?;
+        let (member, ()) = self.members.swap_remove(index)?;
         self.digest.remove(key_hash(&member));
         self.bytes -= member.allocated_bytes() + MEMBER_BYTES;
         if self.members.is_empty() {
@@ -113,14 +118,14 @@ impl Content for Set {
     }
 
     fn encoding(&self) -> &'static str {
-        let numbers = self.len() <= NUMBERS_MAX
-            && self.members.iter().all(|member| parse_integer(member).is_some());
+        let numbers =
+            self.len() <= NUMBERS_MAX && self.iter().all(|member| parse_integer(member).is_some());
         if numbers { "intset" } else { "hashtable" }
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64_le(self.members.len() as u64);
-        self.members.iter().for_each(|member| put_bytes(member, out));
+        self.iter().for_each(|member| put_bytes(member, out));
     }
 
     fn decode(from: &mut &[u8]) -> Option<Set> {

@@ -3,8 +3,6 @@
 use std::ops::Range;
 
 use bytes::{Buf as _, BufMut as _};
-use foldhash::fast::FixedState;
-use indexmap::IndexMap;
 
 use super::codec::{put_bytes, take_bytes};
 use super::content::Content;
@@ -12,6 +10,7 @@ use super::digest::{Digest, fingerprint, key_hash};
 use super::element::Element;
 use super::score_tree::{ScoreTree, Scored};
 use super::set::SCANNED_AT_ONCE_MAX;
+use super::shared_map::SharedMap;
 
 /// Approximate memory usage of one member of a sorted set, in bytes: its places in the hash table
 /// and in the tree, including the member if it is short.
@@ -24,9 +23,8 @@ const PACKED_BYTES_MAX: usize = 64;
 /// A sorted set: distinct members with scores, stored both in a hash table by member and in a tree
 /// by score.
 ///
-/// The first change of a sorted set that a snapshot shares copies the whole hash table, but only
-/// one path of the tree, and not the bytes of the members. The time is proportional to the number
-/// of members.
+/// A change of a sorted set that a snapshot or a script shares copies a few hundred members, one
+/// path of the tree, and the lists of the parts of the hash table.
 ///
 /// Invariant: the hash table and the tree contain the same members with the same scores, which are
 /// never NaN or -0. `digest` is the sum of the members' hashes, and `bytes` is their memory usage.
@@ -34,7 +32,7 @@ const PACKED_BYTES_MAX: usize = 64;
 /// all replicas: it depends only on the log, and snapshots preserve it.
 #[derive(Debug, Clone, Default)]
 pub(in crate::kv) struct SortedSet {
-    scores: IndexMap<Element, f64, FixedState>,
+    scores: SharedMap<f64>,
     order: ScoreTree,
     digest: Digest,
     bytes: usize,
@@ -78,7 +76,7 @@ impl SortedSet {
     /// never exceeded the limits of this encoding.
     pub(in crate::kv) fn is_packed(&self) -> bool {
         let is_short = |member: &Element| member.len() <= PACKED_BYTES_MAX;
-        self.len() <= SCANNED_AT_ONCE_MAX && self.scores.keys().all(is_short)
+        self.len() <= SCANNED_AT_ONCE_MAX && self.iter().all(|(member, _)| is_short(member))
     }
 
     /// Returns the score of a member; `None` if the set does not contain the member.
@@ -96,16 +94,17 @@ impl SortedSet {
     /// not be NaN.
     pub(in crate::kv) fn set(&mut self, member: &[u8], score: f64) -> Change {
         let score = without_minus_0(score);
-        let Some((_, member, old)) = self.scores.get_full_mut(member) else {
+        let Some(position) = self.scores.position(member) else {
             self.add(member.into(), score);
             return Change::Added;
         };
+        let (member, old) = self.scores.at(position).expect("it was found there");
         #[allow(clippy::float_cmp, reason = "an equal score is no change")]
         if *old == score {
             return Change::Nothing;
         }
         let member = member.clone();
-        let old = std::mem::replace(old, score);
+        let old = std::mem::replace(self.scores.value_mut(position), score);
         self.digest.remove(member_hash(&member, old));
         self.digest.add(member_hash(&member, score));
         self.order.remove(old, &member);
@@ -119,13 +118,14 @@ impl SortedSet {
         let score = without_minus_0(score);
         self.digest.add(member_hash(&member, score));
         self.bytes += member.allocated_bytes() + MEMBER_BYTES;
-        self.scores.insert(member.clone(), score);
+        self.scores.push(member.clone(), score);
         self.order.insert(Scored { score, member });
     }
 
     /// Removes a member from the sorted set. Returns whether the set contained it.
     pub(in crate::kv) fn remove(&mut self, member: &[u8]) -> bool {
-        let Some((member, score)) = self.scores.swap_remove_entry(member) else { return false };
+        let removed = self.scores.position(member).and_then(|at| self.scores.swap_remove(at));
+        let Some((member, score)) = removed else { return false };
         self.order.remove(score, &member);
         self.digest.remove(member_hash(&member, score));
         self.bytes -= member.allocated_bytes() + MEMBER_BYTES;
@@ -157,8 +157,13 @@ impl SortedSet {
         &self,
         range: Range<usize>,
     ) -> impl Iterator<Item = (&Element, f64)> {
-        let range = self.scores.get_range(range).expect("within the members");
-        range.iter().map(|(member, score)| (member, *score))
+        self.scores.range(range).map(|(member, score)| (member, *score))
+    }
+
+    /// Returns how many members and places of this set are not shared with `other`.
+    #[cfg(test)]
+    pub(in crate::kv) fn unshared(&self, other: &SortedSet) -> usize {
+        self.scores.unshared(&other.scores)
     }
 
     /// Returns the tree of members, which is ordered by score and then by the bytes of the members.

@@ -1,7 +1,7 @@
-//! `ACL`: the users of the cluster, and what they may do.
+//! `ACL`: the users of the cluster and their permissions.
 //!
-//! A change of a user is a write, which every replica applies. The commands that show users read
-//! what this replica has applied.
+//! Changes to users are writes, which are replicated. Commands that show users read the state that
+//! this replica has applied.
 
 use crate::kv::{
     CommandId, CommandRule, DEFAULT_USER, Operation, PasswordHash, Rule, RuleError, Selector,
@@ -18,11 +18,11 @@ use crate::wire::resp::Writer;
 
 use super::help::{container, help_row};
 
-/// The state machine's commands that change a user, and delete users.
+/// The state machine's commands that create or change a user, and delete users.
 const SET_USER: CommandId = CommandId::of("acl|setuser");
 const DELETE_USERS: CommandId = CommandId::of("acl|deluser");
 
-/// All categories of Redis, in its order.
+/// All of Redis's command categories, in Redis's order.
 const CATEGORIES: &[&str] = &[
     "keyspace",
     "read",
@@ -47,10 +47,10 @@ const CATEGORIES: &[&str] = &[
     "scripting",
 ];
 
-/// Default number of bits of a password, and its maximum, as in Redis.
+/// Default and maximum strength of a generated password in bits, as in Redis.
 const PASSWORD_BITS: i64 = 256;
 const PASSWORD_BITS_MAX: i64 = 4_096;
-/// The error for changes of users inside a transaction. They are no commands on keys.
+/// Error reply to changes of users in a transaction, where only commands on keys are allowed.
 const IN_TRANSACTION: &str = "ERR Command not allowed inside a transaction";
 
 /// Default number of entries that `ACL LOG` returns, as in Redis.
@@ -76,23 +76,23 @@ const ACL: &[CommandSpec] = &[
         .categories(&["dangerous"])
         .since("7.0.0", "server")
         .costs("O(1)")
-        .about("Tells whether a user may send a command, without running it."),
+        .about("Simulates a command by a user and returns whether it is permitted."),
     own("genpass", "acl|genpass", -2, generate_password).about("Returns a random password."),
     admin("getuser", "acl|getuser", 3, get_user).about("Returns the rules of a user."),
     help_row("acl|help").since("6.0.0", "server"),
     admin("list", "acl|list", 2, list).about("Returns the rules of all users."),
     admin("load", "acl|load", 2, no_file)
-        .about("Always returns an error: there is no ACL file, users are replicated."),
+        .about("Always returns an error: there is no ACL file because users are replicated."),
     admin("log", "acl|log", -2, log)
-        .about("Returns the latest denied requests and logins at this replica, or removes them."),
+        .about("Returns or clears the latest denied requests and logins at this replica."),
     admin("save", "acl|save", 2, no_file)
-        .about("Always returns an error: there is no ACL file, users are replicated."),
+        .about("Always returns an error: there is no ACL file because users are replicated."),
     subcommand_with_table("setuser", "acl|setuser", -3, set_user)
         .flags(ADMIN)
         .categories(&["dangerous"])
         .since("6.0.0", "server")
         .costs("O(N), N being the number of rules")
-        .about("Changes a user by rules, or creates it, on all replicas."),
+        .about("Creates or changes a user on all replicas."),
     admin("users", "acl|users", 2, users).about("Returns the names of all users."),
     own("whoami", "acl|whoami", 2, whoami).about("Returns the name of the connection's user."),
 ];
@@ -118,7 +118,7 @@ const fn own(
         .costs("O(N), N being the number of users, rules or entries")
 }
 
-/// Runs `ACL SETUSER name [rule ...]`. Passwords are hashed here, so that no password gets into the
+/// Runs `ACL SETUSER name [rule ...]`. Hashes passwords, so that no plain-text password enters the
 /// log.
 fn set_user(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if call.batch.is_some() {
@@ -146,8 +146,9 @@ fn set_user(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
             Err(error) => return modifier_error(call, text, error),
         }
     }
-    // Also tried here, so that an error quotes the rule as it was sent. Other replicas may change
-    // the user at the same time, so it is decided when the change is applied.
+    // The rules are tried here, too, so that an error can quote the rule as sent. Another replica
+    // may change the user at the same time, so the final decision is made when the change is
+    // applied.
     let password = initial_password(call);
     let users = &call.context.access.users;
     let tried = users.changed(name, password, rules.iter().map(Vec::as_slice));
@@ -171,18 +172,18 @@ fn modifier_error(call: &mut Call<'_>, text: &[u8], error: RuleError) -> Action 
     call.error(&format_args!("ERR Error in ACL SETUSER modifier '{text}': {error}"))
 }
 
-/// Returns the password with which the user `default` begins when it is set for the first time:
-/// that of this replica's settings.
+/// Returns the password that the user `default` has when it is set for the first time: this
+/// replica's `requirepass`.
 fn initial_password(call: &Call<'_>) -> Option<PasswordHash> {
     let password = call.settings.password();
     (!password.is_empty()).then(|| hash_password(password.as_bytes()))
 }
 
-/// Joins the arguments of a selector, which spaces separate: from one that begins with a
-/// parenthesis to one that ends with it.
+/// Joins the arguments that belong to one selector with spaces: from the one with the opening
+/// parenthesis to the one with the closing parenthesis.
 ///
 /// # Errors
-/// If a parenthesis is not closed, with the argument that it begins.
+/// The argument with an opening parenthesis, if that parenthesis is not closed.
 fn selectors_joined<'r>(
     arguments: impl Iterator<Item = &'r [u8]>,
 ) -> Result<Vec<Vec<u8>>, &'r [u8]> {
@@ -208,7 +209,7 @@ fn selectors_joined<'r>(
     open.map_or(Ok(joined), |(start, _)| Err(start))
 }
 
-/// Parses a rule, and checks that the commands in it exist. `None` for an empty one.
+/// Parses a rule, and checks that its commands exist. Returns `None` for an empty text.
 fn checked_rule(text: &[u8], table: &CommandTable) -> Result<Option<Rule>, RuleError> {
     let rule = match text {
         [b'>', password @ ..] => Some(Rule::AddPassword(hash_password(password))),
@@ -223,7 +224,7 @@ fn checked_rule(text: &[u8], table: &CommandTable) -> Result<Option<Rule>, RuleE
     Ok(rule)
 }
 
-/// Checks that the command or the category in a rule exists.
+/// Checks that the command or category of a rule exists.
 fn check_command(rule: &CommandRule, table: &CommandTable) -> Result<(), RuleError> {
     let CommandRule { allow, name } = rule;
     if let Some(category) = name.strip_prefix('@') {
@@ -252,7 +253,7 @@ fn delete_users(call: &mut Call<'_>) -> Action {
     call.submit(Operation::call(DELETE_USERS, &names[..]), ReplyKind::Plain).blocking()
 }
 
-/// Runs `ACL GETUSER name`: returns the rules of a user, in parts; null if there is none.
+/// Runs `ACL GETUSER name`: returns the rules of a user, by type; null if it does not exist.
 fn get_user(call: &mut Call<'_>) -> Action {
     let name = call.argument(2);
     let Some(permissions) = call.context.access.get(name) else {
@@ -283,7 +284,7 @@ fn get_user(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Writes the three fields of a selector.
+/// Writes the commands, keys and channels of a selector.
 fn write_selector(selector: &Selector, writer: &mut Writer<'_>) {
     writer.bulk(b"commands");
     writer.bulk(selector.command_text().as_bytes());
@@ -293,7 +294,7 @@ fn write_selector(selector: &Selector, writer: &mut Writer<'_>) {
     writer.bulk(&selector.channel_patterns().join(&b' '));
 }
 
-/// Runs `ACL LIST`: returns the rules of each user in one line.
+/// Runs `ACL LIST`: returns one line per user with its rules.
 fn list(call: &mut Call<'_>) -> Action {
     let all = call.context.access.all();
     call.writer.array(all.len());
@@ -425,7 +426,7 @@ fn log(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Writes an entry of the log whose latest denial was `age` seconds ago.
+/// Writes an entry of the ACL log. Its latest denial was `age` seconds ago.
 fn write_log_entry(entry: &Entry, age: f64, writer: &mut Writer<'_>) {
     let (reason, context) = (entry.denial.reason, entry.denial.in_transaction);
     let reason = match reason {

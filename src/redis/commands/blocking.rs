@@ -183,8 +183,8 @@ fn submit(
     }
     let moves = call.command.is_some_and(|command| command.keys() == CommandId::of("lmove").keys());
     let keys = keys.map(|position| Bytes::copy_from_slice(call.argument(position))).collect();
-    let database = call.connection.database;
-    let keys = AwaitedKeys { kind, database, keys, wake: Wake::Elements, group: Bytes::new() };
+    let (database, wake) = (call.connection.database, Wake::Elements);
+    let keys = AwaitedKeys { kind, database, keys, wake, entries_max: 1, group: Bytes::new() };
     let wait = PopWait { until, keys, operation: operation.clone(), moves };
     call.connection.blocked = Some(Blocked::Pop(Box::new(wait)));
     action.blocking()
@@ -206,7 +206,7 @@ fn seconds(argument: &[u8]) -> Result<Option<Duration>, &'static str> {
 }
 
 /// Timeout in milliseconds, about 140 years, above which a wait has no end.
-const ENDLESS_MILLIS: u64 = 1 << 42;
+pub(super) const ENDLESS_MILLIS: u64 = 1 << 42;
 
 /// Runs `WAIT numreplicas timeout`.
 fn wait(call: &mut Call<'_>) -> Action {

@@ -4,7 +4,7 @@ use crate::kv::parse_integer;
 use crate::redis::action::Action;
 use crate::redis::call::Call;
 use crate::redis::session::client_info::{ClientKill, ClientQuery, ClientType};
-use crate::redis::session::connection::{BufferBytes, ReplyMode};
+use crate::redis::session::connection::{BufferBytes, Eviction, ReplyMode};
 use crate::redis::spec::{ADMIN, CommandSpec, subcommand};
 
 use super::client_pause::{pause, unpause};
@@ -38,10 +38,10 @@ const CLIENT: &[CommandSpec] = &[
         .about("Closes the connections that match a filter."),
     all_connections("list", "client|list", -2, list, "2.4.0")
         .about("Lists the connections to this replica."),
-    own_connection("no-evict", "client|no-evict", 3, no_effect, "7.0.0")
+    own_connection("no-evict", "client|no-evict", 3, no_evict, "7.0.0")
         .flags(ADMIN)
         .categories(&["dangerous", "connection"])
-        .about("Has no effect: clients are never evicted to free memory for keys."),
+        .about("Sets whether the client stays connected when all clients use too much memory."),
     own_connection("no-touch", "client|no-touch", 3, no_effect, "7.2.0")
         .about("Has no effect: access times of keys are not recorded."),
     all_connections("pause", "client|pause", -3, pause, "3.0.0")
@@ -155,7 +155,8 @@ fn unknown_type(call: &mut Call<'_>, name: &[u8]) -> Action {
 /// with these ids, one per line.
 fn list(call: &mut Call<'_>) -> Action {
     let version = call.writer.version();
-    let mut query = ClientQuery { version, ids: Vec::new(), client_type: None };
+    let own = (call.connection.id, request_bytes(call));
+    let mut query = ClientQuery { version, own, ids: Vec::new(), client_type: None };
     let mut options = call.request.rest(2);
     let Some(option) = options.next() else { return Action::ListClients(query) };
     if option.eq_ignore_ascii_case(b"TYPE") && options.len() == 1 {
@@ -217,8 +218,21 @@ fn reply(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `CLIENT NO-EVICT <ON | OFF>` and `CLIENT NO-TOUCH <ON | OFF>`: replies `OK`, without any
-/// effect.
+/// Runs `CLIENT NO-EVICT <ON | OFF>`: with `ON`, the client is not disconnected if all clients
+/// together use more memory than `maxmemory-clients`.
+fn no_evict(call: &mut Call<'_>) -> Action {
+    let is = |word: &[u8]| call.argument(2).eq_ignore_ascii_case(word);
+    let eviction = match (is(b"ON"), is(b"OFF")) {
+        (true, _) => Eviction::Never,
+        (_, true) => Eviction::Allowed,
+        _ => return call.error(&"ERR syntax error"),
+    };
+    call.connection.eviction = eviction;
+    call.ok()
+}
+
+/// Runs `CLIENT NO-TOUCH <ON | OFF>`: replies `OK`. There are no access times that the client's
+/// commands could change.
 fn no_effect(call: &mut Call<'_>) -> Action {
     let argument = call.argument(2);
     if ["ON", "OFF"].iter().any(|word| argument.eq_ignore_ascii_case(word.as_bytes())) {
@@ -280,7 +294,16 @@ fn setinfo(call: &mut Call<'_>) -> Action {
 /// Runs `CLIENT INFO`: describes the client's own connection in one line, as `CLIENT LIST` does.
 fn info(call: &mut Call<'_>) -> Action {
     let mut text = String::new();
-    call.connection.describe(call.context.now, BufferBytes::default(), &mut text);
+    let buffers = BufferBytes { incoming: request_bytes(call), ..BufferBytes::default() };
+    call.connection.describe(call.context.now, buffers, &mut text);
     call.writer.verbatim(&text);
     Action::Reply
+}
+
+/// Returns the length of the request in bytes, as clients encode it. It is part of what `CLIENT
+/// LIST` and `CLIENT INFO` show of the client that has sent them, as in Redis.
+fn request_bytes(call: &Call<'_>) -> usize {
+    let header = |count: usize| 1 + count.to_string().len() + 2;
+    let argument = |argument: &[u8]| header(argument.len()) + argument.len() + 2;
+    header(call.request.len()) + call.request.iter().map(argument).sum::<usize>()
 }

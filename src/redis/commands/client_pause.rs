@@ -1,5 +1,5 @@
-//! `CLIENT PAUSE` and `CLIENT UNPAUSE`: for a time, this replica executes no requests of its
-//! clients, or none that may change the state.
+//! `CLIENT PAUSE` and `CLIENT UNPAUSE`: this replica postpones all requests of its clients, or
+//! their writes, for some time.
 
 use std::time::Duration;
 

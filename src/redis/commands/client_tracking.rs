@@ -9,7 +9,7 @@ use crate::redis::action::Action;
 use crate::redis::call::Call;
 use crate::redis::session::tracking::{Tracking, TrackingMode};
 
-/// The options of a `CLIENT TRACKING`.
+/// Options of `CLIENT TRACKING`.
 #[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option that may be given or not")]
 struct Options<'c> {
@@ -22,7 +22,7 @@ struct Options<'c> {
 }
 
 /// Runs `CLIENT TRACKING <ON | OFF> [REDIRECT id] [PREFIX prefix ...] [BCAST] [OPTIN] [OPTOUT]
-/// [NOLOOP]`: begins or ends invalidations for the values that the client caches.
+/// [NOLOOP]`: turns invalidation messages for cached keys on or off.
 pub(super) fn tracking(call: &mut Call<'_>) -> Action {
     let options = match parse(call) {
         Ok(options) => options,
@@ -98,8 +98,8 @@ fn parse<'c>(call: &Call<'c>) -> Result<Options<'c>, String> {
     Ok(options)
 }
 
-/// Checks that the options of a `CLIENT TRACKING ON` fit together, and to what the connection has
-/// asked for before.
+/// Checks that the options of `CLIENT TRACKING ON` are compatible with each other, and with the
+/// current tracking mode of the connection.
 fn check(options: &Options<'_>, before: Option<&Tracking>) -> Result<(), String> {
     const OTHER_MODE: &str =
         "before disabling tracking for this client, and then re-enabling it with a different mode.";
@@ -140,8 +140,8 @@ fn check(options: &Options<'_>, before: Option<&Tracking>) -> Result<(), String>
     Ok(())
 }
 
-/// Runs `CLIENT CACHING <YES | NO>`: says whether the client caches what the next request or
-/// transaction returns.
+/// Runs `CLIENT CACHING <YES | NO>`: sets whether the keys read by the next request or transaction
+/// are tracked.
 pub(super) fn caching(call: &mut Call<'_>) -> Action {
     let argument = call.argument(2);
     let Some(tracking) = &mut call.connection.observation.tracking else {
@@ -166,13 +166,14 @@ pub(super) fn caching(call: &mut Call<'_>) -> Action {
     call.ok()
 }
 
-/// Runs `CLIENT GETREDIR`: returns the id of the connection that gets the client's invalidations.
+/// Runs `CLIENT GETREDIR`: returns the id of the connection that receives the client's invalidation
+/// messages.
 pub(super) fn getredir(call: &mut Call<'_>) -> Action {
     let number = call.connection.redirect_number();
     call.integer(number)
 }
 
-/// Runs `CLIENT TRACKINGINFO`: returns what the client has asked for with `CLIENT TRACKING`.
+/// Runs `CLIENT TRACKINGINFO`: returns the tracking mode of the connection.
 pub(super) fn trackinginfo(call: &mut Call<'_>) -> Action {
     let tracking = call.connection.tracking();
     let mut flags = vec![if tracking.is_some() { "on" } else { "off" }];

@@ -52,6 +52,11 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
 ];
 
 const CLUSTER: &[CommandSpec] = &[
+    row("count-failure-reports", "cluster|count-failure-reports", 3, count_failure_reports)
+        .flags(&["admin", "stale"])
+        .categories(&["dangerous"])
+        .costs("O(1)")
+        .about("Returns 0: replicas do not report failures of others to each other."),
     row("countkeysinslot", "cluster|countkeysinslot", 3, countkeysinslot)
         .costs("O(N), N being the number of keys")
         .about("Returns the number of keys in a hash slot."),
@@ -61,13 +66,28 @@ const CLUSTER: &[CommandSpec] = &[
         .costs("O(N), N being the length of the key")
         .about("Returns the hash slot of a key."),
     row("myid", "cluster|myid", 2, myid).costs("O(1)").about("Returns the id of this replica."),
+    row("myshardid", "cluster|myshardid", 2, myshardid)
+        .since("7.2.0", "cluster")
+        .costs("O(1)")
+        .about("Returns the id of the cluster's only shard."),
     row("nodes", "cluster|nodes", 2, nodes)
         .costs("O(N), N being the number of replicas")
         .about("Returns the replicas of the cluster as text, one per line."),
+    row("replicas", "cluster|replicas", 3, replicas)
+        .flags(&["admin", "stale"])
+        .categories(&["dangerous"])
+        .since("5.0.0", "cluster")
+        .costs("O(N), N being the number of replicas")
+        .about("Returns the followers of the leader with the given id, as lines of text."),
     row("shards", "cluster|shards", 2, shards)
         .since("7.0.0", "cluster")
         .costs("O(N), N being the number of replicas")
         .about("Returns the cluster's only shard and its replicas."),
+    row("slaves", "cluster|slaves", 3, replicas)
+        .flags(&["admin", "stale"])
+        .categories(&["dangerous"])
+        .costs("O(N), N being the number of replicas")
+        .about("Returns the followers of the leader with the given id, as lines of text."),
     row("slots", "cluster|slots", 2, slots)
         .costs("O(N), N being the number of replicas")
         .about("Returns the only range of hash slots and its replicas, the leader first."),
@@ -158,31 +178,74 @@ fn shards(call: &mut Call<'_>) -> Action {
 fn nodes(call: &mut Call<'_>) -> Action {
     follow_redirects(call);
     let context = call.context;
-    let mut text = String::new();
-    for node in &context.nodes {
-        let leads = context.leader == Some(node.id);
-        let has_data = context.data_nodes().any(|it| it.id == node.id);
-        let myself = if node.id == context.me { "myself," } else { "" };
-        // Clients send nothing to a master without slots.
-        let role = if leads || !has_data { "master" } else { "slave" };
-        let master = match context.leader() {
-            Some(leader) if !leads && has_data => context.name_of(leader.id),
-            _ => "-".to_owned(),
-        };
-        let link = if node.connected { "connected" } else { "disconnected" };
-        let range = if leads { format!(" 0-{LAST_SLOT}") } else { String::new() };
-        writeln!(
-            text,
-            "{} {}:{}@{} {myself}{role} {master} 0 0 {} {link}{range}",
-            context.name_of(node.id),
-            node.host,
-            node.port,
-            node.peer_port,
-            context.term,
-        )
-        .expect("writing to a string succeeds");
+    let lines = context.nodes.iter().map(|node| node_line(context, node) + "\n");
+    call.writer.verbatim(&lines.collect::<String>());
+    Action::Reply
+}
+
+/// Returns the line that describes a replica in the reply to `CLUSTER NODES`.
+fn node_line(context: &Context, node: &ReplicaInfo) -> String {
+    let leads = context.leader == Some(node.id);
+    let has_data = context.data_nodes().any(|it| it.id == node.id);
+    let myself = if node.id == context.me { "myself," } else { "" };
+    // Clients send nothing to a master without slots.
+    let role = if leads || !has_data { "master" } else { "slave" };
+    let master = match context.leader() {
+        Some(leader) if !leads && has_data => context.name_of(leader.id),
+        _ => "-".to_owned(),
+    };
+    let link = if node.connected { "connected" } else { "disconnected" };
+    let range = if leads { format!(" 0-{LAST_SLOT}") } else { String::new() };
+    format!(
+        "{} {}:{}@{} {myself}{role} {master} 0 0 {} {link}{range}",
+        context.name_of(node.id),
+        node.host,
+        node.port,
+        node.peer_port,
+        context.term,
+    )
+}
+
+/// Returns the replica whose id, as a Redis Cluster node, is the argument of the request; otherwise
+/// writes an error.
+fn named_node<'c>(call: &mut Call<'c>) -> Result<&'c ReplicaInfo, Action> {
+    let (context, name) = (call.context, call.argument(2));
+    let found = context.nodes.iter().find(|node| context.name_of(node.id).as_bytes() == name);
+    let unknown = || format!("ERR Unknown node {}", String::from_utf8_lossy(name));
+    found.ok_or_else(|| call.error(&unknown()))
+}
+
+/// Runs `CLUSTER COUNT-FAILURE-REPORTS id`: returns 0.
+fn count_failure_reports(call: &mut Call<'_>) -> Action {
+    match named_node(call) {
+        Ok(_) => call.integer(0),
+        Err(action) => action,
     }
-    call.writer.verbatim(&text);
+}
+
+/// Runs `CLUSTER MYSHARDID`: returns the id of the only shard, 40 hexadecimal digits, which is
+/// equal on all replicas.
+fn myshardid(call: &mut Call<'_>) -> Action {
+    call.writer.bulk(format!("{:040x}", call.context.cluster_fingerprint).as_bytes());
+    Action::Reply
+}
+
+/// Runs `CLUSTER REPLICAS id` and `CLUSTER SLAVES id`: describes the followers of the leader, which
+/// must have this id.
+fn replicas(call: &mut Call<'_>) -> Action {
+    let leader = match named_node(call) {
+        Ok(node) => node.id,
+        Err(action) => return action,
+    };
+    let context = call.context;
+    if context.leader != Some(leader) {
+        return call.error(&"ERR The specified node is not a master");
+    }
+    let followers = || context.data_nodes().filter(|node| node.id != leader);
+    call.writer.array(followers().count());
+    for node in followers() {
+        call.writer.bulk(node_line(context, node).as_bytes());
+    }
     Action::Reply
 }
 

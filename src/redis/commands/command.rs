@@ -170,6 +170,10 @@ fn write_keys(call: &mut Call<'_>, table: &'static CommandTable, with_flags: boo
         return call.error(&"ERR Invalid number of arguments specified for command");
     }
     let Some(keys) = spec.keys(count, &|index| call.request.get(2 + index)) else {
+        if spec.has_flag("no_mandatory_keys") {
+            call.writer.array(0);
+            return Action::Reply;
+        }
         return call.error(&"ERR Invalid arguments specified for command");
     };
     call.writer.array(keys.clone().count());

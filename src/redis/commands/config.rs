@@ -4,6 +4,7 @@ use crate::kv::{DEFAULT_USER, glob};
 use crate::redis::action::{Action, Statistics};
 use crate::redis::call::Call;
 use crate::redis::spec::{ADMIN, CommandSpec, subcommand};
+use crate::redis::unsupported_settings::{KEY_LOAD_DELAY, canonical_name};
 
 use super::help::{container, help_row};
 
@@ -49,8 +50,12 @@ const CONFIG: &[CommandSpec] = &[
 /// a pattern.
 fn get(call: &mut Call<'_>) -> Action {
     let patterns: Vec<Vec<u8>> = call.request.rest(2).map(<[u8]>::to_ascii_lowercase).collect();
-    let is_wanted =
-        |name: &str| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes()));
+    // As in Redis, a setting for tests is shown only under its full name.
+    let matches = |pattern: &[u8], name: &str| {
+        pattern == name.as_bytes()
+            || name != KEY_LOAD_DELAY && glob::matches(pattern, name.as_bytes())
+    };
+    let is_wanted = |name: &str| patterns.iter().any(|pattern| matches(pattern, name));
     let chosen: Vec<(&str, &str)> =
         call.settings.all().filter(|(name, _)| is_wanted(name)).collect();
     call.writer.map(chosen.len());
@@ -85,7 +90,8 @@ fn set(call: &mut Call<'_>) -> Action {
     let mut names: Vec<String> = Vec::with_capacity(arguments.len() / 2);
     while let (Some(argument), Some(value)) = (arguments.next(), arguments.next()) {
         let argument = String::from_utf8_lossy(argument);
-        let name = argument.to_ascii_lowercase();
+        let lower = argument.to_ascii_lowercase();
+        let name = canonical_name(&lower).to_owned();
         let outcome = changed.set(&name, value);
         let is_duplicate = names.contains(&name);
         names.push(name);

@@ -1,23 +1,28 @@
 //! Commands on keys with values of any type.
 
 use crate::feature_level::FeatureLevel;
-use crate::kv::{CommandId, Operation, parse_integer};
+use crate::kv::{CommandId, EncodingLimits, Operation, parse_integer};
 use crate::redis::action::Action;
 use crate::redis::call::Call;
 use crate::redis::commands::help::{container, help_row};
 use crate::redis::commands::passthrough::{
     passed_on, passed_on_as, passed_on_blocking, passed_on_with_clock, subcommand_passed_on,
-    submit_unchanged,
+    submit_subcommand, submit_unchanged,
 };
 use crate::redis::session::reply_format::ReplyKind;
-use crate::redis::spec::{CommandSpec, READ_FAST, command};
+use crate::redis::spec::{CommandSpec, READ_FAST, command, subcommand};
 
 /// Redis flags of fast commands that write but add no data. The flag `denyoom` is missing, so these
 /// commands run even while memory usage exceeds `maxmemory`.
 const CHANGE_FAST: &[&str] = &["write", "fast"];
 
 const OBJECT: &[CommandSpec] = &[
-    of_value("encoding", "object|encoding", "2.2.3")
+    subcommand("encoding", "object|encoding", 3, encoding)
+        .runs(CommandId::of("object|encoding"))
+        .flags(&["readonly"])
+        .categories(&["keyspace"])
+        .since("2.2.3", "generic")
+        .costs("O(1); O(N) with other limits than Redis's defaults, N being the size of the value")
         .about("Returns the encoding that Redis would use for a value."),
     of_value("freq", "object|freq", "4.0.0")
         .about("Returns an error: access frequencies are not recorded."),
@@ -210,3 +215,10 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .costs("O(N), N being the number of keys")
         .about("Deletes one or more keys. The same as DEL."),
 ];
+
+/// Runs `OBJECT ENCODING key`: returns the name of the encoding that Redis would use for the value,
+/// with the limits that are set on this replica.
+fn encoding(call: &mut Call<'_>) -> Action {
+    let limits = call.settings.encoding_limits().map(EncodingLimits::to_bytes);
+    submit_subcommand(call, limits.as_ref().map(|limits| &limits[..]))
+}

@@ -1,14 +1,15 @@
-//! `MEMBERS`: shows the members of the cluster, and changes them.
+//! `MEMBERS`: shows and changes the members of the cluster.
+//!
+//! A change is answered when its first configuration is committed. If that is a joint one, the
+//! leader, or a later one, then completes the change.
 
 use std::fmt::Write as _;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::kv::parse_integer;
-use crate::membership::{
-    ChangePlan, ChangeRefusal, MemberChange, MemberRole, Promotion, is_address,
-};
-use crate::redis::action::{Action, AdminRequest};
+use crate::membership::{ChangeRefusal, MemberChange, MemberRole, Promotion, is_address};
+use crate::redis::action::{Action, AdminRequest, MembersOutcome};
 use crate::redis::call::Call;
 use crate::redis::context::{Context, MembersInfo};
 use crate::redis::session::reply_format::{ReplyFormat, ReplyKind};
@@ -18,10 +19,11 @@ use crate::wire::resp::{Version, Writer};
 
 use super::help::{container, help_row};
 
-/// The row of the command table for `MEMBERS`.
+/// Row of the command table for `MEMBERS` (name, arity, flags, documentation and function), with
+/// its subcommands.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("members")
     .since("0.1.0", "server")
-    .about("A container for cluster membership commands.")
+    .about("Commands for cluster membership. Changes are answered when they are committed.")
     .with(MEMBERS)];
 
 const MEMBERS: &[CommandSpec] = &[
@@ -53,6 +55,8 @@ const fn row(
 }
 
 const SYNTAX: &str = "ERR syntax error";
+const UNCERTAIN: &str = "UNCERTAIN the leader changed before the membership change was committed; \
+                         it may or may not have been made, check with MEMBERS LIST";
 
 /// Runs `MEMBERS LIST`.
 fn list(call: &mut Call<'_>) -> Action {
@@ -73,7 +77,7 @@ fn parse_add(call: &Call<'_>) -> Result<(MemberChange, bool), &'static str> {
     let id = parse_id(call.argument(2))?;
     let address = call.argument(3);
     if !is_address(address) {
-        return Err("ERR the address must be host:port, where other replicas reach the new one");
+        return Err("ERR the address for peers must be host:port");
     }
     let address = Bytes::copy_from_slice(address);
     let (mut is_automatic, mut replaces, mut dry_run) = (false, None, false);
@@ -128,8 +132,8 @@ fn run_change(call: &mut Call<'_>, change: fn(NodeId) -> MemberChange) -> Action
     }
 }
 
-/// Asks the consensus core for the change. On a follower that knows the leader, returns an error
-/// that names the leader.
+/// Requests the change from the consensus core. A follower that knows the leader returns an error
+/// with the leader's address instead.
 fn request(call: &mut Call<'_>, change: MemberChange, dry_run: bool) -> Action {
     let context = call.context;
     if context.leader.is_some() && !context.leads() {
@@ -145,38 +149,43 @@ fn request(call: &mut Call<'_>, change: MemberChange, dry_run: bool) -> Action {
 fn parse_id(text: &[u8]) -> Result<NodeId, &'static str> {
     let id = parse_integer(text).and_then(|id| u16::try_from(id).ok());
     let is_possible = |id: &u16| (1..u16::MAX).contains(id);
-    id.filter(is_possible).map(NodeId).ok_or("ERR the id of a replica is a number from 1 to 65534")
+    id.filter(is_possible).map(NodeId).ok_or("ERR a replica id must be a number from 1 to 65534")
 }
 
 fn not_leader(context: &Context) -> String {
     match context.leader() {
         Some(leader) => format!(
-            "ERR only the leader changes the members; send it to the leader, {}:{}",
+            "ERR only the leader can change the members; send the command to {}:{}",
             leader.host, leader.port
         ),
-        None => "ERR only the leader changes the members, and no leader is known".to_owned(),
+        None => "ERR only the leader can change the members, and no leader is known; try again"
+            .to_owned(),
     }
 }
 
-/// Writes the reply to a membership change from the answer of the consensus core: the members after
-/// the change, or an error.
+/// Writes the reply to a membership change: the members, or an error. After a change, these are the
+/// members in its first configuration, which is committed; after a dry run, those that would
+/// result.
 pub(in crate::redis) fn write_members_reply(
-    answer: Result<Box<ChangePlan>, ChangeRefusal>,
+    outcome: MembersOutcome,
     context: &Context,
     out: &mut BytesMut,
 ) {
     let mut writer = Writer::new(out, Version::Two);
-    match answer {
-        Ok(plan) => {
-            let configuration = plan.result;
-            let index = Index::ZERO;
-            let feature_level = context.members.feature_level;
-            let info = MembersInfo { index, is_committed: false, configuration, feature_level };
-            writer.bulk(members_text(&info, context).as_bytes());
+    let (index, is_committed, configuration) = match outcome {
+        MembersOutcome::Planned(plan) => (Index::ZERO, false, plan.result),
+        MembersOutcome::Committed(index, plan) => (index, true, plan.next),
+        MembersOutcome::Refused(ChangeRefusal::NotLeader { .. }) => {
+            return writer.error(not_leader(context).as_bytes());
         }
-        Err(ChangeRefusal::NotLeader { .. }) => writer.error(not_leader(context).as_bytes()),
-        Err(refusal) => writer.error(format!("ERR {refusal}").as_bytes()),
-    }
+        MembersOutcome::Refused(refusal) => {
+            return writer.error(format!("ERR {refusal}").as_bytes());
+        }
+        MembersOutcome::Uncertain => return writer.error(UNCERTAIN.as_bytes()),
+    };
+    let feature_level = context.members.feature_level;
+    let info = MembersInfo { index, is_committed, configuration, feature_level };
+    writer.bulk(members_text(&info, context).as_bytes());
 }
 
 /// Formats the members as lines of the form `name:value`: first fields about the membership as a

@@ -1,4 +1,4 @@
-//! `MEMORY`: the memory usage of keys, of the replica, and advice about it.
+//! `MEMORY`: memory usage of keys and of the replica, and advice about it.
 
 use crate::redis::action::Action;
 use crate::redis::call::Call;
@@ -8,7 +8,7 @@ use crate::redis::spec::{CommandSpec, subcommand};
 use super::help::{container, help_row};
 use super::passthrough::subcommand_passed_on;
 
-/// Memory usage in bytes below which there is nothing to advise.
+/// `MEMORY DOCTOR` has no advice for a replica that uses less memory than this, in bytes.
 const ADVISED_BYTES_MIN: u64 = 5 << 20;
 
 /// Row of the command table for `MEMORY` (name, arity, flags, documentation and function), with its
@@ -48,43 +48,43 @@ fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-/// Returns what an administrator should know about the memory usage of the replica, each as a
-/// sentence.
+/// Returns problems with the memory usage of the replica, each with advice. `limit` is `maxmemory`
+/// in bytes; 0 for none.
 fn advice(context: &Context, limit: u64) -> Vec<String> {
     let (used, peak, resident) =
         (context.used_memory, context.used_memory_peak, context.resident_bytes);
     let mut advice = Vec::new();
     if limit > 0 && used > limit / 10 * 9 {
         advice.push(format!(
-            "The replica uses {used} bytes of memory, and maxmemory is {limit}: commands that add \
-             data are refused from there on. Keys are never evicted, so remove keys, or raise \
-             maxmemory."
+            "The replica uses {used} bytes of memory, close to maxmemory ({limit}). Above \
+             maxmemory, commands that add data are refused. Keys are never evicted: delete keys or \
+             raise maxmemory."
         ));
     }
     if peak > used / 2 * 3 {
         advice.push(format!(
-            "In the past, the replica used {peak} bytes, which is more than 150 % of what it uses \
-             now. If resident memory is also much higher, MEMORY PURGE may return it."
+            "Peak memory usage was {peak} bytes, more than 150 % of the current usage. If resident \
+             memory is also much higher than the usage, MEMORY PURGE may return some of it."
         ));
     }
     if ratio(resident, used) > 1.4 && resident > used + (32 << 20) {
         advice.push(format!(
-            "The process has {resident} bytes of resident memory, {:.2} times what the replica \
-             uses. Free memory is returned to the operating system in the background; MEMORY PURGE \
+            "The process has {resident} bytes of resident memory, {:.2} times its memory usage. \
+             Free memory is returned to the operating system in the background; MEMORY PURGE \
              does it at once.",
             ratio(resident, used)
         ));
     }
     if context.clients_bytes > used / 2 {
         advice.push(format!(
-            "The clients use {} bytes, more than half of all memory: look in CLIENT LIST for \
+            "Clients use {} bytes, more than half of the memory usage. Look in CLIENT LIST for \
              clients that do not read their replies (omem), or lower maxmemory-clients.",
             context.clients_bytes
         ));
     }
     if context.log_bytes > used / 2 {
         advice.push(format!(
-            "The log uses {} bytes, more than half of all memory. It is compacted by snapshots: \
+            "The log uses {} bytes, more than half of the memory usage. Snapshots compact it: \
              see auto-aof-rewrite-min-size.",
             context.log_bytes
         ));
@@ -120,8 +120,8 @@ fn purge(call: &mut Call<'_>) -> Action {
     Action::ReturnFreeMemory
 }
 
-/// Runs `MEMORY STATS`: returns the memory usage of the replica, with Redis's names, as far as the
-/// facts exist here.
+/// Runs `MEMORY STATS`: returns the memory usage of the replica under Redis's names, as far as they
+/// apply here.
 fn stats(call: &mut Call<'_>) -> Action {
     let context = call.context;
     let (used, peak) = (context.used_memory, context.used_memory_peak);

@@ -19,7 +19,7 @@ use crate::wire::resp::Writer;
 const REFUSE: CommandId = CommandId::of("refuse");
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 /// Index of the name of the inner command among the arguments of `ONCE session number command ...`.
-const COMMAND_INDEX: usize = 3;
+pub(super) const COMMAND_INDEX: usize = 3;
 /// Key range of `ONCE session number command ...`: the first argument of the inner command, which
 /// is its first key for nearly all commands that write.
 const FOURTH_KEY: KeyRange = KeyRange { first: 4, last: 4, step: 1 };

@@ -41,6 +41,12 @@ pub(in crate::redis) const fn passed_on_with_limit(name: &'static str, arity: i8
     command(name, arity, pass_on_with_limit).runs(CommandId::of(name))
 }
 
+/// Returns a row of the command table for a command that the state machine runs with an additional
+/// last argument, the name of the command as in the request, for the text of an error.
+pub(in crate::redis) const fn passed_on_with_name(name: &'static str, arity: i8) -> CommandSpec {
+    command(name, arity, pass_on_with_name).runs(CommandId::of(name))
+}
+
 /// Returns a row of the command table for a command that the state machine runs with the client's
 /// arguments unchanged, while later requests of the connection wait. For a read that may itself
 /// wait in the state machine: a later read must not be answered from an older state.
@@ -93,7 +99,13 @@ fn pass_on_blocking(call: &mut Call<'_>) -> Action {
 }
 
 fn pass_on_subcommand(call: &mut Call<'_>) -> Action {
-    submit(call, 2, None)
+    submit_subcommand(call, None)
+}
+
+/// Submits the state machine's command that the command table assigns to a subcommand, with the
+/// client's arguments, followed by the argument `more` if it is given.
+pub(in crate::redis) fn submit_subcommand(call: &mut Call<'_>, more: Option<&[u8]>) -> Action {
+    submit(call, 2, more)
 }
 
 fn pass_on_with_clock(call: &mut Call<'_>) -> Action {
@@ -110,6 +122,10 @@ fn submit_with_clock(call: &mut Call<'_>, from: usize) -> Action {
     submit(call, from, Some(&reading))
 }
 
+fn pass_on_with_name(call: &mut Call<'_>) -> Action {
+    submit(call, 1, Some(call.argument(0)))
+}
+
 fn pass_on_subcommand_with_name(call: &mut Call<'_>) -> Action {
     submit(call, 2, Some(call.argument(1)))
 }
@@ -117,6 +133,12 @@ fn pass_on_subcommand_with_name(call: &mut Call<'_>) -> Action {
 fn pass_on_with_limit(call: &mut Call<'_>) -> Action {
     let limit = (call.settings.value_bytes_max() as u64).to_le_bytes();
     submit(call, 1, Some(&limit))
+}
+
+/// Submits the state machine's command that the command table assigns to the request, with the
+/// client's arguments and `more` as the last argument.
+pub(in crate::redis) fn submit_with(call: &mut Call<'_>, more: &[u8]) -> Action {
+    submit(call, 1, Some(more))
 }
 
 /// Submits the state machine's command that the command table assigns to the request, with the

@@ -15,8 +15,9 @@ use super::passthrough::subcommand_passed_on;
 /// Position of the number of keys among the arguments of `EVAL`.
 pub(in crate::redis) const KEY_COUNT_INDEX: u8 = 2;
 
-const WRITES: &[&str] = &["noscript", "stale", "skip_monitor", "no_mandatory_keys", "movablekeys"];
-const READS: &[&str] =
+pub(super) const WRITES: &[&str] =
+    &["noscript", "stale", "skip_monitor", "no_mandatory_keys", "movablekeys"];
+pub(super) const READS: &[&str] =
     &["readonly", "noscript", "stale", "skip_monitor", "no_mandatory_keys", "movablekeys"];
 
 /// A request that waits until the applier runs it on a state of its own.
@@ -66,7 +67,8 @@ const SCRIPT: &[CommandSpec] = &[
         .about("Keeps a script for EVALSHA, and returns its SHA-1."),
 ];
 
-const fn script_row(name: &'static str, flags: &'static [&'static str]) -> CommandSpec {
+/// Returns the row of a command that runs a script or calls a function.
+pub(super) const fn script_row(name: &'static str, flags: &'static [&'static str]) -> CommandSpec {
     command(name, -3, eval)
         .counted_at(KEY_COUNT_INDEX)
         .flags(flags)
@@ -75,14 +77,25 @@ const fn script_row(name: &'static str, flags: &'static [&'static str]) -> Comma
         .costs("Depends on the script")
 }
 
-/// Returns whether the command with this name runs a script.
+/// Returns whether the command with this name runs a script or calls a function.
 pub(in crate::redis) fn runs_script(full_name: &str) -> bool {
-    matches!(full_name, "eval" | "eval_ro" | "evalsha" | "evalsha_ro")
+    matches!(full_name, "eval" | "eval_ro" | "evalsha" | "evalsha_ro") || is_function(full_name)
 }
 
-/// Returns the error text if the number of keys in these arguments of `EVAL` is wrong.
-pub(in crate::redis) fn key_count_error(key_count: &[u8], rest: usize) -> Option<&'static str> {
+/// Returns whether the command with this name calls a function.
+pub(in crate::redis) fn is_function(full_name: &str) -> bool {
+    matches!(full_name, "fcall" | "fcall_ro")
+}
+
+/// Returns the error text if the number of keys in these arguments of `EVAL`, or of `FCALL` if
+/// `is_function`, is wrong.
+pub(in crate::redis) fn key_count_error(
+    is_function: bool,
+    key_count: &[u8],
+    rest: usize,
+) -> Option<&'static str> {
     match parse_integer(key_count) {
+        None if is_function => Some("ERR Bad number of keys provided"),
         None => Some("ERR value is not an integer or out of range"),
         Some(count) if count < 0 => Some("ERR Number of keys can't be negative"),
         Some(count) if usize::try_from(count).is_ok_and(|count| count <= rest) => None,
@@ -93,8 +106,12 @@ pub(in crate::redis) fn key_count_error(key_count: &[u8], rest: usize) -> Option
 /// Runs `EVAL script numkeys [key ...] [argument ...]` and its relatives: submits the request to be
 /// run by the applier.
 fn eval(call: &mut Call<'_>) -> Action {
-    let index = usize::from(KEY_COUNT_INDEX);
-    if let Some(error) = key_count_error(call.argument(index), call.request.len() - index - 1) {
+    let (index, name) = (usize::from(KEY_COUNT_INDEX), call.request.name().to_ascii_lowercase());
+    let rest = call.request.len() - index - 1;
+    // That a function does not exist is the more important error.
+    if !is_function(&String::from_utf8_lossy(&name))
+        && let Some(error) = key_count_error(false, call.argument(index), rest)
+    {
         return call.error(&error);
     }
     let args: Vec<&[u8]> = call.request.iter().collect();
@@ -128,5 +145,5 @@ fn flush(call: &mut Call<'_>) -> Action {
 
 /// Runs `SCRIPT KILL`.
 fn kill(_call: &mut Call<'_>) -> Action {
-    Action::KillScript
+    Action::KillScript { is_function: false }
 }

@@ -1,10 +1,8 @@
 //! Commands about the server and its whole data set.
 
-use std::time::Duration;
-
 use crate::feature_level::FeatureLevel;
 use crate::kv::{CommandId, Operation};
-use crate::redis::action::{Action, LocalWrite};
+use crate::redis::action::Action;
 use crate::redis::call::Call;
 use crate::redis::session::reply_format::ReplyKind;
 use crate::redis::spec::{ADMIN, ANYTIME_FAST, CommandSpec, READ_FAST, command, subcommand};
@@ -40,12 +38,6 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .since("1.0.0", "server")
         .costs("O(1)")
         .about("Returns the number of keys."),
-    container("debug")
-        .flags(ADMIN)
-        .categories(&["dangerous"])
-        .since("1.0.0", "server")
-        .about("A container for debugging commands.")
-        .with(DEBUG),
     passed_on("flushall", -1)
         .flags(&["write"])
         .categories(&["keyspace", "dangerous"])
@@ -60,10 +52,6 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .since("1.0.0", "server")
         .costs("O(N), N being the number of keys of the database")
         .about("Removes all keys of the database."),
-    container("function")
-        .since("7.0.0", "scripting")
-        .about("A container for function commands. Functions are not supported.")
-        .with(FUNCTION),
     command("lastsave", 1, lastsave)
         .flags(ANYTIME_FAST)
         .categories(&["admin", "dangerous"])
@@ -100,28 +88,6 @@ const CLOCK: &[CommandSpec] = &[
             "Sets the replicated clock back to the wall clocks if it is ahead of them, and moves \
              expiration times with it. Returns the milliseconds by which it was set back.",
         ),
-];
-
-const DEBUG: &[CommandSpec] = &[
-    subcommand("diverge", "debug|diverge", -4, debug_diverge)
-        .flags(ADMIN)
-        .costs("O(1)")
-        .about("Sets a key in the state of this replica only, so that it differs from the others."),
-    help_row("debug|help"),
-    subcommand("sleep", "debug|sleep", 3, debug_sleep)
-        .flags(ADMIN)
-        .costs("O(1)")
-        .about("Blocks the whole replica for the given number of seconds."),
-];
-
-const FUNCTION: &[CommandSpec] = &[
-    subcommand("flush", "function|flush", -2, function_flush)
-        .flags(&["write", "noscript"])
-        .categories(&["scripting"])
-        .since("7.0.0", "scripting")
-        .costs("O(1)")
-        .about("Has no effect: functions are not supported."),
-    help_row("function|help").categories(&["scripting"]).since("7.0.0", "scripting"),
 ];
 
 /// Runs `FLUSHDB [ASYNC | SYNC]`.
@@ -168,23 +134,6 @@ fn lastsave(call: &mut Call<'_>) -> Action {
     call.integer(saved_at)
 }
 
-/// Runs `FUNCTION FLUSH [ASYNC | SYNC]`: replies `OK` without any effect. The server has no
-/// functions, but test suites send this command to clean up.
-fn function_flush(call: &mut Call<'_>) -> Action {
-    if call.request.len() > 3 {
-        return call.error(
-            &"ERR unknown subcommand or wrong number of arguments for 'FLUSH'. Try FUNCTION HELP.",
-        );
-    }
-    let is_known = |option: &[u8]| {
-        ["ASYNC", "SYNC"].iter().any(|known| option.eq_ignore_ascii_case(known.as_bytes()))
-    };
-    if !call.request.rest(2).all(is_known) {
-        return call.error(&"ERR FUNCTION FLUSH only supports SYNC|ASYNC option");
-    }
-    call.ok()
-}
-
 /// Runs `TIME`: replies with this replica's wall clock, in seconds and microseconds.
 fn time(call: &mut Call<'_>) -> Action {
     let now = call.context.wall_clock;
@@ -198,43 +147,4 @@ fn time(call: &mut Call<'_>) -> Action {
 /// the wall clocks of a quorum.
 fn reset_clock(call: &mut Call<'_>) -> Action {
     call.submit(Operation::ResetClock { millis: 0 }, ReplyKind::Plain)
-}
-
-fn refuse_debug(call: &mut Call<'_>) -> Action {
-    call.error(
-        &"ERR DEBUG command not allowed. If the enable-debug-command option is set to \"yes\", \
-          you can run it; start the replica with --enable-debug-command yes",
-    )
-}
-
-/// Runs `DEBUG DIVERGE key value [SILENT]`, if `DEBUG` is enabled: sets the key in the state of
-/// this replica only, without a log entry; with `SILENT`, without a change of the digest. For tests
-/// of how a wrong state is found and replaced.
-fn debug_diverge(call: &mut Call<'_>) -> Action {
-    if !call.context.debug {
-        return refuse_debug(call);
-    }
-    let silently = call.request.get(4).is_some();
-    if call.request.len() > 5
-        || call.request.get(4).is_some_and(|option| !option.eq_ignore_ascii_case(b"silent"))
-    {
-        return call.error(&"ERR syntax error");
-    }
-    let (key, value) = (call.argument(2).to_vec(), call.argument(3).to_vec());
-    call.writer.ok();
-    let database = call.connection.database;
-    Action::WriteOnlyHere(LocalWrite { database, key, value, silently })
-}
-
-/// Runs `DEBUG SLEEP seconds`, if `DEBUG` is enabled: blocks the whole replica for this time. A
-/// blocked leader does not answer its peers, so it can lose its leadership.
-fn debug_sleep(call: &mut Call<'_>) -> Action {
-    if !call.context.debug {
-        return refuse_debug(call);
-    }
-    let seconds = std::str::from_utf8(call.argument(2)).ok().and_then(|text| text.parse().ok());
-    let time = seconds.and_then(|seconds: f64| Duration::try_from_secs_f64(seconds).ok());
-    let Some(time) = time else { return call.error(&"ERR value is not a valid float") };
-    call.writer.ok();
-    Action::Sleep(time)
 }

@@ -1,14 +1,31 @@
 //! Commands on streams.
 
-use crate::kv::{CommandId, parse_integer};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::kv::{CommandId, DatabaseId, Operation, ValueType, parse_integer};
 use crate::redis::action::Action;
 use crate::redis::call::Call;
+use crate::redis::commands::blocking::ENDLESS_MILLIS;
 use crate::redis::commands::help::{container, help_row};
 use crate::redis::commands::passthrough::{
     passed_on, passed_on_with_clock, subcommand_passed_on, subcommand_passed_on_with_clock,
     subcommand_passed_on_with_name, submit_unchanged,
 };
+use crate::redis::session::connection::Blocked;
+use crate::redis::session::reply_format::ReplyKind;
+use crate::redis::session::stream_wait::StreamWait;
+use crate::redis::session::waits::{AwaitedKeys, Wake};
 use crate::redis::spec::{CommandSpec, READ_FAST, WRITE_FAST, command};
+use crate::types::Instant;
+use crate::wire::resp::Request;
+
+/// The command of the state machine that runs `XREAD` for a client that may wait.
+const XREAD_OR_WAIT: CommandId = CommandId::of("xread|wait");
+/// Maximum number of entries that a client which has waited gets from a stream without the option
+/// `COUNT`, as in Redis.
+const WAITING_COUNT: usize = 1_000;
 
 /// Redis flags of fast commands that write but add no data.
 const CHANGE_FAST: &[&str] = &["write", "fast"];
@@ -159,30 +176,121 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .about("Removes entries from the start of a stream."),
 ];
 
-/// Runs `XREAD` or `XREADGROUP`. Refuses the option `BLOCK`, except in a transaction, in which it
-/// never waits. The state machine reports errors in the arguments.
+/// Runs `XREAD` or `XREADGROUP`. With the option `BLOCK`, the client waits if there are no entries,
+/// unless the command is inside another. The state machine reports errors in the arguments.
 fn read_streams(call: &mut Call<'_>) -> Action {
-    if call.batch.is_none() && has_timeout(call) {
-        return call
-            .error(&"ERR BLOCK is not supported; not applied, read again from time to time");
+    let Some(wait) = BlockingRead::parse(call).filter(|_| call.batch.is_none()) else {
+        return submit_unchanged(call);
+    };
+    let wait = wait.wait(call.connection.database, call.context.now);
+    let action = if wait.reader.is_none() {
+        let args: Vec<&[u8]> = call.request.rest(1).collect();
+        call.submit(Operation::call(XREAD_OR_WAIT, &args[..]), ReplyKind::Plain)
+    } else {
+        submit_unchanged(call)
+    };
+    if matches!(action, Action::Submit { .. }) {
+        call.connection.blocked = Some(Blocked::Streams(Box::new(wait)));
     }
-    submit_unchanged(call)
+    action.blocking()
 }
 
-/// Returns whether the request has the option `BLOCK` with a valid timeout.
-fn has_timeout(call: &Call<'_>) -> bool {
-    let mut options = call.request.rest(1);
-    while let Some(option) = options.next() {
+/// The valid arguments of an `XREAD` or `XREADGROUP` that may wait.
+struct BlockingRead<'r> {
+    /// `None` for no limit.
+    timeout: Option<Duration>,
+    entries_max: usize,
+    /// The group and the consumer; `None` for `XREAD`.
+    reader: Option<(&'r [u8], &'r [u8])>,
+    needs_no_ack: bool,
+    keys: Vec<&'r [u8]>,
+    ids: Vec<&'r [u8]>,
+}
+
+impl<'r> BlockingRead<'r> {
+    /// Parses the request. Returns `None` if it never waits, or if its arguments are malformed.
+    fn parse(call: &Call<'r>) -> Option<BlockingRead<'r>> {
+        let (mut timeout, mut count, mut reader, mut needs_no_ack) = (None, 0, None, false);
+        let mut args = call.request.rest(1);
+        loop {
+            let option = args.next()?;
+            let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
+            if is("STREAMS") {
+                break;
+            } else if is("BLOCK") {
+                timeout = Some(u64::try_from(parse_integer(args.next()?)?).ok()?);
+            } else if is("COUNT") {
+                count = usize::try_from(parse_integer(args.next()?)?).unwrap_or(0);
+            } else if is("GROUP") {
+                reader = Some((args.next()?, args.next()?));
+            } else if is("NOACK") {
+                needs_no_ack = true;
+            } else {
+                return None;
+            }
+        }
+        let mut keys: Vec<&[u8]> = args.collect();
+        let ids = keys.split_off(keys.len() / 2);
+        let is_group = call.request.get(0)?.eq_ignore_ascii_case(b"XREADGROUP");
+        // A consumer's pending entries are there at once, even if there are none.
+        let reads_new = |id: &&[u8]| !is_group || *id == b">";
+        let is_valid = keys.len() == ids.len() && is_group == reader.is_some();
+        let waits = !ids.is_empty() && ids.iter().all(reads_new);
+        let timeout = timeout.filter(|_| is_valid && waits)?;
+        let is_endless = timeout == 0 || timeout > ENDLESS_MILLIS;
+        Some(BlockingRead {
+            timeout: (!is_endless).then(|| Duration::from_millis(timeout)),
+            entries_max: if count == 0 { WAITING_COUNT } else { count },
+            reader,
+            needs_no_ack,
+            keys,
+            ids,
+        })
+    }
+
+    fn wait(self, database: DatabaseId, now: Instant) -> StreamWait {
+        let copy = |texts: Vec<&[u8]>| texts.into_iter().map(Bytes::copy_from_slice).collect();
+        let reader = self.reader.map(|(group, consumer)| {
+            (Bytes::copy_from_slice(group), Bytes::copy_from_slice(consumer), self.needs_no_ack)
+        });
+        let keys = AwaitedKeys {
+            kind: ValueType::Stream,
+            database,
+            keys: copy(self.keys),
+            wake: if reader.is_some() { Wake::News } else { Wake::All },
+            entries_max: self.entries_max,
+            group: reader.as_ref().map_or_else(Bytes::new, |(group, ..)| group.clone()),
+        };
+        let until = self.timeout.map(|timeout| now + timeout);
+        StreamWait { until, keys, ids: copy(self.ids), reader }
+    }
+}
+
+/// Returns Redis's error for a script that calls `XREAD` or `XREADGROUP` with the option `BLOCK`;
+/// `None` for any other call.
+pub(in crate::redis) fn refusal_in_script(
+    spec: &CommandSpec,
+    request: Request<'_>,
+) -> Option<String> {
+    if !matches!(spec.full_name, "xread" | "xreadgroup") {
+        return None;
+    }
+    let mut args = request.rest(1);
+    loop {
+        let option = args.next()?;
         let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
-        if is("STREAMS") {
-            return false;
-        } else if is("BLOCK") {
-            return options.next().and_then(parse_integer).is_some_and(|timeout| timeout >= 0);
-        } else if is("GROUP") {
-            options.by_ref().take(2).for_each(drop);
+        if is("BLOCK") {
+            args.next()?;
+            let name = String::from_utf8_lossy(request.get(0)?);
+            return Some(format!(
+                "ERR {name} command is not allowed with BLOCK option from scripts"
+            ));
         } else if is("COUNT") {
-            options.next();
+            parse_integer(args.next()?)?;
+        } else if is("GROUP") {
+            args.nth(1)?;
+        } else if !is("NOACK") {
+            return None;
         }
     }
-    false
 }

@@ -19,11 +19,14 @@ use crate::kv::{CommandId, DatabaseId, ItemsBuffer, Operation, Outcome, WatchedK
 use crate::redis::action::Action;
 use crate::redis::authorization::Checked;
 use crate::redis::call::Call;
+use crate::redis::failure::Failure;
 use crate::redis::lookup::redirect_slot;
 use crate::redis::session::connection::Blocked;
 use crate::redis::session::reply_format::{ExecReply, ReplyFormat, ReplyKind};
 use crate::redis::session::transaction::{CommandQueue, QueuedRequest, Transaction, WatchedKeys};
-use crate::redis::spec::{ALL_KEYS, CommandSpec, CommandTable, command, command_with_table};
+use crate::redis::spec::{
+    ALL_KEYS, CommandSpec, CommandTable, DENY_OOM, command, command_with_table,
+};
 use crate::redis::statistics::CommandNumber;
 use crate::wire::resp::{Request, Writer};
 
@@ -155,13 +158,18 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if let Some(moved) = call.context.moved(slot) {
         return call.error(&moved);
     }
-    if specs.iter().any(|spec| runs_script(spec.full_name)) {
-        return exec_with_scripts(call, &watched, &requests, slot);
+    if call.context.is_full && specs.iter().any(|spec| spec.has_flag(DENY_OOM)) {
+        let full = Failure::OutOfMemory;
+        return call.error(&format_args!("EXECABORT Transaction discarded because of: {full}"));
     }
-    let database = call.connection.database;
-    let before = (!watched.revisions.is_empty()).then(|| Box::new(call.connection.clone()));
-    let mut run =
-        ExecRun { batch: ItemsBuffer::default(), actions: Vec::new(), may_abort: before.is_some() };
+    if specs.iter().any(|spec| runs_script(spec.full_name)) {
+        return exec_with_scripts(call, table, &watched, &requests, slot);
+    }
+    let may_abort = !watched.revisions.is_empty();
+    // A client that gets an error for a transaction with SELECT goes on in its database.
+    let may_change = may_abort || specs.iter().any(|spec| spec.full_name == SELECT);
+    let before = may_change.then(|| Box::new(call.connection.clone()));
+    let mut run = ExecRun { batch: ItemsBuffer::default(), actions: Vec::new(), may_abort };
     let commands = numbers.iter().copied().zip(specs).zip(&requests);
     let replies: Vec<ExecReply> =
         commands.map(|(command, request)| run.command(call, command, *request, table)).collect();
@@ -182,6 +190,9 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     let operation =
         Operation::Transaction { watched: revisions.items(), operations: batch.items() };
     if let Some(text) = call.too_large(operation) {
+        if let Some(before) = before {
+            call.connection.restore(*before);
+        }
         return call.error(&format_args!("EXECABORT Transaction discarded because {text}"));
     }
     // HELLO inside the transaction changes only the version of later replies.
@@ -193,12 +204,6 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     }
     if let Some(before) = before.filter(|_| changes_connection) {
         call.connection.blocked = Some(Blocked::Exec(before));
-        action = action.blocking();
-    } else if call.connection.database != database {
-        // It is selected once the transaction is applied: a client that gets an error goes on in
-        // the one before.
-        let selected = std::mem::replace(&mut call.connection.database, database);
-        call.connection.blocked = Some(Blocked::Select(selected));
         action = action.blocking();
     }
     actions.push(action);
@@ -219,6 +224,7 @@ fn encode_watched(watched: &WatchedKeys) -> ItemsBuffer {
 /// after another like one script.
 fn exec_with_scripts(
     call: &mut Call<'_>,
+    table: &'static CommandTable,
     watched: &WatchedKeys,
     requests: &[Request<'_>],
     slot: Option<u16>,
@@ -235,10 +241,15 @@ fn exec_with_scripts(
         return call.error(&format_args!("EXECABORT Transaction discarded because {text}"));
     }
     let mut action = call.submit(operation, ReplyKind::Script);
+    for request in requests {
+        call.connection.show(table.resolved(*request).1, *request, call.context);
+    }
     if let Action::Submit { redirect_slot, .. } = &mut action {
         *redirect_slot = slot;
         if let Some(database) = selected_by(requests) {
-            call.connection.blocked = Some(Blocked::Select(database));
+            let before = Box::new(call.connection.clone());
+            call.connection.database = database;
+            call.connection.blocked = Some(Blocked::Exec(before));
             action = action.blocking();
         }
     }
@@ -330,6 +341,7 @@ impl ExecRun {
             | Action::ResetStatistics(_)
             | Action::Sleep(_)
             | Action::WriteOnlyHere(_)
+            | Action::Log(_)
             | Action::TakeSnapshot
             | Action::ReturnFreeMemory
                 if !self.may_abort =>

@@ -7,16 +7,19 @@ use bytes::{Bytes, BytesMut};
 use crate::kv::{Outcome, Refusal};
 
 use super::connection::{Blocked, Connection};
-use super::reply_format::ReplyFormat;
-use super::waits::{Wait, WaitOn};
+use super::reply_format::{ReplyFormat, is_error};
+use super::stream_wait::StreamWait;
+use super::waits::{Taken, Wait, WaitOn};
 
 impl Connection {
     /// Returns whether the connection is blocked by a request that may have to wait, so that it
     /// waits for something ([`Connection::wait`]).
     pub fn may_wait(&self) -> bool {
         match self.blocked {
-            Some(Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Replicas(_)) => true,
-            Some(Blocked::Watch(_) | Blocked::Exec(_) | Blocked::Select(_)) | None => false,
+            Some(
+                Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Streams(_) | Blocked::Replicas(_),
+            ) => true,
+            Some(Blocked::Watch(_) | Blocked::Exec(_)) | None => false,
         }
     }
 
@@ -31,10 +34,13 @@ impl Connection {
             Some(Blocked::Pop(wait)) => {
                 Some(Wait { on: WaitOn::Keys(wait.keys.clone()), until: wait.until })
             }
+            Some(Blocked::Streams(wait)) => {
+                Some(Wait { on: WaitOn::Keys(wait.keys.clone()), until: wait.until })
+            }
             Some(Blocked::Replicas(wait)) => {
                 Some(Wait { on: WaitOn::Replicas(wait.count), until: wait.until })
             }
-            Some(Blocked::Watch(_) | Blocked::Exec(_) | Blocked::Select(_)) | None => None,
+            Some(Blocked::Watch(_) | Blocked::Exec(_)) | None => None,
         }
     }
 
@@ -53,7 +59,27 @@ impl Connection {
                 Outcome::Refused(Refusal::WrongType) => is_again && !wait.moves,
                 _ => false,
             },
-            Some(Blocked::Watch(_) | Blocked::Exec(_) | Blocked::Select(_)) | None => false,
+            Some(Blocked::Streams(wait)) => match outcome {
+                Outcome::Refused(Refusal::WrongType) => is_again && wait.reader.is_none(),
+                _ => StreamWait::found_nothing(outcome),
+            },
+            Some(Blocked::Watch(_) | Blocked::Exec(_)) | None => false,
+        }
+    }
+
+    /// Returns what the request that blocks the connection has taken, if this is its outcome.
+    pub fn taken(&self, outcome: &Outcome) -> Taken {
+        match &self.blocked {
+            _ if is_error(outcome) || self.must_wait(outcome, true) => Taken::Nothing,
+            Some(Blocked::Streams(wait)) => wait.taken(outcome),
+            _ => Taken::Whole,
+        }
+    }
+
+    /// Handles the outcome of a try after which the client waits.
+    pub fn note_nothing_found(&mut self, outcome: &Outcome) {
+        if let Some(Blocked::Streams(wait)) = &mut self.blocked {
+            wait.note_ids(outcome);
         }
     }
 
@@ -68,6 +94,7 @@ impl Connection {
                 wait.operation(next.cast_unsigned())
             }
             (Some(Blocked::Pop(wait)), _) => wait.operation_again(woken_by),
+            (Some(Blocked::Streams(wait)), _) => wait.operation_again(woken_by),
             (blocked, _) => unreachable!("{blocked:?} waits for no keys"),
         }
     }
@@ -93,31 +120,22 @@ impl Connection {
                 let nothing = Outcome::List(Vec::new());
                 reply_format.encode(&Outcome::List(vec![outcome.clone(), nothing]), out);
             }
-            Some(Blocked::Pop(_)) if found_nothing => reply_format.encode(&Outcome::NoList, out),
+            Some(Blocked::Pop(_) | Blocked::Streams(_)) if found_nothing => {
+                reply_format.encode(&Outcome::NoList, out);
+            }
             Some(Blocked::Replicas(wait)) if found_nothing && wait.with_local => {
                 let counts = vec![Outcome::Integer(1), outcome.clone()];
                 reply_format.encode(&Outcome::List(counts), out);
             }
-            Some(Blocked::Select(database)) => {
-                if matches!(outcome, Outcome::List(_)) {
-                    self.database = database;
-                }
-                reply_format.encode(outcome, out);
-            }
-            Some(Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Replicas(_)) | None => {
-                reply_format.encode(outcome, out);
-            }
+            _ => reply_format.encode(outcome, out),
         }
     }
 
-    /// Selects the database that a transaction with scripts has selected, if its encoded reply says
-    /// that it was applied.
+    /// Handles the encoded reply to a request with scripts. Unless it says that a transaction was
+    /// applied, what blocks the connection stays, for [`Connection::cancel_blocked`].
     pub fn complete_scripts(&mut self, reply: &[u8]) {
-        if let Some(Blocked::Select(database)) = self.blocked
-            && reply.starts_with(b"*")
-            && !reply.starts_with(b"*-1")
-        {
-            self.database = database;
+        if reply.starts_with(b"*") && !reply.starts_with(b"*-1") {
+            self.blocked = None;
         }
     }
 
@@ -128,16 +146,13 @@ impl Connection {
         match self.blocked.take() {
             Some(Blocked::Watch(_)) => self.transaction.watched.failed = true,
             Some(Blocked::Exec(before)) => self.restore(*before),
-            Some(
-                Blocked::Changes(_) | Blocked::Pop(_) | Blocked::Replicas(_) | Blocked::Select(_),
-            )
-            | None => {}
+            _ => {}
         }
     }
 
     /// Restores the state that the connection had before an `EXEC` that was aborted. Keeps only the
     /// name and the time of the last command, for `CLIENT LIST`.
-    fn restore(&mut self, before: Connection) {
+    pub(in crate::redis) fn restore(&mut self, before: Connection) {
         let (last_command, last_command_at) = (self.last_command, self.last_command_at);
         *self = Connection { last_command, last_command_at, ..before };
     }

@@ -13,6 +13,8 @@ use super::connection::{BufferBytes, Connection};
 pub struct ClientQuery {
     /// RESP protocol version in which the reply is written.
     pub(in crate::redis) version: Version,
+    /// Id of the connection that has sent the request, and the length of the request in bytes.
+    pub(in crate::redis) own: (u64, usize),
     /// Ids of the connections to list (option `ID`); empty for all connections.
     pub(in crate::redis) ids: Vec<u64>,
     /// Type of the clients to list (option `TYPE`); `None` for all types.
@@ -109,8 +111,11 @@ impl ClientList {
     }
 
     /// Adds the line that describes `connection` to the list, if the query selects this connection.
-    pub fn add(&mut self, connection: &Connection, now: Instant, buffers: BufferBytes) {
-        let ClientQuery { ids, client_type, .. } = &self.query;
+    pub fn add(&mut self, connection: &Connection, now: Instant, mut buffers: BufferBytes) {
+        let ClientQuery { ids, client_type, own: (own_id, request_bytes), .. } = &self.query;
+        if connection.id == *own_id {
+            buffers.incoming += request_bytes;
+        }
         if (ids.is_empty() || ids.contains(&connection.id))
             && client_type.is_none_or(|wanted| wanted == ClientType::of(connection))
         {

@@ -14,6 +14,8 @@ use crate::types::Instant;
 use crate::wire::resp::Version;
 
 use super::changes_wait::ChangesWait;
+use super::file_options::FileOptions;
+use super::stream_wait::StreamWait;
 use super::subscriptions::{ClientSubscriptions, SubscriptionChange};
 use super::tracking::Observation;
 use super::transaction::Transaction;
@@ -88,13 +90,25 @@ pub struct Connection {
     pub(in crate::redis) last_command_at: Instant,
     /// How the latest request counts in the statistics of commands.
     pub(in crate::redis) call_status: CallStatus,
-    /// The permissions of the user as whom the client has logged in; `None` if it must log in
+    /// The permissions of the user that the client is logged in as; `None` if it must log in
     /// first.
     pub(in crate::redis) permissions: Option<Arc<Permissions>>,
     /// What was denied to the latest request; `None` if nothing was.
     pub(in crate::redis) denial: Option<Box<Denial>>,
     /// Client-side caching, and whether the client is a monitor.
     pub(in crate::redis) observation: Observation,
+    /// What the client has said about the file that `SYNC` returns.
+    pub(in crate::redis) file_options: FileOptions,
+    pub(in crate::redis) eviction: Eviction,
+}
+
+/// Whether the server may disconnect a client because all clients together use too much memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::redis) enum Eviction {
+    #[default]
+    Allowed,
+    /// The client has sent `CLIENT NO-EVICT ON`.
+    Never,
 }
 
 /// A command that blocks its connection: no later request is executed before the command's outcome
@@ -108,12 +122,12 @@ pub(in crate::redis) enum Blocked {
     /// is restored if the transaction aborts, because the queued commands may already have changed
     /// the state of the connection.
     Exec(Box<Connection>),
-    /// An `EXEC` of a transaction with `SELECT`. Contains the database of the connection after it.
-    Select(DatabaseId),
     /// A `CHANGES` that waits for a change.
     Changes(Box<ChangesWait>),
     /// A request such as `BLPOP` that waits for an element to take.
     Pop(Box<PopWait>),
+    /// An `XREAD` or `XREADGROUP` that waits for entries.
+    Streams(Box<StreamWait>),
     /// A `WAIT` or `WAITAOF` that waits for other replicas.
     Replicas(ReplicaWait),
 }
@@ -141,6 +155,12 @@ pub struct BufferBytes {
 }
 
 impl Connection {
+    /// Returns whether the client may be disconnected because all clients together use too much
+    /// memory.
+    pub fn may_be_evicted(&self) -> bool {
+        self.eviction == Eviction::Allowed
+    }
+
     /// Returns the state of a new connection, which uses RESP2 and may send all commands until
     /// [`Connection::begin_login`] is called. `id` must be unique within the
     /// process. `address` is the client's address and `local_address` the server's, both as
@@ -172,6 +192,8 @@ impl Connection {
             permissions: Some(Permissions::unrestricted()),
             denial: None,
             observation: Observation::default(),
+            file_options: FileOptions::default(),
+            eviction: Eviction::default(),
         }
     }
 
@@ -285,10 +307,8 @@ impl Connection {
         let waits = match &self.blocked {
             Some(Blocked::Changes(wait)) => size_of::<ChangesWait>() + wait.prefix.len(),
             Some(Blocked::Pop(wait)) => wait.held_bytes(),
-            Some(
-                Blocked::Watch(_) | Blocked::Exec(_) | Blocked::Select(_) | Blocked::Replicas(_),
-            )
-            | None => 0,
+            Some(Blocked::Streams(wait)) => wait.held_bytes(),
+            Some(Blocked::Watch(_) | Blocked::Exec(_) | Blocked::Replicas(_)) | None => 0,
         };
         let tracking = self.observation.tracking.as_ref();
         let caching = tracking.map_or(0, |tracking| tracking.held_bytes());
@@ -306,6 +326,11 @@ impl Connection {
     /// Returns whether the reply to the latest request is suppressed because of `CLIENT REPLY`.
     pub fn is_muted(&self) -> bool {
         self.reply_mode.muted
+    }
+
+    /// Lets the reply to the current request be sent in spite of `CLIENT REPLY`.
+    pub fn unmute(&mut self) {
+        self.reply_mode.muted = false;
     }
 
     /// Returns how the latest request counts in the statistics of commands.
@@ -356,6 +381,7 @@ impl Connection {
             ('R', tracking.is_some_and(|tracking| tracking.is_redirect_broken)),
             ('B', tracking.is_some_and(|tracking| tracking.prefixes().is_some())),
             ('r', self.reads_from_followers),
+            ('e', self.eviction == Eviction::Never),
         ] {
             if is_set {
                 flags.push(flag);

@@ -10,6 +10,7 @@ use crate::redis::statistics::CommandNumber;
 use crate::wire::resp::{Version, Writer};
 
 use super::client_info::ClientQuery;
+use super::function_reply::{write_dump, write_list};
 
 /// Memory usage in bytes of each value in a reply, in addition to the content of the value.
 const ITEM_BYTES: usize = size_of::<Option<Bytes>>();
@@ -36,6 +37,13 @@ pub(in crate::redis) enum ReplyKind {
     /// Write the reply to `EXEC`: an array with the replies to all commands of the transaction, in
     /// order, each with the id of its command.
     Exec(Arc<[(CommandNumber, ExecReply)]>),
+    /// Write the libraries of functions as `FUNCTION LIST` does.
+    FunctionList {
+        /// Whether the code of each library is written, too.
+        with_code: bool,
+    },
+    /// Write the libraries of functions as `FUNCTION DUMP` does.
+    FunctionDump,
     /// The request contains scripts, whose run has written the reply already: the outcome only says
     /// whether the reply is right.
     Script,
@@ -126,7 +134,7 @@ impl ReplyFormat {
                     ReplyKind::Exec(replies) => {
                         replies.iter().map(|(_, reply)| reply.bytes()).sum()
                     }
-                    ReplyKind::Plain | ReplyKind::Number(_) | ReplyKind::Script => 0,
+                    _ => 0,
                 };
                 ITEM_BYTES + outcome.value_bytes() + written
             }
@@ -223,13 +231,19 @@ pub(super) fn write_stream_head(
 pub(super) fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
     match (outcome, kind) {
         (Outcome::Done, ReplyKind::Number(number)) => writer.integer((*number).into()),
-        (Outcome::Done, ReplyKind::Plain | ReplyKind::Exec(_) | ReplyKind::Script) => writer.ok(),
+        (Outcome::Done, _) => writer.ok(),
         (Outcome::Unchanged, _) => writer.null(),
         (Outcome::Value(value), _) => writer.bulk_or_null(value.as_deref()),
         (Outcome::LongValue(value), _) => writer.bulk_in_slices(value.len(), value.slices()),
         (Outcome::Integer(number), _) => writer.integer(*number),
         (Outcome::Double(number), _) => writer.double(number.0),
+        (Outcome::Decimal(number), _) => writer.decimal(number.0),
+        (Outcome::Status(text), _) => writer.simple(&String::from_utf8_lossy(text)),
         (Outcome::Type(kind), _) => writer.simple(kind.map_or("none", |kind| kind.name())),
+        (Outcome::Values(codes), ReplyKind::FunctionDump) => write_dump(writer, codes),
+        (Outcome::List(libraries), ReplyKind::FunctionList { with_code }) => {
+            write_list(writer, libraries, *with_code);
+        }
         (Outcome::Values(values), _) => {
             write_head(writer, outcome);
             for value in values {

@@ -37,6 +37,9 @@ pub struct AwaitedKeys {
     pub keys: Vec<Bytes>,
     /// How many clients a change wakes.
     pub wake: Wake,
+    /// Maximum number of new entries that the client takes at a time, at least 1. Only for
+    /// [`Wake::News`].
+    pub entries_max: usize,
     /// Clients of different groups do not compete with each other. Empty for commands without
     /// groups.
     pub group: Bytes,
@@ -46,8 +49,24 @@ pub struct AwaitedKeys {
 /// longest come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wake {
+    /// All: the clients take nothing.
+    All,
     /// As many as the value has elements: each client takes at least one.
     Elements,
+    /// As many as are needed to take the new entries. All if there may be nothing to wait for any
+    /// more, for example because the key does not exist.
+    News,
+}
+
+/// What the try of a client that waits has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// Nothing.
+    Nothing,
+    /// Everything that there was, or what is left is reported as a change.
+    Whole,
+    /// As many entries as it may take at a time, so there may be more.
+    Part,
 }
 
 /// A request such as `BLPOP` that waits for an element to take.
@@ -126,7 +145,8 @@ mod tests {
             };
             let keys = keys.iter().map(|key| Bytes::copy_from_slice(key)).collect();
             let (kind, wake) = (ValueType::List, Wake::Elements);
-            let keys = AwaitedKeys { kind, database, keys, wake, group: Bytes::new() };
+            let keys =
+                AwaitedKeys { kind, database, keys, wake, entries_max: 1, group: Bytes::new() };
             let wait = PopWait { until: None, keys, operation: encoded(args), moves: false };
             assert_eq!(wait.operation_again(Some(b"b")), encoded(again), "{command}");
             assert_eq!(wait.operation_again(None), encoded(args), "{command}");

@@ -40,7 +40,8 @@ enum Elements {
 
 impl WideReply {
     /// Returns whether the reply for `outcome` has so many elements that it must be encoded in
-    /// parts. That of an `EXEC`, which is at most as wide as its transaction, is not.
+    /// parts. That of an `EXEC`, which is at most as wide as its transaction, is not, nor are those
+    /// about functions.
     pub fn is_wide(reply_format: &ReplyFormat, outcome: &Outcome) -> bool {
         let len = match outcome {
             Outcome::Values(values) => values.len(),
@@ -51,7 +52,11 @@ impl WideReply {
             }
             _ => 0,
         };
-        len >= WIDE_LEN && !matches!(reply_format.kind, ReplyKind::Exec(_))
+        let is_list_of_elements = match reply_format.kind {
+            ReplyKind::Plain | ReplyKind::Number(_) | ReplyKind::Script => true,
+            ReplyKind::Exec(_) | ReplyKind::FunctionList { .. } | ReplyKind::FunctionDump => false,
+        };
+        len >= WIDE_LEN && is_list_of_elements
     }
 
     /// Begins to encode the reply for `outcome`.

@@ -1,5 +1,5 @@
-//! The certificates in use. A thread reads the files again when they change or when it is asked to,
-//! so that new connections use the new certificates. If new files cannot be used, the previous
+//! The TLS certificates in use. A thread reloads the files when they change or on request, so that
+//! new connections use the new certificates. If the new files are unusable, the previous
 //! certificates stay in use.
 
 use std::io;
@@ -18,10 +18,10 @@ use crate::tls::{
 };
 use crate::types::NodeId;
 
-/// Interval at which the files are checked for changes.
+/// Interval between checks of the files for changes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Asks a running server to read its certificates again.
+/// Requests a running server to reload its certificates.
 #[derive(Debug, Default)]
 pub struct ReloadHandle {
     is_requested: Mutex<bool>,
@@ -29,14 +29,14 @@ pub struct ReloadHandle {
 }
 
 impl ReloadHandle {
-    /// Asks the server to read the files now, even if they seem unchanged.
+    /// Requests a reload of the files, even if they seem unchanged.
     pub fn reload(&self) {
         *self.is_requested.lock() = true;
         self.changed.notify_all();
     }
 
-    /// Waits until a reload is requested, but at most for `timeout`. Returns whether one was
-    /// requested since the last call.
+    /// Blocks until a reload is requested, at most for `timeout`. Returns whether a reload has been
+    /// requested since the previous call.
     fn wait(&self, timeout: Duration) -> bool {
         let mut is_requested = self.is_requested.lock();
         if !*is_requested {
@@ -46,19 +46,22 @@ impl ReloadHandle {
     }
 }
 
-/// The certificates with which this replica makes and accepts connections.
+/// The TLS configurations with which this replica opens and accepts connections.
 #[derive(Debug, Default)]
 pub(crate) struct Certificates {
     clients: Option<(ClientTls, Mutex<Arc<ServerConfig>>)>,
     peers: Option<(PeerTls, Mutex<PeerConfigs>)>,
-    /// The states of the files of `clients` and of `peers` just before they were first read.
+    /// The states of the files of `clients` and of `peers`, taken just before they were last read.
     states: [Option<FileStates>; 2],
-    /// Number of times that the authorities of peers have changed.
+    /// Number of changes of the trusted authorities of peers.
     authority_changes: AtomicU64,
 }
 
 impl Certificates {
-    /// Reads the certificates that the options name.
+    /// Loads the certificates that the options name.
+    ///
+    /// # Errors
+    /// If they cannot be read or used.
     pub(super) fn load(
         clients: Option<&ClientTls>,
         peers: Option<&PeerTls>,
@@ -81,8 +84,8 @@ impl Certificates {
         })
     }
 
-    /// Starts the thread that reads the files again, if there are any. It ends when the
-    /// certificates are dropped.
+    /// Starts the thread that reloads the files, if there are any. It ends when the certificates
+    /// are dropped.
     pub(super) fn watch(
         self: &Arc<Certificates>,
         handle: &Arc<ReloadHandle>,
@@ -95,7 +98,8 @@ impl Certificates {
         let watch = move || loop {
             let is_requested = handle.wait(CHECK_INTERVAL);
             let Some(certificates) = certificates.upgrade() else {
-                // The server has stopped. The request is for one that is started again.
+                // The server has stopped. Leaves the request to a server that is started in its
+                // place.
                 if is_requested {
                     handle.reload();
                 }
@@ -124,10 +128,13 @@ impl Certificates {
             Ok(config) => {
                 *current.lock() = config;
                 let cert = options.files.cert.display();
-                tracing::info!(%cert, "certificates for clients read");
+                tracing::info!(%cert, "certificates for clients loaded");
             }
             Err(error) => {
-                tracing::error!(%error, "new certificates for clients refused, the previous stay");
+                tracing::error!(
+                    %error,
+                    "new certificates for clients rejected, keeping the previous ones"
+                );
             }
         }
     }
@@ -145,51 +152,53 @@ impl Certificates {
                 tracing::info!(
                     cert = %options.files.cert.display(),
                     has_new_authorities,
-                    "certificates for peers read"
+                    "certificates for peers loaded"
                 );
             }
             Err(error) => {
-                tracing::error!(%error, "new certificates for peers refused, the previous stay");
+                tracing::error!(
+                    %error,
+                    "new certificates for peers rejected, keeping the previous ones"
+                );
             }
         }
     }
 
-    /// Returns the state of a new connection of a client.
+    /// Creates the TLS session of a connection that a client has opened.
     pub(crate) fn accept_client(&self) -> io::Result<Session> {
         let (_, config) = self.clients.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         let config = Arc::clone(&config.lock());
         Session::accept(config)
     }
 
-    /// Returns the state of a new connection of a peer; `None` if peers use no certificates.
+    /// Creates the TLS session of a connection that a peer has opened; `None` if peers use no TLS.
     pub(crate) fn accept_peer(&self) -> io::Result<Option<Session>> {
         let Some((_, configs)) = &self.peers else { return Ok(None) };
         let config = Arc::clone(&configs.lock().incoming);
         Session::accept(config).map(Some)
     }
 
-    /// Returns the state of a new connection to the replica `peer`; `None` if peers use no
-    /// certificates.
+    /// Creates the TLS session of a connection to the replica `peer`; `None` if peers use no TLS.
     pub(crate) fn connect_to_peer(&self, peer: NodeId) -> io::Result<Option<Session>> {
         let Some((options, configs)) = &self.peers else { return Ok(None) };
         let config = Arc::clone(&configs.lock().outgoing);
         Session::connect(config, options.domain.server_name(peer)).map(Some)
     }
 
-    /// Returns the domain of the names in the certificates of peers; `None` if peers use no
-    /// certificates.
+    /// Returns the domain of the DNS names in peers' certificates; `None` if peers use no TLS.
     pub(crate) fn peer_domain(&self) -> Option<&PeerDomain> {
         self.peers.as_ref().map(|(options, _)| &options.domain)
     }
 
-    /// Returns the number of times that the authorities of peers have changed. After each, the
-    /// connections to and from peers must be made again, so that they are verified again.
+    /// Returns the number of changes of the trusted authorities of peers. After each change, all
+    /// peer connections must be closed and opened again, so that the certificates are verified with
+    /// the new authorities.
     pub(crate) fn authority_changes(&self) -> u64 {
         self.authority_changes.load(Ordering::Acquire)
     }
 }
 
-/// Replaces `known` with the present state of files. Returns whether it is another one.
+/// Replaces `known` with the present states of files. Returns whether they differ.
 fn has_changed(known: &mut Option<FileStates>, present: Option<FileStates>) -> bool {
     let has_changed = *known != present;
     *known = present;

@@ -1,4 +1,4 @@
-//! The sockets on which a server listens for clients and peers, and their certificates.
+//! The sockets on which a server accepts clients and peers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,17 +11,20 @@ use crate::runtime::server::retry::retry_while;
 use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
 use crate::runtime::server::sockets::listener::Listener;
 
-/// Everything with which a server accepts connections.
+/// All sockets on which a server accepts connections and datagrams, and the certificates for them.
 #[derive(Debug)]
 pub(super) struct Endpoints {
     pub(super) listeners: Listeners,
-    /// The socket for datagrams from and to peers.
+    /// The socket for datagrams to and from peers.
     pub(super) datagrams: DatagramSocket,
     pub(super) certificates: Arc<Certificates>,
 }
 
 impl Endpoints {
-    /// Reads the certificates and opens the sockets that the options name.
+    /// Loads the certificates and opens the sockets that the options name.
+    ///
+    /// # Errors
+    /// If a file cannot be used or an address cannot be bound.
     pub(super) fn open(options: &ServerOptions) -> Result<Endpoints, RunError> {
         let certificates = Certificates::load(options.tls.as_ref(), options.peer_tls.as_ref())?;
         let listeners = Listeners::bind(options)?;
@@ -31,14 +34,15 @@ impl Endpoints {
     }
 }
 
-/// All listening sockets of a server.
+/// The listening TCP sockets of a server.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    /// For clients without TLS; `None` if that port is closed.
+    /// For clients without TLS; `None` if that port is disabled.
     pub(super) clients: Option<Listener>,
-    /// For clients with TLS; `None` if there is no such port.
+    /// For clients with TLS; `None` if no such port is configured.
     pub(super) tls: Option<Listener>,
-    /// For Sentinel commands, with TLS if `clients` is closed; `None` if there is no such address.
+    /// For Sentinel commands, with TLS if `clients` is `None`. `None` if no such address is
+    /// configured.
     pub(super) sentinel: Option<Listener>,
     /// For peers.
     pub(super) peers: Listener,
@@ -46,9 +50,12 @@ pub(super) struct Listeners {
 
 impl Listeners {
     /// Opens the sockets that the options name.
+    ///
+    /// # Errors
+    /// If an address cannot be bound.
     pub(super) fn bind(options: &ServerOptions) -> Result<Listeners, RunError> {
-        let bind = |whom, address: Option<SocketAddr>| {
-            address.map(|address| listen(whom, address)).transpose()
+        let bind = |purpose, address: Option<SocketAddr>| {
+            address.map(|address| listen(purpose, address)).transpose()
         };
         Ok(Listeners {
             clients: bind("clients", options.plain_listen())?,
@@ -64,17 +71,16 @@ impl Listeners {
     }
 }
 
-/// Opens a listening socket. If the address is in use, tries again for some seconds, in case an
-/// earlier process is still exiting.
-pub(super) fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError> {
-    bind(whom, address, Listener::bind)
+/// Opens a listening socket. `purpose` completes the error message "cannot listen for …". If the
+/// address is in use, retries for some seconds, because an earlier process may still be exiting.
+pub(super) fn listen(purpose: &'static str, address: SocketAddr) -> Result<Listener, RunError> {
+    bind(purpose, address, Listener::bind)
 }
 
-/// Opens a socket by calling `bind` with `address`. If the address is in use, tries again for some
-/// seconds, in case an earlier process is still exiting. `whom` is the purpose of the socket for
-/// the error message.
+/// Opens a socket by calling `bind` with `address`. Retries like [`listen`]. `purpose` says in
+/// error messages what the socket is for.
 fn bind<T>(
-    whom: &'static str,
+    purpose: &'static str,
     address: SocketAddr,
     bind: impl Fn(SocketAddr) -> io::Result<T>,
 ) -> Result<T, RunError> {
@@ -88,7 +94,7 @@ fn bind<T>(
                 io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
                 _ => "choose another address",
             };
-            RunError::Listen { whom, address, source, advice }
+            RunError::Listen { purpose, address, source, advice }
         })
     };
     let is_in_use = |error: &RunError| {

@@ -106,7 +106,7 @@ pub use self::restore::{
 pub use self::stop_handle::StopHandle;
 
 /// Divisor of the size of the kernel's socket buffer: the quotient is the maximum window of one
-/// stream of datagrams. Several streams share the buffer, and the kernel counts more bytes than the
+/// datagram stream. Several streams share the buffer, and the kernel counts more bytes than the
 /// payload.
 const BUFFER_SHARES: usize = 4;
 
@@ -137,7 +137,7 @@ pub fn run_server(
     let disk_space = Arc::new(DiskSpaceBoard::new(options.disk_reserve));
     let folder = folder::open(options, &disk_space)?;
     let OpenedFolder { recovered, peers: peer_records, snapshots, snapshot, store, marks } = folder;
-    let opening = recovered.openings().last().copied().expect("the list has this opening");
+    let start_id = recovered.start_ids().last().copied().expect("the list has this start");
     let last_snapshot = snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
     let clock = Clock::start();
     let (poll, wake) = poll_and_wake().map_err(system_error("cannot set up the network"))?;
@@ -148,7 +148,7 @@ pub fn run_server(
     let clocks = Arc::<ClockBoard>::default();
     let replicated_clock = CoreClock::new(Arc::clone(&clocks), applied_clock(&store), &clock);
     let memory = Arc::new(MemoryBoard::new(options.memory_max, Arc::clone(&snapshot_board)));
-    let origin = origin_of(options.id, opening);
+    let origin = origin_of(options.id, start_id);
     let rejoining = Arc::new(AtomicBool::new(recovered.loss() == Some(Loss::Votes)));
     let (outgoing, incoming) =
         peer_connections(options, &endpoints, &recovered, peer_records, &rejoining, counters);
@@ -169,7 +169,7 @@ pub fn run_server(
         me: options.id,
         announced: options.announced_to_peers(),
         is_address_set: options.announce_peer.is_some(),
-        opening,
+        start_id,
         listeners: endpoints.listeners,
         certificates: Arc::clone(&endpoints.certificates),
         datagrams: endpoints.datagrams,
@@ -350,7 +350,7 @@ fn peer_connections(
 }
 
 /// Returns a random secret, from which this replica computes the cookies that peers need to open
-/// streams of datagrams.
+/// datagram streams.
 fn secret() -> [u8; 32] {
     let mut secret = [0; 32];
     for part in secret.chunks_mut(8) {
@@ -369,7 +369,7 @@ fn hello(recovered: &Recovered<RealDisk>, options: &ServerOptions) -> Hello {
         to: identity.replica,
         incarnation: identity.incarnation,
         connection: protocol::SPEAKS_V10,
-        openings: recovered.openings().to_vec(),
+        start_ids: recovered.start_ids().to_vec(),
         members: recovered.members().to_vec(),
         rejoining: recovered.loss() == Some(Loss::Votes),
         lane: Lane::Urgent,
@@ -440,6 +440,9 @@ fn settings(options: &ServerOptions) -> Settings {
     settings.set_tls(&tls_settings(options.tls.as_ref()));
     let reserved = descriptors::reserved(options.peers.len(), other_descriptors(options));
     let clients_max = descriptors::raise_limit(options.clients_max, reserved);
+    if options.debug {
+        settings.accept_settings_without_effect();
+    }
     settings.set_clients_allowed(descriptors::clients_allowed(reserved));
     settings.set_memory_max(options.memory_max);
     settings.set_rewrite_growth(options.snapshot_log_percentage, options.snapshot_log_bytes);
@@ -472,6 +475,7 @@ fn tls_settings(tls: Option<&ClientTls>) -> Vec<(&'static str, String)> {
 fn set_state(context: &mut Context, store: &StateMachine, applied: Index) {
     context.note_applied(applied);
     context.databases = store.database_sizes();
+    context.kept_scripts = store.kept_scripts();
     context.state_digest = store.digest();
 }
 

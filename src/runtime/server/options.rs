@@ -58,7 +58,7 @@ pub struct ServerOptions {
     /// none.
     pub password: Option<Password>,
     /// Whether the replica listens for clients on loopback only as long as it has no `password`,
-    /// and connects with peers on loopback only as long as it has no `peer_tls`.
+    /// and connects to peers only on loopback as long as it has no `peer_tls`.
     pub is_protected: bool,
     /// Maximum number of client connections.
     pub clients_max: u64,
@@ -224,14 +224,13 @@ impl ServerOptions {
         if peer_listen == self.peer_listen {
             tracing::info!(
                 %peer_listen,
-                "no certificates for peers are set; this replica connects with peers on loopback \
-                 only"
+                "no certificates for peers are set; this replica connects to peers only on loopback"
             );
         } else {
             tracing::warn!(
                 %peer_listen,
-                "no certificates for peers are set, so this replica connects with peers on \
-                 loopback only (protected mode); make certificates with `bowline admin certs` and \
+                "no certificates for peers are set, so this replica connects to peers only on \
+                 loopback (protected mode); create certificates with `bowline admin certs` and \
                  set --peer-tls-cert-file, --peer-tls-key-file and --peer-tls-ca-cert-file, or set \
                  --protected-mode no"
             );

@@ -38,11 +38,11 @@ pub(crate) struct ReadIndexRequests {
 
 impl ReadIndexRequests {
     /// Creates an empty list of requests. A ticket is the number by which a reply is matched to its
-    /// request. Tickets start at a value derived from `opening`, the random number that identifies
+    /// request. Tickets start at a value derived from `start_id`, the random number that identifies
     /// this start of the replica, so that late replies to requests from an earlier start are not
     /// accepted.
-    pub(crate) fn new(opening: u64) -> ReadIndexRequests {
-        let next_ticket = (opening << 32) + 1;
+    pub(crate) fn new(start_id: u64) -> ReadIndexRequests {
+        let next_ticket = (start_id << 32) + 1;
         let (gathered, requested) = (Vec::new(), VecDeque::new());
         ReadIndexRequests { next_ticket, gathered, renewal_wanted: false, requested }
     }

@@ -20,12 +20,12 @@ pub(crate) const BATCH_CLIENT: ClientId = ClientId(1);
 pub(crate) const NO_CLIENT: ClientId = ClientId(2);
 
 /// Returns the first eight bytes of all ids that `replica` creates: the replica's id in two bytes,
-/// and the lower six bytes of `opening`, the random number that identifies the replica's current
+/// and the lower six bytes of `start_id`, the random number that identifies the replica's current
 /// start and was generated when it opened its log.
-pub(crate) fn origin_of(replica: NodeId, opening: u64) -> [u8; ORIGIN_BYTES] {
+pub(crate) fn origin_of(replica: NodeId, start_id: u64) -> [u8; ORIGIN_BYTES] {
     let mut origin = [0; ORIGIN_BYTES];
     origin[..2].copy_from_slice(&replica.0.to_be_bytes());
-    origin[2..].copy_from_slice(&opening.to_be_bytes()[2..]);
+    origin[2..].copy_from_slice(&start_id.to_be_bytes()[2..]);
     origin
 }
 
@@ -47,10 +47,10 @@ pub(crate) fn replica_and_sequence(id: RequestId) -> (NodeId, u64) {
 }
 
 /// Returns a peer's request for a read index in the form in which the Raft core handles it: a read
-/// without a payload. `opening` is the random number that identifies the peer's current start,
+/// without a payload. `start_id` is the random number that identifies the peer's current start,
 /// generated when the peer opened its log. `ticket` is the number that the reply will contain.
-pub(crate) fn read_index_request(from: NodeId, opening: u64, ticket: u64) -> ClientRequest {
-    let request = request_id(origin_of(from, opening), ticket);
+pub(crate) fn read_index_request(from: NodeId, start_id: u64, ticket: u64) -> ClientRequest {
+    let request = request_id(origin_of(from, start_id), ticket);
     let key = RequestKey { client: READ_INDEX_CLIENT, request };
     ClientRequest { key, kind: RequestKind::Read, payload: Bytes::new() }
 }

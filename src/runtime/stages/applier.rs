@@ -361,6 +361,7 @@ impl Applier {
         }
         debug_assert_eq!(self.store.applied_index(), self.last.index, "entries were skipped");
         replies.databases = self.store.database_sizes();
+        replies.kept_scripts = self.store.kept_scripts();
         replies.digest = self.digest;
         let users = self.store.users();
         if users.revision() != std::mem::replace(&mut self.users_revision, users.revision()) {

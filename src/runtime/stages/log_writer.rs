@@ -20,6 +20,7 @@ use crate::record::Entry;
 use crate::runtime::boards::RuntimeCounters;
 use crate::runtime::channels::{AppendBatch, CoreItem, DiskSpaceReport, LogWriterEnds};
 use crate::runtime::trace_board::{TraceBoard, TracedStep};
+use crate::storage::failpoint::reach;
 
 use super::disk_space;
 
@@ -162,10 +163,12 @@ impl LogWriter {
             completions.is_sorted_by(|one, next| one.sequence < next.sequence),
             "jobs out of order: {completions:?}"
         );
+        reach("log", "appended");
         self.log.sync();
         if let Some(last) = completions.iter().rev().find_map(|it| it.last) {
             self.trace.note(TracedStep::Durable, last.index);
         }
+        reach("log", "synced");
         // Sent after the sync and not before: a follower that lost power in between would restart
         // without entries that it had acknowledged.
         if !released.is_empty()

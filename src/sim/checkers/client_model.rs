@@ -60,8 +60,8 @@ struct Model {
     /// Number of operations applied so far. Each operation gets this number as the revision of the
     /// keys that it writes.
     revision: u64,
-    /// The results of applying the log entries, starting with the entry at index 1, each with the
-    /// total length in bytes of the pieces of an incomplete batch after it.
+    /// For each log entry from index 1 on, the result of applying it, and the total length in bytes
+    /// of the pieces of an incomplete batch that follow from it.
     results: Vec<(Applied, usize)>,
     /// The parts so far of a batch that its leader appends in pieces: the term of the leader, the
     /// request key of the batch, and the bytes. `None` between such batches.
@@ -337,8 +337,8 @@ impl ClientModel {
 }
 
 impl Model {
-    /// Returns the payload to apply for a log entry: that of the entry, or the whole batch if the
-    /// entry has its last piece; empty if there is none.
+    /// Returns the bytes to apply for a log entry: its payload, or the whole batch if the entry is
+    /// the last piece of one; empty if there is nothing to apply.
     fn payload_of(&mut self, entry: &Entry) -> Bytes {
         if entry.kind() == EntryKind::NoOp {
             self.pieces = None;

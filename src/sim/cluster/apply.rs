@@ -94,8 +94,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Has a witness apply an entry, which has no effect on its state. Returns the entry's id;
-    /// `None` if the state is past the entry already.
+    /// Lets a witness apply an entry, which does not change its state. Returns the entry's id;
+    /// `None` if the state already covers the entry.
     fn skip_entry(&mut self, slot: usize, entry: &Entry) -> Option<EntryId> {
         let store = &mut self.machines[slot].store;
         let is_new = entry.index() > store.applied_index();

@@ -165,8 +165,8 @@ impl Cluster {
     /// the last applied entry.
     pub(super) fn take_snapshot(&mut self, slot: usize, last: EntryId) {
         let machine = &mut self.machines[slot];
-        // A wrong state spreads if a leader sends a snapshot with it before it finds out, and then
-        // a majority may have it.
+        // A wrong state would spread in a snapshot that a leader sends before it detects that its
+        // state is wrong; then a majority might have it.
         if machine.has_changed_state {
             return;
         }
@@ -182,8 +182,8 @@ impl Cluster {
         }
     }
 
-    /// Starts storing the point at which the log of a witness is to begin, as a snapshot without
-    /// data. Does nothing if another snapshot is being written: the replica or the leader tries
+    /// Starts storing the point at which the log of a witness will begin, as a snapshot without
+    /// data. Does nothing while another snapshot is being written: the replica or the leader tries
     /// again.
     pub(super) fn store_log_start(
         &mut self,

@@ -48,7 +48,7 @@ impl Cluster {
         }
         machine.incarnation += 1;
         if let Some(files) = machine.disk.folder() {
-            machine.openings.push((machine.incarnation, files.opening()));
+            machine.start_ids.push((machine.incarnation, files.start_history()));
         }
         machine.store = start.store.unwrap_or_else(|| machine.snapshots.load());
         if machine.config.is_witness && machine.store.applied_index() == Index::ZERO {
@@ -95,10 +95,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Returns whether the programs of both replicas understand what the other may send: neither is
-    /// of a lower feature level than that of the cluster at the other, and the receiver's knows all
-    /// entries of the message. In the server, one of them refuses the connection otherwise. Only a
-    /// replica that was removed before it was upgraded is refused.
+    /// Returns whether both programs understand what the other may send: neither has a lower
+    /// feature level than the cluster's level known to the other, and the receiver's supports all
+    /// entries in the message. In the server, one of the two refuses the connection otherwise. Only
+    /// a replica that was removed before it was upgraded is affected.
     pub(super) fn understands(&self, slot: usize, envelope: &Envelope) -> bool {
         let (receiver, sender) = (&self.machines[slot], &self.machines[self.slot(envelope.from)]);
         let cluster_level = |machine: &Machine| {
@@ -133,8 +133,8 @@ impl Cluster {
         if machine.replica.is_none() || machine.disk.folder().is_none() || sender <= heard {
             return Ok(true);
         }
-        let openings = &self.machines[from_place].openings;
-        let found = openings.iter().find(|(incarnation, _)| *incarnation == sender);
+        let start_ids = &self.machines[from_place].start_ids;
+        let found = start_ids.iter().find(|(incarnation, _)| *incarnation == sender);
         let (incarnation, numbers) = found.expect("the sender had opened its folder").1.clone();
         // A connection ends with the process: a late message over a connection that this replica
         // has not accepted yet may be rejected.
@@ -191,7 +191,7 @@ impl Cluster {
         let mut rejected_by_all = true;
         for other in self.machines.iter().filter(|other| other.id != id) {
             let folder = other.disk.folder().expect("all machines have folders or none has");
-            let knows_later = folder.noted_opening(id) > copy.copied_at;
+            let knows_later = folder.noted_start_id(id) > copy.copied_at;
             rejected_by_all &= knows_later;
             let accepts = folder.accepts(id, &copy);
             ensure!(
@@ -201,7 +201,7 @@ impl Cluster {
                  times according to replica {0}'s latest record of it",
                 other.id,
                 copy.copied_at,
-                folder.noted_opening(id)
+                folder.noted_start_id(id)
             );
         }
         if rejected_by_all && self.machines.len() > 1 {
@@ -235,7 +235,7 @@ impl Cluster {
         machine.applying.clear();
         machine.storing.clear();
         machine.receiving = None;
-        // A changed state is in no snapshot.
+        // No snapshot contains a changed state.
         (machine.has_changed_state, machine.state_is_wrong) = (false, false);
         machine.log_start = None;
         if let Some(gate) = machine.clock_gate.take() {

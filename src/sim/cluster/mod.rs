@@ -57,8 +57,8 @@ pub struct Cluster {
     /// Messages that replicas have sent, until the driver of the simulation takes them from here to
     /// deliver or drop them.
     pub sent: Vec<Envelope>,
-    /// Operations that replicas have forwarded to the leader during the last event, each with the
-    /// sender and the leader, until the driver of the simulation takes them.
+    /// Operations that replicas have forwarded to the leader during the last event, each with its
+    /// sender and the leader, until the simulation's driver takes them.
     pub forwards: Vec<(NodeId, NodeId, ClientRequest)>,
     /// Answers that replicas gave to clients, until the driver of the simulation takes them from
     /// here.
@@ -78,15 +78,14 @@ pub struct Cluster {
     /// How often the run has reached each situation that tests must cover. Excludes the counters of
     /// running replicas and of the client model, which [`Cluster::coverage`] adds.
     coverage: Coverage,
-    /// Whether a script has forged messages. If so, it is no violation that a replica rejects a
-    /// message.
+    /// Whether a script has forged messages. Rejecting a message is then not a violation.
     pub forged: bool,
 }
 
 impl Cluster {
     /// Creates a cluster at time zero, with one machine for each of `ids`. The replicas `members`
-    /// are the members with which it is created; the others may join later. All replicas are down
-    /// until the caller starts them with [`Cluster::start`].
+    /// are its initial members; the others may join later. All replicas are down until the caller
+    /// starts them with [`Cluster::start`].
     pub fn new(
         ids: &[NodeId],
         members: &[NodeId],
@@ -114,8 +113,8 @@ impl Cluster {
         }
     }
 
-    /// Makes these replicas witnesses, whether they are members already or join later. Called
-    /// before any replica starts.
+    /// Makes these replicas witnesses, whether they are initial members or join later. Must be
+    /// called before any replica starts.
     pub fn set_witnesses(&mut self, witnesses: &[NodeId]) {
         for machine in &mut self.machines {
             assert!(machine.replica.is_none(), "replica {} is running", machine.id);
@@ -141,8 +140,8 @@ impl Cluster {
         coverage
     }
 
-    /// Returns a replica, running or not, that has lost its disk or a part of it and has not
-    /// finished rejoining; `None` if there is none.
+    /// Returns a replica that has lost all or part of its disk and has not finished rejoining,
+    /// running or not; `None` if there is none.
     pub fn rejoining(&self) -> Option<NodeId> {
         let rejoining = self.machines.iter().find(|machine| machine.disk.is_rejoining());
         rejoining.map(|machine| machine.id)
@@ -213,7 +212,7 @@ impl Cluster {
         leaders.max_by_key(|status| status.term).map(|status| status.id)
     }
 
-    /// Asks the replica `id` for a membership change. Does nothing if it is down or paused.
+    /// Requests a membership change from the replica `id`. Does nothing if it is down or paused.
     ///
     /// # Errors
     /// If a safety rule is violated.
@@ -363,8 +362,8 @@ impl Cluster {
         self.on_message(slot, Msg::DiskSpace(space))
     }
 
-    /// Requests a leadership transfer from a replica, or its abort, and returns the replica's
-    /// answer. A replica that is down or paused answers like one that is not the leader.
+    /// Requests a leadership transfer, or the abort of one, from a replica, and returns its answer.
+    /// A replica that is down or paused answers as if it were not the leader.
     ///
     /// # Errors
     /// If a safety rule is violated.

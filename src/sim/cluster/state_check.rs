@@ -1,5 +1,5 @@
-//! The comparison of the replicas' states: faults that change the state of one replica, and
-//! replicas that find out that their state is wrong.
+//! Comparison of the replicas' states: a fault that changes the state of one replica, and replicas
+//! that detect that their own state is wrong.
 
 use super::Cluster;
 use super::queue::Event;
@@ -11,12 +11,12 @@ use crate::sim::disk::folder::Folder;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::NodeId;
 
-/// A key that no client uses, so that clients do not notice that it has been changed.
+/// Key that no client uses, so no client notices the change.
 const CHANGED_KEY: &[u8] = b"changed by a fault";
 
 impl Cluster {
-    /// Changes the state of a replica, so that it differs from the others, if there is no other
-    /// replica that lacks the right state. Returns whether the state was changed.
+    /// Changes the state of a replica, so that it differs from the others, unless another replica
+    /// lacks the right state. Returns whether the state was changed.
     pub fn change_state(&mut self, id: NodeId) -> bool {
         let is_possible = self.rejoining().is_none() && !self.has_changed_state();
         let machine = self.machine_mut(id);
@@ -35,8 +35,8 @@ impl Cluster {
         self.machines.iter().any(|machine| machine.has_changed_state)
     }
 
-    /// Delivers an operation that the replica `to` is to propose as the leader. It is lost if the
-    /// replica is down, or no leader.
+    /// Delivers an operation that the replica `to` should propose as leader. It is lost if the
+    /// replica is down or not the leader.
     ///
     /// # Errors
     /// If a safety rule is violated.
@@ -53,9 +53,9 @@ impl Cluster {
         Ok(())
     }
 
-    /// After an entry: notes what the replica has to report, and stops the replica if a majority of
-    /// the voters has another state. Its folder is then marked, so that the next start rebuilds the
-    /// state.
+    /// Called after each applied entry: records the digest that the replica has to report, and
+    /// stops the replica if a majority of the voters has another state. The folder is then marked,
+    /// so that the next start rebuilds the state.
     pub(super) fn compare_states(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if let Some(report) = machine.store.take_digest_report() {

@@ -28,7 +28,7 @@ const INBOX_MAX: usize = 10_000;
 /// replica triggers itself forever, which is a violation.
 const STEPS_AT_ONCE_MAX: u32 = 10_000;
 
-/// Maximum total length in bytes of the large writes at a leader.
+/// Maximum total length of the large writes that a leader accepts at a time, in bytes.
 const LARGE_WRITES_BYTES_MAX: u64 = 4_000;
 
 /// Splits a request with a batch of several writes into two requests with half of the writes each:
@@ -337,11 +337,12 @@ impl Cluster {
     }
 }
 
-/// The driver of a replica's consensus core in one step, as far as it concerns clients' requests.
-/// It works like the server's core stage.
+/// The driver of a replica's consensus core during one step: handles clients' requests as the
+/// server's core stage does.
 struct LeaderDriver<'a> {
     replica: &'a mut Replica,
-    /// The replicated clock; `None` if the run does not use expirations.
+    /// Delays requests until the replicated clock is known; `None` if the run does not use
+    /// expirations.
     gate: Option<&'a mut ClockGate>,
     now: Instant,
     out: &'a mut Effects,
@@ -373,13 +374,13 @@ impl LeaderDriver<'_> {
         };
         let Msg::Client(mut request) = message else { return Some(message) };
         if is_large {
-            // The clients resend a write only under the same key.
+            // Clients resend a write only under the same key.
             let is_copy = pending.get(&key).is_some_and(|count| *count > 1);
             let since = is_copy.then_some(Index::ZERO);
             match large_writes.accept(request, since, self.replica.term(), LARGE_WRITES_BYTES_MAX) {
                 Ok(()) => {}
                 Err(Dropped::Busy) => self.refuse(key, RefusalReason::Busy),
-                // No refusal answers it: the copy before it may be applied.
+                // The copy before it may be applied, so a refusal would be wrong.
                 Err(Dropped::Copy) => {
                     pending.entry(key).and_modify(|count| *count -= 1);
                 }
@@ -397,8 +398,8 @@ impl LeaderDriver<'_> {
         Some(Msg::Client(request))
     }
 
-    /// Proposes the marks and reports of the comparison of the replicas' states that are due, or
-    /// adds them to `forwards`, with this replica and the leader.
+    /// Proposes the marks and reports of the state comparison that are due. If this replica is not
+    /// the leader, adds them to `forwards`, with this replica and the leader.
     fn compare_states(
         &mut self,
         schedule: &mut DigestSchedule,

@@ -53,11 +53,11 @@ pub(in crate::sim) struct Start {
     /// The state machine decoded from the snapshot file; `None` if snapshots are kept only in
     /// memory.
     pub(in crate::sim) store: Option<StateMachine>,
-    /// What was durable before, if the start has repaired the folder; `None` if it has not.
+    /// The durable data before the start repaired the folder; `None` if it did not need repair.
     pub(in crate::sim) lost: Option<LostLog>,
 }
 
-/// What was durable in a folder before it was damaged and repaired.
+/// Durable data of a folder that was damaged and then repaired.
 #[derive(Debug)]
 pub(in crate::sim) struct LostLog {
     pub(in crate::sim) image: Durable,
@@ -94,8 +94,8 @@ impl Disk {
         self.files.as_ref().is_some_and(Folder::is_refused)
     }
 
-    /// Returns whether the replica has lost its disk or a part of it, and has not finished
-    /// rejoining, or whether its next start may do so because its state is wrong.
+    /// Returns whether the replica has lost all or part of its disk and has not finished rejoining,
+    /// or whether its next start may lead to this because its state is wrong.
     pub(in crate::sim) fn is_rejoining(&self) -> bool {
         let will_rejoin = |files: &Folder| files.is_half_repaired() || files.discards_state();
         self.image.loss.is_some() || self.files.as_ref().is_some_and(will_rejoin)

@@ -124,7 +124,7 @@ impl DiskFault {
             DiskFault::FailedSync => "failed syncs",
             DiskFault::FailedNames => "failed renames",
             DiskFault::FullDisk => "full disks",
-            DiskFault::CutOpening => "interrupted openings",
+            DiskFault::CutOpening => "interrupted starts",
             DiskFault::SlowDisk => "slow disks",
             DiskFault::Stall => "stalled syncs",
             DiskFault::FlippedBit => "flipped bits",

@@ -1,4 +1,4 @@
-//! Messages between replicas over streams of datagrams: the network of a run loses, delays,
+//! Messages between replicas over datagram streams: the network of a run loses, delays,
 //! reorders and duplicates the datagrams, and the streams still deliver all bytes once and in
 //! order.
 
@@ -69,8 +69,8 @@ impl FaultRun {
         }
     }
 
-    /// Runs the streams that are due, except those of paused replicas, and passes on the messages
-    /// that have arrived.
+    /// Runs the streams that are due, except those of paused replicas, and delivers the messages
+    /// received on them.
     pub(super) fn run_streams(&mut self) -> Result<(), Violation> {
         let Some(mut datagrams) = self.datagrams.take() else { return Ok(()) };
         let result = self.plan.ids.clone().into_iter().try_for_each(|id| {
@@ -142,7 +142,7 @@ impl FaultRun {
         }
     }
 
-    /// Returns how often the run has reached each situation that concerns streams.
+    /// Returns the number of times that the run reached each situation concerning streams.
     pub(super) fn stream_coverage(&self) -> Coverage {
         let mut coverage = Coverage::default();
         if let Some(datagrams) = &self.datagrams {

@@ -142,9 +142,8 @@ impl FaultRun {
         Ok(())
     }
 
-    /// Makes wall clocks jump. Either sets the wall clock of one of the replicas in `skewed` ahead
-    /// for a long time, or makes the wall clocks of all or of some random replicas jump and return
-    /// within a second.
+    /// Makes wall clocks jump: either sets the clock of one replica in `skewed` ahead for a long
+    /// time, or makes the clocks of all or some random replicas jump and return within a second.
     pub(super) fn jump_clocks(&mut self) {
         let jump = draw_jump(&mut self.wall_rng);
         if !self.skewed.is_empty() && self.wall_rng.permille(500) {
@@ -271,8 +270,8 @@ impl FaultRun {
         }
     }
 
-    /// Crashes the leader for a long time, and ends the partitions, pauses and crashes of the
-    /// others.
+    /// Crashes the leader for a long time, and ends the partitions, pauses and crashes of all other
+    /// replicas.
     fn swap_replicas(&mut self) -> Result<(), Violation> {
         let Some(leader) = self.cluster.leader() else { return Ok(()) };
         self.note(format_args!("the others of {} are up", leader.0));
@@ -417,9 +416,9 @@ impl FaultRun {
         Ok(())
     }
 
-    /// Returns whether files of a replica that is down may be damaged when it starts. The others
-    /// must be able to elect a leader without the replicas that are rejoining. And of those that
-    /// may have lost their votes, there may be only one, because two would wait for each other.
+    /// Returns whether the files of a replica that is down may be damaged. The other replicas must
+    /// be able to elect a leader without those that are rejoining, and only one replica may have
+    /// lost its votes, because two would wait for each other forever.
     fn may_damage(&self, id: NodeId) -> bool {
         if self.changes_members() && !self.is_one_of_three(id) {
             return false;

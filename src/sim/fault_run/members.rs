@@ -1,5 +1,5 @@
-//! Membership changes in a simulated run with faults: random changes, asked of any leader, and what
-//! must be true of the members at the end.
+//! Membership changes in a run with faults: requests for random changes, and the check of the
+//! members at the end.
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use crate::sim::faults::Fault;
 use crate::sim::violation::Violation;
 use crate::types::{Index, NodeId};
 
-/// Maximum number of voters that random changes aim at.
+/// Random changes aim at this number of voters at most.
 const VOTERS_MAX: usize = 5;
 
 impl FaultRun {
@@ -19,15 +19,15 @@ impl FaultRun {
         self.plan.faults.contains(&Fault::ChangeMembers)
     }
 
-    /// Asks a leader, often one that has been deposed without knowing it, for a random change of
-    /// the members.
+    /// Requests a random membership change from a leader, often from one that has been deposed
+    /// without knowing it.
     pub(super) fn change_members(&mut self) -> Result<(), Violation> {
         let leads = |id: &NodeId| {
             let replica = self.cluster.machine(*id).replica.as_ref();
             replica.is_some_and(Replica::is_leader)
         };
         let leaders: Vec<NodeId> = self.plan.ids.iter().copied().filter(leads).collect();
-        // Without the replicas that are rejoining, the others must stay enough to elect a leader.
+        // The replicas that are not rejoining must remain enough to elect a leader.
         if leaders.is_empty() || self.cluster.rejoining().is_some() {
             return Ok(());
         }
@@ -45,7 +45,7 @@ impl FaultRun {
         Ok(())
     }
 
-    /// Adds a random change to `changes`, which must not name a member twice.
+    /// Appends a random part to `changes`, which must not name a member twice.
     fn draw_change(&mut self, members: &Configuration, changes: &mut Vec<MemberChange>) {
         let is_free = |id: &NodeId| changes.iter().all(|change: &MemberChange| change.id() != *id);
         let voters: Vec<NodeId> = members.voters().filter(is_free).collect();
@@ -54,7 +54,7 @@ impl FaultRun {
         };
         let learners: Vec<NodeId> =
             members.members().keys().copied().filter(is_learner).filter(is_free).collect();
-        // Ids are not used again, and the parts of a change are made in their order.
+        // Ids are never reused, and the parts of a change are applied in order.
         let named = changes.iter().map(MemberChange::id).max();
         let last = members.last_id().max(named.unwrap_or_default());
         let other = self.plan.ids.iter().copied().filter(|id| *id > last).min();
@@ -82,8 +82,8 @@ impl FaultRun {
         }
     }
 
-    /// Does what an operator has to do with a member that the others do not let rejoin: asks the
-    /// leader to remove it, unless a change of the members is not complete yet.
+    /// Acts as the operator for a member that the others do not allow to rejoin: requests its
+    /// removal from the leader, unless a membership change is in progress.
     pub(super) fn remove_refused_member(&mut self) -> Result<(), Violation> {
         let refused = |id: &NodeId| self.cluster.machine(*id).must_be_replaced;
         let Some(leader) = self.cluster.leader() else { return Ok(()) };
@@ -93,8 +93,8 @@ impl FaultRun {
         self.cluster.change_members(leader, &[MemberChange::Remove(id)])
     }
 
-    /// Returns whether a replica is one of at least three voters, as far as any running replica
-    /// knows.
+    /// Returns whether a replica is one of at least three voters, according to all running
+    /// replicas.
     pub(super) fn is_one_of_three(&self, id: NodeId) -> bool {
         let running = self.cluster.machines().iter().filter_map(|it| it.replica.as_ref());
         let mut members = running.map(|replica| replica.configuration().1).peekable();
@@ -102,8 +102,8 @@ impl FaultRun {
             && members.all(|it| it.votes(id) && !it.is_joint() && it.voters().count() >= 3)
     }
 
-    /// Returns whether these replicas can continue without the others: one of them has the data up
-    /// to where the log of each witness among them begins.
+    /// Returns whether these replicas can continue without the others: if there are witnesses among
+    /// them, one of the replicas must have the data up to the beginning of each witness's log.
     pub(super) fn can_recover(&self, ids: &[NodeId]) -> bool {
         let machines = || ids.iter().map(|id| self.cluster.machine(*id));
         let starts = machines().filter(|it| it.config.is_witness).map(|it| it.snapshots.end());
@@ -113,8 +113,10 @@ impl FaultRun {
             .any(|it| self.cluster.checker.has_committed(it, start))
     }
 
-    /// Returns the members at the end of a run, which must have applied everything; or a
-    /// description of why the change of the members is not complete yet.
+    /// Returns the members at the end of a run, which must have applied all entries.
+    ///
+    /// # Errors
+    /// A description of why the membership change is not complete yet.
     pub(super) fn final_members(&self) -> Result<Vec<NodeId>, String> {
         let Some(leader) = self.cluster.leader() else { return Err("no leader".to_owned()) };
         let replica = self.cluster.machine(leader).replica.as_ref().expect("it leads");

@@ -1,6 +1,6 @@
 //! A simulated run with faults: faults are injected into a cluster under a workload
 //! (`injection.rs`); then, in a recovery phase, a majority without faults must make progress
-//! (`recovery.rs`). In some runs messages between replicas use streams of datagrams
+//! (`recovery.rs`). In some runs messages between replicas use datagram streams
 //! (`datagrams.rs`). Safety rules are checked during the run, and the clients' history at the end.
 
 mod datagrams;
@@ -99,7 +99,7 @@ enum Alarm {
     /// A wall clock report arrives at replica `to`: the wall clock of `from` showed `millis`
     /// milliseconds since 1970.
     ClockReport { from: NodeId, to: NodeId, millis: u64 },
-    /// A momentary jump of wall clocks (at most one second) ends.
+    /// A short jump of wall clocks (at most one second) ends.
     EndGlitch,
     /// The simulator checks again whether the cluster has two leaders at once; if so, a replica
     /// that voted for the newer one loses its disk. The number is the maximum number of further
@@ -109,7 +109,7 @@ enum Alarm {
     Forwarded { to: NodeId, request: ClientRequest },
     /// A datagram arrives at the replica `to`.
     Datagram { from: NodeId, to: NodeId, bytes: Vec<u8> },
-    /// The streams of the replica `id` must be run at the time `at`.
+    /// The streams of the replica `id` are due at the time `at`.
     StreamTimer { id: NodeId, at: Instant },
 }
 
@@ -154,7 +154,7 @@ struct FaultRun {
     /// Number of times that a replica lost its disk after it had voted for the newer of two
     /// leaders.
     voters_lost: u64,
-    /// Number of leadership transfers that leaders have begun or aborted on request.
+    /// Number of leadership transfers that leaders started or aborted on request.
     requested_transfers: u64,
     /// The streams between replicas; `None` if messages are not sent over streams.
     datagrams: Option<Datagrams>,
@@ -192,7 +192,7 @@ impl FaultRun {
     fn new(plan: Plan, mut rng: Rng, trace: Trace, mut wall_rng: Rng) -> FaultRun {
         let mut skewed = plan.ids.clone();
         wall_rng.shuffle(&mut skewed);
-        // A minority of all replicas may be a majority of the voters at some time.
+        // A minority of all replicas may at some time be a majority of the voters.
         let changes_members = plan.faults.contains(&Fault::ChangeMembers);
         skewed.truncate(if changes_members { 0 } else { (plan.ids.len() - 1) / 2 });
         let (ids, members) = (&plan.ids, &plan.members);

@@ -29,13 +29,13 @@ impl FaultRun {
         self.rng.shuffle(&mut ids);
         let majority = ids.len() / 2 + 1;
         if !self.plan.witnesses.is_empty() && self.rng.permille(500) {
-            // Often without the replica that has the longest log.
+            // In many runs without the replica that has the longest log.
             let leader = self.cluster.leader();
             ids.sort_by_key(|id| Some(*id) == leader);
         }
-        // A rejoining replica needs answers from all other replicas. If the members change, any
-        // replica may be needed for a quorum; if a state is wrong, for a majority with the right
-        // one.
+        // A rejoining replica needs answers from all other replicas. While the members change, any
+        // replica may be needed for a quorum; while a state is wrong, for a majority that has the
+        // right state.
         let needs_all = self.cluster.rejoining().is_some()
             || self.changes_members()
             || self.cluster.has_changed_state();
@@ -54,8 +54,8 @@ impl FaultRun {
         // A replica outside the majority may stay leader. The message loss is limited, because
         // recovery could otherwise exceed its time limit.
         let loss_permille = self.plan.quality.loss_permille.min(150);
-        // Messages are not delayed by several election timeouts: the leader could otherwise wait
-        // this long for each reply.
+        // No message is delayed by several election timeouts: otherwise the leader could wait as
+        // long for each reply.
         let quality =
             LinkQuality { loss_permille, burst_permille: 0, late_permille: 0, ..self.plan.quality };
         self.network.set_quality(quality);

@@ -105,22 +105,22 @@ pub struct Machine {
     /// the history that the replica then sends to its peers, so that they detect old copies of its
     /// folder. The history consists of the number of its starts, and random numbers that identify
     /// the latest of them.
-    pub(in crate::sim) openings: Vec<(u64, (u64, Vec<u64>))>,
+    pub(in crate::sim) start_ids: Vec<(u64, (u64, Vec<u64>))>,
     /// The highest incarnation (number of starts and crashes) of each peer from which this replica
     /// has accepted a message.
     pub(in crate::sim) heard: BTreeMap<NodeId, u64>,
-    /// The configuration in which the cluster was created; without members if this machine's
-    /// replica joins it later.
+    /// The initial configuration of the cluster; without members if this machine's replica joins
+    /// later.
     pub(in crate::sim) bootstrap: Configuration,
     pub(in crate::sim) config: Config,
-    /// Feature level of the program that the machine runs from its next restart on.
+    /// Feature level of the program that the machine runs after its next restart.
     pub(in crate::sim) upgrade_to: FeatureLevel,
     pub(in crate::sim) rng: Rng,
     pub(in crate::sim) incarnation: u64,
-    /// Whether another replica has refused to let this one rejoin, so that it must be replaced.
+    /// Whether another replica has refused to let this replica rejoin, so that it must be replaced.
     pub(in crate::sim) must_be_replaced: bool,
     pub(in crate::sim) inbox: VecDeque<Msg>,
-    /// Large writes that the replica appends in pieces while it leads.
+    /// Large writes that the replica is appending in pieces as leader.
     pub(in crate::sim) large_writes: LargeWrites,
     /// Writes that clients have sent to this replica and that are not answered yet: the request
     /// key, and the number of times that the write has arrived.
@@ -131,11 +131,11 @@ pub struct Machine {
     /// sent, and the index of the last entry that the snapshot covers. `None` if it is receiving
     /// none.
     pub(in crate::sim) receiving: Option<(Term, Index)>,
-    /// The point at which the log of the replica, a witness, is to begin, while it is being stored;
-    /// `None` if none is.
+    /// The point at which the log of this witness will begin, while it is being stored; `None`
+    /// otherwise.
     pub(in crate::sim) log_start: Option<LogStart>,
-    /// The membership change that the replica is asked for in its next step; `None` if it is asked
-    /// for none.
+    /// The membership change to request from the replica in its next step; `None` if none is
+    /// requested.
     pub(in crate::sim) change: Option<Vec<MemberChange>>,
     /// Jobs for the state machine: entries to apply and reads to execute. Each job comes with the
     /// time, in milliseconds since 1970, that the replicated clock must reach before the job's
@@ -145,13 +145,13 @@ pub struct Machine {
     /// The replicated clock of the running replica; `None` while it is down, or if the run does not
     /// use expirations.
     pub(in crate::sim) clock_gate: Option<Box<ClockGate>>,
-    /// Interval at which the states of the replicas are compared; zero for never.
+    /// Interval at which the replicas' states are compared; zero for never.
     pub(in crate::sim) digest_check: Duration,
-    /// The marks and reports that the replica has to propose for the comparison.
+    /// Schedule of the marks and reports for the comparison of states.
     pub(in crate::sim) digest_schedule: DigestSchedule,
-    /// Whether the simulator has changed the replica's state, so that it differs from the others.
+    /// Whether a fault has changed the replica's state, so that it differs from the others.
     pub(in crate::sim) has_changed_state: bool,
-    /// Whether the replica has found out that its state is wrong, so that it stops.
+    /// Whether the replica has detected that its state is wrong, so that it stops.
     pub(in crate::sim) state_is_wrong: bool,
     pub(in crate::sim) queued: Queued,
     /// Time of the earliest queued timer event of this machine; [`Instant::MAX`] if there is none.
@@ -182,7 +182,7 @@ impl Machine {
             delays: Delays::ZERO,
             held: Held::default(),
             stalled: None,
-            openings: Vec::new(),
+            start_ids: Vec::new(),
             heard: BTreeMap::new(),
             bootstrap: if members.contains(&id) {
                 Configuration::of_voters(members.iter().copied())

@@ -16,7 +16,8 @@ use crate::types::{Instant, NodeId, RequestKey, Term};
 #[derive(Debug)]
 pub(in crate::sim) struct ClockGate {
     clock: ReplicatedClock,
-    /// The replica's `members_version` when the clock was last told the members.
+    /// The replica's `members_version` when the clock was last given the members; `None` before
+    /// that.
     members_version: Option<u64>,
     /// Client requests that wait until the leader knows the wall clocks of a quorum.
     held: Vec<Msg>,

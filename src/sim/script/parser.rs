@@ -165,9 +165,10 @@ pub struct MessageFilter {
 pub struct ClusterOptions {
     /// Number of replicas in the cluster, with ids from 1 on.
     pub replicas: u16,
-    /// Number of further replicas, which are no members yet.
+    /// Number of additional replicas that are not initial members.
     pub spares: u16,
-    /// Replica, a member or not, that is a witness; `None` if there is none.
+    /// The replica that is a witness, whether it is an initial member or not; `None` if there is
+    /// none.
     pub witness: Option<NodeId>,
     /// Replica that is elected leader before the script continues; `None` for no election.
     pub leader: Option<NodeId>,
@@ -179,8 +180,8 @@ pub struct ClusterOptions {
     pub hop: Duration,
     /// Snapshot interval and chunk size; `None` if replicas take no snapshots.
     pub snapshots: Option<SnapshotPlan>,
-    /// Length in bytes of the pieces of large writes, of which one at a time is uncommitted; `None`
-    /// if no write is large.
+    /// Length of the pieces of large writes in bytes; `None` if writes are never appended in
+    /// pieces. At most one piece is uncommitted at a time.
     pub piece_bytes: Option<usize>,
     /// Seed of the random number generator, which determines the whole run.
     pub seed: u64,

@@ -1,4 +1,4 @@
-//! Repairs of folders on a disk in memory: with damage at any place, and with a power cut at any
+//! Repairs of folders on an in-memory disk: damage at any position, and a power cut at any
 //! operation.
 
 use super::*;
@@ -17,8 +17,8 @@ fn hard_state(term: u64) -> HardState {
     HardState { term: Term(term), voted_for: Some(NodeId(2)) }
 }
 
-/// Returns a folder whose log has [`BLOCKS`] blocks in several segments, each in a term of its own,
-/// and the entries in it.
+/// Returns a folder whose log has [`BLOCKS`] blocks in several segments, each block in its own
+/// term, and the entries of the log.
 fn folder() -> (MemDisk, Vec<Entry>) {
     let mut disk = MemDisk::default();
     Log::bootstrap(&mut disk, 9, NodeId(1), &[1, 2, 3].map(NodeId)).unwrap();
@@ -62,7 +62,7 @@ fn flip(disk: &mut MemDisk, name: &str, bit: usize) {
     disk.tamper(name, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
 }
 
-/// Returns the first byte of the last block in the last segment.
+/// Returns the file and the offset at which the last block of the last segment starts.
 fn last_block(disk: &MemDisk) -> (String, usize) {
     let name = segments(disk).pop().unwrap();
     let bytes = disk.read(&name).unwrap();
@@ -87,7 +87,7 @@ fn flipped_log_bit_loses_the_vote_only_in_the_last_block() {
             let damaged = disk.read(&name).unwrap();
             let durable = open(&mut disk);
             let loss = assert_safe(&durable, &all, &case);
-            // The sector before the last block also helps to find where the block begins.
+            // The sector before the last block is needed, too, to locate the start of the block.
             let proof = start - SECTOR_BYTES..start + SECTOR_BYTES;
             let is_lost = name == last_segment && proof.contains(&(bit / 8));
             assert_eq!(loss == Loss::Votes, is_lost, "{case}");
@@ -113,7 +113,7 @@ fn copy_of_meta_from_before_a_repair_is_detected() {
         &|disk| flip(disk, &names[0], 800),
         &|disk| flip(disk, &names[1], 32_000),
         &|disk| flip(disk, &last, start * 8),
-        // All of the log is kept.
+        // The whole log is kept.
         &|disk| disk.replace(&lost_snapshot, Some(vec![0; 100])),
     ];
     for (case, damage) in damages.iter().enumerate() {
@@ -122,7 +122,7 @@ fn copy_of_meta_from_before_a_repair_is_detected() {
         damage(&mut disk);
         assert!(open(&mut disk).loss.is_some(), "damage {case}");
         disk.replace(META_FILE, Some(before));
-        // It is refused, or seen as damage, and the replica is marked again.
+        // The start either rejects the folder or detects damage and marks the replica as rejoining.
         match Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, None) {
             Ok((_, durable, _)) => assert!(durable.loss.is_some(), "damage {case}: not marked"),
             Err(error) => assert!(matches!(error, StorageError::RolledBack { .. }), "{error}"),
@@ -145,7 +145,8 @@ fn repair_survives_a_power_cut_at_any_operation() {
     for (place, (name, byte)) in places.into_iter().enumerate() {
         let mut damaged = whole.clone();
         if place == 0 {
-            // Created just before a power cut, and not counted yet.
+            // The segment was created just before a power cut, so the meta record does not count it
+            // yet.
             let mut meta = Meta::decode("", &damaged.read(META_FILE).unwrap()).unwrap().meta;
             meta.last -= 1;
             meta.write(&mut damaged).unwrap();
@@ -186,7 +187,7 @@ fn log_that_begins_after_a_lost_snapshot_is_reset() {
     assert_eq!(assert_safe(&durable, &all, "without the snapshot"), Loss::Entries);
     assert_eq!(durable.entries, []);
     assert_eq!(segments(&disk).len(), 1, "{:?}", segments(&disk));
-    // The log continues from the start, or after a snapshot that the leader sends.
+    // The log continues from its beginning, or after a snapshot that the leader sends.
     let (mut log, ..) = Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, None).unwrap();
     log.append(None, &all[..10]).unwrap();
     log.end_rejoining().unwrap();
@@ -243,7 +244,7 @@ fn folder_with_wrong_state(compacts: bool) -> (MemDisk, Vec<Entry>) {
     (disk, all)
 }
 
-/// Returns how many snapshots a start would find in the folder.
+/// Returns the number of snapshots that a start would find in the folder.
 fn snapshot_count(disk: &MemDisk) -> usize {
     disk.list().unwrap().iter().filter(|name| end_of(name).is_some()).count()
 }

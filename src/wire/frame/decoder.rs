@@ -9,8 +9,8 @@ use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey, Term};
 use super::super::peer;
 use super::{
     ADDRESS_BYTES_MAX, Attempt, FIRST_ATTEMPT, FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX, Frame,
-    FrameError, HEADER_BYTES, HELLO_BYTES, Hello, KEY_BYTES, Lane, MAGIC, OPENINGS_MAX,
-    PREAMBLE_BYTES, PROGRAM_BYTES_MAX, ProtocolVersion, ProtocolVersions, REJOINING, protocol,
+    FrameError, HEADER_BYTES, HELLO_BYTES, Hello, KEY_BYTES, Lane, MAGIC, PREAMBLE_BYTES,
+    PROGRAM_BYTES_MAX, ProtocolVersion, ProtocolVersions, REJOINING, START_IDS_MAX, protocol,
 };
 
 /// Decodes the frames (length-prefixed messages) that arrive on a connection between replicas. The
@@ -135,19 +135,19 @@ fn hello_of(version: ProtocolVersion, mut body: Bytes) -> Option<Hello> {
     check(flags & !REJOINING == 0)?;
     let member_count = usize::from(body.get_u8());
     let count = usize::from(body.get_u16_le());
-    check(member_count <= REPLICAS_MAX && count <= OPENINGS_MAX)?;
+    check(member_count <= REPLICAS_MAX && count <= START_IDS_MAX)?;
     check(body.len() >= member_count * 2 + count * 8)?;
     let members: Vec<NodeId> = (0..member_count).map(|_| NodeId(body.get_u16_le())).collect();
     check(members.is_sorted_by(|one, next| one < next))?;
     check(members.is_empty() || members.contains(&from))?;
-    let openings = (0..count).map(|_| body.get_u64_le()).collect();
+    let start_ids = (0..count).map(|_| body.get_u64_le()).collect();
     let mut hello = Hello {
         cluster,
         from,
         to,
         incarnation,
         connection,
-        openings,
+        start_ids,
         members,
         rejoining: flags == REJOINING,
         lane,

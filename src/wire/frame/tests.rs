@@ -35,7 +35,7 @@ fn frames() -> Vec<Frame> {
         to: NodeId(2),
         incarnation: 9,
         connection: 4,
-        openings: vec![7, u64::MAX],
+        start_ids: vec![7, u64::MAX],
         members: vec![NodeId(1), NodeId(2), NodeId(9)],
         rejoining: true,
         lane: Lane::Bulk,
@@ -172,7 +172,7 @@ fn connecting_peer_may_only_send_a_hello_frame_first() {
     let Frame::Hello(hello) = &mut frames[0] else { panic!("the first one is a hello") };
     hello.client_address = "x".repeat(ADDRESS_BYTES_MAX);
     hello.peer_address = "y".repeat(ADDRESS_BYTES_MAX);
-    hello.openings = vec![5; OPENINGS_MAX];
+    hello.start_ids = vec![5; START_IDS_MAX];
     hello.members = (1..=u16::try_from(REPLICAS_MAX).unwrap()).map(NodeId).collect();
     let mut large = RecordBuffer::default();
     let entries =
@@ -217,7 +217,7 @@ fn peer_hello_with_an_invalid_member_list_is_rejected() {
             assert_eq!(found, Err(FrameError::Body(1)), "{members:?}");
         }
     }
-    // Counts beyond their limits, and more openings than the frame has bytes.
+    // Counts beyond their limits, and more start ids than the frame has bytes.
     let whole = encoded(&[hello(&[1, 2])]);
     let counts = PREAMBLE_BYTES + HEADER_BYTES + HELLO_BYTES - 2;
     for (place, byte) in [(counts, 200), (counts + 1, 100), (counts + 2, 0x80)] {

@@ -6,7 +6,7 @@ use std::ops::Range;
 /// Splits the line of an inline command into arguments. Appends the bytes of the arguments to
 /// `arguments`, and the range of each argument in `arguments` to `ranges`. Returns false if a quote
 /// is not closed, or a closing quote is not followed by white space.
-pub(super) fn split_arguments(
+pub fn split_arguments(
     line: &[u8],
     arguments: &mut Vec<u8>,
     ranges: &mut Vec<Range<usize>>,

@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use bytes::{BufMut, BytesMut};
 
-use crate::kv::write_double;
+use crate::kv::{write_decimal, write_double};
 
 /// Version of the Redis protocol that a connection uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -152,6 +152,12 @@ impl<'a> Writer<'a> {
         self.count(if self.version == Version::Two { b'*' } else { b'>' }, count);
     }
 
+    /// Writes the header of `count` attributes of the next reply, in RESP3 only: in RESP2, replies
+    /// have no attributes.
+    pub fn attributes(&mut self, count: usize) {
+        self.count(b'|', count);
+    }
+
     /// Writes a boolean; in RESP2, as the integer 1 or 0.
     pub fn boolean(&mut self, value: bool) {
         match self.version {
@@ -162,7 +168,15 @@ impl<'a> Writer<'a> {
 
     /// Writes a floating-point number with as many digits as Redis 7.0; in RESP2, as a bulk string.
     pub fn double(&mut self, number: f64) {
-        let text = write_double(number);
+        self.float(&write_double(number));
+    }
+
+    /// Writes a floating-point number like [`Writer::double`], but without an exponent.
+    pub fn decimal(&mut self, number: f64) {
+        self.float(&write_decimal(number));
+    }
+
+    fn float(&mut self, text: &str) {
         match self.version {
             Version::Two => self.bulk(text.as_bytes()),
             Version::Three => self.line(b',', text.as_bytes()),

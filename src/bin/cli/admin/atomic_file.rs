@@ -1,4 +1,4 @@
-//! A file that appears under its name only once it is complete and durable.
+//! A file that appears under its name only when it is complete and durable.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::BufWriter;
@@ -10,8 +10,8 @@ use anyhow::{Context as _, ensure};
 /// Size of the write buffer in bytes.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// A file that is written under a temporary name. [`AtomicFile::commit`] gives it its own name;
-/// otherwise it is deleted. Only its owner may read it, since a backup contains all data.
+/// A file that is written under a temporary name. [`AtomicFile::commit`] renames it; otherwise it
+/// is deleted. Only its owner can read it, because a backup contains all data.
 #[derive(Debug)]
 pub(super) struct AtomicFile {
     path: PathBuf,
@@ -20,8 +20,8 @@ pub(super) struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Creates the file for `path` under its temporary name, `path` with `.partial` appended. A
-    /// file of that name, which an earlier process may have left, is overwritten.
+    /// Creates the file for `path` under its temporary name, which is `path` with the suffix
+    /// `.partial`. Overwrites a file of that name, which an earlier process may have left.
     pub(super) fn create(path: &Path) -> anyhow::Result<(AtomicFile, BufWriter<File>)> {
         ensure!(!path.is_dir(), "{} is a folder; name a file", path.display());
         ensure!(path.file_name().is_some(), "{} is not the name of a file", path.display());
@@ -35,8 +35,8 @@ impl AtomicFile {
         Ok((AtomicFile { path: path.to_owned(), partial, committed: false }, writer))
     }
 
-    /// Makes the file durable, gives it its name, and makes that durable too. An earlier file of
-    /// that name is replaced.
+    /// Makes the file durable, renames it, and makes the new name durable. Replaces an existing
+    /// file of that name.
     pub(super) fn commit(mut self, writer: BufWriter<File>) -> anyhow::Result<()> {
         let path = self.path.display();
         let file = writer.into_inner().with_context(|| format!("cannot write {path}"))?;
@@ -51,15 +51,15 @@ impl AtomicFile {
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         if !self.committed {
-            // The error that is being reported matters more.
+            // A failure here matters less than the error that is being reported.
             let _ = fs::remove_file(&self.partial);
         }
     }
 }
 
-/// Returns `path` with `suffix` appended to its last part.
+/// Returns `path` with `suffix` appended to its last component.
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    // Without a slash at the end, which would make the suffix a file inside of a folder.
+    // Drops a slash at the end, which would make the suffix the name of a file inside a folder.
     let mut name = path.components().collect::<PathBuf>().into_os_string();
     name.push(suffix);
     PathBuf::from(name)

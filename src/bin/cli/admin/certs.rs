@@ -1,4 +1,4 @@
-//! `bowline admin certs` makes certificates for a test cluster.
+//! `bowline admin certs`: creates certificates for a test cluster.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,17 +11,18 @@ use crate::cli::certificates::{self, AUTHORITY, Plan, files_of};
 /// Command-line arguments of `bowline admin certs`.
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
-    /// Folder for the certificates, which must be empty or not exist.
+    /// Folder for the certificates. It must be empty or not exist.
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
-    /// Number of replicas, whose ids begin with 1.
+    /// Number of replicas; their ids start at 1.
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u16).range(1..=99))]
     replicas: u16,
-    /// Domain of the names in the replicas' certificates, as --peer-tls-domain of `bowline serve`.
+    /// Domain of the DNS names in the replicas' certificates, as in --peer-tls-domain of `bowline
+    /// serve`.
     #[arg(long, value_name = "DOMAIN", default_value = "test.bowline")]
     domain: String,
-    /// Names and IP addresses of the machines of the replicas, as clients know them.
+    /// Host names and IP addresses of the replicas' machines, as used by clients.
     #[arg(
         long,
         value_name = "HOST,..",
@@ -29,13 +30,13 @@ pub(super) struct Arguments {
         default_value = "localhost,127.0.0.1,::1"
     )]
     hosts: Vec<String>,
-    /// For how many days the certificates are valid.
+    /// Validity of the certificates, in days.
     #[arg(long, value_name = "DAYS", default_value_t = 365,
           value_parser = clap::value_parser!(u32).range(1..=36_500))]
     days: u32,
 }
 
-/// Makes the certificates, and prints how to use them.
+/// Creates the certificates, and prints how to use them.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { folder, replicas, domain, hosts, days } = arguments;
     let domain = PeerDomain::new(domain)

@@ -13,9 +13,9 @@ use super::utc::utc;
 use super::{backup, restore};
 use crate::cli::serve::EXIT_DAMAGED;
 
-/// Checks the folder or backup file at `path` and prints its contents. Returns [`EXIT_DAMAGED`] if
-/// it is damaged: a replica could not be restored from the file, or could not start with the folder
-/// without copying lost data from the others.
+/// Checks the folder or backup file at `path` and prints its contents. Returns [`EXIT_DAMAGED`] for
+/// a backup that cannot be restored, and for a folder with which a replica could not start, or
+/// would have to copy lost data from the other replicas.
 pub(super) fn run(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
     if path.is_file() || path == Path::new("-") {
         check_backup(path, json)

@@ -1,4 +1,4 @@
-//! `bowline admin digest`: compares the state of all replicas at one log index.
+//! `bowline admin digest`: compares the states of all replicas at one log index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use super::replicas::{Info, Replicas};
 
 /// Exit code if the digests differ.
 const EXIT_DIFFERENT: u8 = 2;
-/// Maximum time to find an index at which the digests of all replicas are known.
+/// Maximum time to find an index for which all replicas report their digest.
 const SEARCH_MAX: Duration = Duration::from_secs(10);
 /// Interval at which the replicas are polled.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -23,9 +23,9 @@ struct Compared {
     digests: BTreeMap<u16, String>,
 }
 
-/// Compares the digests of all replicas that answer, at the highest index at which all of these are
-/// known. Returns [`EXIT_DIFFERENT`] if they differ, and otherwise [`EXIT_FAILED`] if a replica
-/// does not answer.
+/// Compares the digests of all replicas that respond, at the highest index for which all of them
+/// report one. Returns [`EXIT_DIFFERENT`] if they differ, otherwise [`EXIT_FAILED`] if a replica
+/// does not respond.
 pub(super) fn run(address: &str, json: bool) -> anyhow::Result<ExitCode> {
     let until = Instant::now() + SEARCH_MAX;
     let mut known: BTreeMap<u16, BTreeMap<u64, String>> = BTreeMap::new();
@@ -76,7 +76,7 @@ fn digests(info: &Info) -> Vec<(u64, String)> {
     digests
 }
 
-/// Returns the digests at the highest index that all replicas in `known` have; `None` if there is
+/// Returns the digests at the highest index that all replicas in `known` report; `None` if there is
 /// no such index.
 fn compare(known: &BTreeMap<u16, BTreeMap<u64, String>>) -> Option<Compared> {
     let first = known.values().next()?;

@@ -1,8 +1,8 @@
-//! `bowline admin force-new-cluster`: makes a new cluster from the folder of a replica whose
+//! `bowline admin force-new-cluster`: creates a new cluster from the folder of a replica whose
 //! cluster has permanently lost a majority.
 //!
 //! It writes the folder's state to a backup, `FOLDER.backup`, restores a new folder from it, and
-//! swaps that with the old one, which it moves aside. Other replicas of the new cluster are
+//! swaps it with the old folder, which is renamed. The other replicas of the new cluster are
 //! restored from the same backup.
 
 use std::fs;
@@ -28,12 +28,12 @@ pub(super) struct Arguments {
     folder: PathBuf,
     #[command(flatten)]
     member: MemberArguments,
-    /// Make the new cluster. Without this flag, the command only prints the consequences.
+    /// Create the new cluster. Without this flag, only print the consequences.
     #[arg(long)]
     yes: bool,
 }
 
-/// Makes a new cluster from a replica's folder; without `--yes`, only prints the consequences.
+/// Creates a new cluster from a replica's folder; without `--yes`, only prints the consequences.
 pub(super) fn run(arguments: &Arguments, json: bool) -> anyhow::Result<ExitCode> {
     let Arguments { folder, member, yes } = arguments;
     let member = member.resolve(Some(folder))?;
@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &Arguments, json: bool) -> anyhow::Result<ExitCode>
     make(survivor, &member, json)
 }
 
-/// Describes what is in the folder, and the consequences of making a new cluster from it, one
+/// Describes the contents of the folder and the consequences of creating a new cluster from it, one
 /// sentence per line.
 fn consequences(survivor: &Survivor, member: &NewMember) -> Vec<String> {
     let Survivor { identity, members, rejoining, committed, last, .. } = survivor;
@@ -111,8 +111,8 @@ fn consequences(survivor: &Survivor, member: &NewMember) -> Vec<String> {
     lines
 }
 
-/// Makes the new cluster: writes the backup, restores a new folder from it, and moves the old
-/// folder aside.
+/// Creates the new cluster: writes the backup, restores a new folder from it, and renames the old
+/// folder.
 fn make(survivor: Survivor, member: &NewMember, json: bool) -> anyhow::Result<ExitCode> {
     let folder = &member.folder;
     let (file, new) = (with_suffix(folder, ".backup"), with_suffix(folder, ".new"));
@@ -145,7 +145,7 @@ fn make(survivor: Survivor, member: &NewMember, json: bool) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// Moves `folder` to `aside`, and `new` to `folder`.
+/// Renames `folder` to `aside`, and `new` to `folder`.
 fn replace(folder: &Path, new: &Path, aside: &Path) -> anyhow::Result<()> {
     let (name, new_name, aside_name) = (folder.display(), new.display(), aside.display());
     fs::rename(folder, aside).with_context(|| {

@@ -12,16 +12,18 @@ use super::replicas::{Info, Replicas, TIMEOUT};
 use crate::cli::connection::Connection;
 use crate::cli::table;
 
-/// Maximum time for which a request is retried while there is no leader, or while the leader
-/// refuses it for a temporary reason (see [`TRANSIENT`]).
+/// Maximum time to retry a request while there is no leader, or while the leader refuses it with
+/// one of [`RETRIED_ERRORS`].
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// Interval between two attempts of a request, and between two reads of the members.
+/// Timeout of the leader's reply to a change. The leader sends it when the change is committed.
+const COMMIT_MAX: Duration = Duration::from_secs(10);
+/// Interval between retries of a request, and between reads of the members.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Prefixes of the errors after which a request is retried.
-const TRANSIENT: [&str; 5] = [
-    "ERR only the leader changes the members",
+/// Prefixes of temporary errors, after which a request is retried.
+const RETRIED_ERRORS: [&str; 5] = [
+    "ERR only the leader",
     "ERR the leader has just been elected",
-    "ERR another change of the members is under way",
+    "ERR another",
     "ERR the leader is transferring its leadership",
     "ERR a witness leads until",
 ];
@@ -135,15 +137,16 @@ pub(super) fn change(
         }
         ensure!(
             Instant::now() < until,
-            "the change has begun, but is not complete after {:?}; it continues in the background, \
-             unless the leader failed before it was committed; check with `bowline admin members`",
+            "the change is committed, but not complete after {:?}; it continues in the background, \
+             check with `bowline admin members`",
             options.wait
         );
         thread::sleep(INTERVAL);
     }
 }
 
-/// Sends the change to the leader. Returns the members after the change.
+/// Sends the change to the leader. Returns the members in the committed configuration; for a dry
+/// run those that would result.
 fn request(address: &str, change: &Change, dry_run: bool) -> anyhow::Result<Info> {
     let until = Instant::now() + RETRY_MAX;
     let arguments = change.arguments(dry_run);
@@ -158,25 +161,29 @@ fn request(address: &str, change: &Change, dry_run: bool) -> anyhow::Result<Info
                 continue;
             }
         };
-        let replied = Connection::open(&leader.address, TIMEOUT)?.call(&arguments);
-        let replied = replied.context(
-            "the outcome of the request is unknown: the change may have begun; check with `bowline \
+        let mut connection = Connection::open(&leader.address, TIMEOUT)?;
+        connection.set_timeout(COMMIT_MAX);
+        let reply = connection.call(&arguments).context(
+            "the outcome is unknown: the change may or may not have been made; check with `bowline \
              admin members`",
         );
-        let error = match replied? {
+        let error = match reply? {
             Ok(text) => return Ok(Info::parse(&text)),
             Err(error) => error,
         };
-        let is_transient = TRANSIENT.iter().any(|beginning| error.starts_with(beginning));
-        if !is_transient || Instant::now() >= until {
+        if error.starts_with("UNCERTAIN") {
+            bail!("{error}");
+        }
+        let is_temporary = RETRIED_ERRORS.iter().any(|prefix| error.starts_with(prefix));
+        if !is_temporary || Instant::now() >= until {
             bail!("the leader, replica {}, refused the change: {error}", leader.id);
         }
         thread::sleep(INTERVAL);
     }
 }
 
-/// Asks the leader that is known at `address` for the members. Returns `None` while a membership
-/// change is not complete.
+/// Requests the members from the leader, which the replica at `address` must know. Returns `None`
+/// while a membership change is not complete.
 fn committed_members(address: &str) -> anyhow::Result<Option<Info>> {
     let replicas = Replicas::ask(address)?;
     let leader = replicas.leader_or_error()?;
@@ -188,7 +195,7 @@ fn committed_members(address: &str) -> anyhow::Result<Option<Info>> {
 
 fn members(connection: &mut Connection) -> anyhow::Result<Info> {
     let text = connection.call(&["MEMBERS", "LIST"])?;
-    Ok(Info::parse(&text.map_err(|error| anyhow!("MEMBERS LIST is refused: {error}"))?))
+    Ok(Info::parse(&text.map_err(|error| anyhow!("the leader refused MEMBERS LIST: {error}"))?))
 }
 
 /// Returns the ids of the members, in ascending order.

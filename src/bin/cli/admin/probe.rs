@@ -10,11 +10,11 @@ use super::replicas::{Info, TIMEOUT};
 use crate::cli::connection::Connection;
 
 /// Checks that the replica answers `PING`, which needs neither a leader nor other replicas. Fails
-/// if it does not answer within [`TIMEOUT`].
+/// if there is no reply within [`TIMEOUT`].
 pub(super) fn ping(address: &str) -> anyhow::Result<ExitCode> {
     let mut connection = Connection::open(address, TIMEOUT)?;
     match connection.call(&["PING"])? {
-        // A probe needs no password.
+        // A replica that requires a login is alive, too.
         Err(error) if error.starts_with("NOAUTH ") => {}
         reply => {
             reply.map_err(|error| anyhow!("PING is refused: {error}"))?;

@@ -10,10 +10,10 @@ use crate::cli::connection::Connection;
 
 /// Timeout of a connection to a replica, and of each of its replies.
 pub(in crate::cli) const TIMEOUT: Duration = Duration::from_secs(2);
-/// Number of hexadecimal digits of the replica's id, with which a node id in `CLUSTER NODES` ends.
+/// Length of the replica id, in hexadecimal digits, at the end of a node id in `CLUSTER NODES`.
 const ID_DIGITS: usize = 8;
 
-/// The fields of a replica's `INFO`, by name.
+/// The fields of a replica's `INFO` reply, by name.
 #[derive(Debug)]
 pub(in crate::cli) struct Info(BTreeMap<String, String>);
 
@@ -23,7 +23,7 @@ pub(in crate::cli) struct Replica {
     pub(in crate::cli) id: u16,
     /// Address that the replica announces to clients, as `host:port`.
     pub(in crate::cli) address: String,
-    /// The replica's `INFO`, or the reason why it is not known.
+    /// The replica's `INFO`, or why it is unknown.
     pub(in crate::cli) info: Result<Info, String>,
 }
 
@@ -36,7 +36,7 @@ pub(in crate::cli) struct Replicas {
 }
 
 impl Info {
-    /// Asks the replica on a connection for its `INFO`.
+    /// Requests `INFO` from the replica on this connection.
     pub(in crate::cli) fn ask(connection: &mut Connection) -> anyhow::Result<Info> {
         let sections =
             ["server", "clients", "memory", "persistence", "stats", "replication", "raft"];
@@ -48,7 +48,7 @@ impl Info {
         Ok(info)
     }
 
-    /// Returns the fields of a text with lines of the form `name:value`.
+    /// Parses lines of the form `name:value`.
     pub(in crate::cli) fn parse(text: &str) -> Info {
         let fields = text.lines().filter_map(|line| line.split_once(':'));
         let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -68,8 +68,8 @@ impl Info {
         self.text(name)?.parse().ok()
     }
 
-    /// Returns a text about the last comparison of the replicas' states, as this replica knows it;
-    /// `None` if there was none since its start.
+    /// Describes the last comparison of the replicas' states, as reported by this replica; `None`
+    /// if there has been none since its start.
     pub(in crate::cli) fn comparison(&self) -> Option<String> {
         let index = self.number("raft_digest_check_index").filter(|index| *index > 0)?;
         let differing = self.text("raft_digest_check_differing").unwrap_or_default();
@@ -82,20 +82,20 @@ impl Info {
         Some(format!("states compared by the replicas at entry {index}: {result}"))
     }
 
-    /// Returns a part of a field of the form `part=value,part=value`.
+    /// Returns the value of `part` in a field of the form `part=value,part=value`.
     pub(in crate::cli) fn part(&self, name: &str, part: &str) -> Option<&str> {
         let mut parts = self.text(name)?.split(',').filter_map(|part| part.split_once('='));
         parts.find(|(found, _)| *found == part).map(|(_, value)| value)
     }
 
-    /// Returns the id of the replica that this one considers the leader; `None` if it knows none.
+    /// Returns the id of the leader as known to this replica; `None` if unknown.
     pub(in crate::cli) fn leader_id(&self) -> Option<u16> {
         self.text("raft_leader_id")?.parse().ok()
     }
 
-    /// Returns the role to display: `rejoining`; or `witness`, unless it leads; or the membership
-    /// role, such as `learner`, of a replica that is no voter and does not lead; or the Raft role.
-    /// `-` if it is unknown.
+    /// Returns the role to display, the first that applies: `rejoining`; `leader`; `witness`; the
+    /// membership role, such as `learner`, of a replica that is not a voter; the Raft role; `-` if
+    /// unknown.
     pub(in crate::cli) fn role(&self) -> &str {
         if self.is_rejoining() {
             return "rejoining";
@@ -129,7 +129,7 @@ impl Info {
 }
 
 impl Replica {
-    /// Returns whether the replica reports that it leads.
+    /// Returns whether the replica reports that it is the leader.
     fn leads(&self) -> bool {
         self.info.as_ref().is_ok_and(|info| info.leader_id() == Some(self.id))
     }
@@ -154,7 +154,7 @@ impl Replicas {
         let member_count = usize::try_from(member_count).unwrap_or(0).max(nodes.len());
         let mut known: BTreeMap<u16, String> = nodes.into_iter().collect();
         let mut asked = BTreeMap::from([(first_id, Ok(first))]);
-        // Others may know replicas that the first one has not heard from since its start.
+        // Other replicas may know some that the first one has not heard from since its start.
         loop {
             let new: Vec<_> = known.iter().filter(|(id, _)| !asked.contains_key(id)).collect();
             if new.is_empty() {
@@ -188,12 +188,13 @@ impl Replicas {
         Ok(Replicas { list, member_count })
     }
 
-    /// Returns the leader: the replica that leads the highest term of all; `None` if none is known.
+    /// Returns the leader: of the replicas that report to lead, the one with the highest term.
+    /// `None` if there is none.
     pub(in crate::cli) fn leader(&self) -> Option<&Replica> {
         self.list.iter().filter(|replica| replica.leads()).max_by_key(|replica| replica.term())
     }
 
-    /// Returns the leader. Without one, returns an error with the number of replicas that answer.
+    /// Returns the leader; without one, an error with the number of replicas that respond.
     pub(in crate::cli) fn leader_or_error(&self) -> anyhow::Result<&Replica> {
         self.leader().with_context(|| {
             let answering = self.answering().count();
@@ -206,13 +207,13 @@ impl Replicas {
         })
     }
 
-    /// Iterates over the replicas that have answered.
+    /// Returns the replicas that have responded.
     pub(in crate::cli) fn answering(&self) -> impl Iterator<Item = (&Replica, &Info)> {
         self.list.iter().filter_map(|it| Some((it, it.info.as_ref().ok()?)))
     }
 }
 
-/// Asks a replica for its `INFO` and for the ids and addresses of all replicas that it knows.
+/// Requests `INFO` from a replica, and the ids and addresses of all replicas that it knows.
 fn ask(address: &str) -> anyhow::Result<(Info, Vec<(u16, String)>)> {
     let mut connection = Connection::open(address, TIMEOUT)?;
     let info = Info::ask(&mut connection)?;
@@ -221,7 +222,7 @@ fn ask(address: &str) -> anyhow::Result<(Info, Vec<(u16, String)>)> {
     Ok((info, nodes.lines().filter_map(node).collect()))
 }
 
-/// Returns the id and the address in a line of `CLUSTER NODES`.
+/// Parses a line of `CLUSTER NODES`: returns the replica's id and address.
 fn node(line: &str) -> Option<(u16, String)> {
     let mut words = line.split(' ');
     let (name, address) = (words.next()?, words.next()?);

@@ -16,7 +16,7 @@ use crate::cli::settings::MemberArguments;
 /// Command-line arguments of `bowline admin restore`.
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
-    /// The backup; `-` reads it from standard input.
+    /// The backup file; `-` reads it from standard input.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Data folder of the restored replica, which must be empty or not exist [default:
@@ -59,13 +59,13 @@ pub(super) fn restore(
     Ok(cluster)
 }
 
-/// Prints an error that means damage, and returns [`EXIT_DAMAGED`]. Returns any other error.
+/// Prints an error that means damage, and returns [`EXIT_DAMAGED`]. Returns other errors.
 pub(super) fn failure(error: &RestoreError) -> anyhow::Result<ExitCode> {
     if error.is_damage() {
         eprintln!("bowline: {error}");
         return Ok(ExitCode::from(EXIT_DAMAGED));
     }
-    // Its text includes its source already.
+    // The message already includes the source.
     Err(anyhow!("{error}"))
 }
 

@@ -1,4 +1,4 @@
-//! `bowline admin snapshot`: takes a snapshot of one replica, and waits for it.
+//! `bowline admin snapshot`: makes one replica take a snapshot, and waits for it.
 
 use std::process::ExitCode;
 use std::thread;
@@ -10,15 +10,15 @@ use serde_json::json;
 use super::replicas::{Info, TIMEOUT};
 use crate::cli::connection::Connection;
 
-/// Interval at which the replica is polled. Longer than the interval at which it refreshes the
-/// polled fields.
+/// Polling interval. It is longer than the interval at which the replica refreshes the polled
+/// fields.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Number of polls that find no snapshot in progress after which a snapshot is requested again.
+/// Number of polls without a snapshot in progress after which a snapshot is requested again.
 const IDLE_COUNT_MAX: usize = 8;
 
-/// Takes a snapshot of the replica at `address`. Returns once a snapshot is complete that covers
-/// everything that the replica had applied at the beginning.
+/// Makes the replica at `address` take a snapshot. Returns when a snapshot is complete that covers
+/// everything the replica had applied before the call.
 pub(super) fn run(address: &str, wait: Duration, json: bool) -> anyhow::Result<ExitCode> {
     let mut connection = Connection::open(address, TIMEOUT)?;
     let before = Info::ask(&mut connection)?;
@@ -27,9 +27,9 @@ pub(super) fn run(address: &str, wait: Duration, json: bool) -> anyhow::Result<E
     Ok(report(&info, json))
 }
 
-/// Makes the replica on this connection take a snapshot that covers log entry `wanted`, and waits
-/// for at most `wait` until it is complete. Returns the `INFO` of the replica after that. Unless
-/// `must_be_new`, an existing snapshot that covers the entry is enough.
+/// Makes the replica on this connection take a snapshot that covers the log entry `wanted`, and
+/// waits up to `wait` for it to complete. Returns the replica's `INFO` after that. An existing
+/// snapshot that covers the entry is enough, unless `must_be_new` is true.
 pub(super) fn take(
     connection: &mut Connection,
     wanted: u64,
@@ -63,7 +63,7 @@ pub(super) fn take(
             );
             idle_count += 1;
             if idle_count == IDLE_COUNT_MAX {
-                // The snapshot was abandoned, because the replica installs the leader's.
+                // The replica aborted the snapshot, because it is installing one from the leader.
                 (requested_after, idle_count) = (None, 0);
             }
         } else if requested_after.is_none() && !is_taking && connection.call(&["BGSAVE"])?.is_ok() {

@@ -1,4 +1,4 @@
-//! `bowline admin status`: one table of all replicas.
+//! `bowline admin status`: a table of all replicas.
 
 use std::process::ExitCode;
 
@@ -57,8 +57,8 @@ pub(super) fn run(address: &str, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the cluster's feature level: the highest that a replica knows; `None` if no replica that
-/// answers tells it.
+/// Returns the cluster's feature level: the highest level that a replica reports; `None` if none
+/// does.
 pub(in crate::cli) fn cluster_level(replicas: &Replicas) -> Option<u64> {
     let infos = replicas.list.iter().filter_map(|replica| replica.info.as_ref().ok());
     infos.filter_map(|info| info.number("cluster_feature_level")).max()

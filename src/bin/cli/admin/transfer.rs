@@ -1,4 +1,4 @@
-//! `bowline admin transfer`: transfers the leadership, and reports the outcome.
+//! `bowline admin transfer`: transfers leadership, and reports the outcome.
 
 use std::process::ExitCode;
 use std::thread;
@@ -12,10 +12,10 @@ use crate::cli::connection::Connection;
 
 /// Maximum time from the request until a leader is known again.
 const OUTCOME_MAX: Duration = Duration::from_secs(10);
-/// Interval at which the former leader is asked for the outcome.
+/// Interval at which the former leader is polled for the outcome.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Transfers the leadership to the replica `target`, or to the follower that the leader chooses.
+/// Transfers leadership to the replica `target`, or to a follower that the leader chooses.
 pub(super) fn run(address: &str, target: Option<u16>, json: bool) -> anyhow::Result<ExitCode> {
     let replicas = Replicas::ask(address)?;
     let leader = replicas.leader_or_error()?;

@@ -1,4 +1,4 @@
-//! The certificates of a local cluster with `--secure`, and the flags of its replicas.
+//! Certificates of a local cluster with `--secure`, and the flags of its replicas.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,17 +9,17 @@ use super::quoted;
 use crate::cli::certificates::{self, AUTHORITY, Plan, files_of};
 use crate::cli::tls_arguments::use_tls;
 
-/// Name of the folder with the certificates, in that of the cluster.
+/// Name of the certificates' folder inside the cluster's folder.
 const FOLDER: &str = "certs";
-/// Domain of the names in the replicas' certificates.
+/// Domain of the DNS names in the replicas' certificates.
 const DOMAIN: &str = "local.bowline";
-/// For how many days the certificates are valid.
+/// Validity of the certificates, in days.
 const DAYS: u32 = 3_650;
-/// Number of replicas for which certificates are made: the most that a local cluster can have.
+/// Number of replicas to create certificates for: the maximum of a local cluster.
 const REPLICAS: u16 = 9;
 
-/// Makes the certificates if there are none, and makes this process connect to the replicas with
-/// TLS.
+/// Creates the certificates if they do not exist, and makes this process connect to the replicas
+/// with TLS.
 pub(super) fn prepare(dir: &Path) -> anyhow::Result<()> {
     let folder = dir.join(FOLDER);
     if !folder.join("client.key").exists() {
@@ -32,8 +32,8 @@ pub(super) fn prepare(dir: &Path) -> anyhow::Result<()> {
     use_tls(&ca, Some((&cert, &key)))
 }
 
-/// Returns the flags with which replica `id` accepts clients with TLS only, at `port`, and verifies
-/// its peers.
+/// Returns the flags of replica `id`: it accepts only TLS clients, at `port`, and authenticates its
+/// peers.
 pub(super) fn flags(dir: &Path, id: u16, port: u16) -> Vec<OsString> {
     let [ca, ..] = client_files(dir);
     let [cert, key] = files_of(id).map(|name| dir.join(FOLDER).join(name));
@@ -49,13 +49,14 @@ pub(super) fn flags(dir: &Path, id: u16, port: u16) -> Vec<OsString> {
     flags
 }
 
-/// Returns the flags of `redis-cli` that connect to the cluster, followed by a space.
+/// Returns the `redis-cli` flags for connecting to the cluster, followed by a space.
 pub(super) fn client_flags(dir: &Path) -> String {
     let [ca, cert, key] = client_files(dir).map(|path| quoted(&path.display().to_string()));
     format!("--tls --cacert {ca} --cert {cert} --key {key} ")
 }
 
-/// Returns the files with the authority, and with the certificate and the key of clients.
+/// Returns the paths of the authority's certificate, and of the clients' certificate and private
+/// key.
 fn client_files(dir: &Path) -> [PathBuf; 3] {
     [AUTHORITY, "client.crt", "client.key"].map(|name| dir.join(FOLDER).join(name))
 }

@@ -1,4 +1,4 @@
-//! What `bowline top` shows, computed from two samples: no terminal, no sockets, no clock.
+//! The contents of `bowline top`, computed from two samples, without terminal, sockets or clock.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use crate::cli::admin::replicas::{Info, Replica, Replicas};
 use crate::cli::admin::status::cluster_level;
 use crate::cli::table;
 
-/// The columns of the table. `LAG` counts the entries that a replica has still to apply of those
-/// that the leader has committed; `BEHIND`, `RTT` and `LOSS` are the leader's view of a follower.
+/// Columns of the table. `LAG` is the number of entries that the leader has committed and the
+/// replica has not applied; `BEHIND`, `RTT` and `LOSS` are the leader's view of a follower.
 pub(super) const COLUMNS: [&str; 14] = [
     "ID", "ADDRESS", "ROLE", "TERM", "COMMIT", "APPLIED", "LAG", "BEHIND", "RTT", "LOSS", "OPS/S",
     "CLIENTS", "MEMORY", "DISK",
 ];
-/// Shown for unknown values.
+/// Displayed for unknown values.
 const UNKNOWN: &str = "-";
 
 /// State of a replica, which determines the style of its row.
@@ -21,29 +21,30 @@ const UNKNOWN: &str = "-";
 pub(super) enum Mark {
     Leader,
     Follower,
-    /// The replica answers, but is not a full member with a healthy disk that knows the leader.
+    /// The replica responds, but it is not a full member, its disk is not healthy, or it knows no
+    /// leader.
     Warning,
     Unreachable,
 }
 
-/// One replica of the table.
+/// A row of the table: one replica.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Row {
     pub(super) cells: Vec<String>,
     pub(super) mark: Mark,
 }
 
-/// Everything that is shown at one time: the contents of one frame.
+/// Everything displayed at one time.
 #[derive(Debug)]
 pub(super) struct Overview {
     /// Id of the leader; `None` if there is none.
     pub(super) leader: Option<u16>,
-    /// One line about the cluster as a whole.
+    /// Summary of the cluster, in one line.
     pub(super) summary: String,
     pub(super) rows: Vec<Row>,
     /// Problems with the replicas, one per line.
     pub(super) problems: Vec<String>,
-    /// Whether no replica answers, so that `rows` are those of an earlier sample.
+    /// Whether no replica responds, so that `rows` are those of an earlier sample.
     pub(super) is_stale: bool,
 }
 
@@ -73,7 +74,7 @@ impl Overview {
         }
     }
 
-    /// Returns this overview, with the rows of `earlier` if no replica answers any longer.
+    /// Returns this overview, with the rows of `earlier` if no replica responds any more.
     pub(super) fn or_stale(mut self, earlier: Overview) -> Overview {
         if self.is_stale {
             self.rows = earlier.rows;
@@ -90,8 +91,8 @@ impl Overview {
     }
 }
 
-/// Returns the commands that each replica has received per second between two samples, `seconds`
-/// apart. A replica that has restarted in between, or does not answer, has no rate.
+/// Returns for each replica the number of commands received per second between two samples,
+/// `seconds` apart. A replica that was restarted in between or does not respond is missing.
 fn rates(before: &Replicas, after: &Replicas, seconds: f64) -> BTreeMap<u16, f64> {
     if seconds <= 0.0 {
         return BTreeMap::new();
@@ -204,8 +205,8 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Returns a sample at `seconds`, in which the replicas 1 to 3 report these fields of `INFO`,
-    /// separated by spaces; `None` for a replica that does not answer.
+    /// Returns a sample at `seconds` in which replicas 1 to 3 report these `INFO` fields, separated
+    /// by spaces; `None` for a replica that does not respond.
     pub(crate) fn sample(start: Instant, seconds: u64, reports: &[Option<&str>]) -> Sample {
         let replica = |(id, report): (u16, Option<&str>)| Replica {
             id,

@@ -1,5 +1,5 @@
-//! Polls the replicas on a thread of its own, so that a replica that does not answer does not delay
-//! key presses.
+//! Polls the replicas on a separate thread, so that an unresponsive replica does not delay key
+//! presses.
 
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -9,19 +9,19 @@ use anyhow::Context as _;
 
 use crate::cli::admin::replicas::Replicas;
 
-/// The reported states of all replicas at one time.
+/// The states that all replicas reported at one time.
 #[derive(Debug)]
 pub(super) struct Sample {
     pub(super) at: Instant,
-    /// All replicas, or the reason why none can be asked.
+    /// All replicas, or why none can be queried.
     pub(super) replicas: Result<Replicas, String>,
 }
 
-/// Discovers all replicas from one of them, and queries each for its state. If that replica stops
-/// answering, another known one takes its place.
+/// Discovers all replicas from one of them, and queries the state of each. If that one stops
+/// responding, another known replica is used.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    /// Addresses of all replicas that are known; the one that answered last is the first.
+    /// Addresses of all known replicas; the one that responded last is first.
     addresses: Vec<String>,
 }
 
@@ -30,7 +30,7 @@ impl Sampler {
         Sampler { addresses: vec![address.to_owned()] }
     }
 
-    /// Asks all replicas. Takes a few seconds at most for each that does not answer.
+    /// Queries all replicas. Takes at most a few seconds per unresponsive replica.
     pub(super) fn sample(&mut self) -> Sample {
         let mut first_error = None;
         let mut found = None;
@@ -60,7 +60,7 @@ impl Sampler {
         Sample { at: Instant::now(), replicas }
     }
 
-    /// Starts a thread that takes samples, with a pause of `interval` between them, until the
+    /// Starts a thread that takes samples, with pauses of `interval` between them, until the
     /// receiver is dropped.
     pub(super) fn spawn(mut self, interval: Duration) -> anyhow::Result<Receiver<Sample>> {
         let (sender, receiver) = mpsc::sync_channel(1);

@@ -10,13 +10,13 @@ use ratatui::widgets::{Paragraph, Row as TableRow, Table, Wrap};
 
 use super::model::{COLUMNS, Mark, Overview};
 
-/// Space between two columns, in characters.
+/// Space between columns, in characters.
 const COLUMN_SPACING: usize = 2;
-/// Columns that are left out where the terminal is too narrow for all, in this order.
+/// Columns that are omitted, in this order, if the terminal is too narrow for all.
 const OPTIONAL: [&str; 10] =
     ["CLIENTS", "LOSS", "RTT", "COMMIT", "TERM", "MEMORY", "APPLIED", "BEHIND", "OPS/S", "LAG"];
 
-/// Draws the overview on the whole frame: the summary, the table, the problems, and the keys.
+/// Draws the overview on the whole frame: summary, table, problems and keys.
 pub(super) fn draw(frame: &mut Frame<'_>, overview: &Overview, interval: Duration) {
     let table_lines = u16::try_from(overview.rows.len() + 1).unwrap_or(u16::MAX);
     let areas = Layout::vertical([
@@ -39,8 +39,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, overview: &Overview, interval: Duratio
     frame.render_widget(Paragraph::new(help).style(dim), keys);
 }
 
-/// Returns the columns that fit in `width_max` characters: their places in [`COLUMNS`], and their
-/// widths.
+/// Returns the columns that fit into `width_max` characters: their positions in [`COLUMNS`] and
+/// their widths.
 fn columns(overview: &Overview, width_max: usize) -> Vec<(usize, usize)> {
     let width = |at: usize| {
         let cells = overview.rows.iter().map(|row| row.cells[at].chars().count());
@@ -57,7 +57,7 @@ fn columns(overview: &Overview, width_max: usize) -> Vec<(usize, usize)> {
     columns
 }
 
-/// Returns the table, with those of its columns that fit in `width_max` characters.
+/// Returns the table with the columns that fit into `width_max` characters.
 fn rows(overview: &Overview, width_max: usize) -> Table<'_> {
     let columns = columns(overview, width_max);
     let length = |chars: usize| u16::try_from(chars).unwrap_or(u16::MAX);
@@ -75,7 +75,7 @@ fn stale() -> Style {
     Style::new().add_modifier(Modifier::DIM)
 }
 
-/// Returns the style of a row. The text of a row says the same as its colour.
+/// Returns the style of a row. Its text conveys the same information as its colour.
 fn style(mark: Mark) -> Style {
     match mark {
         Mark::Leader => Style::new().fg(Color::Green),
@@ -95,7 +95,7 @@ mod tests {
     use super::super::model::tests::{LEADER, sample};
     use super::*;
 
-    /// Draws on a terminal of this size, and returns the terminal.
+    /// Draws on a terminal of this size, and returns it.
     fn drawn(overview: &Overview, width: u16, height: u16) -> Terminal<TestBackend> {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| draw(frame, overview, Duration::from_secs(5))).unwrap();

@@ -53,7 +53,12 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
 
 /// Stores a sorted set at a key, or removes the key if the set is empty. Returns the number of
 /// members. `event` is the name of the keyspace notification to record if the set is not empty.
-fn put(keyspace: &mut Keyspace, key: &[u8], set: SortedSet, event: &'static str) -> Outcome {
+pub(in crate::kv) fn put(
+    keyspace: &mut Keyspace,
+    key: &[u8],
+    set: SortedSet,
+    event: &'static str,
+) -> Outcome {
     let count = set.len();
     if count == 0 {
         keyspace.delete(key);

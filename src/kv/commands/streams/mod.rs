@@ -50,6 +50,15 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     look(332, "xinfo|consumers", info::consumers),
 ];
 
+/// The commands of clients that wait for entries of streams.
+pub(in crate::kv) const WAITING: &[Row] = &[
+    read(420, "xread|wait", KEYS_AFTER_STREAMS, reads::xread_or_wait)
+        .per(Scale::OptionalCount)
+        .since(FeatureLevel::V0_2),
+    change(421, "xreadgroup|wait", KEYS_AFTER_STREAMS, reads::xreadgroup_again)
+        .per(Scale::OptionalCount),
+];
+
 /// Returns the row of a command that may change streams.
 const fn change(
     number: u16,

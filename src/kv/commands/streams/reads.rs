@@ -34,22 +34,36 @@ struct Reader<'a> {
 /// Runs `XREAD [COUNT count] [BLOCK milliseconds] STREAMS key [key ...] id [id ...]`: returns the
 /// entries of streams with higher ids.
 pub(in crate::kv) fn xread(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    attempt(|| Ok(read_after(keyspace, args)?.unwrap_or(Outcome::NoList)))
+}
+
+/// Runs `XREAD` for a client that waits for entries if there are none: then returns the ids after
+/// which it has read the streams, which the client may have given as `$`.
+pub(in crate::kv) fn xread_or_wait(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     attempt(|| {
-        let request = Request::parse(args.all(), false)?;
-        let ids = request.keys.iter().zip(request.ids).map(|(key, id)| after(keyspace, key, id));
-        let ids: Vec<StreamId> = ids.collect::<Attempt<_>>()?;
-        let mut streams = Vec::new();
-        for (key, id) in request.keys.iter().zip(ids) {
-            let Some(stream) = keyspace.collection::<Stream>(key)? else { continue };
-            let Some(from) = id.next() else { continue };
-            let entries = stream.entries().range(from, StreamId::MAX).take(request.count);
-            let entries: Vec<Outcome> = entries.map(entry_outcome).collect();
-            if !entries.is_empty() {
-                streams.push((text(key), Outcome::List(entries)));
-            }
+        if let Some(found) = read_after(keyspace, args)? {
+            return Ok(found);
         }
-        Ok(if streams.is_empty() { Outcome::NoList } else { Outcome::Streams(streams) })
+        let ids = Request::parse(args.all(), false)?.ids_after(keyspace)?;
+        Ok(Outcome::List(ids.into_iter().map(id_text).collect()))
     })
+}
+
+/// Returns the outcome of `XREAD`; `None` if there are no entries.
+fn read_after(keyspace: &Keyspace, args: &Args<'_>) -> Attempt<Option<Outcome>> {
+    let request = Request::parse(args.all(), false)?;
+    let ids = request.ids_after(keyspace)?;
+    let mut streams = Vec::new();
+    for (key, id) in request.keys.iter().zip(ids) {
+        let Some(stream) = keyspace.collection::<Stream>(key)? else { continue };
+        let Some(from) = id.next() else { continue };
+        let entries = stream.entries().range(from, StreamId::MAX).take(request.count);
+        let entries: Vec<Outcome> = entries.map(entry_outcome).collect();
+        if !entries.is_empty() {
+            streams.push((text(key), Outcome::List(entries)));
+        }
+    }
+    Ok((!streams.is_empty()).then_some(Outcome::Streams(streams)))
 }
 
 /// Returns the id after which `XREAD` reads a stream.
@@ -88,6 +102,26 @@ pub(in crate::kv) fn xreadgroup(keyspace: &mut Keyspace, args: &Args<'_>) -> Ans
         }
         Ok(if streams.is_empty() { Outcome::NoList } else { Outcome::Streams(streams) })
     })
+}
+
+/// Runs `XREADGROUP` again for a client that has waited for new entries. Redis's errors.
+pub(in crate::kv) fn xreadgroup_again(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let checked = attempt(|| {
+        let request = Request::parse(args.all(), true)?;
+        let group = request.reader.map_or(&b""[..], |reader| reader.group);
+        for key in request.keys {
+            let Ok(Some(stream)) = keyspace.collection::<Stream>(key) else {
+                return Err(Outcome::error("UNBLOCKED the stream key no longer exists"));
+            };
+            if stream.groups.get(group).is_none() {
+                return Err(Outcome::error(
+                    "NOGROUP the consumer group this client was blocked on no longer exists",
+                ));
+            }
+        }
+        Ok(Outcome::Done)
+    })?;
+    if checked == Outcome::Done { xreadgroup(keyspace, args) } else { Ok(checked) }
 }
 
 /// Returns the id after which `XREADGROUP` reads pending entries; `None` if it reads new ones.
@@ -248,6 +282,11 @@ impl<'a> Request<'a> {
         let (keys, ids) = streams.split_at(streams.len() / 2);
         let count = if count == 0 { usize::MAX } else { count };
         Ok(Request { count, keys, ids, reader })
+    }
+
+    /// Returns the ids after which `XREAD` reads the streams.
+    fn ids_after(&self, keyspace: &Keyspace) -> Attempt<Vec<StreamId>> {
+        self.keys.iter().zip(self.ids).map(|(key, id)| after(keyspace, key, id)).collect()
     }
 }
 

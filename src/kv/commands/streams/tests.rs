@@ -253,3 +253,34 @@ fn stream_changes_cause_the_events_of_redis() {
         assert_eq!(names.collect::<Vec<_>>(), wanted, "{command} {args:?}");
     }
 }
+
+#[test]
+fn try_of_a_waiting_client_tells_what_it_waits_for() {
+    let mut feeder = Feeder::new();
+    let read = |feeder: &mut Feeder, args: &[&str]| {
+        let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
+        feeder.read("xread|wait", &args)
+    };
+    feeder.call("xadd", &["s", "5-1", "f", "v"]);
+    let ids = |ids: &[&str]| Outcome::List(ids.iter().map(|id| value(id)).collect());
+    assert_eq!(
+        read(&mut feeder, &["BLOCK", "0", "STREAMS", "s", "t", "$", "$"]),
+        ids(&["5-1", "0-0"])
+    );
+    assert_eq!(read(&mut feeder, &["STREAMS", "s", "7"]), ids(&["7-0"]));
+    let found = read(&mut feeder, &["BLOCK", "0", "STREAMS", "t", "s", "$", "0"]);
+    assert!(matches!(found, Outcome::Streams(_)), "{found:?}");
+    feeder.call("xgroup|create", &["s", "g", "$", "CREATE"]);
+    let again = ["GROUP", "g", "c", "COUNT", "9", "STREAMS", "s", ">"];
+    assert_eq!(feeder.call("xreadgroup|wait", &again), Outcome::NoList);
+    feeder.call("xadd", &["s", "6-1", "f", "v"]);
+    assert!(matches!(feeder.call("xreadgroup|wait", &again), Outcome::Streams(_)));
+    feeder.call("xgroup|destroy", &["s", "g"]);
+    let text = "NOGROUP the consumer group this client was blocked on no longer exists";
+    assert_eq!(feeder.call("xreadgroup|wait", &again), Outcome::error(text));
+    let text = "UNBLOCKED the stream key no longer exists";
+    feeder.call("del", &["s"]);
+    assert_eq!(feeder.call("xreadgroup|wait", &again), Outcome::error(text));
+    feeder.call("set", &["s", "x"]);
+    assert_eq!(feeder.call("xreadgroup|wait", &again), Outcome::error(text));
+}

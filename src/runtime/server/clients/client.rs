@@ -15,6 +15,7 @@ use crate::redis::{CommandNumber, Connection, ScriptUser, WideReply};
 use crate::runtime::server::clients::batches::is_large;
 use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::input::Input;
+use crate::runtime::server::clients::key_file::KeyFile;
 use crate::runtime::server::clients::memory::ReplyBudget;
 use crate::runtime::server::clients::request::{
     FailureReason, Reply, Request, RequestState, ScriptReply, Slot, Wait,
@@ -115,6 +116,8 @@ pub(crate) struct Client {
     later: VecDeque<(u64, Bytes)>,
     /// Total size of the messages in `later`, in bytes.
     later_bytes: usize,
+    /// The file that is being sent to the client (`SYNC`); `None` if there is none.
+    pub(crate) key_file: Option<Box<KeyFile>>,
     pub(crate) marks: Marks,
 }
 
@@ -242,6 +245,7 @@ impl Client {
             observed: 0,
             later: VecDeque::new(),
             later_bytes: 0,
+            key_file: None,
             marks: Marks::default(),
         }
     }
@@ -325,8 +329,8 @@ impl Client {
 
     /// Returns whether there may be something to read from the client's socket or to parse now.
     pub(crate) fn has_input(&self) -> bool {
-        self.may_parse() && (self.is_readable() || !self.input.is_empty())
-            || self.is_full_and_readable()
+        let has_more = self.is_readable() || !self.input.is_empty() || self.key_file.is_some();
+        self.may_parse() && has_more || self.is_full_and_readable()
     }
 
     /// Returns whether a read from the client's socket may return more bytes.
@@ -662,6 +666,21 @@ impl Client {
                 Some(request).filter(|request| request.reply_format.is_script())
             }
             RequestState::Done(_) => None,
+        }
+    }
+
+    /// Returns whether the request in this slot contains scripts that have not run.
+    pub(crate) fn has_script_to_run(&mut self, slot: u64) -> bool {
+        self.script(slot).is_some_and(|request| request.script.is_none())
+    }
+
+    /// Returns whether the request in this slot, which has no reply, is a write.
+    pub(crate) fn is_write(&self, slot: u64) -> bool {
+        match self.at(slot).and_then(|at| self.slots.get(at)).map(|slot| &slot.state) {
+            Some(RequestState::Waiting(request) | RequestState::InFlight(request)) => {
+                request.kind == RequestKind::Write
+            }
+            Some(RequestState::Done(_)) | None => false,
         }
     }
 

@@ -4,7 +4,9 @@
 //! A client in a queue is either waiting, or trying: its request is on its way through the log. The
 //! client that has waited longest comes first. A change wakes as many clients as the key has
 //! elements, less those that are trying already, so a push causes about one try however many
-//! clients wait.
+//! clients wait. Clients that take new entries of a stream for a group are woken as are needed to
+//! take those that were added; if one takes as many as it may, the next one has its turn. Clients
+//! that take nothing are all woken.
 //!
 //! No element is left over while a client waits for it. A report of a change comes with or after
 //! the outcomes of all tries that were applied before the change, so a try without an outcome will
@@ -17,7 +19,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use bytes::Bytes;
 
 use crate::kv::{ChangedKey, DatabaseId, Outcome, ValueType};
-use crate::redis::{AwaitedKeys, Wake};
+use crate::redis::{AwaitedKeys, Taken, Wake};
 
 /// A key with its database.
 type DatabaseKey = (DatabaseId, Bytes);
@@ -117,7 +119,8 @@ impl KeyQueues {
             });
             queue.is_some_and(|queue| !queue.waiting.is_empty())
         };
-        let tries = must_try || !keys.keys.iter().all(is_empty);
+        // One that takes nothing may have asked for entries that the others have seen already.
+        let tries = must_try || keys.wake == Wake::All || !keys.keys.iter().all(is_empty);
         let state =
             if tries { State::Trying { at: None, changed: Vec::new() } } else { State::Waiting };
         for key in &keys.keys {
@@ -152,19 +155,30 @@ impl KeyQueues {
         let mut chosen = Vec::new();
         for queue in queues {
             queue.may_hold_other = changed.kind.is_some_and(|kind| kind != queue.kind);
-            if changed.kind != Some(queue.kind) {
-                continue;
-            }
+            let is_right = changed.kind == Some(queue.kind);
+            // The number of elements or new entries to take; usize::MAX to wake all.
             let count = match queue.wake {
-                Wake::Elements => changed.elements,
+                Wake::All if is_right && changed.news > 0 => usize::MAX,
+                Wake::Elements if is_right => changed.elements,
+                Wake::News if is_right => changed.news,
+                // There may be nothing to wait for any more.
+                Wake::News => usize::MAX,
+                Wake::All | Wake::Elements => continue,
             };
-            let mut trying = 0;
+            let mut claimed: usize = 0;
             for (place, index) in queue.trying.values().enumerate() {
                 let client = self.clients.get_mut(index).expect("it is in a queue");
-                trying += client.note_change(&changed.key, place < count);
+                claimed = claimed.saturating_add(client.note_change(&changed.key, place < count));
             }
-            let next = queue.waiting.values().take(count.saturating_sub(trying));
-            chosen.extend(next.copied());
+            for index in queue.waiting.values() {
+                if claimed >= count {
+                    break;
+                }
+                chosen.push(*index);
+                if count < usize::MAX {
+                    claimed = claimed.saturating_add(self.clients[index].keys.entries_max);
+                }
+            }
         }
         for index in chosen {
             self.wake(index, &changed.key, woken);
@@ -172,7 +186,7 @@ impl KeyQueues {
     }
 
     /// Handles a report that any key may have changed: for each key, the change is noted at the
-    /// clients that are trying, and the first that waits is woken.
+    /// clients that are trying, and the first that waits is woken, or all if they wait for entries.
     pub(super) fn on_any_change(&mut self, woken: &mut VecDeque<Woken>) {
         let mut chosen = Vec::new();
         for ((_, key), queues) in &mut self.queues {
@@ -182,7 +196,8 @@ impl KeyQueues {
                     let client = self.clients.get_mut(index).expect("it is in a queue");
                     client.note_change(key, true);
                 }
-                chosen.extend(queue.waiting.values().next().map(|index| (*index, key.clone())));
+                let count = if queue.wake == Wake::Elements { 1 } else { usize::MAX };
+                chosen.extend(queue.waiting.values().take(count).map(|it| (*it, key.clone())));
             }
         }
         for (index, key) in chosen {
@@ -253,13 +268,13 @@ impl KeyQueues {
         at
     }
 
-    /// Removes a client from the queues. `has_taken` is whether its try has taken something. If
-    /// not, or if there may be more at other keys, its turn passes on to the next. `due_at` is the
-    /// key for which it was waiting to try again, if there is one.
+    /// Removes a client from the queues. `taken` is what its try has taken. If that is nothing, or
+    /// if there may be more, its turn passes on to the next. `due_at` is the key for which it was
+    /// waiting to try again, if there is one.
     pub(super) fn leave(
         &mut self,
         index: usize,
-        has_taken: bool,
+        taken: Taken,
         due_at: Option<Bytes>,
         woken: &mut VecDeque<Woken>,
     ) {
@@ -277,7 +292,14 @@ impl KeyQueues {
             }
         }
         let mut passed_on: Vec<Bytes> = due_at.into_iter().collect();
-        if let State::Trying { at, changed } = client.state {
+        if client.keys.wake == Wake::All {
+            // The others were woken together with it.
+            return;
+        }
+        if taken == Taken::Part {
+            passed_on.clone_from(&client.keys.keys);
+        } else if let State::Trying { at, changed } = client.state {
+            let has_taken = taken == Taken::Whole;
             // What is left at the key from which it has taken is reported as a change.
             let took_the_only_one = has_taken && client.keys.keys.len() == 1;
             passed_on.extend(changed.into_iter().filter(|_| !took_the_only_one));
@@ -311,18 +333,20 @@ impl KeyQueues {
 
 impl Member {
     /// Notes at a trying client that `key` has changed, if `is_first`: if it is among the first, as
-    /// many as there are elements. Returns 1 if its try may take from the key, otherwise 0.
+    /// many as there are elements. Returns how many of the elements or new entries its try may
+    /// take, as far as it was not woken to take others.
     fn note_change(&mut self, key: &Bytes, is_first: bool) -> usize {
         let State::Trying { at, changed } = &mut self.state else {
             unreachable!("client {} waits, but is listed as trying", self.number)
         };
         if at.as_ref() == Some(key) {
-            return 1;
+            // All elements are reported each time, but only entries that are new.
+            return usize::from(self.keys.wake == Wake::Elements);
         }
         if is_first && !changed.contains(key) {
             changed.push(key.clone());
         }
-        usize::from(at.is_none())
+        if at.is_none() { self.keys.entries_max } else { 0 }
     }
 }
 

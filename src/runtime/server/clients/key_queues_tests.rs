@@ -8,13 +8,13 @@ const NONE: [usize; 0] = [];
 fn keys(keys: &[&'static str]) -> AwaitedKeys {
     let keys = keys.iter().map(|key| Bytes::from_static(key.as_bytes())).collect();
     let (kind, database, wake) = (ValueType::List, DatabaseId::FIRST, Wake::Elements);
-    AwaitedKeys { kind, database, keys, wake, group: Bytes::new() }
+    AwaitedKeys { kind, database, keys, wake, entries_max: 1, group: Bytes::new() }
 }
 
 fn list(key: &'static str, elements: usize) -> ChangedKey {
     let key = Bytes::from_static(key.as_bytes());
     let (database, kind) = (DatabaseId::FIRST, Some(ValueType::List));
-    ChangedKey { database, key, kind, elements, changes: 1 }
+    ChangedKey { database, key, kind, elements, news: usize::MAX }
 }
 
 /// Queues in which each of `waiting` clients waits for the key `k`, numbered from 0.
@@ -41,8 +41,13 @@ fn change(queues: &mut KeyQueues, changed: &ChangedKey) -> Vec<usize> {
 }
 
 fn leave(queues: &mut KeyQueues, index: usize, has_taken: bool) -> Vec<usize> {
+    let taken = if has_taken { Taken::Whole } else { Taken::Nothing };
+    leave_after(queues, index, taken)
+}
+
+fn leave_after(queues: &mut KeyQueues, index: usize, taken: Taken) -> Vec<usize> {
     let mut woken = VecDeque::new();
-    queues.leave(index, has_taken, None, &mut woken);
+    queues.leave(index, taken, None, &mut woken);
     assert!(queues.is_consistent());
     woken.into_iter().map(|(index, _)| index).collect()
 }
@@ -166,4 +171,85 @@ fn values_of_another_type_wake_no_client() {
     set.kind = None;
     assert_eq!(change(&mut queues, &set), NONE);
     assert_eq!(change(&mut queues, &list("k", 9)), [0, 1]);
+}
+
+/// A client that waits for entries of the stream `k` for the group `g`, at most `entries_max` at a
+/// time.
+fn consumer(entries_max: usize) -> AwaitedKeys {
+    let (kind, wake, group) = (ValueType::Stream, Wake::News, Bytes::from_static(b"g"));
+    AwaitedKeys { kind, wake, entries_max, group, ..keys(&["k"]) }
+}
+
+fn stream(news: usize) -> ChangedKey {
+    ChangedKey { kind: Some(ValueType::Stream), news, ..list("k", 0) }
+}
+
+#[test]
+fn new_entries_wake_as_many_consumers_as_can_take_them() {
+    let mut queues = KeyQueues::default();
+    for (index, entries_max) in [1, 2, 1_000, 1].into_iter().enumerate() {
+        assert_eq!(queues.join(index, consumer(entries_max), false), index == 0);
+        if index == 0 {
+            assert_eq!(nothing(&mut queues, index), None);
+        }
+    }
+    assert_eq!(change(&mut queues, &stream(0)), NONE, "entries were removed");
+    assert_eq!(change(&mut queues, &stream(4)), [0, 1, 2]);
+    // Those that were woken take the entries of then.
+    assert_eq!(change(&mut queues, &stream(1)), [3]);
+    for index in 0..4 {
+        assert_eq!(nothing(&mut queues, index), None, "another replica's consumers took them");
+    }
+    assert_eq!(change(&mut queues, &stream(1)), [0]);
+    assert_eq!(leave_after(&mut queues, 0, Taken::Whole), NONE);
+    assert_eq!(change(&mut queues, &stream(1)), [1]);
+    assert_eq!(leave_after(&mut queues, 1, Taken::Part), [2], "there may be more");
+    assert_eq!(leave_after(&mut queues, 2, Taken::Nothing), [3], "its connection was closed");
+}
+
+#[test]
+fn all_consumers_learn_that_the_stream_or_the_group_is_gone() {
+    for changed in [stream(usize::MAX), ChangedKey { kind: None, ..stream(0) }, list("k", 1)] {
+        let mut queues = KeyQueues::default();
+        for index in 0..3 {
+            assert!(queues.join(index, consumer(usize::MAX), true));
+            assert_eq!(nothing(&mut queues, index), None);
+        }
+        let mut other = consumer(1);
+        other.group = Bytes::from_static(b"h");
+        assert!(queues.join(7, other, false), "no client waits for the other group");
+        assert_eq!(nothing(&mut queues, 7), None);
+        assert_eq!(change(&mut queues, &changed), [0, 1, 2, 7], "{changed:?}");
+        assert_eq!(leave_after(&mut queues, 0, Taken::Nothing), NONE);
+    }
+    let mut queues = KeyQueues::default();
+    for index in 0..3 {
+        queues.join(index, consumer(1), true);
+        assert_eq!(nothing(&mut queues, index), None);
+    }
+    let mut woken = VecDeque::new();
+    queues.on_any_change(&mut woken);
+    assert_eq!(woken.len(), 3);
+}
+
+#[test]
+fn new_entries_wake_all_readers() {
+    let mut queues = KeyQueues::default();
+    let reader = || AwaitedKeys { wake: Wake::All, group: Bytes::new(), ..consumer(1) };
+    for index in 0..3 {
+        assert!(queues.join(index, reader(), false), "it may ask for old entries");
+        assert_eq!(nothing(&mut queues, index), None);
+    }
+    assert!(queues.join(3, consumer(1), false));
+    assert_eq!(nothing(&mut queues, 3), None);
+    assert_eq!(change(&mut queues, &stream(0)), NONE);
+    assert_eq!(change(&mut queues, &list("k", 1)), [3], "readers wait for another stream");
+    assert_eq!(nothing(&mut queues, 3), None);
+    assert_eq!(change(&mut queues, &stream(2)), [0, 1, 2, 3]);
+    assert_eq!(leave_after(&mut queues, 0, Taken::Whole), NONE);
+    assert_eq!(leave_after(&mut queues, 1, Taken::Nothing), NONE);
+    assert_eq!(nothing(&mut queues, 2), None);
+    let mut woken = VecDeque::new();
+    queues.on_any_change(&mut woken);
+    assert_eq!(woken.len(), 1, "the other one is still trying");
 }

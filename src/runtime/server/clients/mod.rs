@@ -19,6 +19,7 @@
 //! | `users`, `logins` | changes of the users; failed logins |
 //! | `unconfirmed_users` | requests that arrive before the users are known |
 //! | `waiting` | clients that wait for changes of keys, or for other replicas |
+//! | `key_files`, `key_file` | files of all keys for `SYNC` |
 //! | `key_queues` | the order in which clients that wait for a key are woken |
 //! | `timeouts` | requests that wait too long, idle connections, redirects to a new leader |
 //!
@@ -31,6 +32,8 @@ mod batches;
 mod client;
 mod in_flight;
 mod input;
+mod key_file;
+mod key_files;
 mod key_queues;
 mod logins;
 mod memory;
@@ -502,7 +505,9 @@ impl Clients {
     /// clients is within the limit.
     fn close_largest(&mut self, registry: &Registry) {
         while self.memory.is_exceeded() {
-            let largest = self.connected.iter_mut().max_by_key(|(_, client)| client.counted_bytes);
+            let clients = self.connected.iter_mut();
+            let evictable = clients.filter(|(_, client)| client.connection.may_be_evicted());
+            let largest = evictable.max_by_key(|(_, client)| client.counted_bytes);
             let Some((index, client)) = largest else { return };
             tracing::warn!(
                 client = client.connection.id(),

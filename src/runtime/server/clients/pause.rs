@@ -1,5 +1,6 @@
 //! `CLIENT PAUSE`: for a time, clients' requests are postponed. The requests stay in the clients'
-//! input buffers, and their sockets are not read.
+//! input buffers, and their sockets are not read. Clients that wait are not served, and scripts do
+//! not run, or run again.
 
 use crate::redis::{Action, Pause};
 use crate::types::Instant;
@@ -12,7 +13,9 @@ impl Clients {
         match *action {
             Action::PauseClients { until, is_all } => self.pause_clients(until, is_all),
             Action::UnpauseClients => self.unpause_clients(),
-            Action::KillScript => self.kill_script(),
+            Action::KillScript { is_function } => self.kill_script(is_function),
+            Action::ShowFunctionStats(version) => self.show_function_stats(version),
+            Action::Log(ref text) => tracing::info!(?text, "text of DEBUG LOG"),
             _ => self.trim_requests += 1,
         }
     }
@@ -38,7 +41,9 @@ impl Clients {
 
     /// Returns when the pause of the clients ends; `None` if no client waits for that.
     pub(crate) fn next_pause_end(&self) -> Option<Instant> {
-        self.context.pause.filter(|_| !self.postponed.is_empty()).map(|pause| pause.until)
+        let are_any_held =
+            !self.postponed.is_empty() || self.waiting.has_paused() || self.scripts.has_paused();
+        self.context.pause.filter(|_| are_any_held).map(|pause| pause.until)
     }
 
     /// Lets the clients continue if their pause is over at `now`.
@@ -55,7 +60,20 @@ impl Clients {
             self.client(index).marks.postponed = false;
             self.mark_read(index);
         }
+        self.resume_waits();
+        self.resume_scripts();
         self.count_blocked();
+    }
+
+    /// Returns whether the client at `index`, whose request in this slot waits for keys, must not
+    /// try again before the pause is over.
+    pub(super) fn is_try_paused(&mut self, index: usize, slot: u64) -> bool {
+        let now = self.context.now;
+        let pause = self.context.pause.filter(|pause| now < pause.until);
+        pause.is_some_and(|pause| {
+            pause.is_all
+                || self.connected.get_mut(index).is_some_and(|client| client.is_write(slot))
+        })
     }
 
     /// Removes the client at `index`, whose connection is being closed, from those that are

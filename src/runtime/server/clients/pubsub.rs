@@ -1,5 +1,6 @@
 //! Pub/Sub: messages to subscribed clients, sent between the clients' replies.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -35,7 +36,7 @@ impl Clients {
     pub(super) fn update_subscriptions(&mut self, index: usize, changes: &[SubscriptionChange]) {
         let Some(client) = self.connected.get_mut(index) else { return };
         let subscriber = subscriber_id(index, client.id);
-        self.context.subscriptions.apply(subscriber, changes);
+        Arc::make_mut(&mut self.context.subscriptions).apply(subscriber, changes);
         self.publish_subscribers();
     }
 
@@ -43,7 +44,8 @@ impl Clients {
     pub(super) fn unsubscribe_all(&mut self, index: usize, client: &mut Client) {
         let changes = client.connection.unsubscribe_all();
         if !changes.is_empty() {
-            self.context.subscriptions.apply(subscriber_id(index, client.id), &changes);
+            let subscriber = subscriber_id(index, client.id);
+            Arc::make_mut(&mut self.context.subscriptions).apply(subscriber, &changes);
             self.publish_subscribers();
         }
     }

@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 use crate::kv::{Operation, Outcome, Refusal};
 use crate::raft::RequestKind;
 use crate::redis::{
-    AdminAnswer, CommandNumber, CompletedRequest, SlowLogSettings, error_text, is_error,
-    operation_may_add_data, write_admin_reply, write_snapshot_part,
+    AdminAnswer, CommandNumber, CompletedRequest, SlowLogSettings, Taken, error_text, is_error,
+    operation_may_add_data, operations_adding_data, write_admin_reply, write_snapshot_part,
 };
 use crate::types::{Instant, RequestKey};
 
@@ -106,8 +106,7 @@ impl Clients {
         }
         if !outdated.is_empty() {
             // This replica has the users by which they were refused.
-            self.requeue_requests(outdated.iter().copied());
-            self.check_again(outdated);
+            self.requeue_requests(outdated);
         }
     }
 
@@ -125,7 +124,7 @@ impl Clients {
         let error = error_text(&outcome);
         let nested = client.nested_calls(request.slot, &outcome);
         let blocks = client.blocked_on == Some(request.slot);
-        let has_taken = error.is_none() && !client.connection.must_wait(&outcome, true);
+        let taken = client.connection.taken(&outcome);
         match client.on_outcome(request.slot, outcome, self.context.now) {
             OutcomeUse::Dropped => return,
             OutcomeUse::Replied => self.note_call(request.command, error.as_deref()),
@@ -133,7 +132,7 @@ impl Clients {
         }
         self.in_flight.remove(sequence);
         if blocks {
-            self.leave_queues(request.index, has_taken, None);
+            self.leave_queues(request.index, taken, None);
         }
         self.note_nested_calls(nested);
         if is_followed {
@@ -152,6 +151,9 @@ impl Clients {
     /// Answers a client's read of a snapshot with a part of it; `None` if the snapshot is not
     /// available.
     pub(crate) fn on_snapshot_part(&mut self, sequence: u64, part: Option<&[u8]>) {
+        if self.on_file_part(sequence, part) {
+            return;
+        }
         let mut reply = BytesMut::new();
         write_snapshot_part(part, &mut reply);
         self.finish_blocked(sequence, reply);
@@ -226,34 +228,39 @@ impl Clients {
 
     /// Handles the refusal of a batch by a leader whose memory is full. Gives the requests that can
     /// add data an error reply, and returns the others, such as `DEL`, to the waiting state, to be
-    /// sent again.
+    /// sent again. Of requests with scripts, the effects count.
     pub(crate) fn on_full_memory(&mut self, key: RequestKey) {
         let Some(batch) = self.batches.remove_refused(key) else { return };
         let mut requeued = Vec::new();
-        for sequence in batch.requests() {
+        let sent = operations_adding_data(&batch.payload);
+        for (position, sequence) in batch.requests().enumerate() {
             let Some(request) = self.in_flight.get(sequence) else { continue };
             let client = sender(&mut self.connected, request);
             let operation = client.and_then(|client| client.operation(request.slot));
             let adds_data = operation.is_some_and(|operation| operation_may_add_data(operation));
-            if adds_data || self.has_script_reply(request) {
+            let adds_data = sent.get(position).copied().unwrap_or(adds_data);
+            if adds_data {
                 self.fail(sequence, FailureReason::OutOfMemory);
             } else {
                 requeued.push(sequence);
             }
         }
-        self.requeue_requests(requeued.into_iter());
+        self.requeue_requests(requeued);
     }
 
     /// Gives the request with this sequence number an error reply for this reason.
     pub(crate) fn fail(&mut self, sequence: u64, reason: FailureReason) {
-        if reason.may_wait_again() && self.wait_again(sequence) {
+        if reason.may_wait_again() && self.wait_again(sequence) || self.repeat_file_part(sequence) {
             return;
         }
         match reason {
             FailureReason::Uncertain => self.counters.uncertain.add_one(),
             FailureReason::NoLeader => self.counters.cluster_down.add_one(),
             FailureReason::DiskFull => self.counters.disk_full.add_one(),
-            FailureReason::NotApplied | FailureReason::Busy | FailureReason::OutOfMemory => {}
+            FailureReason::NotApplied
+            | FailureReason::Busy
+            | FailureReason::OutOfMemory
+            | FailureReason::BusyScript => {}
         }
         if let Some(request) = self.in_flight.get(sequence) {
             let statistics = &mut self.context.statistics;
@@ -285,7 +292,7 @@ impl Clients {
         if give(client, request.slot) {
             self.in_flight.remove(sequence);
             if self.connected.get_mut(request.index).is_some_and(|it| it.blocked_on.is_none()) {
-                self.leave_queues(request.index, false, None);
+                self.leave_queues(request.index, Taken::Nothing, None);
             }
         }
         self.after_reply(request.index);
@@ -316,12 +323,13 @@ impl Clients {
     pub(crate) fn requeue(&mut self, keys: &[RequestKey]) {
         let batches: Vec<SentBatch> =
             keys.iter().filter_map(|key| self.batches.remove_refused(*key)).collect();
-        self.requeue_requests(batches.iter().flat_map(SentBatch::requests));
+        let requests: Vec<u64> = batches.iter().flat_map(SentBatch::requests).collect();
+        self.requeue_requests(requests);
     }
 
-    fn requeue_requests(&mut self, requests: impl Iterator<Item = u64>) {
+    fn requeue_requests(&mut self, requests: Vec<u64>) {
         let mut indexes = Vec::new();
-        for sequence in requests {
+        for sequence in requests.iter().copied() {
             let Some(request) = self.in_flight.get(sequence) else { continue };
             let Some(client) = sender(&mut self.connected, request) else { continue };
             client.requeue(request.slot);
@@ -337,6 +345,9 @@ impl Clients {
             self.redirect_client(index);
             self.mark_dispatch(index);
         }
+        // The permissions of their users may have changed since they were sent, and the next batch
+        // says that its requests were checked.
+        self.check_again(requests);
     }
 
     /// Returns the first forwarded batch of writes that has a number of at least `from` and no

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::kv::Outcome;
 use crate::raft::RequestKind;
-use crate::redis::{Failure, ReplyFormat, WideReply};
+use crate::redis::{Failure, ReplyFormat, ScriptNotes, WideReply};
 use crate::types::Instant;
 
 /// A client's request that reads or writes the replicated state, so that the Raft core must handle
@@ -41,6 +41,10 @@ pub(crate) struct ScriptReply {
     pub(crate) check: Option<Bytes>,
     /// The revision of the users under which the request has run.
     pub(crate) users_revision: u64,
+    /// The keys that the scripts have read, if the client caches their values.
+    pub(crate) read: Vec<Bytes>,
+    /// What the run reports once the reply is known to be right.
+    pub(crate) notes: Box<ScriptNotes>,
 }
 
 /// The state of a client's request until its reply is sent.
@@ -110,6 +114,8 @@ pub(crate) enum FailureReason {
     /// No leader was known before the request's timeout, or the leader did not answer a read in
     /// time.
     NoLeader,
+    /// The request has waited too long for the runs of other clients' scripts.
+    BusyScript,
     /// The request may have been applied; its outcome is not known.
     Uncertain,
 }
@@ -159,7 +165,9 @@ impl FailureReason {
             | FailureReason::Busy
             | FailureReason::DiskFull
             | FailureReason::NoLeader => true,
-            FailureReason::OutOfMemory | FailureReason::Uncertain => false,
+            FailureReason::OutOfMemory | FailureReason::BusyScript | FailureReason::Uncertain => {
+                false
+            }
         }
     }
 
@@ -171,6 +179,7 @@ impl FailureReason {
             FailureReason::DiskFull => Failure::DiskFull,
             FailureReason::OutOfMemory => Failure::OutOfMemory,
             FailureReason::NoLeader => Failure::NoLeader,
+            FailureReason::BusyScript => Failure::BusyScript,
             FailureReason::Uncertain => Failure::Uncertain { index: None },
         }
     }

@@ -1,6 +1,8 @@
 //! From received bytes to requests: parses the requests in the bytes, lets `redis` execute them,
 //! performs the resulting actions, and sends the requests that the core must answer.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::feature_level::FeatureLevel;
@@ -8,7 +10,8 @@ use crate::kv::Outcome;
 use crate::raft::{ClientRequest, RequestKind};
 use crate::redis::{
     Action, BufferBytes, CallStatus, ClientKill, ClientList, ClientQuery, CommandNumber,
-    Connection, Context, ReplyFormat, ScriptFacts, ScriptRequest, USERS_UNKNOWN,
+    Connection, Context, LoggedRequest, ReplyFormat, ScriptFacts, ScriptRequest, SlowLogSettings,
+    USERS_UNKNOWN,
 };
 use crate::wire::resp::{Limits, Writer};
 
@@ -89,11 +92,8 @@ impl Clients {
             let available = client.input.len() + received.len();
             client.input.extend(received, client.parser.missing_bytes(available));
         }
-        loop {
+        while self.may_parse_next(index) {
             let client = self.connected.get_mut(index).expect("the client exists");
-            if !client.may_parse() {
-                break;
-            }
             let Client { parser, connection, input, held_until, .. } = client;
             let bytes = if directly { received } else { input.unparsed() };
             let used_before = used;
@@ -137,6 +137,7 @@ impl Clients {
                 }
             }
             self.context.traffic.commands += 1;
+            let logged = self.slow_log.are_all_logged().then(|| LoggedRequest::new(request));
             let action =
                 connection.execute(request, &self.context, &mut self.settings, &mut self.reply);
             if action == Action::Postpone {
@@ -153,6 +154,7 @@ impl Clients {
                     self.perform(index, action, command);
                     if !submits {
                         self.context.statistics.note_call(command, self.failed);
+                        self.log_answered_here(index, logged, pass);
                         answered_here = true;
                     }
                 }
@@ -165,11 +167,7 @@ impl Clients {
             self.finish_request(index, &shown);
         }
         if answered_here {
-            // All requests of the input get the same share of the time. If the clock were read for
-            // each request, that would take longer than most of them.
-            let commands = self.context.traffic.commands.saturating_sub(commands_before).max(1);
-            let share = pass.since_reading() / u32::try_from(commands).unwrap_or(u32::MAX);
-            self.context.statistics.count_noted(share);
+            self.count_answered(commands_before, pass);
         }
         let client = self.connected.get_mut(index).expect("the client exists");
         if directly {
@@ -182,6 +180,46 @@ impl Clients {
             Some(since) if used == 0 => Some(since),
             _ => Some(self.context.now),
         };
+    }
+
+    /// Adds a request that was answered without the state machine to the slow log, if that has
+    /// every request (`slowlog-log-slower-than 0`); otherwise, `request` is `None`.
+    fn log_answered_here(&mut self, index: usize, request: Option<LoggedRequest>, pass: &Pass) {
+        let Some(request) = request else { return };
+        let (wall_clock, entries_max) = (self.context.wall_clock, self.slow_log.entries_max);
+        let client = self.connected.get_mut(index).expect("the client exists");
+        let (elapsed, connection) = (pass.since_reading(), &client.connection);
+        let log = &mut self.context.slow_log;
+        log.add_answered(request, elapsed, wall_clock, connection, entries_max);
+    }
+
+    /// Blocks the replica for `time` (`DEBUG SLEEP`), and replies to the client at `index`. Adds
+    /// the request to the slow log and to the latency samples, where these are enabled.
+    fn sleep(&mut self, index: usize, time: Duration) {
+        std::thread::sleep(time);
+        let SlowLogSettings { threshold, entries_max, latency_threshold } = self.slow_log;
+        let wall_clock = self.context.wall_clock;
+        if latency_threshold.is_some_and(|limit| time >= limit) {
+            self.context.slow_log.add_latency_sample(time, wall_clock);
+        }
+        // With a threshold of 0, every request is added after its reply.
+        if threshold.is_some_and(|limit| !limit.is_zero() && time >= limit) {
+            let client = self.connected.get_mut(index).expect("the client exists");
+            let seconds = time.as_secs_f64().to_string();
+            let request = LoggedRequest::of_arguments(&[b"debug", b"sleep", seconds.as_bytes()]);
+            let log = &mut self.context.slow_log;
+            log.add_answered(request, time, wall_clock, &client.connection, entries_max);
+        }
+        self.send_reply(index);
+    }
+
+    /// Counts the calls of requests that were answered without the state machine. All requests of
+    /// the input, whose number was `commands_before` at its start, get the same share of the time.
+    fn count_answered(&mut self, commands_before: u64, pass: &Pass) {
+        // If the clock were read for each request, that would take longer than most of them.
+        let commands = self.context.traffic.commands.saturating_sub(commands_before).max(1);
+        let share = pass.since_reading() / u32::try_from(commands).unwrap_or(u32::MAX);
+        self.context.statistics.count_noted(share);
     }
 
     /// Does what remains to be done after a request of the client at `index` was executed. `shown`
@@ -251,9 +289,11 @@ impl Clients {
             }
             Action::KillClients(kill) => self.kill_clients(index, *kill),
             Action::Unblock { id, with_error } => self.reply_to_unblock(index, id, with_error),
-            Action::KillScript
+            Action::KillScript { .. }
+            | Action::ShowFunctionStats(_)
             | Action::PauseClients { .. }
             | Action::UnpauseClients
+            | Action::Log(_)
             | Action::ReturnFreeMemory => {
                 self.administer_here(&action);
                 self.send_reply(index);
@@ -267,16 +307,15 @@ impl Clients {
                 self.context.reset(statistics);
                 self.send_reply(index);
             }
-            Action::Sleep(time) => {
-                std::thread::sleep(time);
-                self.send_reply(index);
-            }
+            Action::Sleep(time) => self.sleep(index, time),
             Action::WriteOnlyHere(write) => {
                 self.board.write_locally(write);
                 self.send_reply(index);
             }
             Action::UpdateSubscriptions(changes) => {
                 self.update_subscriptions(index, &changes);
+                // As in Redis, these confirmations count as messages.
+                self.client(index).connection.unmute();
                 self.send_reply(index);
             }
             Action::TakeSnapshot => {
@@ -292,6 +331,7 @@ impl Clients {
                 let part = part.map(|(snapshot, offset)| (snapshot_id(snapshot), offset));
                 self.add_snapshot_read(SnapshotRead { sequence, part });
             }
+            Action::SendKeys(request) => self.begin_file(index, command, request),
             Action::ApplySettings => {
                 self.apply_settings();
                 self.send_reply(index);
@@ -311,7 +351,7 @@ impl Clients {
         }
     }
 
-    fn add_snapshot_read(&mut self, read: SnapshotRead) {
+    pub(super) fn add_snapshot_read(&mut self, read: SnapshotRead) {
         if self.snapshot_reads.len() >= QUEUE_LEN {
             // Some may have exceeded their timeouts.
             let in_flight = &self.in_flight;
@@ -338,7 +378,7 @@ impl Clients {
 
     /// Blocks the client at `index` until its request, which is not an operation of the state
     /// machine, has a reply. Returns the sequence number of the request.
-    fn block(
+    pub(super) fn block(
         &mut self,
         index: usize,
         command: CommandNumber,
@@ -439,13 +479,10 @@ impl Clients {
             self.to_dispatch.extend(later);
         }
         let mut refused = false;
-        let mut indexes = std::mem::replace(&mut self.to_dispatch, std::mem::take(&mut self.spare));
-        let now = (self.context.applied_index, self.context.now);
-        // Version 0.1 does not know the field, and its users never change.
-        let has_field = self.context.members.feature_level >= FeatureLevel::V0_2;
-        let revision = has_field.then(|| self.context.access.users_revision());
-        self.batches.begin(matches!(target, Target::Leader(_)), now, operations_max, revision);
+        self.begin_batches(target, operations_max);
         self.send_effects(target);
+        // After those that may continue were added.
+        let mut indexes = std::mem::replace(&mut self.to_dispatch, std::mem::take(&mut self.spare));
         let mut jobs = Vec::new();
         let runs_scripts = !self.scripts.are_busy(&self.batches);
         let mut is_aging = false;
@@ -459,7 +496,7 @@ impl Clients {
             let mut has_no_leader = false;
             if !refused {
                 let (batches, context) = (&mut self.batches, &mut self.context);
-                let (mut waits, mut waits_for_scripts) = (false, false);
+                let (mut waits, mut waits_for_scripts, mut is_paused) = (false, false, false);
                 let user = client.next_script_user();
                 client.dispatch(context.now, |request, may_lag| {
                     let check = if may_lag { target.check(request) } else { LagCheck::TooOld };
@@ -469,13 +506,20 @@ impl Clients {
                     }
                     let Request { kind, sequence, operation, script, .. } = request;
                     if request.reply_format.is_script() && script.is_none() {
+                        let now = context.now;
+                        is_paused =
+                            context.pause.is_some_and(|pause| pause.holds_script(now, operation));
+                        if is_paused {
+                            return SentTo::None;
+                        }
                         waits_for_scripts = !runs_scripts || jobs.len() >= SCRIPTS_MAX;
                         let Some(user) = user.clone().filter(|_| !waits_for_scripts) else {
                             return SentTo::None;
                         };
                         let operation = operation.clone();
-                        let format = &request.reply_format;
-                        jobs.push((*sequence, ScriptRequest::new(user, operation, format)));
+                        let (format, is_cached) = (&request.reply_format, request.is_cached);
+                        let job = ScriptRequest::new(user, operation, format, is_cached);
+                        jobs.push((*sequence, job));
                         return SentTo::Script;
                     }
                     let script_check = script.as_mut().and_then(|script| script.check.as_mut());
@@ -507,6 +551,8 @@ impl Clients {
                 }
                 if waits_for_scripts {
                     self.scripts.hold(index);
+                } else if is_paused {
+                    self.scripts.pause(index);
                 }
             }
             // A client that waits for outcomes of its own is marked again when these arrive.
@@ -515,6 +561,19 @@ impl Clients {
             }
         }
         self.spare = indexes;
+        self.finish_batches(jobs, is_aging)
+    }
+
+    fn begin_batches(&mut self, target: Target, operations_max: usize) {
+        let now = (self.context.applied_index, self.context.now);
+        // Version 0.1 does not know the field, and its users never change.
+        let has_field = self.context.members.feature_level >= FeatureLevel::V0_2;
+        let revision = has_field.then(|| self.context.access.users_revision());
+        self.batches.begin(matches!(target, Target::Leader(_)), now, operations_max, revision);
+    }
+
+    /// Returns the batches that were begun, and the requests with scripts that are to be run.
+    fn finish_batches(&mut self, jobs: Vec<(u64, ScriptRequest)>, is_aging: bool) -> Dispatched {
         let (batches, lagging_reads) = self.batches.finish();
         self.begin_trace(&batches);
         let facts = || ScriptFacts::new(&self.context, &self.settings);

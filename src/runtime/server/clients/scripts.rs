@@ -1,4 +1,4 @@
-//! Requests with scripts: from their runs by the applier to their effects.
+//! Requests with scripts or functions: from their runs by the applier to their effects.
 //!
 //! The applier runs a group of requests on the state of this replica. Their effects go to the log
 //! as one batch, in the order of the runs and without gaps, since a script may have seen the
@@ -12,8 +12,11 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use crate::kv::{Outcome, ScriptEffects};
-use crate::redis::ScriptRun;
+use crate::lua::LogLevel;
+use crate::redis::{ScriptNotes, ScriptRun, write_function_stats};
 use crate::runtime::channels::{ScriptJobs, ScriptResults};
+use crate::runtime::long_script::NotKilled;
+use crate::storage::failpoint::reach;
 use crate::types::RequestKey;
 use crate::wire::resp::{Version, Writer};
 
@@ -36,6 +39,8 @@ pub(super) struct Scripts {
     /// Indexes of the clients whose requests wait for the next group, first those that must run
     /// first.
     held: VecDeque<usize>,
+    /// Indexes of the clients whose requests wait for the end of a pause.
+    paused: Vec<usize>,
 }
 
 /// The effects of the scripts that have run on one overlay, or of one long script.
@@ -60,11 +65,30 @@ impl Scripts {
         self.held.push_back(index);
     }
 
+    /// Makes a client wait for the end of the pause.
+    pub(super) fn pause(&mut self, index: usize) {
+        self.paused.push(index);
+    }
+
+    /// Returns whether a client waits for the end of the pause.
+    pub(super) fn has_paused(&self) -> bool {
+        !self.paused.is_empty()
+    }
+
     /// Records the group that was sent to the applier, if there is one.
     pub(super) fn begin(&mut self, jobs: Option<&ScriptJobs>) {
         if jobs.is_some() {
             self.is_running = true;
         }
+    }
+}
+
+/// Returns whether this element of the outcome of a check says that scripts exist, or that the one
+/// which was not found does not exist.
+fn is_as_in_run(item: &Outcome) -> bool {
+    match item {
+        Outcome::List(found) => found.iter().all(|flag| *flag == Outcome::Integer(1)),
+        item => *item == Outcome::Integer(0),
     }
 }
 
@@ -86,6 +110,7 @@ impl Clients {
                 && users_revision == self.context.access.users_revision()
             {
                 self.scripts.sent = Some(self.batches.add_effects(&effects));
+                reach("script", "sent");
             } else {
                 for (sequence, _) in effects {
                     self.run_again(sequence, false);
@@ -102,6 +127,7 @@ impl Clients {
     /// Handles the results of the applier's runs.
     pub(crate) fn on_script_results(&mut self, results: ScriptResults) {
         let ScriptResults { users_revision, is_group, runs } = results;
+        reach("script", "result");
         if is_group {
             self.scripts.is_running = false;
         }
@@ -111,15 +137,21 @@ impl Clients {
             match run {
                 ScriptRun::Moved => {}
                 ScriptRun::Ended { .. } if !is_current => self.run_again(sequence, false),
-                ScriptRun::Ended { reply, effects: ScriptEffects::None } => {
-                    self.finish_script(sequence, reply);
+                ScriptRun::Ended { reply, effects: ScriptEffects::None, notes, .. } => {
+                    self.finish_script(sequence, reply, &notes);
                 }
-                ScriptRun::Ended { reply, effects: ScriptEffects::Check(check) } => {
+                ScriptRun::Ended { reply, effects: ScriptEffects::Check(check), read, notes } => {
                     let check = Some(check);
-                    self.set_script_reply(sequence, ScriptReply { reply, check, users_revision });
+                    let reply = ScriptReply { reply, check, users_revision, read, notes };
+                    self.set_script_reply(sequence, reply);
                 }
-                ScriptRun::Ended { reply, effects: ScriptEffects::Apply(operation) } => {
-                    let reply = ScriptReply { reply, check: None, users_revision };
+                ScriptRun::Ended {
+                    reply,
+                    effects: ScriptEffects::Apply(operation),
+                    read,
+                    notes,
+                } => {
+                    let reply = ScriptReply { reply, check: None, users_revision, read, notes };
                     self.set_script_reply(sequence, reply);
                     effects.push((sequence, operation));
                 }
@@ -158,18 +190,23 @@ impl Clients {
         reply: ScriptReply,
         outcome: &Outcome,
     ) {
+        reach("script", "outcome");
         let is_right = match outcome {
             Outcome::Done => true,
-            // No condition has failed, or the script does not exist. A change of the users, which
-            // the check does not notice, may have withdrawn permissions.
+            // No condition has failed, and the script exists or not as in the run. A change of the
+            // users, which the check does not notice, may have withdrawn permissions.
             Outcome::List(items) => {
                 reply.users_revision == self.context.access.users_revision()
-                    && items.iter().all(|item| *item == Outcome::Integer(0))
+                    && items.iter().all(is_as_in_run)
             }
             _ => false,
         };
         if is_right {
-            self.finish_script(sequence, reply.reply);
+            self.finish_script(sequence, reply.reply, &reply.notes);
+            if self.tracking.is_active() {
+                self.note_writer(request);
+                self.track(request, reply.read);
+            }
             return;
         }
         let Some(client) = sender(&mut self.connected, request) else {
@@ -188,12 +225,6 @@ impl Clients {
         }
     }
 
-    /// Returns whether the request has run scripts and waits for its outcome.
-    pub(super) fn has_script_reply(&mut self, request: InFlight) -> bool {
-        let client = sender(&mut self.connected, request);
-        client.is_some_and(|client| client.script_reply(request.slot).is_some())
-    }
-
     /// Sends the request to the applier again: with the next group, as its first one if `first`.
     fn run_again(&mut self, sequence: u64, first: bool) {
         let Some(request) = self.in_flight.get(sequence) else { return };
@@ -209,29 +240,69 @@ impl Clients {
         }
     }
 
-    fn finish_script(&mut self, sequence: u64, reply: Bytes) {
+    fn finish_script(&mut self, sequence: u64, reply: Bytes, notes: &ScriptNotes) {
         let Some(request) = self.in_flight.get(sequence) else { return };
+        notes.count(&mut self.context.statistics);
+        for (level, text) in &notes.lines {
+            let text = String::from_utf8_lossy(text);
+            match level {
+                LogLevel::Debug => tracing::trace!(?text, "script log"),
+                LogLevel::Verbose => tracing::debug!(?text, "script log"),
+                LogLevel::Notice => tracing::info!(?text, "script log"),
+                LogLevel::Warning => tracing::warn!(?text, "script log"),
+            }
+        }
         let is_error = reply.starts_with(b"-");
         self.context.statistics.note_call(request.command, is_error);
         if is_error {
             self.context.statistics.count_error(&reply[1..]);
         }
         self.finish(sequence, |client, slot| client.finish_script(slot, reply));
+        reach("script", "answered");
     }
 
     fn fail_script(&mut self, sequence: u64, text: &str) {
         let mut reply = BytesMut::new();
         Writer::new(&mut reply, Version::Two).error(text.as_bytes());
-        self.finish_script(sequence, reply.freeze());
+        self.finish_script(sequence, reply.freeze(), &ScriptNotes::default());
     }
 
-    /// Runs `SCRIPT KILL`.
-    pub(super) fn kill_script(&mut self) {
-        let mut writer = Writer::new(&mut self.reply, Version::Two);
-        if self.board.long_script().kill() {
-            writer.ok();
-        } else {
-            writer.error(b"NOTBUSY No scripts in execution right now.");
+    /// Lets the clients continue whose requests have waited for the end of a pause. Their timeouts
+    /// begin anew.
+    pub(super) fn resume_scripts(&mut self) {
+        for index in std::mem::take(&mut self.scripts.paused) {
+            if let Some(client) = self.connected.get_mut(index) {
+                client.on_budget_freed(self.context.now);
+                self.mark_dispatch(index);
+            }
         }
+    }
+
+    /// Runs `SCRIPT KILL`, or `FUNCTION KILL` if `is_function`.
+    pub(super) fn kill_script(&mut self, is_function: bool) {
+        let mut writer = Writer::new(&mut self.reply, Version::Two);
+        match self.board.long_script().kill(is_function) {
+            Ok(()) => writer.ok(),
+            // Redis's texts.
+            Err(NotKilled::NotRunning) => {
+                writer.error(b"NOTBUSY No scripts in execution right now.");
+            }
+            Err(NotKilled::IsOther) => {
+                let other = if is_function { "SCRIPT" } else { "FUNCTION" };
+                let text = format!(
+                    "BUSY Redis is busy running a script. You can only call {other} KILL or \
+                     SHUTDOWN NOSAVE."
+                );
+                writer.error(text.as_bytes());
+            }
+        }
+    }
+
+    /// Runs `FUNCTION STATS`.
+    pub(super) fn show_function_stats(&mut self, version: Version) {
+        let running = self.board.long_script().running();
+        let now = self.context.now;
+        let running = running.map(|(script, began_at)| (script, now.since(began_at)));
+        write_function_stats(running, self.context.kept_scripts, version, &mut self.reply);
     }
 }

@@ -4,6 +4,7 @@
 mod blocking;
 mod lagging_reads;
 mod pause;
+mod scripts;
 mod settings;
 mod statistics;
 mod tls;
@@ -553,6 +554,62 @@ fn client_using_the_most_memory_is_disconnected_at_the_limit() {
     assert!((1..=40).contains(&closed), "{closed}");
     modest.write_all(b"PING\r\n").unwrap();
     fixture.expect(&mut modest, "+PONG\r\n");
+}
+
+/// Regression test: the command used to be accepted without effect.
+#[test]
+fn client_that_has_sent_no_evict_is_not_disconnected_at_the_limit() {
+    let mut fixture = Fixture::with_small_buffers();
+    let (mut protected, mut greedy) = (fixture.connect(), fixture.connect());
+    protected.write_all(b"CLIENT NO-EVICT maybe\r\nCLIENT NO-EVICT on\r\n").unwrap();
+    fixture.expect(&mut protected, "-ERR syntax error\r\n+OK\r\n");
+    protected.write_all(b"CLIENT INFO\r\n").unwrap();
+    let info = String::from_utf8(fixture.reply(&mut protected, 100)).unwrap();
+    assert!(info.contains(" flags=e ") && info.contains(" qbuf=26 "), "{info}");
+    for (client, size) in [(&mut protected, 6 << 20), (&mut greedy, 3 << 20)] {
+        client.write_all(b"GETSET k v\r\n").unwrap();
+        let sent = fixture.dispatch_some();
+        let value = Bytes::from(vec![b'x'; size]);
+        fixture.on_outcome(sent[0].key, Outcome::Value(Some(value)));
+    }
+    fixture.clients.memory.set_limit(1 << 20);
+    fixture.pass();
+    assert_eq!(fixture.clients.counters.clients_closed.get(), 1);
+    assert!(fixture.clients.connected.get_mut(0).is_some(), "the larger one stays");
+}
+
+#[test]
+fn slow_log_has_requests_that_need_no_state() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
+    let ask = |fixture: &mut Fixture, client: &mut TcpStream, requests: &str| {
+        client.write_all(requests.as_bytes()).unwrap();
+        String::from_utf8(fixture.reply(client, 4)).unwrap()
+    };
+    fixture.clients.context.debug = true;
+    ask(&mut fixture, &mut client, "CONFIG SET slowlog-log-slower-than 2000\r\n");
+    ask(&mut fixture, &mut client, "PING\r\n");
+    assert_eq!(ask(&mut fixture, &mut client, "SLOWLOG LEN\r\n"), ":0\r\n");
+    ask(&mut fixture, &mut client, "DEBUG SLEEP 0.003\r\n");
+    let found = ask(&mut fixture, &mut client, "SLOWLOG GET\r\n");
+    assert!(found.contains("*3\r\n$5\r\ndebug\r\n$5\r\nsleep\r\n$5\r\n0.003"), "{found}");
+    ask(&mut fixture, &mut client, "CONFIG SET slowlog-log-slower-than 0\r\n");
+    ask(&mut fixture, &mut client, "SLOWLOG RESET\r\n");
+    ask(&mut fixture, &mut client, "PING one\r\n");
+    ask(&mut fixture, &mut client, "AUTH user secret\r\n");
+    let found = ask(&mut fixture, &mut client, "SLOWLOG GET\r\n");
+    assert!(found.contains("*2\r\n$4\r\nPING\r\n$3\r\none"), "{found}");
+    assert!(found.contains("$10\r\n(redacted)") && !found.contains("secret"), "{found}");
+}
+
+#[test]
+fn subscribing_is_confirmed_while_replies_are_off() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
+    client.write_all(b"CLIENT REPLY OFF\r\nPING\r\nSUBSCRIBE c\r\n").unwrap();
+    fixture.expect(&mut client, "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n");
+    client.write_all(b"PING\r\nUNSUBSCRIBE c\r\n").unwrap();
+    fixture.expect(&mut client, "*3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:0\r\n");
 }
 
 #[test]

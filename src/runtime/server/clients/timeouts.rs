@@ -84,8 +84,11 @@ impl Clients {
                 self.in_flight.remove(sequence);
                 continue;
             };
+            let has_script = client.has_script_to_run(request.slot);
             let (since, timeout, reason) = match client.wait(request.slot, request.arrived_at) {
                 None => continue,
+                // It waits for the end of the pause, or runs right after it.
+                Some(Wait::Queued { .. }) if has_script && self.context.pause.is_some() => continue,
                 Some(Wait::Queued { since, behind_own }) => {
                     let timeout = if behind_own { command_deadline } else { leader_wait };
                     let has_leader = self.context.leader.is_some();
@@ -97,6 +100,10 @@ impl Clients {
                 }
                 Some(Wait::InFlight { since, write: true }) => {
                     (since, command_deadline, FailureReason::Uncertain)
+                }
+                // It runs on this replica, without the leader.
+                Some(Wait::InFlight { since, .. }) if has_script => {
+                    (since, command_deadline, FailureReason::BusyScript)
                 }
                 Some(Wait::InFlight { since, write: false }) => {
                     (since, command_deadline, FailureReason::NoLeader)

@@ -147,7 +147,7 @@ impl Clients {
 }
 
 /// Returns `count` hexadecimal digits from the random numbers of the operating system.
-fn random_digits(count: usize) -> io::Result<String> {
+pub(super) fn random_digits(count: usize) -> io::Result<String> {
     let mut bytes = vec![0; count.div_ceil(2)];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     let mut digits = String::with_capacity(2 * bytes.len());

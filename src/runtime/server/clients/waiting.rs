@@ -8,10 +8,11 @@
 //! together with or after the outcome that made the request wait, and reports begin before the
 //! request is sent.
 //!
-//! Requests that take something, such as `BLPOP`, wait in the queues of their keys (`key_queues`).
-//! Each try is an ordinary write: if the connection is closed before the try is sent, nothing is
-//! taken. A try that was certainly not applied, for example because the leader has changed, is
-//! repeated; the outcome of one that may have been applied is uncertain, as that of any write.
+//! Requests that take something, such as `BLPOP`, and reads of streams wait in the queues of their
+//! keys (`key_queues`). Each try of a request that takes something is an ordinary write: if the
+//! connection is closed before the try is sent, nothing is taken. A try that was certainly not
+//! applied, for example because the leader has changed, is repeated; the outcome of one that may
+//! have been applied is uncertain, as that of any write.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::kv::{ChangedKeys, DatabaseId, Outcome};
-use crate::redis::{CommandNumber, Wait, WaitOn, is_error};
+use crate::redis::{CommandNumber, Taken, Wait, WaitOn, is_error};
 use crate::types::{ClientId, Index, Instant};
 use crate::wire::resp::Writer;
 
@@ -108,6 +109,10 @@ pub(super) struct WaitingClients {
     queues: KeyQueues,
     /// The clients of `queues` that are to be woken, each with the key that has changed.
     woken: VecDeque<Woken>,
+    /// Those that are to be woken when the clients are not paused any more.
+    paused: VecDeque<Woken>,
+    /// Indexes of the clients in `by_prefix` that are to be woken then.
+    paused_by_prefix: BTreeSet<usize>,
     /// When the clients in `for_replicas` were last checked.
     replicas_checked_at: Instant,
     /// Whether no client may begin to wait any more, because the server stops.
@@ -119,6 +124,16 @@ pub(super) struct WaitingClients {
 impl WaitingClients {
     pub(super) fn len(&self) -> usize {
         self.by_index.len()
+    }
+
+    /// Returns whether a client is to be woken when the clients are not paused any more.
+    pub(super) fn has_paused(&self) -> bool {
+        !self.paused.is_empty() || !self.paused_by_prefix.is_empty()
+    }
+
+    /// Returns the sequence number of the slot of a client that waits.
+    fn slot_of(&self, index: usize) -> Option<u64> {
+        self.by_index.get(&index).map(|waiting| waiting.slot)
     }
 
     fn add(&mut self, index: usize, waiting: Waiting) {
@@ -228,6 +243,7 @@ impl Clients {
         let Some(Wait { on, until }) = client.connection.wait().filter(|_| finds_nothing) else {
             return false;
         };
+        client.connection.note_nothing_found(outcome);
         let has_left = client.has_left();
         let is_over = until.is_some_and(|until| self.context.now >= until);
         let on = match on {
@@ -247,6 +263,11 @@ impl Clients {
                         until,
                         outcome: outcome.clone(),
                     };
+                    if self.is_try_paused(index, slot) {
+                        self.waiting.paused.push_back((index, key));
+                        self.add_waiting(index, again);
+                        return true;
+                    }
                     let sent = self.send_again(index, &again, Some(&key));
                     // The permissions of its user may have changed since the first try.
                     self.check_again(vec![sent]);
@@ -316,13 +337,36 @@ impl Clients {
             }
             self.waiting.queues.on_changed(changed, &mut self.waiting.woken);
         }
+        self.wake_by_prefix(woken);
+        self.wake_queued();
+    }
+
+    fn wake_by_prefix(&mut self, woken: BTreeSet<usize>) {
         let mut sent = Vec::new();
         for index in woken {
-            let Some(waiting) = self.take_waiting(index) else { continue };
-            sent.push(self.send_again(index, &waiting, None));
+            let Some(slot) = self.waiting.slot_of(index) else { continue };
+            if self.is_try_paused(index, slot) {
+                self.waiting.paused_by_prefix.insert(index);
+            } else if let Some(waiting) = self.take_waiting(index) {
+                sent.push(self.send_again(index, &waiting, None));
+            }
         }
         // The permissions of their users may have changed while they waited.
         self.check_again(sent);
+    }
+
+    /// Wakes the clients that were to be woken during a pause, which is over.
+    pub(super) fn resume_waits(&mut self) {
+        let mut by_prefix = std::mem::take(&mut self.waiting.paused_by_prefix);
+        // Another client may have its place by now.
+        let waits = |index: &usize| {
+            let waiting = self.waiting.by_index.get(index);
+            waiting.is_some_and(|waiting| matches!(waiting.on, WaitedFor::Prefix(..)))
+        };
+        by_prefix.retain(waits);
+        self.wake_by_prefix(by_prefix);
+        let paused = std::mem::take(&mut self.waiting.paused);
+        self.waiting.woken.extend(paused);
         self.wake_queued();
     }
 
@@ -335,7 +379,12 @@ impl Clients {
             if !self.waiting.queues.is_trying(index) {
                 continue;
             }
-            let Some(waiting) = self.take_waiting(index) else { continue };
+            let Some(slot) = self.waiting.slot_of(index) else { continue };
+            if self.is_try_paused(index, slot) {
+                self.waiting.paused.push_back((index, key));
+                continue;
+            }
+            let waiting = self.take_waiting(index).expect("it waits");
             if self.client(index).is_gone() {
                 self.finish_waiting(index, &waiting);
                 self.mark_read(index);
@@ -402,6 +451,8 @@ impl Clients {
     /// Replies to the clients whose waits have ended at `now`, up to a number of them, and submits
     /// the requests that are due to be tried again.
     pub(crate) fn end_waits(&mut self, now: Instant) {
+        // Those that were to be woken during a pause have their turn first.
+        self.end_pause(now);
         for _ in 0..ENDED_MAX {
             let Some(index) = self.waiting.due(now) else { break };
             self.on_due(index, now);
@@ -420,7 +471,21 @@ impl Clients {
     }
 
     fn on_due(&mut self, index: usize, now: Instant) {
+        let slot = self.waiting.by_index[&index].slot;
+        let is_paused = self.is_try_paused(index, slot);
         let waiting = &self.waiting.by_index[&index];
+        if self.waiting.queues.is_trying(index) && !is_paused {
+            // Its turn has just come.
+            return self.wake_queued();
+        }
+        if is_paused && !waiting.is_over(now) {
+            let mut waiting = self.take_waiting(index).expect("it waits");
+            waiting.on = WaitedFor::Retry(waiting.retries_at(), now + RETRY_DELAY);
+            return self.add_waiting(index, waiting);
+        }
+        if is_paused {
+            return self.end_wait(index);
+        }
         // One that has waited behind others has not looked at its keys.
         let has_looked = self.waiting.queues.has_tried(index);
         let key = match &waiting.on {
@@ -471,7 +536,7 @@ impl Clients {
         };
         self.client(index).finish_wait(waiting.slot, &outcome);
         self.context.statistics.note_call(waiting.command, false);
-        self.leave_queues(index, false, waiting.retries_at());
+        self.leave_queues(index, Taken::Nothing, waiting.retries_at());
         self.after_reply(index);
     }
 
@@ -483,15 +548,15 @@ impl Clients {
         client.finish(waiting.slot, Reply::Encoded(reply.freeze()));
         self.context.statistics.note_call(waiting.command, true);
         self.context.statistics.count_error(text);
-        self.leave_queues(index, false, waiting.retries_at());
+        self.leave_queues(index, Taken::Nothing, waiting.retries_at());
         self.after_reply(index);
     }
 
     /// Removes a client from the queues of its keys, if it is there, because its request has a
-    /// reply or its connection is closed. `has_taken` is whether the request has taken something.
-    pub(super) fn leave_queues(&mut self, index: usize, has_taken: bool, due_at: Option<Bytes>) {
+    /// reply or its connection is closed. `taken` is what the request has taken.
+    pub(super) fn leave_queues(&mut self, index: usize, taken: Taken, due_at: Option<Bytes>) {
         let WaitingClients { queues, woken, .. } = &mut self.waiting;
-        queues.leave(index, has_taken, due_at, woken);
+        queues.leave(index, taken, due_at, woken);
     }
 
     /// Runs `CLIENT UNBLOCK` for the client at `index`: ends the wait of the client with this
@@ -527,7 +592,7 @@ impl Clients {
     /// closed.
     pub(super) fn forget_wait(&mut self, index: usize) {
         let waiting = self.take_waiting(index);
-        self.leave_queues(index, false, waiting.and_then(|waiting| waiting.retries_at()));
+        self.leave_queues(index, Taken::Nothing, waiting.and_then(|waiting| waiting.retries_at()));
     }
 
     /// Removes the client at `index` from those that wait.

@@ -1,5 +1,5 @@
-//! One HTTP connection: requests in, responses out, one after the other. The next request is read
-//! only when the response to the last one was written.
+//! One HTTP connection: reads requests and writes responses, one at a time. The next request is
+//! parsed only after the previous response has been written.
 
 use std::time::Duration;
 
@@ -13,20 +13,20 @@ use crate::wire::http::{self, REQUEST_BYTES_MAX, RequestError, Status};
 
 use super::pages::Page;
 
-/// Time limits of connections.
+/// Timeouts of an HTTP connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TimeLimits {
-    /// Time for a client to send a request: from the first byte, or on a new connection from its
-    /// start.
+    /// Maximum time for a client to send a request, from its first byte; on a new connection from
+    /// the start of the connection.
     pub(super) request: Duration,
-    /// Time without a request after which a connection is closed. Longer than the interval at which
-    /// metrics are usually read, so that a connection is reused.
+    /// Time without a request after which a connection is closed. It is longer than usual scrape
+    /// intervals, so that Prometheus reuses its connection.
     pub(super) idle: Duration,
-    /// Time for a client to receive a response.
+    /// Maximum time for a client to receive a response.
     pub(super) response: Duration,
-    /// Time for a client to close its end after the last response. Until then, what it still sends
-    /// is read and discarded: to close a connection with unread bytes could discard the response,
-    /// too.
+    /// Maximum time for a client to close its side after the last response. Bytes that arrive until
+    /// then are read and discarded: closing a socket that has unread bytes could make the operating
+    /// system discard the response.
     pub(super) close: Duration,
 }
 
@@ -42,32 +42,30 @@ impl Default for TimeLimits {
     }
 }
 
-/// Maximum number of bytes that are discarded after the last response.
+/// Maximum number of bytes to discard after the last response.
 const DISCARDED_MAX: usize = 64 << 10;
 
-/// What a connection waits for.
+/// State of a connection: the event that it waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// A request.
+    /// A request from the client.
     Reading,
-    /// The answer of the network stage to a question for this page. The number is that of the
-    /// question.
+    /// The network stage's answer to the question with this number, for this page.
     Waiting(Page, u64),
-    /// The client, which receives the response.
+    /// The client receiving the rest of the response.
     Writing,
-    /// The time of the next event of a stream, which is the deadline of the connection.
+    /// The connection's deadline, at which the next event of its event stream is due.
     Streaming,
-    /// The client, which closes its end. The number is that of the bytes that may still be
-    /// discarded.
+    /// The client closing its side. At most this number of further bytes are discarded.
     Closing(usize),
 }
 
-/// What the service does next with a connection.
+/// Next step of the service for a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Wait for an event or for an answer.
+    /// Wait for a socket event or an answer.
     Wait,
-    /// Respond to this request.
+    /// Respond to a request: its path, or why it is invalid.
     Respond(Result<String, RequestError>),
     /// Close the connection.
     Close,
@@ -77,16 +75,16 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) socket: Socket,
-    /// Received bytes that were not parsed yet; at most [`REQUEST_BYTES_MAX`].
+    /// Received bytes that have not been parsed yet; at most [`REQUEST_BYTES_MAX`].
     input: Vec<u8>,
     pub(super) state: State,
-    /// When the connection is closed if it is in the same state then. An answer that does not
-    /// arrive until then is replaced by an error.
+    /// When the current state times out. A request that still waits for an answer then gets an
+    /// error response, an event stream continues, and any other connection is closed.
     pub(super) deadline: Instant,
-    /// Whether only the head of the response is wanted.
+    /// Whether the request was `HEAD`, so that the response has no body.
     is_head: bool,
     keeps_open: bool,
-    /// Whether the response has begun, and is a stream of events.
+    /// Whether the response is an event stream that has started.
     pub(super) is_stream: bool,
     limits: TimeLimits,
 }
@@ -105,19 +103,19 @@ impl Connection {
         }
     }
 
-    /// Returns whether the client has not sent a complete request that is unanswered. Such a
-    /// connection is closed first if there are too many.
+    /// Returns whether the connection has no complete request that waits for a response. When there
+    /// are too many connections, such a connection is closed first.
     pub(super) fn is_idle(&self) -> bool {
         self.state == State::Reading || matches!(self.state, State::Closing(_))
     }
 
-    /// Goes on as far as possible without waiting, at most to the next request.
+    /// Advances as far as possible without blocking, at most to the next request.
     pub(super) fn advance(&mut self, space: &mut [u8], now: Instant) -> Step {
         loop {
             match self.state {
                 State::Streaming | State::Waiting(..) if self.is_stream => {
                     let is_failed = self.socket.flush().is_err();
-                    // A client that sends something after its request reads no events.
+                    // No client sends anything while it reads an event stream.
                     let is_ended = !matches!(self.read(space), ReadResult::WouldBlock);
                     return if is_failed || is_ended { Step::Close } else { Step::Wait };
                 }
@@ -173,7 +171,7 @@ impl Connection {
         if self.socket.is_readable() { self.socket.read(space) } else { ReadResult::WouldBlock }
     }
 
-    /// Begins to write a response.
+    /// Starts to write a response.
     pub(super) fn respond(
         &mut self,
         status: Status,
@@ -190,8 +188,8 @@ impl Connection {
         self.deadline = now + self.limits.response;
     }
 
-    /// Sends an event, and before the first one the head of the stream. The next event is due at
-    /// `next`. A request for the head only ends here.
+    /// Sends an event of an event stream, with the response's head before the first one. The next
+    /// event is due at `next`. A `HEAD` request gets the head alone.
     pub(super) fn stream(&mut self, event: &Bytes, next: Instant, now: Instant) {
         if !self.is_stream {
             http::write_stream_head(self.socket.outbound.open());
@@ -210,7 +208,7 @@ impl Connection {
     fn end_response(&mut self, now: Instant) {
         if self.keeps_open {
             self.state = State::Reading;
-            // The next request may have arrived in part.
+            // A part of the next request may have arrived already.
             let time = if self.input.is_empty() { self.limits.idle } else { self.limits.request };
             self.deadline = now + time;
         } else {

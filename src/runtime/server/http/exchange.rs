@@ -1,8 +1,8 @@
 //! Questions of the HTTP thread to the network stage, and the answers.
 //!
-//! At most one question of each kind is asked at a time, so the two queues are never full. An
-//! answer serves all requests that had arrived before its question was asked: it shows everything
-//! that clients had been told by then.
+//! At most one question of each kind is unanswered at a time, so neither queue is ever full. An
+//! answer serves all HTTP requests that had arrived before its question was asked. It therefore
+//! reflects every reply that any client had received when the HTTP request was sent.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -19,17 +19,17 @@ use crate::types::Instant;
 
 use super::report::Report;
 
-/// Number of kinds of questions, and so of questions and of answers that can wait.
+/// Number of kinds of questions. It is the capacity of the queues of questions and of answers.
 pub(super) const KINDS: usize = 3;
 
 /// A question to the network stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Question {
-    /// What is the state of the replica?
+    /// The state of the replica, for metrics and status.
     Report,
-    /// Is the replica ready to serve?
+    /// Whether the replica is ready to serve clients.
     Readiness,
-    /// Does the network stage run? It also asks the Raft core to publish its status.
+    /// Whether the network stage is running. It also asks the Raft core to publish its status.
     Liveness,
 }
 
@@ -41,10 +41,10 @@ pub(crate) enum Answer {
     Liveness,
 }
 
-/// What the HTTP thread and the rest of the process share.
+/// What the HTTP thread shares with the rest of the process.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// The stages of the replica; empty while the replica loads its folder.
+    /// Access to the stages of the replica; empty while the replica loads its data folder.
     serving: OnceLock<Serving>,
     pub(super) is_stopping: AtomicBool,
     /// Wakes the HTTP thread.
@@ -52,18 +52,19 @@ pub(crate) struct Shared {
     answers: Sender<Answer>,
 }
 
-/// The way to the network stage, and the boards of other stages that the HTTP thread reads.
+/// Access to a serving replica: the queue of questions to the network stage, and the status boards
+/// of other stages that the HTTP thread reads.
 #[derive(Debug)]
 pub(crate) struct Serving {
     pub(super) questions: ToNetwork<Question>,
     pub(super) status: Arc<StatusBoard>,
     pub(super) applier: Arc<ApplierBoard>,
     pub(super) counters: Arc<RuntimeCounters>,
-    /// The clock of the stages.
+    /// The clock that the stages use.
     pub(super) clock: Clock,
 }
 
-/// The network stage's ends of the queues.
+/// The network stage's side: it receives questions and sends answers.
 #[derive(Debug)]
 pub(crate) struct HttpEnds {
     pub(crate) questions: Receiver<Question>,
@@ -77,25 +78,25 @@ impl Shared {
         (Shared { serving, is_stopping, waker, answers }, received)
     }
 
-    /// Returns the stages of the replica; `None` while it loads its folder.
+    /// Returns access to the stages of the replica; `None` while it loads its data folder.
     pub(super) fn serving(&self) -> Option<&Serving> {
         self.serving.get()
     }
 
     pub(super) fn attach(&self, serving: Serving) {
-        // Called once.
+        // This function is called only once, so the cell is empty.
         let _ = self.serving.set(serving);
     }
 
     /// Wakes the HTTP thread.
     pub(super) fn wake(&self) {
-        // If this fails, the thread notices within the interval at which it wakes anyway.
+        // If this fails, the thread notices within the interval at which it wakes up anyway.
         let _ = self.waker.wake();
     }
 }
 
 impl Serving {
-    /// Creates the queue of questions to the network stage that `wake` wakes.
+    /// Creates the queue of questions to the network stage, which `wake` wakes.
     pub(crate) fn new(
         shared: &Arc<Shared>,
         wake: &Arc<Wake>,
@@ -116,40 +117,41 @@ impl Serving {
 }
 
 impl HttpEnds {
-    /// Sends an answer to the HTTP thread, without waiting.
+    /// Sends an answer to the HTTP thread, without blocking.
     pub(crate) fn answer(&self, answer: Answer) {
-        // Fails only if the thread has ended.
+        // Fails only if the HTTP thread has ended.
         if self.shared.answers.try_send(answer).is_ok() {
             self.shared.wake();
         }
     }
 }
 
-/// The questions of one kind that the HTTP thread has asked, by number. The first has number 1.
+/// Numbers of the questions of one kind, counted from 1. At most one is unanswered.
 ///
 /// Invariant: `answered <= latest <= answered + 1`.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     /// Number of the latest question; 0 before the first.
     latest: u64,
-    /// Number of the latest question that was answered.
+    /// Number of the latest answered question.
     answered: u64,
-    /// When the last question was asked.
+    /// When the latest question was asked.
     pub(super) at: Instant,
 }
 
 impl Asked {
-    /// Returns the number of the next question, whose answer serves a request that arrives now.
+    /// Returns the number of the next question. Its answer is recent enough for a request that
+    /// arrives now.
     pub(super) fn next(&self) -> u64 {
         self.latest + 1
     }
 
-    /// Returns whether a question has no answer yet.
+    /// Returns whether the latest question is unanswered.
     pub(super) fn is_open(&self) -> bool {
         self.latest > self.answered
     }
 
-    /// Returns whether the question `number` was asked.
+    /// Returns whether the question `number` has been asked.
     pub(super) fn was_asked(&self, number: u64) -> bool {
         number <= self.latest
     }
@@ -161,7 +163,7 @@ impl Asked {
         self.at = now;
     }
 
-    /// Records that the open question was answered, and returns its number.
+    /// Records the answer to the unanswered question, and returns the question's number.
     pub(super) fn answer(&mut self) -> u64 {
         assert!(self.is_open(), "an answer without a question: {self:?}");
         self.answered = self.latest;

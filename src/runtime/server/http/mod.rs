@@ -1,24 +1,25 @@
-//! Metrics and probes over HTTP, on an address and a thread of their own (`--http-listen`).
+//! Metrics and probes over HTTP, with their own address (`--http-listen`) and thread.
 //!
 //! | file | contents |
 //! |---|---|
 //! | `exchange` | questions to the network stage, and its answers |
-//! | `report` | the state of the replica at one moment, from which the pages are written |
-//! | `service` | the thread: accepts connections, asks the network stage, enforces time limits |
-//! | `connection` | one connection: requests in, responses out, one after the other |
+//! | `report` | a snapshot of the replica's state and counters, from which the pages are written |
+//! | `service` | the thread: accepts connections, asks the network stage, enforces timeouts |
+//! | `connection` | one connection: requests and responses, one at a time |
 //! | `pages` | the contents of the pages |
-//! | `page/` | the files of the live page, which a browser shows |
-//! | `metrics/` | the metrics: names, help, values; their text for Prometheus |
+//! | `page/` | the files of the live page (HTML, script, style) |
+//! | `metrics/` | the metrics: names, help texts, values; their encoding for Prometheus |
 //!
-//! `/events` is a stream: it asks the same question once a second while a client reads it, and all
-//! readers get the same answer. A reader that is too slow is disconnected.
+//! `/events` is an event stream (server-sent events): one event per second for each reader, written
+//! from one report for all readers. A reader that is too slow is disconnected.
 //!
-//! The pages change nothing, and show no keys and no values, so they need no password. Everything
-//! is bounded: connections, bytes of a request, the time for each step. The thread never waits for
-//! a stage, and no stage waits for it: it puts a question into a queue of the network stage, which
-//! answers with a copy of its counters between two passes, in about 0.1 ms. The text is
-//! written here. If no answer arrives in time, the page says which stage hangs, with status 503.
-//! The thread runs before the replica serves, so that probes are answered while it loads.
+//! The pages are read-only and contain neither keys nor values, so they need no password.
+//! Everything is bounded: the number of connections, the size of a request, the time for each step.
+//! The HTTP thread never blocks a stage, nor is it blocked by one: it puts a question into a queue
+//! of the network stage, which answers between two passes with a copy of its counters; this takes
+//! the stage about 0.1 ms. The HTTP thread then writes the text. If the answer does not arrive in
+//! time, the response is status 503 and names the stage that hangs. The thread starts before the
+//! replica has loaded its data folder, so probes are answered while it loads.
 
 mod connection;
 mod exchange;
@@ -48,7 +49,7 @@ pub use self::metrics::{MetricInfo, metrics};
 pub(crate) use self::report::{QueueFill, Report};
 pub(crate) use self::service::DESCRIPTORS;
 
-/// The thread that answers HTTP requests. It ends when this value is dropped.
+/// Handle to the thread that answers HTTP requests. Dropping it ends the thread.
 #[derive(Debug)]
 pub(crate) struct HttpServer {
     shared: Arc<Shared>,
@@ -56,10 +57,10 @@ pub(crate) struct HttpServer {
 }
 
 impl HttpServer {
-    /// Starts the thread, which answers requests that arrive at `listener`.
+    /// Starts the thread, which answers requests on connections to `listener`.
     ///
     /// # Errors
-    /// If the operating system refuses to poll the socket or to start the thread.
+    /// If the operating system refuses to poll the socket or to start a thread.
     pub(crate) fn start(listener: Listener, limits: TimeLimits) -> io::Result<HttpServer> {
         let (service, shared) = Service::new(listener, limits)?;
         let run = || service.run();
@@ -67,8 +68,8 @@ impl HttpServer {
         Ok(HttpServer { shared, thread })
     }
 
-    /// Connects the thread to the stages of the replica, which is about to serve. Returns the ends
-    /// of the queues for the network stage.
+    /// Gives the thread access to the stages of the replica, which is about to serve. Returns the
+    /// network stage's side of the queues.
     pub(crate) fn attach(
         &self,
         wake: &Arc<Wake>,
@@ -87,7 +88,7 @@ impl Drop for HttpServer {
         self.shared.is_stopping.store(true, Ordering::Release);
         self.shared.wake();
         if let Some(thread) = self.thread.take() {
-            // The thread has ended by a panic, which it has reported itself.
+            // The thread panicked, and the panic has been reported already.
             let _ = thread.join();
         }
     }

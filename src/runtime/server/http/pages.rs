@@ -1,4 +1,4 @@
-//! The contents of the pages, and the files of the live page, which shows the others in a browser.
+//! The HTTP pages: their contents, and the files of the live page, which displays the others.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -12,18 +12,18 @@ use crate::wire::http::{self, Status};
 
 use super::exchange::Question;
 
-/// A page that needs an answer of the network stage.
+/// A page that shows an answer of the network stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Page {
     Metrics,
     Status,
     Live,
     Ready,
-    /// A stream of events: the state of the replica, once a second.
+    /// An event stream: metrics and status once a second.
     Events,
 }
 
-/// All pages, each with its path.
+/// All pages and their paths.
 pub(super) const PAGES: [(&str, Page); 5] = [
     ("/metrics", Page::Metrics),
     ("/status", Page::Status),
@@ -32,22 +32,22 @@ pub(super) const PAGES: [(&str, Page); 5] = [
     ("/events", Page::Events),
 ];
 
-/// The files of the live page, which reads the metrics and the status once a second: their paths,
-/// content types and contents. They are the same for all replicas, and always available.
+/// The files of the live page: paths, content types and contents. They are the same on all
+/// replicas, and are served even while the replica loads. In the browser, the page reads `/events`.
 const FILES: [(&str, &str, &str); 3] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     ("/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
     ("/page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
 ];
 
-/// Content type of the metrics: the text format of OpenMetrics.
+/// Content type of metrics in the OpenMetrics text format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
 
 impl Page {
-    /// Returns the page with this path; `None` if there is none.
+    /// Returns the page at this path; `None` if there is none.
     pub(super) fn at(path: &str) -> Option<Page> {
         PAGES.iter().find(|(known, _)| *known == path).map(|(_, page)| *page)
     }
@@ -62,7 +62,7 @@ impl Page {
     }
 }
 
-/// A response without its head.
+/// Status, content type and body of a response.
 #[derive(Debug, Clone)]
 pub(super) struct Content {
     pub(super) status: Status,
@@ -71,14 +71,14 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Returns the file of the live page with this path; `None` if there is none.
+    /// Returns the file of the live page at this path; `None` if there is none.
     pub(super) fn file(path: &str) -> Option<Content> {
         let (_, media_type, text) = FILES.into_iter().find(|(known, ..)| *known == path)?;
         let body = Bytes::from_static(text.as_bytes());
         Some(Content { status: Status::Ok, media_type, body })
     }
 
-    /// Returns lines of text.
+    /// Returns a plain-text response. A newline is appended to the text.
     pub(super) fn text(status: Status, text: impl Into<String>) -> Content {
         let mut text: String = text.into();
         text.push('\n');
@@ -94,21 +94,21 @@ impl Content {
         Content { status: Status::Ok, media_type: JSON, body: text.into() }
     }
 
-    /// Returns the next event of `/events`: the page `/status` and the metrics, in one JSON object.
+    /// Returns an event of `/events`: a JSON object with the contents of `/status` and the metrics.
     pub(super) fn event(context: &Context, metrics: &Value) -> Content {
         let object = json!({ "status": status(context), "metrics": metrics });
         let body = http::event(&object.to_string()).into();
         Content { status: Status::Ok, media_type: EVENTS, body }
     }
 
-    /// Returns the event that replaces the next one if an answer is late.
+    /// Returns the event that is sent instead if the network stage's answer is late.
     pub(super) fn late_event(reason: &str) -> Content {
         let body = http::event(&json!({ "busy": reason }).to_string()).into();
         Content { status: Status::Ok, media_type: EVENTS, body }
     }
 
-    /// Returns the page `/readyz`. A replica that is ready may still refuse writes: `warning` says
-    /// why.
+    /// Returns the page `/readyz`. `warning` is added for a replica that is ready but refuses
+    /// writes.
     pub(super) fn ready(readiness: &Result<(), Unready>, warning: Option<&str>) -> Content {
         match readiness {
             Ok(()) => {
@@ -120,7 +120,7 @@ impl Content {
     }
 }
 
-/// Returns why writes are refused although the replica is ready; `None` if they are not.
+/// Returns why a ready replica refuses writes; `None` if it accepts them.
 pub(super) fn warning(disk: DiskState) -> Option<&'static str> {
     match disk {
         DiskState::Healthy => None,
@@ -129,7 +129,7 @@ pub(super) fn warning(disk: DiskState) -> Option<&'static str> {
     }
 }
 
-/// Returns what `bowline admin --json status` shows of a replica, as the replica itself knows it.
+/// Returns this replica's row of `bowline admin --json status`, from what the replica itself knows.
 fn status(context: &Context) -> Value {
     let role = if context.rejoining.is_some() {
         "rejoining"
@@ -165,7 +165,7 @@ fn status(context: &Context) -> Value {
     })
 }
 
-/// Returns what this replica knows about another one. Only the leader knows match indexes.
+/// Returns what this replica knows about a peer. Only the leader knows match indexes.
 fn peer(node: &ReplicaInfo) -> Value {
     json!({
         "id": node.id.0,
@@ -190,14 +190,14 @@ mod tests {
     const CSS: &str = include_str!("page/page.css");
     const SCRIPT: &str = include_str!("page/page.js");
 
-    /// Returns the texts that follow `before` in `text`, up to the next quote.
+    /// Returns the texts between each `before` in `text` and the next quote.
     fn quoted_after<'t>(text: &'t str, before: &str) -> Vec<&'t str> {
         let parts = text.split(before).skip(1);
         parts.map(|part| part.split('"').next().expect("a quote ends it")).collect()
     }
 
     #[test]
-    fn script_of_the_live_page_uses_only_elements_and_metrics_that_exist() {
+    fn live_page_script_uses_existing_elements_and_metrics() {
         let ids = quoted_after(HTML, " id=\"");
         let used = [quoted_after(SCRIPT, "byId(\""), quoted_after(SCRIPT, "new Chart(\"")].concat();
         assert!(used.len() > 20, "{used:?}");
@@ -218,7 +218,7 @@ mod tests {
     fn live_page_loads_nothing_from_elsewhere() {
         for text in [HTML, CSS, SCRIPT] {
             let links = text.replace("http://www.w3.org/2000/svg", "");
-            assert!(!links.contains("://"), "it names another address");
+            assert!(!links.contains("://"), "a link to another address");
             assert!(!text.contains("innerHTML") && !text.contains("onclick"), "inline code");
         }
         assert!(!HTML.contains("<style") && !HTML.contains("style="), "inline styles");

@@ -1,14 +1,14 @@
-//! The state of the replica at one moment, from which the pages are written. The network stage
-//! copies it, in about 0.1 ms.
+//! A copy of the replica's state and counters, from which the pages are written. Copying takes the
+//! network stage about 0.1 ms.
 
 use crate::redis::Context;
 
-/// The state of the replica at one moment.
+/// A copy of the replica's state and counters at one moment.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// What `INFO` reports, without the slow log, the subscriptions and the percentiles.
+    /// The contents of `INFO`, without the slow log, the subscriptions and the percentiles.
     pub(crate) context: Context,
-    /// Number of Pub/Sub channels, and number of patterns, with subscribers.
+    /// Numbers of Pub/Sub channels and of patterns that have subscribers.
     pub(crate) subscriptions: (usize, usize),
     /// Maximum number of client connections.
     pub(crate) clients_max: u64,
@@ -17,14 +17,14 @@ pub(crate) struct Report {
     /// Memory limit of the replica, in bytes; 0 for none.
     pub(crate) memory_max: u64,
     pub(crate) queues: Vec<QueueFill>,
-    /// Maximum number of items in a queue.
+    /// Capacity of each queue between stages, in items.
     pub(crate) queue_items_max: usize,
 }
 
-/// How many items wait in a queue between two stages.
+/// Number of items waiting in a queue between two stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueueFill {
-    /// Name of the queue: its contents and where they go.
+    /// Name of the queue: its contents and the stage that reads it.
     pub(crate) name: &'static str,
     pub(crate) items: usize,
 }

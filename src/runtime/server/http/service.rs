@@ -1,4 +1,4 @@
-//! The HTTP thread: accepts connections, answers requests, and asks the network stage. It waits
+//! The HTTP thread: accepts connections, answers requests, and asks the network stage. It blocks
 //! only in `Poll`.
 
 use std::io;
@@ -25,39 +25,40 @@ use super::report::Report;
 
 const WAKER: Token = Token(0);
 const LISTENER: Token = Token(1);
-/// First `Poll` token of the connections.
+/// `Poll` token of the first connection slot; later slots have the following tokens.
 const CONNECTIONS_FROM: usize = 2;
-/// Maximum number of connections. If another one arrives, the connection that has been idle for
-/// longest is closed; if all are busy, the new one is.
+/// Maximum number of connections. When another client connects, the longest-idle connection is
+/// closed; if none is idle, the new connection is.
 pub(super) const CONNECTIONS_MAX: usize = 64;
-/// Number of file descriptors that the thread uses.
+/// Number of file descriptors that the thread may use.
 pub(crate) const DESCRIPTORS: u64 = CONNECTIONS_MAX as u64 + 6;
-/// Maximum number of connections that are accepted before the others get their turn.
+/// Maximum number of connections to accept per pass.
 const ACCEPTED_MAX: usize = 16;
-/// Maximum time between two wake-ups of the thread.
+/// The thread wakes up at least this often.
 const WAKE_INTERVAL: Duration = Duration::from_millis(500);
-/// Interval at which the thread looks whether the Raft core has published its status.
+/// Polling interval while the thread waits for the Raft core to publish its status.
 const CORE_INTERVAL: Duration = Duration::from_millis(2);
-/// Time for the network stage, and for the core, to answer.
+/// Time limit for the answer of the network stage or the Raft core.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
-/// Time for the network stage to find out whether the replica is ready. Longer than the time after
-/// which that stage itself gives up.
+/// Time limit for the network stage's answer about readiness. It is longer than that stage's own
+/// time limit for finding out.
 const READINESS_TIME: Duration = Duration::from_secs(2);
-/// Minimum time between two reports, so that a flood of requests costs the network stage next to
-/// nothing.
+/// Minimum interval between two reports. It bounds the network stage's work under a flood of
+/// requests.
 const REPORT_INTERVAL: Duration = Duration::from_millis(20);
-/// Maximum number of connections with a stream of events. A request for another one is refused, so
-/// that streams never take the connections of probes and scrapes.
+/// Maximum number of event streams. A further one is refused, so event streams cannot use up the
+/// connections that probes and scrapes need.
 pub(super) const STREAMS_MAX: usize = 16;
-/// Interval between the events of a stream. All streams get theirs at the same moment, from the
+/// Interval between the events of a stream. All streams get their events at the same time, from the
 /// same report.
 const EVENT_INTERVAL: Duration = Duration::from_secs(1);
-/// Maximum time for one pass of the applier, which may be a long operation of a client.
+/// A pass of the applier that takes longer than this makes `/livez` fail. Long operations of
+/// clients must fit into it.
 const APPLIER_PASS_MAX: Duration = Duration::from_secs(10);
-/// Size in bytes of the receive buffer that all connections share.
+/// Size in bytes of the receive buffer, which all connections share.
 const SPACE_BYTES: usize = 8 << 10;
 
-/// The state of the HTTP thread.
+/// State of the HTTP thread.
 pub(super) struct Service {
     poll: Poll,
     listener: Listener,
@@ -66,17 +67,17 @@ pub(super) struct Service {
     answers: Receiver<Answer>,
     connections: Slab<Connection>,
     limits: TimeLimits,
-    /// Indexes of connections that may go on without an event.
+    /// Indexes of connections to advance in the next pass, even without a socket event.
     to_advance: Vec<usize>,
     space: Vec<u8>,
     reports: Asked,
     readiness: Asked,
     liveness: Asked,
-    /// How often the core had published its status when the open question about liveness was
-    /// asked.
+    /// Number of times that the Raft core had published its status when the unanswered liveness
+    /// question was asked.
     published_before: u64,
-    /// Whether the network stage has answered that question, and only the core's sign of life is
-    /// missing.
+    /// Whether the network stage has answered the liveness question, and the Raft core has not
+    /// published its status since.
     network_is_alive: bool,
     counts: HttpCounts,
 }
@@ -111,7 +112,7 @@ impl Service {
         Ok((service, shared))
     }
 
-    /// Answers requests until the server stops.
+    /// Serves HTTP requests until the server stops.
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(2 * CONNECTIONS_MAX);
         while !self.shared.is_stopping.load(Ordering::Acquire) {
@@ -119,7 +120,7 @@ impl Service {
             if let Err(error) = self.poll.poll(&mut events, Some(timeout))
                 && error.kind() != io::ErrorKind::Interrupted
             {
-                tracing::error!(%error, "cannot poll the HTTP sockets; metrics and probes end");
+                tracing::error!(%error, "cannot poll HTTP sockets, stopping metrics and probes");
                 return;
             }
             for event in &events {
@@ -139,10 +140,10 @@ impl Service {
         }
     }
 
-    /// Runs one pass: everything that is possible without waiting.
+    /// Runs one pass: does everything that is possible without blocking.
     fn run_once(&mut self) {
         let now = self.clock.now();
-        // Before new requests, which a question that was asked earlier does not serve.
+        // Before new requests are read: earlier questions must not serve them.
         self.receive_answers(now);
         self.accept(now);
         for index in std::mem::take(&mut self.to_advance) {
@@ -152,7 +153,7 @@ impl Service {
         self.ask(now);
     }
 
-    /// Returns the time for which the thread may sleep.
+    /// Returns how long the thread may sleep.
     fn timeout(&mut self) -> Duration {
         let now = self.clock.now();
         if !self.to_advance.is_empty() || self.listener.is_acceptable(now) {
@@ -193,8 +194,7 @@ impl Service {
         }
     }
 
-    /// Closes the idle connection that would be closed first anyway. Returns false if there is
-    /// none.
+    /// Closes the idle connection whose deadline is next. Returns false if no connection is idle.
     fn close_idle(&mut self) -> bool {
         let idle = self.connections.iter_mut().filter(|(_, connection)| connection.is_idle());
         let first = idle.min_by_key(|(_, connection)| connection.deadline).map(|(index, _)| index);
@@ -245,20 +245,20 @@ impl Service {
             return;
         }
         if page == Page::Events && self.stream_count() >= STREAMS_MAX {
-            let reason = format!("{STREAMS_MAX} clients read events already");
+            let reason = format!("too many event streams: the limit is {STREAMS_MAX}");
             self.respond(index, &Content::text(Status::Unavailable, reason), now);
             return;
         }
         self.wait_for_answer(index, page, now);
     }
 
-    /// Returns the number of connections with a stream of events, or that will have one.
+    /// Returns the number of connections that have, or wait for, an event stream.
     fn stream_count(&mut self) -> usize {
         let is_stream = |state| matches!(state, State::Streaming | State::Waiting(Page::Events, _));
         self.connections.iter_mut().filter(|(_, it)| is_stream(it.state)).count()
     }
 
-    /// Makes a connection wait for the next answer to the question of a page.
+    /// Lets a connection wait for the answer to the page's next question.
     fn wait_for_answer(&mut self, index: usize, page: Page, now: Instant) {
         let (asked, time) = match page.question() {
             Question::Report => (&self.reports, ANSWER_TIME),
@@ -279,7 +279,7 @@ impl Service {
         self.to_advance.push(index);
     }
 
-    /// Sends an event of a stream.
+    /// Sends an event of an event stream.
     fn send_event(&mut self, index: usize, event: &Content, now: Instant) {
         let Some(connection) = self.connections.get_mut(index) else { return };
         let interval = u64::try_from(EVENT_INTERVAL.as_nanos()).expect("one second");
@@ -288,8 +288,8 @@ impl Service {
         self.to_advance.push(index);
     }
 
-    /// Begins the next event of a stream, or closes the connection if the client has not taken the
-    /// last one in full.
+    /// Lets an event stream wait for its next event. Closes the connection if the client has not
+    /// received all of the previous one.
     fn continue_stream(&mut self, index: usize, now: Instant) {
         let Some(connection) = self.connections.get_mut(index) else { return };
         if connection.socket.outbound.is_empty() {
@@ -299,7 +299,7 @@ impl Service {
         }
     }
 
-    /// Asks the questions that requests wait for, one of each kind.
+    /// Asks the questions that requests wait for, at most one of each kind.
     fn ask(&mut self, now: Instant) {
         let Some(serving) = self.shared.serving() else { return };
         for question in [Question::Report, Question::Readiness, Question::Liveness] {
@@ -324,7 +324,7 @@ impl Service {
             if question == Question::Liveness {
                 self.published_before = serving.status.write_count();
             }
-            // Fails only if the network stage has stopped: then the requests expire.
+            // Fails only if the network stage has stopped. Then the requests time out.
             if serving.questions.try_send(question).is_ok() {
                 asked.ask(now);
             }
@@ -370,7 +370,7 @@ impl Service {
             status: status.as_ref(),
             http: self.counts,
         };
-        // Encoded once for all requests, and only if one is for this page.
+        // Encoded once for all requests, and only if a request needs it.
         let waiting: Vec<State> = self.connections.iter_mut().map(|(_, it)| it.state).collect();
         let is_wanted = |page| {
             waiting.iter().any(|it| matches!(it, State::Waiting(wanted, _) if *wanted == page))
@@ -386,7 +386,7 @@ impl Service {
         self.respond_to_all(number, Question::Report, contents, now);
     }
 
-    /// Responds to all requests that wait for the question `number` of a kind, or an earlier one.
+    /// Responds to all requests that wait for the question `number` of this kind or an earlier one.
     fn respond_to_all(
         &mut self,
         number: u64,
@@ -411,7 +411,7 @@ impl Service {
         }
     }
 
-    /// Returns the page `/livez` of a replica whose network stage and core have answered.
+    /// Returns the page `/livez` for a replica whose network stage and Raft core have answered.
     fn alive_page(&self) -> Content {
         let pass_time = self.read_board(|it| Some(it.applier.pass_time(it.clock.now())));
         match pass_time {
@@ -423,8 +423,8 @@ impl Service {
         }
     }
 
-    /// Answers the requests that have waited too long, and closes the connections of clients that
-    /// are too slow.
+    /// Responds to requests whose answers are late, continues event streams that are due, and
+    /// closes connections whose clients are too slow.
     fn expire(&mut self, now: Instant) {
         let expired = self.connections.iter_mut().filter(|(_, it)| now >= it.deadline);
         let expired: Vec<(usize, State, bool)> =

@@ -1,5 +1,4 @@
-//! Tests of the HTTP thread over real sockets, with a network stage that answers when it is told
-//! to.
+//! Tests of the HTTP thread over real sockets. The tests themselves act as the network stage.
 
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -14,10 +13,10 @@ use crate::redis::{Context, ReplicaInfo, Unready};
 use crate::runtime::wake::tests::unused_wake;
 use crate::types::{Instant, NodeId};
 
-/// Time after which a test that waits for bytes fails.
+/// Timeout for tests that wait for bytes.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Time for a client to receive a response.
+/// Time limit for a client to receive a response.
 const RESPONSE_TIME: Duration = Duration::from_millis(500);
 
 fn report() -> Report {
@@ -45,7 +44,7 @@ fn report() -> Report {
     }
 }
 
-/// An HTTP thread, and the network stage's ends of its queues, if it is attached.
+/// An HTTP thread, and the network stage's side of its queues if it is attached.
 struct Server {
     address: SocketAddr,
     http: HttpServer,
@@ -54,7 +53,7 @@ struct Server {
 
 impl Server {
     fn start() -> Server {
-        // Long ones are the default, and irrelevant for all tests but that of a slow reader.
+        // The other timeouts are long and irrelevant here.
         let limits = TimeLimits { response: RESPONSE_TIME, ..TimeLimits::default() };
         let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_address().unwrap();
@@ -67,7 +66,7 @@ impl Server {
         self.http.attach(&unused_wake(), boards, &Arc::default(), Clock::start())
     }
 
-    /// Returns a server with a thread that answers all questions, until the server is dropped.
+    /// Returns a server with a thread that answers all questions until the server is dropped.
     fn answering() -> Server {
         let server = Server::start();
         let ends = server.attach();
@@ -89,7 +88,7 @@ impl Server {
         stream
     }
 
-    /// Sends bytes on a new connection, and returns everything that arrives until its end.
+    /// Sends bytes on a new connection, and returns everything received until the server closes it.
     fn exchange(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
         stream.write_all(bytes).unwrap();
@@ -169,7 +168,7 @@ fn files_of_the_live_page_are_served_while_the_replica_loads() {
 }
 
 #[test]
-fn hanging_stages_make_probes_and_scrapes_fail_in_time() {
+fn probes_and_scrapes_time_out_when_a_stage_hangs() {
     let server = Server::start();
     let ends = server.attach();
     // The network stage hangs.
@@ -236,13 +235,13 @@ fn slow_and_half_closed_clients_get_their_response() {
     }
     stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(parts(&rest_of(&mut stream)).0, 200);
-    // A client that closes both ends while its request is in the queue does no harm.
+    // A client that disconnects while its request is queued does no harm.
     server.connect().write_all(request("/metrics").as_bytes()).unwrap();
     assert_eq!(parts(&server.get("/metrics")).0, 200);
 }
 
 #[test]
-fn malformed_requests_get_an_error_and_the_end_of_the_connection() {
+fn malformed_requests_get_an_error_and_are_disconnected() {
     let server = Server::answering();
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", "x".repeat(20_000));
     let body = "POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
@@ -262,7 +261,7 @@ fn malformed_requests_get_an_error_and_the_end_of_the_connection() {
 }
 
 #[test]
-fn silent_connections_beyond_the_limit_do_not_stop_a_scrape() {
+fn scrape_works_when_idle_connections_exceed_the_limit() {
     let server = Server::answering();
     let mut kept = server.connect();
     let keep = request("/livez?").replace("Connection: close\r\n", "").replace("livez", "other");
@@ -275,17 +274,17 @@ fn silent_connections_beyond_the_limit_do_not_stop_a_scrape() {
     answer(&mut kept);
     let silent: Vec<TcpStream> = (0..3 * CONNECTIONS_MAX).map(|_| server.connect()).collect();
     assert_eq!(parts(&server.get("/metrics")).0, 200);
-    // The connection that has sent a request is kept rather than the silent ones.
+    // The connection that has sent a request is kept, not the silent ones.
     answer(&mut kept);
     let mut first = silent.into_iter().next().unwrap();
     assert_eq!(first.read(&mut [0]).unwrap_or(0), 0, "the oldest silent connection is closed");
 }
 
 #[test]
-fn reader_that_takes_no_response_is_closed() {
+fn client_that_reads_no_response_is_disconnected() {
     let server = Server::answering();
     let mut slow = server.connect();
-    // Far more requests and responses than fit into the buffers of both sockets.
+    // Far more requests and responses than fit into both sockets' buffers.
     let many = request("/other").replace("Connection: close\r\n", "").repeat(1_000_000);
     slow.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     let written = slow.write_all(many.as_bytes());
@@ -316,7 +315,7 @@ fn value(event: &serde_json::Value, metric: &str) -> Option<f64> {
 }
 
 #[test]
-fn event_stream_shows_the_state_of_the_replica_again_and_again() {
+fn event_stream_sends_the_state_repeatedly() {
     let server = Server::answering();
     let mut stream = server.connect();
     stream.write_all(request("/events").as_bytes()).unwrap();
@@ -342,7 +341,7 @@ fn event_stream_shows_the_state_of_the_replica_again_and_again() {
 }
 
 #[test]
-fn streams_are_limited_and_end_with_their_clients() {
+fn event_streams_are_limited_and_end_with_their_clients() {
     let server = Server::answering();
     let open = || {
         let mut stream = server.connect();
@@ -361,7 +360,7 @@ fn streams_are_limited_and_end_with_their_clients() {
     streams.pop();
     let (_, mut chatty) = streams.pop().unwrap();
     chatty.get_mut().write_all(b"x").unwrap();
-    // The end of the stream: closed, or reset because of the byte.
+    // The stream is closed, or reset because of the unread byte.
     let _ = std::io::copy(&mut chatty, &mut std::io::sink());
     for _ in 0..2 {
         let mut tries = 0..TIMEOUT.as_millis() / 10;
@@ -378,7 +377,7 @@ fn streams_are_limited_and_end_with_their_clients() {
 }
 
 #[test]
-fn streams_ask_only_while_a_client_reads_and_say_when_an_answer_is_late() {
+fn event_stream_asks_only_while_read_and_reports_late_answers() {
     let server = Server::start();
     let ends = server.attach();
     let mut stream = server.connect();
@@ -396,7 +395,7 @@ fn streams_ask_only_while_a_client_reads_and_say_when_an_answer_is_late() {
     drop(stream);
     ends.answer(Answer::Report(Box::new(report())));
     let unread = ends.questions.recv_timeout(Duration::from_millis(2_500));
-    assert!(unread.is_err(), "a question for nobody: {unread:?}");
+    assert!(unread.is_err(), "a question without a reader: {unread:?}");
 }
 
 #[test]
@@ -417,7 +416,7 @@ fn encoded_metrics_have_the_listed_names_and_escaped_labels() {
     let listed: Vec<String> = metrics().map(|metric| metric.name).collect();
     assert_eq!(typed, listed);
     let distinct: std::collections::BTreeSet<&String> = listed.iter().collect();
-    assert_eq!(distinct.len(), listed.len(), "each name once");
+    assert_eq!(distinct.len(), listed.len(), "no duplicate names");
     for metric in metrics() {
         assert!(metric.help.ends_with('.') && metric.name.starts_with("bowline_"), "{metric:?}");
     }

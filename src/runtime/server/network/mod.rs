@@ -117,7 +117,7 @@ pub(crate) struct Parts {
     pub(crate) is_address_set: bool,
     /// The random number that identifies the current start of this replica's process. It was
     /// generated when the process opened the replica's log.
-    pub(crate) opening: u64,
+    pub(crate) start_id: u64,
     pub(crate) listeners: Listeners,
     pub(crate) certificates: Arc<Certificates>,
     /// The socket for datagrams from and to peers.
@@ -230,7 +230,7 @@ impl ServerNetwork {
         }
         peers.register(registry, PEER_LISTENER)?;
         parts.datagrams.register(registry, DATAGRAMS)?;
-        let read_indexes = ReadIndexRequests::new(parts.opening);
+        let read_indexes = ReadIndexRequests::new(parts.start_id);
         Ok(ServerNetwork {
             parts,
             events: Events::with_capacity(EVENTS_MAX),
@@ -477,6 +477,7 @@ impl ServerNetwork {
         if let Some(index) = batch.applied.index.max(installed) {
             context.note_applied(index);
             context.databases = batch.databases;
+            context.kept_scripts = batch.kept_scripts;
             context.state_digest = batch.digest;
         }
         context.note_digests(batch.digest_marks);
@@ -514,10 +515,9 @@ impl ServerNetwork {
             (AdminCaller::Network, AdminAnswer::Transfer(answer)) => {
                 self.on_stop_transfer_answer(answer);
             }
-            (AdminCaller::Network, AdminAnswer::Members(Ok(_))) => {}
             // The addresses are compared again later.
-            (AdminCaller::Network, AdminAnswer::Members(Err(refusal))) => {
-                tracing::debug!(%refusal, "addresses of members not changed yet");
+            (AdminCaller::Network, AdminAnswer::Members(outcome)) => {
+                tracing::debug!(?outcome, "requested a change of members' addresses");
             }
         }
     }

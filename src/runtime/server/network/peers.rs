@@ -69,8 +69,8 @@ impl ServerNetwork {
             core_accepts,
             parts.poll.registry(),
             &mut self.space,
-            |from, opening, frame| {
-                frames.push((from, opening, frame));
+            |from, start_id, frame| {
+                frames.push((from, start_id, frame));
             },
         );
         if frames.is_empty() {
@@ -81,11 +81,11 @@ impl ServerNetwork {
         let (mut messages, mut read_indexes) = (Vec::new(), Vec::new());
         let mut forwarded = Vec::new();
         let mut requeued = Vec::new();
-        for (from, opening, frame) in frames.drain(..) {
+        for (from, start_id, frame) in frames.drain(..) {
             match frame {
                 Frame::Hello(hello) => {
                     let Parts { outgoing, poll, .. } = &mut self.parts;
-                    outgoing.on_hello(from, opening, &hello, now, poll.registry());
+                    outgoing.on_hello(from, start_id, &hello, now, poll.registry());
                     self.update_address(from, &hello.client_address);
                 }
                 Frame::Peer(message) => {
@@ -117,7 +117,7 @@ impl ServerNetwork {
                     self.parts.outgoing.send(from, &Frame::Refused { key, reason });
                 }
                 Frame::AskReadIndex { ticket } if leads => {
-                    read_indexes.push(read_index_request(from, opening, ticket));
+                    read_indexes.push(read_index_request(from, start_id, ticket));
                 }
                 Frame::AskReadIndex { ticket } => {
                     self.parts.outgoing.send(from, &Frame::ReadIndex { ticket, index: None });

@@ -182,8 +182,12 @@ impl ServerNetwork {
                 let ticket = Some(self.readiness_count);
                 // Another number than that of this start, so that the applier answers as for a
                 // peer: with the index.
-                let opening = !self.parts.opening;
-                self.submit(vec![read_index_request(self.parts.me, opening, self.readiness_count)]);
+                let start_id = !self.parts.start_id;
+                self.submit(vec![read_index_request(
+                    self.parts.me,
+                    start_id,
+                    self.readiness_count,
+                )]);
                 return ticket;
             }
             Route::Core | Route::None => {}

@@ -1,5 +1,5 @@
-//! The known addresses of a peer, and the resolution of host names, on a thread of its own because
-//! it can take seconds.
+//! The known addresses of a peer. Host names are resolved on a separate thread, because resolving
+//! can take seconds.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -8,8 +8,8 @@ use std::sync::Arc;
 use crossbeam::channel::{self, Receiver, Sender};
 use parking_lot::Mutex;
 
-/// Maximum number of host names in the queue of the resolver. A name that does not fit is queued at
-/// a later attempt to connect.
+/// Capacity of the resolver's queue of host names. A name that does not fit is queued at a later
+/// connection attempt.
 const WAITING_MAX: usize = 64;
 
 /// The known addresses of a peer, each as `host:port`.
@@ -20,13 +20,14 @@ pub(crate) struct PeerAddresses {
     /// The address in this replica's options.
     pub(crate) listed: Option<String>,
     /// The address that the peer has announced since this process started. It is tried last,
-    /// because the other two may lead through a proxy on purpose.
+    /// because the other two may deliberately lead through a proxy.
     pub(crate) announced: Option<String>,
 }
 
 impl PeerAddresses {
-    /// Returns the address to try after this number of failed attempts to connect. The distinct
-    /// addresses are tried in turn: configured, listed, announced. `None` if none is known.
+    /// Returns the address for the next connection attempt after `failed_attempts` failed ones. The
+    /// distinct addresses are tried in turn: configured, listed, announced. `None` if no address is
+    /// known.
     pub(crate) fn for_attempt(&self, failed_attempts: usize) -> Option<&str> {
         let mut known: Vec<&str> = Vec::new();
         for address in [&self.configured, &self.listed, &self.announced].into_iter().flatten() {
@@ -38,7 +39,7 @@ impl PeerAddresses {
     }
 }
 
-/// Resolves host names on a background thread, which starts with the first name.
+/// Resolves host names on a background thread, which is started by the first name.
 #[derive(Debug, Default)]
 pub(super) struct Resolver {
     known: Arc<Mutex<HashMap<String, Known>>>,
@@ -50,15 +51,15 @@ pub(super) struct Resolver {
 struct Known {
     /// The result of the last successful resolution.
     address: Option<SocketAddr>,
-    /// Whether the name is queued or being resolved. It is not queued again meanwhile, so that a
-    /// name that resolves slowly does not fill the queue.
+    /// Whether the name is queued or being resolved. Such a name is not queued again, so that a
+    /// slow one does not fill the queue.
     is_waiting: bool,
 }
 
 impl Resolver {
-    /// Returns the socket address for `text`, a `host:port`. If the host is a name, returns the
-    /// result of its last successful resolution (`None` before the first), and queues the name to
-    /// be resolved again for later calls.
+    /// Returns the socket address for `text`, a `host:port`. For a host name, that is the result of
+    /// the last successful resolution (`None` before the first); the name is also queued to be
+    /// resolved again for later calls.
     pub(super) fn address_of(&mut self, text: &str) -> Option<SocketAddr> {
         if let Ok(address) = text.parse() {
             return Some(address);
@@ -93,7 +94,7 @@ fn resolve(names: &Receiver<String>, known: &Mutex<HashMap<String, Known>>) {
         let mut known = known.lock();
         let name = known.entry(name).or_default();
         name.is_waiting = false;
-        // After an error the last address is kept: the name server may be down.
+        // After an error, the last address is kept: the name server may be unavailable.
         name.address = resolved.ok().flatten().or(name.address);
     }
 }

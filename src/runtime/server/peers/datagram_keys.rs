@@ -1,5 +1,5 @@
-//! The keys for datagrams that peers have made with this replica: each connection with TLS for
-//! urgent messages makes new ones.
+//! Keys for datagrams from peers. Each TLS connection for urgent messages that a peer opens yields
+//! new keys.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,15 +9,15 @@ use crate::tls::{DatagramKeys, key_id};
 use crate::transport::Outbox;
 use crate::types::NodeId;
 
-/// Maximum number of keys that are kept for each peer. Streams of datagrams may use those of an
-/// earlier connection for a while.
+/// Maximum number of keys kept per peer. A datagram stream may keep using the keys of an earlier
+/// connection for a while.
 const KEYS_PER_PEER_MAX: usize = 4;
 
-/// Where datagrams come from, or where they are sent to.
+/// Source or destination of datagrams.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PeerAddress {
     pub(crate) address: SocketAddr,
-    /// Id of the keys with which they are encrypted; `None` if replicas use no certificates.
+    /// Id of the keys that encrypt them; `None` if replicas use no certificates.
     pub(crate) key: Option<u64>,
 }
 
@@ -25,18 +25,19 @@ impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.key {
             None => self.address.fmt(f),
-            // A cookie is for these keys only.
+            // A cookie is valid only with the same keys.
             Some(key) => write!(f, "{} with the keys {key:016x}", self.address),
         }
     }
 }
 
-/// The keys of all peers that have connected, oldest first.
+/// The keys of all peers' connections, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct IncomingKeys(VecDeque<(NodeId, DatagramKeys)>);
 
 impl IncomingKeys {
-    /// Adds the keys of a new connection of `peer`. Its oldest ones are forgotten.
+    /// Adds the keys of a new connection from `peer`. Discards the peer's oldest keys if it has too
+    /// many.
     pub(super) fn add(&mut self, peer: NodeId, keys: DatagramKeys) {
         self.0.push_back((peer, keys));
         if self.0.iter().filter(|(it, _)| *it == peer).count() > KEYS_PER_PEER_MAX
@@ -46,12 +47,12 @@ impl IncomingKeys {
         }
     }
 
-    /// Forgets all keys, so that nothing is accepted before peers have connected again.
+    /// Discards all keys, so that no datagram is accepted until the peers have connected again.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// Returns the peer that has the keys with this id.
+    /// Returns the peer that the keys with this id belong to.
     pub(super) fn peer_of(&self, id: u64) -> Option<NodeId> {
         self.0.iter().find(|(_, keys)| keys.id() == id).map(|(peer, _)| *peer)
     }
@@ -60,14 +61,14 @@ impl IncomingKeys {
         self.0.iter_mut().map(|(_, keys)| keys).find(|keys| keys.id() == id)
     }
 
-    /// Decrypts a datagram, of which only the contents are left. Returns false, and may change it,
-    /// if it is not from a peer, or has arrived before.
+    /// Decrypts a datagram in place and removes its header and tag. Returns false if it was not
+    /// encrypted with a peer's keys, or has arrived before; its contents are then undefined.
     pub(super) fn open(&mut self, sealed: &mut Vec<u8>) -> bool {
         key_id(sealed).and_then(|id| self.keys(id)).is_some_and(|keys| open(keys, sealed))
     }
 
-    /// Encrypts all datagrams in `from` with the keys of this id and appends them to `to`. Appends
-    /// nothing if the keys are forgotten.
+    /// Encrypts all datagrams in `from` with the keys `id`, and appends them to `to`. Appends
+    /// nothing if those keys have been discarded.
     pub(super) fn seal(&mut self, id: u64, from: &Outbox, to: &mut Outbox) {
         if let Some(keys) = self.keys(id) {
             seal(keys, from, to);
@@ -75,8 +76,8 @@ impl IncomingKeys {
     }
 }
 
-/// Decrypts a datagram, of which only the contents are left. Returns false, and may change it, if
-/// it was not encrypted by the other side, or has arrived before.
+/// Decrypts a datagram in place and removes its header and tag. Returns false if it was not
+/// encrypted with these keys, or has arrived before; its contents are then undefined.
 pub(super) fn open(keys: &mut DatagramKeys, sealed: &mut Vec<u8>) -> bool {
     let Some(opened) = keys.open(sealed).map(<[u8]>::len) else { return false };
     let header = DatagramKeys::HEADER_BYTES;

@@ -1,19 +1,17 @@
-//! The handshake: a connection from a peer begins with a hello, which must come from a replica of
-//! the same cluster, be addressed to this replica, and not come from an older copy of the peer's
-//! folder.
+//! The handshake: a peer's connection starts with a hello. It is accepted only if it comes from a
+//! replica of the same cluster, is addressed to this replica, and does not come from an older copy
+//! of the peer's data folder.
 
 use crate::feature_level::FeatureLevel;
-use crate::storage::{
-    HistoryError, Identity, OPENINGS_KEPT, OpeningHistory, PeerOpening, replicas,
-};
+use crate::storage::{HistoryError, Identity, PeerStart, START_IDS_KEPT, StartHistory, replicas};
 use crate::tls::Failure;
 use crate::transport::incoming::ConnectionError;
 use crate::types::NodeId;
-use crate::wire::frame::{Hello, OPENINGS_MAX};
+use crate::wire::frame::{Hello, START_IDS_MAX};
 
-const _: () = assert!(OPENINGS_MAX == OPENINGS_KEPT, "a hello has all openings");
+const _: () = assert!(START_IDS_MAX == START_IDS_KEPT, "a hello has all start ids");
 
-/// The reason why a connection from a peer is closed.
+/// Why a connection from a peer is closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PeerError {
     #[error(
@@ -66,7 +64,7 @@ pub(super) enum PeerError {
     Connection(#[from] ConnectionError),
 }
 
-/// Returns the version of a peer's program for messages.
+/// Returns the version of a peer's program, for messages.
 fn version_text(program: &str) -> &str {
     if program.is_empty() { "0.1" } else { program }
 }
@@ -83,8 +81,8 @@ pub(super) fn check(
     members: &[NodeId],
     cluster_level: FeatureLevel,
     hello: &Hello,
-    check_history: impl FnOnce(NodeId, OpeningHistory<'_>) -> Result<PeerOpening, HistoryError>,
-) -> Result<PeerOpening, PeerError> {
+    check_history: impl FnOnce(NodeId, StartHistory<'_>) -> Result<PeerStart, HistoryError>,
+) -> Result<PeerStart, PeerError> {
     if hello.cluster != me.cluster {
         return Err(PeerError::Cluster(hello.cluster));
     }
@@ -95,8 +93,8 @@ pub(super) fn check(
     if peer == me.replica {
         return Err(PeerError::OwnId(peer));
     }
-    // A list is empty if its replica joined the cluster later. Whether the peer is a member now is
-    // for the core to decide: this replica may not know the latest configuration.
+    // A replica that joined the cluster later has an empty list. Whether the peer is a member now
+    // is decided by the core, because this replica may not know the latest configuration.
     let (theirs, ours) = (&hello.members, members);
     if theirs.is_empty() && ours.contains(&peer) {
         return Err(PeerError::UsedId(peer));
@@ -113,9 +111,9 @@ pub(super) fn check(
             cluster: cluster_level,
         });
     }
-    let history = OpeningHistory { incarnation: hello.incarnation, openings: &hello.openings };
+    let history = StartHistory { incarnation: hello.incarnation, start_ids: &hello.start_ids };
     let checked = if hello.rejoining {
-        history.latest(peer, OPENINGS_KEPT)
+        history.latest(peer, START_IDS_KEPT)
     } else {
         check_history(peer, history)
     };
@@ -141,7 +139,7 @@ mod tests {
             to: NodeId(1),
             incarnation: 3,
             connection: 1,
-            openings: vec![11, 12, 13],
+            start_ids: vec![11, 12, 13],
             members: members(),
             rejoining: false,
             lane: Lane::Urgent,
@@ -155,9 +153,9 @@ mod tests {
 
     /// Checks a hello (first frame of a connection) at a replica whose stored record of the sender
     /// is `seen`.
-    fn check_after(seen: Option<PeerOpening>, hello: &Hello) -> Result<PeerOpening, PeerError> {
+    fn check_after(seen: Option<PeerStart>, hello: &Hello) -> Result<PeerStart, PeerError> {
         check(&ME, &members(), FeatureLevel::V0_2, hello, |peer, history| {
-            history.check(peer, seen, OPENINGS_KEPT)
+            history.check(peer, seen, START_IDS_KEPT)
         })
     }
 
@@ -186,7 +184,7 @@ mod tests {
         let old = Hello { level: FeatureLevel::V0_1, program: String::new(), ..hello() };
         let check_at = |level, hello: &Hello| {
             let history =
-                |peer, history: OpeningHistory<'_>| history.check(peer, None, OPENINGS_KEPT);
+                |peer, history: StartHistory<'_>| history.check(peer, None, START_IDS_KEPT);
             check(&ME, &members(), level, hello, history).map(drop)
         };
         assert_eq!(check_at(FeatureLevel::V0_1, &old), Ok(()));
@@ -204,12 +202,12 @@ mod tests {
         assert!(check_after(None, &joined).is_ok());
         let check_without = |hello: &Hello| {
             check(&ME, &[], FeatureLevel::V0_1, hello, |peer, history| {
-                history.check(peer, None, OPENINGS_KEPT)
+                history.check(peer, None, START_IDS_KEPT)
             })
         };
         assert!(check_without(&hello()).is_ok() && check_without(&joined).is_ok());
-        let wiped = Hello { members: Vec::new(), openings: vec![1], incarnation: 1, ..hello() };
-        let seen = PeerOpening { peer: NodeId(2), incarnation: 3, opening: 13 };
+        let wiped = Hello { members: Vec::new(), start_ids: vec![1], incarnation: 1, ..hello() };
+        let seen = PeerStart { peer: NodeId(2), incarnation: 3, start_id: 13 };
         let refused = check_after(Some(seen), &wiped);
         assert_eq!(refused, Err(PeerError::UsedId(NodeId(2))));
     }
@@ -225,8 +223,8 @@ mod tests {
     #[test]
     fn peer_started_from_an_older_copy_of_its_data_is_refused() {
         let mut known = None;
-        let mut connect = |incarnation, openings: &[u64]| {
-            let hello = Hello { incarnation, openings: openings.to_vec(), ..hello() };
+        let mut connect = |incarnation, start_ids: &[u64]| {
+            let hello = Hello { incarnation, start_ids: start_ids.to_vec(), ..hello() };
             known = Some(check_after(known, &hello)?);
             Ok(())
         };
@@ -240,10 +238,10 @@ mod tests {
         assert_eq!(connect(4, &[11, 12, 13, 14]), other(4));
         assert_eq!(connect(5, &[11, 12, 13, 14, 16]), other(5), "restored from a copy");
         assert_eq!(connect(6, &[11, 12, 13, 14, 16, 17]), other(6), "and started twice");
-        // The peer's folder is wiped and bootstrapped again, and the peer restarts any number of
-        // times.
+        // The peer's data folder is wiped and bootstrapped again. Then the peer restarts any number
+        // of times.
         let again: Vec<u64> = (100..100 + 5_000).collect();
-        for count in [1, 5, 60, OPENINGS_KEPT] {
+        for count in [1, 5, 60, START_IDS_KEPT] {
             let refused = |error| Err(PeerError::History { peer: NodeId(2), error });
             let incarnation = count as u64;
             let expected = refused(HistoryError::Other { seen: 5, incarnation });
@@ -251,18 +249,18 @@ mod tests {
         }
         let error = HistoryError::Forgotten { seen: 5, incarnation: 5_000 };
         let expected = Err(PeerError::History { peer: NodeId(2), error });
-        assert_eq!(connect(5_000, &again[5_000 - OPENINGS_KEPT..]), expected);
+        assert_eq!(connect(5_000, &again[5_000 - START_IDS_KEPT..]), expected);
     }
 
     #[test]
     fn rejoining_replica_replaces_its_lost_predecessor() {
         let old = check_after(None, &hello()).unwrap();
-        let rejoining = Hello { incarnation: 1, openings: vec![77], rejoining: true, ..hello() };
+        let rejoining = Hello { incarnation: 1, start_ids: vec![77], rejoining: true, ..hello() };
         let new = check_after(Some(old), &rejoining).unwrap();
-        assert_eq!(new, PeerOpening { peer: NodeId(2), incarnation: 1, opening: 77 });
-        // The new peer may connect again and restart; the lost one is refused.
+        assert_eq!(new, PeerStart { peer: NodeId(2), incarnation: 1, start_id: 77 });
+        // The new peer may connect again and restart. The lost one is rejected.
         assert_eq!(check_after(Some(new), &rejoining), Ok(new));
-        let later = Hello { incarnation: 2, openings: vec![77, 78], ..hello() };
+        let later = Hello { incarnation: 2, start_ids: vec![77, 78], ..hello() };
         assert!(check_after(Some(new), &later).is_ok());
         let error = HistoryError::Other { seen: 1, incarnation: 3 };
         let expected = Err(PeerError::History { peer: NodeId(2), error });

@@ -1,4 +1,4 @@
-//! Connections from peers: TCP connections and streams of datagrams. `transport::incoming` decides
+//! Connections from peers: TCP connections and datagram streams. `transport::incoming` decides
 //! which frames of which connections are read. This file contains the sockets, the check of a hello
 //! (`handshake`) with its durable record, and the log lines about refused connections.
 
@@ -16,7 +16,7 @@ use crate::runtime::server::peers::handshake::{PeerError, check};
 use crate::runtime::server::refusal_log::RefusalLog;
 use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
 use crate::runtime::server::sockets::socket::Socket;
-use crate::storage::{Identity, OPENINGS_KEPT, PeerOpening, PeerRecords, RealDisk};
+use crate::storage::{Identity, PeerRecords, PeerStart, RealDisk, START_IDS_KEPT};
 use crate::tls::PeerDomain;
 use crate::transport::Outbox;
 use crate::transport::incoming::{Ended, IncomingConnections, IncomingTransport};
@@ -24,21 +24,22 @@ use crate::types::{Instant, NodeId};
 use crate::wire::datagram::{Data, StreamId};
 use crate::wire::frame::{Frame, Hello, Lane};
 
-/// Maximum receive window of a stream of datagrams, in bytes.
+/// Maximum receive window of a datagram stream, in bytes.
 const WINDOW_MAX: usize = 4 << 20;
 
 /// All incoming connections from peers.
 #[derive(Debug)]
 pub(crate) struct IncomingPeers {
     me: Identity,
-    /// The ids of the members with which the cluster was created, in ascending order; none if this
+    /// Ids of the members with which the cluster was created, in ascending order; empty if this
     /// replica joined later.
     members: Vec<NodeId>,
-    /// Whether the membership has changed since. Then a replica that has lost its votes cannot
-    /// rejoin, and this replica's record of it is kept, because the old folder may still come back.
+    /// Whether the membership has changed since the cluster was created. Then a replica that has
+    /// lost its votes cannot rejoin, and this replica keeps its record of it, because the old data
+    /// folder may still come back.
     members_changed: bool,
-    /// The cluster's feature level, as far as this replica knows. Programs of a lower one are
-    /// refused.
+    /// The cluster's feature level as known to this replica. Peers whose program has a lower level
+    /// are rejected.
     feature_level: FeatureLevel,
     /// For each peer, the durable record of the random numbers that identify its starts; the peer
     /// generates one each time it opens its log. The record makes it possible to detect an older
@@ -48,7 +49,7 @@ pub(crate) struct IncomingPeers {
     first_token: usize,
     refusals: RefusalLog<PeerError>,
     certificates: Arc<Certificates>,
-    /// The keys for datagrams of peers, if replicas use certificates.
+    /// Keys for datagrams from peers; empty if replicas use no certificates.
     keys: IncomingKeys,
     /// Buffer for encrypted datagrams. It is empty between passes (iterations of the stage's loop),
     /// and kept to reuse its memory.
@@ -82,7 +83,7 @@ impl IncomingPeers {
         }
     }
 
-    /// Sets the certificates with which connections are accepted.
+    /// Sets the certificates used to accept connections.
     pub(crate) fn with_certificates(mut self, certificates: Arc<Certificates>) -> IncomingPeers {
         self.certificates = certificates;
         self
@@ -93,7 +94,7 @@ impl IncomingPeers {
         self.members_changed = changed;
     }
 
-    /// Sets the cluster's feature level.
+    /// Sets the cluster's feature level, which peers must support.
     pub(crate) fn set_feature_level(&mut self, level: FeatureLevel) {
         self.feature_level = level;
     }
@@ -112,13 +113,13 @@ impl IncomingPeers {
         }
     }
 
-    /// Decrypts a datagram of a peer, of which only the contents are left. Returns false if it is
-    /// none, or has arrived before.
+    /// Decrypts a peer's datagram in place and removes its header and tag. Returns false if it was
+    /// not encrypted with a peer's keys, or has arrived before.
     pub(crate) fn open(&mut self, sealed: &mut Vec<u8>) -> bool {
         self.keys.open(sealed)
     }
 
-    /// Closes all connections, so that the peers make them again.
+    /// Closes all connections, so that peers open new ones.
     pub(crate) fn close_all(&mut self, now: Instant, registry: &Registry) {
         self.keys.clear();
         self.connections.close_all();
@@ -132,7 +133,7 @@ impl IncomingPeers {
         }
     }
 
-    /// Handles a peer's request to open a stream of datagrams: replies with the cookie (token) with
+    /// Handles a peer's request to open a datagram stream: replies with the cookie (token) with
     /// which the peer can open it.
     pub(crate) fn on_open(&mut self, from: PeerAddress, id: StreamId, now: Instant) {
         self.connections.on_open(from, id, now);
@@ -166,8 +167,8 @@ impl IncomingPeers {
         Some(self.connections.next_acknowledgement()).filter(|due| *due < Instant::MAX)
     }
 
-    /// Sends the acknowledgements that are due on all streams of datagrams. Also sends the replies
-    /// to requests to open a stream and to datagrams of unknown streams.
+    /// Sends the acknowledgements that are due on all datagram streams, the replies to requests to
+    /// open a stream, and the replies to datagrams of unknown streams.
     pub(crate) fn acknowledge(&mut self, now: Instant, socket: &DatagramSocket) {
         let (keys, sealed) = (&mut self.keys, &mut self.sealed);
         self.connections.acknowledge(now, |to, out| match to.key {
@@ -217,7 +218,7 @@ impl IncomingPeers {
             with_bulk,
             space,
             |hello, transport| {
-                // Before anything of the hello has an effect.
+                // Checked before anything in the hello has an effect.
                 if let Some(domain) = domain
                     && !is_certified(hello, transport, domain, keys)
                 {
@@ -225,7 +226,7 @@ impl IncomingPeers {
                     return Err(PeerError::Certificate { peer: hello.from, name });
                 }
                 let record = check(me, members, level, hello, |peer, history| {
-                    records.check(peer, history, OPENINGS_KEPT)
+                    records.check(peer, history, START_IDS_KEPT)
                 })?;
                 let accepted = accept(record, hello.rejoining && members_changed, records);
                 if let IncomingTransport::Tcp(socket) = transport
@@ -236,7 +237,7 @@ impl IncomingPeers {
                 }
                 Ok(accepted)
             },
-            |sender, frame| on_frame(sender.peer, sender.opening, frame),
+            |sender, frame| on_frame(sender.peer, sender.start_id, frame),
         );
         self.close_ended(now, registry);
     }
@@ -261,7 +262,7 @@ impl IncomingPeers {
                         address,
                         suppressed,
                         reason = %error,
-                        "connection of a peer refused"
+                        "peer connection rejected"
                     );
                 }
             }
@@ -272,8 +273,8 @@ impl IncomingPeers {
     }
 }
 
-/// Returns whether a connection comes from the replica in its hello, according to the certificate
-/// of the connection, or of the one that has made its keys.
+/// Returns whether the certificate names the replica that the hello claims to come from. For
+/// datagrams, that is the certificate of the TLS connection that their keys were derived from.
 fn is_certified(
     hello: &Hello,
     transport: &IncomingTransport<Socket, PeerAddress>,
@@ -290,20 +291,20 @@ fn is_certified(
     }
 }
 
-/// Durably records the start of a peer whose hello was accepted, unless its connection only serves
-/// to tell it that it cannot rejoin. Returns the peer and its start.
+/// Durably records the start of a peer whose hello was accepted, unless the connection only serves
+/// to tell the peer that it cannot rejoin. Returns the peer and the id of its start.
 fn accept(
-    record: PeerOpening,
+    record: PeerStart,
     cannot_rejoin: bool,
     records: &mut PeerRecords<RealDisk>,
 ) -> (NodeId, u64) {
     if cannot_rejoin {
-        return (record.peer, record.opening);
+        return (record.peer, record.start_id);
     }
-    // This blocks the stage once per start of a peer, because nothing that the peer sends may be
-    // accepted before the record is durable.
+    // Blocks the stage, once per start of a peer: nothing that the peer sends may be accepted
+    // before the record is durable.
     match records.note(record) {
-        // The record stays only in memory until this replica restarts.
+        // Until this replica restarts, the record is only in memory.
         Err(error) if error.is_disk_full() => {
             tracing::warn!(
                 peer = %record.peer,
@@ -314,5 +315,5 @@ fn accept(
         Err(error) => exit_on_disk_failure(&error),
         Ok(()) => {}
     }
-    (record.peer, record.opening)
+    (record.peer, record.start_id)
 }

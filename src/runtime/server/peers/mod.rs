@@ -1,14 +1,15 @@
-//! Connections between replicas. Each replica sends on the connections that it makes and receives
-//! on those that its peers make. There are two connections per peer and direction, so that a
-//! heartbeat never waits behind a megabyte of entries.
+//! Connections between replicas. A replica sends on the connections that it opens, and receives on
+//! those that its peers open. There are two connections per peer and direction, so that a heartbeat
+//! never waits behind a megabyte of entries.
 //!
 //! | file | contents |
 //! |---|---|
-//! | `outgoing` | connections to peers, and which transport they use |
+//! | `outgoing` | connections to all peers |
+//! | `peer` | connections to one peer, and which transport they use |
 //! | `incoming` | connections from peers |
 //! | `addresses` | known addresses of peers, and the resolution of host names |
 //! | `datagram_keys` | keys with which datagrams are encrypted |
-//! | `handshake` | whether to accept the hello that begins a connection |
+//! | `handshake` | whether to accept the hello with which a connection starts |
 //!
 //! The behaviour of connections, independent of TCP or datagrams, is in `transport::outgoing` and
 //! `transport::incoming`. The simulator also runs that code, as with `--peer-transport udp`:
@@ -19,21 +20,22 @@ pub(crate) mod datagram_keys;
 mod handshake;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
+mod peer;
 
 use std::str::FromStr;
 
 /// Transport protocol of a replica's connections to its peers. Regardless of this option, a replica
-/// accepts both TCP connections and streams of datagrams from its peers. With certificates, streams
-/// need keys from a TCP connection first.
+/// accepts both TCP connections and datagram streams from its peers. With certificates, a datagram
+/// stream needs keys from a TCP connection first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerTransport {
-    /// Small messages use streams over UDP datagrams, on which packet loss is measured. Large
-    /// messages use TCP while the loss is low, and a stream otherwise. If datagrams do not get
-    /// through, all messages use TCP.
+    /// Small messages use datagram streams over UDP, which also measure packet loss. Large messages
+    /// use TCP while the loss is low, and a datagram stream otherwise. If no datagrams get through,
+    /// all messages use TCP.
     Auto,
-    /// TCP connections.
+    /// All messages use TCP connections.
     Tcp,
-    /// All messages use streams over UDP datagrams, for networks that lose packets.
+    /// All messages use datagram streams over UDP, for networks with packet loss.
     Udp,
 }
 

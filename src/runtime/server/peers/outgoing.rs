@@ -1,5 +1,5 @@
 //! Connections to peers, on which this replica only sends: two per peer, one for urgent frames and
-//! one for bulk frames. Each is a TCP connection or a stream of datagrams. A lost connection is
+//! one for bulk frames. Each is a TCP connection or a datagram stream. A lost connection is
 //! reestablished, with a growing delay between attempts. Frames for a peer without a connection are
 //! dropped and counted; the core sends them again.
 
@@ -7,7 +7,6 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Registry, Token};
@@ -24,103 +23,22 @@ use crate::runtime::server::options::is_loopback;
 use crate::runtime::server::peers::PeerTransport;
 use crate::runtime::server::peers::addresses::{PeerAddresses, Resolver};
 use crate::runtime::server::peers::datagram_keys::{open, seal};
+use crate::runtime::server::peers::peer::{Peer, check, close};
 use crate::runtime::server::refusal_log::RefusalLog;
 use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
 use crate::runtime::server::sockets::socket::Socket;
 use crate::runtime::stages::random_seed;
-use crate::tls::{DatagramKeys, Failure, PeerDomain, key_id};
+use crate::tls::{Failure, key_id};
 use crate::transport::Outbox;
-use crate::transport::connection::ReadResult;
-use crate::transport::outgoing::{Established, Outgoing, OutgoingLanes, OutgoingTransport};
+use crate::transport::outgoing::{Established, Outgoing, OutgoingTransport};
 use crate::transport::sender::Sender;
 use crate::wire::datagram::{Ack, StreamId};
 
-/// Maximum number of peers that are not members, as far as this replica knows. Beyond it, this
-/// replica does not connect to further ones.
-const STRANGERS_MAX: usize = 32;
-/// Time without a connection after which a peer that is not a member is forgotten; also the time
-/// for which the connections to a removed member are kept.
-const STRANGER_AGE_MAX: Duration = Duration::from_mins(1);
-/// Time without a connection to a peer after which a log line reports the peer as unreachable.
-const LOG_DOWN_AFTER: Duration = Duration::from_secs(5);
-/// Maximum congestion window of a stream of datagrams, in bytes.
+/// Maximum number of connected peers that are not known to be members. This replica does not
+/// connect to more of them.
+const NON_MEMBERS_MAX: usize = 32;
+/// Maximum congestion window of a datagram stream, in bytes.
 const WINDOW_MAX: usize = 8 << 20;
-/// Maximum time for which data sent over TCP may remain unacknowledged. Then the connection is
-/// closed and reestablished.
-const USER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Loss of datagrams, in permille, at or above which bulk messages use a stream of datagrams
-/// instead of TCP with [`PeerTransport::Auto`]. At this loss, TCP is much slower.
-const LOSSY_PERMILLE: u32 = 10;
-/// Time for which attempts to connect over TCP must fail before bulk messages use a stream of
-/// datagrams instead with [`PeerTransport::Auto`]. If the peer is down, the streams to it have
-/// failed by then, too.
-const TCP_FAILING_MIN: Duration = Duration::from_secs(7);
-/// Time after which TCP is tried again for bulk messages that use a stream of datagrams because TCP
-/// has failed. The attempt interrupts the connection.
-const TCP_RETRY_AFTER: Duration = Duration::from_mins(30);
-/// Loss of datagrams, in permille, below which bulk messages use TCP again instead of a stream of
-/// datagrams once the loss has stayed below it for [`LOSSLESS_FOR`].
-const LOSSLESS_PERMILLE: u32 = 3;
-const LOSSLESS_FOR: Duration = Duration::from_mins(1);
-
-/// A peer, with the two outgoing connections to it.
-#[derive(Debug)]
-struct Peer {
-    id: NodeId,
-    addresses: PeerAddresses,
-    /// The address of the last attempt to connect, as `host:port`.
-    attempted: Option<String>,
-    /// The last address over which both connections were stable, as `host:port`.
-    proven: Option<String>,
-    /// Number of attempts to connect that led to no stable connection. Each is followed by an
-    /// attempt at the next address.
-    failed_attempts: usize,
-    /// Whether both connections have been stable since the last attempt to connect.
-    is_reached: bool,
-    /// The resolved address of the last attempt to connect; `None` if no address is known, or if
-    /// its host name has not been resolved yet.
-    address: Option<SocketAddr>,
-    /// Whether the peer is a member of the cluster, as far as this replica knows. A peer that is
-    /// not may be a member in a later configuration. It is forgotten if it is not connected.
-    is_member: bool,
-    /// Time at which this replica learned that the peer is no longer a member. The connections are
-    /// kept for [`STRANGER_AGE_MAX`], so that the peer learns of its removal, and a removed leader
-    /// can transfer its leadership.
-    removed_at: Option<Instant>,
-    /// Version and feature level of the peer's program, according to its latest hello; an empty
-    /// version if it does not tell.
-    program: Option<(String, FeatureLevel)>,
-    /// The two outgoing connections to the peer.
-    lanes: OutgoingLanes<Socket>,
-    /// The keys for datagrams to and from the peer, from the last connection with TLS for urgent
-    /// messages; `None` before that, or if replicas use no certificates.
-    keys: Option<DatagramKeys>,
-    /// Whether the network path to the peer counts as lossy, so that bulk messages use a stream of
-    /// datagrams. It does while the loss is high, and for [`LOSSLESS_FOR`] afterwards.
-    is_lossy: bool,
-    /// Time at which the loss of datagrams was last at least [`LOSSLESS_PERMILLE`]. After a failure
-    /// of TCP, this is instead a time in the future, so that bulk messages do not use TCP before
-    /// that time.
-    lossy_at: Instant,
-    /// The state of the connections to this peer (connected, lost or unreachable) that the last log
-    /// line about the peer reported.
-    logged: Logged,
-    /// Time at which the connection to the peer was lost, or at which the process started if the
-    /// peer has never been connected.
-    down_since: Instant,
-}
-
-/// The state of the connections to a peer that the last log line about the peer reported.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Logged {
-    /// The connection to the peer was lost. Also the initial state, before any log line.
-    Lost,
-    /// The peer is connected.
-    Up,
-    /// The peer is unreachable: there has been no connection to it for at least [`LOG_DOWN_AFTER`].
-    Down,
-}
 
 /// The outgoing connections to all peers.
 #[derive(Debug)]
@@ -128,25 +46,26 @@ pub(crate) struct OutgoingPeers {
     /// The hello (first frame of a connection) that this replica sends. Its recipient, its lane
     /// (urgent or bulk) and whether the replica is rejoining are filled in for each connection.
     hello: Hello,
-    /// Whether this replica is rejoining after the loss of its votes. The log writer sets the flag
-    /// to false when the replica is a full member again.
+    /// Whether this replica is rejoining after losing its votes. The log writer clears the flag
+    /// when the replica is a full member again.
     rejoining: Arc<AtomicBool>,
-    /// The peers, each at the position that its `Poll` tokens name; `None` where one was removed.
+    /// The peers, at the positions that their `Poll` tokens refer to; `None` where a peer was
+    /// removed.
     slots: Vec<Option<Peer>>,
     /// The ids and addresses of the replicas in this replica's options.
     listed: Vec<(NodeId, String)>,
     resolver: Resolver,
     transport: PeerTransport,
-    /// Maximum congestion window of each stream of datagrams, in bytes.
+    /// Maximum congestion window of each datagram stream, in bytes.
     window_max: usize,
     first_token: usize,
     certificates: Arc<Certificates>,
-    /// Whether nothing is sent to addresses that are not on loopback, because there are no
-    /// certificates for peers.
+    /// Whether this replica sends only to loopback addresses, because it has no certificates for
+    /// peers (protected mode).
     is_on_loopback_only: bool,
-    /// Limits the log lines about peers with such addresses.
+    /// Rate limit of log lines about peers whose address is not a loopback address.
     unprotected: RefusalLog<(NodeId, SocketAddr)>,
-    /// Limits the log lines about peers whose certificate is for all names of the domain.
+    /// Rate limit of log lines about peers with a wildcard certificate.
     misnamed: RefusalLog<NodeId>,
     refusals: RefusalLog<(NodeId, Failure)>,
     counters: Arc<RuntimeCounters>,
@@ -155,115 +74,6 @@ pub(crate) struct OutgoingPeers {
     out: Outbox,
     /// Buffer for the same datagrams, encrypted.
     sealed: Outbox,
-}
-
-impl Peer {
-    fn new(
-        id: NodeId,
-        addresses: PeerAddresses,
-        is_member: bool,
-        versions: ProtocolVersions,
-        now: Instant,
-    ) -> Peer {
-        let mut lanes = OutgoingLanes::new();
-        lanes.set_versions(versions);
-        Peer {
-            id,
-            addresses,
-            attempted: None,
-            proven: None,
-            failed_attempts: 0,
-            is_reached: true,
-            address: None,
-            is_member,
-            removed_at: None,
-            program: None,
-            lanes,
-            keys: None,
-            is_lossy: false,
-            lossy_at: Instant::ZERO,
-            logged: Logged::Lost,
-            down_since: now,
-        }
-    }
-
-    /// Returns whether a peer that is not a member must be forgotten: it was removed
-    /// [`STRANGER_AGE_MAX`] ago or, if it never was a member, has had no connection for that time.
-    fn is_forgotten(&self, now: Instant) -> bool {
-        if let Some(at) = self.removed_at {
-            return now.since(at) >= STRANGER_AGE_MAX;
-        }
-        self.logged != Logged::Up
-            && !self.lanes.iter().any(Outgoing::is_connected)
-            && now.since(self.down_since) >= STRANGER_AGE_MAX
-    }
-
-    /// Decides whether the network path to the peer counts as lossy. Uses the measured loss of
-    /// datagrams to the peer and of those from the peer (`incoming_permille`). A path also counts
-    /// as lossy if TCP fails but datagrams get through.
-    fn note_loss(&mut self, incoming_permille: u32, now: Instant) {
-        let is_stream = self.lanes.lane(Lane::Urgent).is_stream();
-        let bulk = self.lanes.lane_mut(Lane::Bulk);
-        let fails = bulk.failing_since.is_some_and(|since| now.since(since) >= TCP_FAILING_MIN);
-        let tcp_fails = fails && is_stream;
-        if tcp_fails {
-            (bulk.failing_since, self.lossy_at) = (None, now + TCP_RETRY_AFTER);
-        }
-        let loss = self.lanes.iter().filter_map(Outgoing::sender).map(Sender::loss_permille);
-        let loss = loss.max().unwrap_or(0).max(incoming_permille);
-        if loss >= LOSSLESS_PERMILLE {
-            self.lossy_at = self.lossy_at.max(now);
-        }
-        let was_lossy = self.is_lossy;
-        self.is_lossy = tcp_fails
-            || loss >= LOSSY_PERMILLE
-            || self.is_lossy && now.since(self.lossy_at) < LOSSLESS_FOR;
-        if self.is_lossy != was_lossy {
-            let peer = self.id;
-            if self.is_lossy {
-                tracing::info!(
-                    %peer,
-                    loss_permille = loss,
-                    "log entries to a peer switched from TCP to UDP: packets are lost or TCP fails"
-                );
-            } else {
-                tracing::info!(
-                    %peer,
-                    loss_permille = loss,
-                    "log entries to a peer switched from UDP back to TCP: few packets are lost now"
-                );
-            }
-        }
-    }
-
-    /// Logs changes of the peer's state: connected, lost or unreachable. Failed attempts to connect
-    /// are not logged individually.
-    fn log_changes(&mut self, now: Instant) {
-        let peer = self.id;
-        let address = self.address.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
-        match self.logged {
-            Logged::Lost | Logged::Down if self.lanes.iter().all(|it| it.is_stable(now)) => {
-                tracing::info!(%peer, %address, "connected to a peer");
-                self.logged = Logged::Up;
-                self.is_reached = true;
-                self.proven.clone_from(&self.attempted);
-            }
-            Logged::Up if !self.lanes.iter().all(Outgoing::is_connected) => {
-                tracing::warn!(%peer, %address, "connection to a peer lost");
-                (self.logged, self.down_since) = (Logged::Lost, now);
-            }
-            Logged::Lost if self.is_member && now.since(self.down_since) >= LOG_DOWN_AFTER => {
-                tracing::warn!(
-                    %peer,
-                    %address,
-                    "cannot connect to a peer: the peer is down or unreachable, or refuses this \
-                     replica (see the peer's log)"
-                );
-                self.logged = Logged::Down;
-            }
-            Logged::Lost | Logged::Up | Logged::Down => {}
-        }
-    }
 }
 
 impl OutgoingPeers {
@@ -302,39 +112,37 @@ impl OutgoingPeers {
         peers
     }
 
-    /// Sets the certificates with which connections are made.
+    /// Sets the certificates used to open connections.
     pub(crate) fn with_certificates(mut self, certificates: Arc<Certificates>) -> OutgoingPeers {
         self.certificates = certificates;
         self
     }
 
-    /// Sets whether nothing is sent to peers whose address is not on loopback.
+    /// Sets whether this replica sends only to peers with loopback addresses.
     pub(crate) fn on_loopback_only(mut self, is_on_loopback_only: bool) -> OutgoingPeers {
         self.is_on_loopback_only = is_on_loopback_only;
         self
     }
 
-    /// Decrypts a datagram of a peer, of which only the contents are left. Returns false if it is
-    /// none, or has arrived before.
+    /// Decrypts a peer's datagram in place and removes its header and tag. Returns false if it was
+    /// not encrypted with a peer's keys, or has arrived before.
     pub(crate) fn open(&mut self, sealed: &mut Vec<u8>) -> bool {
         let Some(id) = key_id(sealed) else { return false };
         let mut keys = self.slots.iter_mut().flatten().filter_map(|peer| peer.keys.as_mut());
         keys.find(|keys| keys.id() == id).is_some_and(|keys| open(keys, sealed))
     }
 
-    /// Closes all connections, so that they are made again.
+    /// Closes all connections, so that new ones are opened.
     pub(crate) fn close_all(&mut self, now: Instant, registry: &Registry) {
         for peer in self.slots.iter_mut().flatten() {
             peer.keys = None;
-            for (_, outgoing) in peer.lanes.iter_mut() {
-                close(outgoing, now, registry);
-            }
+            peer.close(now, registry);
         }
     }
 
-    /// Sets the other members of the cluster, each with its address in the configuration, if that
-    /// has one. Adds the missing peers. The connections to earlier members are closed after
-    /// [`STRANGER_AGE_MAX`].
+    /// Sets the other members of the cluster, each with its address in the configuration, if there
+    /// is one. Adds missing peers. Closes the connections to removed members after
+    /// a minute.
     pub(crate) fn set_members(&mut self, members: &[(NodeId, Option<String>)], now: Instant) {
         for peer in self.slots.iter_mut().flatten() {
             if peer.is_member && members.iter().all(|(id, _)| *id != peer.id) {
@@ -360,8 +168,8 @@ impl OutgoingPeers {
         }
     }
 
-    /// Sets the cluster's feature level. From level 2 on, no version of the protocol is used that
-    /// only programs of a lower level need.
+    /// Sets the cluster's feature level. From level 2 on, this replica no longer uses protocol
+    /// versions that exist for programs of a lower level.
     pub(crate) fn set_feature_level(&mut self, level: FeatureLevel) {
         self.hello.versions = versions_at(level);
         for peer in self.slots.iter_mut().flatten() {
@@ -369,7 +177,7 @@ impl OutgoingPeers {
         }
     }
 
-    /// Returns the version and the feature level of the peer's program, if they are known.
+    /// Returns the version and feature level of the peer's program; `None` if unknown.
     pub(crate) fn program_of(&self, peer: NodeId) -> Option<(&str, FeatureLevel)> {
         let (program, level) = self.peer(peer)?.program.as_ref()?;
         Some((program, *level))
@@ -398,8 +206,7 @@ impl OutgoingPeers {
         self.peer(peer)?.proven.as_deref()
     }
 
-    /// Returns the port on which `peer` listens for its peers, from the first address that is
-    /// tried; 0 if none is known.
+    /// Returns the port of the peer's first address; 0 if no address is known.
     pub(crate) fn port_of(&self, peer: NodeId) -> u16 {
         let address = self.peer(peer).and_then(|peer| peer.addresses.for_attempt(0));
         let port = address.and_then(|address| address.rsplit_once(':'));
@@ -411,7 +218,7 @@ impl OutgoingPeers {
         self.peers().map(|peer| peer.id)
     }
 
-    /// Returns the number of connections to `peer` that were made since the process started.
+    /// Returns the number of connections to `peer` opened since the process started.
     pub(crate) fn connection_count(&self, peer: NodeId) -> u64 {
         self.peer(peer).map_or(0, |peer| peer.lanes.connection_count())
     }
@@ -427,22 +234,9 @@ impl OutgoingPeers {
         self.peer(peer).is_some_and(|peer| peer.lanes.lane(Lane::Urgent).is_connected())
     }
 
-    /// Returns the round-trip time, the loss and the number of retransmissions measured on the
-    /// streams of datagrams to `peer`; `None` if there is no stream. If there are two streams,
-    /// returns the shorter round-trip time, the higher loss and the sum of the retransmissions.
+    /// Returns what the datagram streams to `peer` have measured; `None` if there is none.
     pub(crate) fn path_to(&self, peer: NodeId) -> Option<PathStatus> {
-        let lanes = &self.peer(peer)?.lanes;
-        let senders = lanes.iter().filter_map(Outgoing::sender);
-        let status = |sender: &Sender| PathStatus {
-            round_trip_us: u64::try_from(sender.round_trip().as_micros()).unwrap_or(u64::MAX),
-            loss_permille: sender.loss_permille(),
-            resent: sender.resent(),
-        };
-        senders.map(status).reduce(|one, other| PathStatus {
-            round_trip_us: one.round_trip_us.min(other.round_trip_us),
-            loss_permille: one.loss_permille.max(other.loss_permille),
-            resent: one.resent + other.resent,
-        })
+        self.peer(peer)?.path()
     }
 
     fn peers(&self) -> impl Iterator<Item = &Peer> {
@@ -453,16 +247,15 @@ impl OutgoingPeers {
         self.peers().find(|peer| peer.id == id)
     }
 
-    /// Returns the earliest time at which [`OutgoingPeers::connect`] must start or abort an attempt
-    /// to connect, or [`OutgoingPeers::flush`] must send datagrams; `None` if none of these is
-    /// pending.
+    /// Returns when [`OutgoingPeers::connect`] must next start or abort a connection attempt, or
+    /// [`OutgoingPeers::flush`] must send datagrams; `None` if nothing is pending.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let due = self.peers().map(|peer| peer.lanes.next_due());
         due.min().filter(|due| *due < Instant::MAX)
     }
 
-    /// Starts the attempts to connect that are due, and aborts those that take too long. With
-    /// [`PeerTransport::Auto`], also prepares the streams of datagrams that are to replace TCP
+    /// Starts the connection attempts that are due, and aborts those that take too long. With
+    /// [`PeerTransport::Auto`], also prepares the datagram streams that are to replace TCP
     /// connections. `incoming_permille` returns the loss of datagrams from a peer, in permille.
     pub(crate) fn connect(
         &mut self,
@@ -476,10 +269,11 @@ impl OutgoingPeers {
             let Some(peer) = slot else { continue };
             peer.log_changes(now);
             if !peer.is_member && peer.is_forgotten(now) {
-                remove(slot, now, registry);
+                peer.close(now, registry);
+                *slot = None;
                 continue;
             }
-            // With certificates, datagrams need keys from a TCP connection first.
+            // With certificates, datagrams need keys from a TCP connection.
             let is_encrypted = self.certificates.peer_domain().is_some();
             let is_auto =
                 self.transport == PeerTransport::Auto && (!is_encrypted || peer.keys.is_some());
@@ -538,24 +332,23 @@ impl OutgoingPeers {
     }
 
     /// Handles the hello of `peer`, which has just connected to this replica: makes the next
-    /// attempt to connect to it due at once, and resets the delay between attempts. `opening`
-    /// identifies the peer's current start; if the peer has restarted, older streams of datagrams
-    /// to it are closed. The hello also has the address at which the peer says that it is reached,
-    /// empty if it announces none, and the versions of the protocol that the peer speaks:
-    /// connections with another version than the best are made again. A peer that is unknown is
-    /// added as a non-member, unless there are [`STRANGERS_MAX`] of these.
+    /// connection attempt due at once, and resets the delay between attempts. `start_id` identifies
+    /// the peer's current start; if the peer has restarted, older datagram streams to it are
+    /// closed. The hello also contains the address that the peer announces, if any, and its
+    /// protocol versions: connections that do not use the best common version are opened again. An
+    /// unknown peer is added as a non-member, unless there are [`NON_MEMBERS_MAX`] of those.
     pub(crate) fn on_hello(
         &mut self,
         peer: NodeId,
-        opening: u64,
+        start_id: u64,
         hello: &Hello,
         now: Instant,
         registry: &Registry,
     ) {
         let announced = Some(hello.peer_address.clone()).filter(|text| !text.is_empty());
         if self.peer(peer).is_none() {
-            let strangers = self.peers().filter(|peer| !peer.is_member).count();
-            if strangers >= STRANGERS_MAX {
+            let non_members = self.peers().filter(|peer| !peer.is_member).count();
+            if non_members >= NON_MEMBERS_MAX {
                 return;
             }
             self.add(peer, false, now);
@@ -570,7 +363,7 @@ impl OutgoingPeers {
                 tracing::info!(%peer, level = %hello.level, version, "program of a peer");
             }
             peer.program = Some(program);
-            for mut socket in peer.lanes.on_hello(opening, hello.versions, now) {
+            for mut socket in peer.lanes.on_hello(start_id, hello.versions, now) {
                 socket.close(registry);
             }
         }
@@ -631,9 +424,9 @@ impl OutgoingPeers {
         None
     }
 
-    /// Handles a cookie, which is the peer's reply to a request to open a stream of datagrams and
-    /// establishes the stream. If the stream is a peer's connection for urgent messages, returns
-    /// the peer; otherwise returns `None`.
+    /// Handles a cookie, the peer's reply to a request to open a datagram stream, which establishes
+    /// the stream. Returns the peer if the stream is its connection for urgent messages, otherwise
+    /// `None`.
     pub(crate) fn on_cookie(
         &mut self,
         id: StreamId,
@@ -660,7 +453,7 @@ impl OutgoingPeers {
         }
     }
 
-    /// Handles the reset of a stream of datagrams: the peer has closed it, or does not know it.
+    /// Handles the reset of a datagram stream: the peer has closed it, or does not know it.
     pub(crate) fn on_reset(&mut self, id: StreamId, now: Instant) {
         for peer in self.slots.iter_mut().flatten() {
             peer.lanes.on_reset(id, now);
@@ -695,7 +488,8 @@ impl OutgoingPeers {
                             self.sealed.clear();
                         }
                         (Some(address), None) if !is_encrypted => socket.send(address, &self.out),
-                        // There were keys when the stream began, and there will be new ones.
+                        // The stream started with keys; new ones will come from the next TLS
+                        // connection.
                         (_, None) | (None, _) => {}
                     }
                     self.out.clear();
@@ -705,7 +499,7 @@ impl OutgoingPeers {
     }
 }
 
-/// Logs that this replica does not connect to a peer whose address is not on loopback.
+/// Logs that this replica does not connect to a peer whose address is not a loopback address.
 fn log_unprotected(peer: NodeId, address: SocketAddr, suppressed: u64) {
     tracing::warn!(
         %peer,
@@ -717,60 +511,10 @@ fn log_unprotected(peer: NodeId, address: SocketAddr, suppressed: u64) {
     );
 }
 
-/// Returns the versions of the protocol that a replica may use in a cluster of this feature level.
+/// Returns the protocol versions that a replica may use in a cluster of this feature level.
 pub(crate) fn versions_at(level: FeatureLevel) -> ProtocolVersions {
     let own = ProtocolVersions::OWN;
     if level == FeatureLevel::V0_1 { own } else { ProtocolVersions { oldest: V10, ..own } }
-}
-
-/// Closes the connections to a peer, and forgets the peer.
-fn remove(slot: &mut Option<Peer>, now: Instant, registry: &Registry) {
-    let Some(peer) = slot else { return };
-    for (_, outgoing) in peer.lanes.iter_mut() {
-        close(outgoing, now, registry);
-    }
-    *slot = None;
-}
-
-/// Closes a connection and schedules the next attempt to connect.
-fn close(outgoing: &mut Outgoing<Socket>, now: Instant, registry: &Registry) {
-    if let Some(mut socket) = outgoing.close(now) {
-        socket.close(registry);
-    }
-}
-
-/// Checks the state of a connection to `peer` if it is a TCP connection. Returns false if it has
-/// failed or was closed. `domain` is that of the names in certificates, if peers use any.
-fn check(outgoing: &mut Outgoing<Socket>, peer: NodeId, domain: Option<&PeerDomain>) -> bool {
-    let was_connected = outgoing.is_connected();
-    let Some(socket) = outgoing.tcp() else { return true };
-    if !was_connected {
-        match socket.is_connected() {
-            Ok(true) => {
-                // The handshake has verified the name, but may have accepted one for all replicas.
-                let is_certified = |domain: &PeerDomain| {
-                    socket.certificate().is_some_and(|it| domain.names(it, peer))
-                };
-                if !domain.is_none_or(is_certified) {
-                    return false;
-                }
-                socket.set_no_delay();
-                socket.set_user_timeout(USER_TIMEOUT);
-                outgoing.on_tcp_connected();
-            }
-            Ok(false) => return true,
-            Err(_) => return false,
-        }
-    }
-    // Peers send nothing on these connections.
-    let mut space = [0; 16];
-    while let Some(socket) = outgoing.tcp().filter(|socket| socket.is_readable()) {
-        match socket.read(&mut space) {
-            ReadResult::Bytes(_) | ReadResult::Closed => return false,
-            ReadResult::WouldBlock => {}
-        }
-    }
-    true
 }
 
 /// Returns the hello for a new connection, with a higher number than all hellos before it.

@@ -17,9 +17,12 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use super::Applier;
 use crate::kv::{ScriptEffects, StateMachine};
 use crate::lua::StopFlag;
-use crate::redis::{ScriptBudget, ScriptFacts, ScriptRequest, ScriptRun, ScriptRunner};
+use crate::redis::{
+    ScriptBudget, ScriptClock, ScriptFacts, ScriptRequest, ScriptRun, ScriptRunner,
+};
 use crate::runtime::boards::ApplierBoard;
 use crate::runtime::channels::{ScriptJobs, ScriptResults, ToNetwork};
+use crate::storage::failpoint::reach;
 
 /// Number of Lua instructions that a request may take on the applier's thread: about 5 ms.
 const INSTRUCTIONS_MAX: u64 = 400_000;
@@ -57,6 +60,7 @@ struct LongJob {
     sequence: u64,
     request: ScriptRequest,
     seed: u64,
+    clock: ScriptClock,
 }
 
 /// A copy of the state on which a long request runs.
@@ -90,6 +94,8 @@ impl Applier {
         let mut runner = self.scripts.runner.take().unwrap_or_default();
         let began_at = self.clock.now();
         runner.begin(&self.store, &facts);
+        let clock = self.clock;
+        let clock = ScriptClock::new(move || clock.now());
         let (mut bytes, mut is_over) = (0, false);
         let mut runs = Vec::with_capacity(jobs.len());
         for (sequence, request) in jobs {
@@ -104,6 +110,7 @@ impl Applier {
                 steps: STEPS_MAX,
                 stop: StopFlag::default(),
                 seed,
+                clock: clock.clone(),
             };
             let mut run = runner.run(&self.store, &request, &budget);
             if let ScriptRun::Ended { effects: ScriptEffects::Apply(effects), .. } = &run {
@@ -111,7 +118,8 @@ impl Applier {
             } else if run == ScriptRun::OverBudget {
                 let facts = facts.clone();
                 let state = Box::new(FrozenState(self.store.copy_for_scripts()));
-                run = self.move_to_thread(LongJob { state, facts, sequence, request, seed });
+                let clock = clock.clone();
+                run = self.move_to_thread(LongJob { state, facts, sequence, request, seed, clock });
             }
             runs.push((sequence, run));
             is_over = bytes >= GROUP_BYTES
@@ -120,6 +128,7 @@ impl Applier {
         }
         runner.end();
         self.scripts.runner = Some(runner);
+        reach("script", "run");
         ScriptResults { users_revision: facts.users_revision, is_group: true, runs }
     }
 
@@ -149,12 +158,13 @@ fn run_long_scripts(
     results: &ToNetwork<ScriptResults>,
 ) {
     let mut runner = ScriptRunner::default();
-    for LongJob { state, facts, sequence, request, seed } in jobs {
+    for LongJob { state, facts, sequence, request, seed, clock } in jobs {
         let budget = ScriptBudget {
             instructions: LONG_INSTRUCTIONS_MAX,
             steps: LONG_STEPS_MAX,
-            stop: board.long_script().begin(),
+            stop: board.long_script().begin(request.script(), facts.sent_at()),
             seed,
+            clock,
         };
         runner.begin(&state.0, &facts);
         let run = runner.run(&state.0, &request, &budget);

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `mod.rs` | the pass and its timing |
 //! | `requests.rs` | which messages and requests are admitted |
+//! | `administration.rs` | leadership transfers and membership changes on request |
 //! | `completions.rs` | what the other stages report |
 //! | `output.rs` | effects on their way to the other stages, and the bytes in flight |
 //! | `large_writes.rs` | batches that are appended in pieces |
@@ -36,6 +37,7 @@
 //! - Everything else (round trips, retransmission, deadlines of requests, the intervals of the
 //!   replicated clock) may be late by a pass, and is never early.
 
+mod administration;
 mod completions;
 mod digest_check;
 mod large_writes;
@@ -57,9 +59,7 @@ use crossbeam::select;
 use crate::config::Mutant;
 use crate::feature_level::FeatureLevel;
 use crate::large_writes::LargeWrites;
-use crate::membership::MemberChange;
 use crate::raft::{DiskState, Effects, Msg, Replica, SnapshotId};
-use crate::redis::{AdminAnswer, AdminRequest};
 use crate::runtime::boards::{MemoryBoard, RuntimeCounters, StatusBoard};
 use crate::runtime::channels::{
     AppendBatch, ApplyBatch, CoreEnds, CoreItem, Leadership, Outbound, QUEUE_LEN,
@@ -69,6 +69,7 @@ use crate::runtime::pass::{Pass, StageState};
 use crate::runtime::trace_board::TraceBoard;
 use crate::types::{Index, Instant};
 
+use self::administration::StartedChange;
 use self::output::InFlight;
 use self::rejected_log::RejectedLog;
 use self::replicated_clock::CoreClock;
@@ -128,6 +129,9 @@ pub(crate) struct Core {
     members_logged: Index,
     /// Whether a log line has reported that this replica was removed from the cluster.
     removal_logged: bool,
+    /// The membership change that was started on request and is not answered yet; `None` if there
+    /// is none.
+    started_change: Option<StartedChange>,
     /// The replicated clock, which decides when keys expire; `None` under the university course's
     /// simulator, where no key expires.
     replicated_clock: Option<CoreClock>,
@@ -179,6 +183,7 @@ impl Core {
             members_version,
             members_logged,
             removal_logged: false,
+            started_change: None,
             replicated_clock: None,
             digest_schedule: DigestSchedule::default(),
             disk: DiskState::default(),
@@ -342,10 +347,7 @@ impl Core {
                 CoreItem::Applied(applied) => self.on_applied(applied),
                 CoreItem::IndexedReads(reads) => self.queue_reads(reads),
                 CoreItem::TakeSnapshot => self.applies.take_snapshot = true,
-                CoreItem::Admin(call) => {
-                    let answer = self.administer(call.request);
-                    self.outbound.answers.push((call.caller, answer));
-                }
+                CoreItem::Admin(call) => self.administer(call),
                 CoreItem::PublishStatus => self.published_at = Instant::ZERO,
                 CoreItem::Snapshot(event) => self.on_snapshot_event(event),
                 CoreItem::DiskSpace(report) => self.on_disk_space(report),
@@ -353,31 +355,6 @@ impl Core {
             }
         }
         StageState::Running
-    }
-
-    /// Carries out an administrative request, or refuses it.
-    fn administer(&mut self, request: AdminRequest) -> AdminAnswer {
-        match request {
-            AdminRequest::Transfer(request) => {
-                AdminAnswer::Transfer(self.replica.request_transfer(self.now, request))
-            }
-            AdminRequest::ChangeMembers { mut changes, dry_run } => {
-                // The network stage, which adds addresses, may not know the latest members.
-                let (_, configuration) = self.replica.configuration();
-                changes.retain(|change| {
-                    let is_address = matches!(change, MemberChange::SetAddress { .. });
-                    !is_address || configuration.member(change.id()).is_some()
-                });
-                let plan = self.replica.plan_change(&changes);
-                AdminAnswer::Members(plan.and_then(|plan| {
-                    if !dry_run {
-                        let id = self.replica.change_members(self.now, &changes)?;
-                        tracing::info!(index = %id.index, ?changes, "membership change started");
-                    }
-                    Ok(Box::new(plan))
-                }))
-            }
-        }
     }
 
     /// Reads the clock. Must be called after a leader's message is received and before it is

@@ -118,6 +118,7 @@ impl Core {
         }
         self.note_leadership();
         self.note_members();
+        self.answer_change();
         if self.now >= self.published_at + STATUS_INTERVAL {
             self.published_at = self.now;
             self.status_board.write(self.replica.status());

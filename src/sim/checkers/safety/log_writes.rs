@@ -53,7 +53,7 @@ impl SafetyChecker {
         self.check_configuration(machine)
     }
 
-    /// Checks the log entries of a job.
+    /// Checks the log entries of an append job.
     fn check_log_write(
         &mut self,
         machine: &Machine,
@@ -134,8 +134,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Records an entry that no replica has written before, and checks a configuration in it:
-    /// it must follow from the one before it, and only one change may be under way.
+    /// Records an entry that no replica has written before. A configuration in it must follow from
+    /// the previous one, and only one membership change may be in progress.
     fn add_entry(
         &mut self,
         machine: &Machine,
@@ -158,9 +158,9 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks that all members support the feature level to which the entry `id` raises that of the
-    /// cluster. The members are those in the entry `before`; zero if those with which the cluster
-    /// was created.
+    /// Checks that all members support the feature level to which the entry `id` raises the
+    /// cluster's level. The members are those of the configuration in the entry `before`, or the
+    /// initial members if that is zero.
     fn check_feature_level(
         &self,
         id: EntryId,
@@ -179,8 +179,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks the configuration `next` in the entry `id`, which follows the one in the entry
-    /// `before`; zero if that is the one with which the cluster was created.
+    /// Checks the configuration `next` in the entry `id`. The previous configuration is in the
+    /// entry `before`, or is the initial one if that is zero.
     fn check_change(
         &mut self,
         leader: NodeId,
@@ -198,8 +198,8 @@ impl SafetyChecker {
             "joint quorums: leader {leader} appended the configuration {id} (index@term) before \
              the joint one {before} was committed"
         );
-        // With joint configurations this alone would do no harm, because both changes need a
-        // majority of the same voters. It is a second line of defence.
+        // Joint configurations alone would make this harmless, because both changes need a majority
+        // of the same voters. The rule is a second line of defence.
         ensure!(
             committed_own,
             "one change at a time: leader {leader} appended the configuration {id} (index@term) \

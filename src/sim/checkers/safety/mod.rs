@@ -43,12 +43,11 @@ pub struct SafetyChecker {
     election_timeout_min: Duration,
     /// The members with which the cluster was created.
     bootstrap: Configuration,
-    /// All configurations of the members that were ever in any replica's log, by the ids of their
-    /// entries.
+    /// All membership configurations that were ever in a replica's log, by the id of their entry.
     configurations: BTreeMap<EntryId, Configuration>,
-    /// How often the run has reached situations that concern membership changes.
+    /// Number of times that the run reached each situation concerning membership changes.
     coverage: Coverage,
-    /// Feature level of the program that each replica has run since its latest start.
+    /// For each replica, the feature level of the program that it has run since its latest start.
     feature_levels: BTreeMap<NodeId, FeatureLevel>,
     /// The leader elected in each term.
     leaders: BTreeMap<Term, NodeId>,
@@ -74,7 +73,8 @@ pub struct SafetyChecker {
 struct KnownEntry {
     /// Id (index and term) of the entry just before this one in the log.
     previous: EntryId,
-    /// Id of the last entry with a configuration up to this one; zero if there is none.
+    /// Id of the last entry with a configuration, up to and including this entry; zero if there is
+    /// none.
     configuration: EntryId,
     record: Bytes,
 }
@@ -122,7 +122,7 @@ struct View {
     rounds_received: HashSet<(Term, Round), FixedState>,
 }
 
-/// A disk that a replica lost, or a part of it: its log, and the index up to which the replica must
+/// A disk, or part of one, that a replica lost: its log, and the index up to which the replica must
 /// have all entries again before it may vote.
 #[derive(Clone, Debug)]
 struct LostDisk {
@@ -162,7 +162,7 @@ impl View {
 }
 
 /// Returns whether the replicas for which `holds` is true are a majority of the voters; in a joint
-/// configuration, of those before and of those after the change.
+/// configuration, of the old voters and of the new ones.
 fn is_quorum(members: &Configuration, holds: impl Fn(NodeId) -> bool) -> bool {
     let is_majority =
         |voters: Vec<NodeId>| 2 * voters.iter().filter(|id| holds(**id)).count() > voters.len();
@@ -202,8 +202,9 @@ impl SafetyChecker {
         self.bootstrap = Configuration::of_members(members, witnesses);
     }
 
-    /// Checks the point at which the log of a witness is to begin, by its own decision: the entries
-    /// before it must be committed, and those after it at least half of what its log may have.
+    /// Checks where the log of a witness will begin by the witness's own decision: the entries
+    /// before that point must be committed, and those after it must have at least half of the size
+    /// limit of its log.
     pub(in crate::sim) fn on_log_start(
         &self,
         machine: &Machine,
@@ -274,11 +275,12 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Records that the start of a replica has repaired its folder, and checks what is left of its
-    /// log. `before` is what was durable before, and `snapshot_end` the end of the snapshot then.
+    /// Records that a replica repaired its folder at its start, and checks the rest of its log.
+    /// `before` is the durable log before the repair, and `snapshot_end` the end of the snapshot at
+    /// that time.
     ///
     /// # Errors
-    /// If the rest of the log contains an entry that the log never had.
+    /// If the rest contains an entry that was never in the log.
     pub(in crate::sim) fn on_repaired(
         &mut self,
         machine: &Machine,
@@ -307,8 +309,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Returns the ids of all entries in a durable log, with those in the snapshot that ends at
-    /// `snapshot_end`.
+    /// Returns the ids of all entries in a durable log, including those covered by the snapshot
+    /// that ends at `snapshot_end`.
     fn durable_log(&self, image: &Durable, base: EntryId, snapshot_end: Index) -> Vec<EntryId> {
         let base = usize::try_from(base.index.0).expect("fits in memory");
         let mut log: Vec<EntryId> = self.committed[..base].iter().map(|there| there.id).collect();
@@ -322,9 +324,9 @@ impl SafetyChecker {
         log
     }
 
-    /// Records that a replica has lost `log` or a part of it. If it has lost its votes, forgets
-    /// those for itself, except in terms in which it became leader: in other terms it may vote for
-    /// another candidate after rejoining.
+    /// Records that a replica lost all or part of `log`. If it lost its votes, this checker forgets
+    /// them, too, except in terms in which the replica became leader: in other terms, it may vote
+    /// for another candidate after rejoining.
     fn note_loss(&mut self, machine: &Machine, log: Vec<EntryId>, kind: Loss) {
         let required = self.commit_index();
         let view = &mut self.views[machine.slot];
@@ -668,12 +670,13 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Returns how often the run has reached situations that concern membership changes.
+    /// Returns the number of times that the run reached each situation concerning membership
+    /// changes.
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
     }
 
-    /// Returns the configuration that is in use if the log ends with the entry `last`.
+    /// Returns the configuration that a replica uses if its log ends with the entry `last`.
     fn configuration_at(&self, last: EntryId) -> &Configuration {
         let id = self.entries.get(&last).map_or(EntryId::ZERO, |entry| entry.configuration);
         self.configurations.get(&id).unwrap_or(&self.bootstrap)
@@ -686,7 +689,7 @@ impl SafetyChecker {
     }
 
     /// Returns whether a replica may campaign and lead: it is a voter of the latest configuration
-    /// in its log, or of the one before as long as it does not know that the latest is committed.
+    /// in its log, or of the previous one while it does not know that the latest is committed.
     fn may_lead(&self, machine: &Machine) -> bool {
         let (id, view) = (machine.id, &self.views[machine.slot]);
         let mut last = view.written.last().copied().unwrap_or(EntryId::ZERO);

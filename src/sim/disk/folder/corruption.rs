@@ -1,17 +1,17 @@
-//! Corruption of a folder at rest: flipped bits, synced writes that are lost or misdirected,
-//! vanished files, and old copies of files or of the whole folder. All of it must be detected; the
-//! start of a replica then repairs the folder, or refuses it if that is impossible. Two
-//! cases that no storage code could detect are not simulated: the loss of the very last block,
-//! whose sync may not have returned, and the loss of a whole received snapshot before the log was
+//! Corruption of a folder at rest: flipped bits, lost or misdirected synced writes, vanished files,
+//! and old copies of files or of the whole folder. All of it must be detected; at the next start
+//! the replica repairs the folder, or rejects it if that is impossible. Two cases are not
+//! simulated, because no storage code could detect them: the loss of the very last block, whose
+//! sync may not have returned, and the loss of a whole received snapshot before the log was
 //! restarted after it.
 
 use super::opening::{Found, open_folder, would_lose_votes};
-use super::{Folder, OPENINGS_KEPT, Spared};
+use super::{Folder, START_IDS_KEPT, Spared};
 use crate::sim::disk::statistics::{DiskFault, FaultEffect};
 use crate::sim::rng::Rng;
 use crate::storage::mem_disk::SECTOR_BYTES;
 use crate::storage::{
-    Disk as _, Identity, MemDisk, OpeningHistory, PeerRecords, SharedDisk, StorageError,
+    Disk as _, Identity, MemDisk, PeerRecords, SharedDisk, StartHistory, StorageError,
 };
 use crate::types::NodeId;
 
@@ -38,7 +38,7 @@ pub(in crate::sim) struct OldCopy {
     /// How many times the replica has been started according to the old copy, including the starts
     /// from this copy.
     pub(in crate::sim) incarnation: u64,
-    pub(in crate::sim) openings: Vec<u64>,
+    pub(in crate::sim) start_ids: Vec<u64>,
 }
 
 impl Folder {
@@ -264,7 +264,7 @@ impl Folder {
         copy.advance_random_past(&self.disk.disk());
         let copy = SharedDisk::new(copy);
         let starts = match copied_at % 4 {
-            0 | 2 => OPENINGS_KEPT + 2,
+            0 | 2 => START_IDS_KEPT + 2,
             some => usize::try_from(some).expect("below 4"),
         };
         let mut last = None;
@@ -275,7 +275,7 @@ impl Folder {
             };
             let log = &opened.process.log;
             let incarnation = log.identity().incarnation;
-            last = Some(OldCopy { copied_at, incarnation, openings: log.openings().to_vec() });
+            last = Some(OldCopy { copied_at, incarnation, start_ids: log.start_ids().to_vec() });
         }
         last.map(Ok)
     }
@@ -284,14 +284,14 @@ impl Folder {
     /// `copy` of its folder. `None` if this replica cannot tell, because its own folder cannot be
     /// opened or its peer records are lost.
     pub(in crate::sim) fn accepts(&self, peer: NodeId, copy: &OldCopy) -> Option<bool> {
-        let history = OpeningHistory { incarnation: copy.incarnation, openings: &copy.openings };
+        let history = StartHistory { incarnation: copy.incarnation, start_ids: &copy.start_ids };
         if let Some(process) = &self.process {
-            return Some(process.notes.check(peer, history, OPENINGS_KEPT).is_ok());
+            return Some(process.notes.check(peer, history, START_IDS_KEPT).is_ok());
         }
         let owner = Identity { cluster: super::CLUSTER, replica: self.replica, incarnation: 0 };
         let notes = PeerRecords::open(self.disk.disk().copy(), owner).ok()?;
         let is_lost = notes.damage().is_some() || self.has_lost_notes();
-        (!is_lost).then(|| notes.check(peer, history, OPENINGS_KEPT).is_ok())
+        (!is_lost).then(|| notes.check(peer, history, START_IDS_KEPT).is_ok())
     }
 
     /// Returns whether the file `peers`, in which this replica records the latest known start of
@@ -303,7 +303,7 @@ impl Folder {
 
     /// Returns how many times `peer` had been started according to this replica's last durable
     /// record of the peer; 0 if there is no record.
-    pub(in crate::sim) fn noted_opening(&self, peer: NodeId) -> u64 {
+    pub(in crate::sim) fn noted_start_id(&self, peer: NodeId) -> u64 {
         self.noted.get(&peer).copied().unwrap_or(0)
     }
 
@@ -375,7 +375,7 @@ fn first_segment(meta: &[u8]) -> String {
     format!("segment-{number:010}")
 }
 
-/// Returns whether the file is one that an earlier repair has kept for the operator.
+/// Returns whether an earlier repair has kept the file for the operator.
 fn is_set_aside(name: &str) -> bool {
     name.starts_with("damaged-")
 }

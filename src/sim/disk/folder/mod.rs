@@ -22,8 +22,8 @@ use crate::raft::{AppendJob, SnapshotId};
 use crate::sim::disk::statistics::{DiskFault, FaultEffect, FaultStatistics};
 use crate::sim::rng::Rng;
 use crate::storage::{
-    AppendFault, DiskFaultCounts, Log, LogOptions, MemDisk, OpeningHistory, PeerRecords,
-    SharedDisk, SnapshotWriter, Snapshots, StorageError, mark_state_wrong,
+    AppendFault, DiskFaultCounts, Log, LogOptions, MemDisk, PeerRecords, SharedDisk,
+    SnapshotWriter, Snapshots, StartHistory, StorageError, mark_state_wrong,
 };
 use crate::types::NodeId;
 
@@ -36,7 +36,7 @@ const SYNC_OPERATIONS_MAX: u64 = 12;
 /// which peers use to detect old copies of its folder. It is small enough that old copies are often
 /// started more times than this, but larger than the number of starts of one replica while another
 /// one is down.
-const OPENINGS_KEPT: usize = 48;
+const START_IDS_KEPT: usize = 48;
 
 /// A leader's snapshot that the replica is receiving.
 #[derive(Debug)]
@@ -47,15 +47,15 @@ struct Incoming {
     received: u64,
 }
 
-/// What corruption at rest must not damage in a folder.
+/// Files that corruption at rest must not damage.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(in crate::sim) enum Spared {
     #[default]
     Nothing,
-    /// The only proof of the latest term and vote: without it, the replica would have to be
-    /// replaced, because the members have changed.
+    /// The files that contain the only copy of the latest term and vote. Without these, the replica
+    /// would have to be replaced, because the members have changed.
     Votes,
-    /// All files: too few other replicas could recover them.
+    /// All files, because too few other replicas could restore them.
     Files,
 }
 
@@ -89,9 +89,9 @@ pub(in crate::sim) struct Folder {
     undamaged: Vec<(String, Vec<u8>)>,
     /// Whether the last attempt to open the folder failed because its files were damaged.
     is_refused: bool,
-    /// Whether a start has begun to repair damage in the folder, but did not finish.
+    /// Whether a start began to repair damage in the folder, but did not finish.
     is_half_repaired: bool,
-    /// Whether the state in the folder was marked as wrong, and no start has finished since.
+    /// Whether the state in the folder is marked as wrong, and no start has completed since.
     discards_state: bool,
     pub(in crate::sim) spared: Spared,
     /// An old copy of the folder, and how many times the replica had been started when the copy was
@@ -119,7 +119,7 @@ impl Folder {
             disk: SharedDisk::new(disk),
             process: None,
             replica,
-            options: LogOptions { segment_bytes, openings_kept: OPENINGS_KEPT },
+            options: LogOptions { segment_bytes, start_ids_kept: START_IDS_KEPT },
             statistics: FaultStatistics::default(),
             seen: DiskFaultCounts::default(),
             new_faults: Vec::new(),
@@ -155,7 +155,7 @@ impl Folder {
 
     /// Marks the state in the folder as wrong, so that the next start removes it.
     pub(in crate::sim) fn mark_state_wrong(&mut self) -> Result<(), StorageError> {
-        // If this fails, the mark may be there nevertheless.
+        // Even if this fails, the mark may have become durable.
         self.discards_state = true;
         mark_state_wrong(&mut self.disk)
     }
@@ -293,7 +293,7 @@ impl Folder {
     }
 
     /// Checks the list of starts that `peer` sends after a restart: `incarnation` is the number of
-    /// its starts, and `openings` are random numbers that identify the latest of them, oldest
+    /// its starts, and `start_ids` are random numbers that identify the latest of them, oldest
     /// first. Returns false if the list is incomplete or lacks the peer's latest start that this
     /// replica has recorded: the peer may then be running from an old copy of its folder. Otherwise
     /// records the peer's latest start durably (only in memory if the disk is full) and returns
@@ -305,11 +305,11 @@ impl Folder {
         &mut self,
         peer: NodeId,
         incarnation: u64,
-        openings: &[u64],
+        start_ids: &[u64],
     ) -> Result<bool, StorageError> {
         let notes = &mut self.process().notes;
-        let history = OpeningHistory { incarnation, openings };
-        let Ok(sighting) = notes.check(peer, history, OPENINGS_KEPT) else { return Ok(false) };
+        let history = StartHistory { incarnation, start_ids };
+        let Ok(sighting) = notes.check(peer, history, START_IDS_KEPT) else { return Ok(false) };
         match notes.note(sighting) {
             Ok(()) => {
                 self.noted.insert(peer, incarnation);
@@ -327,9 +327,9 @@ impl Folder {
     /// Returns the history of starts that the replica sends to its peers, so that they detect old
     /// copies of its folder: the number of its starts, and random numbers that identify the latest
     /// of them, oldest first.
-    pub(in crate::sim) fn opening(&self) -> (u64, Vec<u64>) {
+    pub(in crate::sim) fn start_history(&self) -> (u64, Vec<u64>) {
         let log = &self.process.as_ref().expect("the replica runs").log;
-        (log.identity().incarnation, log.openings().to_vec())
+        (log.identity().incarnation, log.start_ids().to_vec())
     }
 }
 

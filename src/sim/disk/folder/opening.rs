@@ -14,17 +14,16 @@ use crate::sim::rng::Rng;
 use crate::storage::{Expected, Log, LogOptions, PeerRecords, SharedDisk, Snapshots, StorageError};
 use crate::types::{EntryId, NodeId};
 
-/// Maximum number of disk operations that a reset of the log after a snapshot, a compaction of the
-/// log or the writing of a snapshot takes.
+/// Maximum number of disk operations for a reset of the log after a snapshot, a compaction of the
+/// log, or the writing of a snapshot.
 const COMPACTION_OPERATIONS_MAX: u64 = 30;
-/// Maximum number of disk operations that a replica's start takes if it opens the folder, removes a
-/// torn block at the end of the log and begins a log segment, but does not reset the log after a
-/// snapshot.
+/// Maximum number of disk operations for a start that opens the folder, removes a torn block and
+/// creates a log segment, but does not reset the log after a snapshot.
 const OPEN_OPERATIONS_MAX: u64 = 26;
-/// Maximum number of disk operations that a replica's start takes if it opens the folder, removes a
-/// torn block at the end of the log, begins a log segment and resets the log after a snapshot.
+/// Maximum number of disk operations for a start that opens the folder, removes a torn block,
+/// creates a log segment and resets the log after a snapshot.
 const OPEN_RESTART_OPERATIONS_MAX: u64 = 46;
-/// Maximum number of disk operations that a replica's start takes if it repairs the folder, too.
+/// Maximum number of disk operations for a start that also repairs the folder.
 const OPEN_REPAIR_OPERATIONS_MAX: u64 = 80;
 
 /// The state that a replica finds in its folder at a start.
@@ -253,7 +252,7 @@ impl Folder {
         Found { durable, snapshot, may_be_older, log }
     }
 
-    /// Returns whether a start removes something, because it is damaged or its state is wrong.
+    /// Returns whether a start removes damaged files, or snapshots with a wrong state.
     fn needs_repair(&self) -> bool {
         self.discards_state || self.new_faults.iter().any(|kind| kind.is_damage())
     }
@@ -301,7 +300,7 @@ pub(super) struct Opened {
     pub(super) log: Option<(EntryId, Vec<Entry>)>,
 }
 
-/// Returns whether a start with this folder would find that the replica has lost its votes.
+/// Returns whether a start with this folder would find the replica's votes lost.
 pub(super) fn would_lose_votes(folder: &SharedDisk, replica: NodeId, options: LogOptions) -> bool {
     let opened = open_folder(folder, replica, options);
     opened.is_ok_and(|opened| opened.durable.loss == Some(Loss::Votes))

@@ -2,21 +2,21 @@
 
 use super::users::{set_user, with_user};
 use super::*;
-use crate::kv::{ChangedKey, ChangedKeys, DatabaseId, Operation, ValueType};
+use crate::kv::{ChangedKey, ChangedKeys, DatabaseId, Operation, Refusal, ValueType};
 
-fn list(key: &'static str, elements: usize) -> ChangedKeys {
+pub(super) fn list(key: &'static str, elements: usize) -> ChangedKeys {
     let key = Bytes::from_static(key.as_bytes());
     let (database, kind) = (DatabaseId::FIRST, Some(ValueType::List));
-    let key = ChangedKey { database, key, kind, elements, changes: 1 };
+    let key = ChangedKey { database, key, kind, elements, news: usize::MAX };
     ChangedKeys { keys: vec![key], ..ChangedKeys::default() }
 }
 
-fn send(client: &mut TcpStream, request: &str) {
+pub(super) fn send(client: &mut TcpStream, request: &str) {
     client.write_all(format!("{request}\r\n").as_bytes()).unwrap();
 }
 
 /// Sends a request that tries, and plays the part of the core: there is nothing.
-fn block(fixture: &mut Fixture, client: &mut TcpStream, request: &str) {
+pub(super) fn block(fixture: &mut Fixture, client: &mut TcpStream, request: &str) {
     send(client, request);
     let [SentRequest { key, kind, .. }] = fixture.dispatch_some()[..] else { panic!("one") };
     assert_eq!(kind, RequestKind::Write);
@@ -25,25 +25,25 @@ fn block(fixture: &mut Fixture, client: &mut TcpStream, request: &str) {
 }
 
 /// The outcome of a pop of this element from the list at this key.
-fn taken(key: &'static str, element: &'static str) -> Outcome {
+pub(super) fn taken(key: &'static str, element: &'static str) -> Outcome {
     let value = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
     Outcome::Values(vec![value(key), value(element)])
 }
 
-fn reply_of(key: &str, element: &str) -> String {
+pub(super) fn reply_of(key: &str, element: &str) -> String {
     format!("*2\r\n${}\r\n{key}\r\n${}\r\n{element}\r\n", key.len(), element.len())
 }
 
 impl Fixture {
     /// Passes until at least this number of clients wait.
-    fn expect_waiting(&mut self, count: usize) {
+    pub(super) fn expect_waiting(&mut self, count: usize) {
         self.until("waiting clients", |fixture| {
             (fixture.clients.waiting.len() >= count).then_some(())
         });
     }
 
     /// Wakes clients, and returns the keys of the tries that follow, after some passes.
-    fn wake(&mut self, changed: &ChangedKeys) -> Vec<RequestKey> {
+    pub(super) fn wake(&mut self, changed: &ChangedKeys) -> Vec<RequestKey> {
         self.clients.wake(changed);
         (0..3).for_each(|_| self.pass());
         self.dispatch().into_iter().map(|sent| sent.key).collect()
@@ -293,4 +293,82 @@ fn slow_log_and_permissions_see_the_command_of_the_client() {
     let operation = client.operation(0).unwrap();
     let wanted: Vec<&[u8]> = vec![b"0", b"1", b"l", b"LEFT", b"COUNT", b"3"];
     assert_eq!(Operation::decode(operation).unwrap().as_call(), Some(("blmpop", wanted)));
+}
+
+fn id(text: &'static str) -> Outcome {
+    Outcome::Value(Some(Bytes::from_static(text.as_bytes())))
+}
+
+/// The outcome of a read of one entry of the stream `s`.
+fn one_entry() -> Outcome {
+    let fields = Outcome::Values(vec![Some(Bytes::from_static(b"f")); 2]);
+    let entry = Outcome::List(vec![id("5-1"), fields]);
+    Outcome::Streams(vec![(id("s"), Outcome::List(vec![entry]))])
+}
+
+const ENTRY: &str = "*1\r\n*2\r\n$1\r\ns\r\n*1\r\n*2\r\n$3\r\n5-1\r\n*2\r\n$1\r\nf\r\n$1\r\nf\r\n";
+
+fn entries(news: usize) -> ChangedKeys {
+    let kind = Some(ValueType::Stream);
+    let key = ChangedKey {
+        database: DatabaseId::FIRST,
+        key: Bytes::from_static(b"s"),
+        kind,
+        elements: 0,
+        news,
+    };
+    ChangedKeys { keys: vec![key], ..ChangedKeys::default() }
+}
+
+#[test]
+fn reader_waits_for_entries_after_the_id_that_its_first_try_has_found() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
+    send(&mut client, "XREAD BLOCK 0 STREAMS t s $ $");
+    let [SentRequest { key, kind, .. }] = fixture.dispatch_some()[..] else { panic!("one") };
+    assert_eq!(kind, RequestKind::Read);
+    fixture.on_outcome(key, Outcome::List(vec![id("0-0"), id("4-4")]));
+    fixture.expect_waiting(1);
+    assert!(fixture.wake(&entries(0)).is_empty(), "no entry was added");
+    for _ in 0..2 {
+        fixture.clients.wake(&entries(1));
+        let request = fixture.clients.client(0);
+        let operation = Operation::decode(request.operation(0).unwrap()).unwrap();
+        let wanted: Vec<&[u8]> = vec![b"COUNT", b"1000", b"STREAMS", b"s", b"4-4"];
+        assert_eq!(operation.as_call(), Some(("xread|wait", wanted)));
+        let [SentRequest { key, .. }] = fixture.dispatch_some()[..] else { panic!("one") };
+        fixture.on_outcome(key, Outcome::Refused(Refusal::WrongType));
+        fixture.expect_waiting(1);
+    }
+    let [key] = fixture.wake(&entries(1))[..] else { panic!("one") };
+    fixture.on_outcome(key, one_entry());
+    fixture.expect(&mut client, ENTRY);
+}
+
+#[test]
+fn consumer_that_may_have_left_entries_passes_its_turn_on() {
+    let mut fixture = Fixture::new();
+    let mut clients: Vec<_> = (0..3).map(|_| fixture.connect()).collect();
+    let request = "XREADGROUP GROUP g c COUNT 1 BLOCK 700 STREAMS s >";
+    block(&mut fixture, &mut clients[0], request);
+    for (at, client) in clients.iter_mut().enumerate().skip(1) {
+        send(client, request);
+        fixture.expect_waiting(at + 1);
+    }
+    let [key] = fixture.wake(&entries(1))[..] else { panic!("one") };
+    fixture.on_outcome(key, one_entry());
+    fixture.expect(&mut clients[0], ENTRY);
+    fixture.advance(Duration::from_millis(1));
+    let key = fixture.dispatch_some()[0].key;
+    let text = "UNBLOCKED the stream key no longer exists";
+    fixture.on_outcome(key, Outcome::Error(Bytes::from_static(text.as_bytes())));
+    fixture.expect(&mut clients[1], &format!("-{text}\r\n"));
+    // Its turn is passed on, too, and finds nothing.
+    fixture.advance(Duration::from_millis(1));
+    let key = fixture.dispatch_some()[0].key;
+    fixture.on_outcome(key, Outcome::NoList);
+    fixture.expect_waiting(1);
+    fixture.advance(Duration::from_millis(700));
+    fixture.expect(&mut clients[2], "*-1\r\n");
+    assert!(fixture.clients.waiting.len() == 0 && fixture.dispatch().is_empty());
 }

@@ -3,7 +3,7 @@
 use super::*;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::kv::{ChangedKeys, RecordedEvents};
+use crate::kv::{ChangedKeys, Operation, RecordedEvents};
 use crate::membership::Configuration;
 
 /// Settings that have only one possible value, each with a different value, which is refused.
@@ -17,6 +17,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("dir", "elsewhere"),
     ("databases", "4"),
     ("cluster-enabled", "no"),
+    ("daemonize", "yes"),
+    ("replicaof", "127.0.0.1 6379"),
+    ("slaveof", "127.0.0.1 6379"),
 ];
 
 /// Changes a setting with `CONFIG SET`, and asserts that the change is accepted.
@@ -135,6 +138,10 @@ fn check_effect(name: &str) {
             assert!(fixture.reply(client, 10).starts_with(b"*1\r\n"));
         }
         "tracking-table-max-keys" => check_tracked_keys_max(fixture, client, name),
+        "set-max-intset-entries" => check_encoding_limit(fixture, client, name),
+        name if name.starts_with("hash-max") => check_encoding_limit(fixture, client, name),
+        name if name.starts_with("zset-max") => check_encoding_limit(fixture, client, name),
+        "hll-sparse-max-bytes" => check_sparse_bytes_max(fixture, client, name),
         "latency-tracking" => {
             read_for(fixture, client, Duration::from_millis(1));
             assert!(info(fixture, client, "latencystats").contains("usec_get:p50="));
@@ -154,6 +161,36 @@ fn check_effect(name: &str) {
             assert!(reply.starts_with("-ERR CONFIG SET failed"), "{name}: {reply}");
         }
     }
+}
+
+/// Checks that `OBJECT ENCODING` takes the changed limit with it, and nothing without a change.
+/// Adds to a HyperLogLog: the limit is the last argument of the operation.
+fn check_sparse_bytes_max(fixture: &mut Fixture, client: &mut TcpStream, name: &str) {
+    set(fixture, client, name, "7");
+    client.write_all(b"PFADD k a\r\n").unwrap();
+    fixture.dispatch_some();
+    let sender = fixture.clients.client(0);
+    let operation = (0..9).find_map(|slot| sender.operation(slot)).unwrap().clone();
+    let (_, arguments) = Operation::decode(&operation).unwrap().as_call().unwrap();
+    assert_eq!(arguments.iter().last().copied(), Some(&7_u64.to_le_bytes()[..]));
+}
+
+fn check_encoding_limit(fixture: &mut Fixture, client: &mut TcpStream, name: &str) {
+    let mut count_arguments = |fixture: &mut Fixture| {
+        client.write_all(b"OBJECT ENCODING k\r\n").unwrap();
+        let sent = fixture.dispatch_some();
+        let sender = fixture.clients.client(0);
+        let operation = (0..9).find_map(|slot| sender.operation(slot)).unwrap().clone();
+        let (_, arguments) = Operation::decode(&operation).unwrap().as_call().unwrap();
+        let count = arguments.len();
+        fixture.on_outcome(sent[0].key, Outcome::Value(None));
+        fixture.expect(client, "$-1\r\n");
+        count
+    };
+    assert_eq!(count_arguments(fixture), 1);
+    let mut other = fixture.connect();
+    set(fixture, &mut other, name, "3");
+    assert_eq!(count_arguments(fixture), 2, "{name}");
 }
 
 fn check_maximum_of_clients(fixture: &mut Fixture, client: &mut TcpStream) {

@@ -4,7 +4,7 @@ use super::*;
 use crate::kv::{ChangedKeys, DatabaseId, KeyChange};
 
 /// Returns the invalidation of these keys in RESP3.
-fn invalidation(keys: &[&str]) -> String {
+pub(super) fn invalidation(keys: &[&str]) -> String {
     let texts = keys.iter().map(|key| format!("${}\r\n{key}\r\n", key.len()));
     format!(">2\r\n$10\r\ninvalidate\r\n*{}\r\n{}", keys.len(), texts.collect::<String>())
 }
@@ -17,7 +17,7 @@ fn bulk(text: &str) -> String {
     format!("${}\r\n{text}\r\n", text.len())
 }
 
-fn changes(changed: &[(&'static str, u64)]) -> ChangedKeys {
+pub(super) fn changes(changed: &[(&'static str, u64)]) -> ChangedKeys {
     let key = |(key, revision): &(&'static str, u64)| KeyChange {
         database: DatabaseId::FIRST,
         key: Bytes::from_static(key.as_bytes()),
@@ -27,7 +27,7 @@ fn changes(changed: &[(&'static str, u64)]) -> ChangedKeys {
 }
 
 /// Passes changes to the clients, with the outcomes and revisions of sent requests.
-fn handle(
+pub(super) fn handle(
     fixture: &mut Fixture,
     changed: ChangedKeys,
     answers: Vec<(&SentRequest, Outcome, Option<u64>)>,
@@ -40,7 +40,7 @@ fn handle(
 }
 
 /// Connects a client that uses RESP3 and caches values with these options.
-fn connect_caching(fixture: &mut Fixture, options: &str) -> TcpStream {
+pub(super) fn connect_caching(fixture: &mut Fixture, options: &str) -> TcpStream {
     let mut client = fixture.connect();
     client.write_all(format!("HELLO 3\r\nCLIENT TRACKING ON {options}\r\n").as_bytes()).unwrap();
     let mut reply = Vec::new();
@@ -51,7 +51,11 @@ fn connect_caching(fixture: &mut Fixture, options: &str) -> TcpStream {
     client
 }
 
-fn requests(fixture: &mut Fixture, client: &mut TcpStream, lines: &str) -> Vec<SentRequest> {
+pub(super) fn requests(
+    fixture: &mut Fixture,
+    client: &mut TcpStream,
+    lines: &str,
+) -> Vec<SentRequest> {
     let count = lines.lines().count();
     client.write_all(lines.as_bytes()).unwrap();
     let mut sent = Vec::new();

@@ -20,7 +20,7 @@ fn changed(keys: &[&'static str], others: bool) -> ChangedKeys {
         key: name(key),
         kind: Some(ValueType::String),
         elements: 0,
-        changes: 1,
+        news: usize::MAX,
     };
     let database = DatabaseId::FIRST;
     let numbered = |key| KeyChange { database, key: name(key), revision: 8 };

@@ -1,5 +1,4 @@
-//! The metrics: their names, their help, where their values come from, and their text in the
-//! format of OpenMetrics.
+//! The metrics: names, help texts and values, and their encoding in the OpenMetrics text format.
 //!
 //! | file | metrics about |
 //! |---|---|
@@ -8,9 +7,9 @@
 //! | `storage` | the disk, snapshots, memory, the keyspace |
 //! | `traffic` | clients, commands, errors, queues, HTTP requests |
 //!
-//! The number of samples is bounded, whatever clients send: labels have the names of commands that
-//! exist, of at most 64 error codes, and of the members of the cluster. A test compares the list
-//! with the guide, and with the names in the dashboard and the alert rules.
+//! The number of samples is bounded, whatever clients send: the labels contain only names of
+//! existing commands, at most 64 error codes, and ids of the cluster's members. A test compares the
+//! metrics with the guide, the dashboard and the alert rules.
 
 mod replica;
 mod samples;
@@ -25,39 +24,46 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use crate::raft::Status;
+use crate::redis::Context;
 use crate::runtime::boards::RuntimeCounters;
 
 use super::report::Report;
 
 use self::samples::Samples;
 
-/// What a metric measures.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// A value that only rises, until the process is restarted.
+    /// A number that only increases, until the process restarts.
     Counter,
-    /// A value that rises and falls.
+    /// A number that increases and decreases.
     Gauge,
-    /// Counts of durations, by size.
+    /// Numbers of durations in buckets, by upper bound.
     Histogram,
 }
 
-/// The unit of a metric, which is a part of its name.
+/// Unit of a metric. It is part of the metric's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum In {
+enum MetricUnit {
     Numbers,
     Bytes,
     Seconds,
 }
 
-/// The state of the replica from which the metrics are written.
+/// The state of the replica from which the samples are computed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Source<'s> {
     pub(super) report: &'s Report,
     pub(super) counters: &'s RuntimeCounters,
-    /// The status that the Raft core has published; `None` just after the start.
+    /// The latest status published by the Raft core; `None` just after the start.
     pub(super) status: Option<&'s Status>,
     pub(super) http: HttpCounts,
+}
+
+impl<'s> Source<'s> {
+    fn context(&self) -> &'s Context {
+        &self.report.context
+    }
 }
 
 /// Numbers of HTTP requests since the process started.
@@ -65,19 +71,19 @@ pub(super) struct Source<'s> {
 pub(super) struct HttpCounts {
     /// Requests for each page, in the order of [`PAGES`](super::pages::PAGES).
     pub(super) requests: [u64; 5],
-    /// Requests for the files of the live page.
+    /// Requests for the files of the live page (HTML, script, style).
     pub(super) files: u64,
-    /// Requests that were malformed, or for a page that does not exist.
+    /// Requests that were malformed, or named a page that does not exist.
     pub(super) rejected: u64,
 }
 
-/// A metric: its description, and the function that writes its values.
+/// A metric: its description, and the function that computes its samples.
 struct Metric {
-    /// The name without the unit, and without the ending `_total` of a counter.
+    /// The name without the unit and without the suffix `_total` of a counter.
     name: &'static str,
     kind: Kind,
-    unit: In,
-    /// Names of the labels, in the order in which [`Samples`] gets their values.
+    unit: MetricUnit,
+    /// Names of the labels. Samples have their label values in the same order.
     labels: &'static [&'static str],
     help: &'static str,
     write: fn(&Source<'_>, &mut Samples),
@@ -88,7 +94,7 @@ const fn counter(
     help: &'static str,
     write: fn(&Source<'_>, &mut Samples),
 ) -> Metric {
-    Metric { name, kind: Kind::Counter, unit: In::Numbers, labels: &[], help, write }
+    Metric { name, kind: Kind::Counter, unit: MetricUnit::Numbers, labels: &[], help, write }
 }
 
 const fn gauge(
@@ -99,6 +105,14 @@ const fn gauge(
     Metric { kind: Kind::Gauge, ..counter(name, help, write) }
 }
 
+const fn histogram(
+    name: &'static str,
+    help: &'static str,
+    write: fn(&Source<'_>, &mut Samples),
+) -> Metric {
+    Metric { kind: Kind::Histogram, ..counter(name, help, write) }
+}
+
 impl Metric {
     const fn by(mut self, labels: &'static [&'static str]) -> Metric {
         self.labels = labels;
@@ -106,21 +120,16 @@ impl Metric {
     }
 
     const fn bytes(mut self) -> Metric {
-        self.unit = In::Bytes;
+        self.unit = MetricUnit::Bytes;
         self
     }
 
     const fn seconds(mut self) -> Metric {
-        self.unit = In::Seconds;
+        self.unit = MetricUnit::Seconds;
         self
     }
 
-    const fn histogram(mut self) -> Metric {
-        self.kind = Kind::Histogram;
-        self
-    }
-
-    /// Returns the name as in queries: with the unit, and with the ending of a counter.
+    /// Returns the exported name, as used in queries: with the unit and a counter's suffix.
     fn full_name(&self) -> String {
         let unit = self.unit().map_or(String::new(), |unit| format!("_{}", unit.as_str()));
         let ending = if self.kind == Kind::Counter { "_total" } else { "" };
@@ -129,9 +138,9 @@ impl Metric {
 
     fn unit(&self) -> Option<Unit> {
         match self.unit {
-            In::Numbers => None,
-            In::Bytes => Some(Unit::Bytes),
-            In::Seconds => Some(Unit::Seconds),
+            MetricUnit::Numbers => None,
+            MetricUnit::Bytes => Some(Unit::Bytes),
+            MetricUnit::Seconds => Some(Unit::Seconds),
         }
     }
 }
@@ -140,17 +149,17 @@ fn all() -> impl Iterator<Item = &'static Metric> {
     [replica::METRICS, storage::METRICS, traffic::METRICS].into_iter().flatten()
 }
 
-/// The description of a metric, for the guide and for tests.
+/// Description of a metric, for the guide and for tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricInfo {
-    /// The name as in queries, such as `bowline_commands_total`. The samples of a histogram have
-    /// this name followed by `_bucket`, `_sum` and `_count`.
+    /// The exported name, as used in queries, such as `bowline_commands_total`. The series of a
+    /// histogram have this name followed by `_bucket`, `_sum` and `_count`.
     pub name: String,
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
-    /// Names of the labels, apart from `le` of a histogram.
+    /// Names of the labels, without a histogram's `le`.
     pub labels: &'static [&'static str],
-    /// What the metric measures, in a sentence.
+    /// What the metric measures, as one sentence.
     pub help: &'static str,
 }
 
@@ -176,23 +185,24 @@ fn metric_type(kind: Kind) -> MetricType {
     }
 }
 
-/// Returns the text of all metrics, in the format of OpenMetrics.
+/// Returns all metrics and their samples in the OpenMetrics text format.
 pub(super) fn encode(source: Source<'_>) -> String {
     let mut registry = prometheus_client::registry::Registry::default();
     let samples = all().map(|metric| Samples::of(metric, &source)).collect();
     registry.register_collector(Box::new(Family(samples)));
     let mut text = String::new();
-    text::encode(&mut text, &registry).expect("a string takes everything");
+    text::encode(&mut text, &registry).expect("writing to a string cannot fail");
     text
 }
 
-/// Returns the samples of all metrics: an object with a list for each metric, by its name.
+/// Returns the samples of all metrics as a JSON object. Its keys are the exported names, its values
+/// lists of samples.
 pub(super) fn samples_as_json(source: Source<'_>) -> serde_json::Value {
     let members = all().map(|it| (it.full_name(), Samples::of(it, &source).as_json()));
     serde_json::Value::Object(members.collect())
 }
 
-/// The samples of all metrics, in the form in which `prometheus_client` asks for them.
+/// The samples of all metrics, as a collector of the `prometheus_client` crate.
 #[derive(Debug)]
 struct Family(Vec<Samples>);
 

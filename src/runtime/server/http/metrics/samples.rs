@@ -5,22 +5,21 @@ use std::fmt;
 use std::time::Duration;
 
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
-
 use serde_json::{Value as Json, json};
 
 use crate::redis::{DURATION_BUCKETS, DurationHistogram};
 
 use super::{Kind, Metric, Source, metric_type};
 
-/// Buckets of a [`DurationHistogram`] whose bounds are exported: 16 us to 4.3 s, each four times
-/// the one before.
+/// The buckets of a [`DurationHistogram`] that are exported: upper bounds from 16 us to 4.3 s, each
+/// four times the previous one.
 const EXPORTED: std::ops::RangeInclusive<usize> = 4..=22;
 const EXPORTED_STEP: usize = 2;
 
-/// The value of a label.
+/// Value of a label.
 type Label = Cow<'static, str>;
 
-/// The value of a sample.
+/// Value of a sample.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Integer(u64),
@@ -31,7 +30,7 @@ pub(super) enum Value {
 /// The samples of one metric.
 pub(super) struct Samples {
     metric: &'static Metric,
-    /// The values of the labels, in the order of their names, and the value of each sample.
+    /// For each sample, the label values in the order of [`Metric::labels`], and the value.
     list: Vec<(Vec<Label>, Value)>,
 }
 
@@ -81,34 +80,44 @@ impl From<DurationHistogram> for Value {
 }
 
 impl Samples {
-    /// Returns the samples of `metric` according to `source`.
+    /// Computes the samples of `metric` from `source`.
     pub(super) fn of(metric: &'static Metric, source: &Source<'_>) -> Samples {
         let mut samples = Samples { metric, list: Vec::new() };
         (metric.write)(source, &mut samples);
         samples
     }
 
-    /// Adds the sample of a metric without labels.
+    /// Adds the only sample of a metric without labels.
     pub(super) fn add(&mut self, value: impl Into<Value>) {
         self.add_with([], value);
     }
 
-    /// Adds a sample with these values of the labels.
+    /// Adds a sample with these label values.
     pub(super) fn add_with<const N: usize>(&mut self, labels: [Label; N], value: impl Into<Value>) {
         assert_eq!(N, self.metric.labels.len(), "labels of {}", self.metric.name);
         self.list.push((labels.into(), value.into()));
     }
 
-    /// Adds a sample for each possible state: 1 for the current one, 0 for the others.
-    pub(super) fn add_states(&mut self, states: &[&'static str], current: &str) {
-        for state in states {
-            self.add_with([(*state).into()], *state == current);
+    /// Adds a sample for each value of the metric's only label.
+    pub(super) fn add_each<V: Into<Value>>(
+        &mut self,
+        samples: impl IntoIterator<Item = (&'static str, V)>,
+    ) {
+        for (label, value) in samples {
+            self.add_with([label.into()], value);
         }
     }
 
-    /// Returns a list with an object for each sample: its labels, and its `value`. A histogram has
-    /// `sum` and `buckets` instead: a list of an upper bound in seconds (`null` for none) and the
-    /// number of durations in that bucket alone, without the empty buckets.
+    /// Adds a sample for each possible state, which is the label: 1 for the current one, 0 for the
+    /// others.
+    pub(super) fn add_states(&mut self, states: &[&'static str], current: &str) {
+        self.add_each(states.iter().map(|state| (*state, *state == current)));
+    }
+
+    /// Returns the samples as a list of JSON objects with `labels` and `value`. A histogram has
+    /// `sum` and `buckets` instead of `value`. Each bucket is a pair: its upper bound in seconds
+    /// (`null` for infinity), and the number of durations in this bucket alone. Empty buckets are
+    /// omitted.
     pub(super) fn as_json(&self) -> Json {
         let sample = |(values, value): &(Vec<Label>, Value)| {
             let labels = self.metric.labels.iter().zip(values);
@@ -131,7 +140,7 @@ impl Samples {
         self.list.iter().map(sample).collect()
     }
 
-    /// Appends the description of the metric and its samples.
+    /// Encodes the description of the metric and its samples.
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Metric { name, kind, labels: names, help, .. } = self.metric;
         let unit = self.metric.unit();
@@ -165,8 +174,8 @@ fn encode_value(encoder: &mut MetricEncoder<'_>, kind: Kind, value: &Value) -> f
     }
 }
 
-/// Returns the exported buckets: the upper bound of each in seconds, and the number of durations in
-/// it that are in no earlier one.
+/// Returns the upper bound of each exported bucket in seconds, and the number of durations in this
+/// bucket alone.
 fn buckets(durations: &DurationHistogram) -> Vec<(f64, u64)> {
     let mut from = 0;
     let mut take = |to: usize| {
@@ -188,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exported_buckets_contain_every_duration_once() {
+    fn every_duration_is_in_one_exported_bucket() {
         let mut durations = DurationHistogram::default();
         for (bucket, count) in durations.counts.iter_mut().enumerate() {
             *count = 1 << bucket;

@@ -1,61 +1,62 @@
-//! Metrics about clients, commands, errors, queues and HTTP requests.
+//! Metrics of clients, commands, errors, queues and HTTP requests.
 
-use crate::redis::{CommandTotals, Context, command_totals};
+use crate::redis::{CommandTotals, command_totals};
 use crate::runtime::server::http::pages::PAGES;
 
 use super::samples::{Samples, Value};
-use super::{Metric, Source, counter, gauge};
+use super::{Metric, Source, counter, gauge, histogram};
 
 pub(super) const METRICS: &[Metric] = &[
-    gauge("bowline_clients", "Clients that are connected.", |source, out| {
-        out.add(context(source).traffic.clients);
+    gauge("bowline_clients", "Connected clients.", |source, out| {
+        out.add(source.context().traffic.clients);
     }),
-    gauge("bowline_clients_blocked", "Clients that wait for changes of keys.", |source, out| {
-        out.add(context(source).blocked_clients);
-    }),
+    gauge(
+        "bowline_clients_blocked",
+        "Clients blocked by a blocking command or CLIENT PAUSE.",
+        |source, out| out.add(source.context().blocked_clients),
+    ),
     gauge("bowline_clients_limit", "Maximum number of clients (maxclients).", |source, out| {
         out.add(source.report.clients_max);
     }),
-    counter("bowline_connections", "Connections of clients accepted.", |source, out| {
-        out.add(context(source).traffic.connections);
+    counter("bowline_connections", "Client connections accepted.", |source, out| {
+        out.add(source.context().traffic.connections);
     }),
     counter(
         "bowline_connections_refused",
-        "Connections of clients refused because of maxclients.",
-        |source, out| out.add(context(source).traffic.connections_refused),
+        "Client connections refused because of maxclients.",
+        |source, out| out.add(source.context().traffic.connections_refused),
     ),
     counter(
         "bowline_clients_evicted",
         "Clients disconnected because of maxmemory-clients.",
-        |source, out| out.add(context(source).traffic.clients_evicted),
+        |source, out| out.add(source.context().traffic.clients_evicted),
     ),
     counter(
         "bowline_clients_closed",
-        "Connections of clients closed by the replica, not by the client.",
+        "Client connections closed by the replica rather than the client.",
         |source, out| out.add(source.counters.clients_closed.get()),
     ),
     counter("bowline_clients_received", "Bytes received from clients.", |source, out| {
-        out.add(context(source).traffic.bytes_in);
+        out.add(source.context().traffic.bytes_in);
     })
     .bytes(),
     counter("bowline_clients_sent", "Bytes sent to clients.", |source, out| {
-        out.add(context(source).traffic.bytes_out);
+        out.add(source.context().traffic.bytes_out);
     })
     .bytes(),
     counter(
         "bowline_clients_socket_calls",
-        "Reads and writes of clients' sockets that moved bytes, by direction.",
+        "Reads and writes on client sockets that transferred bytes, by direction.",
         |source, out| {
-            let traffic = context(source).traffic;
-            out.add_with(["read".into()], traffic.reads);
-            out.add_with(["write".into()], traffic.writes);
+            let traffic = source.context().traffic;
+            out.add_each([("read", traffic.reads), ("write", traffic.writes)]);
         },
     )
     .by(&["direction"]),
     counter(
         "bowline_commands",
         "Commands received from clients, including rejected and unknown ones.",
-        |source, out| out.add(context(source).traffic.commands),
+        |source, out| out.add(source.context().traffic.commands),
     ),
     counter("bowline_command_calls", "Calls of each command.", |source, out| {
         commands(source, out, |totals| totals.calls.into());
@@ -63,7 +64,7 @@ pub(super) const METRICS: &[Metric] = &[
     .by(&["command"]),
     counter(
         "bowline_command_rejections",
-        "Requests of each command that were rejected, so certainly not applied.",
+        "Calls of each command that were rejected before execution, so certainly not applied.",
         |source, out| commands(source, out, |totals| totals.rejected.into()),
     )
     .by(&["command"]),
@@ -73,19 +74,18 @@ pub(super) const METRICS: &[Metric] = &[
         |source, out| commands(source, out, |totals| totals.failed.into()),
     )
     .by(&["command"]),
-    gauge(
+    histogram(
         "bowline_command_duration",
-        "Durations of the calls of each command, with the sync of the log and the other replicas.",
+        "Durations of each command's calls, including replication and the log sync.",
         |source, out| commands(source, out, |totals| (*totals.durations).into()),
     )
-    .histogram()
     .seconds()
     .by(&["command"]),
     counter(
         "bowline_error_replies",
-        "Error replies, by code; codes beyond the first 64 count as other.",
+        "Error replies by code; codes beyond the first 64 count as other.",
         |source, out| {
-            let statistics = &context(source).statistics;
+            let statistics = &source.context().statistics;
             let mut other = statistics.error_count();
             for (code, count) in statistics.error_codes() {
                 other = other.saturating_sub(count);
@@ -101,9 +101,11 @@ pub(super) const METRICS: &[Metric] = &[
          (CLUSTERDOWN).",
         |source, out| {
             let counters = source.counters;
-            out.add_with(["busy".into()], counters.requests_busy.get());
-            out.add_with(["disk_full".into()], counters.disk_full.get());
-            out.add_with(["no_leader".into()], counters.cluster_down.get());
+            out.add_each([
+                ("busy", counters.requests_busy.get()),
+                ("disk_full", counters.disk_full.get()),
+                ("no_leader", counters.cluster_down.get()),
+            ]);
         },
     )
     .by(&["reason"]),
@@ -114,19 +116,21 @@ pub(super) const METRICS: &[Metric] = &[
     ),
     gauge(
         "bowline_tracking_clients",
-        "Clients that cache values (CLIENT TRACKING).",
-        |source, out| out.add(context(source).tracking.clients),
+        "Clients with client-side caching enabled (CLIENT TRACKING).",
+        |source, out| out.add(source.context().tracking.clients),
     ),
-    gauge("bowline_tracking_keys", "Keys that clients have in their caches.", |source, out| {
-        out.add(context(source).tracking.keys);
-    }),
+    gauge(
+        "bowline_tracking_keys",
+        "Keys tracked because clients may have cached them.",
+        |source, out| out.add(source.context().tracking.keys),
+    ),
     counter(
         "bowline_tracking_invalidations",
-        "Invalidations sent to clients that cache values.",
-        |source, out| out.add(context(source).tracking.invalidations),
+        "Invalidation messages sent to clients with client-side caching.",
+        |source, out| out.add(source.context().tracking.invalidations),
     ),
-    gauge("bowline_monitors", "Clients that get all commands (MONITOR).", |source, out| {
-        out.add(context(source).monitors);
+    gauge("bowline_monitors", "Clients in MONITOR mode.", |source, out| {
+        out.add(source.context().monitors);
     }),
     gauge("bowline_pubsub_channels", "Channels with subscribers.", |source, out| {
         out.add(source.report.subscriptions.0);
@@ -134,38 +138,46 @@ pub(super) const METRICS: &[Metric] = &[
     gauge("bowline_pubsub_patterns", "Patterns with subscribers.", |source, out| {
         out.add(source.report.subscriptions.1);
     }),
-    gauge("bowline_queue_items", "Items that wait in each queue between stages.", |source, out| {
-        for queue in &source.report.queues {
-            out.add_with([queue.name.into()], queue.items);
-        }
-    })
+    gauge(
+        "bowline_queue_items",
+        "Items waiting in each queue between pipeline stages.",
+        |source, out| {
+            for queue in &source.report.queues {
+                out.add_with([queue.name.into()], queue.items);
+            }
+        },
+    )
     .by(&["queue"]),
-    gauge("bowline_queue_items_limit", "Maximum number of items in a queue.", |source, out| {
-        out.add(source.report.queue_items_max);
-    }),
+    gauge(
+        "bowline_queue_items_limit",
+        "Capacity of each queue between pipeline stages, in items.",
+        |source, out| out.add(source.report.queue_items_max),
+    ),
     counter(
         "bowline_dropped",
-        "Messages dropped because a queue was full or a peer not connected, by kind. They are \
-         sent again.",
+        "Messages dropped because a queue was full or a peer was not connected, by kind. They are \
+         retransmitted.",
         dropped,
     )
     .by(&["kind"]),
     counter(
         "bowline_received_invalid",
-        "Frames and datagrams received that were unreadable (malformed) or ignored (not for this \
+        "Frames and datagrams received that were unreadable (malformed) or ignored (for another \
          replica, or late).",
         |source, out| {
-            out.add_with(["unreadable".into()], source.counters.unreadable.get());
-            out.add_with(["ignored".into()], source.counters.ignored.get());
+            out.add_each([
+                ("unreadable", source.counters.unreadable.get()),
+                ("ignored", source.counters.ignored.get()),
+            ]);
         },
     )
     .by(&["kind"]),
     counter(
         "bowline_peer_connections_refused",
-        "Connections from peers that were closed: invalid hello, damaged frame, or too many.",
+        "Peer connections closed because of an invalid hello, a damaged frame or too many peers.",
         |source, out| out.add(source.counters.peers_refused.get()),
     ),
-    counter("bowline_http_requests", "HTTP requests for each page.", |source, out| {
+    counter("bowline_http_requests", "HTTP requests by page.", |source, out| {
         for ((path, _), count) in PAGES.into_iter().zip(source.http.requests) {
             out.add_with([path.into()], count);
         }
@@ -174,32 +186,26 @@ pub(super) const METRICS: &[Metric] = &[
     .by(&["page"]),
     counter(
         "bowline_http_requests_rejected",
-        "HTTP requests that were malformed, or for a page that does not exist.",
+        "HTTP requests that were malformed or named a page that does not exist.",
         |source, out| out.add(source.http.rejected),
     ),
 ];
 
-fn context<'s>(source: &Source<'s>) -> &'s Context {
-    &source.report.context
-}
-
-/// Adds a sample for each command that was called or rejected.
+/// Adds a sample for each command that has been called or rejected.
 fn commands(source: &Source<'_>, out: &mut Samples, value: impl Fn(CommandTotals<'_>) -> Value) {
-    for (command, totals) in command_totals(&context(source).statistics) {
+    for (command, totals) in command_totals(&source.context().statistics) {
         out.add_with([command.into()], value(totals));
     }
 }
 
 fn dropped(source: &Source<'_>, out: &mut Samples) {
     let counters = source.counters;
-    for (kind, counter) in [
-        ("arrivals", &counters.arrivals_dropped),
-        ("outbound", &counters.outbound_dropped),
-        ("unsent", &counters.unsent),
-        ("appends", &counters.appends_dropped),
-        ("chunks", &counters.chunks_dropped),
-        ("repeats", &counters.repeats_dropped),
-    ] {
-        out.add_with([kind.into()], counter.get());
-    }
+    out.add_each([
+        ("arrivals", counters.arrivals_dropped.get()),
+        ("outbound", counters.outbound_dropped.get()),
+        ("unsent", counters.unsent.get()),
+        ("appends", counters.appends_dropped.get()),
+        ("chunks", counters.chunks_dropped.get()),
+        ("repeats", counters.repeats_dropped.get()),
+    ]);
 }

@@ -1,5 +1,5 @@
-// The live page: the replica sends its status and its metrics once a second over /events, and the
-// page shows what has changed in between.
+// The live page: the replica sends its status and its metrics once a second over /events. The page
+// displays them, and rates and events computed from the difference of successive ones.
 "use strict";
 
 const SECONDS = 120;
@@ -23,8 +23,8 @@ function buckets(metrics, name) {
   return counts;
 }
 
-// Returns quantiles of what was added to a histogram between two events: upper bounds of their
-// buckets, in seconds; null if nothing was added.
+// Returns quantiles of the durations added to a histogram between two events: the upper bounds of
+// their buckets, in seconds; null if none was added.
 function quantiles(before, after, name, wanted) {
   const old = buckets(before, name);
   const added = [...buckets(after, name)]
@@ -121,7 +121,7 @@ class Chart {
     texts.forEach((text, place) => (this.values[place].textContent = text));
     const most = this.names.map((_, place) =>
       Math.max(0, ...this.points.map((point) => point.values[place] ?? 0)));
-    const highest = this.names.map((name, place) => name + " at most " + this.format(most[place]));
+    const highest = this.names.map((name, place) => name + " maximum " + this.format(most[place]));
     this.svg.setAttribute("aria-label", this.title + ". Now: " + texts.join(", ") +
       ". In the last two minutes: " + highest.join(", ") + ".");
   }
@@ -154,22 +154,22 @@ function report(text, isBad) {
   while (list.children.length > EVENTS_MAX) list.lastElementChild.remove();
 }
 
-// Counters whose rise is an event: name, text, and whether it is bad.
+// Counters whose increase is shown as an event: name, text, and whether it indicates a problem.
 const COUNTERS = [
-  ["raft_quorum_losses_total", "stepped down: no majority answered", true],
-  ["raft_leadership_transfers_total", "began to transfer its leadership", false],
-  ["disk_stalls_total", "the disk has stalled", true],
+  ["raft_quorum_losses_total", "stepped down: lost contact with a majority", true],
+  ["raft_leadership_transfers_total", "started to transfer its leadership", false],
+  ["disk_stalls_total", "the disk stalled", true],
   ["snapshots_total", "completed a snapshot", false],
-  ["snapshot_failures_total", "a snapshot has failed", true],
+  ["snapshot_failures_total", "a snapshot failed", true],
   ["requests_refused_total", "refused requests", true],
-  ["requests_uncertain_total", "answered requests with UNCERTAIN", true],
-  ["connections_refused_total", "refused clients", true],
-  ["wall_clock_jumps_total", "the wall clock of this machine has jumped", true],
+  ["requests_uncertain_total", "requests with unknown outcome (UNCERTAIN)", true],
+  ["connections_refused_total", "refused client connections", true],
+  ["wall_clock_jumps_total", "the wall clock of this machine jumped", true],
 ];
 
 function findEvents(before, after, old, status) {
   if (old.leader !== status.leader) {
-    const text = status.leader === null ? "no leader is known" : "replica " + status.leader + " leads";
+    const text = status.leader === null ? "no leader is known" : "replica " + status.leader + " is the leader";
     report(text + ", term " + status.term, status.leader === null);
   }
   if (old.role !== status.role) report("this replica is " + status.role);
@@ -220,9 +220,9 @@ function showPeers(status, metrics) {
   }));
   const leader = rows.find((it) => it.id === status.leader);
   byId("leader").textContent = leads
-    ? "This replica leads, and knows how far the others are."
+    ? "This replica is the leader, so it knows the progress of the others."
     : leader
-      ? "Replica " + leader.id + " leads. Only its page shows how far the other replicas are."
+      ? "Replica " + leader.id + " is the leader. Only its page shows the progress of the other replicas."
       : "No leader is known.";
 }
 
@@ -241,7 +241,7 @@ function show(metrics, status, last, now) {
   showPeers(status, metrics);
   const restarted = last && sum(metrics, "cpu_seconds_total") < sum(last.metrics, "cpu_seconds_total");
   if (!last || restarted) {
-    if (last) report("the replica has been restarted", true);
+    if (last) report("the replica was restarted", true);
     return;
   }
   const seconds = (now - last.at) / 1000;
@@ -267,7 +267,7 @@ let watchdog = null;
 
 function onEvent(text) {
   const { status, metrics, busy } = JSON.parse(text);
-  if (isLost) report("the replica answers again");
+  if (isLost) report("the replica responds again");
   isLost = false;
   byId("connection").className = busy ? "lost" : "";
   byId("connection").textContent = busy || "live";
@@ -277,7 +277,7 @@ function onEvent(text) {
   last = { metrics, status, at: now };
 }
 
-// Opens the stream again if it ends, or if nothing arrives for some time.
+// Opens the event stream, and reopens it when it ends or when nothing arrives for some time.
 function connect() {
   if (stream) stream.close();
   stream = new EventSource("events");
@@ -294,7 +294,7 @@ function watch(time) {
   watchdog = setTimeout(() => {
     if (!isLost && last) report("connection to the replica lost", true);
     isLost = true;
-    byId("connection").textContent = "connection lost, trying again";
+    byId("connection").textContent = "connection lost, reconnecting";
     byId("connection").className = "lost";
     connect();
   }, time);
