@@ -7,7 +7,7 @@ use crate::wire::frame::{Frame, Hello, Lane};
 use crate::wire::protocol::{ProtocolVersion, ProtocolVersions};
 
 use super::connection::TcpConnection;
-use super::outgoing::{Established, Outgoing, STABLE_AFTER};
+use super::outgoing::{Established, Outgoing};
 
 /// Maximum number of bytes queued on a peer's connection for urgent messages; [`BULK_BYTES_MAX`] is
 /// the maximum for bulk messages. While the queue is full, further frames are dropped.
@@ -135,8 +135,9 @@ impl<T: TcpConnection> OutgoingLanes<T> {
 
     /// Handles the hello of the peer, which has just connected to this replica: makes the next
     /// connection attempt due at once, and resets the delay between attempts. `start_id` identifies
-    /// the peer's current start; if the peer has restarted, older datagram streams to it are
-    /// closed, because it does not know them. `versions` are the peer's protocol versions:
+    /// the peer's current start; if the peer has restarted, the datagram streams to it are closed,
+    /// because the new process does not know them, and cannot even say so if they are encrypted. A
+    /// stream that is already one to the new process is opened again. `versions` are the peer's protocol versions:
     /// connections that do not use the highest common one are closed, too. Returns the TCP
     /// connections among them, which the caller must close.
     #[must_use]
@@ -148,8 +149,7 @@ impl<T: TcpConnection> OutgoingLanes<T> {
     ) -> Vec<T> {
         let has_restarted = self.start_id.replace(start_id).is_some_and(|it| it != start_id);
         for outgoing in self.lanes.iter_mut().filter(|_| has_restarted) {
-            let is_old = now.since(outgoing.attempted_at) >= STABLE_AFTER;
-            if is_old && outgoing.sender().is_some() {
+            if outgoing.sender().is_some() {
                 outgoing.close_stream(now);
             }
         }
@@ -182,7 +182,9 @@ mod tests {
     use crate::feature_level::FeatureLevel;
     use crate::transport::Outbox;
     use crate::transport::connection::ReadResult;
-    use crate::transport::outgoing::{CANDIDATE_INTERVAL, CONNECT_TIMEOUT, OutgoingTransport};
+    use crate::transport::outgoing::{
+        CANDIDATE_INTERVAL, CONNECT_TIMEOUT, OutgoingTransport, STABLE_AFTER,
+    };
     use crate::transport::sender::Sender;
     use crate::types::NodeId;
     use crate::wire::datagram::{self, Datagram};
@@ -338,21 +340,20 @@ mod tests {
     }
 
     #[test]
-    fn hello_of_a_restarted_peer_closes_only_its_old_streams() {
+    fn hello_of_a_restarted_peer_closes_streams_of_any_age() {
         let mut lanes = new_lanes();
-        let later = NOW + STABLE_AFTER / 2;
+        let now = NOW + STABLE_AFTER;
         connect_stream(&mut lanes, Lane::Urgent, 1, NOW);
-        connect_stream(&mut lanes, Lane::Bulk, 2, later);
+        connect_stream(&mut lanes, Lane::Bulk, 2, now);
         let is_stream = |lanes: &OutgoingLanes<FakeTcp>| {
             [Lane::Urgent, Lane::Bulk].map(|lane| lanes.lane(lane).is_stream())
         };
-        let now = NOW + STABLE_AFTER;
         on_hello(&mut lanes, 1, now);
         on_hello(&mut lanes, 1, now);
         assert_eq!(is_stream(&lanes), [true, true], "the peer has not restarted");
         on_hello(&mut lanes, 2, now);
-        assert_eq!(is_stream(&lanes), [false, true], "the bulk stream may be to the new process");
-        assert!(lanes.lane(Lane::Urgent).is_attempt_due(now));
+        assert_eq!(is_stream(&lanes), [false, false]);
+        assert!([Lane::Urgent, Lane::Bulk].iter().all(|it| lanes.lane(*it).is_attempt_due(now)));
         let mut lanes = tcp_lanes();
         on_hello(&mut lanes, 1, now);
         on_hello(&mut lanes, 2, now);

@@ -333,7 +333,7 @@ impl OutgoingPeers {
 
     /// Handles the hello of `peer`, which has just connected to this replica: makes the next
     /// connection attempt due at once, and resets the delay between attempts. `start_id` identifies
-    /// the peer's current start; if the peer has restarted, older datagram streams to it are
+    /// the peer's current start; if the peer has restarted, the datagram streams to it are
     /// closed. The hello also contains the address that the peer announces, if any, and its
     /// protocol versions: connections that do not use the best common version are opened again. An
     /// unknown peer is added as a non-member, unless there are [`NON_MEMBERS_MAX`] of those.
