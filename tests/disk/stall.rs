@@ -50,7 +50,8 @@ fn write_through_a_hang(cluster: &Cluster, victim: usize, from: usize) -> Seen {
             looked = Instant::now();
             // Both fields are read from one reply, because a disk may stall again between two
             // replies.
-            let text = info_text(cluster, victim).unwrap();
+            let text = info_text(cluster, victim);
+            let text = text.unwrap_or_else(|| panic!("no reply to INFO\n{}", cluster.logs()));
             let state = field_of(&text, "disk_state").unwrap();
             seen.stalled |= state == "stalled";
             let stalls: u64 = field_of(&text, "disk_stalls").unwrap().parse().unwrap();
