@@ -171,6 +171,12 @@ impl FileWriter {
         self.out.splice(start..start, encoded);
     }
 
+    /// Writes a library of functions. Redis reads them at any place of a file.
+    pub fn library(&mut self, code: &[u8]) {
+        self.out.push(records::LIBRARY);
+        put_string(code, &mut self.out);
+    }
+
     /// Returns what was written since the last call.
     pub fn take(&mut self) -> Vec<u8> {
         self.checksum.update(&self.out);

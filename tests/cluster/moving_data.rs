@@ -233,6 +233,8 @@ fn redis_loads_an_exported_file_with_all_keys() {
     let mut client = Client::connect(cluster.address(0)).unwrap();
     write_keys(&mut client, 300);
     client.call_until_ok(&[b"SET", b"expired", b"v", b"PX", b"1"]);
+    let library = b"#!lua name=lib\nredis.register_function('f', function() return 7 end)";
+    assert_eq!(client.call_until_ok(&[b"FUNCTION", b"LOAD", library]), b"$3\r\nlib\r\n");
     let folder = tempfile::tempdir().unwrap();
     let (file, other) = (path(folder.path(), "a.rdb"), path(folder.path(), "b.rdb"));
     let follower = (cluster.leader() + 1) % 3;
@@ -252,6 +254,7 @@ fn redis_loads_an_exported_file_with_all_keys() {
     };
     let count = assert_same(&mut client, &mut redis.client());
     assert_eq!(report["keys"], count);
+    assert_eq!(redis.client().call(&[b"FCALL", b"f", b"0"]).unwrap(), b":7\r\n");
     assert_eq!(client.call_until_ok(&[b"EXISTS", b"expired"]), b":0\r\n");
 }
 

@@ -1,8 +1,9 @@
-//! Converts the keys of a snapshot to a file in Redis's RDB format, while the snapshot is verified.
+//! Converts the keys and functions of a snapshot to a file in Redis's RDB format, while the snapshot is verified.
 
 use crate::kv::keyspace::clock::Millis;
 use crate::kv::keyspace::databases::DatabaseId;
 use crate::kv::keyspace::entry::Value;
+use crate::kv::keyspace::functions::Functions;
 use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::values::string::StringRef;
 use crate::rdb::FileWriter;
@@ -57,8 +58,10 @@ impl Export {
         self.writer.as_mut().map(FileWriter::take).unwrap_or_default()
     }
 
-    /// Ends the file, and returns the rest of it.
-    pub(super) fn finish(self) -> Vec<u8> {
-        self.writer.map(FileWriter::finish).unwrap_or_default()
+    /// Ends the file with the libraries of functions, and returns the rest of it.
+    pub(super) fn finish(self, functions: &Functions) -> Vec<u8> {
+        let Some(mut writer) = self.writer else { return Vec::new() };
+        functions.libraries().for_each(|library| writer.library(&library.code));
+        writer.finish()
     }
 }

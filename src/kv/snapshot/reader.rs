@@ -134,8 +134,8 @@ impl SnapshotReader {
         }
     }
 
-    /// Returns a reader that verifies a snapshot and converts its keys to a file in Redis's RDB
-    /// format. After each call of [`SnapshotReader::feed`], [`SnapshotReader::take_exported`]
+    /// Returns a reader that verifies a snapshot and converts its keys and its libraries of
+    /// functions to a file in Redis's RDB format. After each call of [`SnapshotReader::feed`], [`SnapshotReader::take_exported`]
     /// returns a part of the file.
     pub fn exporting() -> SnapshotReader {
         SnapshotReader { export: Some(Export::default()), ..SnapshotReader::checking() }
@@ -156,7 +156,7 @@ impl SnapshotReader {
         let mark = self.mark()?;
         let export = self.export.unwrap_or_default();
         let keys = export.keys;
-        Ok((export.finish(), keys, mark))
+        Ok((export.finish(&self.functions), keys, mark))
     }
 
     /// Returns a reader that restores the state with which a new cluster begins. Its log index and
