@@ -137,9 +137,9 @@ impl<T: TcpConnection> OutgoingLanes<T> {
     /// connection attempt due at once, and resets the delay between attempts. `start_id` identifies
     /// the peer's current start; if the peer has restarted, the datagram streams to it are closed,
     /// because the new process does not know them, and cannot even say so if they are encrypted. A
-    /// stream that is already one to the new process is opened again. `versions` are the peer's protocol versions:
-    /// connections that do not use the highest common one are closed, too. Returns the TCP
-    /// connections among them, which the caller must close.
+    /// stream that is already one to the new process is opened again. `versions` are the peer's
+    /// protocol versions: connections that do not use the highest common one are closed, too.
+    /// Returns the TCP connections among them, which the caller must close.
     #[must_use]
     pub(crate) fn on_hello(
         &mut self,

@@ -217,6 +217,11 @@ fn cluster_commands_report_one_slot_range_for_all_replicas() {
     assert_eq!(client.reply("CLUSTER KEYSLOT foo"), ":12182\r\n");
     assert!(client.is_submitted("CLUSTER COUNTKEYSINSLOT 12182"));
     assert_eq!(client.reply("CLUSTER COUNTKEYSINSLOT 16384"), "-ERR Invalid slot\r\n");
+    assert!(client.is_submitted("CLUSTER GETKEYSINSLOT 12182 10"));
+    for wrong in ["16384 1", "1 -1"] {
+        let reply = client.reply(&format!("CLUSTER GETKEYSINSLOT {wrong}"));
+        assert_eq!(reply, "-ERR Invalid slot or number of keys\r\n");
+    }
     assert!(client.reply("CLUSTER SHARDS").contains("$6\r\nmaster\r\n"));
     client.context.leader = None;
     assert_eq!(client.reply("CLUSTER SLOTS"), "*0\r\n");

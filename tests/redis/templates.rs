@@ -461,7 +461,6 @@ const KEYS: &[Template] = &[
     shape("SCAN cursor [COUNT count|MATCH pattern|value ...]"),
     same("RESTORE key 0 payload [REPLACE|IDLETIME count|FREQ count ...]"),
     same("RESTORE key milli payload ABSTTL [REPLACE]"),
-    same("RESTORE key past payload ABSTTL [REPLACE]").once_in(3),
     shape("OBJECT ENCODING key"),
     shape("OBJECT REFCOUNT key"),
     shape("OBJECT IDLETIME key"),

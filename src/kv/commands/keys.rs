@@ -8,15 +8,17 @@
 
 use bytes::Bytes;
 
+use crate::feature_level::FeatureLevel;
 use crate::kv::commands::args::Args;
 use crate::kv::commands::changes::changes;
 use crate::kv::commands::key_range::key_range;
-use crate::kv::commands::outcome::Outcome;
+use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::commands::row::{Answer, NO_KEYS, Row, Scale, own_read, range_read, read};
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::keyspace::shards::SCAN_END;
+use crate::kv::keyspace::slot::slot_of;
 use crate::kv::values::glob;
 
 /// The `KEYS`, `SCAN`, `KEYRANGE` and `CHANGES` commands of the state machine: number, name, key
@@ -28,6 +30,12 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     range_read(26, "keyrange", key_range),
     own_read(27, "changes", changes),
 ];
+
+/// The `CLUSTER GETKEYSINSLOT` command of the state machine.
+pub(in crate::kv) const OF_SLOT: &[Row] =
+    &[read(404, "cluster|getkeysinslot", NO_KEYS, keys_in_slot)
+        .per(Scale::Keyspace)
+        .since(FeatureLevel::V0_2)];
 
 /// Maximum number of keys that one `SCAN` call examines, even if its `COUNT` is higher. Keys with
 /// equal scan positions (low bits of the hash) are examined together, so a call may exceed the
@@ -42,15 +50,30 @@ fn keys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
         let key = keyspace.uncounted_entry(pattern).map(KeyEntry::shared_key);
         return Ok(Outcome::Values(key.into_iter().map(Some).collect()));
     }
-    let is_wanted = |entry: &&KeyEntry| pattern == b"*" || glob::matches(pattern, entry.key());
-    let found = keyspace.entries().filter(is_wanted).filter(|entry| !keyspace.is_expired(entry));
+    let is_wanted = |key: &[u8]| pattern == b"*" || glob::matches(pattern, key);
+    Ok(found_keys(keyspace, is_wanted, usize::MAX))
+}
+
+/// Runs `CLUSTER GETKEYSINSLOT slot count`: returns up to `count` keys of a hash slot. Examines all
+/// keys.
+fn keys_in_slot(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let (slot, count) = (args.integer(0)?, args.integer(1)?);
+    let count = usize::try_from(count).map_err(|_| Refusal::Syntax)?;
+    Ok(found_keys(keyspace, |key| i64::from(slot_of(key)) == slot, count))
+}
+
+/// Returns the first `count` keys for which `is_wanted` returns true, in an order that is the same
+/// on every replica.
+fn found_keys(keyspace: &Keyspace, is_wanted: impl Fn(&[u8]) -> bool, count: usize) -> Outcome {
+    let found = keyspace.entries().filter(|entry| is_wanted(entry.key()));
+    let found = found.filter(|entry| !keyspace.is_expired(entry));
     let mut found: Vec<_> = found.map(|entry| (entry.scan_position(), entry.key())).collect();
-    // Sort into an order that is the same on every replica. It is nearly that of the tables.
+    // Nearly the order of the tables.
     found.sort_unstable();
     // One allocation for all keys: with one for each, freeing the reply would take long.
-    let keys: Vec<&[u8]> = found.into_iter().map(|(_, key)| key).collect();
+    let keys: Vec<&[u8]> = found.into_iter().take(count).map(|(_, key)| key).collect();
     let mut bytes = Bytes::from(keys.concat());
-    Ok(Outcome::Values(keys.into_iter().map(|key| Some(bytes.split_to(key.len()))).collect()))
+    Outcome::Values(keys.into_iter().map(|key| Some(bytes.split_to(key.len()))).collect())
 }
 
 /// Runs `SCAN cursor [MATCH pattern] [COUNT count] [TYPE kind]`: returns the next cursor and some

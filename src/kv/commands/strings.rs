@@ -573,6 +573,10 @@ mod tests {
         let slot = crate::kv::slot_of(b"a").to_string();
         let in_slot = feeder.call("cluster|countkeysinslot", &[&slot]);
         assert_eq!(in_slot, Outcome::Integer(1));
+        for (count, wanted) in [("5", vec![one("a")]), ("0", Vec::new())] {
+            let found = feeder.call("cluster|getkeysinslot", &[&slot, count]);
+            assert_eq!(found, Outcome::Values(wanted));
+        }
         assert_eq!(feeder.call("del", keys), Outcome::Integer(2));
         assert_eq!(feeder.call("dbsize", &[]), Outcome::Integer(0));
     }

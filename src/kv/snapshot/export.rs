@@ -1,4 +1,5 @@
-//! Converts the keys and functions of a snapshot to a file in Redis's RDB format, while the snapshot is verified.
+//! Converts the keys and functions of a snapshot to a file in Redis's RDB format, while the
+//! snapshot is verified.
 
 use crate::kv::keyspace::clock::Millis;
 use crate::kv::keyspace::databases::DatabaseId;

@@ -135,8 +135,8 @@ impl SnapshotReader {
     }
 
     /// Returns a reader that verifies a snapshot and converts its keys and its libraries of
-    /// functions to a file in Redis's RDB format. After each call of [`SnapshotReader::feed`], [`SnapshotReader::take_exported`]
-    /// returns a part of the file.
+    /// functions to a file in Redis's RDB format. After each call of [`SnapshotReader::feed`],
+    /// [`SnapshotReader::take_exported`] returns a part of the file.
     pub fn exporting() -> SnapshotReader {
         SnapshotReader { export: Some(Export::default()), ..SnapshotReader::checking() }
     }

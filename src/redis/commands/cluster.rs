@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::feature_level::FeatureLevel;
 use crate::kv::{CommandId, DatabaseId, Operation, SLOT_COUNT, parse_integer, slot_of};
 use crate::redis::action::Action;
 use crate::redis::call::Call;
@@ -60,6 +61,10 @@ const CLUSTER: &[CommandSpec] = &[
     row("countkeysinslot", "cluster|countkeysinslot", 3, countkeysinslot)
         .costs("O(N), N being the number of keys")
         .about("Returns the number of keys in a hash slot."),
+    row("getkeysinslot", "cluster|getkeysinslot", 4, getkeysinslot)
+        .needs(FeatureLevel::V0_2)
+        .costs("O(N), N being the number of keys")
+        .about("Returns keys in a hash slot."),
     help_row("cluster|help").since("5.0.0", "cluster"),
     row("info", "cluster|info", 2, info).costs("O(1)").about("Returns the state of the cluster."),
     row("keyslot", "cluster|keyslot", 3, keyslot)
@@ -103,6 +108,7 @@ const fn row(
 }
 
 const COUNT_KEYS_IN_SLOT: CommandId = CommandId::of("cluster|countkeysinslot");
+const KEYS_IN_SLOT: CommandId = CommandId::of("cluster|getkeysinslot");
 const LAST_SLOT: i64 = SLOT_COUNT as i64 - 1;
 
 /// Makes the connection follow redirects from now on, unless it has selected another database than
@@ -298,6 +304,21 @@ fn countkeysinslot(call: &mut Call<'_>) -> Action {
         }
         _ => call.error(&"ERR Invalid slot"),
     }
+}
+
+/// Runs `CLUSTER GETKEYSINSLOT slot count`: returns up to `count` keys in the hash slot.
+fn getkeysinslot(call: &mut Call<'_>) -> Action {
+    let (slot, count) = (call.argument(2), call.argument(3));
+    let Some(number) = parse_integer(slot) else {
+        return call.error(&"ERR Invalid or out of range slot");
+    };
+    let Some(wanted) = parse_integer(count) else {
+        return call.error(&"ERR value is not an integer or out of range");
+    };
+    if !(0..=LAST_SLOT).contains(&number) || wanted < 0 {
+        return call.error(&"ERR Invalid slot or number of keys");
+    }
+    call.submit(Operation::call(KEYS_IN_SLOT, [slot, count]), ReplyKind::Plain)
 }
 
 /// Runs `ASKING`, which Redis Cluster clients send before a request that an `ASK` error has
