@@ -2,6 +2,8 @@
 //! 7 is installed, also sends the same requests to both servers and compares every byte of the
 //! replies.
 
+#[path = "redis/arguments.rs"]
+mod arguments;
 #[path = "redis/dump.rs"]
 mod dump;
 #[path = "redis/functions.rs"]

@@ -1,7 +1,7 @@
 //! The syntax of request templates, and random requests made from them.
 //!
 //! A template is a list of words. A word in lower case stands for any argument of that kind (see
-//! `ARGUMENTS` in `templates.rs`), any other word for itself, in random case. `[a b]` is optional,
+//! `ARGUMENTS` in `arguments.rs`), any other word for itself, in random case. `[a b]` is optional,
 //! `[a b ...]` may also be repeated, `(a|b c)` is one of the two alternatives, and `[a|b c]` is one
 //! of them or nothing. `;` ends one request and begins another, in which `kind'` stands for the
 //! last argument of that kind.
@@ -11,8 +11,8 @@
 
 use rand::{Rng, RngExt};
 
+use super::arguments::{ARGUMENTS, CLOCK_KINDS};
 use super::reply::Agreement;
-use super::templates::{ARGUMENTS, CLOCK_KINDS};
 
 /// A request template, and how to compare the replies to its requests.
 #[derive(Debug, Clone, Copy)]

@@ -17,11 +17,12 @@ use bowline::wire::resp::Limits;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::arguments::{ALL_KEYS, GEO_KEYS, LOG_KEYS};
 use super::grammar::{Made, Template};
 use super::local_server::LocalServer;
 use super::reference::Reference;
 use super::reply::{Agreement, Reply};
-use super::templates::{ALL_KEYS, GEO_KEYS, GROUPS, LAST, LAST_LOGS, LOG_KEYS};
+use super::templates::{GROUPS, LAST, LAST_LOGS};
 
 /// Minimum number of requests in one stream, without the final comparison.
 const STREAM_LEN: usize = 500;
