@@ -23,6 +23,7 @@ use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::databases::DatabaseId;
 use crate::kv::keyspace::functions::{Functions, KeptLibrary, LibraryFunction};
 use crate::kv::keyspace::restore::RestoredEntry;
+use crate::kv::keyspace::scripts::SHA_DIGITS;
 use crate::kv::operation::Operation;
 use crate::kv::state_machine::StateMachine;
 use crate::kv::used_keys::keys_used;
@@ -32,8 +33,9 @@ use crate::kv::work;
 
 /// The bit of an encoded condition that distinguishes an earlier operation from a revision.
 const EARLIER: u64 = 1 << 63;
-/// The encoded condition on a script.
+/// The encoded condition that the cluster keeps a script, and that it does not.
 const KEPT: u64 = u64::MAX;
+const NOT_KEPT: u64 = u64::MAX - 1;
 /// The bit of an encoded condition on the libraries of functions. Revisions are lower.
 const OF_FUNCTIONS: u64 = 1 << 62;
 /// Added to the numbers of reads, so that their random choices differ from those of writes.
@@ -45,7 +47,6 @@ const PUBLISH: CommandId = CommandId::of("publish");
 const REVISION: CommandId = CommandId::of("object|revision");
 const SET: CommandId = CommandId::of("set");
 const LOAD: CommandId = CommandId::of("script|load");
-const EXISTS: CommandId = CommandId::of("script|exists");
 /// The commands on libraries of functions.
 const ON_FUNCTIONS: [CommandId; 6] = [
     CommandId::of("function|load"),
@@ -65,6 +66,8 @@ enum Condition {
     Functions(Wanted),
     /// The cluster keeps the script with a SHA-1.
     Kept,
+    /// The cluster does not keep the script with a SHA-1.
+    NotKept,
 }
 
 /// The last change that a key or the libraries of functions must have.
@@ -109,6 +112,7 @@ impl Condition {
             Condition::Key(wanted) => wanted.encode(),
             Condition::Functions(wanted) => wanted.encode() | OF_FUNCTIONS,
             Condition::Kept => KEPT,
+            Condition::NotKept => NOT_KEPT,
         }
     }
 
@@ -116,6 +120,7 @@ impl Condition {
         let wanted = Wanted::decode(number & !OF_FUNCTIONS);
         match number {
             KEPT => Condition::Kept,
+            NOT_KEPT => Condition::NotKept,
             _ if number & OF_FUNCTIONS == 0 => Condition::Key(wanted),
             _ => Condition::Functions(wanted),
         }
@@ -128,6 +133,7 @@ impl Condition {
             Condition::Key(wanted) => wanted.is(keyspace.revision_of(subject), keyspace),
             Condition::Functions(wanted) => wanted.is(keyspace.functions.revision(), keyspace),
             Condition::Kept => keyspace.scripts.get(subject).is_some(),
+            Condition::NotKept => keyspace.scripts.get(subject).is_none(),
         }
     }
 }
@@ -164,7 +170,7 @@ pub enum ScriptEffects {
     /// Nothing: it has used no key, and no script that the cluster keeps.
     None,
     /// The script has changed nothing. Its reply is right if this encoded operation, a read, has a
-    /// list as its outcome, which may contain a list of ones: whether the cluster keeps scripts.
+    /// list as its outcome.
     Check(Bytes),
     /// This encoded operation is the next one of the batch. The reply of the script is right if the
     /// outcome is `Done`.
@@ -191,8 +197,10 @@ struct Run {
     cleared: BTreeSet<DatabaseId>,
     /// Revision of the overlay before the script's first write.
     start: u64,
-    /// The SHA-1s of the kept scripts that have run.
-    scripts: BTreeSet<Bytes>,
+    /// The SHA-1s of scripts that were asked for, and whether the cluster keeps them.
+    scripts: BTreeMap<Bytes, bool>,
+    /// The SHA-1s of the scripts that the run has added.
+    added: BTreeSet<Bytes>,
     /// Whether the leader may refuse the effects if its memory is full.
     needs_memory: bool,
 }
@@ -264,18 +272,20 @@ impl Overlay {
         self.scratch.scripts.get(sha).or_else(|| state.script(sha))
     }
 
-    /// Records that the run depends on a script that the cluster keeps, by its SHA-1 in lower-case
-    /// hexadecimal digits, unless the run has loaded it itself.
-    pub fn use_script(&mut self, sha: &[u8]) {
-        let is_own = self.run.operations.items().iter().any(|operation| {
-            matches!(
-                Operation::decode_nested(operation),
-                Ok(Operation::Call { command, args, .. })
-                    if command == LOAD && args.iter().next() == Some(sha)
-            )
-        });
-        if !is_own {
-            self.run.scripts.insert(Bytes::copy_from_slice(sha));
+    /// Records that the run depends on whether the cluster keeps a script, by its SHA-1 in
+    /// lower-case hexadecimal digits, unless the run has added it itself.
+    pub fn use_script(&mut self, sha: &[u8], is_kept: bool) {
+        if !self.run.added.contains(sha) {
+            self.run.scripts.insert(Bytes::copy_from_slice(sha), is_kept);
+        }
+    }
+
+    /// Adds a script that the run brings, by its SHA-1, for later requests of the run.
+    pub fn add_script(&mut self, sha: &str, source: &[u8]) {
+        let sha: &[u8; SHA_DIGITS] = sha.as_bytes().try_into().expect("a SHA-1 has 40 digits");
+        // Without space, it is kept nowhere.
+        if self.scratch.scripts.add(sha, source, false).is_ok() {
+            self.run.added.insert(Bytes::copy_from_slice(sha));
         }
     }
 
@@ -420,6 +430,9 @@ impl Overlay {
             self.run.operations.push(&operation);
             self.run.operation_count += 1;
             self.run.needs_memory |= needs_memory;
+            if command == LOAD {
+                self.run.added.extend(args.first().map(Bytes::copy_from_slice));
+            }
             if command == FLUSHALL {
                 DatabaseId::all().for_each(|id| self.note_cleared(id));
             } else if command == FLUSHDB {
@@ -482,17 +495,14 @@ impl Overlay {
         if let Some(revision) = run.functions {
             watch(DatabaseId::FIRST, b"", Condition::Functions(self.wanted(revision)));
         }
+        for (sha, is_kept) in &run.scripts {
+            let condition = if *is_kept { Condition::Kept } else { Condition::NotKept };
+            watch(DatabaseId::FIRST, sha, condition);
+        }
         if !is_member {
-            let (watched, mut operations) = (watched.items(), ItemsBuffer::default());
-            if !run.scripts.is_empty() {
-                let scripts: Vec<&[u8]> = run.scripts.iter().map(|sha| &sha[..]).collect();
-                operations.push(&Operation::call(EXISTS, &scripts[..]).encode());
-            }
+            let (watched, operations) = (watched.items(), ItemsBuffer::default());
             let check = Operation::Transaction { watched, operations: operations.items() };
             return ScriptEffects::Check(check.encode().into());
-        }
-        for sha in &run.scripts {
-            watch(DatabaseId::FIRST, sha, Condition::Kept);
         }
         let (watched, operations) = (watched.items(), run.operations.items());
         let whole = if run.read_whole { self.base + 1 } else { 0 };

@@ -10,6 +10,7 @@ use super::environment::{self, Environment};
 use super::failure::{ScriptError, error_reply, failure};
 use super::header::Header;
 use super::libraries::{Libraries, Library, Registered};
+use super::limits::LOAD_INSTRUCTIONS_MAX;
 use super::{Commands, Limits, LogLevel, Value, convert, natives, raise};
 
 /// Compiled scripts that an interpreter keeps, at most.
@@ -257,6 +258,9 @@ impl State {
     ) -> Result<Value, ScriptError> {
         self.relax();
         self.collect().map_err(|error| failure(&error))?;
+        if !self.compiled.contains_key(script.sha) && script.source.len() > limits.code_bytes {
+            return Err(ScriptError::Instructions);
+        }
         let function = self.function(script)?;
         let keys = self.strings(keys).map_err(|error| failure(&error))?;
         let argv = self.strings(argv).map_err(|error| failure(&error))?;
@@ -308,8 +312,13 @@ impl State {
         self.relax();
         self.collect().map_err(|error| failure(&error))?;
         if !self.libraries.have(library) {
-            // What the library logs was logged when it was checked.
-            let functions = self.load(library, &mut NoCommands, limits)?;
+            if library.source.len() > limits.code_bytes {
+                return Err(ScriptError::Instructions);
+            }
+            // What the library logs was logged when it was checked. It gets more than it was
+            // checked with, so that each call does not load it again.
+            let limits = Limits { instructions: 2 * LOAD_INSTRUCTIONS_MAX, ..limits.clone() };
+            let functions = self.load(library, &mut NoCommands, &limits)?;
             self.libraries.add(library, functions);
         }
         let function = self.libraries.function(library, name);

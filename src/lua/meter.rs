@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mlua::Lua;
 
 use super::raise::{self, Ending};
-use super::{Limits, StopFlag};
+use super::{Deadline, Limits, StopFlag};
 
 /// Bytes of output that count as one instruction.
 const BYTES_PER_INSTRUCTION: usize = 8;
@@ -19,7 +19,7 @@ pub(super) const INSTRUCTIONS_PER_VALUE: usize = 32;
 pub(super) struct Meter {
     left: AtomicU64,
     bytes_max: AtomicUsize,
-    stop: Mutex<StopFlag>,
+    ends: Mutex<(StopFlag, Deadline)>,
     /// Whether the script reached a limit, or was stopped.
     ended: AtomicBool,
 }
@@ -30,7 +30,7 @@ impl Meter {
         self.left.store(limits.instructions, Ordering::Relaxed);
         self.bytes_max.store(limits.memory_bytes, Ordering::Relaxed);
         self.ended.store(false, Ordering::Relaxed);
-        *locked(&self.stop) = limits.stop.clone();
+        *locked(&self.ends) = (limits.stop.clone(), limits.deadline.clone());
     }
 
     /// Ends a run: what follows is the interpreter's own work.
@@ -38,18 +38,22 @@ impl Meter {
         self.left.store(u64::MAX, Ordering::Relaxed);
         self.bytes_max.store(usize::MAX, Ordering::Relaxed);
         self.ended.store(false, Ordering::Relaxed);
-        *locked(&self.stop) = StopFlag::default();
+        *locked(&self.ends) = <_>::default();
     }
 
     /// Counts instructions, or work of a library function that takes as long as that many.
     pub(super) fn charge(&self, instructions: u64) -> Result<(), Ending> {
-        if locked(&self.stop).is_set() {
+        let (stops, is_over) = {
+            let (stop, deadline) = &*locked(&self.ends);
+            (stop.is_set(), deadline.is_over())
+        };
+        if stops {
             self.ended.store(true, Ordering::Relaxed);
             return Err(Ending::Stopped);
         }
         let left = self.left.load(Ordering::Relaxed);
         self.left.store(left.saturating_sub(instructions), Ordering::Relaxed);
-        if left < instructions || self.ended.load(Ordering::Relaxed) {
+        if is_over || left < instructions || self.ended.load(Ordering::Relaxed) {
             self.ended.store(true, Ordering::Relaxed);
             return Err(Ending::Instructions);
         }
@@ -64,6 +68,11 @@ impl Meter {
     /// Counts work, and raises the error that ends the script if there was too much of it.
     pub(super) fn work(&self, instructions: u64) -> mlua::Result<()> {
         self.charge(instructions).map_err(raise::ending)
+    }
+
+    /// Counts the work of a library function on strings of `bytes` bytes in total.
+    pub(super) fn work_on_bytes(&self, bytes: usize) -> mlua::Result<()> {
+        self.work((bytes / BYTES_PER_INSTRUCTION) as u64)
     }
 
     /// Raises an error if a buffer of this many bytes is more than the script may use.

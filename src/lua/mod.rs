@@ -59,7 +59,7 @@ pub use header::{Flag, Header, HeaderError};
 pub use host::{Commands, LogLevel};
 pub use interpreter::{Interpreter, Script};
 pub use libraries::{Library, Registered};
-pub use limits::{Limits, StopFlag};
+pub use limits::{Deadline, LOAD_INSTRUCTIONS_MAX, Limits, StopFlag};
 pub use resp_reader::{ReadError, read_value};
 pub use sha1::sha1_hex;
 pub use value::Value;

@@ -216,6 +216,7 @@ fn unpack(lua: &Lua, args: MultiValue) -> mlua::Result<MultiValue> {
     if last - first >= RESULTS_MAX {
         return Err(raise::error(lua, "too many results to unpack"));
     }
+    Meter::of(lua).work(u64::try_from(last - first).unwrap_or(0))?;
     let values = (first..=last).map(|at| table.raw_get(at));
     Ok(MultiValue::from_vec(values.collect::<mlua::Result<_>>()?))
 }

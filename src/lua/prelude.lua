@@ -298,7 +298,8 @@ local function load_library(f)
     setfenv(f, library_environment)
     local ok, err = raw_xpcall(f, native.describe)
     library_meta.__index = function_globals
-    return ok, err
+    -- What the code of a library returns means nothing.
+    return ok, not ok and err or nil
 end
 
 local function call_function(f, keys, args)

@@ -8,6 +8,7 @@
 use mlua::{Lua, MultiValue, Table, Value as LuaValue};
 
 use super::host::{self, LogLevel, Request, Response, ask};
+use super::meter::Meter;
 use super::{Value, arguments, convert, number, raise, sha1};
 
 /// Version of Redis whose environment scripts see.
@@ -55,6 +56,11 @@ fn command(lua: &Lua, args: &MultiValue) -> mlua::Result<Vec<Vec<u8>>> {
     if args.is_empty() {
         return Err(error(lua, "Please specify at least one argument for this redis lib call"));
     }
+    let length = |arg: &LuaValue| arg.as_string().map_or(0, |text| text.as_bytes().len());
+    let bytes = args.iter().map(length).sum();
+    let meter = Meter::of(lua);
+    meter.check_bytes(bytes)?;
+    meter.work_on_bytes(bytes)?;
     let command: Option<Vec<Vec<u8>>> = args.iter().map(convert::argument).collect();
     command.ok_or_else(|| error(lua, "Lua redis lib command arguments must be strings or integers"))
 }
@@ -108,7 +114,10 @@ fn sha1hex(lua: &Lua, args: MultiValue) -> mlua::Result<String> {
     if args.len() != 1 {
         return Err(error(lua, "wrong number of arguments"));
     }
-    Ok(sha1::sha1_hex(&convert::argument(&args[0]).unwrap_or_default()))
+    let text = convert::argument(&args[0]).unwrap_or_default();
+    // As many bytes as eight others.
+    Meter::of(lua).work_on_bytes(text.len().saturating_mul(8))?;
+    Ok(sha1::sha1_hex(&text))
 }
 
 fn log(lua: &Lua, args: MultiValue) -> mlua::Result<()> {
@@ -126,6 +135,7 @@ fn log(lua: &Lua, args: MultiValue) -> mlua::Result<()> {
         _ => return Err(error(lua, "Invalid debug level.")),
     };
     let parts: Vec<Vec<u8>> = args.iter().skip(1).filter_map(convert::argument).collect();
+    Meter::of(lua).work_on_bytes(parts.iter().map(Vec::len).sum())?;
     ask(lua, Request::Log(level, parts.join(&b' ')))?;
     Ok(())
 }

@@ -1,5 +1,6 @@
-//! Functions of the library `string` that take the place of Lua's own, since those can work without
-//! end: `find`, `match`, `gmatch`, `gsub` and `rep`.
+//! Functions of the library `string` that take the place of Lua's own: `find`, `match`, `gmatch`,
+//! `gsub` and `rep`, since those can work without end; `upper`, `lower` and `reverse`, since their
+//! work must count in proportion to the length of the text.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,14 +14,33 @@ use super::raise;
 /// Letters that make a pattern of a text.
 const SPECIALS: &[u8] = b"^$*+?.([%-";
 
+/// A change of a text in place.
+type Change = fn(&mut [u8]);
+
 /// Adds the functions to a table. `pcall` is Lua's own.
 pub(super) fn add(lua: &Lua, table: &Table, pcall: &Function) -> mlua::Result<()> {
     table.raw_set("find", lua.create_function(|lua, args| find(lua, args, true))?)?;
     table.raw_set("match", lua.create_function(|lua, args| find(lua, args, false))?)?;
     table.raw_set("gmatch", lua.create_function(gmatch)?)?;
     table.raw_set("rep", lua.create_function(rep)?)?;
+    for (name, change) in [
+        ("upper", <[u8]>::make_ascii_uppercase as Change),
+        ("lower", <[u8]>::make_ascii_lowercase),
+        ("reverse", <[u8]>::reverse),
+    ] {
+        let function = lua.create_function(move |lua, args| changed(lua, args, change))?;
+        table.raw_set(name, function)?;
+    }
     let pcall = pcall.clone();
     table.raw_set("gsub", lua.create_function(move |lua, args| gsub(lua, args, &pcall))?)
+}
+
+/// Returns the first argument, a text, after `change`.
+fn changed(lua: &Lua, args: MultiValue, change: Change) -> mlua::Result<LuaValue> {
+    let mut text = Arguments::new(lua, args).string(1)?;
+    Meter::of(lua).work_on_bytes(text.len())?;
+    change(&mut text);
+    lua.create_string(text)?.into_lua(lua)
 }
 
 /// Returns a pattern as C sees it: up to the first zero byte.

@@ -4,10 +4,12 @@ mod functions;
 mod hostile;
 
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{
-    Commands, Interpreter, Library, Limits, LogLevel, Registered, Script, ScriptError, StopFlag,
-    Value, read_value, sha1_hex,
+    Commands, Deadline, Interpreter, Library, Limits, LogLevel, Registered, Script, ScriptError,
+    StopFlag, Value, read_value, sha1_hex,
 };
 
 /// Answers every command with its arguments; `FAIL` with an error.
@@ -163,6 +165,53 @@ fn equal_seeds_give_equal_random_numbers() {
     };
     assert_eq!(draw(7), draw(7));
     assert_ne!(draw(7), draw(8));
+}
+
+#[test]
+fn deadline_ends_scripts_whose_instructions_take_long() {
+    let mut interpreter = Interpreter::new();
+    for source in [
+        "while true do end",
+        "local s = string.rep('x', 1000000) while true do local t = s .. 'y' end",
+        "local s = string.rep('x', 1000000) while true do string.upper(s) end",
+        "local s = string.rep('x', 1000000) while true do redis.sha1hex(s) end",
+        "local s = string.rep('x', 1000000) while true do redis.call('set', s) end",
+        "while true do pcall(redis.call, 'get') end",
+    ] {
+        let looks = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&looks);
+        let deadline = Deadline::new(move || count.fetch_add(1, Ordering::Relaxed) > 5);
+        let limits = Limits { instructions: u64::MAX, deadline, ..Limits::default() };
+        let result = run_with(&mut interpreter, source, &limits);
+        assert_eq!(result, Err(ScriptError::Instructions), "{source}");
+        assert!(looks.load(Ordering::Relaxed) < 50, "{source}");
+    }
+}
+
+#[test]
+fn long_code_is_not_compiled_where_it_must_not_take_long() {
+    let mut interpreter = Interpreter::new();
+    let source = format!("return {}", "1+".repeat(1_000) + "1");
+    let limits = Limits { code_bytes: 1_000, ..Limits::default() };
+    assert_eq!(run_with(&mut interpreter, &source, &limits), Err(ScriptError::Instructions));
+    let limits = Limits::default();
+    assert_eq!(run_with(&mut interpreter, &source, &limits), Ok(Value::Integer(1_001)));
+}
+
+#[test]
+fn arguments_of_a_call_may_have_the_memory_of_a_script() {
+    let limits = Limits { memory_bytes: 8 << 20, ..Limits::default() };
+    let call = |count: usize| {
+        let source = format!(
+            "local s, t = string.rep('x', 1000000), {{}} for i = 1, {count} do t[i] = s end \
+             return redis.call('echo', unpack(t))"
+        );
+        run_with(&mut Interpreter::new(), &source, &limits)
+    };
+    assert!(call(3).is_ok());
+    let Err(error) = call(300) else { panic!("it has 300 MB of arguments") };
+    let Value::Error(text) = error.reply() else { panic!("no error") };
+    assert!(text.starts_with(b"ERR not enough memory"), "{}", text.escape_ascii());
 }
 
 #[test]

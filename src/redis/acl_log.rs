@@ -26,13 +26,34 @@ pub enum DenialReason {
     Channel,
 }
 
+/// Where the denied request came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DenialContext {
+    /// The client itself.
+    TopLevel,
+    /// A transaction.
+    Transaction,
+    /// A script.
+    Script,
+}
+
+impl DenialContext {
+    /// Returns Redis's name.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            DenialContext::TopLevel => "toplevel",
+            DenialContext::Transaction => "multi",
+            DenialContext::Script => "lua",
+        }
+    }
+}
+
 /// A denied request or login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
     /// Type of the object.
     pub reason: DenialReason,
-    /// Whether the request was part of a transaction.
-    pub(super) in_transaction: bool,
+    pub(super) context: DenialContext,
     /// The command, key or channel. For a login, the command that contained the password.
     pub(super) object: Bytes,
     /// Name of the user.
@@ -122,9 +143,9 @@ mod tests {
     fn equal_denials_within_a_minute_share_one_acl_log_entry() {
         let mut log = AclLog::default();
         let mut deny = |object: &str, second| {
-            let (reason, in_transaction) = (DenialReason::Key, false);
+            let (reason, context) = (DenialReason::Key, DenialContext::TopLevel);
             let (object, user) = (Bytes::from(object.to_owned()), Bytes::from_static(b"u"));
-            let denial = Denial { reason, in_transaction, object, user };
+            let denial = Denial { reason, context, object, user };
             log.add(denial, String::new(), Duration::from_secs(second));
             log.entries().iter().map(|entry| (entry.id, entry.count)).collect::<Vec<_>>()
         };

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::kv::{ChangesQuery, KeyAccess, Operation};
 
-use super::acl_log::{Denial, DenialReason};
+use super::acl_log::{Denial, DenialContext, DenialReason};
 use super::key_access::uses_in_request;
 use super::permissions::{Permissions, SelectorPermissions};
 use super::session::connection::Connection;
@@ -246,7 +246,11 @@ impl Connection {
         };
         let denial = Denial {
             reason: refused.reason,
-            in_transaction,
+            context: if in_transaction {
+                DenialContext::Transaction
+            } else {
+                DenialContext::TopLevel
+            },
             object: Bytes::copy_from_slice(refused.object),
             user: permissions.name.clone(),
         };

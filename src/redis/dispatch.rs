@@ -4,6 +4,7 @@
 use bytes::BytesMut;
 
 use crate::kv::Operation;
+use crate::lua::{Flag, Header};
 use crate::wire::resp::{Request, Version, Writer};
 
 use super::action::Action;
@@ -52,19 +53,12 @@ fn needs_data(spec: &CommandSpec) -> bool {
         || spec.full_name.starts_with("snapshot|")
 }
 
-/// Returns whether the command may change the state or publish a message. Redis says the same of
-/// `PFCOUNT`, and of scripts that it does not know to be read-only.
-fn may_change(spec: &CommandSpec) -> bool {
-    let others = ["eval", "evalsha", "fcall", "once", "pfcount", "publish", "spublish"];
-    spec.has_flag("write") || others.contains(&spec.full_name)
-}
-
 impl Connection {
     /// Returns the error to a command on keys if the database that the client has asked for was
     /// refused; `None` if it was not, or for any other command.
     pub(super) fn lacks_database(&self, spec: &CommandSpec) -> Option<String> {
         let database = self.refused_database?;
-        let uses_keys = may_change(spec) || spec.has_flag("readonly") || spec.name == "watch";
+        let uses_keys = spec.may_change() || spec.has_flag("readonly") || spec.name == "watch";
         uses_keys.then(|| {
             format!(
                 "ERR database {database} could not be selected, and no other one is used in its \
@@ -81,11 +75,11 @@ impl Pause {
             let queue = connection.transaction.queue.as_ref();
             queue.is_some_and(|queue| {
                 let table = registry::table();
-                queue.requests.iter().any(|one| may_change(table.resolved(one.request()).1))
+                queue.requests.iter().any(|one| table.resolved(one.request()).1.may_change())
             })
         };
         now < self.until
-            && (self.is_all || may_change(spec) || spec.full_name == "exec" && queued())
+            && (self.is_all || spec.may_change() || spec.full_name == "exec" && queued())
     }
 }
 
@@ -102,8 +96,16 @@ impl Pause {
 fn may_change_in(operation: &Operation<'_>) -> bool {
     match operation {
         Operation::Call { args, .. } => {
-            let spec = args.iter().next().and_then(|name| registry::table().find_full(name));
-            spec.is_some_and(may_change)
+            let mut args = args.iter();
+            let spec = args.next().and_then(|name| registry::table().find_full(name));
+            // The flags of functions and kept scripts are not known here.
+            let declares = |source| {
+                Header::parse(source).is_ok_and(|header| header.flags.contains(&Flag::NoWrites))
+            };
+            spec.is_some_and(|spec| {
+                spec.may_change()
+                    && !(spec.full_name == "eval" && args.next().is_some_and(declares))
+            })
         }
         Operation::Transaction { operations, .. } => operations.iter().any(|one| {
             Operation::decode_nested(one).is_ok_and(|operation| may_change_in(&operation))
@@ -213,7 +215,7 @@ impl Connection {
         if context.is_witness && needs_data(spec) {
             return Some(WITNESS.to_owned());
         }
-        if self.is_monitor() && (spec.has_flag("readonly") || may_change(spec)) {
+        if self.is_monitor() && (spec.has_flag("readonly") || spec.may_change()) {
             return Some("ERR Replica can't interact with the keyspace".to_owned());
         }
         if context.is_witness && context.access.without_login().is_some() && !is_harmless(spec) {

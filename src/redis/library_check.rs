@@ -4,12 +4,19 @@
 use bytes::Bytes;
 
 use crate::kv::{Library, LibraryFunction};
-use crate::lua::{Commands, Interpreter, Limits, LogLevel, Registered, Value};
+use crate::lua::{
+    Commands, Interpreter, LOAD_INSTRUCTIONS_MAX, Limits, LogLevel, Registered, Value,
+};
 use crate::wire::resp::split_arguments;
 
-/// Number of Lua instructions for which the code of a library may run while it is checked: about
-/// 25 ms.
-const INSTRUCTIONS_MAX: u64 = 2_000_000;
+/// Number of Lua instructions for which the code of the libraries of one request may run together,
+/// while it is checked by the network stage: about 100 ms. Each library gets an equal part, of at
+/// most [`LOAD_INSTRUCTIONS_MAX`].
+const INSTRUCTIONS_MAX: u64 = 8_000_000;
+/// Maximum length of the code of a library, in bytes: it is compiled in some tens of milliseconds.
+const CODE_BYTES_MAX: usize = 1 << 20;
+/// Maximum length of the code of the libraries of one request, in bytes.
+const TOTAL_BYTES_MAX: usize = 16 << 20;
 
 /// Redis's text.
 const WRONG_NAME: &str = "ERR Library names can only contain letters, numbers, or underscores(_) \
@@ -30,19 +37,41 @@ impl Commands for NoCommands {
     fn log(&mut self, _level: LogLevel, _text: &[u8]) {}
 }
 
-/// Checks libraries, one after the other.
-#[derive(Debug, Default)]
-pub(super) struct LibraryChecker(Interpreter);
+/// Checks the libraries of one request, one after the other.
+#[derive(Debug)]
+pub(super) struct LibraryChecker {
+    interpreter: Interpreter,
+    /// Number of Lua instructions for each library.
+    instructions: u64,
+}
 
 impl LibraryChecker {
+    /// Returns a checker for `count` libraries with a code of `bytes` bytes together.
+    ///
+    /// # Errors
+    /// If the code is too long, with the text of the error reply.
+    pub(super) fn new(count: usize, bytes: usize) -> Result<LibraryChecker, Vec<u8>> {
+        if bytes > TOTAL_BYTES_MAX {
+            let text = format!("ERR the libraries have {bytes} bytes, at most {TOTAL_BYTES_MAX}");
+            return Err(text.into_bytes());
+        }
+        let instructions = (INSTRUCTIONS_MAX / count.max(1) as u64).min(LOAD_INSTRUCTIONS_MAX);
+        Ok(LibraryChecker { interpreter: Interpreter::new(), instructions })
+    }
+
     /// Returns the library with this code.
     ///
     /// # Errors
     /// If the code is not that of a library, with the text of the error reply.
     pub(super) fn check(&mut self, code: &[u8]) -> Result<Library, Vec<u8>> {
         let name = name_in(code).map_err(String::into_bytes)?;
-        let limits = Limits { instructions: INSTRUCTIONS_MAX, ..Limits::default() };
-        let registered = match self.0.register(code, &mut NoCommands, &limits) {
+        if code.len() > CODE_BYTES_MAX {
+            let text =
+                format!("ERR the library has {} bytes, at most {CODE_BYTES_MAX}", code.len());
+            return Err(text.into_bytes());
+        }
+        let limits = Limits { instructions: self.instructions, ..Limits::default() };
+        let registered = match self.interpreter.register(code, &mut NoCommands, &limits) {
             Ok(registered) => registered,
             Err(error) => match error.reply() {
                 Value::Error(text) => return Err(text),

@@ -20,8 +20,8 @@ pub(super) struct Found {
     /// Whether it declares its flags; a script need not.
     declares: bool,
     flags: Vec<Flag>,
-    /// The SHA-1 and the source of a script, if the cluster does not keep it yet.
-    pub(super) new: Vec<u8>,
+    /// Whether it is a script that the cluster does not keep yet.
+    pub(super) is_new: bool,
 }
 
 /// What is run.
@@ -30,17 +30,12 @@ pub(super) enum Code {
     Function { library: Arc<KeptLibrary>, name: String },
 }
 
-/// A request that runs nothing.
-pub(super) struct Refused {
-    /// The text of the error reply.
-    pub(super) text: Vec<u8>,
-    /// The SHA-1 of the script, if the cluster does not keep it.
-    pub(super) missing: Option<String>,
-}
+/// The text of the error reply to a request that runs nothing.
+pub(super) struct Refused(pub(super) Vec<u8>);
 
 impl From<&str> for Refused {
     fn from(text: &str) -> Refused {
-        Refused { text: text.as_bytes().to_vec(), missing: None }
+        Refused(text.as_bytes().to_vec())
     }
 }
 
@@ -97,32 +92,30 @@ fn find_function(host: &mut Host<'_>, name: &[u8]) -> Result<Found, Refused> {
     let name = String::from_utf8_lossy(&function.name).into_owned();
     let flags = Flag::of_bits(function.flags).collect();
     let code = Code::Function { library, name };
-    Ok(Found { code, declares: true, flags, new: vec![] })
+    Ok(Found { code, declares: true, flags, is_new: false })
 }
 
 /// Finds a script: `script` is its source, or its SHA-1 if `full_name` says so.
 fn find_script(host: &mut Host<'_>, full_name: &str, script: &[u8]) -> Result<Found, Refused> {
     let header = |source: &[u8]| {
         Header::parse(source).map_err(|error| match ScriptError::from(error).reply() {
-            Value::Error(text) => Refused { text, missing: None },
+            Value::Error(text) => Refused(text),
             other => unreachable!("an error is an error, not {other:?}"),
         })
     };
-    let (sha, source, new);
+    let (sha, source, is_new);
     if full_name.starts_with("evalsha") {
         let digits = script.to_ascii_lowercase();
         sha = String::from_utf8_lossy(&digits).into_owned();
-        let Some(kept) = host.overlay.script(host.state, &digits) else {
-            return Err(Refused { missing: Some(sha), ..NOSCRIPT.into() });
-        };
-        (source, new) = (kept.clone(), vec![]);
-        host.overlay.use_script(&digits);
+        let kept = host.overlay.script(host.state, &digits).cloned();
+        // Another replica may have applied more.
+        host.overlay.use_script(&digits, kept.is_some());
+        (source, is_new) = (kept.ok_or(NOSCRIPT)?, false);
     } else {
         sha = sha1_hex(script);
-        let is_kept = host.overlay.script(host.state, sha.as_bytes()).is_some();
-        new = if is_kept { vec![] } else { [sha.as_bytes(), script].concat() };
+        is_new = host.overlay.script(host.state, sha.as_bytes()).is_none();
         source = Bytes::copy_from_slice(script);
     }
     let Header { declared, flags, .. } = header(&source)?;
-    Ok(Found { code: Code::Script { sha, source }, declares: declared, flags, new })
+    Ok(Found { code: Code::Script { sha, source }, declares: declared, flags, is_new })
 }

@@ -4,15 +4,16 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::kv::{ItemsBuffer, Operation, Outcome, Overlay, OverlayError, StateMachine, read_keys};
-use crate::lua::{Commands, LogLevel, StopFlag, Value, read_value};
+use crate::lua::{Commands, Deadline, LogLevel, StopFlag, Value, read_value};
 use crate::types::Instant;
 use crate::wire::resp::{Request, Version, Writer};
 
-use super::acl_log::DenialReason;
+use super::acl_log::{Denial, DenialContext, DenialReason};
 use super::action::Action;
 use super::authorization::Checked;
 use super::call::Call;
@@ -106,6 +107,12 @@ impl ScriptClock {
     fn now(&self) -> Instant {
         (self.0)()
     }
+
+    /// Returns a deadline after `time` from now on.
+    pub(super) fn deadline_after(&self, time: Duration) -> Deadline {
+        let (clock, end) = (self.clone(), self.now() + time);
+        Deadline::new(move || clock.now() >= end)
+    }
 }
 
 impl std::fmt::Debug for ScriptClock {
@@ -177,7 +184,12 @@ impl Host<'_> {
         if !self.connection.is_unrestricted()
             && self.connection.unauthorized(checked, false).is_some()
         {
-            let reason = self.connection.denial.as_ref().map(|denial| denial.reason);
+            let denial = self.connection.denial.take();
+            let reason = denial.as_ref().map(|denial| denial.reason);
+            self.notes.note_rejected(number);
+            if let Some(denial) = denial {
+                self.notes.deny(Denial { context: DenialContext::Script, ..*denial });
+            }
             return Err(error(match reason {
                 Some(DenialReason::Key) => {
                     "ERR The user executing the script can't access at least one of the keys \
@@ -190,11 +202,12 @@ impl Host<'_> {
                 _ => "ERR The user executing the script can't run this command or subcommand",
             }));
         }
-        let changes = spec.has_flag("write") || spec.has_flag("may_replicate");
-        if self.is_read_only && changes {
+        if self.is_read_only && spec.may_change() {
+            self.notes.note_rejected(number);
             return Err(error("ERR Write commands are not allowed from read-only scripts."));
         }
         if self.context.is_full && spec.has_flag(DENY_OOM) && !self.allows_full_memory {
+            self.notes.note_rejected(number);
             return Err(error("OOM command not allowed when used memory > 'maxmemory'."));
         }
         let refusal = self.connection.lacks_database(spec);

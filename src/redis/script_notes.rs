@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::lua::LogLevel;
 
+use super::acl_log::Denial;
 use super::statistics::{CommandNumber, CommandStatistics};
 
 /// Maximum number of lines that the log gets from one run. The rest is dropped.
@@ -14,6 +15,9 @@ const LINES_MAX: usize = 1_000;
 const LINE_BYTES_MAX: usize = 256 << 10;
 /// Maximum number of errors of calls that are counted by their code.
 const ERRORS_MAX: usize = 1_000;
+
+/// Maximum number of denied calls that are logged.
+const DENIALS_MAX: usize = 128;
 
 /// The reports of one run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,6 +29,8 @@ pub struct ScriptNotes {
     calls: Vec<NotedCalls>,
     /// The error codes of failed or refused calls.
     errors: Vec<Vec<u8>>,
+    /// The calls that the user may not make.
+    pub denials: Vec<Denial>,
 }
 
 /// The calls of one command.
@@ -62,6 +68,13 @@ impl ScriptNotes {
         noted.calls += 1;
         noted.failed += u64::from(failed);
         noted.elapsed += elapsed;
+    }
+
+    /// Adds a call that the user may not make, unless there are too many.
+    pub(super) fn deny(&mut self, denial: Denial) {
+        if self.denials.len() < DENIALS_MAX {
+            self.denials.push(denial);
+        }
     }
 
     /// Adds a call that was refused before the command ran.

@@ -15,7 +15,7 @@ use crate::kv::{
     Arguments, CommandId, Operation, Overlay, ScriptEffects, StateMachine, WatchedKey,
 };
 use crate::lua::{
-    Flag, Interpreter, Library, Limits, Script, ScriptError, StopFlag, Value, sha1_hex,
+    Deadline, Flag, Interpreter, Library, Limits, Script, ScriptError, StopFlag, Value, sha1_hex,
 };
 use crate::types::{Instant, NodeId};
 use crate::wire::resp::{self, Request, Version, Writer};
@@ -34,7 +34,7 @@ use super::session::reply_format::ReplyFormat;
 use super::session::subscriptions::Subscriptions;
 use super::settings::Settings;
 
-const EXISTS: CommandId = CommandId::of("script|exists");
+const LOAD: CommandId = CommandId::of("script|load");
 
 /// The user as whom a client's scripts run, with the permissions of now.
 #[derive(Debug, Clone)]
@@ -151,6 +151,10 @@ pub struct ScriptBudget {
     pub instructions: u64,
     /// Number of steps of about 50 ns that the script's commands may take.
     pub steps: u64,
+    /// Time that the run may take in any case.
+    pub time: Duration,
+    /// Length of a script or library that may be compiled, in bytes.
+    pub code_bytes: usize,
     /// Ends the run when it is set. It must be cleared before a run.
     pub stop: StopFlag,
     /// Seed of the random choices of the run.
@@ -264,7 +268,7 @@ impl ScriptRunner {
         let operation = Operation::decode(&request.operation);
         let mut new = Vec::new();
         let mut notes = Box::<ScriptNotes>::default();
-        let mut missing = None;
+        let deadline = budget.clock.deadline_after(budget.time);
         let mut host = Host {
             state,
             overlay: &mut self.overlay,
@@ -284,9 +288,9 @@ impl ScriptRunner {
         let result = match operation {
             Ok(Operation::Call { args, database, .. }) => {
                 host.connection.database = database;
-                let mut one = OneRequest { budget, version: request.version, new: &mut new };
-                let result = one.run(&mut self.interpreter, &mut host, args, false, &mut reply);
-                result.map(|found| missing = found)
+                let version = request.version;
+                let mut one = OneRequest { budget, deadline, version, new: &mut new };
+                one.run(&mut self.interpreter, &mut host, args, false, &mut reply)
             }
             Ok(Operation::Transaction { watched, operations }) => {
                 let mut watched = WatchedKey::all_in(watched);
@@ -300,10 +304,9 @@ impl ScriptRunner {
                         let Ok(Operation::Call { args, .. }) = Operation::decode_nested(one) else {
                             unreachable!("EXEC has encoded calls")
                         };
-                        let mut one =
-                            OneRequest { budget, version: request.version, new: &mut new };
-                        let interpreter = &mut self.interpreter;
-                        one.run(interpreter, &mut host, args, true, &mut reply).map(drop)
+                        let (deadline, version) = (deadline.clone(), request.version);
+                        let mut one = OneRequest { budget, deadline, version, new: &mut new };
+                        one.run(&mut self.interpreter, &mut host, args, true, &mut reply)
                     })
                 } else {
                     Writer::new(&mut reply, request.version).null_array();
@@ -315,15 +318,7 @@ impl ScriptRunner {
         let (interruption, read) = (host.interruption, host.read.take());
         match (result, interruption) {
             (Ok(()), None) => {
-                let effects = match missing.filter(|_| !self.overlay.has_written()) {
-                    None => self.overlay.finish_script(&new),
-                    Some(sha) => {
-                        self.overlay.finish_script(b"");
-                        // Another replica may have applied more.
-                        let args = [sha.as_bytes()];
-                        ScriptEffects::Check(Operation::call(EXISTS, args).encode().into())
-                    }
-                };
+                let effects = self.overlay.finish_script(&new);
                 let read = read.into_iter().flatten().collect();
                 ScriptRun::Ended { reply: reply.freeze(), effects, read, notes }
             }
@@ -351,14 +346,15 @@ impl ScriptRunner {
 /// The run of one of the commands of a request.
 struct OneRequest<'r> {
     budget: &'r ScriptBudget,
+    /// That of the whole request.
+    deadline: Deadline,
     version: Version,
-    /// The SHA-1 and the source of a script that the cluster does not keep yet.
+    /// The SHA-1 and the source of the first script that the cluster does not keep yet.
     new: &'r mut Vec<u8>,
 }
 
 impl OneRequest<'_> {
-    /// Runs a command, and appends its reply to `out`. Returns the SHA-1 of a script that does not
-    /// exist in this state.
+    /// Runs a command, and appends its reply to `out`.
     ///
     /// # Errors
     /// If the whole run must end without effect.
@@ -369,7 +365,10 @@ impl OneRequest<'_> {
         args: Arguments<'_>,
         in_transaction: bool,
         out: &mut BytesMut,
-    ) -> Result<Option<String>, ScriptError> {
+    ) -> Result<(), ScriptError> {
+        if self.deadline.is_over() {
+            return Err(ScriptError::Instructions);
+        }
         let args: Vec<&[u8]> = args.iter().collect();
         let mut bytes = Vec::new();
         let mut ranges = Vec::new();
@@ -385,20 +384,23 @@ impl OneRequest<'_> {
         if !host.connection.is_unrestricted()
             && let Some(text) = host.connection.unauthorized(checked, in_transaction)
         {
+            if let Some(denial) = host.connection.denial.take() {
+                host.notes.deny(*denial);
+            }
             Writer::new(out, self.version).error(text.as_bytes());
-            return Ok(None);
+            return Ok(());
         }
         if !runs_script(spec.full_name) {
             let mut reply = BytesMut::new();
             host.run(spec, request, &mut reply);
             out.extend_from_slice(&reply);
-            return Ok(None);
+            return Ok(());
         }
         let found = match Found::of(host, spec, &args) {
             Ok(found) => found,
-            Err(Refused { text, missing }) => {
+            Err(Refused(text)) => {
                 Writer::new(out, self.version).error(&text);
-                return Ok(missing);
+                return Ok(());
             }
         };
         host.is_read_only = spec.has_flag("readonly") || found.has(Flag::NoWrites);
@@ -409,8 +411,11 @@ impl OneRequest<'_> {
         host.connection.database = database;
         (host.is_read_only, host.allows_full_memory) = (false, false);
         let is_compiled = !matches!(result, Err(ScriptError::Compile(_) | ScriptError::Header(_)));
-        if is_compiled && !found.new.is_empty() {
-            *self.new = found.new;
+        if is_compiled
+            && found.is_new
+            && let Code::Script { sha, source } = &found.code
+        {
+            self.keep(host, sha, source);
         }
         let value = match result {
             Err(ended @ (ScriptError::Stopped | ScriptError::Instructions)) => return Err(ended),
@@ -420,7 +425,20 @@ impl OneRequest<'_> {
         let mut reply = Vec::new();
         value.write(self.version == Version::Three, &mut reply);
         out.put_slice(&reply);
-        Ok(None)
+        Ok(())
+    }
+
+    /// Makes the cluster keep a script.
+    fn keep(&mut self, host: &mut Host<'_>, sha: &str, source: &[u8]) {
+        if self.new.is_empty() {
+            // It is kept even if the effects are not applied.
+            *self.new = [sha.as_bytes(), source].concat();
+            host.overlay.add_script(sha, source);
+        } else {
+            let (args, database) = ([sha.as_bytes(), source], host.connection.database);
+            // Without space, the next `EVAL` brings its source again.
+            let _ = host.overlay.call(host.state, LOAD, args[..].into(), (database, false));
+        }
     }
 
     /// Runs a script, or calls a function, for a request with these arguments.
@@ -440,6 +458,8 @@ impl OneRequest<'_> {
             instructions: self.budget.instructions,
             stop: self.budget.stop.clone(),
             seed: self.budget.seed,
+            code_bytes: self.budget.code_bytes,
+            deadline: self.deadline.clone(),
             ..Limits::default()
         };
         match code {

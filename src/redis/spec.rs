@@ -235,6 +235,13 @@ impl CommandSpec {
         self
     }
 
+    /// Returns whether the command may change the state or publish a message. Redis says the same
+    /// of `PFCOUNT`, and of scripts that it does not know to be read-only.
+    pub(super) fn may_change(&self) -> bool {
+        let others = ["eval", "evalsha", "fcall", "once", "pfcount", "publish", "spublish"];
+        self.has_flag("write") || others.contains(&self.full_name)
+    }
+
     /// Returns whether the arity of the command allows a request with `count` arguments, including
     /// the names of the command and the subcommand.
     pub(super) fn accepts(&self, count: usize) -> bool {

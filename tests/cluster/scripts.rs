@@ -221,6 +221,99 @@ fn endless_script_delays_no_other_client_and_causes_no_election() {
     cluster.wait_until_states_are_equal();
 }
 
+#[test]
+fn loaded_script_runs_in_transactions_at_every_replica_at_once() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let mut clients: Vec<Client> =
+        (0..3).map(|at| Client::connect(cluster.address(at)).unwrap()).collect();
+    for round in 0..100 {
+        let source = format!("return {round}");
+        let sha = clients[round % 3].call(&[b"SCRIPT", b"LOAD", source.as_bytes()]).unwrap();
+        let sha = sha[5..45].to_vec();
+        let client = &mut clients[(round + 1) % 3];
+        for command in [&[&b"MULTI"[..]][..], &[b"INCR", b"n"], &[b"EVALSHA", &sha, b"0"]] {
+            assert!(client.call(command).unwrap().starts_with(b"+"));
+        }
+        let reply = client.call(&[b"EXEC"]).unwrap();
+        let wanted = format!("*2\r\n:{}\r\n:{round}\r\n", round + 1);
+        assert_eq!(reply, wanted.as_bytes(), "{}", reply.escape_ascii());
+    }
+}
+
+#[test]
+fn denied_calls_of_scripts_are_in_the_acl_log() {
+    let cluster = Cluster::start(1, "auto");
+    cluster.wait_until_all_serve();
+    let mut admin = Client::connect(cluster.address(0)).unwrap();
+    let rules = [&b"ACL"[..], b"SETUSER", b"u", b"on", b">p", b"+@all", b"~k*", b"resetchannels"];
+    assert_eq!(admin.call_until_ok(&rules), b"+OK\r\n");
+    let mut user = Client::connect(cluster.address(0)).unwrap();
+    assert_eq!(user.call(&[b"AUTH", b"u", b"p"]).unwrap(), b"+OK\r\n");
+    let script = b"redis.pcall('get', 'x') redis.pcall('publish', 'd', 'x') return 1";
+    assert_eq!(user.call(&[b"EVAL", script, b"0"]).unwrap(), b":1\r\n");
+    let log = admin.call(&[b"ACL", b"LOG"]).unwrap();
+    let log = String::from_utf8(log).unwrap();
+    assert!(log.starts_with("*2\r\n"), "{log}");
+    assert_eq!(log.matches("$3\r\nlua\r\n").count(), 2, "{log}");
+    let info = String::from_utf8(admin.call(&[b"INFO", b"stats"]).unwrap()).unwrap();
+    for field in ["acl_access_denied_key:1\r\n", "acl_access_denied_channel:1\r\n"] {
+        assert!(info.contains(field), "{info}");
+    }
+}
+
+/// Scripts whose instructions take long, each with enough of them for many seconds.
+const SLOW: &[&str] = &[
+    "local s = string.rep('x', 2000000) for i = 1, 200000 do local x = string.upper(s) end",
+    "local s = string.rep('x', 2000000) for i = 1, 200000 do local x = s .. i end",
+    "local s = string.rep('x', 20000000) for i = 1, 2000 do redis.sha1hex(s) end",
+    "local t = {} for i = 1, 7000 do t[i] = i end for i = 1, 1000000 do unpack(t) end",
+    "for i = 1, 100000 do redis.pcall('get', 'big') end",
+    "local t = {} for i = 1, 1000000 do t[i] = i end while #t > 0 do table.remove(t, 1) end",
+];
+
+#[test]
+fn scripts_with_slow_instructions_delay_no_other_client() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let (leader, term) = (cluster.leader(), cluster.term());
+    let address = cluster.address(leader);
+    let mut other = Client::connect(address).unwrap();
+    let big = vec![b'x'; 30 << 20];
+    assert_eq!(other.call(&[b"SET", b"big", &big]).unwrap(), b"+OK\r\n");
+    // Many short scripts in one transaction take long together.
+    let short = "local i = 0 while i < 120000 do i = i + 1 end";
+    let many: Vec<&str> = vec![short; 2_000];
+    let scripts = SLOW.iter().map(|script| vec![*script]).chain([many]);
+    for scripts in scripts {
+        let is_transaction = scripts.len() > 1;
+        let slow = thread::spawn(move || {
+            let mut client = Client::connect(address).unwrap();
+            if is_transaction {
+                client.call(&[b"MULTI"]).unwrap();
+            }
+            for script in &scripts {
+                let reply = client.call(&[b"EVAL", script.as_bytes(), b"0"]).unwrap();
+                if !is_transaction {
+                    return reply;
+                }
+                assert_eq!(reply, b"+QUEUED\r\n");
+            }
+            client.call(&[b"EXEC"]).unwrap()
+        });
+        // Until the script has been moved to a thread of its own, where it is killed.
+        cluster.wait_for("SCRIPT KILL", || {
+            assert_eq!(other.call(&[b"SET", b"k", b"v"]).unwrap(), b"+OK\r\n");
+            (other.call(&[b"SCRIPT", b"KILL"]).unwrap() == b"+OK\r\n" || slow.is_finished())
+                .then_some(())
+        });
+        let reply = slow.join().unwrap();
+        assert!(reply.starts_with(b"-"), "{}", reply.escape_ascii());
+    }
+    assert_eq!((cluster.leader(), cluster.term()), (leader, term));
+    assert_eq!(other.call(&[b"EVAL", b"return 1", b"0"]).unwrap(), b":1\r\n");
+}
+
 /// In an idle cluster, no log entry advances the replicated clock.
 #[test]
 fn expiration_and_id_that_a_script_sets_count_from_the_present_time() {

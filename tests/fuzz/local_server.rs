@@ -225,7 +225,8 @@ impl LocalServer {
         let request = ScriptRequest::new(user, operation, reply_format, false);
         let (instructions, steps, stop) = (10_000_000, 10_000_000, StopFlag::default());
         let clock = ScriptClock::new(|| Instant::ZERO);
-        let budget = ScriptBudget { instructions, steps, stop, seed: 1, clock };
+        let (time, code_bytes) = (Duration::from_secs(1), usize::MAX);
+        let budget = ScriptBudget { instructions, steps, time, code_bytes, stop, seed: 1, clock };
         match runner.run(&self.store, &request, &budget) {
             ScriptRun::Ended { reply, effects, .. } => {
                 let (mut buffer, mut is_write) = (BatchBuffer::default(), false);

@@ -14,6 +14,8 @@ use crate::kv::values::digest::{Digest, fingerprint, key_hash};
 
 /// Maximum total length in bytes of all libraries in their encoding, about that of their code.
 pub(in crate::kv) const FUNCTIONS_BYTES_MAX: usize = 16 << 20;
+/// Maximum number of functions of all libraries: each change of a library copies their index.
+const FUNCTIONS_MAX: usize = 20_000;
 /// Approximate memory usage in bytes of a library, or of a function, without its texts.
 const ITEM_BYTES: usize = 200;
 
@@ -138,6 +140,9 @@ pub(in crate::kv) enum FunctionsError {
         FUNCTIONS_BYTES_MAX >> 20
     )]
     NoSpace,
+    /// There would be too many functions.
+    #[error("ERR the libraries have {0} functions, at most {FUNCTIONS_MAX} are kept")]
+    TooMany(usize),
 }
 
 /// The libraries of functions that the cluster keeps. A clone shares them with the original.
@@ -233,6 +238,9 @@ impl Functions {
         }
         if next.bytes > FUNCTIONS_BYTES_MAX {
             return Err(FunctionsError::NoSpace);
+        }
+        if next.by_function.len() > FUNCTIONS_MAX {
+            return Err(FunctionsError::TooMany(next.by_function.len()));
         }
         next.revision = revision;
         self.0 = Arc::new(next);

@@ -380,44 +380,49 @@ fn swap_of_databases_counts_as_a_change_of_the_keys_of_a_script() {
 }
 
 #[test]
-fn kept_script_is_a_condition_of_its_run() {
+fn kept_and_missing_scripts_are_conditions_of_a_run() {
     let mut feeder = Feeder::new();
     let sha = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db";
-    feeder.call("script|load", &[sha, "return 1"]);
-    let mut overlay = Overlay::default();
-    overlay.begin(&feeder.store);
-    let run = |overlay: &mut Overlay, commands: &[&str]| {
+    let run = |overlay: &mut Overlay, feeder: &Feeder, is_kept, commands: &[&str]| {
         overlay.begin_script(7);
-        overlay.use_script(sha.as_bytes());
+        overlay.use_script(sha.as_bytes(), is_kept);
         for text in commands {
             call(overlay, &feeder.store, text).unwrap();
         }
         overlay.finish_script(b"")
     };
-    let (reads, writes) = (run(&mut overlay, &[]), run(&mut overlay, &["set k 1"]));
-    let ScriptEffects::Check(check) = &reads else { panic!("{reads:?}") };
-    let is_kept = |feeder: &Feeder| {
-        let mut buffer = BatchBuffer::default();
-        buffer.push(check);
-        let batch = buffer.finish(RequestKey::default(), false);
-        feeder.store.read(&batch).unwrap().1
-    };
-    let flags = |flag| [Outcome::List(vec![Outcome::List(vec![Outcome::Integer(flag)])])];
-    assert_eq!(is_kept(&feeder), flags(1));
-    feeder.call("script|flush", &[]);
-    assert_eq!(is_kept(&feeder), flags(0));
-    assert_eq!(apply(&mut feeder, std::slice::from_ref(&writes)), [false]);
-    assert_eq!(integer(&mut feeder, "k"), None);
-    feeder.call("script|load", &[sha, "return 1"]);
-    assert_eq!(apply(&mut feeder, &[writes]), [true]);
-    // A script that the run itself has loaded is not kept before.
-    overlay.begin(&feeder.store);
-    overlay.begin_script(8);
-    call(&mut overlay, &feeder.store, &format!("script|load {sha} source")).unwrap();
-    overlay.use_script(sha.as_bytes());
-    let effects = overlay.finish_script(b"");
-    feeder.call("script|flush", &[]);
-    assert_eq!(apply(&mut feeder, &[effects]), [true]);
+    let mut overlay = Overlay::default();
+    for is_kept in [false, true] {
+        let change = |feeder: &mut Feeder, to_kept| {
+            let args: &[&str] = if to_kept { &[sha, "return 1"] } else { &[] };
+            feeder.call(if to_kept { "script|load" } else { "script|flush" }, args);
+        };
+        change(&mut feeder, is_kept);
+        overlay.begin(&feeder.store);
+        let reads = run(&mut overlay, &feeder, is_kept, &[]);
+        let writes = run(&mut overlay, &feeder, is_kept, &["incrby k 1"]);
+        assert!(holds(&feeder, &reads));
+        change(&mut feeder, !is_kept);
+        assert!(!holds(&feeder, &reads));
+        assert_eq!(apply(&mut feeder, std::slice::from_ref(&writes)), [false]);
+        change(&mut feeder, is_kept);
+        assert_eq!(apply(&mut feeder, &[writes]), [true]);
+    }
+    // Scripts that the run itself has added are not kept before.
+    for adds_by_command in [false, true] {
+        overlay.begin(&feeder.store);
+        overlay.begin_script(8);
+        if adds_by_command {
+            call(&mut overlay, &feeder.store, &format!("script|load {sha} source")).unwrap();
+        } else {
+            overlay.add_script(sha, b"source");
+        }
+        assert_eq!(overlay.script(&feeder.store, sha.as_bytes()).unwrap(), "source");
+        overlay.use_script(sha.as_bytes(), true);
+        let effects = overlay.finish_script(format!("{sha}source").as_bytes());
+        feeder.call("script|flush", &[]);
+        assert_eq!(apply(&mut feeder, &[effects]), [true]);
+    }
 }
 
 /// Returns the encoding of a library with one function.

@@ -107,13 +107,16 @@ impl StateMachine {
                 transactions::run(&mut self.keyspace, watched, operations, seed)
             }
             Operation::Effects { seed, clock, whole, script, watched, operations, .. } => {
-                if let Some((sha, source)) = script.split_first_chunk() {
-                    // Without space, the next `EVAL` brings its source again.
-                    let _ = self.keyspace.scripts.add(sha, source, false);
-                }
                 let (keyspace, (millis, resets)) = (&mut self.keyspace, clock);
                 let of_run = (seed, ReplicatedClock { millis, resets });
-                transactions::apply_effects(keyspace, of_run, whole, watched, operations)
+                let outcome =
+                    transactions::apply_effects(keyspace, of_run, whole, watched, operations);
+                // After the conditions, one of which may be that it was not kept before.
+                if let Some((sha, source)) = script.split_first_chunk() {
+                    // Without space, the next `EVAL` brings its source again.
+                    let _ = keyspace.scripts.add(sha, source, false);
+                }
+                outcome
             }
             Operation::OpenSession => self.open_session(),
             Operation::ResetClock { millis } => self.reset_clock(millis),

@@ -428,8 +428,7 @@ fn log(call: &mut Call<'_>) -> Action {
 
 /// Writes an entry of the ACL log. Its latest denial was `age` seconds ago.
 fn write_log_entry(entry: &Entry, age: f64, writer: &mut Writer<'_>) {
-    let (reason, context) = (entry.denial.reason, entry.denial.in_transaction);
-    let reason = match reason {
+    let reason = match entry.denial.reason {
         DenialReason::Login => "auth",
         DenialReason::Command => "command",
         DenialReason::Key => "key",
@@ -441,7 +440,7 @@ fn write_log_entry(entry: &Entry, age: f64, writer: &mut Writer<'_>) {
     writer.integer(entry.count);
     for (field, text) in [
         ("reason", reason.as_bytes()),
-        ("context", if context { b"multi" } else { b"toplevel" }),
+        ("context", entry.denial.context.name().as_bytes()),
         ("object", &entry.denial.object[..]),
         ("username", &entry.denial.user[..]),
     ] {

@@ -121,7 +121,7 @@ fn load(call: &mut Call<'_>) -> Action {
             return call.error(&format_args!("ERR Unknown option given: {option}"));
         }
     }
-    match LibraryChecker::default().check(code) {
+    match LibraryChecker::new(1, code.len()).and_then(|mut checker| checker.check(code)) {
         Ok(library) => {
             let library = library.encode();
             call.submit(Operation::call(LOAD, [replaces, &library]), ReplyKind::Plain)
@@ -191,7 +191,11 @@ fn restore(call: &mut Call<'_>) -> Action {
         Ok(codes) => codes,
         Err(error) => return call.error(&payload_error(error)),
     };
-    let mut checker = LibraryChecker::default();
+    let bytes = codes.iter().map(Vec::len).sum();
+    let mut checker = match LibraryChecker::new(codes.len(), bytes) {
+        Ok(checker) => checker,
+        Err(text) => return failed(call, &text),
+    };
     let mut args = vec![policy];
     for code in codes {
         match checker.check(&code) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::kv::{DEFAULT_USER, DatabaseId};
-use crate::redis::acl_log::{Denial, DenialReason};
+use crate::redis::acl_log::{Denial, DenialContext, DenialReason};
 use crate::redis::permissions::Permissions;
 use crate::redis::statistics::CallStatus;
 use crate::types::Instant;
@@ -243,7 +243,7 @@ impl Connection {
         } else {
             self.denial = Some(Box::new(Denial {
                 reason: DenialReason::Login,
-                in_transaction: false,
+                context: DenialContext::TopLevel,
                 object: Bytes::from_static(command.as_bytes()),
                 user: Bytes::copy_from_slice(user),
             }));

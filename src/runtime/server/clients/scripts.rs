@@ -83,15 +83,6 @@ impl Scripts {
     }
 }
 
-/// Returns whether this element of the outcome of a check says that scripts exist, or that the one
-/// which was not found does not exist.
-fn is_as_in_run(item: &Outcome) -> bool {
-    match item {
-        Outcome::List(found) => found.iter().all(|flag| *flag == Outcome::Integer(1)),
-        item => *item == Outcome::Integer(0),
-    }
-}
-
 impl Clients {
     /// Sends the effects of a group as a batch, if there are some. Lets the clients that wait for
     /// the next group continue, if there is no group.
@@ -193,12 +184,9 @@ impl Clients {
         reach("script", "outcome");
         let is_right = match outcome {
             Outcome::Done => true,
-            // No condition has failed, and the script exists or not as in the run. A change of the
-            // users, which the check does not notice, may have withdrawn permissions.
-            Outcome::List(items) => {
-                reply.users_revision == self.context.access.users_revision()
-                    && items.iter().all(is_as_in_run)
-            }
+            // No condition has failed. A change of the users, which the check does not notice, may
+            // have withdrawn permissions.
+            Outcome::List(_) => reply.users_revision == self.context.access.users_revision(),
             _ => false,
         };
         if is_right {
@@ -250,6 +238,15 @@ impl Clients {
                 LogLevel::Verbose => tracing::debug!(?text, "script log"),
                 LogLevel::Notice => tracing::info!(?text, "script log"),
                 LogLevel::Warning => tracing::warn!(?text, "script log"),
+            }
+        }
+        if let Some(client) =
+            self.connected.get_mut(request.index).filter(|_| !notes.denials.is_empty())
+        {
+            let description = client.connection.description(self.context.now);
+            for denial in &notes.denials {
+                let (log, now) = (&mut self.context.acl_log, self.context.wall_clock);
+                log.add(denial.clone(), description.clone(), now);
             }
         }
         let is_error = reply.starts_with(b"-");

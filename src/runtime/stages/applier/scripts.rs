@@ -28,10 +28,17 @@ use crate::storage::failpoint::reach;
 const INSTRUCTIONS_MAX: u64 = 400_000;
 /// Number of steps of about 50 ns that the commands of a request may take on the applier's thread.
 const STEPS_MAX: u64 = 100_000;
+/// Time that a request may take on the applier's thread: a few times what its instructions usually
+/// take.
+const TIME_MAX: Duration = Duration::from_millis(20);
+/// Length of a script or library that is compiled on the applier's thread, in bytes: about 10 ms.
+const CODE_BYTES_MAX: usize = 128 << 10;
 /// Number of Lua instructions that a request may take on a thread of its own: about 2 s.
 const LONG_INSTRUCTIONS_MAX: u64 = 150_000_000;
 /// Number of steps of about 50 ns that the commands of a request may take on a thread of its own.
 const LONG_STEPS_MAX: u64 = 40_000_000;
+/// Time that a request may take on a thread of its own.
+const LONG_TIME_MAX: Duration = Duration::from_secs(5);
 /// Maximum number of long requests that wait for the thread. Further ones get an error.
 const LONG_WAITING_MAX: usize = 16;
 /// Time after which no further request of a group is run.
@@ -108,6 +115,8 @@ impl Applier {
             let budget = ScriptBudget {
                 instructions: INSTRUCTIONS_MAX,
                 steps: STEPS_MAX,
+                time: TIME_MAX,
+                code_bytes: CODE_BYTES_MAX,
                 stop: StopFlag::default(),
                 seed,
                 clock: clock.clone(),
@@ -162,6 +171,8 @@ fn run_long_scripts(
         let budget = ScriptBudget {
             instructions: LONG_INSTRUCTIONS_MAX,
             steps: LONG_STEPS_MAX,
+            time: LONG_TIME_MAX,
+            code_bytes: usize::MAX,
             stop: board.long_script().begin(request.script(), facts.sent_at()),
             seed,
             clock,
