@@ -56,6 +56,8 @@ const WITHOUT_KEYS: &[&str] = &[
 /// Number of steps that a call takes besides its command.
 const STEPS_PER_CALL: u64 = 20;
 
+/// Length in bytes of the lines for monitors about one run from which on there are no more.
+const SHOWN_BYTES_MAX: usize = 1 << 20;
 const NOT_ALLOWED: &str = "ERR This Redis command is not allowed from script";
 
 /// What ends the run of a script from within.
@@ -305,6 +307,10 @@ impl Commands for Host<'_> {
         self.connection.version = if resp3 { Version::Three } else { Version::Two };
         let mut out = BytesMut::new();
         self.run(spec, request.request(), &mut out);
+        // As in Redis, a SELECT is shown with the database that it has selected.
+        if self.connection.shown_bytes() < SHOWN_BYTES_MAX {
+            self.connection.show(spec, request.request(), self.context);
+        }
         let failed = out.starts_with(b"-");
         self.notes.note_call(number, failed, self.clock.now().since(began_at));
         if failed {

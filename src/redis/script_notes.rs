@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::lua::LogLevel;
 
 use super::acl_log::Denial;
@@ -31,6 +33,8 @@ pub struct ScriptNotes {
     errors: Vec<Vec<u8>>,
     /// The calls that the user may not make.
     pub denials: Vec<Denial>,
+    /// The lines that show the calls to monitors.
+    pub shown: Bytes,
 }
 
 /// The calls of one command.

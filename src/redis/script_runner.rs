@@ -119,6 +119,8 @@ pub struct ScriptFacts {
     value_bytes_max: usize,
     subscriptions: Arc<Subscriptions>,
     snapshot: SnapshotInfo,
+    /// Number of monitors.
+    monitors: u64,
 }
 
 impl ScriptFacts {
@@ -135,6 +137,7 @@ impl ScriptFacts {
             value_bytes_max: settings.value_bytes_max(),
             subscriptions: Arc::clone(&context.subscriptions),
             snapshot: context.snapshot,
+            monitors: context.monitors,
         }
     }
 
@@ -237,6 +240,7 @@ impl ScriptRunner {
         self.context.payload_bytes_max = facts.payload_bytes_max;
         self.context.subscriptions = Arc::clone(&facts.subscriptions);
         self.context.snapshot = facts.snapshot;
+        self.context.monitors = facts.monitors;
         if self.settings.value_bytes_max() != facts.value_bytes_max {
             let limits = resp::Limits { bulk_bytes_max: facts.value_bytes_max, ..<_>::default() };
             self.settings = Settings::new(&limits, "", 0, "");
@@ -261,7 +265,9 @@ impl ScriptRunner {
         request: &ScriptRequest,
         budget: &ScriptBudget,
     ) -> ScriptRun {
-        let mut connection = Connection::new(0, String::new(), String::new(), self.context.now);
+        // Monitors see Redis's name in place of an address.
+        let address = "lua".to_owned();
+        let mut connection = Connection::new(0, address, String::new(), self.context.now);
         connection.permissions.clone_from(&request.permissions);
         connection.version = request.version;
         self.overlay.begin_script(budget.seed);
@@ -316,6 +322,7 @@ impl ScriptRunner {
             other => unreachable!("EVAL or EXEC has encoded this: {other:?}"),
         };
         let (interruption, read) = (host.interruption, host.read.take());
+        notes.shown = connection.take_shown();
         match (result, interruption) {
             (Ok(()), None) => {
                 let effects = self.overlay.finish_script(&new);

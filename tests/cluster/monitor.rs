@@ -11,7 +11,7 @@ use crate::replicas::Cluster;
 fn monitor_output_matches_redis() {
     compare(
         "mab",
-        r#"
+        r##"
         m: MONITOR
         m: ~MONITOR
         a: SET k "v\x01\xff \"q\" \\ \n\r\t\a\b"
@@ -46,6 +46,12 @@ fn monitor_output_matches_redis() {
         a: SLOWLOG GET 0
         a: LASTSAVE x
         a: PUBLISH a b
+        a: EVAL "redis.call('set',KEYS[1],'\"') return redis.pcall('nosuch')" 1 k
+        a: EVAL "redis.pcall('get') return redis.call('get','k')" 0
+        a: EVAL "redis.call('select','0') return redis.call('exists','k')" 0
+        a: FUNCTION LOAD "#!lua name=l\nredis.register_function('f',function()redis.pcall()end)"
+        a: FCALL f 0
+        a: EVALSHA nosuch 0
         m: GET k
         m: SET k v
         m: INFO nothing
@@ -61,7 +67,7 @@ fn monitor_output_matches_redis() {
         m: RESET
         m: GET k
         a: GET k
-        "#,
+        "##,
     );
 }
 

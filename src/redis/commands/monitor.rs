@@ -1,4 +1,5 @@
-//! `MONITOR`: streams the commands of all clients of this replica to a client.
+//! `MONITOR`: streams the commands of all clients of this replica, and those that their scripts
+//! call, to a client.
 
 use std::fmt::Write as _;
 
@@ -64,6 +65,11 @@ impl Connection {
         }
         line.push_str("\r\n");
         self.observation.shown.extend_from_slice(line.as_bytes());
+    }
+
+    /// Returns the length of the lines that [`Connection::take_shown`] would return, in bytes.
+    pub(in crate::redis) fn shown_bytes(&self) -> usize {
+        self.observation.shown.len()
     }
 
     /// Returns the lines for monitoring clients about the latest request; empty if there are none.

@@ -249,6 +249,9 @@ impl Clients {
                 log.add(denial.clone(), description.clone(), now);
             }
         }
+        if !notes.shown.is_empty() {
+            self.show(&notes.shown);
+        }
         let is_error = reply.starts_with(b"-");
         self.context.statistics.note_call(request.command, is_error);
         if is_error {
