@@ -13,7 +13,7 @@ use super::random::Random;
 use super::{bits, msgpack, natives, raise, redis_library, struct_library};
 
 /// Instructions between two looks at the limits of a script.
-const HOOK_INSTRUCTIONS: u32 = 100;
+const HOOK_INSTRUCTIONS: u32 = 50;
 
 /// What the interpreter needs of a Lua state.
 pub(super) struct Environment {

@@ -46,7 +46,7 @@ pub struct Deadline(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
 
 impl Deadline {
     /// Returns a deadline that is over when `is_over` returns true. The script calls it after about
-    /// every 100 instructions.
+    /// every 50 instructions.
     pub fn new(is_over: impl Fn() -> bool + Send + Sync + 'static) -> Deadline {
         Deadline(Some(Arc::new(is_over)))
     }
@@ -65,7 +65,7 @@ impl fmt::Debug for Deadline {
 
 /// A flag that another thread sets to end the script that is running (`SCRIPT KILL`).
 ///
-/// The script notices within about 100 instructions. The flag stays set until it is cleared.
+/// The script notices within about 50 instructions. The flag stays set until it is cleared.
 #[derive(Clone, Debug, Default)]
 pub struct StopFlag(Arc<AtomicBool>);
 

@@ -89,6 +89,7 @@ fn error_reply(lua: &Lua, args: MultiValue) -> mlua::Result<LuaValue> {
     let Some(text) = single_string(&args) else {
         return convert::error_table(lua, b"ERR wrong number or type of arguments");
     };
+    Meter::of(lua).work_on_bytes(text.len())?;
     let text = text.strip_prefix(b"-").map_or_else(
         || if text.contains(&b' ') { text.clone() } else { [b"ERR ", &text[..]].concat() },
         <[u8]>::to_vec,
@@ -100,6 +101,7 @@ fn status_reply(lua: &Lua, args: MultiValue) -> mlua::Result<LuaValue> {
     let Some(text) = single_string(&args) else {
         return convert::error_table(lua, b"ERR wrong number or type of arguments");
     };
+    Meter::of(lua).work_on_bytes(text.len())?;
     convert::to_lua(lua, Value::Status(text), false)
 }
 
